@@ -1,0 +1,1 @@
+"""Telephone audio: exact, instant, and knowing nothing of calls. Stdlib and numpy."""

@@ -1,0 +1,39 @@
+"""Whole carrier frames out of chunks of any length."""
+
+from __future__ import annotations
+
+from media.mulaw import FRAME_BYTES, SILENCE
+
+__all__ = ["Framer"]
+
+
+class Framer:
+    """Cuts a stream of mu-law bytes into whole frames.
+
+    Inside a reply the remainder waits for the next chunk: padding there would be a gap in a word.
+    Only `flush`, at the end of a reply, pads (with 0xFF, mu-law silence).
+    """
+
+    def __init__(self, frame_bytes: int = FRAME_BYTES) -> None:
+        if frame_bytes < 1:
+            raise ValueError(f"frame_bytes must be at least 1, not {frame_bytes}")
+        self._frame_bytes = frame_bytes
+        self._rest = b""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes waiting for the rest of their frame: less than a frame."""
+        return len(self._rest)
+
+    def push(self, codes: bytes) -> bytes:
+        """All whole frames now complete, in one string; the remainder is kept."""
+        if self._rest:
+            codes = self._rest + codes
+        whole = len(codes) - len(codes) % self._frame_bytes
+        self._rest = codes[whole:]
+        return codes[:whole]
+
+    def flush(self) -> bytes:
+        """The remainder padded with silence to one whole frame, or b"" when there is none."""
+        rest, self._rest = self._rest, b""
+        return rest.ljust(self._frame_bytes, bytes([SILENCE])) if rest else b""
