@@ -1,0 +1,53 @@
+"""What can go wrong, by whose fault it is.
+
+    OffhookError
+    ├── OperatorError    settings, agent file, command line: says what to change
+    │   └── AgentFileError    with the file, line and field
+    ├── PeerError        the carrier, the model or a tool broke its protocol or went away
+    │   ├── Malformed    a message that cannot be read; counted, survived
+    │   └── ModelRefused the model would not start a session (with its close code)
+    └── (anything else)  ours: a bug
+
+Foreign exceptions are translated into these once, at the edge that meets them. No message holds a secret.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AgentFileError", "Malformed", "ModelRefused", "OffhookError", "OperatorError", "PeerError"]
+
+
+class OffhookError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class OperatorError(OffhookError):
+    """The operator can cure this: the message says how."""
+
+
+class AgentFileError(OperatorError):
+    """An agent file that cannot be used: names the file, the line and the field."""
+
+    def __init__(self, path: str, what: str, *, line: int | None = None, field: str = "") -> None:
+        where = f"{path}:{line}" if line else path
+        super().__init__(f"{where}: {field}: {what}" if field else f"{where}: {what}")
+        self.path, self.line, self.field, self.what = path, line, field, what
+
+
+class PeerError(OffhookError):
+    """A peer (carrier, model, tool) broke its protocol or went away."""
+
+
+class Malformed(PeerError):
+    """A message that cannot be read. `reason` is a closed word for the metric, `what` says it in full."""
+
+    def __init__(self, peer: str, reason: str, what: str) -> None:
+        super().__init__(f"{peer}: {what}")
+        self.peer, self.reason, self.what = peer, reason, what
+
+
+class ModelRefused(PeerError):
+    """The model closed before its session was set up; `code` is the WebSocket close code or HTTP status."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the model refused the session ({code}: {reason})")
+        self.code, self.reason = code, reason

@@ -1,0 +1,89 @@
+"""What is kept of a call: plain values, the same in the store, on the console and in `report.json`.
+
+All `_ms` times are on the call's own axis: milliseconds since the carrier's `start` was received.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["BargeInRecord", "CallRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
+
+
+class TurnRecord(msgspec.Struct, kw_only=True):
+    """One reply of the agent and what the caller said before it. A segment that never ended is absent."""
+
+    number: int
+    generation: int
+    kind: str = "model"  # or "sound" (greeting from a file), "filler"
+    caller_started_ms: float | None = None
+    caller_ended_ms: float | None = None
+    caller_text: str = ""
+    reply_started_ms: float | None = None  # first audio of the reply sent to the carrier
+    reply_ended_ms: float | None = None  # the reply's last heard sample, by the ledger
+    reply_text: str = ""
+    heard_text: str = ""
+    received_ms: float = 0.0
+    sent_ms: float = 0.0
+    heard_ms: float = 0.0
+    interrupted: bool = False
+    longest_gap_ms: float = 0.0  # longest silence inside the reply because no audio was at hand
+    segments: dict[str, float] = {}  # name -> ms
+
+
+class BargeInRecord(msgspec.Struct, kw_only=True):
+    """One interruption, suspected or not, and what became of it."""
+
+    generation: int
+    onset_ms: float
+    decided_ms: float  # the gateway decided to stop playback
+    clear_sent_ms: float | None = None
+    stopped_ms: float | None = None  # the carrier acknowledged the clear
+    verdict: str = "suspected"  # or confirmed_by_model, confirmed_locally, dismissed
+    verdict_ms: float | None = None
+    heard_ms: float = 0.0  # of the reply, when it was stopped
+
+
+class ToolRecord(msgspec.Struct, kw_only=True):
+    """One tool call and its single outcome."""
+
+    call_id: str
+    name: str
+    requested_ms: float
+    finished_ms: float | None = None
+    outcome: str = ""  # done, failed, timed_out, cancelled
+
+
+class TranscriptLine(msgspec.Struct, kw_only=True):
+    """One stretch of speech, ordered by when it was heard on the line."""
+
+    at_ms: float
+    who: str  # "caller" or "agent"
+    text: str
+    heard_text: str | None = None  # agent only: the part that the caller heard
+
+
+class CallRecord(msgspec.Struct, kw_only=True):
+    """One call from ring to end."""
+
+    call_sid: str
+    agent: str = ""
+    direction: str = "inbound"
+    caller: str = ""
+    dialled: str = ""
+    simulated: bool = False
+    started_at: str = ""  # ISO 8601, wall clock, UTC
+    duration_ms: float = 0.0
+    end_reason: str = ""
+    end_side: str = ""
+    streams: list[str] = []
+    turns: list[TurnRecord] = []
+    barge_ins: list[BargeInRecord] = []
+    tool_calls: list[ToolRecord] = []
+    transcript: list[TranscriptLine] = []
+    segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
+    audio_in_ms: float = 0.0
+    audio_out_ms: float = 0.0
+    samples_after_clear: int = 0
+    usage: dict[str, float] = {}  # tokens and cost, as far as known
+    errors: list[str] = []
