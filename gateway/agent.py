@@ -40,7 +40,7 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class BargeIn(_Spec):
+class BargeIn(_Spec, frozen=True):
     """How the caller interrupts the agent."""
 
     mode: Mode = "hold"
@@ -51,13 +51,13 @@ class BargeIn(_Spec):
     detector: Literal["energy", "silero"] = "energy"
 
 
-class Repair(_Spec):
+class Repair(_Spec, frozen=True):
     """What the model is told of words the caller did not hear."""
 
     mode: Literal["note", "ask", "none"] = "note"
 
 
-class TurnDetection(_Spec):
+class TurnDetection(_Spec, frozen=True):
     """Who decides that the caller's turn is over: the model, or the gateway's own detector."""
 
     mode: Literal["model", "local"] = "model"
@@ -68,7 +68,7 @@ class TurnDetection(_Spec):
     prefix_padding_ms: Ms | None = None  # model only
 
 
-class Greeting(_Spec):
+class Greeting(_Spec, frozen=True):
     """The agent's first words: `text` asks the model, `sound` plays a file at once."""
 
     text: str = ""
@@ -76,7 +76,7 @@ class Greeting(_Spec):
     protected: bool = False  # cannot be interrupted
 
 
-class Idle(_Spec):
+class Idle(_Spec, frozen=True):
     """A caller who says nothing, counted from the end of playback. 0 switches a step off."""
 
     prompt_after_s: Seconds = 10.0
@@ -85,7 +85,7 @@ class Idle(_Spec):
     goodbye: str = "The caller is still silent. Say a short goodbye."
 
 
-class Limits(_Spec):
+class Limits(_Spec, frozen=True):
     """Bounds of one call."""
 
     call_s: Seconds = 3600.0
@@ -95,14 +95,14 @@ class Limits(_Spec):
     tools_at_once: Annotated[int, msgspec.Meta(ge=1, le=50)] = 4
 
 
-class RecordingSettings(_Spec):
+class RecordingSettings(_Spec, frozen=True):
     """Recording is off unless switched on; consent is the operator's duty."""
 
     enabled: bool = False
     directory: str = "recordings"
 
 
-class Fallback(_Spec):
+class Fallback(_Spec, frozen=True):
     """What the caller gets when no agent can answer: a line, then a human or a hang-up."""
 
     say: str = "Sorry, nobody can take your call right now. Please try again later."
@@ -110,7 +110,7 @@ class Fallback(_Spec):
     enqueue: str = ""  # queue name
 
 
-class ModelSettings(_Spec):
+class ModelSettings(_Spec, frozen=True):
     """The model and what is particular to it."""
 
     name: str = "gemini-3.8-live"
@@ -123,7 +123,7 @@ class ModelSettings(_Spec):
     setup_timeout_s: Seconds = 10.0
 
 
-class ToolSettings(_Spec):
+class ToolSettings(_Spec, frozen=True):
     """One tool of the agent: Python (`function: module:name`), `http`, `mcp`, or `builtin`. See `tools`."""
 
     name: str = ""
@@ -142,7 +142,7 @@ class ToolSettings(_Spec):
     outside_effects: bool = False  # blocked in rehearsals unless the scenario allows it
 
 
-class Agent(_Spec):
+class Agent(_Spec, frozen=True):
     """One agent: who it is, how it talks, what it may do."""
 
     name: str
@@ -207,7 +207,7 @@ def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") ->
 
 
 def line_of(node: yaml.Node | None, steps: list[Any]) -> int | None:
-    """The line (from 1) of the value that `steps` (keys and indices) lead to, or of the last one that exists."""
+    """The line (from 1) of the value that `steps` (keys, indices) lead to, or of the last that exists."""
     line = node.start_mark.line + 1 if node else None
     for step in steps:
         if isinstance(node, yaml.MappingNode):
@@ -245,9 +245,8 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
             )
     elif turns.pre_roll_ms is not None:
         found.append(("turn_detection.pre_roll_ms", "needs turn_detection mode: local"))
-    if barge_in.mode in ("model", "off"):
-        if barge_in.dtmf and barge_in.mode == "off":
-            found.append(("barge_in.dtmf", "cannot interrupt with mode: off: remove it, or use hold or stop"))
+    if barge_in.dtmf and barge_in.mode == "off":
+        found.append(("barge_in.dtmf", "cannot interrupt with mode: off: remove it, or use hold or stop"))
     if agent.idle.goodbye_after_s and agent.idle.prompt_after_s >= agent.idle.goodbye_after_s:
         found.append(("idle.prompt_after_s", "must be less than goodbye_after_s, or 0 for no prompt"))
     if agent.limits.warning_s and agent.limits.warning_s >= agent.limits.call_s:

@@ -58,7 +58,7 @@ class Play(Command):
 
 @dataclass(frozen=True, slots=True)
 class Replay(Command):
-    """As `Play`, after a dismissed barge-in: the first milliseconds are faded in, so that it does not click."""
+    """As `Play`, after a dismissed barge-in: faded in over a few milliseconds, so that it does not click."""
 
     generation: int
     from_sample: int
@@ -117,7 +117,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BargeIn(Command):
-    """For the record: a barge-in over `generation` that began at `onset_s` is suspected, confirmed, dismissed."""
+    """For the record: what became of the barge-in over `generation` that began at `onset_s`."""
 
     generation: int
     onset_s: float
