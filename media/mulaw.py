@@ -47,7 +47,8 @@ def _encode_table() -> NDArray[np.uint8]:
     segment = np.floor(np.log2(magnitude)).astype(np.int64) - 4
     mantissa = (magnitude >> segment) & 0x0F
     code = ((8 - segment) << 4) | (0x0F - mantissa)
-    return np.where(values >= 0, code | 0x80, code).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.where(values >= 0, code | 0x80, code).astype(np.uint8)
+    return codes
 
 
 ENCODE_TABLE: NDArray[np.uint8] = _encode_table()

@@ -5,20 +5,30 @@ product and every partial sum is then a whole number of 2^-16 steps far below 2^
 neither chunk length nor the BLAS behind numpy can change a bit of the result.
 
 The filter runs as one matrix product per push: the input, cut into short overlapping windows, times a
-constant banded (Toeplitz) matrix. That is several times faster than `np.convolve` at 20 ms chunks.
+constant banded (Toeplitz) matrix. At 20 ms chunks that is several times faster than `np.convolve`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, gcd
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
 from media.mulaw import ENCODE_TABLE
 
-__all__ = ["DOWN_TAPS", "TAP_SCALE", "UP_TAPS", "Down24To8", "StreamingFir", "Up8To16", "resample"]
+__all__ = [
+    "DOWN_TAPS",
+    "PCM16_TABLE",
+    "TAP_SCALE",
+    "UP_TAPS",
+    "Down24To8",
+    "StreamingFir",
+    "Up8To16",
+    "resample",
+]
 
 TAP_SCALE = 65536
 
@@ -38,168 +48,169 @@ _DOWN_HALF = (
 UP_TAPS: tuple[int, ...] = _UP_HALF + _UP_HALF[-2::-1]
 DOWN_TAPS: tuple[int, ...] = _DOWN_HALF + _DOWN_HALF[-2::-1]
 
-_BLOCK_INPUTS = 20  # 8 to 20 outputs per matrix row is the flat optimum; 80 and more is 2 to 4 times slower
-_CAPACITY_S = 0.25  # a model chunk is rarely longer; longer ones are taken in pieces
+PCM16_TABLE: NDArray[np.int16] = np.arange(-32768, 32768).astype("<i2")
+PCM16_TABLE.setflags(write=False)
+
+_GROUPS_PER_BLOCK = 20  # 8 to 20 is the flat optimum; 80 and more is 2 to 4 times slower
+_BLOCKS = 40  # 100 ms in one product; 20 ms takes 8. Longer input goes in pieces, which costs nothing then
+# Rounds half up once the conversion to an index truncates, and moves -32768 to index 0 of the tables.
+_BIAS = 32768.5
 
 
 class StreamingFir:
-    """A rate change by up/down through one FIR, on 16-bit input, history carried between pushes.
+    """A rate change by `up / down` through one FIR, on 16-bit samples, history carried between pushes.
 
-    `taps` are integers scaled by 2^16 at the rate `input rate * up`; their sum should be `up * 2^16` for unit
-    gain. Output `j` is `sum(taps[k] * stuffed[j * down - k])`, `stuffed` being the input with `up - 1` zeros
-    after each sample: causal, delayed by `(len(taps) - 1) / 2` stuffed samples. Outputs appear as soon as their
-    group of `down` inputs is complete; an incomplete group waits.
+    `taps` are integers scaled by 2^16 at the rate `input rate * up`; their sum is `up * 2^16` for unit gain.
+    Output j is `sum(taps[k] * stuffed[down * j - k])`, where `stuffed` is the input with `up - 1` zeros after
+    each sample: causal, delayed by `(len(taps) - 1) / 2` stuffed samples. Outputs appear as soon as their group
+    of `down` inputs is complete; an incomplete group waits. Sums beyond 16 bits saturate.
+
+    `table` holds the output for each of the 65,536 values, from -32768 up: PCM16 itself, or a code.
     """
 
-    def __init__(self, taps: Sequence[int], up: int, down: int, *, capacity: int = 6000) -> None:
-        if up < 1 or down < 1 or not taps:
+    def __init__(
+        self,
+        taps: Sequence[int],
+        up: int,
+        down: int,
+        table: NDArray[np.int16] | NDArray[np.uint8] = PCM16_TABLE,
+    ) -> None:
+        if up < 1 or down < 1 or len(taps) == 0:
             raise ValueError("StreamingFir needs taps, up >= 1 and down >= 1")
-        self._up, self._down = up, down
-        self._groups_per_block = max(1, _BLOCK_INPUTS // max(up, down)) if down > 1 else _BLOCK_INPUTS
-        block_inputs = self._groups_per_block * down
-        block_outputs = self._groups_per_block * up
-        self._history = (len(taps) - 1) // up
-        self._tail_inputs = self._history
+        self._up, self._down, self._table = up, down, table
+        self._ringing = len(taps) - 1
+        self._history = self._ringing // up
+        block_inputs, block_outputs = _GROUPS_PER_BLOCK * down, _GROUPS_PER_BLOCK * up
         window = self._history + block_inputs
 
-        lag = np.arange(block_outputs)[None, :] * down - (np.arange(window)[:, None] - self._history) * up
-        inside = (lag >= 0) & (lag < len(taps))
+        # Row i of the matrix is what window sample i adds to each output. A last row, multiplied by a
+        # constant 1, adds the bias without a pass of its own.
+        lag = np.arange(block_outputs) * down - (np.arange(window)[:, None] - self._history) * up
+        heard = (lag >= 0) & (lag <= self._ringing)
         scaled = np.asarray(taps, dtype=np.float64) / TAP_SCALE
-        self._matrix = np.where(inside, scaled[np.clip(lag, 0, len(taps) - 1)], 0.0)
+        self._matrix = np.full((window + 1, block_outputs), _BIAS)
+        self._matrix[:window] = np.where(heard, scaled[np.where(heard, lag, 0)], 0.0)
 
-        blocks = -(-capacity // block_inputs) + 1
-        self._capacity = (blocks - 1) * block_inputs
-        self._buffer = np.zeros(window + (blocks - 1) * block_inputs)
-        step = self._buffer.itemsize
+        self._buffer = np.zeros(window + (_BLOCKS - 1) * block_inputs)
+        item = self._buffer.itemsize
         self._windows = as_strided(
-            self._buffer, shape=(blocks, window), strides=(block_inputs * step, step), writeable=False
+            self._buffer, shape=(_BLOCKS, window), strides=(block_inputs * item, item), writeable=False
         )
-        self._out = np.empty((blocks, block_outputs))
-        self._flat = self._out.reshape(-1)
+        # BLAS wants rows that do not overlap: copying them first is cheaper than letting it find out.
+        self._rows = np.ones((_BLOCKS, window + 1))
+        self._rows_in = self._rows[:, :window]
+        self._sums = np.empty((_BLOCKS, block_outputs))
+        self._outputs = self._sums.reshape(-1)
+        self._longest = _BLOCKS * block_inputs - (down - 1)
         self._waiting = 0
-
-    @property
-    def waiting(self) -> int:
-        """Input samples waiting for the rest of their group: 0 to down - 1."""
-        return self._waiting
-
-    def push(self, samples: NDArray[np.int16]) -> NDArray[np.float64]:
-        """Take `samples`, give the outputs now complete, unrounded, in units of the input.
-
-        The array is the filter's own and valid until the next push. At most `capacity` samples at once.
-        """
-        history, start = self._history, self._history + self._waiting
-        end = start + len(samples)
-        buffer = self._buffer
-        buffer[start:end] = samples
-        groups, self._waiting = divmod(end - history, self._down)
-        blocks = -(-groups // self._groups_per_block)
-        np.dot(self._windows[:blocks], self._matrix, self._out[:blocks])
-        taken = groups * self._down
-        buffer[: history + self._waiting] = buffer[taken:end]
-        return self._flat[: groups * self._up]
-
-    @property
-    def capacity(self) -> int:
-        """The longest push, in samples."""
-        return self._capacity - self._down
-
-    def reset(self) -> None:
-        """Forget everything, as new."""
-        self._buffer[:] = 0.0
-        self._waiting = 0
-
-
-class Up8To16:
-    """Caller audio for the model: 8 kHz samples -> PCM16 little-endian 16 kHz, 2.5 ms later, always twice as many."""
-
-    def __init__(self) -> None:
-        self._fir = StreamingFir(UP_TAPS, up=2, down=1, capacity=int(8000 * _CAPACITY_S))
+        self._began = False
 
     def push(self, samples: NDArray[np.int16]) -> bytes:
-        """8 kHz samples, any number -> `4 * len(samples)` bytes."""
-        longest = self._fir.capacity
-        if len(samples) > longest:
-            return b"".join(self.push(samples[i : i + longest]) for i in range(0, len(samples), longest))
-        out = self._fir.push(samples)
-        np.rint(out, out)
-        np.clip(out, -32768.0, 32767.0, out)
-        return out.astype("<i2").tobytes()
-
-
-class Down24To8:
-    """Model audio for the caller: PCM16 little-endian 24 kHz in bytes of any number -> mu-law 8 kHz, 2.0 ms later."""
-
-    def __init__(self) -> None:
-        self._fir = StreamingFir(DOWN_TAPS, up=1, down=3, capacity=int(24000 * _CAPACITY_S))
-        self._odd = b""
-        self._heard_any = False
-
-    def push(self, pcm: bytes) -> bytes:
-        """The codes now complete; an odd last byte and the last one or two samples wait for the next push."""
-        if self._odd:
-            pcm = self._odd + pcm
-        if len(pcm) & 1:
-            self._odd = pcm[-1:]
-            pcm = pcm[:-1]
-        else:
-            self._odd = b""
-        return self._codes(np.frombuffer(pcm, dtype="<i2"))
-
-    def _codes(self, samples: NDArray[np.int16]) -> bytes:
-        longest = self._fir.capacity
-        if len(samples) > longest:
-            return b"".join(self._codes(samples[i : i + longest]) for i in range(0, len(samples), longest))
-        if len(samples):
-            self._heard_any = True
-        out = self._fir.push(samples)
-        # Adding 32768.5 and truncating rounds; clip mode saturates: rounding, limiting and encoding in one look-up.
-        np.add(out, 32768.5, out)
-        return ENCODE_TABLE.take(out.astype(np.intp), mode="clip").tobytes()
+        """The outputs now complete, as bytes of the table's type (PCM16 little-endian or codes)."""
+        count = len(samples)
+        if count > self._longest:
+            step = self._longest
+            return b"".join([self.push(samples[at : at + step]) for at in range(0, count, step)])
+        history, down, buffer = self._history, self._down, self._buffer
+        start = history + self._waiting
+        end = start + count
+        buffer[start:end] = samples
+        groups = (end - history) // down
+        taken = groups * down
+        blocks = -(-groups // _GROUPS_PER_BLOCK)
+        rows = self._rows[:blocks]
+        self._rows_in[:blocks] = self._windows[:blocks]
+        np.dot(rows, self._matrix, self._sums[:blocks])
+        buffer[: end - taken] = buffer[taken:end]
+        self._waiting = end - history - taken
+        self._began = True
+        return self._table.take(self._outputs[: groups * self._up].astype(np.intp), mode="clip").tobytes()
 
     def flush(self) -> bytes:
-        """The end of the reply: every code the filter still owes. Afterwards as new.
+        """Every output the filter still owes: the end of what was pushed, ringing out. Afterwards as new.
 
-        A reply of n samples gives ceil((n + 96) / 3) codes in all: its own length and the filter's 4 ms of ringing.
-        A lone odd byte is half a sample and is dropped.
+        With it, n samples make `ceil((n * up + len(taps) - 1) / down)` outputs. Nothing pushed, nothing owed.
         """
-        if not self._heard_any:
-            self._odd = b""
+        if not self._began:
             return b""
-        owed = len(DOWN_TAPS) - 1 + self._fir.waiting
-        tail = self._codes(np.zeros(owed - self._fir.waiting + (-owed) % 3, dtype=np.int16))
-        self._fir.reset()
-        self._odd = b""
-        self._heard_any = False
+        owed = -(-(self._waiting * self._up + self._ringing) // self._down)
+        zeros = -(-owed // self._up) * self._down - self._waiting
+        tail = self.push(np.zeros(zeros, dtype=np.int16))[: owed * self._table.itemsize]
+        self._buffer[:] = 0.0
+        self._waiting = 0
+        self._began = False
         return tail
 
 
-def resample(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np.int16]:
-    """A whole recording at another rate, by a windowed sinc below both Nyquist rates. Not for the call path.
+class Up8To16:
+    """Caller audio for the model: 8 kHz samples -> PCM16 little-endian at 16 kHz, 2.5 ms later."""
 
-    Any pair of rates; time-aligned (no delay); `round(len * to / from)` samples.
+    def __init__(self) -> None:
+        self._fir = StreamingFir(UP_TAPS, up=2, down=1)
+
+    def push(self, samples: NDArray[np.int16]) -> bytes:
+        """8 kHz samples, any number -> exactly twice as many samples: `4 * len(samples)` bytes."""
+        return self._fir.push(samples)
+
+
+class Down24To8:
+    """Model audio for the caller: PCM16 little-endian at 24 kHz, any number of bytes -> mu-law, 2.0 ms later."""
+
+    def __init__(self) -> None:
+        self._fir = StreamingFir(DOWN_TAPS, up=1, down=3, table=ENCODE_TABLE)
+        self._odd = b""
+
+    def push(self, pcm: bytes) -> bytes:
+        """The codes now complete. An odd last byte and the last one or two samples wait for the next push."""
+        if self._odd:
+            pcm = self._odd + pcm
+        if len(pcm) & 1:
+            self._odd, pcm = pcm[-1:], pcm[:-1]
+        else:
+            self._odd = b""
+        return self._fir.push(np.frombuffer(pcm, dtype="<i2"))
+
+    def flush(self) -> bytes:
+        """The end of the reply: every code the filter still owes (4 ms). Afterwards as new.
+
+        A reply of n samples makes ceil((n + 96) / 3) codes in all. A lone last byte, half a sample, is dropped.
+        """
+        self._odd = b""
+        return self._fir.flush()
+
+
+_LOBES = 32  # zero crossings on each side: transition of a few percent of the lower rate
+_KAISER_BETA = 10.0  # -100 dB
+_GUARD = 0.95  # the pass band ends here, in Nyquist rates of the lower of both
+
+
+def resample(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np.int16]:
+    """A whole recording at another rate: time-aligned, `ceil(len * to / from)` samples, saturating.
+
+    A Kaiser-windowed sinc below both Nyquist rates. Any two rates. For files, not for the call path.
     """
     if from_hz < 1 or to_hz < 1:
         raise ValueError(f"rates must be positive, not {from_hz} and {to_hz} Hz")
     if from_hz == to_hz or len(samples) == 0:
         return samples.copy()
-    count = round(len(samples) * to_hz / from_hz)
-    cutoff = min(1.0, to_hz / from_hz) * 0.94  # of the input's Nyquist rate
-    half = int(np.ceil(32 / cutoff))
-    padded = np.concatenate([np.zeros(half), samples.astype(np.float64), np.zeros(half + 1)])
+    shared = gcd(from_hz, to_hz)
+    up, down = to_hz // shared, from_hz // shared
+    cutoff = _GUARD * min(1.0, up / down)
+    half = ceil(_LOBES / cutoff)
+    lags = np.arange(-half, half + 1)
+    at = lags[None, :] - np.arange(up)[:, None] / up  # one row of taps per phase
+    window = np.i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (at / (half + 1)) ** 2))) / np.i0(
+        _KAISER_BETA
+    )
+    taps = np.sinc(cutoff * at) * window
+    taps /= taps.sum(axis=1, keepdims=True)  # each phase passes a constant unchanged
+
+    count = -(-len(samples) * up // down)
+    windows = sliding_window_view(np.pad(samples.astype(np.float64), half), 2 * half + 1)
     out = np.empty(count)
-    lags = np.arange(-half + 1, half + 1)
-    for start in range(0, count, 4096):
-        at = np.arange(start, min(start + 4096, count)) * (from_hz / to_hz)
-        whole = np.floor(at).astype(np.intp)
-        x = (at - whole)[:, None] - lags[None, :]
-        kernel = (
-            cutoff
-            * np.sinc(cutoff * x)
-            * np.i0(10.0 * np.sqrt(np.maximum(0.0, 1 - (x / half) ** 2)))
-            / np.i0(10.0)
-        )
-        out[start : start + len(at)] = np.einsum(
-            "ij,ij->i", padded[whole[:, None] + lags[None, :] + half], kernel
+    for start in range(0, count, 4096):  # bounds the memory of the gathered windows
+        position = np.arange(start, min(start + 4096, count)) * down
+        out[start : start + len(position)] = np.einsum(
+            "ij,ij->i", windows[position // up], taps[position % up]
         )
     return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
