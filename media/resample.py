@@ -62,8 +62,8 @@ class StreamingFir:
 
     `taps` are integers scaled by 2^16 at the rate `input rate * up`; their sum is `up * 2^16` for unit gain.
     Output j is `sum(taps[k] * stuffed[down * j - k])`, where `stuffed` is the input with `up - 1` zeros after
-    each sample: causal, delayed by `(len(taps) - 1) / 2` stuffed samples. Outputs appear as soon as their group
-    of `down` inputs is complete; an incomplete group waits. Sums beyond 16 bits saturate.
+    each sample: causal, delayed by `(len(taps) - 1) / 2` stuffed samples. Outputs appear as soon as their
+    group of `down` inputs is complete; an incomplete group waits. Sums beyond 16 bits saturate.
 
     `table` holds the output for each of the 65,536 values, from -32768 up: PCM16 itself, or a code.
     """
@@ -154,7 +154,7 @@ class Up8To16:
 
 
 class Down24To8:
-    """Model audio for the caller: PCM16 little-endian at 24 kHz, any number of bytes -> mu-law, 2.0 ms later."""
+    """Model audio for the caller: PCM16 little-endian bytes at 24 kHz -> mu-law codes, 2.0 ms later."""
 
     def __init__(self) -> None:
         self._fir = StreamingFir(DOWN_TAPS, up=1, down=3, table=ENCODE_TABLE)
@@ -173,7 +173,7 @@ class Down24To8:
     def flush(self) -> bytes:
         """The end of the reply: every code the filter still owes (4 ms). Afterwards as new.
 
-        A reply of n samples makes ceil((n + 96) / 3) codes in all. A lone last byte, half a sample, is dropped.
+        A reply of n samples makes ceil((n + 96) / 3) codes in all. A lone last byte is dropped.
         """
         self._odd = b""
         return self._fir.flush()

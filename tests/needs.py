@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import shutil
-from types import ModuleType
-from typing import NoReturn
 
 import pytest
 
-__all__ = ["require", "require_module"]
+__all__ = ["require"]
 
 
-def require(tool: str) -> str:
-    """Path of the program `tool` (espeak-ng, sox, ...)."""
-    path = shutil.which(tool)
-    if path is None:
-        _missing(f"the program {tool!r} is not installed")
-    return path
-
-
-def require_module(name: str) -> ModuleType:
-    """The module `name` (soxr, pesq, onnxruntime, ...)."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        _missing(f"the Python module {name!r} is not installed")
-
-
-def _missing(what: str) -> NoReturn:
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(f"{what}, and CI must run this test")
-    pytest.skip(what)
+def require(*names: str) -> None:
+    """Go on only if every name is a program on the path or an importable module ("sox", "soxr", ...)."""
+    for name in names:
+        if shutil.which(name) is None and importlib.util.find_spec(name.replace("-", "_")) is None:
+            reason = f"{name!r} is neither a program nor a Python module here"
+            if os.environ.get("CI", "").lower() in ("1", "true"):
+                pytest.fail(f"{reason}, and CI must run this test")
+            pytest.skip(reason)
