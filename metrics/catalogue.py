@@ -1,0 +1,348 @@
+"""Every metric of the gateway, in one place.
+
+`Metrics(registry)` makes them; nothing else does. Segments (see `metrics.segments`) go through `observe`,
+which feeds the exported histogram and the console's sliding windows alike, so that both show the same.
+All label values come from the closed lists here; anything else is counted as "other", so a peer cannot
+grow the number of series. Nothing that names a caller or a call is ever a label.
+
+Written and read on the event loop's thread only.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import product
+from math import inf
+
+from prometheus_client import Counter, Gauge, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import CollectorRegistry
+
+from metrics.exposition import Exposition
+from metrics.histogram import SegmentHistogram, Series
+from metrics.quantiles import Counts, Summary, summarise
+from metrics.segments import BY_NAME, SEGMENTS, Segment
+
+__all__ = [
+    "AUTH_KINDS",
+    "BARGE_IN_VERDICTS",
+    "CALL_ENDINGS",
+    "DROP_REASONS",
+    "INCOMPLETE_REASONS",
+    "INPUT_ERRORS",
+    "MAX_TOOLS",
+    "OTHER",
+    "Metrics",
+    "Tally",
+    "WorstPerSecond",
+]
+
+OTHER = "other"
+MAX_TOOLS = 32  # each tool is a histogram of about a hundred series; further ones are counted as "other"
+
+# Reason -> side: why a call ended (the gateway's list of endings; a test compares them).
+CALL_ENDINGS = {
+    "caller_hung_up": "caller",
+    "agent_hung_up": "agent",
+    "transferred": "agent",
+    "caller_idle": "caller",
+    "time_limit": "gateway",
+    "cost_limit": "gateway",
+    "model_unreachable": "model",
+    "model_lost": "model",
+    "stream_lost": "carrier",
+    "stream_never_started": "carrier",
+    "server_stopped": "gateway",
+    "handed_over": "gateway",
+    "internal_error": "gateway",
+}
+REJECT_REASONS = ("at_capacity", "draining", "unknown_number", "no_agent", "overloaded")
+DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
+DROP_REASONS = ("uplink_full", "model_down", "stale_generation", "outbound_full", "malformed", "call_over")
+INPUT_PEERS = ("carrier", "model", "tool", "http")
+INPUT_ERRORS = (
+    "bad_json",
+    "bad_type",
+    "bad_field",
+    "unknown_event",
+    "bad_base64",
+    "bad_audio",
+    "bad_format",
+    "bad_order",
+    "too_large",
+    "too_many",
+    "timeout",
+    "wrong_call",
+    "binary",
+)
+SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable", "unclaimed")
+RECONNECT_RESULTS = ("resumed", "fresh", "failed")
+BARGE_IN_VERDICTS = ("suspected", "confirmed_by_model", "confirmed_locally", "dismissed")
+TOOL_OUTCOMES = ("done", "failed", "timed_out", "cancelled")
+INCOMPLETE_REASONS = (
+    "interrupted",
+    "no_audio",
+    "no_mark",
+    "call_ended",
+    "model_lost",
+    "superseded",
+    "timeout",
+    "invalid",
+)
+TOKEN_DIRECTIONS = ("input", "output")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics")
+DELIVERY_RESULTS = ("delivered", "retried", "given_up")
+OUTBOX_KINDS = ("webhook", "record")
+
+
+class Tally:
+    """A counter with a closed list of values per label. `inc` with an unlisted value counts as "other".
+
+    `made`: the combinations that exist from the start (all unless given), so that their first event is
+    an increase from zero and not a new series.
+    """
+
+    __slots__ = ("_children", "_counter", "_known")
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        name: str,
+        documentation: str,
+        labels: Mapping[str, Collection[str]],
+        made: Iterable[tuple[str, ...]] | None = None,
+    ) -> None:
+        self._counter = Counter(f"offhook_{name}", documentation, tuple(labels), registry=registry)
+        self._known = [frozenset(values) for values in labels.values()]
+        first = [*(product(*labels.values()) if made is None else made), (OTHER,) * len(labels)]
+        self._children = {values: self._counter.labels(*values) for values in first}
+
+    def inc(self, *values: str, by: float = 1) -> None:
+        """Count `by` events with these label values, in the order of the label names."""
+        child = self._children.get(values)
+        if child is None:
+            closed = tuple(v if v in known else OTHER for v, known in zip(values, self._known, strict=True))
+            child = self._children.get(closed)
+            if child is None:
+                child = self._children[closed] = self._counter.labels(*closed)
+        child.inc(by)
+
+    def bound(self, *values: str) -> Counter:
+        """The counter of one listed combination, for the per-frame path."""
+        return self._children[values]
+
+
+class Metrics:
+    """All metrics, registered with `registry` (one `Metrics` per registry).
+
+    `tools`: names of configured tools, the only values of the `tool` label (the first MAX_TOOLS of them).
+    `clock`: monotonic seconds, read once per observation.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        tools: Sequence[str] = (),
+        version: str = "unknown",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self._clock = clock
+        self._exposition = Exposition(registry)
+        self._histograms: dict[Segment, SegmentHistogram] = {}
+        self._series: dict[Segment | str, dict[str, Series]] = {}
+        for segment in SEGMENTS:
+            if not segment.rig_only:
+                self._add_segment(segment, tools)
+        self._add_counters()
+        self._add_gauges(version)
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    # --- segments
+
+    def observe(self, segment: Segment | str, seconds: float, label: str = "") -> None:
+        """Count one sample of a segment (or its name). `label`: the segment's label value, if it has one.
+
+        A negative or infinite duration or NaN is a broken measurement: it is counted as incomplete.
+        """
+        by_label = self._series[segment]
+        if 0.0 <= seconds < inf:
+            (by_label.get(label) or by_label[OTHER]).observe(self._clock(), seconds)
+        else:
+            self.incomplete(segment, "invalid")
+
+    def incomplete(self, segment: Segment | str, reason: str) -> None:
+        """Count a segment that began and whose end will never come (reasons: INCOMPLETE_REASONS)."""
+        name = segment if isinstance(segment, str) else segment.name
+        self.segment_incomplete_total.inc(name, reason)
+
+    def counts(self, segment: Segment | str, span_s: float, label: str | None = None) -> Counts:
+        """This replica's samples of the last `span_s` seconds (at most an hour), to be added to others'.
+
+        `label`: one label value, or None for all of them together.
+        """
+        now_s = self._clock()
+        found = Counts()
+        for value, series in self._series[segment].items():
+            if label is None or value == label:
+                found.add(series.window.counts(now_s, span_s))
+        return found
+
+    def window(self, segment: Segment | str, span_s: float, label: str | None = None) -> Summary:
+        """Percentiles of the last `span_s` seconds, for the console (1 % bins; see `metrics.quantiles`)."""
+        return summarise(self.counts(segment, span_s, label))
+
+    # --- exposition
+
+    def render(self) -> bytes:
+        """The body of `GET /metrics` (content type `metrics.exposition.CONTENT_TYPE`)."""
+        return self._exposition.render()
+
+    async def render_in_slices(self) -> bytes:
+        """As `render`, never holding the event loop for more than about half a millisecond at a time."""
+        return await self._exposition.render_in_slices()
+
+    # --- the catalogue
+
+    def _add_segment(self, segment: Segment, tools: Sequence[str]) -> None:
+        if segment.label is None:
+            values: tuple[str, ...] = ("",)
+        elif segment.label == "tool":
+            values = (*dict.fromkeys(tools[:MAX_TOOLS]), OTHER)
+        else:
+            values = (*segment.values, OTHER)
+        histogram = SegmentHistogram(segment, tuple(dict.fromkeys(values)))
+        self.registry.register(histogram)
+        # Reachable by the constant and by its name.
+        self._series[segment] = self._series[segment.name] = histogram.series
+
+    def _add_counters(self) -> None:
+        def plain(name: str, documentation: str) -> Counter:
+            return Counter(f"offhook_{name}", documentation, registry=self.registry)
+
+        def tally(name: str, documentation: str, **labels: Collection[str]) -> Tally:
+            return Tally(self.registry, name, documentation, labels)
+
+        self.calls_total = Tally(
+            self.registry,
+            "calls_total",
+            "Calls ended, by reason and by the side it came from.",
+            {"reason": CALL_ENDINGS, "side": frozenset(CALL_ENDINGS.values())},
+            made=CALL_ENDINGS.items(),
+        )
+        self.calls_rejected_total = tally(
+            "calls_rejected_total", "Calls answered with the fallback.", reason=REJECT_REASONS
+        )
+        self.stuck_calls_total = plain(
+            "stuck_calls_total", "Calls the watchdog had to end because they did not end themselves."
+        )
+        self.frames_total = tally(
+            "frames_total",
+            "Telephone frames of 20 ms received from (inbound) and sent to (outbound) the carrier.",
+            direction=DIRECTIONS,
+        )
+        self.frames_in = self.frames_total.bound("inbound")
+        self.frames_out = self.frames_total.bound("outbound")
+        self.frames_dropped_total = tally(
+            "frames_dropped_total", "Telephone frames of 20 ms thrown away.", reason=DROP_REASONS
+        )
+        self.samples_after_clear_total = plain(
+            "samples_after_clear_total",
+            "8 kHz samples of a dropped reply sent after its clear. Must stay 0.",
+        )
+        self.input_errors_total = tally(
+            "input_errors_total",
+            "Messages that could not be read, by the peer that sent them.",
+            peer=INPUT_PEERS,
+            reason=INPUT_ERRORS,
+        )
+        self.model_sessions_total = tally(
+            "model_sessions_total", "Model sessions dialled, by what became of them.", result=SESSION_RESULTS
+        )
+        self.model_reconnects_total = tally(
+            "model_reconnects_total",
+            "Model sessions replaced during a call: resumed with its handle, begun afresh, or failed.",
+            result=RECONNECT_RESULTS,
+        )
+        self.barge_ins_total = tally(
+            "barge_ins_total", "Barge-ins suspected, and what became of them.", verdict=BARGE_IN_VERDICTS
+        )
+        self.tool_calls_total = tally(
+            "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=TOOL_OUTCOMES
+        )
+        self.tokens_total = tally(
+            "tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS
+        )
+        self.auth_failures_total = tally(
+            "auth_failures_total", "Requests refused for want of a valid signature or token.", kind=AUTH_KINDS
+        )
+        self.webhook_deliveries_total = tally(
+            "webhook_deliveries_total",
+            "Attempts to deliver an event to its receiver.",
+            result=DELIVERY_RESULTS,
+        )
+        self.segment_incomplete_total = Tally(
+            self.registry,
+            "segment_incomplete_total",
+            "Segments that began and whose end never came; not in the segment's histogram.",
+            {"segment": BY_NAME, "reason": INCOMPLETE_REASONS},
+            # Of the headline segments only: the whole product would be hundreds of lines of zeros.
+            made=product((s.name for s in SEGMENTS if s.headline), INCOMPLETE_REASONS),
+        )
+
+    def _add_gauges(self, version: str) -> None:
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(f"offhook_{name}", documentation, registry=self.registry)
+
+        def gauges(name: str, documentation: str, label: str, values: Iterable[str]) -> dict[str, Gauge]:
+            family = Gauge(f"offhook_{name}", documentation, [label], registry=self.registry)
+            return {value: family.labels(value) for value in values}
+
+        self.calls_active = gauge("calls_active", "Calls in progress.")
+        self.call_capacity = gauge("call_capacity", "Calls this replica takes at the same time.")
+        self.draining = gauge("draining", "1 while this replica takes no new calls and its own run out.")
+        self.marks_outstanding = gauge("marks_outstanding", "Marks sent to the carrier and not yet echoed.")
+        self.redis_up = gauge("redis_up", "1 while Redis answers; NaN when none is configured.")
+        self.redis_up.set(float("nan"))
+        self.outbox_depth = gauges(
+            "outbox_depth", "Items waiting to be delivered or stored.", "kind", OUTBOX_KINDS
+        )
+        self.outbox_oldest_seconds = gauges(
+            "outbox_oldest_seconds", "Age of the oldest waiting item.", "kind", OUTBOX_KINDS
+        )
+        build = Info("offhook_build", "What is running.", registry=self.registry)
+        build.info({"version": version, "python": platform.python_version()})
+
+
+class WorstPerSecond:
+    """For a per-frame segment of one call: keeps the worst frame of each second and observes only that.
+
+    Two observations for each of 50 frames a second would be a measurable share of the gateway's work, and a
+    percentile over mostly idle frames would hide the second that hurt.
+    """
+
+    __slots__ = ("_metrics", "_second", "_segment", "_worst_s")
+
+    def __init__(self, metrics: Metrics, segment: Segment) -> None:
+        self._metrics = metrics
+        self._segment = segment
+        self._second = -1
+        self._worst_s = 0.0
+
+    def add(self, now_s: float, seconds: float) -> None:
+        """One frame's figure, at the monotonic time `now_s`."""
+        if int(now_s) != self._second:
+            self.flush()
+            self._second = int(now_s)
+            self._worst_s = seconds
+        elif seconds > self._worst_s:
+            self._worst_s = seconds
+
+    def flush(self) -> None:
+        """Observe what is kept, if anything: at the end of the call."""
+        if self._second >= 0:
+            self._metrics.observe(self._segment, self._worst_s)
+            self._second = -1
