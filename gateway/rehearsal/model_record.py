@@ -1,0 +1,124 @@
+"""What one session of the rehearsal model saw and did, for assertions and reports.
+
+All `*_at_s` are CLOCK_MONOTONIC seconds, the clock of `time.monotonic()` and of the event loop.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent", "Violation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A fault of the client's against the protocol. `session` is the index in `ModelServer.sessions`."""
+
+    session: int
+    at_s: float
+    what: str
+
+
+@dataclass(slots=True)
+class Speech:
+    """A caller's turn as this server's voice detection (or activityStart and activityEnd) had it.
+
+    `last_voice_at_s` is when the last audio with speech in it arrived; `ended_at_s` when the turn was decided
+    to be over. `onset_ms` is the place in the session's audio.
+    """
+
+    onset_ms: float
+    started_at_s: float
+    last_voice_at_s: float
+    ended_at_s: float | None = None
+    speech_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TextHeard:
+    """`how`: "realtime" (realtimeInput.text), "content" (a turn of clientContent), "update" (contextUpdate)."""
+
+    at_s: float
+    text: str
+    how: Literal["realtime", "content", "update"]
+    role: str | None = None
+    turn_complete: bool = False
+
+
+@dataclass(slots=True)
+class ToolCallSent:
+    id: str
+    name: str
+    args: dict[str, Any]
+    blocking: bool
+    at_s: float
+    state: Literal["open", "answered", "cancelled"] = "open"
+    cancelled_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """`call` says what the id was to us when it came."""
+
+    at_s: float
+    id: str
+    name: str
+    response: dict[str, Any]
+    scheduling: str
+    call: Literal["open", "answered", "cancelled", "unknown"]
+
+
+@dataclass(slots=True)
+class ReplySent:
+    """A turn of the model's.
+
+    `delay_ms` was scripted from `decided_at_s` to the first audio; what `first_audio_at_s` is later than that
+    is this server's own lateness. `audio_ms` is how much audio was sent.
+    """
+
+    trigger: str
+    decided_at_s: float
+    delay_ms: float = 0.0
+    first_audio_at_s: float | None = None
+    last_audio_at_s: float | None = None
+    generation_complete_at_s: float | None = None
+    ended_at_s: float | None = None
+    ended: Literal["complete", "interrupted", "cut off"] | None = None
+    audio_ms: float = 0.0
+    text: str = ""
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    """One connection, from the handshake to the close.
+
+    `audio` is what was received as it came, PCM16 at `audio_rate_hz`; `audio_arrivals` pairs the time of each
+    frame with the number of bytes received up to its end. `activity` holds activityStart, activityEnd and
+    audioStreamEnd with their times. `auth` is how the client proved itself, never the secret.
+    """
+
+    index: int
+    path: str
+    auth: Literal["key", "token", "bearer", "none"]
+    opened_at_s: float
+    setup: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    setup_at_s: float | None = None
+    ready_at_s: float | None = None
+    resumed_from: int | None = None
+    audio_rate_hz: int = 16_000
+    audio_bytes: int = 0
+    audio: bytearray = field(default_factory=bytearray)
+    audio_arrivals: list[tuple[float, int]] = field(default_factory=list)
+    texts: list[TextHeard] = field(default_factory=list)
+    activity: list[tuple[float, str]] = field(default_factory=list)
+    speech: list[Speech] = field(default_factory=list)
+    tool_calls: list[ToolCallSent] = field(default_factory=list)
+    tool_answers: list[ToolAnswer] = field(default_factory=list)
+    replies: list[ReplySent] = field(default_factory=list)
+    interruptions: list[float] = field(default_factory=list)
+    go_aways: list[float] = field(default_factory=list)
+    handles: list[str] = field(default_factory=list)
+    closed_at_s: float | None = None
+    closed_by: Literal["client", "server", "network"] | None = None
+    close_code: int | None = None
+    close_reason: str = ""
