@@ -75,7 +75,7 @@ class Exposition:
     def _lines(self, metric: Metric) -> str:
         lines = []
         for sample in metric.samples:
-            if sample.name.endswith("_created"):
+            if sample.name == f"{metric.name}_created":
                 continue
             key = (sample.name, *sample.labels.values())
             prefix = self._prefixes.get(key)
