@@ -227,7 +227,10 @@ def parse(text: str | bytes) -> Message | None:
     try:
         wire = _decode(text)
     except (ValueError, RecursionError) as error:
-        return _unknown_or_malformed(text, error)
+        malformed = _malformed(text, error)
+        if malformed is None:
+            return None
+        raise malformed from None
     if type(wire) is _MediaWire:  # 50 a second: first
         media = wire.media
         return Media(media.payload, media.timestamp, media.chunk, wire.sequence, wire.stream_sid)
@@ -254,12 +257,12 @@ def parse(text: str | bytes) -> Message | None:
     raise AssertionError(wire)
 
 
-def _unknown_or_malformed(text: str | bytes, error: ValueError | RecursionError) -> None:
-    """None when the message is sound but its event unknown; raises `Malformed` otherwise."""
+def _malformed(text: str | bytes, error: ValueError | RecursionError) -> Malformed | None:
+    """What is wrong with the message; None when it is sound and only its event is unknown."""
     if isinstance(error, msgspec.ValidationError):
         try:
             if _decode_envelope(text).event not in _EVENTS:
-                return
+                return None
         except (ValueError, RecursionError) as deeper:  # the first error met hid a worse one
             if not isinstance(deeper, msgspec.ValidationError):
                 error = deeper
@@ -272,7 +275,7 @@ def _unknown_or_malformed(text: str | bytes, error: ValueError | RecursionError)
         reason, what = "not_utf8", "the message is not valid UTF-8"
     else:
         reason, what = "not_json", str(error)
-    raise Malformed("carrier", reason, what[:200]) from None
+    return Malformed("carrier", reason, what[:200])
 
 
 # --- what we tell Twilio

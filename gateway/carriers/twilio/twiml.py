@@ -1,0 +1,147 @@
+"""The TwiML documents we answer with. No I/O: each function gives the text of one, to be served as text/xml.
+
+Built with the SDK's `VoiceResponse`, which escapes names, numbers and agents' lines; a raw `&` in a URL is a
+usual cause of dropped calls. Source: Twilio docs, "TwiML for Programmable Voice".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from twilio.twiml.voice_response import Dial, VoiceResponse
+
+from gateway.agent import Fallback
+from gateway.errors import OperatorError
+
+__all__ = [
+    "CONTENT_TYPE",
+    "MAX_INLINE_CHARACTERS",
+    "MAX_PARAMETER_CHARACTERS",
+    "connect_stream",
+    "dial",
+    "fallback",
+    "hang_up",
+    "redirect",
+    "reject",
+    "say",
+]
+
+CONTENT_TYPE = "text/xml"
+MAX_PARAMETER_CHARACTERS = 500  # <Parameter>: name and value together must stay under this
+MAX_INLINE_CHARACTERS = (
+    4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
+)
+
+# What XML 1.0 cannot hold, escaped or not: the SDK would write it and Twilio would drop the call (12100).
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def connect_stream(
+    media_url: str,
+    after_url: str,
+    parameters: Mapping[str, str] | None = None,
+    status_callback_url: str = "",
+) -> str:
+    """Connect the call to a two-way media stream; `after_url` is asked for what to do when the stream ends.
+
+    `media_url`: wss, without a query (Twilio drops it). `parameters` arrive in the stream's `start`.
+    Raises `OperatorError` for a URL or a parameter that Twilio would refuse.
+    """
+    if not media_url.startswith("wss://") or "?" in media_url or "#" in media_url:
+        raise OperatorError(f"a media URL must be wss:// without a query, not {media_url!r}")
+    response = VoiceResponse()
+    connect = response.connect(action=after_url, method="POST")
+    # No `track`: a two-way stream has the inbound one only (31941). No audio format: mu-law 8 kHz it is.
+    stream = connect.stream(url=media_url, status_callback=status_callback_url or None)
+    for name, value in (parameters or {}).items():
+        if len(name) + len(value) >= MAX_PARAMETER_CHARACTERS:
+            raise OperatorError(
+                f"stream parameter {name[:40]!r} is too long: Twilio takes less than "
+                f"{MAX_PARAMETER_CHARACTERS} characters for name and value together"
+            )
+        stream.parameter(name=_clean(name), value=_clean(value))
+    return str(response)
+
+
+def hang_up() -> str:
+    """End the call."""
+    response = VoiceResponse()
+    response.hangup()
+    return str(response)
+
+
+def say(line: str, then: str = "") -> str:
+    """Have Twilio's own voice say `line`, then go on at the URL `then`, or hang up."""
+    response = VoiceResponse()
+    if line:
+        response.say(_clean(line))
+    if then:
+        response.redirect(then, method="POST")
+    else:
+        response.hangup()
+    return str(response)
+
+
+def fallback(agent_fallback: Fallback) -> str:
+    """What the caller gets when no agent can answer: a line, then a human, a queue, or a hang-up."""
+    response = VoiceResponse()
+    if agent_fallback.say:
+        response.say(_clean(agent_fallback.say))
+    if agent_fallback.dial:
+        _target(response.dial(), agent_fallback.dial)
+    elif agent_fallback.enqueue:
+        response.enqueue(_clean(agent_fallback.enqueue))
+    response.hangup()  # a dial nobody answers ends here, not in the silence of an empty document
+    return str(response)
+
+
+def dial(
+    target: str,
+    *,
+    action_url: str = "",
+    caller_id: str = "",
+    timeout_s: int | None = None,
+    whisper_url: str = "",
+) -> str:
+    """Connect the caller with `target`: a phone number, or a SIP address (`sip:...`).
+
+    `action_url` is asked with DialCallStatus when that leg ends; without it the call ends. `whisper_url`:
+    TwiML for the target alone, before the two are joined.
+    """
+    response = VoiceResponse()
+    leg = response.dial(
+        action=action_url or None,
+        method="POST" if action_url else None,
+        caller_id=_clean(caller_id) or None,
+        timeout=timeout_s,
+    )
+    _target(leg, target, whisper_url)
+    return str(response)
+
+
+def reject(reason: str = "busy") -> str:
+    """Refuse a ringing call without answering it (so it is not billed): `busy` or `rejected`."""
+    response = VoiceResponse()
+    response.reject(reason=reason)
+    return str(response)
+
+
+def redirect(url: str) -> str:
+    """Go on with the document at `url`."""
+    response = VoiceResponse()
+    response.redirect(url, method="POST")
+    return str(response)
+
+
+def _target(leg: Dial, target: str, whisper_url: str = "") -> None:
+    target = _clean(target)
+    whisper = {"url": whisper_url, "method": "POST"} if whisper_url else {}
+    if target.lower().startswith(("sip:", "sips:")):
+        leg.sip(target, **whisper)
+    else:
+        leg.number(target, **whisper)
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub("", text)
