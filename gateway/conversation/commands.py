@@ -22,8 +22,10 @@ __all__ = [
     "Command",
     "Drop",
     "End",
+    "MuteCaller",
     "Play",
     "PlayFiller",
+    "PlayGreeting",
     "Prompt",
     "ReconnectModel",
     "Replay",
@@ -99,8 +101,22 @@ class ReplyEnded(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class PlayGreeting(Command):
+    """Play the agent's greeting from its sound file, as a reply of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlayFiller(Command):
-    """Cover a slow tool: the shell plays the agent's filler as a reply of its own."""
+    """Cover this slow tool call: play the agent's filler as a reply of its own."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuteCaller(Command):
+    """While a protected reply is heard the model gets silence, or it would interrupt itself."""
+
+    muted: bool
 
 
 # --- barge-in
@@ -135,7 +151,6 @@ class Prompt(Enum):
     IDLE = "idle"
     IDLE_GOODBYE = "idle_goodbye"
     TIME_WARNING = "time_warning"
-    REPAIR = "repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +158,11 @@ class AskModel(Command):
     """Have the model speak (realtime text)."""
 
     prompt: Prompt
-    generation: int = 0
-    heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TellHeard(Command):
-    """Repair note: tell the model, without asking for a reply, how far `generation` was heard."""
+    """Repair: tell the model, without asking for a reply, how far `generation` was heard."""
 
     generation: int
     heard: int
@@ -202,11 +215,11 @@ class CancelTool(Command):
 
 @dataclass(frozen=True, slots=True)
 class AnswerTool(Command):
-    """Send this tool call's result to the model, once."""
+    """This tool call has its outcome. Send its result to the model, once; no scheduling: never (withdrawn)."""
 
     call_id: str
     outcome: Outcome
-    scheduling: Scheduling
+    scheduling: Scheduling | None
 
 
 # --- time and the end

@@ -22,6 +22,7 @@ __all__ = [
     "ConnectTimeout",
     "DigitPressed",
     "EndRequested",
+    "EndpointTimeout",
     "Event",
     "FillerDue",
     "GoAway",
@@ -38,7 +39,6 @@ __all__ = [
     "PlayoutTimeout",
     "ReplyAudio",
     "ReplyComplete",
-    "ReplyStalled",
     "StreamLost",
     "StreamStarted",
     "StreamStopped",
@@ -104,9 +104,7 @@ class ClearAcknowledged(Event):
 
 @dataclass(frozen=True, slots=True)
 class DigitPressed(Event):
-    """The caller pressed a key (Twilio "dtmf", or heard in the audio)."""
-
-    digit: str
+    """The caller pressed a key (Twilio "dtmf", or heard in the audio). Which one is the shell's affair."""
 
 
 # --- the caller's voice, from the gateway's own detector
@@ -158,7 +156,7 @@ class ReplyAudio(Event):
     """`samples` more of a reply are ready to be played.
 
     `audible_sample`: the first voice of this reply stands before this sample (given once per reply).
-    `protected`: the caller's voice does not stop this reply (legal notice). `spoken`: a line, not a sound.
+    `protected`: the caller's voice does not stop this reply (legal notice).
     """
 
     generation: int
@@ -219,6 +217,7 @@ class ToolRequested(Event):
     call_id: str
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
+    filler_after_s: float | None = None  # cover this much silence with the agent's filler
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +271,17 @@ class ClearTimeout(Event):
 
 @dataclass(frozen=True, slots=True)
 class PlayoutTimeout(Event):
-    """By the clock all that was sent has been heard, but its marks have not returned."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyStalled(Event):
-    """A reply that was begun has brought nothing more for too long."""
+    """By the clock all that was sent has been heard, but its marks or the rest of the reply have not come."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSilent(Event):
     """The caller's turn ended and the model has brought nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTimeout(Event):
+    """Local turn detection: the caller has been silent long enough for the turn to be over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +320,8 @@ TIMERS: tuple[type[Event], ...] = (
     BargeInLasted,
     ClearTimeout,
     PlayoutTimeout,
-    ReplyStalled,
     ModelSilent,
+    EndpointTimeout,
     FillerDue,
     IdleTimeout,
     GoodbyeTimeout,
