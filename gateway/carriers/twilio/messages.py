@@ -34,6 +34,7 @@ __all__ = [
     "Start",
     "Stop",
     "clear_mark",
+    "is_sid",
     "parse",
     "parse_mark",
     "reply_mark",
@@ -126,10 +127,19 @@ class Stop(Struct, frozen=True):
 Message = Connected | Start | Media | Dtmf | Mark | Stop
 
 
+def is_sid(text: str) -> bool:
+    """Whether this can name a call, a stream or an account: 1 to 64 of `A-Za-z0-9_-`.
+
+    Wider than Twilio's own (two letters, 32 hex digits), for compatible carriers and simulations.
+    """
+    return re.match(_SID, text) is not None
+
+
 # --- as it stands on the wire
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON numbers carry exactly; above it something is wrong
-_Sid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+_SID = r"^[A-Za-z0-9_-]{1,64}\Z"
+_Sid = Annotated[str, Meta(pattern=_SID)]
 
 
 class _ConnectedWire(Struct, tag_field="event", tag="connected"):

@@ -98,9 +98,7 @@ def _body_matches(path_qs: str, body: bytes) -> bool:
     return hmac.compare_digest(claimed.lower().encode(), hashlib.sha256(body).hexdigest().encode())
 
 
-def _signed(
-    signature: str | None, tokens: Sequence[str], urls: Sequence[str], form: Form | Mapping[str, str]
-) -> bool:
+def _signed(signature: str | None, tokens: Sequence[str], urls: Sequence[str], form: Form | Mapping[str, str]) -> bool:
     if not signature:
         return False
     fields, given = _form_text(form), signature.encode("utf-8", "surrogatepass")

@@ -29,9 +29,7 @@ __all__ = [
 
 CONTENT_TYPE = "text/xml"
 MAX_PARAMETER_CHARACTERS = 500  # <Parameter>: name and value together must stay under this
-MAX_INLINE_CHARACTERS = (
-    4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
-)
+MAX_INLINE_CHARACTERS = 4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
 
 # What XML 1.0 cannot hold, escaped or not: the SDK would write it and Twilio would drop the call (12100).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
