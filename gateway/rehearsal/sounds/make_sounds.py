@@ -1,0 +1,56 @@
+"""Makes the bundled recordings and their index `lines.json`: `python gateway/rehearsal/sounds/make_sounds.py`.
+
+Needs espeak-ng. Lines spoken by nobody any more are removed. The recordings are synthetic speech of our own
+texts and stand under the repository's licence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from gateway.rehearsal.voice import SOUNDS, VOICES, speak
+from media.wav import write_wav
+
+__all__ = ["LINES", "main"]
+
+LINES: dict[str, tuple[str, ...]] = {
+    "agent": (
+        "Thank you for calling the Blue Heron. How can I help you?",
+        "Of course. Let me look for a table on Friday evening. We are nearly full that night, so please "
+        "give me a moment while I go through the book.",
+        "Saturday for two is no problem. I have a table by the window at half past seven. Shall I book it?",
+        "It is booked. Thank you for calling the Blue Heron. Goodbye!",
+    ),
+    "caller": (
+        "Hello, I would like a table for four on Friday evening, please.",
+        "Oh, sorry, wait. Could we make that Saturday, for two?",
+        "Yes, please. That is perfect, thank you. Bye!",
+        "Uh-huh.",
+    ),
+}
+
+
+def main() -> None:
+    """Speak every line into its own file."""
+    index: dict[str, dict[str, str]] = {}
+    for voice, texts in LINES.items():
+        for text in texts:
+            words = re.sub(r"[^a-z0-9 ]", "", text.lower().replace("-", " ")).split()
+            name = f"{voice}_{'_'.join(words[:6])}.wav"
+            samples, rate_hz = speak(text, voice), VOICES[voice][3]
+            write_wav(SOUNDS / name, samples, rate_hz)
+            index.setdefault(voice, {})[text] = name
+            print(f"{len(samples) / rate_hz:5.2f} s  {name}")
+    (SOUNDS / "lines.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    kept = {name for names in index.values() for name in names.values()}
+    for stray in Path(SOUNDS).glob("*.wav"):
+        if stray.name not in kept:
+            stray.unlink()
+            print(f"removed {stray.name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
