@@ -35,7 +35,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class TextHeard:
-    """`how`: "realtime" (realtimeInput.text), "content" (a turn of clientContent), "update" (contextUpdate)."""
+    """`how`: "realtime" (realtimeInput.text), "content" (one turn of clientContent), "update"."""
 
     at_s: float
     text: str
@@ -51,6 +51,7 @@ class ToolCallSent:
     args: dict[str, Any]
     blocking: bool
     at_s: float
+    repeats: int = 0  # how many times the same call came back empty before
     state: Literal["open", "answered", "cancelled"] = "open"
     cancelled_at_s: float | None = None
 
@@ -85,6 +86,13 @@ class ReplySent:
     ended: Literal["complete", "interrupted", "cut off"] | None = None
     audio_ms: float = 0.0
     text: str = ""
+
+    def audio_sent(self, at_s: float) -> None:
+        self.first_audio_at_s = self.first_audio_at_s or at_s
+        self.last_audio_at_s = at_s
+
+    def generation_completed(self, at_s: float) -> None:
+        self.generation_complete_at_s = at_s
 
 
 @dataclass(slots=True)
@@ -122,3 +130,6 @@ class SessionRecord:
     closed_by: Literal["client", "server", "network"] | None = None
     close_code: int | None = None
     close_reason: str = ""
+
+    def set_up(self, at_s: float) -> None:
+        self.ready_at_s = at_s

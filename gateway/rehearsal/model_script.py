@@ -57,9 +57,7 @@ class Say:
     delay_ms: float = 300.0
     chunk_ms: tuple[float, ...] = (50, 160, 0, 320, 100, 200)
     speed: float = 5.0
-    transcript: Literal["as the model does", "same frame", "own frame", "before", "after", "none"] = (
-        "as the model does"
-    )
+    transcript: Literal["as the model does", "same frame", "own frame", "before", "after", "none"] = "as the model does"
     cut_ms: float | None = None
     late_chunks: int = 0
 
@@ -321,9 +319,7 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
     _is_mapping(values, where)
     named = [name for name in _NAMES if name in values]
     if len(named) != 1:
-        raise ScriptError(
-            f"{where}: needs exactly one of {', '.join(_NAMES)}; has {', '.join(map(str, values))}"
-        )
+        raise ScriptError(f"{where}: needs exactly one of {', '.join(_NAMES)}; has {', '.join(map(str, values))}")
     kind, main = _NAMES[named[0]]
     arguments = dict(values)
     given = arguments.pop(named[0])

@@ -5,13 +5,14 @@ the protocol for itself and notes what the client did wrong.
 """
 
 import asyncio
+import copy
 import re
 import secrets
 import shutil
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ import msgspec
 import trustme
 from aiohttp import web
 
+from gateway.rehearsal.model_link import Link
 from gateway.rehearsal.model_record import SessionRecord, Violation
 from gateway.rehearsal.model_script import Close, Script
 from gateway.rehearsal.model_session import Handle, Session
@@ -79,8 +81,8 @@ class ModelServer:
         self.failures: list[BaseException] = []
         self.url = ""
         self.ca_path = ""
+        self._links: set[Link] = set()
         self._handles: dict[str, Handle] = {}
-        self._resumes_refused: dict[int, int] = {}
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
@@ -104,6 +106,8 @@ class ModelServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._runner is not None
+        for link in self._links:
+            link.close(Close(1001, "The server is going down."))
         await self._runner.cleanup()
         if self._folder is not None:
             self._folder.cleanup()
@@ -131,19 +135,22 @@ class ModelServer:
         constrained = live["method"] == "BidiGenerateContentConstrained"
         if constrained and live["version"] == "v1":
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
-        request.match_info["version"] = live["version"] or live["vertex"]
         # Compression is refused: audio in base64 costs more to squeeze than to send.
-        ws = web.WebSocketResponse(
-            autoping=False, autoclose=True, compress=False, max_msg_size=0, timeout=5.0
-        )
+        ws = web.WebSocketResponse(autoping=False, autoclose=True, compress=False, max_msg_size=0, timeout=5.0)
         if not ws.can_prepare(request).ok:
             return web.json_response({"error": {"code": 400, "status": "FAILED_PRECONDITION"}}, status=400)
         auth, secret = _credentials(request)
         record = SessionRecord(len(self.sessions), path, auth, time.monotonic())
         self.sessions.append(record)
         await ws.prepare(request)
-        denied = self._denied(auth, secret, constrained)
-        await Session(self, ws, request, record, vertex=live["vertex"] is not None).run(denied)
+        link = Link(ws, request, record)
+        version = live["version"] or live["vertex"]
+        self._links.add(link)
+        try:
+            denied = self._denied(auth, secret, constrained)
+            await Session(self, link, record, version, vertex=live["vertex"] is not None).run(denied, secret)
+        finally:
+            self._links.discard(link)
         return ws
 
     def _denied(self, auth: str, secret: str, constrained: bool) -> Close | None:
@@ -168,22 +175,17 @@ class ModelServer:
         handle = self._handles.get(name)
         if handle is None:
             raise Refused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
-        refusals = handle.conversation.script.refuse_resumes
-        spent = self._resumes_refused.get(id(handle.conversation), 0)
-        if spent < len(refusals):
-            self._resumes_refused[id(handle.conversation)] = spent + 1
-            raise Refused(refusals[spent].code, refusals[spent].reason)
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
             raise Refused(1011, "Internal error encountered. The session is still in use.")
+        refusals, spent = handle.conversation.script.refuse_resumes, handle.conversation.resumes_refused
+        if spent < len(refusals):
+            handle.conversation.resumes_refused += 1
+            raise Refused(refusals[spent].code, refusals[spent].reason)
         if time.monotonic() - ended_s > _HANDLE_LIFE_S / self.time_scale:
-            raise Refused(
-                1007, "Request contains an invalid argument. The session resumption handle has expired."
-            )
+            raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
         if model != handle.model:
-            raise Refused(
-                1007, "Request contains an invalid argument. The model may not change on resumption."
-            )
+            raise Refused(1007, "Request contains an invalid argument. The model may not change on resumption.")
         return handle
 
     # -- ephemeral tokens ---------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class ModelServer:
                 expires_s=_seconds(body.get("expireTime"), now_s + _TOKEN_LIFE_S),
                 new_session_until_s=_seconds(body.get("newSessionExpireTime"), now_s + _TOKEN_NEW_SESSION_S),
                 setup=(body.get("bidiGenerateContentSetup") or {}),
-                locked=None if mask is None else tuple(part for part in mask.split(",") if part),
+                locked=None if mask is None else tuple(_camel_path(part) for part in mask.split(",") if part),
             )
         except (msgspec.DecodeError, ValueError, TypeError, AttributeError):
             return web.json_response({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, status=400)
@@ -222,22 +224,23 @@ class ModelServer:
             token.uses -= 1
         return None
 
-    def locked_setup(self, request: web.Request, setup: dict[str, Any]) -> dict[str, Any]:
-        """The setup that counts: a token may lock all of it or some of its fields."""
-        token = self._tokens.get(_credentials(request)[1])
+    def locked_setup(self, secret: str, setup: dict[str, Any]) -> dict[str, Any]:
+        """The setup that counts: a token may lock all of it (the client's is ignored) or some fields."""
+        token = self._tokens.get(secret)
         if token is None or not token.setup:
             return setup
         if token.locked is None:
             return {"model": setup.get("model"), **token.setup}
-        return _overlaid(setup, token.setup)
-
-
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        under = out.get(key)
-        out[key] = _overlaid(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return out
+        out = copy.deepcopy(setup)
+        for path in token.locked:
+            first, _, second = path.partition(".")
+            into, source, key = out, token.setup, first
+            if second:
+                into, source, key = out.setdefault(first, {}), token.setup.get(first) or {}, second
+            into.pop(key, None)
+            if key in source:
+                into[key] = source[key]
+        return out
 
 
 def _credentials(request: web.Request) -> tuple[Any, str]:
@@ -251,6 +254,11 @@ def _credentials(request: web.Request) -> tuple[Any, str]:
     if header.startswith("Bearer "):
         return "bearer", header[7:]
     return "none", ""
+
+
+def _camel_path(path: str) -> str:
+    [camel] = camel_keys({path: 0})
+    return str(camel)
 
 
 def _seconds(stamp: Any, default_s: float) -> float:

@@ -3,23 +3,22 @@
 import math
 import wave
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pybase64
 
 from gateway.rehearsal.model_script import Say, ScriptError
+from gateway.rehearsal.model_wire import Detection
 
 __all__ = ["OUTPUT_RATE_HZ", "Chunk", "Ear", "SpeechEnd", "SpeechStart", "chunks_of"]
 
 OUTPUT_RATE_HZ = 24_000
 _WINDOW_MS = 20
 # The floor may rise this far only: louder steady sound is speech, or a caller who cannot be heard anyway.
-_FLOOR_MAX_DBFS = -45.0
+_FLOOR_MAX_DBFS = -35.0
 _FLOOR_WINDOWS = 100  # 2 s
 _OVER_FLOOR_DB = 10.0
 _HYSTERESIS_DB = 6.0
@@ -57,17 +56,14 @@ class Ear:
     The service's own defaults are not published; ours are those below.
     """
 
-    def __init__(self, detection: Mapping[str, Any], vertex: bool, above_dbfs: float | None) -> None:
-        default = "LOW" if vertex else "HIGH"
-        start = str(detection.get("startOfSpeechSensitivity") or default).rsplit("_", 1)[-1]
-        end = str(detection.get("endOfSpeechSensitivity") or default).rsplit("_", 1)[-1]
-        if above_dbfs is None:
-            above_dbfs = -30.0 if start == "LOW" else -38.0
-        prefix_ms = detection.get("prefixPaddingMs")
-        silence_ms = detection.get("silenceDurationMs")
-        self._above_dbfs = above_dbfs
-        self._prefix_ms = (200.0 if start == "LOW" else 100.0) if prefix_ms is None else float(prefix_ms)
-        self._silence_ms = (800.0 if end == "LOW" else 500.0) if silence_ms is None else float(silence_ms)
+    def __init__(self, detection: Detection, vertex: bool, above_dbfs: float | None) -> None:
+        # Unspecified sensitivities are LOW on Vertex and HIGH on the Developer API.
+        slow_start = detection.start_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))
+        slow_end = detection.end_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))
+        prefix_ms, silence_ms = detection.prefix_padding_ms, detection.silence_duration_ms
+        self._above_dbfs = (-30.0 if slow_start else -38.0) if above_dbfs is None else above_dbfs
+        self._prefix_ms = (200.0 if slow_start else 100.0) if prefix_ms is None else float(prefix_ms)
+        self._silence_ms = (800.0 if slow_end else 500.0) if silence_ms is None else float(silence_ms)
         self._rate_hz = 0
         self._rest = b""
         self._heard_ms = 0.0

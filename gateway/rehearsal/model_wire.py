@@ -2,7 +2,7 @@
 
 Sources: Google's Live API reference (BidiGenerateContent), its notes per model, and what released clients
 (google-genai 3.4) put on the wire. Clients may use camelCase or snake_case at any level, either base64
-alphabet, text or binary frames.
+alphabet, text or binary frames. The texts of refusals are modelled on reports, the codes are the service's.
 """
 
 import json
@@ -14,18 +14,28 @@ from typing import Any, Literal
 
 import msgspec
 import pybase64
+from msgspec import Struct, field
 
 __all__ = [
     "MODELS",
     "BadMessage",
+    "Blob",
+    "ClientContent",
+    "ContextUpdate",
+    "Detection",
+    "Function",
+    "FunctionResponse",
     "Profile",
+    "RealtimeInput",
     "Refused",
+    "Setup",
+    "ToolResponse",
     "audio_frame",
     "base64_decoded",
     "camel_keys",
-    "check_setup",
+    "checked_setup",
     "client_message",
-    "declared_functions",
+    "functions",
     "pcm_rate_hz",
     "pretty",
 ]
@@ -43,69 +53,252 @@ class Refused(Exception):
         self.code, self.reason = code, reason
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """How one model differs. `thinking`: which field of thinkingConfig it takes, if any."""
+# -- models -----------------------------------------------------------------------------------------------
 
-    client_content: Literal["any time", "initial history"]
-    explicit_roles: bool
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How one model differs.
+
+    `blocking`: which functions block. `thinking`: the field of thinkingConfig it takes, if any.
+    `waits_for_caller`: a result that interrupts lets a speaking caller finish first. `marks_finished`: each
+    piece of the caller's transcript is marked as the last.
+    """
+
+    client_content: Literal["any time", "initial history"] = "any time"
+    explicit_roles: bool = True
     blocking: Literal["default", "opt in", "only", "never"]
-    thinking: Literal["none", "level", "budget"]
-    proactive_and_affective: Literal["never", "v1alpha"]
-    context_update: bool
-    same_frame_transcript: bool
+    thinking: Literal["none", "thinkingLevel", "thinkingBudget"]
+    proactive_and_affective: Literal["always on", "never", "v1alpha"]
+    context_update: bool = True
+    same_frame_transcript: bool = True
     extended_thinking: bool = False
     marks_finished: bool = False
-    waits_for_caller: bool = True  # a result that interrupts lets a speaking caller finish first
+    waits_for_caller: bool = True
+    context_tokens: int = 131_072
+    uncompressed_s: float = 900.0
 
 
-_NEW = Profile("any time", True, "opt in", "none", "never", True, True)
-_OLD = Profile("any time", False, "default", "budget", "v1alpha", False, False, waits_for_caller=False)
+_GEMINI_2_5 = Profile(
+    explicit_roles=False,
+    blocking="default",
+    thinking="thinkingBudget",
+    proactive_and_affective="v1alpha",
+    context_update=False,
+    same_frame_transcript=False,
+    waits_for_caller=False,
+)
 MODELS: dict[str, Profile] = {
-    "gemini-3.8-live": _NEW,
+    "gemini-3.8-live": Profile(blocking="opt in", thinking="none", proactive_and_affective="always on"),
     "gemini-3.8-live-extended-thinking": Profile(
-        "any time", True, "never", "level", "never", True, True, extended_thinking=True
+        blocking="never",
+        thinking="thinkingLevel",
+        proactive_and_affective="always on",
+        extended_thinking=True,
     ),
     "gemini-3.1-flash-live-preview": Profile(
-        "initial history", False, "only", "level", "never", False, True, marks_finished=True
+        client_content="initial history",
+        explicit_roles=False,
+        blocking="only",
+        thinking="thinkingLevel",
+        proactive_and_affective="never",
+        context_update=False,
+        marks_finished=True,
     ),
-    "gemini-2.5-flash-native-audio-preview-12-2025": _OLD,
-    "gemini-2.5-flash-native-audio-latest": _OLD,
-    "gemini-live-2.5-flash-native-audio": _OLD,
+    "gemini-2.5-flash-native-audio-preview-12-2025": _GEMINI_2_5,
+    "gemini-2.5-flash-native-audio-latest": _GEMINI_2_5,
+    "gemini-live-2.5-flash-native-audio": _GEMINI_2_5,
 }
 
+_VOICES = frozenset(
+    """
+    Zephyr Puck Charon Kore Fenrir Leda Orus Aoede Callirrhoe Autonoe Enceladus Iapetus Umbriel Algieba
+    Despina Erinome Algenib Rasalgethi Laomedeia Achernar Alnilam Schedar Gacrux Pulcherrima Achird
+    Zubenelgenubi Vindemiatrix Sadachbia Sadaltager Sulafat
+    """.split()  # noqa: SIM905
+)
 
-def _words(names: str) -> frozenset[str]:
-    return frozenset(names.split())
+
+# -- what clients send ------------------------------------------------------------------------------------
 
 
-_SETUP = _words(
-    """
-    model generationConfig systemInstruction tools sessionResumption inputAudioTranscription
-    outputAudioTranscription realtimeInputConfig contextWindowCompression proactivity historyConfig
-    avatarConfig safetySettings labels
-    """
-)
-_SETUP_VERTEX = _SETUP | {"explicitVadSignal"}
-_GENERATION = _words(
-    """
-    responseModalities temperature topP topK maxOutputTokens mediaResolution seed speechConfig
-    thinkingConfig enableAffectiveDialog translationConfig candidateCount presencePenalty
-    frequencyPenalty stopSequences responseMimeType responseSchema
-    """
-)
-_REALTIME = frozenset(
-    ["automaticActivityDetection", "activityHandling", "turnCoverage", "interimTranscriptTimestampEnabled"]
-)
-_DETECTION = frozenset(
-    ["disabled", "startOfSpeechSensitivity", "endOfSpeechSensitivity", "prefixPaddingMs", "silenceDurationMs"]
-)
-_CLIENT = frozenset(["setup", "clientContent", "realtimeInput", "toolResponse", "contextUpdate"])
+class _Wire(Struct, rename="camel", forbid_unknown_fields=True):
+    """A message of the client's. What we do not use is a mapping; what does not exist is refused."""
+
+
+class Detection(_Wire):
+    disabled: bool = False
+    start_of_speech_sensitivity: Literal[
+        "START_SENSITIVITY_UNSPECIFIED", "START_SENSITIVITY_HIGH", "START_SENSITIVITY_LOW"
+    ] = "START_SENSITIVITY_UNSPECIFIED"
+    end_of_speech_sensitivity: Literal["END_SENSITIVITY_UNSPECIFIED", "END_SENSITIVITY_HIGH", "END_SENSITIVITY_LOW"] = (
+        "END_SENSITIVITY_UNSPECIFIED"
+    )
+    prefix_padding_ms: int | None = None
+    silence_duration_ms: int | None = None
+
+
+class _RealtimeConfig(_Wire):
+    automatic_activity_detection: Detection = field(default_factory=Detection)
+    activity_handling: Literal["ACTIVITY_HANDLING_UNSPECIFIED", "START_OF_ACTIVITY_INTERRUPTS", "NO_INTERRUPTION"] = (
+        "ACTIVITY_HANDLING_UNSPECIFIED"
+    )
+    turn_coverage: Literal[
+        "TURN_COVERAGE_UNSPECIFIED",
+        "TURN_INCLUDES_ONLY_ACTIVITY",
+        "TURN_INCLUDES_ALL_INPUT",
+        "TURN_INCLUDES_AUDIO_ACTIVITY_AND_ALL_VIDEO",
+    ] = "TURN_COVERAGE_UNSPECIFIED"
+    interim_transcript_timestamp_enabled: bool = False
+
+
+class _Generation(_Wire):
+    response_modalities: list[str] = []
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    max_output_tokens: int | None = None
+    candidate_count: int | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop_sequences: list[str] = []
+    media_resolution: str | None = None
+    response_mime_type: str | None = None
+    response_schema: dict[str, Any] | None = None
+    speech_config: dict[str, Any] = {}
+    thinking_config: dict[str, Any] = {}
+    translation_config: dict[str, Any] | None = None
+    enable_affective_dialog: bool | None = None
+
+
+class Function(_Wire):
+    name: str
+    description: str = ""
+    behavior: Literal["UNSPECIFIED", "BLOCKING", "NON_BLOCKING"] = "UNSPECIFIED"
+    parameters: dict[str, Any] | None = None
+    parameters_json_schema: Any = None
+    response: dict[str, Any] | None = None
+    response_json_schema: Any = None
+
+
+class _Tool(_Wire):
+    function_declarations: list[Function] = []
+    google_search: dict[str, Any] | None = None
+    google_search_retrieval: dict[str, Any] | None = None
+    google_maps: dict[str, Any] | None = None
+    code_execution: dict[str, Any] | None = None
+    url_context: dict[str, Any] | None = None
+
+
+class _Content(_Wire):
+    role: str | None = None
+    parts: list[dict[str, Any]] = []
+
+
+class _Resumption(_Wire):
+    handle: str | None = None
+    transparent: bool | None = None
+
+
+class _SlidingWindow(_Wire):
+    target_tokens: int | None = None
+
+
+class _Compression(_Wire):
+    trigger_tokens: int | None = None
+    sliding_window: _SlidingWindow = field(default_factory=_SlidingWindow)
+
+
+class _History(_Wire):
+    initial_history_in_client_content: bool = False
+
+
+class _Proactivity(_Wire):
+    proactive_audio: bool | None = None
+    proactive_video: bool | None = None
+
+
+class Setup(_Wire):
+    model: str
+    generation_config: _Generation = field(default_factory=_Generation)
+    system_instruction: _Content | None = None
+    tools: list[_Tool] = []
+    session_resumption: _Resumption | None = None
+    input_audio_transcription: dict[str, Any] | None = None
+    output_audio_transcription: dict[str, Any] | None = None
+    realtime_input_config: _RealtimeConfig = field(default_factory=_RealtimeConfig)
+    context_window_compression: _Compression | None = None
+    proactivity: _Proactivity | None = None
+    history_config: _History = field(default_factory=_History)
+    avatar_config: dict[str, Any] | None = None
+    safety_settings: list[dict[str, Any]] = []
+    labels: dict[str, str] = {}
+    explicit_vad_signal: bool | None = None
+
+
+class Blob(_Wire):
+    mime_type: str
+    data: str = ""
+
+
+class RealtimeInput(_Wire):
+    audio: Blob | None = None
+    video: Blob | None = None
+    text: str | None = None
+    media_chunks: list[Blob] = []
+    activity_start: dict[str, Any] | None = None
+    activity_end: dict[str, Any] | None = None
+    audio_stream_end: bool = False
+
+
+class ClientContent(_Wire):
+    turns: list[_Content] = []
+    turn_complete: bool = False
+
+
+class FunctionResponse(_Wire):
+    response: dict[str, Any]
+    id: str | None = None
+    name: str | None = None
+    scheduling: str | None = None
+    will_continue: bool = False
+    parts: list[dict[str, Any]] = []
+
+
+class ToolResponse(_Wire):
+    function_responses: list[FunctionResponse]
+
+
+class _ToolsUpdate(_Wire):
+    tools: list[_Tool] = []
+
+
+class ContextUpdate(_Wire):
+    system_instruction: _Content | None = None
+    tools: _ToolsUpdate | None = None
+
+
+Message = dict[str, Any] | RealtimeInput | ClientContent | ToolResponse | ContextUpdate
+
+_KINDS: dict[str, Any] = {
+    "setup": dict[str, Any],
+    "realtimeInput": RealtimeInput,
+    "clientContent": ClientContent,
+    "toolResponse": ToolResponse,
+    "contextUpdate": ContextUpdate,
+}
 # Maps whose keys are the user's own names and are left as they are.
-_OPAQUE = _words(
-    """
-    response args parameters parametersJsonSchema responseSchema responseJsonSchema labels
-    """
+_OPAQUE = frozenset(
+    [
+        "response",
+        "args",
+        "parameters",
+        "parametersJsonSchema",
+        "responseSchema",
+        "responseJsonSchema",
+        "labels",
+    ]
 )
 
 
@@ -115,13 +308,17 @@ def _camel(key: str) -> str:
 
 
 def camel_keys(value: Any) -> Any:
-    """The same with camelCase keys at every level; a key present in both spellings is merged."""
+    """The same with camelCase keys at every level and without nulls, which are unset fields.
+
+    A key present in both spellings is merged.
+    """
     if isinstance(value, dict):
         out: dict[str, Any] = {}
         for key, inner in value.items():
-            name = _camel(key)
-            new = inner if name in _OPAQUE else camel_keys(inner)
-            out[name] = _merged(out[name], new) if name in out else new
+            if inner is not None:
+                name = _camel(key)
+                new = inner if name in _OPAQUE else camel_keys(inner)
+                out[name] = _merged(out[name], new) if name in out else new
         return out
     if isinstance(value, list):
         return [camel_keys(inner) for inner in value]
@@ -134,33 +331,30 @@ def _merged(a: Any, b: Any) -> Any:
     return b
 
 
-def client_message(data: str | bytes) -> tuple[str, Any]:
-    """One frame as (kind, body).
-
-    The kinds: setup, clientContent, realtimeInput, toolResponse, contextUpdate.
-    """
+def client_message(data: str | bytes) -> Message:
+    """One frame, read. A setup is left a mapping (camelCase): what it may hold depends on the model."""
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        message = camel_keys(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadMessage("Invalid JSON payload received.") from None
-    if not isinstance(raw, dict):
+    if not isinstance(message, dict):
         raise BadMessage("Invalid JSON payload received. A message is an object.")
-    message = camel_keys(raw)
     for key in message:
-        if key not in _CLIENT:
-            raise BadMessage(f'Invalid JSON payload received. Unknown name "{key}": Cannot find field.')
+        if key not in _KINDS:
+            raise BadMessage(f'Invalid JSON payload received. Unknown name "{key[:40]}": Cannot find field.')
     if len(message) != 1:
         raise BadMessage(f"A message holds exactly one of its kinds, not {len(message)}.")
     [(kind, body)] = message.items()
-    if not isinstance(body, dict):
-        raise BadMessage(f"Invalid value at '{kind}': an object is expected.")
-    return kind, body
+    try:
+        read: Message = msgspec.convert(body, _KINDS[kind], strict=False)
+    except msgspec.ValidationError as error:
+        raise BadMessage(f"Invalid JSON payload received. {kind}: {error}") from None
+    return read
 
 
-def base64_decoded(text: Any) -> bytes:
+def base64_decoded(text: str) -> bytes:
     """Bytes out of standard or URL-safe base64, padded or not."""
-    if not isinstance(text, str):
-        raise BadMessage("Base64 data must be a string.")
     if "-" in text or "_" in text:
         text = text.replace("-", "+").replace("_", "/")
     try:
@@ -169,101 +363,79 @@ def base64_decoded(text: Any) -> bytes:
         raise BadMessage("Base64 decoding failed.") from None
 
 
-def pcm_rate_hz(mime_type: Any) -> int:
+def pcm_rate_hz(mime_type: str) -> int:
     """16000 unless the MIME type states another rate."""
-    if not isinstance(mime_type, str) or not mime_type.startswith("audio/pcm"):
-        raise BadMessage(f"Unsupported audio type {mime_type!r}: audio/pcm is expected.")
-    rate = re.search(r"rate=(\d+)", mime_type)
+    if not mime_type.startswith("audio/pcm"):
+        raise BadMessage(f"Unsupported audio type {mime_type[:40]!r}: audio/pcm is expected.")
+    rate = re.search(r"rate=(\d{1,6})", mime_type)
     rate_hz = int(rate.group(1)) if rate else 16_000
     if not 4_000 <= rate_hz <= 96_000:
         raise BadMessage(f"Unsupported sample rate {rate_hz}.")
     return rate_hz
 
 
-def check_setup(setup: Mapping[str, Any], version: str, vertex: bool) -> Profile:
-    """The model's profile, or Refused as the service would: 1008 for the model, 1007 for a field."""
-    name = str(setup.get("model", "")).rsplit("/", 1)[-1]
-    if not vertex and not str(setup.get("model", "")).startswith(("models/", "tunedModels/")):
-        raise Refused(1008, f"{setup.get('model')!r} is not a model name: models/NAME is expected.")
-    profile = MODELS.get(name)
-    if profile is None:
+def functions(tools: list[_Tool]) -> Iterator[Function]:
+    for tool in tools:
+        yield from tool.function_declarations
+
+
+def checked_setup(raw: Mapping[str, Any], version: str, vertex: bool) -> tuple[Setup, Profile]:
+    """The setup and the model's profile.
+
+    Raises Refused as the service would: 1008 for the model, 1007 for a field it does not know or not allow.
+    """
+    name = str(raw.get("model", ""))
+    known = MODELS.get(name.rsplit("/", 1)[-1])
+    if known is None or not (vertex or name.startswith(("models/", "tunedModels/"))):
         raise Refused(
             1008,
-            f"models/{name[:40]} is not found for API version {version},"
-            " or is not supported for bidiGenerateContent.",
+            f"{name[:50]} is not found for API version {version}, or not supported for bidiGenerateContent.",
         )
-    _only(setup, _SETUP_VERTEX if vertex else _SETUP, "setup")
-    generation = _object(setup, "generationConfig", "setup")
-    _only(generation, _GENERATION, "setup.generation_config")
-    realtime = _object(setup, "realtimeInputConfig", "setup")
-    _only(realtime, _REALTIME, "setup.realtime_input_config")
-    _only(
-        _object(realtime, "automaticActivityDetection", "setup.realtime_input_config"),
-        _DETECTION,
-        "setup.realtime_input_config.automatic_activity_detection",
-    )
-    if generation.get("responseModalities") not in (None, [], ["AUDIO"]):
-        raise Refused(1007, "Cannot extract voices from a non-audio request.")
-    thinking = _object(generation, "thinkingConfig", "setup.generation_config")
-    allowed = {"none": set(), "level": {"thinkingLevel"}, "budget": {"thinkingBudget"}}[profile.thinking]
-    for key in thinking:
-        if profile.thinking == "none" or key not in allowed | {"includeThoughts"}:
-            raise Refused(
-                1007, f"Request contains an invalid argument. {key} is not supported by this model."
-            )
-    proactivity = _object(setup, "proactivity", "setup")
-    affective = generation.get("enableAffectiveDialog")
-    if profile.proactive_and_affective == "never":
-        if affective is not None:
-            raise Refused(1007, "Request contains an invalid argument. Affective dialog is not supported.")
-        if profile.context_update and proactivity.get("proactiveAudio") is False:
-            raise Refused(1007, "Request contains an invalid argument. Proactive audio cannot be turned off.")
-        if not profile.context_update and proactivity:
-            raise Refused(1007, "Request contains an invalid argument. Proactivity is not supported.")
-    elif (affective or proactivity) and not vertex and version != "v1alpha":
-        raise Refused(1007, "Invalid JSON payload received. Unknown name \"proactivity\" at 'setup'.")
-    if not vertex and "transparent" in _object(setup, "sessionResumption", "setup"):
-        raise Refused(
-            1007, "Invalid JSON payload received. Unknown name \"transparent\" at 'setup.session_resumption'."
-        )
-    for function in declared_functions(setup.get("tools")):
-        behavior = function.get("behavior")
-        if (profile.blocking == "only" and behavior == "NON_BLOCKING") or (
-            profile.blocking == "never" and behavior == "BLOCKING"
-        ):
-            raise Refused(
-                1007, f"Request contains an invalid argument. {behavior} is not supported by this model."
-            )
-    return profile
+    try:
+        setup = msgspec.convert(dict(raw), Setup, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused(1007, f"Invalid JSON payload received. setup: {error}") from None
+    if (wrong := _wrong(setup, known, version, vertex)) is not None:
+        raise Refused(1007, f"Request contains an invalid argument. {wrong}")
+    return setup, known
 
 
-def declared_functions(tools: Any) -> Iterator[Mapping[str, Any]]:
-    """Every function declaration in a list of tools."""
-    for tool in tools or ():
-        if not isinstance(tool, dict):
-            raise Refused(1007, "Invalid value at 'setup.tools': an object is expected.")
-        for function in tool.get("functionDeclarations") or ():
-            if not function.get("name"):
-                raise Refused(1007, "Request contains an invalid argument. A function needs a name.")
-            yield function
+def _wrong(setup: Setup, profile: Profile, version: str, vertex: bool) -> str | None:
+    generation = setup.generation_config
+    if generation.response_modalities not in ([], ["AUDIO"]):
+        return "This model answers with AUDIO alone."
+    for key in generation.thinking_config:
+        if profile.thinking == "none" or key not in (profile.thinking, "includeThoughts"):
+            return f"{key} is not supported by this model."
+    prebuilt = (generation.speech_config.get("voiceConfig") or {}).get("prebuiltVoiceConfig") or {}
+    if prebuilt.get("voiceName", "Kore") not in _VOICES:
+        return f"Unknown voice {str(prebuilt['voiceName'])[:40]}."
+    affective, proactivity = generation.enable_affective_dialog, setup.proactivity
+    match profile.proactive_and_affective:
+        case "always on":
+            if affective is not None:
+                return "Affective dialog is not supported by this model."
+            if proactivity is not None and proactivity.proactive_audio is False:
+                return "Proactive audio cannot be turned off."
+        case "never" if affective is not None or proactivity is not None:
+            return "Proactivity and affective dialog are not supported by this model."
+        case "v1alpha" if not vertex and version != "v1alpha" and (affective or proactivity is not None):
+            return f"Proactivity and affective dialog are not known to {version}."
+    resumption = setup.session_resumption
+    if not vertex and resumption is not None and resumption.transparent is not None:
+        return "sessionResumption.transparent is not known here."
+    if not vertex and setup.explicit_vad_signal is not None:
+        return "explicitVadSignal is not known here."
+    forbidden = {"only": "NON_BLOCKING", "never": "BLOCKING"}.get(profile.blocking)
+    for function in functions(setup.tools):
+        if not function.name:
+            return "A function needs a name."
+        if function.behavior == forbidden:
+            return f"{forbidden} functions are not supported by this model."
+    return None
 
 
-def _only(value: Mapping[str, Any], known: frozenset[str], where: str) -> None:
-    for key in value:
-        if key not in known:
-            raise Refused(
-                1007,
-                f"Invalid JSON payload received. Unknown name \"{key}\" at '{where}': Cannot find field.",
-            )
-
-
-def _object(value: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    inner = value.get(key)
-    if inner is None:
-        return {}
-    if not isinstance(inner, dict):
-        raise Refused(1007, f"Invalid value at '{where}.{key}': an object is expected.")
-    return inner
+# -- what the service sends -------------------------------------------------------------------------------
 
 
 def pretty(message: Mapping[str, Any]) -> bytes:
@@ -287,9 +459,9 @@ _AUDIO_TAIL = b"""\"
 _END = b"\n  }\n}\n"
 
 
-def audio_frame(data_base64: bytes, transcript: Mapping[str, Any] | None = None) -> bytes:
+def audio_frame(data_base64: bytes, transcript: str | None = None) -> bytes:
     """A frame of model audio, with a piece of its transcript if given. Built by hand: it is the hot one."""
     if transcript is None:
         return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, _END))
-    piece = b',\n    "outputTranscription": ' + json.dumps(transcript, ensure_ascii=False).encode()
-    return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, piece, _END))
+    piece = json.dumps({"text": transcript}, ensure_ascii=False).encode()
+    return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, b',\n    "outputTranscription": ', piece, _END))
