@@ -76,7 +76,7 @@ INPUT_ERRORS = (
     "wrong_call",
     "binary",
 )
-SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable", "unclaimed")
+SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
 BARGE_IN_VERDICTS = ("suspected", "confirmed_by_model", "confirmed_locally", "dismissed")
 TOOL_OUTCOMES = ("done", "failed", "timed_out", "cancelled")
