@@ -55,7 +55,8 @@ class Refused:
 class _Known:
     agent: Agent
     token: str
-    gives_up_s: float | None  # ringing until then; None: live
+    gives_up_s: float | None  # a stream is awaited until then; None: it is here
+    live: bool = False  # a stream has been here
 
 
 class Admission:
@@ -107,19 +108,19 @@ class Admission:
         known = self._known.get(call_sid)
         if not self._tokens.claim(token, call_sid, now_s) or known is None:
             return None
-        self._known[call_sid] = replace(known, gives_up_s=None)
+        self._known[call_sid] = replace(known, gives_up_s=None, live=True)
         return known.agent
 
     def again(self, call_sid: str, now_s: float) -> Admitted | None:
         """A new token for a live call whose stream is gone, so that it can be connected again; None: not live.
 
-        Draining does not matter: the caller is in already.
+        Draining does not matter: the caller is in already. The new stream is awaited as the first one was.
         """
         known = self._known.get(call_sid)
-        if known is None or known.gives_up_s is not None:
+        if known is None or not known.live:
             return None
         token = self._tokens.mint(call_sid, now_s)
-        self._known[call_sid] = replace(known, token=token)
+        self._known[call_sid] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
         return Admitted(known.agent, token, repeated=True)
 
     def end(self, call_sid: str) -> None:
@@ -132,7 +133,7 @@ class Admission:
         self._ended[call_sid] = None
 
     def given_up(self, now_s: float) -> list[str]:
-        """Ends the calls that rang and whose stream never came, and tells which. To be asked every second."""
+        """Ends the calls whose awaited stream has not come in time, and tells which. Ask every second."""
         late = [sid for sid, k in self._known.items() if k.gives_up_s is not None and now_s >= k.gives_up_s]
         for call_sid in late:
             self.end(call_sid)

@@ -1,0 +1,344 @@
+"""The Twilio REST calls that steer a call: form POSTs with Basic auth. Source: Twilio docs, "Voice API".
+
+Not the SDK's client, which has no default timeout, blocks the event loop, and takes settings from the environment
+on its own. Every request ends within its timeout; it is repeated only where that cannot do a thing twice:
+
+    answer                          repeated for
+    429 (Twilio did nothing)        every request
+    no connection was made          every request
+    5xx, timeout, connection lost   reads, and changes that may happen twice (hang up, set a number)
+
+A call that is over already (404/20404, 400/21220) is an answer, not an error: it is the ordinary race with a
+caller who hangs up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from gateway.errors import OperatorError, PeerError
+
+__all__ = ["API_URL", "NewCall", "PhoneNumber", "TwilioError", "TwilioRest"]
+
+API_URL = "https://api.twilio.com"
+_VERSION = "/2010-04-01"
+
+TIMEOUT_S = 5.0  # one try; a caller is waiting behind most of these
+TRIES = 3
+MAX_WAIT_S = 5.0  # between tries, whatever Retry-After says
+MAX_ANSWER_BYTES = 4 * 1024 * 1024  # a page of 1,000 numbers is about 1.5 MB
+MAX_PAGES = 20
+
+CALL_IS_OVER = {20404, 21220}  # resource not found; call not in progress, cannot redirect
+
+
+class TwilioError(PeerError):
+    """Twilio refused a request (`status`, Twilio's own `code`), or did not answer (`status` 0)."""
+
+    def __init__(self, what: str, status: int = 0, code: int = 0, message: str = "") -> None:
+        detail = f" ({status}, code {code}: {_masked(message)})" if status else f" ({message})"
+        super().__init__(f"twilio: {what} failed{detail}")
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """A number of the account and where its calls go."""
+
+    sid: str
+    number: str  # E.164
+    name: str
+    voice_url: str
+    fallback_url: str
+    status_callback_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewCall:
+    """A call to place. One of `twiml` and `url` (`twiml` saves the round trip on answer)."""
+
+    to: str
+    caller_id: str
+    twiml: str = ""
+    url: str = ""
+    status_callback_url: str = ""
+    ring_s: int = 60
+    limit_s: int | None = None
+    machine_detection: Literal["", "Enable", "DetectMessageEnd"] = ""
+    machine_callback_url: str = ""  # asynchronous: the verdict comes here, the call goes on meanwhile
+    send_digits: str = ""
+
+
+class TwilioRest:
+    """Twilio's REST API for one account, over a `ClientSession` that the caller opens and closes.
+
+    `user` and `secret` are an API key and its secret, or the account SID and its auth token. `base_url` names
+    another region's host, or a simulated Twilio. All methods raise `TwilioError` unless they say otherwise.
+    """
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        account_sid: str,
+        secret: str,
+        *,
+        user: str = "",
+        base_url: str = API_URL,
+        timeout_s: float = TIMEOUT_S,
+        backoff_s: float = 0.25,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise OperatorError(f"Twilio's API URL must be https (the secret travels with it), not {base_url!r}")
+        self._http = http
+        self._base_url = base_url.rstrip("/")
+        self._account = f"{_VERSION}/Accounts/{quote(account_sid, safe='')}"
+        basic = base64.b64encode(f"{user or account_sid}:{secret}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {basic}"}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._backoff_s = backoff_s
+
+    def __repr__(self) -> str:
+        return f"TwilioRest({self._base_url!r})"
+
+    # --- a live call
+
+    async def hang_up(self, call_sid: str) -> bool:
+        """End the call; False when it was over already."""
+        return await self._change_call("hang up", call_sid, {"Status": "completed"}, repeatable=True)
+
+    async def run_twiml(self, call_sid: str, twiml: str) -> bool:
+        """Have the call leave what it does (its stream ends) and run `twiml`; False when it is over.
+
+        At most 4,000 characters (`twiml.MAX_INLINE_CHARACTERS`): above it, serve the document and `redirect`.
+        """
+        return await self._change_call("update", call_sid, {"Twiml": twiml}, repeatable=False)
+
+    async def redirect(self, call_sid: str, url: str, *, fallback_url: str = "") -> bool:
+        """Have the call leave what it does (its stream ends) and run the document at `url`; False when over."""
+        form = {"Url": url, "Method": "POST", "FallbackUrl": fallback_url}
+        return await self._change_call("redirect", call_sid, form, repeatable=False)
+
+    async def call_status(self, call_sid: str) -> str:
+        """queued, ringing, in-progress, completed, busy, failed, no-answer or canceled; "" when unknown."""
+        try:
+            answer = await self._request("read a call", "GET", f"/Calls/{_segment(call_sid)}.json")
+        except TwilioError as error:
+            if error.status == 404:
+                return ""
+            raise
+        return str(answer.get("status", ""))
+
+    # --- new legs
+
+    async def place_call(self, call: NewCall) -> str:
+        """Call somebody: the new call's SID. Not repeated when Twilio may have heard it: nobody rings twice."""
+        if bool(call.twiml) == bool(call.url):
+            raise OperatorError("a new call needs either `twiml` or `url`")
+        form: dict[str, str | Sequence[str]] = {
+            "To": call.to,
+            "From": call.caller_id,
+            "Twiml": call.twiml,
+            "Url": call.url,
+            "Timeout": str(call.ring_s),
+            "TimeLimit": str(call.limit_s or ""),
+            "SendDigits": call.send_digits,
+        }
+        if call.status_callback_url:
+            form["StatusCallback"] = call.status_callback_url
+            form["StatusCallbackEvent"] = ("initiated", "ringing", "answered", "completed")
+        if call.machine_detection:
+            form["MachineDetection"] = call.machine_detection
+            if call.machine_callback_url:
+                form |= {"AsyncAmd": "true", "AsyncAmdStatusCallback": call.machine_callback_url}
+        return _sid("place a call", await self._request("place a call", "POST", "/Calls.json", form), "sid")
+
+    async def add_participant(
+        self, conference: str, *, to: str, caller_id: str, end_on_exit: bool = False, status_callback_url: str = ""
+    ) -> str:
+        """Call somebody into a conference (by its SID, or the name `<Conference>` gave it): that leg's SID."""
+        form = {
+            "To": to,
+            "From": caller_id,
+            "EndConferenceOnExit": str(end_on_exit).lower(),
+            "StatusCallback": status_callback_url,
+        }
+        path = f"/Conferences/{_segment(conference)}/Participants.json"
+        answer = await self._request("add a participant", "POST", path, form)
+        return _sid("add a participant", answer, "call_sid")
+
+    async def remove_participant(self, conference_sid: str, call_sid: str) -> bool:
+        """Take a leg out of a conference, which ends that leg; False when it had left already."""
+        path = f"/Conferences/{_segment(conference_sid)}/Participants/{_segment(call_sid)}.json"
+        try:
+            await self._request("remove a participant", "DELETE", path, repeatable=True)
+        except TwilioError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    # --- numbers
+
+    async def numbers(self, number: str = "") -> list[PhoneNumber]:
+        """The account's numbers, or the one that is `number` (E.164)."""
+        form = {"PageSize": "1000", "PhoneNumber": number}
+        found: list[PhoneNumber] = []
+        answer = await self._request("list numbers", "GET", "/IncomingPhoneNumbers.json", form)
+        for _ in range(MAX_PAGES):
+            page = answer.get("incoming_phone_numbers")
+            found += [_number(item) for item in page if isinstance(item, dict)] if isinstance(page, list) else []
+            following = str(answer.get("next_page_uri") or "")
+            if not following.startswith("/"):  # a path of the same host, or we are done
+                break
+            answer = await self._request("list numbers", "GET", following, whole_path=True)
+        return found
+
+    async def set_number(
+        self, sid: str, *, voice_url: str, fallback_url: str = "", status_callback_url: str = ""
+    ) -> PhoneNumber:
+        """Point a number's calls at these URLs (POST); an empty one is left as it is."""
+        form = {
+            "VoiceUrl": voice_url,
+            "VoiceMethod": "POST",
+            "VoiceFallbackUrl": fallback_url,
+            "StatusCallback": status_callback_url,
+        }
+        path = f"/IncomingPhoneNumbers/{_segment(sid)}.json"
+        return _number(await self._request("set a number", "POST", path, form, repeatable=True))
+
+    async def account_status(self) -> str:
+        """`active`, `suspended` or `closed`: shows that the credentials work."""
+        return str((await self._request("read the account", "GET", ".json")).get("status", ""))
+
+    # --- requests
+
+    async def _change_call(self, what: str, call_sid: str, form: Mapping[str, str], *, repeatable: bool) -> bool:
+        try:
+            await self._request(what, "POST", f"/Calls/{_segment(call_sid)}.json", form, repeatable=repeatable)
+        except TwilioError as error:
+            if error.status == 404 or error.code in CALL_IS_OVER:
+                return False
+            raise
+        return True
+
+    async def _request(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        form: Mapping[str, str | Sequence[str]] | None = None,
+        *,
+        repeatable: bool = False,
+        whole_path: bool = False,
+    ) -> dict[str, Any]:
+        """One request, tried until it is answered or may not be repeated: the answer's JSON object."""
+        repeatable = repeatable or method == "GET"
+        url = URL(self._base_url + (path if whole_path else self._account + path), encoded=True)
+        fields = _fields(form or {})
+        if method == "GET" and fields:
+            url = url.with_query(fields)
+        for attempt in range(1, TRIES + 1):
+            wait_s = self._backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            try:
+                status, retry_after, answer = await self._once(method, url, fields)
+            except aiohttp.ClientConnectorError as error:
+                failure, again = TwilioError(what, message=f"no connection to {error.host}"), True
+            except TimeoutError:
+                failure, again = TwilioError(what, message="no answer in time"), repeatable
+            except (aiohttp.ClientError, OSError) as error:
+                # Only the class: aiohttp's errors carry the request with its Authorization header.
+                failure, again = TwilioError(what, message=type(error).__name__), repeatable
+            else:
+                if status < 300:
+                    return answer
+                message = str(answer.get("message", ""))
+                failure = TwilioError(what, status, _int(answer.get("code")), message)
+                again = status == 429 or (status >= 500 and repeatable)
+                wait_s = max(wait_s, retry_after)
+            if not again or attempt == TRIES:
+                raise failure
+            await asyncio.sleep(min(wait_s, MAX_WAIT_S))
+        raise AssertionError("not reached")
+
+    async def _once(self, method: str, url: URL, fields: list[tuple[str, str]]) -> tuple[int, float, dict[str, Any]]:
+        """Status, Retry-After in seconds (0: none) and the JSON object of one request."""
+        async with self._http.request(
+            method,
+            url,
+            data=aiohttp.FormData(fields) if method == "POST" else None,
+            headers=self._headers,
+            timeout=self._timeout,
+            allow_redirects=False,  # the credentials are for this host only
+        ) as response:
+            body = bytearray()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise aiohttp.ClientPayloadError("answer too long")
+            retry_after = response.headers.get("Retry-After", "")
+            wait_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+            return response.status, wait_s, _object(bytes(body))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (ValueError, RecursionError):  # an error page of something between us and Twilio
+        return {}
+
+
+def _fields(form: Mapping[str, str | Sequence[str]]) -> list[tuple[str, str]]:
+    """Name and value of each field that has one; a sequence is a repeated name."""
+    return [
+        (name, value)
+        for name, values in form.items()
+        for value in ((values,) if isinstance(values, str) else values)
+        if value
+    ]
+
+
+def _number(item: Mapping[str, Any]) -> PhoneNumber:
+    def text(name: str) -> str:
+        return str(item.get(name) or "")
+
+    return PhoneNumber(
+        sid=text("sid"),
+        number=text("phone_number"),
+        name=text("friendly_name"),
+        voice_url=text("voice_url"),
+        fallback_url=text("voice_fallback_url"),
+        status_callback_url=text("status_callback"),
+    )
+
+
+def _sid(what: str, answer: Mapping[str, Any], name: str) -> str:
+    sid = answer.get(name)
+    if not isinstance(sid, str) or not sid:
+        raise TwilioError(what, message="the answer names no call")
+    return sid
+
+
+def _segment(text: str) -> str:
+    """`text` as one path segment: what a peer named a call must not lead to another resource."""
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _masked(message: str) -> str:
+    """Twilio's words without the phone numbers in them."""
+    return re.sub(r"\+?\d{5,}(?=\d{2})", "***", message)[:200]
