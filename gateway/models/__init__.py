@@ -57,9 +57,7 @@ class ModelLink(Protocol):
     def tell(self, text: str) -> None:
         """Context the model takes in without answering; left out where the model's rules forbid it."""
 
-    def answer_tool(
-        self, call_id: str, name: str, response: dict[str, Any], scheduling: Scheduling
-    ) -> None: ...
+    def answer_tool(self, call_id: str, name: str, response: dict[str, Any], scheduling: Scheduling) -> None: ...
 
     def rotate(self) -> None:
         """Change connections with the resumption handle."""

@@ -1,0 +1,823 @@
+"""Gemini Live through google-genai: one client per process, one link per call.
+
+The SDK makes the client, the credentials, the setup message and the connection. Caller audio and received
+messages then go over the session's own WebSocket (`session._ws`), past the SDK's model classes: those cost
+five times as much, and one new kind of server message ends the SDK's `receive()`. Where that attribute is
+missing the SDK's public calls stand in. The pure parts live beside this file: `gemini_setup`,
+`gemini_messages`, `gemini_turns`, `gemini_recovery`.
+
+A link lives through many connections. One task reads and never waits for anybody; one writes, from a bounded
+outbox that also bridges the gap between two connections. Foreign exceptions end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import socket
+import ssl
+import warnings
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from google import genai
+from google.genai import errors as genai_errors
+from google.genai import types
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from gateway.agent import Agent
+from gateway.conversation.commands import Scheduling
+from gateway.conversation.events import (
+    GoAway,
+    ModelDown,
+    ModelFailed,
+    ModelInterrupted,
+    ModelReady,
+    ReplyComplete,
+    ToolWithdrawn,
+    TurnComplete,
+)
+from gateway.errors import Malformed, ModelRefused, OperatorError
+from gateway.models import ModelSink
+from gateway.models import gemini_messages as wire
+from gateway.models.gemini_recovery import PATIENCE, Cause, Connect, GiveUp, Patience, Tried, cause_of, next_step
+from gateway.models.gemini_setup import Declared, config_hash, instruction, live_config, model_of, scheduling_for
+from gateway.models.gemini_turns import Turns
+
+__all__ = ["UPLINK_MAX_FRAMES", "GeminiLink", "GeminiSettings", "KeptHandle", "Models"]
+
+log = logging.getLogger(__name__)
+
+UPLINK_MAX_FRAMES = 50  # 1 s: older speech is stale, and flooding a resumed session with it has closed it
+URGENT_MAX = 100  # texts and tool results waiting; a call has a handful
+FAULTS_MAX = 50  # lines kept for the call's record
+STORY_MAX_LINES = 30
+STORY_MAX_CHARACTERS = 6_000
+MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
+CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not hold up the next connection
+UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
+SEND_STALL_MAX_S = 5.0  # one message in the socket's hands for so long: nobody reads at the other end
+HANDLE_WAIT_S = 1.0  # a rotation waits so long for a handle newer than the last turn
+SAME_PIECE_MIN_CHARACTERS = 12  # shorter pieces of transcript do repeat in speech
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiSettings:
+    """How the service is reached. `ca_file` replaces the trusted certificates (`SSL_CERT_FILE`)."""
+
+    api_key: str = field(default="", repr=False)
+    vertex: bool = False
+    project: str = ""
+    location: str = ""
+    base_url: str = ""
+    api_version: str = ""  # "": v1beta, v1beta1 on Vertex AI; never the SDK's default, which moved in 3.0
+    ca_file: str = ""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
+        """From the variables that google-genai itself reads. Raises `OperatorError` when they are not enough."""
+        vertex = any(
+            environ.get(name, "").lower() in ("1", "true")
+            for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
+        )
+        version = environ.get("GOOGLE_GENAI_API_VERSION", "")
+        project = environ.get("GOOGLE_CLOUD_PROJECT", "") if vertex else ""
+        location = environ.get("GOOGLE_CLOUD_LOCATION", "") if vertex else ""
+        # The SDK prefers GOOGLE_API_KEY; so must we, or `offhook config` would show what is not used. Beside a
+        # project it refuses a key.
+        key = environ.get("GOOGLE_API_KEY") or ("" if vertex else environ.get("GEMINI_API_KEY", ""))
+        settings = cls(
+            api_key="" if project and location else key,
+            vertex=vertex,
+            project=project,
+            location=location,
+            base_url=environ.get("GOOGLE_VERTEX_BASE_URL" if vertex else "GOOGLE_GEMINI_BASE_URL", ""),
+            api_version="" if version == "beta" else version,  # "beta" is the SDK's word for our default
+            ca_file=environ.get("SSL_CERT_FILE", ""),
+        )
+        if vertex and not (settings.project and settings.location) and not settings.api_key:
+            raise OperatorError(
+                "Vertex AI needs GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or GOOGLE_API_KEY): set them"
+            )
+        if not vertex and not settings.api_key:
+            raise OperatorError("no key for the Gemini API: set GEMINI_API_KEY")
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class KeptHandle:
+    """A resumption handle: how old it is, what it belongs to, and the calls the model had open then."""
+
+    value: str = field(repr=False)
+    at_s: float
+    config_hash: str
+    calls: frozenset[str] = frozenset()
+
+
+class Models:
+    """The process's one client. `warm_up` before the first call: the SDK builds much of itself on first use."""
+
+    def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE, use_socket: bool = True) -> None:
+        """`use_socket=False` keeps to the SDK's public calls. Raises `OperatorError` for unusable settings."""
+        self.settings, self.patience = settings, patience
+        self._use_socket = use_socket
+        # These two can write headers and frames, key and handles included, to a debug log.
+        for name in ("websockets", "google_genai", "httpcore", "httpx"):
+            logger = logging.getLogger(name)
+            if logger.getEffectiveLevel() < logging.INFO:
+                logger.setLevel(logging.INFO)
+        socket_log = logging.getLogger(f"{__name__}.socket")
+        socket_log.setLevel(logging.WARNING)
+        connecting: dict[str, Any] = {
+            "ping_interval": None,  # pongs of many seconds have been seen; death is noticed below
+            "max_size": MESSAGE_MAX_BYTES,
+            "compression": None,  # base64 of speech shrinks by a quarter and would double the cost of a send
+            "open_timeout": None,  # the setup timeout covers it
+            "close_timeout": CLOSE_TIMEOUT_S,
+            "logger": socket_log,
+        }
+        if settings.ca_file:
+            # Only websockets' side of the SDK; given here so that the settings, not the process, decide.
+            try:
+                connecting["ssl"] = ssl.create_default_context(cafile=settings.ca_file)
+            except (OSError, ssl.SSLError):
+                raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
+        options = types.HttpOptions(
+            api_version=settings.api_version or ("v1beta1" if settings.vertex else "v1beta"),
+            base_url=settings.base_url or None,
+            async_client_args=connecting,
+        )
+        try:
+            self._client = genai.Client(
+                vertexai=settings.vertex,
+                api_key=settings.api_key or None,
+                project=settings.project or None,
+                location=settings.location or None,
+                http_options=options,
+            )
+        except ValueError as error:
+            raise OperatorError(f"the settings for Gemini do not go together: {self.masked(str(error))}") from None
+
+    def masked(self, text: str) -> str:
+        """`text` without the key, should a peer or the SDK have put it in; on one line, of bounded length."""
+        if self.settings.api_key:
+            text = text.replace(self.settings.api_key, "***")
+        return " ".join(text.split())[:300]
+
+    async def warm_up(self) -> None:
+        """Have everything built that is built on first use; takes a few tenths of a second, needs no network.
+
+        The one way through `connect` with public means alone is to connect: to a port of this machine where
+        nobody listens. It fails at the socket, and all that comes before it has been done.
+        """
+        nowhere = types.HttpOptions(base_url="https://127.0.0.1:9")
+        config = live_config(Agent(name="warm-up"), (), "")
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                async with self._client.aio.live.connect(
+                    model="gemini-3.8-live", config=types.LiveConnectConfig(**config, http_options=nowhere)
+                ):
+                    pass
+        types.LiveServerMessage.model_validate({"setupComplete": {}})
+
+    def link(
+        self,
+        agent: Agent,
+        tools: Iterable[Declared],
+        sink: ModelSink,
+        variables: Mapping[str, str],
+        clock: Callable[[], float],
+        facts: Mapping[str, str] | None = None,
+    ) -> GeminiLink:
+        """A call's link; `run` starts it. `variables` and `facts` are read anew at each setup.
+
+        `clock`: the event loop's time, seconds; all events carry it.
+        """
+        return GeminiLink(self, agent, tuple(tools), sink, variables, clock, facts if facts is not None else {})
+
+    @contextlib.asynccontextmanager
+    async def session(self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout) -> AsyncIterator[Wire]:
+        """A session that is set up. Raises `ModelRefused`, for setup alone; code 0 when no answer came in time."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with timeout:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        connecting = self._client.aio.live.connect(model=model, config=dict(config))  # type: ignore[arg-type]
+                        session = await stack.enter_async_context(connecting)
+            except TimeoutError:
+                raise ModelRefused(0, "no answer to the setup in time") from None
+            except Exception as error:
+                raise self.translated(error) from None
+            socket_ = getattr(session, "_ws", None) if self._use_socket else None
+            fast = hasattr(socket_, "send") and hasattr(socket_, "recv")
+            wired: Wire = SocketWire(socket_) if fast else SdkWire(session)
+            if getattr(session, "setup_complete", None) is None:
+                await wired.close()
+                raise ModelRefused(0, "the first message was not setupComplete")
+            try:
+                yield wired
+            finally:
+                # Before the SDK does it: leaving its context by an exception would close with 1011.
+                await wired.close()
+
+    def translated(self, error: BaseException) -> ModelRefused:
+        """Any exception of the SDK, the socket or the network as a code and a reason without secrets."""
+        match error:
+            case genai_errors.APIError():
+                code, reason = error.code or 1006, str(error.details or error.message or "")
+            case ConnectionClosed():
+                code = error.rcvd.code if error.rcvd else 1006
+                reason = error.rcvd.reason if error.rcvd else "connection lost"
+            case InvalidStatus():
+                code, reason = error.response.status_code, "handshake refused"
+            case ssl.SSLError():
+                code, reason = 1015, f"TLS: {error.reason or 'failed'}"
+            case OSError():
+                code, reason = 1006, f"network: {error.strerror or type(error).__name__}"
+            case WebSocketException():
+                code, reason = 1006, f"handshake failed ({type(error).__name__})"
+            case _:
+                # The SDK's own complaints (ValueError, TypeError): the setup, or a first message it cannot read.
+                # The first line only: the others quote what was sent.
+                code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return ModelRefused(code, self.masked(reason))
+
+
+class Wire(Protocol):
+    """A session's two directions, by its socket or by the SDK."""
+
+    async def send(self, message: wire.Outgoing) -> None: ...
+    async def receive(self) -> list[wire.Incoming]: ...
+    async def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class SocketWire:
+    """Straight over the session's WebSocket (websockets' asyncio connection)."""
+
+    __slots__ = ("_recv", "_send", "_ws")
+
+    def __init__(self, ws: Any) -> None:
+        self._ws, self._send, self._recv = ws, ws.send, ws.recv
+        transport = getattr(ws, "transport", None)
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_MS)
+
+    async def send(self, message: wire.Outgoing) -> None:
+        await self._send(wire.encode(message), text=True)
+
+    async def receive(self) -> list[wire.Incoming]:
+        """The next frame's values. Raises `Malformed`, or websockets' `ConnectionClosed`."""
+        return wire.parse(await self._recv(decode=False))
+
+    async def close(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._ws.close()
+
+    def abort(self) -> None:
+        transport = getattr(self._ws, "transport", None)
+        if transport is not None:
+            transport.abort()
+
+
+class SdkWire:
+    """By the SDK's public calls alone: slower, and blind to messages the SDK does not know."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._messages: AsyncIterator[Any] | None = None
+
+    async def send(self, message: wire.Outgoing) -> None:
+        session = self._session
+        match message:
+            case bytes():
+                await session.send_realtime_input(
+                    audio=types.Blob(data=message, mime_type=f"audio/pcm;rate={wire.INPUT_RATE_HZ}")
+                )
+            case wire.Text(text):
+                await session.send_realtime_input(text=text)
+            case wire.ActivityStart():
+                await session.send_realtime_input(activity_start=types.ActivityStart())
+            case wire.ActivityEnd():
+                await session.send_realtime_input(activity_end=types.ActivityEnd())
+            case wire.Context(text):
+                turn = types.Content(role="user", parts=[types.Part(text=text)])
+                await session.send_client_content(turns=turn, turn_complete=False)
+            case wire.ToolAnswer(call_id, name, response, scheduling):
+                await session.send_tool_response(
+                    function_responses=types.FunctionResponse(
+                        id=call_id,
+                        name=name,
+                        response=response,
+                        scheduling=types.FunctionResponseScheduling(scheduling) if scheduling else None,
+                    )
+                )
+
+    async def receive(self) -> list[wire.Incoming]:
+        """The next message's values. Raises the SDK's `APIError` when the session has ended."""
+        while True:
+            if self._messages is None:
+                self._messages = self._session.receive()
+            try:
+                message = await anext(self._messages)
+            except StopAsyncIteration:  # after every turn
+                self._messages = None
+            except (TypeError, ValueError):  # a message the SDK does not know, or cannot read
+                self._messages = None
+                return [wire.NotRead("unknown", unknown=True)]
+            else:
+                return wire.values_of(message.model_dump(by_alias=True, exclude_none=True))
+
+    async def close(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._session.close()
+
+    def abort(self) -> None:
+        """Not possible with public means; `close` waits `CLOSE_TIMEOUT_S` at most."""
+
+
+class GeminiLink:
+    """One call's link to the model: `gateway.models.ModelLink`.
+
+    `counts` says what was dropped, passed over or done again; `faults` what went wrong, in words, for the
+    call's record. Neither holds a secret.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        agent: Agent,
+        tools: tuple[Declared, ...],
+        sink: ModelSink,
+        variables: Mapping[str, str],
+        clock: Callable[[], float],
+        facts: Mapping[str, str],
+    ) -> None:
+        self._models, self._agent, self._sink, self._clock = models, agent, sink, clock
+        self._tools = {tool.name: tool for tool in tools}
+        self._variables, self._facts = variables, facts
+        self._patience = models.patience
+        self._hash = config_hash(agent, tools)
+        self.counts: Counter[str] = Counter()
+        self.faults: deque[str] = deque(maxlen=FAULTS_MAX)
+        # outbox
+        self._urgent: deque[wire.Outgoing] = deque()
+        self._stream: deque[tuple[wire.Outgoing, float]] = deque()  # with the time the caller's frame came in
+        self._audio_waiting = 0
+        self._written = asyncio.Event()  # something to write
+        self._sending_since_s = 0.0  # 0: no message is in the socket's hands
+        self._speaking = False  # activityStart is out and its activityEnd is not
+        # connection
+        self._connected = False
+        self._leave: asyncio.Future[Cause] | None = None
+        self._setup: asyncio.Timeout | None = None
+        self._lost_s: float | None = None
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._running = False
+        self._bare = False
+        self._resumable = False
+        self._handle: KeptHandle | None = None
+        self._newer_handle = asyncio.Event()
+        # conversation
+        self._turns = Turns()
+        self._odd = b""
+        self._calls: dict[str, str] = {}  # open on this session: id -> name
+        self._calls_made = 0
+        self._transcript: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)
+        self._story = ""
+        self._act: dict[type, Callable[[Any, float], None]] = {
+            wire.Audio: self._on_audio,
+            wire.Written: self._on_written,
+            wire.ModelText: self._on_model_text,
+            wire.CallerText: self._on_caller_text,
+            wire.ToolAsked: self._on_tool_asked,
+            wire.CallsWithdrawn: self._on_calls_withdrawn,
+            wire.GenerationComplete: self._on_generation_complete,
+            wire.Interrupted: self._on_interrupted,
+            wire.TurnEnd: self._on_turn_end,
+            wire.ClosingSoon: self._on_closing_soon,
+            wire.Handle: self._on_handle,
+            wire.Usage: self._on_usage,
+            wire.NotRead: self._on_not_read,
+            wire.SetupComplete: lambda value, at_s: None,
+        }
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    @property
+    def handle(self) -> KeptHandle | None:
+        """The newest handle, with which this conversation can be resumed."""
+        return self._handle
+
+    # --- what the call asks
+
+    def send_audio(self, pcm: bytes, received_s: float = 0.0) -> None:
+        """PCM16 LE 16 kHz of the caller. With `received_s`, the time until it is sent is told as a segment."""
+        if self._audio_waiting >= UPLINK_MAX_FRAMES:
+            self._drop_oldest_audio()
+        self._stream.append((pcm, received_s))
+        self._audio_waiting += 1
+        self._written.set()
+
+    def activity_start(self) -> None:
+        self._in_stream(wire.ActivityStart())
+
+    def activity_end(self) -> None:
+        self._in_stream(wire.ActivityEnd())
+
+    def ask(self, text: str) -> None:
+        """Text the model answers aloud; kept while there is no connection."""
+        self._urge(wire.Text(text))
+
+    def tell(self, text: str) -> None:
+        """Context without an answer. Left out where it would close the session (`content_any_time`)."""
+        if model_of(self._agent.model.name).content_any_time:
+            self._urge(wire.Context(text))
+        else:
+            self.counts["context_left_out"] += 1
+
+    def answer_tool(self, call_id: str, name: str, response: dict[str, Any], scheduling: Scheduling) -> None:
+        """A tool's result; dropped and counted when this session knows nothing of the call."""
+        asked = self._calls.get(call_id, name)
+        when = scheduling_for(self._tools.get(asked), self._agent.model.name, scheduling.value)
+        self._urge(wire.ToolAnswer(call_id, asked, response, when))
+
+    def rotate(self) -> None:
+        """Change connections with the handle; waits a moment for one that is newer than the last turn."""
+        self._depart(Cause.ROTATION)
+
+    def reconnect(self) -> None:
+        """Drop a stuck connection and recover."""
+        self._depart(Cause.STUCK)
+
+    async def close(self) -> None:
+        """End the session with 1000 and wait until nothing of it is left."""
+        self._closing.set()
+        self._depart(Cause.ROTATION)
+        if self._setup is not None:
+            with contextlib.suppress(RuntimeError):  # over, or not yet begun
+                self._setup.reschedule(0.0)
+        if self._running:
+            await self._ended.wait()
+
+    # --- outbox
+
+    def _in_stream(self, message: wire.Outgoing) -> None:
+        self._stream.append((message, 0.0))
+        self._written.set()
+
+    def _urge(self, message: wire.Outgoing) -> None:
+        if len(self._urgent) >= URGENT_MAX:
+            self._urgent.popleft()
+            self.counts["urgent_dropped"] += 1
+        self._urgent.append(message)
+        self._written.set()
+
+    def _drop_oldest_audio(self) -> None:
+        for i, (message, _) in enumerate(self._stream):
+            if type(message) is bytes:
+                del self._stream[i]
+                break
+        self._audio_waiting -= 1
+        self.counts["audio_dropped"] += 1
+        if self._sending_since_s and self._clock() - self._sending_since_s > SEND_STALL_MAX_S:
+            self._depart(Cause.STUCK)
+
+    async def _write(self, wired: Wire) -> None:
+        """Send what waits: texts and tool results first, then the caller's stream in its order."""
+        urgent, stream, clock, send = self._urgent, self._stream, self._clock, wired.send
+        try:
+            while True:
+                while stream or urgent:
+                    self._sending_since_s = clock()
+                    if urgent:
+                        message = urgent.popleft()
+                        try:
+                            if self._is_wanted(message):
+                                await send(message)
+                        except BaseException:
+                            urgent.appendleft(message)  # for the next session, if it wants it
+                            raise
+                        if isinstance(message, wire.ToolAnswer):
+                            self._calls.pop(message.call_id, None)
+                        continue
+                    # Taken out first: an overflow may drop the oldest while this one is on its way.
+                    message, received_s = stream.popleft()
+                    if type(message) is bytes:
+                        self._audio_waiting -= 1
+                    else:
+                        self._speaking = type(message) is wire.ActivityStart
+                    await send(message)
+                    if received_s:
+                        self._sink.model_segment("uplink_forward", clock() - received_s)
+                self._sending_since_s = 0.0
+                self._written.clear()
+                await self._written.wait()
+        finally:
+            self._sending_since_s = 0.0
+
+    def _is_wanted(self, message: wire.Outgoing) -> bool:
+        """Not so for the result of a call that this session does not know, or no longer wants."""
+        if not isinstance(message, wire.ToolAnswer):
+            return True
+        if message.call_id not in self._calls:
+            self.counts["tool_answers_dropped"] += 1
+            return False
+        return True
+
+    # --- connections
+
+    async def run(self) -> None:
+        """Connect and read until `close`; every end is told to the sink as an event, none is raised."""
+        self._running = True
+        tried, cause = Tried(), Cause.START
+        try:
+            while not self._closing.is_set():
+                handle = self._usable_handle()
+                now_s = self._clock()
+                tried, step = next_step(tried, cause, now_s, has_handle=handle is not None, patience=self._patience)
+                if isinstance(step, GiveUp):
+                    self._fault(f"gave up: {step.why}")
+                    self._sink.model_event(ModelFailed(now_s))
+                    return
+                await self._pause(step.after_s)
+                if self._closing.is_set():
+                    return
+                left_s = max(tried.since_s + self._patience.total_s - self._clock(), 1.0)
+                ready_s, ended = await self._session(step, handle, left_s)
+                if ready_s is not None:
+                    # It was up: what is lost now is a new trouble, unless it comes on the heels of another.
+                    lived_s = self._clock() - ready_s
+                    if Cause.ROTATION in (ended, cause) or cause is Cause.START or lived_s >= self._patience.stable_s:
+                        tried = Tried()
+                    else:
+                        tried = replace(tried, last=None)
+                cause = ended
+        except asyncio.CancelledError:
+            self._closing.set()
+            raise
+        finally:
+            self._running = False
+            self._ended.set()
+
+    async def _pause(self, after_s: float) -> None:
+        if after_s > 0:
+            # Spread: an outage ends for all calls at once.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(after_s * random.uniform(0.75, 1.25)):
+                    await self._closing.wait()
+
+    async def _session(self, step: Connect, handle: KeptHandle | None, left_s: float) -> tuple[float | None, Cause]:
+        """One connection from setup to its end: (when it was ready, or None; why it ended)."""
+        agent = self._agent
+        began_s = self._clock()
+        self._bare = self._bare or step.bare
+        resumed = handle if step.resume else None
+        if resumed is None:
+            self._handle, self._story = None, self._told()
+        config = live_config(
+            agent,
+            self._tools.values(),
+            instruction(agent, self._all_variables(), self._facts, self._story),
+            handle=resumed.value if resumed else "",
+            resumption=not self._bare,
+        )
+        self.counts["connections"] += 1
+        self._setup = asyncio.timeout(min(agent.model.setup_timeout_s, left_s))
+        try:
+            async with self._models.session(agent.model.name, config, self._setup) as wired:
+                ready_s = self._clock()
+                self.counts["resumed" if resumed else "fresh"] += 1
+                if self._lost_s is None:
+                    self._sink.model_segment("model_setup", ready_s - began_s)
+                else:
+                    self._sink.model_segment("model_reconnect_gap", ready_s - self._lost_s)
+                return ready_s, await self._carry(wired, resumed, ready_s)
+        except ModelRefused as refused:
+            if not self._closing.is_set():
+                self._fault(f"no session: {refused.code} {refused.reason}")
+            return None, cause_of(refused.code, refused.reason)
+
+    def _set_up(self, resumed: KeptHandle | None, at_s: float) -> None:
+        """The outbox and the open calls as they are for this session; then the call is told that it is up."""
+        self._connected = True
+        self._resumable = False
+        self._newer_handle.clear()
+        known = resumed.calls if resumed else frozenset()
+        for call_id in [i for i in self._calls if i not in known]:
+            # This session was never asked, or does not remember asking: an answer would be an error.
+            del self._calls[call_id]
+            self._sink.model_event(ToolWithdrawn(at_s, call_id))
+        if self._speaking:
+            # The caller was speaking when the old connection went: the new one must hear of it first.
+            first = self._stream[0][0] if self._stream else None
+            if not isinstance(first, wire.ActivityStart):
+                self._stream.appendleft((wire.ActivityStart(), 0.0))
+        self._sink.model_event(ModelReady(at_s, resumed=bool(resumed or self._story)))
+
+    async def _carry(self, wired: Wire, resumed: KeptHandle | None, ready_s: float) -> Cause:
+        """Read and write until the connection ends or is to be left; then it is closed, and said to be."""
+        loop = asyncio.get_running_loop()
+        self._leave = loop.create_future()
+        if self._closing.is_set():
+            return Cause.ROTATION
+        self._set_up(resumed, ready_s)
+        self._written.set()
+        advice = loop.call_later(self._patience.advise_rotation_s, self._advise_rotation)
+        reader = loop.create_task(self._read(wired), name="gemini-reader")
+        writer = loop.create_task(self._write(wired), name="gemini-writer")
+        tasks = (reader, writer)
+        cause: Cause | None = None
+        try:
+            await asyncio.wait((*tasks, self._leave), return_when=asyncio.FIRST_COMPLETED)
+            if self._leave.done():
+                cause = self._leave.result()
+                if cause is Cause.ROTATION and not self._closing.is_set():
+                    await self._await_newer_handle(reader)
+        except asyncio.CancelledError:
+            self._closing.set()
+            raise
+        finally:
+            self._connected = False
+            self._lost_s = self._clock()
+            advice.cancel()
+            writer.cancel()
+            self._turns, self._odd = self._turns.lost(), b""
+            if not self._closing.is_set():
+                self._sink.model_event(ModelDown(self._lost_s))
+            if cause is Cause.STUCK:
+                wired.abort()
+            # The reader goes on, deaf, so that the peer's close is read past whatever it still sends.
+            await wired.close()
+            reader.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        return cause or self._why(ends)
+
+    def _why(self, ends: Iterable[BaseException | None]) -> Cause:
+        """The cause out of what reader and writer raised; the reader's word counts, it has the close code."""
+        for error in ends:
+            if isinstance(error, Exception):
+                if not isinstance(error, genai_errors.APIError | WebSocketException | OSError):
+                    raise error  # ours: a bug in the sink or here
+                lost = self._models.translated(error)
+                self._fault(f"connection lost: {lost.code} {lost.reason}")
+                return cause_of(lost.code, lost.reason)
+        return Cause.NETWORK
+
+    async def _await_newer_handle(self, reader: asyncio.Task[None]) -> None:
+        if self._resumable or self._handle is None:
+            return
+        self._newer_handle.clear()
+        waiting = asyncio.ensure_future(self._newer_handle.wait())
+        await asyncio.wait((waiting, reader), timeout=HANDLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    async def _read(self, wired: Wire) -> None:
+        receive, act, clock = wired.receive, self._act, self._clock
+        while True:
+            try:
+                values = await receive()
+            except Malformed as malformed:
+                self.counts["malformed"] += 1
+                self.counts[f"malformed:{malformed.reason}"] += 1
+                continue
+            if not self._connected:
+                continue  # being left: what still comes belongs to nobody
+            at_s = clock()
+            for value in values:
+                act[type(value)](value, at_s)
+
+    def _depart(self, cause: Cause) -> None:
+        if self._leave is not None and not self._leave.done():
+            self._leave.set_result(cause)
+
+    def _advise_rotation(self) -> None:
+        """The connection is near the age at which the service has been seen to end it without a word."""
+        if self._connected:
+            self._sink.model_event(GoAway(self._clock(), self._patience.advised_time_left_s))
+
+    def _usable_handle(self) -> KeptHandle | None:
+        kept = self._handle
+        if kept is None or self._bare or kept.config_hash != self._hash:
+            return None
+        return kept if self._clock() - kept.at_s < self._patience.handle_lives_s else None
+
+    def _all_variables(self) -> dict[str, str]:
+        now = datetime.now().astimezone()
+        return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": self._agent.name, **self._variables}
+
+    def _fault(self, what: str) -> None:
+        if self._handle is not None:
+            what = what.replace(self._handle.value, "***")
+        self.faults.append(what)
+        log.warning("model link: %s", what)
+
+    # --- what the model says
+
+    def _open_turn(self) -> int:
+        if not self._turns.open:
+            self._turns = self._turns.begun(self._sink.next_generation())
+        return self._turns.generation
+
+    def _on_audio(self, value: wire.Audio, at_s: float) -> None:
+        generation = self._open_turn()
+        pcm = value.pcm
+        if self._odd or len(pcm) & 1:  # a chunk may be cut anywhere, even inside a sample
+            pcm = self._odd + pcm
+            self._odd = pcm[-1:] if len(pcm) & 1 else b""
+            pcm = pcm[: len(pcm) & ~1]
+        if pcm:
+            self._sink.model_audio(generation, pcm)
+
+    def _on_written(self, value: wire.Written, at_s: float) -> None:
+        self._open_turn()
+
+    def _on_model_text(self, value: wire.ModelText, at_s: float) -> None:
+        generation = self._open_turn()
+        self._note("agent", value.text)
+        self._sink.model_text(generation, value.text)
+
+    def _on_caller_text(self, value: wire.CallerText, at_s: float) -> None:
+        last = self._transcript[-1] if self._transcript else ("", "")
+        if (
+            len(value.text) >= SAME_PIECE_MIN_CHARACTERS
+            and last[0] == "caller"
+            and last[1].strip() == value.text.strip()
+        ):
+            self.counts["transcripts_repeated"] += 1  # the service has been seen to send one twice
+            return
+        self._note("caller", value.text)
+        self._sink.caller_text(value.text, value.finished)
+
+    def _on_tool_asked(self, value: wire.ToolAsked, at_s: float) -> None:
+        self._open_turn()
+        self._calls_made += 1
+        call_id = value.call_id or f"call-{self._calls_made}"
+        if call_id in self._calls:
+            self.counts["tool_calls_repeated"] += 1
+            return
+        self._calls[call_id] = value.name
+        self._sink.model_tool_call(call_id, value.name, value.arguments)
+
+    def _on_calls_withdrawn(self, value: wire.CallsWithdrawn, at_s: float) -> None:
+        for call_id in value.call_ids:
+            if self._calls.pop(call_id, None) is not None:
+                self._sink.model_event(ToolWithdrawn(at_s, call_id))
+
+    def _on_generation_complete(self, value: wire.GenerationComplete, at_s: float) -> None:
+        self._sink.model_event(ReplyComplete(at_s, self._open_turn()))
+
+    def _on_interrupted(self, value: wire.Interrupted, at_s: float) -> None:
+        self._turns = self._turns.interrupted()
+        if self._turns.generation:
+            self._sink.model_event(ModelInterrupted(at_s, self._turns.generation))
+
+    def _on_turn_end(self, value: wire.TurnEnd, at_s: float) -> None:
+        generation = self._turns.generation if self._turns.excused else self._open_turn()
+        self._turns, self._odd = self._turns.ended(value.more), b""
+        if value.reason:
+            self.faults.append(f"turn ended: {value.reason[:60]}")
+        if not value.more:
+            self._sink.model_event(TurnComplete(at_s, generation))
+
+    def _on_closing_soon(self, value: wire.ClosingSoon, at_s: float) -> None:
+        self._sink.model_event(GoAway(at_s, value.time_left_s))
+
+    def _on_handle(self, value: wire.Handle, at_s: float) -> None:
+        self._resumable = value.resumable
+        if value.resumable:
+            self._handle = KeptHandle(value.value, at_s, self._hash, frozenset(self._calls))
+            self._newer_handle.set()
+
+    def _on_usage(self, value: wire.Usage, at_s: float) -> None:
+        self._sink.model_usage(value.counts)
+
+    def _on_not_read(self, value: wire.NotRead, at_s: float) -> None:
+        self.counts["unknown_keys" if value.unknown else "unreadable_values"] += 1
+
+    # --- the call so far
+
+    def _note(self, who: str, text: str) -> None:
+        if self._transcript and self._transcript[-1][0] == who:
+            text = self._transcript.pop()[1] + text
+        self._transcript.append((who, text[-STORY_MAX_CHARACTERS:]))
+
+    def _told(self) -> str:
+        """The last of the transcript, for a session that was not there."""
+        names = {"agent": "You", "caller": "Caller"}
+        lines = [f"{names[who]}: {json.dumps(text.strip())}" for who, text in self._transcript if text.strip()]
+        while lines and sum(map(len, lines)) > STORY_MAX_CHARACTERS:
+            lines.pop(0)
+        return "\n".join(lines)

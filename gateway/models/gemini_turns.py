@@ -1,0 +1,47 @@
+"""Which of the model's turns a message belongs to; pure.
+
+The wire names no turns, so they are numbered here, at the edge, by this rule:
+
+- A turn begins with its first content (audio, words, a written part, a tool call) or, empty as it may be,
+  with its `generationComplete` or `turnComplete`. It gets a new number then.
+- It ends with `turnComplete`. Until then everything belongs to it, also audio behind `interrupted`: late
+  chunks of a stopped reply must not be taken for the next one, and the next one must not inherit the stop.
+- `interrupted` while no turn is open speaks of the last one (the model models playback and may be told of
+  the caller late). The `turnComplete` behind it ends that turn again and is not an empty new one.
+- With extended thinking a `turnComplete` that is IN_PROGRESS ends a number, not the turn: what follows is a
+  reply of its own, with a new number, and the last `turnComplete` may be bare: it then ends the last number.
+- A lost connection ends whatever was open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Turns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """`generation` is the open turn's number or else the last one's, 0 before the first."""
+
+    generation: int = 0
+    open: bool = False
+    excused: bool = False  # a bare turnComplete to come belongs to `generation`
+
+    def begun(self, generation: int) -> Turns:
+        """Content came while no turn was open: it is the first of turn `generation`."""
+        if self.open or generation <= self.generation:
+            raise ValueError(f"turn {generation} cannot begin: {self}")
+        return Turns(generation, open=True)
+
+    def interrupted(self) -> Turns:
+        """`interrupted` came; it speaks of `generation`."""
+        return self if self.open else Turns(self.generation, excused=self.generation > 0)
+
+    def ended(self, more: bool = False) -> Turns:
+        """`turnComplete` came for `generation`, which is open or excused. `more`: IN_PROGRESS."""
+        return Turns(self.generation, excused=more)
+
+    def lost(self) -> Turns:
+        """The connection is gone."""
+        return Turns(self.generation)
