@@ -44,7 +44,7 @@ class ModelLink(Protocol):
     async def run(self) -> None:
         """Connect and read until `close`; every end is told to the sink as an event, none is raised."""
 
-    def send_audio(self, pcm: bytes) -> None:
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
         """PCM16 LE 16 kHz of the caller; bounded, oldest dropped and counted."""
 
     def activity_start(self) -> None: ...

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine with Python 3.11+, make and git: `make demo` and `make test`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help setup system demo test lint figures bench bench-vad clean
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready ## Make .venv with the `offhook` command, at the versions of constraints.txt
+
+.venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rehearsal,dev]'
+	@touch $@
+
+system: setup ## Install what some tests need from the system, where that may be done
+	@sh tests/system.sh
+
+demo: setup ## Place a simulated phone call through the real gateway: no key, no account
+	@$(BIN)/offhook demo
+
+test: setup system ## Run every test
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+figures: setup ## Draw the pictures of the documentation
+	@for f in tests/figures_*.py; do $(BIN)/python $$f; done
+
+bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken in one run
+	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py) ;; *) echo "== $$f"; $(BIN)/python $$f;; esac; done
+
+bench-vad: setup system ## The table of speech detection: onset, misses, false starts
+	@$(BIN)/python tests/bench/bench_vad.py
+
+clean: ## Remove what the other targets made
+	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

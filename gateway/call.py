@@ -1,0 +1,580 @@
+"""One call: the only place that holds all of its parts.
+
+The shell around the conversation machine repeats three lines: take an event, step, carry out the commands.
+Nothing here awaits between a decision and its effect: what goes to the carrier or the model is put into an
+outbox, and one task per direction empties it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.agent import Agent
+from gateway.carriers.twilio import messages
+from gateway.conversation import commands as c
+from gateway.conversation import events as e
+from gateway.conversation import ledger as lg
+from gateway.conversation.endings import Ending
+from gateway.conversation.machine import step
+from gateway.conversation.state import Greets, Mode, Phase, Policy, State
+from gateway.models import ModelLink, ModelSink
+from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
+from gateway.record import CallRecord
+from gateway.timeline import Timeline
+from gateway.tools import Tool, ToolCall, ToolResult
+from gateway.tools.runner import ToolRunner
+from media import mulaw
+from media.resample import Up8To16
+from media.vad import EnergyDetector, SpeechDetector
+from metrics.catalogue import Metrics, WorstPerSecond
+from metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
+
+__all__ = ["Call", "CallFacts", "CarrierSocket", "policy_of"]
+
+log = logging.getLogger(__name__)
+
+# A carrier that stops reading: ten minutes of audio, base64, are more than Twilio's own buffer holds.
+OUTBOX_MAX_BYTES = 7_000_000
+PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
+SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
+
+
+class CarrierSocket(Protocol):
+    """The carrier's WebSocket, as a call sees it."""
+
+    async def send_str(self, data: str) -> None: ...
+
+    async def close(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What the carrier's webhook, or the stream's `start`, said of the call."""
+
+    call_sid: str
+    caller: str = ""
+    dialled: str = ""
+    direction: str = "inbound"
+    simulated: bool = False
+    started_at: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def policy_of(agent: Agent) -> Policy:
+    """An agent file's settings as the conversation machine takes them."""
+    greeting, turns = agent.greeting, agent.turn_detection
+    end_silence_ms = turns.end_silence_ms if turns.end_silence_ms is not None else 700
+    return Policy(
+        mode=Mode(agent.barge_in.mode),
+        min_barge_in_s=agent.barge_in.min_barge_in_ms / 1000,
+        verdict_timeout_s=agent.barge_in.verdict_timeout_ms / 1000,
+        dtmf_barge_in=agent.barge_in.dtmf,
+        local_turns=turns.mode == "local",
+        end_silence_s=end_silence_ms / 1000,
+        greets=Greets.SOUND if greeting.sound else Greets.MODEL if greeting.text else Greets.NOBODY,
+        tell_heard=agent.repair.mode != "none",
+        idle_prompt_s=agent.idle.prompt_after_s,
+        idle_goodbye_s=agent.idle.goodbye_after_s,
+        call_limit_s=agent.limits.call_s,
+        warning_s=agent.limits.warning_s,
+        silent_after_s=agent.model.silent_after_ms / 1000,
+        connect_timeout_s=agent.model.setup_timeout_s + 2,
+    )
+
+
+class Call(ModelSink):
+    """One phone call, from ring to end. Also the sink of its model link and the host of its tools.
+
+    `link_for(call)` makes the model link; `sounds` holds ready mu-law by file name (greeting, fillers);
+    `on_over(call)` is told once everything of the call is gone.
+    """
+
+    def __init__(
+        self,
+        facts: CallFacts,
+        agent: Agent,
+        *,
+        tools: Mapping[str, Tool],
+        sounds: Mapping[str, bytes],
+        metrics: Metrics,
+        link_for: Callable[[Call], ModelLink],
+        on_over: Callable[[Call], Awaitable[None]],
+        rang_s: float | None = None,
+    ) -> None:
+        self.facts, self.agent, self._tools, self._sounds = facts, agent, tools, sounds
+        self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
+        self._metrics = metrics
+        self._on_over = on_over
+        self.record = CallRecord(
+            call_sid=facts.call_sid,
+            agent=agent.name,
+            direction=facts.direction,
+            caller=facts.caller,
+            dialled=facts.dialled,
+            simulated=facts.simulated,
+            started_at=facts.started_at,
+        )
+        self.timeline = Timeline(self.record, metrics, rang_s=rang_s)
+        self._policy = policy_of(agent)
+        self._state = State()
+        self._events: deque[e.Event] = deque()
+        self._draining = False
+        self._timers: dict[type[e.Event], asyncio.TimerHandle] = {}
+        self._playout = Playout()
+        self._generation = 0
+        self._protect_next = agent.greeting.protected
+        self._protected = 0
+        self._requests: dict[str, ToolCall] = {}
+        self._results: dict[str, ToolResult] = {}
+        self.remembered: dict[str, str] = {}
+        self._runner = ToolRunner(tools, self, limit=agent.limits.tools_at_once, on_finished=self._tool_finished)
+        self._over = asyncio.Event()
+        self.ending: Ending | None = None
+        self._detector: SpeechDetector = EnergyDetector(min_speech_ms=agent.barge_in.min_speech_ms)
+        self._up = Up8To16()
+        self._undetected = b""
+        self._samples_in = 0
+        self._last_frame_s: float | None = None
+        self._delay_floor_s: float | None = None
+        self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
+        self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
+        self._muted = False
+        pre_roll_ms = agent.turn_detection.pre_roll_ms
+        pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
+        # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
+        # and, with mode `hold`, before the verdict.
+        self._pre_roll: deque[bytes] = deque(maxlen=int((pre_roll_s + self._policy.min_barge_in_s + 0.2) / 0.02) or 1)
+        self._activity = False
+        self._socket: CarrierSocket | None = None
+        self._outbound: messages.Outbound | None = None
+        self._outbox: deque[tuple[str, c.Command]] = deque()
+        self._outbox_bytes = 0
+        self._outbox_ready = asyncio.Event()
+        self._cleared_below = 0  # generations up to this one must not be sent any more
+        self._tasks: list[asyncio.Task[None]] = []
+        self._link = link_for(self)
+        self._do: dict[type[c.Command], Callable[[Any], None]] = {
+            c.Play: self._play,
+            c.Replay: self._play,
+            c.SendMark: self._send_mark,
+            c.Clear: self._clear,
+            c.Drop: self._drop,
+            c.ReplyEnded: lambda command: self._playout.drop(command.generation),
+            c.PlayGreeting: lambda _: self._play_sound(agent.greeting.sound, "sound", agent.greeting.protected),
+            c.PlayFiller: self._play_filler,
+            c.MuteCaller: self._mute,
+            c.BargeIn: lambda _: None,  # for the timeline
+            c.AskModel: self._ask,
+            c.TellHeard: self._tell_heard,
+            c.ActivityStart: self._activity_start,
+            c.ActivityEnd: self._activity_end,
+            c.RotateModel: lambda _: self._link.rotate(),
+            c.ReconnectModel: lambda _: self._link.reconnect(),
+            c.RunTool: self._run_tool,
+            c.CancelTool: self._cancel_tool,
+            c.AnswerTool: self._answer_tool,
+            c.SetTimer: self._set_timer,
+            c.StopTimer: self._stop_timer,
+            c.End: self._end,
+        }
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin: the model session starts connecting now, whether the stream is there or not."""
+        self._tasks = [
+            asyncio.create_task(self._link.run(), name=f"model {self.facts.call_sid}"),
+            asyncio.create_task(self._send(), name=f"carrier {self.facts.call_sid}"),
+        ]
+        self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
+
+    def attach(self, socket: CarrierSocket, stream_sid: str) -> None:
+        """The carrier's stream is up."""
+        self._socket, self._outbound = socket, messages.Outbound(stream_sid)
+        self._last_frame_s = self.clock()
+        self.record.streams.append(stream_sid)
+        self.feed(e.StreamStarted(self.clock()))
+
+    @property
+    def attached(self) -> bool:
+        return self._socket is not None
+
+    @property
+    def phase(self) -> Phase:
+        return self._state.phase
+
+    def silent_s(self, now_s: float) -> float:
+        """How long the carrier's stream has brought nothing; 0 before it started."""
+        return now_s - self._last_frame_s if self.attached and self._last_frame_s is not None else 0.0
+
+    def feed(self, event: e.Event) -> None:
+        """Take an event, step, carry out the commands, until there are no more events."""
+        self._events.append(event)
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                self.timeline.event(event)
+                self._state, commands = step(self._policy, self._state, event)
+                for command in commands:
+                    self.timeline.command(command, event.at_s)
+                    self._do[type(command)](command)
+        except Exception:
+            log.exception("call %s: internal error, ending it", self.facts.call_sid)
+            self.timeline.error("internal error")
+            self._events.clear()
+            self._state = self._state._replace(phase=Phase.ENDED)
+            self._end(c.End(Ending.INTERNAL_ERROR))
+        finally:
+            self._draining = False
+
+    def stop(self, ending: Ending) -> None:
+        """End the call once what is being said has been heard."""
+        self.feed(e.EndRequested(self.clock(), ending))
+
+    async def over(self) -> None:
+        """Wait until every task, timer and socket of the call is gone."""
+        await asyncio.shield(self._closer)
+
+    async def _close_when_over(self) -> None:
+        await self._over.wait()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await self._runner.close()
+        await self._link.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._socket is not None:
+            try:
+                await self._socket.close()
+            except Exception as error:  # the peer may be gone; nothing is owed to it
+                log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
+        now_s = self.clock()
+        self._relative_delay.flush()
+        self._uplink_gap.flush()
+        ending = self.ending or Ending.INTERNAL_ERROR
+        self.record.end_reason, self.record.end_side = ending.value, ending.side.value
+        self.record.audio_in_ms = self._samples_in / 8
+        self.timeline.ended(now_s)
+        self._metrics.calls_total.inc(ending.value, ending.side.value)
+        await self._on_over(self)
+
+    # --- the caller's audio: a frame up
+
+    def media(self, codes: bytes, timestamp_ms: int) -> None:
+        """A frame of the caller: mu-law, 160 bytes as a rule."""
+        now_s = self.clock()
+        self._metrics.frames_in.inc()
+        self._samples_in += len(codes)
+        if self._last_frame_s is not None:
+            self._uplink_gap.add(now_s, now_s - self._last_frame_s)
+        self._last_frame_s = now_s
+        # The carrier's clock and ours differ by an unknown constant: the call's own best frame is the zero.
+        offset_s = now_s - timestamp_ms / 1000
+        if self._delay_floor_s is None or offset_s < self._delay_floor_s:
+            self._delay_floor_s = offset_s
+        self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
+        if len(codes) == FRAME and not self._undetected:
+            samples = mulaw.decode(codes)
+            edge = self._detector.push(samples, self._heard_level_dbov(now_s))
+            if edge is not None:
+                self._speech_edge(edge.speaking, now_s - (edge.decided_sample - edge.sample) / 8000, now_s)
+            self._uplink(self._up.push(samples), now_s)
+            return
+        self._undetected += codes
+        while len(self._undetected) >= FRAME:
+            frame, self._undetected = self._undetected[:FRAME], self._undetected[FRAME:]
+            edge = self._detector.push(mulaw.decode(frame), self._heard_level_dbov(now_s))
+            if edge is not None:
+                self._speech_edge(edge.speaking, now_s - (edge.decided_sample - edge.sample) / 8000, now_s)
+        self._uplink(self._up.push(mulaw.decode(codes)), now_s)
+
+    def _speech_edge(self, speaking: bool, when_s: float, now_s: float) -> None:
+        if speaking:
+            self.feed(e.CallerSpeechStarted(now_s, when_s))
+        else:
+            self.feed(e.CallerSpeechEnded(now_s, when_s))
+
+    def _uplink(self, pcm: bytes, received_s: float) -> None:
+        if self._muted:
+            pcm = bytes(len(pcm))
+        if self._policy.local_turns and not self._activity:
+            self._pre_roll.append(pcm)
+        else:
+            self._link.send_audio(pcm, received_s)
+
+    def _heard_level_dbov(self, now_s: float) -> float:
+        """The level of the agent's frame that the caller is hearing now, by the ledger."""
+        ledger = self._state.ledger
+        if not ledger.replies:
+            return NOTHING_DBOV
+        position = lg.line_heard(ledger, now_s)
+        if position >= ledger.queued_to:
+            return NOTHING_DBOV
+        for reply in ledger.replies:
+            sample = position - reply.base
+            if 0 <= sample < reply.placed:
+                return self._playout.level_dbov(reply.generation, sample)
+        return NOTHING_DBOV
+
+    def digit(self, digit: str) -> None:
+        """The caller pressed a key."""
+        self.feed(e.DigitPressed(self.clock()))
+        self._link.tell(f"The caller pressed the key {digit}.")
+
+    def mark(self, name: str) -> None:
+        """A mark came back."""
+        now_s = self.clock()
+        mark = messages.parse_mark(name)
+        if isinstance(mark, messages.ReplyMark):
+            self.feed(e.MarkReturned(now_s, mark.generation, mark.sample, mark.epoch))
+        elif isinstance(mark, messages.ClearMark):
+            self.feed(e.ClearAcknowledged(now_s, mark.epoch))
+        else:
+            self._metrics.input_errors_total.inc("carrier", "unknown_mark")
+
+    # --- the model's audio: a chunk down (ModelSink)
+
+    def model_event(self, event: e.Event) -> None:
+        if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
+            self._reply_audio(event.generation, *self._playout.finish(event.generation))
+        elif isinstance(event, e.ModelFailed):
+            self.timeline.error("the model could not be reached")
+        self.feed(event)
+
+    def model_audio(self, generation: int, pcm: bytes) -> None:
+        if generation <= self._state.dead or self._state.phase is Phase.ENDED:
+            self._metrics.frames_dropped_total.inc("stale_generation", by=len(pcm) / 960)
+            return
+        self._reply_audio(generation, *self._playout.push_pcm(generation, pcm))
+
+    def _reply_audio(self, generation: int, samples: int, audible: int | None, protected: bool = False) -> None:
+        if not samples:
+            return
+        if self._protect_next and self._protected == 0:
+            self._protect_next, self._protected = False, generation
+        protected = protected or generation == self._protected
+        self.feed(e.ReplyAudio(self.clock(), generation, samples, audible, protected))
+
+    def model_text(self, generation: int, text: str) -> None:
+        self.timeline.reply_text(generation, text)
+
+    def caller_text(self, text: str, finished: bool) -> None:
+        self.timeline.caller_text(text)
+        self.feed(e.CallerTranscribed(self.clock()))
+
+    def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+        now_s = self.clock()
+        tool = self._tools.get(name)
+        self._requests[call_id] = ToolCall(
+            call_id=call_id,
+            name=name,
+            arguments=arguments,
+            idempotency_key=f"{self.facts.call_sid}:{call_id}",
+            facts={
+                "call_sid": self.facts.call_sid,
+                "caller": self.facts.caller,
+                "dialled": self.facts.dialled,
+                "simulated": self.facts.simulated,
+            },
+        )
+        self.timeline.tool_started(call_id, name, now_s)
+        if tool is None:
+            self.feed(e.ToolRequested(now_s, call_id))
+            return
+        filler_s = tool.filler_after_ms / 1000 if tool.filler else None
+        self.feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s))
+
+    def model_usage(self, usage: dict[str, int]) -> None:
+        for name, count in usage.items():
+            self.record.usage[name] = self.record.usage.get(name, 0) + count
+
+    def model_segment(self, name: str, seconds: float) -> None:
+        self.timeline.model_segment(name, seconds)
+
+    def next_generation(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    # --- what a tool may ask (ToolHost)
+
+    def say(self, text: str) -> None:
+        self._link.ask(f"Say this to the caller now, word for word: {text}")
+
+    def remember(self, key: str, value: str) -> None:
+        self.remembered[key] = value
+
+    def end_call(self, reason: str, call_id: str) -> None:
+        self.feed(e.EndRequested(self.clock(), Ending.AGENT_HUNG_UP, call_id))
+
+    # --- carrying out commands: playout
+
+    def _put(self, message: str, command: c.Command) -> None:
+        self._outbox.append((message, command))
+        self._outbox_bytes += len(message)
+        self._outbox_ready.set()
+        if self._outbox_bytes > OUTBOX_MAX_BYTES and self._state.phase is not Phase.ENDED:
+            self.timeline.error("the carrier stopped reading")
+            self._events.append(e.StreamLost(self.clock()))
+
+    def _play(self, command: c.Play | c.Replay) -> None:
+        codes = self._playout.span(command.generation, command.from_sample, command.to_sample)
+        if isinstance(command, c.Replay):
+            codes = fade_in(codes)
+        if self._outbound is not None and codes:
+            self._put(self._outbound.media(codes), command)
+
+    def _send_mark(self, command: c.SendMark) -> None:
+        if self._outbound is not None:
+            name = messages.reply_mark(command.generation, command.sample, command.epoch)
+            self._put(self._outbound.mark(name), command)
+
+    def _clear(self, command: c.Clear) -> None:
+        # What has not left yet must not follow the clear.
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        if self._outbound is not None:
+            self._put(self._outbound.clear, command)
+            self._put(self._outbound.mark(messages.clear_mark(command.epoch)), command)
+
+    def _drop(self, command: c.Drop) -> None:
+        self._playout.drop(command.generation)
+        self._cleared_below = max(self._cleared_below, command.generation)
+
+    async def _send(self) -> None:
+        """Empties the outbox into the carrier's socket; what a clear removed is never sent."""
+        while True:
+            while self._outbox:
+                message, command = self._outbox.popleft()
+                self._outbox_bytes -= len(message)
+                if self._socket is None:
+                    continue
+                try:
+                    await self._socket.send_str(message)
+                except (ConnectionError, RuntimeError):
+                    self.feed(e.StreamLost(self.clock()))
+                    return
+                self._sent(command)
+            self._outbox_ready.clear()
+            await self._outbox_ready.wait()
+
+    def _sent(self, command: c.Command) -> None:
+        if isinstance(command, (c.Play, c.Replay)):
+            samples = command.to_sample - command.from_sample
+            self.record.audio_out_ms += samples / 8
+            self._metrics.frames_out.inc(samples / FRAME)
+            self.timeline.sent(command, self.clock())
+            if command.generation <= self._cleared_below:
+                self.record.samples_after_clear += samples
+                self._metrics.samples_after_clear_total.inc(samples)
+        elif isinstance(command, c.Clear) and self._outbox and self._outbox[0][1] is command:
+            self.timeline.clear_sent(self.clock())  # its mark follows
+
+    def _play_sound(self, name: str, kind: str, protected: bool = False) -> None:
+        codes = self._sounds.get(name, b"")
+        generation = self.next_generation()
+        self.timeline.sound_reply(generation, kind)
+        samples, audible = self._playout.push_codes(generation, codes)
+        rest, audible_later = self._playout.finish(generation)
+        now_s = self.clock()
+        if samples + rest:
+            audible = audible if audible is not None else audible_later
+            self._events.append(e.ReplyAudio(now_s, generation, samples + rest, audible, protected))
+        self._events.append(e.ReplyComplete(now_s, generation))
+
+    def _play_filler(self, command: c.PlayFiller) -> None:
+        request = self._requests.get(command.call_id)
+        tool = self._tools.get(request.name) if request else None
+        if tool is not None and tool.filler:
+            self._play_sound(tool.filler, "filler")
+
+    def _mute(self, command: c.MuteCaller) -> None:
+        self._muted = command.muted
+
+    # --- carrying out commands: the model
+
+    def _ask(self, command: c.AskModel) -> None:
+        agent = self.agent
+        texts = {
+            c.Prompt.GREETING: agent.greeting.text,
+            c.Prompt.NUDGE: "The caller is waiting for your answer. Answer now.",
+            c.Prompt.IDLE: agent.idle.prompt,
+            c.Prompt.IDLE_GOODBYE: agent.idle.goodbye,
+            c.Prompt.TIME_WARNING: agent.limits.warning,
+        }
+        self._link.ask(texts[command.prompt])
+
+    def _tell_heard(self, command: c.TellHeard) -> None:
+        said = self.timeline.heard_text(command.generation, command.heard)
+        if said is None:
+            return
+        told = (
+            f'The caller interrupted you and heard only: "{said}"'
+            if said
+            else ("The caller interrupted you before hearing any of your last words.")
+        )
+        if self.agent.repair.mode == "ask":
+            told += " If what they missed matters, ask whether you should repeat it."
+        self._link.tell(told)
+
+    def _activity_start(self, command: c.ActivityStart) -> None:
+        self._activity = True
+        self._link.activity_start()
+        while self._pre_roll:
+            self._link.send_audio(self._pre_roll.popleft())
+
+    def _activity_end(self, command: c.ActivityEnd) -> None:
+        self._activity = False
+        self._link.activity_end()
+
+    # --- carrying out commands: tools
+
+    def _run_tool(self, command: c.RunTool) -> None:
+        self._runner.start(self._requests[command.call_id])
+
+    def _cancel_tool(self, command: c.CancelTool) -> None:
+        self._runner.cancel(command.call_id)
+        self._requests.pop(command.call_id, None)
+
+    def _tool_finished(self, call: ToolCall, result: ToolResult) -> None:
+        self._results[call.call_id] = result
+        if result.record:
+            self.timeline.error(f"tool {call.name}: {result.record}")
+        self.feed(e.ToolFinished(self.clock(), call.call_id, result.outcome))
+
+    def _answer_tool(self, command: c.AnswerTool) -> None:
+        request, result = self._requests.pop(command.call_id, None), self._results.pop(command.call_id, None)
+        if request is not None and result is not None and command.scheduling is not None:
+            self._link.answer_tool(command.call_id, request.name, result.response, command.scheduling)
+
+    # --- carrying out commands: time and the end
+
+    def _set_timer(self, command: c.SetTimer) -> None:
+        running = self._timers.get(command.event)
+        if running is not None:
+            running.cancel()
+        self._timers[command.event] = self._loop.call_at(command.at_s, self._fire, command.event)
+
+    def _stop_timer(self, command: c.StopTimer) -> None:
+        running = self._timers.pop(command.event, None)
+        if running is not None:
+            running.cancel()
+
+    def _fire(self, event: type[e.Event]) -> None:
+        del self._timers[event]
+        self.feed(event(self.clock()))
+
+    def _end(self, command: c.End) -> None:
+        if self.ending is None:
+            self.ending = command.ending
+            self._over.set()

@@ -1,0 +1,151 @@
+"""The `offhook` command. Errors an operator can cure are one line on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy is imported: the conversions are small, and a second BLAS thread only costs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway import __version__
+from gateway.agent import Agent, load_agent
+from gateway.config import Settings, settings_from
+from gateway.errors import OffhookError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="offhook",
+    help="Pick up the phone with a model: Twilio Media Streams to the Gemini Live API, and rehearsals of both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+log = logging.getLogger("offhook")
+
+AgentPaths = Annotated[
+    list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); several for several numbers.")
+]
+
+
+def main() -> None:
+    """Run the command line; an operator's error is one line and exit code 2."""
+    try:
+        app()
+    except OffhookError as error:
+        print(f"offhook: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"offhook {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(agent: AgentPaths = None) -> None:
+    """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
+    settings = settings_from(os.environ)
+    agents = _agents(agent, settings)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    _run(_serve(settings, agents))
+
+
+async def _serve(settings: Settings, agents: list[Agent]) -> None:
+    from gateway.server import Gateway
+
+    gateway = Gateway(settings, agents, os.environ)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop.set)
+    if settings.insecure:
+        log.warning("OFFHOOK_INSECURE=1: no signature and no token is checked; for trying things out only")
+    async with gateway.listening() as url:
+        print(f"listening on {url}", flush=True)
+        await stop.wait()
+        draining = asyncio.create_task(gateway.drain())
+        stop.clear()
+        again = asyncio.create_task(stop.wait())  # a second signal ends the calls at once
+        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+        await asyncio.gather(draining, again, return_exceptions=True)
+
+
+@app.command()
+def config() -> None:
+    """Show the settings read from the environment, secrets masked."""
+    for name, value in settings_from(os.environ).shown().items():
+        print(f"{name:22} {value}")
+
+
+@app.command()
+def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> None:
+    """Check agent files as `serve` would, before a caller does."""
+    from gateway.models.gemini_setup import check as check_model
+    from gateway.sounds import load_sounds
+    from gateway.tools.build import build_tools
+
+    bad = False
+    for path in paths:
+        agent = load_agent(path)
+        tools = build_tools(agent, os.environ)
+        load_sounds(agent)
+        problems = check_model(agent, tools)
+        for problem in problems:
+            print(f"{path}: {problem}", file=sys.stderr)
+        bad = bad or bool(problems)
+        if not problems:
+            print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")
+    if bad:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where recording, picture and report go.")] = Path("out/demo"),
+    json: Annotated[Path | None, typer.Option(help="Write the report here as well.")] = None,
+) -> None:
+    """Place a simulated call through the real gateway: no key, no account, no network."""
+    from gateway.rehearsal.run import demo as run_demo
+
+    _run(run_demo(out, json))
+
+
+def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:
+    return [load_agent(path) for path in paths or settings.agents]
+
+
+def _run(main: Any) -> Any:
+    """Run a coroutine on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

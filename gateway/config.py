@@ -1,0 +1,111 @@
+"""Settings of one gateway process: read once from an environment, frozen, shown with secrets masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from urllib.parse import urlsplit
+
+from gateway.errors import OperatorError
+
+__all__ = ["Settings", "settings_from"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. Times, sizes and behaviour of an agent stand in its agent file instead."""
+
+    gemini_api_key: str = ""  # GEMINI_API_KEY (or GOOGLE_API_KEY), secret
+    gemini_base_url: str = ""  # GOOGLE_GEMINI_BASE_URL, as google-genai reads it
+    twilio_account_sid: str = ""  # TWILIO_ACCOUNT_SID
+    twilio_auth_tokens: tuple[str, ...] = ()  # TWILIO_AUTH_TOKEN, secret; several with commas while rotating
+    twilio_base_url: str = "https://api.twilio.com"  # OFFHOOK_TWILIO_BASE_URL
+    public_url: str = ""  # OFFHOOK_PUBLIC_URL: what Twilio is told, e.g. https://voice.example.com
+    host: str = "127.0.0.1"  # OFFHOOK_HOST
+    port: int = 8080  # OFFHOOK_PORT
+    agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
+    max_calls: int = 100  # OFFHOOK_MAX_CALLS
+    redis_url: str = ""  # OFFHOOK_REDIS_URL, secret
+    database_url: str = ""  # OFFHOOK_DATABASE_URL, secret
+    console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: lets others than loopback see console and metrics
+    insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
+    simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
+    drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
+    log_level: str = "info"  # OFFHOOK_LOG_LEVEL
+
+    def shown(self) -> dict[str, str]:
+        """Every setting as text, secrets masked."""
+        shown = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in SECRETS:
+                text = "(set)" if value else "(not set)"
+            elif isinstance(value, tuple):
+                text = ", ".join(value)
+            else:
+                text = str(value)
+            shown[field.name] = text
+        return shown
+
+
+SECRETS = frozenset({"gemini_api_key", "twilio_auth_tokens", "redis_url", "database_url", "console_token"})
+
+
+def settings_from(environ: Mapping[str, str]) -> Settings:
+    """Settings from environment variables. Raises `OperatorError` that says what to change."""
+
+    def text(name: str, default: str = "") -> str:
+        return environ.get(name, "").strip() or default
+
+    def listed(name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text(name).split(",") if part.strip())
+
+    def number(name: str, default: float, least: float, most: float) -> float:
+        given = text(name)
+        try:
+            value = float(given) if given else default
+        except ValueError:
+            raise OperatorError(f"{name} must be a number, not {given!r}") from None
+        if not least <= value <= most:
+            raise OperatorError(f"{name} must be from {least:g} to {most:g}, not {given}")
+        return value
+
+    def switch(name: str) -> bool:
+        given = text(name, "0").lower()
+        if given not in ("0", "1", "true", "false", "yes", "no"):
+            raise OperatorError(f"{name} must be 1 or 0, not {given!r}")
+        return given in ("1", "true", "yes")
+
+    settings = Settings(
+        gemini_api_key=text("GEMINI_API_KEY") or text("GOOGLE_API_KEY"),
+        gemini_base_url=text("GOOGLE_GEMINI_BASE_URL"),
+        twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
+        twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
+        twilio_base_url=text("OFFHOOK_TWILIO_BASE_URL", "https://api.twilio.com").rstrip("/"),
+        public_url=text("OFFHOOK_PUBLIC_URL").rstrip("/"),
+        host=text("OFFHOOK_HOST", "127.0.0.1"),
+        port=int(number("OFFHOOK_PORT", 8080, 0, 65535)),
+        agents=listed("OFFHOOK_AGENT"),
+        max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
+        redis_url=text("OFFHOOK_REDIS_URL"),
+        database_url=text("OFFHOOK_DATABASE_URL"),
+        console_token=text("OFFHOOK_CONSOLE_TOKEN"),
+        insecure=switch("OFFHOOK_INSECURE"),
+        simulated=switch("OFFHOOK_SIMULATED"),
+        drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
+        log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
+    )
+    if settings.public_url:
+        parts = urlsplit(settings.public_url)
+        if parts.scheme not in ("https", "http") or not parts.netloc:
+            raise OperatorError("OFFHOOK_PUBLIC_URL must look like https://voice.example.com")
+    if settings.insecure and settings.host not in LOOPBACK:
+        raise OperatorError(
+            "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
+            f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
+        )
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise OperatorError("OFFHOOK_LOG_LEVEL must be debug, info, warning or error")
+    return settings

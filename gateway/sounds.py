@@ -1,0 +1,30 @@
+"""Sound files an agent plays by itself (greeting, fillers), ready to send: read once, before the first call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.agent import Agent
+from gateway.errors import AgentFileError
+from media import mulaw
+from media.resample import resample
+from media.wav import read_wav
+
+__all__ = ["load_sounds"]
+
+
+def load_sounds(agent: Agent) -> dict[str, bytes]:
+    """Mu-law 8 kHz by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
+    names = [("greeting.sound", agent.greeting.sound)]
+    names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools) if tool.filler != "tone"]
+    sounds = {}
+    for field, name in names:
+        if not name:
+            continue
+        path = Path(agent.directory) / name
+        try:
+            samples, rate_hz = read_wav(path)
+        except (OSError, ValueError) as error:
+            raise AgentFileError(agent.name, f"{name} cannot be played ({error})", field=field) from None
+        sounds[name] = mulaw.encode(resample(samples, rate_hz, 8000))
+    return sounds

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs the programs some tests use, where this user may; otherwise says what will be skipped.
+missing=""
+for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus redis-server:redis-server chromium:chromium; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+done
+if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+  echo "installing:$missing"
+  # The services themselves are not wanted: the tests start their own.
+  printf '#!/bin/sh\nexit 101\n' > /tmp/offhook-policy-rc.d && chmod +x /tmp/offhook-policy-rc.d
+  kept=""
+  [ -e /usr/sbin/policy-rc.d ] && kept=1 || cp /tmp/offhook-policy-rc.d /usr/sbin/policy-rc.d
+  (apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing) >/tmp/offhook-apt.log 2>&1 \
+    || echo "apt-get could not install them: see /tmp/offhook-apt.log"
+  [ -n "$kept" ] || rm -f /usr/sbin/policy-rc.d
+fi
+for pair in espeak-ng sox prometheus promtool redis-server chromium; do
+  command -v "$pair" >/dev/null 2>&1 || echo "not on this machine: $pair (the tests that need it are skipped, or fail when CI=true)"
+done
+# PESQ is compiled where it is installed; without a compiler its tests are skipped.
+.venv/bin/python -c 'import pesq' 2>/dev/null \
+  || .venv/bin/python -m pip install --quiet --disable-pip-version-check 'pesq>=0.0.4,<0.1' >/tmp/offhook-pesq.log 2>&1 \
+  || echo "pesq could not be built: its tests are skipped, or fail when CI=true"
+exit 0
