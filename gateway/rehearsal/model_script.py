@@ -6,7 +6,7 @@ is scripted too, as actions inside a reply or as faults at a time.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -182,7 +182,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Actions at a time after the setup, whatever is going on."""
+    """Actions at a time after the conversation's first setup, whatever is going on.
+
+    Once: a conversation that reconnects has its faults behind it.
+    """
 
     at_s: float
     do: tuple[Action, ...]
@@ -199,7 +202,9 @@ class Script:
 
     `setup_delay_ms`, `refuse` and `instead_of_setup` are faults before the session begins; `refuse_resumes`
     are spent one per attempt to resume. `lifetime_s` and `go_away_s` (the warning before it) are divided by
-    the server's time scale. `hears_above_dbfs` overrides what its voice detection takes for speech.
+    the server's time scale. `carries_on`: a session without a handle goes on where the last one was instead of
+    beginning the script again, which suits a single call that reconnects. `hears_above_dbfs` overrides what
+    the voice detection takes for speech.
     """
 
     replies: tuple[Reply, ...] = ()
@@ -212,6 +217,7 @@ class Script:
     lifetime_s: float = 600.0
     go_away_s: float = 50.0
     end_of_life: Close = Close(1011, "Deadline expired before operation could complete.")
+    carries_on: bool = False
     hears_above_dbfs: float | None = None
     barge_in_cancels: Literal["blocking", "all"] = "blocking"
     unknown_tool_id: Literal["close", "ignore"] = "close"
@@ -275,6 +281,7 @@ def script_from(mapping: Mapping[str, Any], base_dir: Path | None = None) -> Scr
 
 def _reply(value: Any, where: str, base_dir: Path | None) -> Reply:
     _is_mapping(value, where)
+    value = {("on" if key is True else key): inner for key, inner in value.items()}  # YAML 1.1: a bare on is true
     own = {f.name for f in fields(Reply)}
     values = {k: v for k, v in value.items() if k in own}
     inline = {k: v for k, v in value.items() if k not in own}
@@ -325,13 +332,13 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
     given = arguments.pop(named[0])
     if main is not None and given is not None:
         arguments[main] = given
-    made: Any = _made(kind, arguments, where)
-    if isinstance(made, Say) and made.sound is not None:
-        sound = (base_dir or Path()) / made.sound
-        if not sound.is_file():
-            raise ScriptError(f"{where}: no sound file at {sound}")
-        made = replace(made, sound=sound)
-    return made
+    if (sound := arguments.get("sound")) is not None:
+        if not isinstance(sound, str | Path):
+            raise ScriptError(f"{where}: sound is {type(sound).__name__}; give the path of a WAV file")
+        arguments["sound"] = (base_dir or Path()) / sound
+        if not arguments["sound"].is_file():
+            raise ScriptError(f"{where}: no sound file at {arguments['sound']}")
+    return _made(kind, arguments, where)
 
 
 def _made(kind: type[_T], values: dict[str, Any], where: str) -> _T:
@@ -345,7 +352,8 @@ def _made(kind: type[_T], values: dict[str, Any], where: str) -> _T:
     checked = {}
     for name, value in values.items():
         try:
-            checked[name] = value if name in _BUILT else msgspec.convert(value, known[name].type)
+            built = name in _BUILT or isinstance(value, Path)
+            checked[name] = value if built else msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as error:
             raise ScriptError(f"{where}.{name}: {str(error)[:1].lower()}{str(error)[1:]}") from None
     try:

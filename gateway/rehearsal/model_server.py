@@ -26,6 +26,7 @@ from gateway.rehearsal.model_link import Link
 from gateway.rehearsal.model_record import SessionRecord, Violation
 from gateway.rehearsal.model_script import Close, Script
 from gateway.rehearsal.model_session import Handle, Session
+from gateway.rehearsal.model_turns import Progress
 from gateway.rehearsal.model_wire import Refused, camel_keys
 
 __all__ = ["ModelServer", "serve"]
@@ -83,6 +84,7 @@ class ModelServer:
         self.ca_path = ""
         self._links: set[Link] = set()
         self._handles: dict[str, Handle] = {}
+        self._carried: list[Progress] = []
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
@@ -164,8 +166,16 @@ class ModelServer:
 
     # -- what sessions ask of the server ------------------------------------------------------------------
 
-    def script_for(self, setup: dict[str, Any]) -> Script:
-        return self._script(setup) if callable(self._script) else self._script
+    def progress_for(self, setup: dict[str, Any]) -> Progress:
+        """The script of a new session, at its beginning or where another session left it."""
+        script = self._script(setup) if callable(self._script) else self._script
+        if not script.carries_on:
+            return Progress(script, time.monotonic())
+        for progress in self._carried:
+            if progress.script is script:
+                return progress
+        self._carried.append(Progress(script, time.monotonic()))
+        return self._carried[-1]
 
     def keep_handle(self, name: str, handle: Handle) -> None:
         self._handles[name] = handle
@@ -178,10 +188,11 @@ class ModelServer:
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
             raise Refused(1011, "Internal error encountered. The session is still in use.")
-        refusals, spent = handle.conversation.script.refuse_resumes, handle.conversation.resumes_refused
-        if spent < len(refusals):
-            handle.conversation.resumes_refused += 1
-            raise Refused(refusals[spent].code, refusals[spent].reason)
+        progress = handle.conversation.progress
+        if progress.resumes_refused < len(progress.script.refuse_resumes):
+            refusal = progress.script.refuse_resumes[progress.resumes_refused]
+            progress.resumes_refused += 1
+            raise Refused(refusal.code, refusal.reason, scripted=True)
         if time.monotonic() - ended_s > _HANDLE_LIFE_S / self.time_scale:
             raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
         if model != handle.model:

@@ -71,7 +71,8 @@ class Session:
             self._violation(str(bad))
             self.link.close(Close(1007, str(bad)))
         except Refused as refused:
-            self._violation(str(refused))
+            if not refused.scripted:
+                self._violation(str(refused))
             self.link.close(Close(refused.code, refused.reason))
         except Exception as error:  # a fault of ours must not look like the client's
             self._server.failures.append(error)
@@ -122,9 +123,9 @@ class Session:
             self._conversation = known.conversation
             self._record.resumed_from = known.owner.index
         else:
-            script = self._server.script_for(raw)
-            self._conversation = Conversation(script, time.monotonic(), text_tokens=len(json.dumps(raw)) / 4)
-        script = self._conversation.script
+            progress = self._server.progress_for(raw)
+            self._conversation = Conversation(progress, time.monotonic(), text_tokens=len(json.dumps(raw)) / 4)
+        script = self._conversation.progress.script
         self.link.text_frames, self.link.pong_delay_s = script.text_frames, script.pong_delay_s
         detection = setup.realtime_input_config.automatic_activity_detection
         if not detection.disabled:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from gateway.rehearsal.model_link import Link
@@ -18,6 +19,7 @@ from gateway.rehearsal.model_script import (
     CancelTools,
     Close,
     EmptyTurn,
+    Fault,
     GoAway,
     Interrupted,
     Mute,
@@ -42,7 +44,7 @@ from gateway.rehearsal.model_wire import (
     pretty,
 )
 
-__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Trigger", "Turns", "raw_frame"]
+__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "Trigger", "Turns", "raw_frame"]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
 # A result that crossed the cancellation on its way is nobody's fault.
@@ -53,17 +55,25 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(slots=True)
-class Conversation:
-    """What outlives a connection: the script, how far it got, and the size of the context."""
+class Progress:
+    """How far a script got: the indices of its replies and faults that are used up."""
 
     script: Script
     began_at_s: float
     used: set[int] = field(default_factory=set)
     heard_sent: set[int] = field(default_factory=set)
+    faults_done: set[int] = field(default_factory=set)
+    resumes_refused: int = 0
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What a resumption handle brings back: the script's progress and the size of the context."""
+
+    progress: Progress
+    began_at_s: float
     audio_tokens: float = 0.0
     text_tokens: float = 0.0
-    muted: bool = False
-    resumes_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,7 @@ class Turns:
         idle: Callable[[], None],
     ) -> None:
         self._link, self._record, self._profile, self._conversation = link, record, profile, conversation
-        self._script = conversation.script
+        self._progress, self._script = conversation.progress, conversation.progress.script
         self._violation, self._idle = violation, idle
         self._answer_name = "candidates" if vertex else "response"
         self._heard_wanted = setup.input_audio_transcription is not None
@@ -123,6 +133,7 @@ class Turns:
         self._turn: _Turn | None = None
         self._pending: deque[Trigger] = deque()
         self._timers: list[asyncio.TimerHandle] = []
+        self._muted = False
         self.caller_speaks = False
         self.declare(functions(setup.tools))
 
@@ -136,8 +147,10 @@ class Turns:
             life_s = min(life_s, max(1.0, self._profile.uncompressed_s - spent_s))
         left_s = min(script.go_away_s, life_s)
         self._later((life_s - left_s) / time_scale, lambda: self._go_away(GoAway(left_s / time_scale)))
-        for fault in script.faults:
-            self._later(fault.at_s, lambda do=fault.do: self._link.tasks.begin(self._run(do)))  # type: ignore[misc]
+        elapsed_s = time.monotonic() - self._progress.began_at_s
+        for index, fault in enumerate(script.faults):
+            if index not in self._progress.faults_done:
+                self._later(max(0.0, fault.at_s - elapsed_s), partial(self._begin_fault, index))
         self.trigger(Trigger("resume" if resumed else "start"))
 
     def end(self) -> None:
@@ -173,7 +186,7 @@ class Turns:
                 return
             trigger = self._pending.popleft()
             found = self._find(trigger)
-            if found is None or self._conversation.muted:
+            if found is None or self._muted:
                 continue
             index, reply = found
             said = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
@@ -184,8 +197,8 @@ class Turns:
     def _find(self, trigger: Trigger) -> tuple[int | None, Reply] | None:
         """The reply for this, now used."""
         for index, reply in enumerate(self._script.replies):
-            if index not in self._conversation.used and _matches(reply, trigger):
-                self._conversation.used.add(index)
+            if index not in self._progress.used and _matches(reply, trigger):
+                self._progress.used.add(index)
                 return index, reply
         default = self._script.default
         if default is not None and trigger.kind == "caller" and _matches(default, trigger):
@@ -208,7 +221,7 @@ class Turns:
             turn.task.cancel()
         # The caller was only drawing breath: what was going to be said is still to be said.
         if not turn.content and turn.trigger.kind == "caller" and turn.index is not None:
-            self._conversation.used.discard(turn.index)
+            self._progress.used.discard(turn.index)
         self._offer_handle()
 
     def _end_turn(self, turn: _Turn, how: Literal["complete", "interrupted", "cut off"]) -> None:
@@ -267,10 +280,10 @@ class Turns:
 
     def _heard(self, turn: _Turn) -> None:
         """The caller's transcript; once, though the reply may have to begin again."""
-        if not self._heard_wanted or turn.index in self._conversation.heard_sent:
+        if not self._heard_wanted or turn.index in self._progress.heard_sent:
             return
         if turn.index is not None:
-            self._conversation.heard_sent.add(turn.index)
+            self._progress.heard_sent.add(turn.index)
         for piece in turn.reply.heard:
             transcription: dict[str, Any] = {"text": piece}
             if self._profile.marks_finished:
@@ -455,8 +468,12 @@ class Turns:
 
     # -- faults and lifetimes -----------------------------------------------------------------------------
 
-    async def _run(self, actions: Sequence[Action]) -> None:
-        for action in actions:
+    def _begin_fault(self, index: int) -> None:
+        self._progress.faults_done.add(index)
+        self._link.tasks.begin(self._fault(self._script.faults[index]))
+
+    async def _fault(self, fault: Fault) -> None:
+        for action in fault.do:
             if isinstance(action, Interrupted):
                 self.interrupt(phantom=True)
                 self._pump()
@@ -472,7 +489,7 @@ class Turns:
                 self._link.stall(ms)
                 await asyncio.sleep(ms / 1000)
             case Mute():
-                self._conversation.muted = True
+                self._muted = True
             case Send():
                 self._link.put(raw_frame(action))
             case Oversize(size_bytes):

@@ -46,11 +46,14 @@ class BadMessage(ValueError):
 
 
 class Refused(Exception):
-    """The service would not accept this; carries the close code and reason it would give."""
+    """The service would not accept this; carries the close code and reason it would give.
 
-    def __init__(self, code: int, reason: str) -> None:
+    `scripted`: the client did nothing wrong.
+    """
+
+    def __init__(self, code: int, reason: str, scripted: bool = False) -> None:
         super().__init__(f"{code} {reason}")
-        self.code, self.reason = code, reason
+        self.code, self.reason, self.scripted = code, reason, scripted
 
 
 # -- models -----------------------------------------------------------------------------------------------
