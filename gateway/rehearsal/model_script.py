@@ -134,10 +134,10 @@ class CancelTools:
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """`goAway`; when `close`, the session ends that much later in the script's `end_of_life` way."""
+    """`goAway`; when `then_close`, the session ends that much later in the script's `end_of_life` way."""
 
     time_left_s: float = 50.0
-    close: bool = True
+    then_close: bool = True
 
 
 @dataclass(frozen=True, slots=True)

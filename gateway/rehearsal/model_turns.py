@@ -509,7 +509,7 @@ class Turns:
     def _go_away(self, action: GoAway) -> None:
         message = {"goAway": {"timeLeft": f"{action.time_left_s:g}s"}}
         self._link.send(message, self._record.go_aways.append)
-        if action.close:
+        if action.then_close:
             self._later(action.time_left_s, lambda: self._link.close(self._script.end_of_life))
 
 

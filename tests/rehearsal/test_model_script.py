@@ -44,7 +44,7 @@ def test_a_whole_script(tmp_path):
     default: {say: "Pardon?", heard: "(noise)"}
     faults:
       - {at_s: 4.5, stall_ms: 3000}
-      - {at_s: 6, do: [{go_away: 5, close: false}, {send: {newThing: {}}}, {send: "{}"}, abort]}
+      - {at_s: 6, do: [{go_away: 5, then_close: false}, {send: {newThing: {}}}, {send: "{}"}, abort]}
       - {at_s: 9, close: 1011, reason: Internal error}
     refuse_resumes: [{code: 1011, reason: busy}, 1007]
     lifetime_s: 60
@@ -69,7 +69,7 @@ def test_a_whole_script(tmp_path):
         default=Reply("caller", (Say("Pardon?"),), heard=("(noise)",)),
         faults=(
             Fault(4.5, (Stall(3000),)),
-            Fault(6, (GoAway(5, close=False), Send({"newThing": {}}), Send("{}"), Abort())),
+            Fault(6, (GoAway(5, then_close=False), Send({"newThing": {}}), Send("{}"), Abort())),
             Fault(9, (Close(1011, "Internal error"),)),
         ),
         refuse_resumes=(Close(1011, "busy"), Close(1007, "")),
@@ -111,7 +111,7 @@ def test_every_action_can_be_written_in_a_file():
         ({"faults": [{"close": 1011}]}, "model.faults[0]: no at_s"),
         (
             {"replies": [{"on": "any", "say": "x", "sound": 7}]},
-            "model.replies[0]: sound is int; give the path of a WAV file",
+            "sound is int; give the path of a WAV file",
         ),
         ({"refuse": "no"}, "model.refuse: is str; give a mapping"),
         ({"lifetime_s": "long"}, "model.lifetime_s: expected `float`"),
