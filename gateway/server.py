@@ -174,7 +174,7 @@ class Gateway:
             metrics=self.metrics,
             link_for=lambda call: self.models.link(
                 agent,
-                tools,
+                tools.values(),
                 call,
                 variables={"caller": facts.caller, "dialled": facts.dialled, "call_sid": facts.call_sid},
                 clock=call.clock,

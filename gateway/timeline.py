@@ -113,8 +113,9 @@ class Timeline:
             self._call_segment("webhook_response", at_s - self._rang_s)
 
     def model_segment(self, name: str, seconds: float) -> None:
-        """A stretch the model link measured itself."""
-        self._call_segment(name, seconds)
+        """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
+        self._metrics.observe(name, seconds)
+        self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
 
     def model_event_seen(self, generation: int, at_s: float) -> None:
         """First sign of a new turn of the model, of any kind."""
