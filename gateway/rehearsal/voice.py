@@ -223,15 +223,15 @@ def _levelled(samples: Samples, rate_hz: int) -> Samples:
     if fade:
         out[:fade] *= np.linspace(0.0, 1.0, fade)
         out[-fade:] *= np.linspace(1.0, 0.0, fade)
-    return np.rint(out).astype(np.int16)
+    return np.asarray(np.rint(out), dtype=np.int16)
 
 
 def _band(samples: NDArray[np.float64], rate_hz: int, low_hz: float, high_hz: float) -> NDArray[np.float64]:
     spectrum = np.fft.rfft(samples)
     hz = np.fft.rfftfreq(len(samples), 1 / rate_hz)
     spectrum[(hz < low_hz) | (hz > high_hz)] = 0.0
-    return np.fft.irfft(spectrum, len(samples))
+    return np.asarray(np.fft.irfft(spectrum, len(samples)))
 
 
 def _scaled(samples: NDArray[np.float64], peak: float) -> Samples:
-    return np.rint(samples / np.abs(samples).max() * peak * 32767).astype(np.int16)
+    return np.asarray(np.rint(samples / np.abs(samples).max() * peak * 32767), dtype=np.int16)

@@ -1,0 +1,161 @@
+"""What truly happened on the line, on the carrier's own clock: plain values, JSON by msgspec.
+
+All `*_s` are CLOCK_MONOTONIC seconds, the clock of the event loop and of a gateway on the same machine.
+A *place* is a sample (8 kHz) on the call's axis, counted from `CallTruth.began_s`; a *position* is a sample
+in the order in which the gateway sent them, over the whole call.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Announced",
+    "CallTruth",
+    "ClearReceived",
+    "Fetched",
+    "MarkReceived",
+    "MediaReceived",
+    "Played",
+    "Spoken",
+    "StepTaken",
+    "StreamTruth",
+    "Stretch",
+    "Violation",
+]
+
+
+class Violation(msgspec.Struct, kw_only=True):
+    """A message or document Twilio would have warned of, with the code it logs."""
+
+    at_s: float
+    code: int
+    what: str
+
+
+class Fetched(msgspec.Struct, kw_only=True):
+    """One webhook request and its answer. `status` 0: no answer."""
+
+    at_s: float
+    took_ms: float
+    path: str
+    status: int
+    answer: str = ""
+
+
+class StreamTruth(msgspec.Struct, kw_only=True):
+    """One media WebSocket. `unplayed`: samples still queued when it closed, which nobody heard."""
+
+    stream_sid: str
+    url: str
+    dialled_s: float
+    started_s: float | None = None
+    closed_s: float | None = None
+    closed_by: str = ""  # gateway, carrier, network
+    close_code: int | None = None
+    refused: str = ""  # why the handshake failed
+    frames: int = 0
+    unplayed: int = 0
+
+
+class MediaReceived(msgspec.Struct, kw_only=True):
+    """One of the gateway's media messages."""
+
+    at_s: float
+    position: int
+    samples: int
+
+
+class MarkReceived(msgspec.Struct, kw_only=True):
+    """One of the gateway's marks. `echoed`: why it went back (played, empty, cleared), "" if it never did."""
+
+    at_s: float
+    position: int
+    name: str
+    echoed: str = ""
+    echoed_s: float | None = None
+
+
+class ClearReceived(msgspec.Struct, kw_only=True):
+    """One `clear`: `discarded` samples from `position` on were never heard; silence from `stopped_s` on."""
+
+    at_s: float
+    position: int
+    discarded: int
+    stopped_s: float
+    while_audible: bool
+
+
+class Played(msgspec.Struct, kw_only=True):
+    """A run of samples that reached the caller's ear without a break: `[position, position + samples)`."""
+
+    position: int
+    place: int
+    samples: int
+
+
+class Stretch(msgspec.Struct, kw_only=True):
+    """The agent was audible from `start_s` to `end_s`, pauses for breath included. `cut`: by a clear."""
+
+    start_s: float
+    end_s: float
+    open: bool = True
+    cut: bool = False
+
+
+class Spoken(msgspec.Struct, kw_only=True):
+    """One utterance of the caller's. Onset and end are its first and last audible sample."""
+
+    text: str
+    kind: str  # say, cough, keyboard
+    onset_s: float
+    end_s: float
+    onset_place: int
+    end_place: int
+    over_agent: bool = False  # the agent was audible at its onset
+
+
+class Announced(msgspec.Struct, kw_only=True):
+    """What TwiML had Twilio itself say or do: say, play, dial, enqueue, reject, hangup."""
+
+    at_s: float
+    verb: str
+    text: str = ""
+
+
+class StepTaken(msgspec.Struct, kw_only=True):
+    """One step of the caller's script. `failed`: why it could not be done."""
+
+    step: str
+    began_s: float
+    ended_s: float | None = None
+    failed: str = ""
+
+
+class CallTruth(msgspec.Struct, kw_only=True):
+    """One call, as the carrier and the caller had it."""
+
+    call_sid: str
+    caller: str = ""
+    dialled: str = ""
+    rang_s: float = 0.0
+    began_s: float = 0.0  # place 0 of both channels
+    ended_s: float = 0.0
+    # caller, twiml_hangup, twiml_end, dial, enqueue, reject, webhook_failed; stream_closed without a webhook
+    ended_by: str = ""
+    streams: list[StreamTruth] = []
+    fetched: list[Fetched] = []
+    media: list[MediaReceived] = []
+    marks: list[MarkReceived] = []
+    clears: list[ClearReceived] = []
+    played: list[Played] = []
+    agent: list[Stretch] = []
+    spoken: list[Spoken] = []
+    digits: list[tuple[float, str]] = []
+    announced: list[Announced] = []
+    steps: list[StepTaken] = []
+    violations: list[Violation] = []
+    frames_dropped: int = 0  # the gateway read too slowly: Twilio's warning 31930
+    latest_tick_ms: float = 0.0  # the carrier's own worst lateness: what it says of times is this good
+    left: bytes = b""  # mu-law, what the caller said, as sent
+    right: bytes = b""  # mu-law, what the caller heard
