@@ -33,6 +33,7 @@ __all__ = [
     "INPUT_ERRORS",
     "MAX_TOOLS",
     "OTHER",
+    "REJECT_REASONS",
     "Metrics",
     "Tally",
     "WorstPerSecond",
@@ -57,24 +58,30 @@ CALL_ENDINGS = {
     "handed_over": "gateway",
     "internal_error": "gateway",
 }
-REJECT_REASONS = ("at_capacity", "draining", "unknown_number", "no_agent", "overloaded")
+# As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.
+REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended")
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
 DROP_REASONS = ("uplink_full", "model_down", "stale_generation", "outbound_full", "malformed", "call_over")
 INPUT_PEERS = ("carrier", "model", "tool", "http")
 INPUT_ERRORS = (
-    "bad_json",
-    "bad_type",
+    "not_utf8",
+    "not_json",
+    "too_deep",
+    "not_an_object",
+    "missing_field",
     "bad_field",
-    "unknown_event",
     "bad_base64",
+    "empty_payload",
     "bad_audio",
     "bad_format",
     "bad_order",
+    "wrong_call",
+    "unknown_event",
+    "unknown_mark",
+    "binary",
     "too_large",
     "too_many",
     "timeout",
-    "wrong_call",
-    "binary",
 )
 SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
@@ -273,9 +280,7 @@ class Metrics:
         self.tool_calls_total = tally(
             "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=TOOL_OUTCOMES
         )
-        self.tokens_total = tally(
-            "tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS
-        )
+        self.tokens_total = tally("tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS)
         self.auth_failures_total = tally(
             "auth_failures_total", "Requests refused for want of a valid signature or token.", kind=AUTH_KINDS
         )
@@ -307,9 +312,7 @@ class Metrics:
         self.marks_outstanding = gauge("marks_outstanding", "Marks sent to the carrier and not yet echoed.")
         self.redis_up = gauge("redis_up", "1 while Redis answers; NaN when none is configured.")
         self.redis_up.set(float("nan"))
-        self.outbox_depth = gauges(
-            "outbox_depth", "Items waiting to be delivered or stored.", "kind", OUTBOX_KINDS
-        )
+        self.outbox_depth = gauges("outbox_depth", "Items waiting to be delivered or stored.", "kind", OUTBOX_KINDS)
         self.outbox_oldest_seconds = gauges(
             "outbox_oldest_seconds", "Age of the oldest waiting item.", "kind", OUTBOX_KINDS
         )
