@@ -23,7 +23,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from google import genai
@@ -201,6 +201,40 @@ class Models:
         """
         return GeminiLink(self, agent, tuple(tools), sink, variables, clock, facts if facts is not None else {})
 
+    async def token(
+        self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0
+    ) -> str:
+        """An ephemeral token: one session straight from a browser, with this agent's setup and no other.
+
+        To be used within a minute, for `expires_s` at most. Raises `ModelRefused`; `OperatorError` on Vertex AI,
+        which has no such tokens.
+        """
+        if self.settings.vertex:
+            raise OperatorError("Vertex AI has no ephemeral tokens: use a key of the Gemini Developer API")
+        config = live_config(agent, tools, instruction(agent, said_now(agent, variables)))
+        now = datetime.now(UTC)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "experimental"
+                made = await self._client.aio.auth_tokens.create(
+                    config=types.CreateAuthTokenConfig(
+                        uses=1,
+                        expire_time=now + timedelta(seconds=expires_s),
+                        new_session_expire_time=now + timedelta(seconds=60),
+                        # No list of fields to lock: everything is.
+                        live_connect_constraints=types.LiveConnectConstraints(
+                            model=agent.model.name, config=types.LiveConnectConfig(**config)
+                        ),
+                    )
+                )
+        except Exception as error:
+            raise self.translated(error) from None
+        return made.name or ""
+
+    async def close(self) -> None:
+        """The process ends. Links have their own `close`."""
+        await self._client.aio.aclose()
+
     @contextlib.asynccontextmanager
     async def session(self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout) -> AsyncIterator[Wire]:
         """A session that is set up. Raises `ModelRefused`, for setup alone; code 0 when no answer came in time."""
@@ -248,6 +282,12 @@ class Models:
                 # The first line only: the others quote what was sent.
                 code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return ModelRefused(code, self.masked(reason))
+
+
+def said_now(agent: Agent, variables: Mapping[str, str]) -> dict[str, str]:
+    """A call's variables with those that the link itself knows: the agent's name, date and time."""
+    now = datetime.now().astimezone()
+    return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": agent.name, **variables}
 
 
 class Wire(Protocol):
@@ -315,7 +355,7 @@ class SdkWire:
             case wire.ToolAnswer(call_id, name, response, scheduling):
                 await session.send_tool_response(
                     function_responses=types.FunctionResponse(
-                        id=call_id,
+                        id=None if call_id.startswith(wire.UNNAMED) else call_id,
                         name=name,
                         response=response,
                         scheduling=types.FunctionResponseScheduling(scheduling) if scheduling else None,
@@ -590,7 +630,7 @@ class GeminiLink:
         config = live_config(
             agent,
             self._tools.values(),
-            instruction(agent, self._all_variables(), self._facts, self._story),
+            instruction(agent, said_now(agent, self._variables), self._facts, self._story),
             handle=resumed.value if resumed else "",
             resumption=not self._bare,
         )
@@ -714,10 +754,6 @@ class GeminiLink:
             return None
         return kept if self._clock() - kept.at_s < self._patience.handle_lives_s else None
 
-    def _all_variables(self) -> dict[str, str]:
-        now = datetime.now().astimezone()
-        return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": self._agent.name, **self._variables}
-
     def _fault(self, what: str) -> None:
         if self._handle is not None:
             what = what.replace(self._handle.value, "***")
@@ -764,7 +800,7 @@ class GeminiLink:
     def _on_tool_asked(self, value: wire.ToolAsked, at_s: float) -> None:
         self._open_turn()
         self._calls_made += 1
-        call_id = value.call_id or f"call-{self._calls_made}"
+        call_id = value.call_id or f"{wire.UNNAMED}{self._calls_made}"
         if call_id in self._calls:
             self.counts["tool_calls_repeated"] += 1
             return

@@ -19,6 +19,7 @@ from gateway.errors import Malformed
 __all__ = [
     "INPUT_RATE_HZ",
     "OUTPUT_RATE_HZ",
+    "UNNAMED",
     "ActivityEnd",
     "ActivityStart",
     "Audio",
@@ -47,6 +48,7 @@ __all__ = [
 
 INPUT_RATE_HZ = 16_000  # what the model takes natively (Live API: audio formats)
 OUTPUT_RATE_HZ = 24_000  # the only rate it gives
+UNNAMED = "unnamed-call-"
 
 
 # --- to the model
@@ -73,7 +75,10 @@ class ActivityEnd(msgspec.Struct, frozen=True):
 
 
 class ToolAnswer(msgspec.Struct, frozen=True):
-    """A tool's result. `scheduling` is None where the call blocks: the API refuses or ignores it there."""
+    """A tool's result. `scheduling` is None where the call blocks: the API refuses or ignores it there.
+
+    A `call_id` that begins with `UNNAMED` was given here to a call that came without one, and is not sent.
+    """
 
     call_id: str
     name: str
@@ -86,8 +91,6 @@ Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | ToolAnswer
 
 _AUDIO_HEAD = b'{"realtimeInput":{"audio":{"data":"'
 _AUDIO_TAIL = b'","mimeType":"audio/pcm;rate=16000"}}}'
-_ACTIVITY_START = b'{"realtimeInput":{"activityStart":{}}}'
-_ACTIVITY_END = b'{"realtimeInput":{"activityEnd":{}}}'
 
 _b64encode = pybase64.b64encode
 
@@ -111,7 +114,9 @@ def _body(message: Outgoing) -> dict[str, Any]:
         case ActivityEnd():
             return {"realtimeInput": {"activityEnd": {}}}
         case ToolAnswer(call_id, name, response, scheduling):
-            answer: dict[str, Any] = {"id": call_id, "name": name, "response": response}
+            answer: dict[str, Any] = {"name": name, "response": response}
+            if not call_id.startswith(UNNAMED):
+                answer["id"] = call_id
             if scheduling:
                 answer["scheduling"] = scheduling
             return {"toolResponse": {"functionResponses": [answer]}}
@@ -151,7 +156,7 @@ class CallerText(msgspec.Struct, frozen=True):
 
 
 class ToolAsked(msgspec.Struct, frozen=True):
-    """The model calls a function."""
+    """The model calls a function. `call_id` is "" when it came without one."""
 
     call_id: str
     name: str
@@ -347,7 +352,7 @@ def _content(content: Any, message: Mapping[str, Any], found: list[Incoming]) ->
         found.append(
             TurnEnd(
                 more=content.get("interactionStatus") == "IN_PROGRESS",
-                reason=reason if isinstance(reason, str) else "",
+                reason=str(getattr(reason, "value", reason)) if isinstance(reason, str) else "",
             )
         )
 
@@ -406,7 +411,8 @@ def _usage(body: Any, found: list[Incoming]) -> None:
         elif isinstance(value, list):
             for detail in value:
                 if isinstance(detail, dict) and isinstance(detail.get("tokenCount"), int):
-                    share = f"{name}.{detail.get('modality', 'UNSPECIFIED')}"
+                    modality = detail.get("modality", "UNSPECIFIED")
+                    share = f"{name}.{getattr(modality, 'value', modality)}"  # the SDK gives an enum
                     counts[share] = counts.get(share, 0) + detail["tokenCount"]
     if counts:
         found.append(Usage(counts))
