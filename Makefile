@@ -32,13 +32,13 @@ lint: setup ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 figures: setup ## Draw the pictures of the documentation
-	@for f in tests/figures_*.py; do $(BIN)/python $$f; done
+	@for f in tests/figures_*.py; do $(BIN)/python -m $$(echo $${f%.py} | tr / .); done
 
 bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken in one run
-	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py) ;; *) echo "== $$f"; $(BIN)/python $$f;; esac; done
+	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py) ;; *) echo "== $$f"; $(BIN)/python -m $$(echo $${f%.py} | tr / .);; esac; done
 
 bench-vad: setup system ## The table of speech detection: onset, misses, false starts
-	@$(BIN)/python tests/bench/bench_vad.py
+	@$(BIN)/python -m tests.bench.bench_vad
 
 clean: ## Remove what the other targets made
 	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

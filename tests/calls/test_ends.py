@@ -1,0 +1,106 @@
+"""Clean ends: every way a call can be over, with one reason and nothing left behind (the rig counts tasks)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from rig import Outcome, Plan, place_calls, sound
+
+from gateway.conversation.endings import Ending
+from gateway.rehearsal.caller import Carrier, SimulatedCall
+from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
+from gateway.rehearsal.model_script import Abort, CallTool, Close, Fault, Reply, Script
+from gateway.rehearsal.model_script import Say as Speak
+from gateway.server import Gateway
+
+GREETING = Reply("text", (Speak("Thank you for calling.", sound("thank_you_for_calling")),))
+GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
+
+
+def stop_soon(gateway: Gateway, call: SimulatedCall) -> None:
+    """The server stops while the agent is speaking."""
+
+    async def stop() -> None:
+        while not call.truth.agent:
+            await asyncio.sleep(0.02)
+        gateway.calls[call.call_sid].stop(Ending.SERVER_STOPPED)
+
+    call.stopper = asyncio.create_task(stop())  # type: ignore[attr-defined]
+
+
+PLANS = {
+    "caller hangs up": Plan((WaitForAgent("start"), Pause(500), HangUp()), Script((GREETING,))),
+    "agent hangs up": Plan(
+        (WaitForAgent("end"), Say(str(sound("yes_please"))), WaitForEnd()),
+        Script((GREETING, Reply("caller", (GOODBYE, CallTool("end_call"))))),
+        agent="greeting: {text: Greet the caller.}\ntools: [{builtin: end_call}]",
+    ),
+    "ends before its goodbye": Plan(
+        (WaitForAgent("end"), Say(str(sound("yes_please"))), WaitForEnd()),
+        Script((GREETING, Reply("caller", (CallTool("end_call"),)), Reply("tool:end_call", (GOODBYE,)))),
+        agent="greeting: {text: Greet the caller.}\ntools: [{builtin: end_call}]",
+    ),
+    "model unreachable": Plan(
+        (WaitForEnd(40_000),),
+        Script(refuse=Close(1008, "models/unknown is not found")),
+        agent="fallback: {say: 'Please call again tomorrow.'}",
+    ),
+    "model lost": Plan(
+        (WaitForAgent("end"), WaitForEnd(60_000)),
+        Script(
+            (GREETING,),
+            faults=(Fault(4.0, (Abort(),)),),
+            refuse_resumes=(Close(1008, "gone"),) * 20,
+            carries_on=True,
+        ),
+        agent="greeting: {text: Greet the caller.}\nidle: {prompt_after_s: 0, goodbye_after_s: 0}",
+    ),
+    "server stops": Plan((WaitForEnd(),), Script((GREETING,)), during=stop_soon),
+    "stream lost": Plan((WaitForEnd(),), Script((GREETING,)), carrier=Carrier(drop_after_s=1.5)),
+    "stream silent": Plan((WaitForEnd(30_000),), Script((GREETING,)), carrier=Carrier(silent_after_s=1.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    plans = {k: v for k, v in PLANS.items() if k != "model lost"}
+    return place_calls(plans)
+
+
+def test_the_caller_hangs_up(outcomes: dict[str, Outcome]) -> None:
+    record = outcomes["caller hangs up"].record
+    assert (record.end_reason, record.end_side) == ("caller_hung_up", "caller")
+    assert 0 < record.turns[0].heard_ms < record.turns[0].received_ms
+
+
+@pytest.mark.parametrize("name", ["agent hangs up", "ends before its goodbye"])
+def test_the_agent_hangs_up_after_its_goodbye_was_heard(outcomes: dict[str, Outcome], name: str) -> None:
+    record, truth = outcomes[name].record, outcomes[name].truth
+    assert record.end_reason == "agent_hung_up"
+    assert record.turns[-1].heard_ms == record.turns[-1].received_ms > 3000
+    assert truth.ended_by == "twiml_hangup"
+    assert truth.streams[-1].unplayed == 0
+    assert [(t.name, t.outcome) for t in record.tool_calls] == [("end_call", "done")]
+
+
+def test_an_unreachable_model_gives_the_fallback_line(outcomes: dict[str, Outcome]) -> None:
+    record, truth = outcomes["model unreachable"].record, outcomes["model unreachable"].truth
+    assert record.end_reason == "model_unreachable"
+    assert [(a.verb, a.text) for a in truth.announced] == [("say", "Please call again tomorrow."), ("hangup", "")]
+
+
+def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome]) -> None:
+    record = outcomes["server stops"].record
+    assert record.end_reason == "server_stopped"
+    assert record.turns[-1].heard_ms == record.turns[-1].received_ms
+
+
+@pytest.mark.parametrize("name", ["stream lost", "stream silent"])
+def test_a_dead_stream_is_found(outcomes: dict[str, Outcome], name: str) -> None:
+    assert outcomes[name].record.end_reason == "stream_lost"
+
+
+def test_neither_side_broke_the_protocol(outcomes: dict[str, Outcome]) -> None:
+    assert {n: o.truth.violations for n, o in outcomes.items() if o.truth.violations} == {}
+    assert {n: o.violations for n, o in outcomes.items() if o.violations} == {}
