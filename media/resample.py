@@ -199,9 +199,7 @@ def resample(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np
     half = ceil(_LOBES / cutoff)
     lags = np.arange(-half, half + 1)
     at = lags[None, :] - np.arange(up)[:, None] / up  # one row of taps per phase
-    window = np.i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (at / (half + 1)) ** 2))) / np.i0(
-        _KAISER_BETA
-    )
+    window = np.i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (at / (half + 1)) ** 2))) / np.i0(_KAISER_BETA)
     taps = np.sinc(cutoff * at) * window
     taps /= taps.sum(axis=1, keepdims=True)  # each phase passes a constant unchanged
 
@@ -210,7 +208,5 @@ def resample(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np
     out = np.empty(count)
     for start in range(0, count, 4096):  # bounds the memory of the gathered windows
         position = np.arange(start, min(start + 4096, count)) * down
-        out[start : start + len(position)] = np.einsum(
-            "ij,ij->i", windows[position // up], taps[position % up]
-        )
+        out[start : start + len(position)] = np.einsum("ij,ij->i", windows[position // up], taps[position % up])
     return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
