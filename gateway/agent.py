@@ -164,6 +164,17 @@ class Agent(_Spec, frozen=True):
     directory: str = "."  # where the agent file stands; relative paths start here
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans: `off` and `no` are words, as in `mode: off`, and not false."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z", re.I), list("tTfF"))
+
+
 def load_agent(path: str | Path) -> Agent:
     """Read and validate an agent file. Raises `AgentFileError` naming line and field."""
     path = Path(path)
@@ -177,8 +188,8 @@ def load_agent(path: str | Path) -> Agent:
 def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") -> Agent:
     """An agent from YAML text. Raises `AgentFileError` naming line and field."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "is not YAML"
@@ -232,9 +243,7 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
     if turns.mode == "local":
         for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms"):
             if getattr(turns, name) is not None:
-                found.append(
-                    (f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model")
-                )
+                found.append((f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model"))
         if barge_in.mode == "model":
             found.append(
                 (
@@ -254,9 +263,7 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
     if agent.model.compress_to_tokens >= agent.model.compress_at_tokens:
         found.append(("model.compress_to_tokens", "must be less than compress_at_tokens"))
     if agent.greeting.text and agent.greeting.sound:
-        found.append(
-            ("greeting", "takes either text (the model says it) or sound (a file is played), not both")
-        )
+        found.append(("greeting", "takes either text (the model says it) or sound (a file is played), not both"))
     if agent.fallback.dial and agent.fallback.enqueue:
         found.append(("fallback", "takes either dial or enqueue, not both"))
     names = [tool.name for tool in agent.tools if tool.name]

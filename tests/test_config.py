@@ -1,0 +1,61 @@
+"""Settings: read once, refused with the cure, shown without secrets."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.config import Settings, settings_from
+from gateway.errors import OperatorError
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert settings_from({}) == Settings()
+
+
+def test_every_variable_is_read() -> None:
+    settings = settings_from(
+        {
+            "GEMINI_API_KEY": "key",
+            "TWILIO_AUTH_TOKEN": "new, old",
+            "OFFHOOK_PUBLIC_URL": "https://voice.example.com/",
+            "OFFHOOK_PORT": "0",
+            "OFFHOOK_AGENT": "a.yaml, b.yaml",
+            "OFFHOOK_MAX_CALLS": "7",
+            "OFFHOOK_DRAIN_S": "1.5",
+        }
+    )
+    assert settings.twilio_auth_tokens == ("new", "old")
+    assert settings.public_url == "https://voice.example.com"
+    assert settings.agents == ("a.yaml", "b.yaml")
+    assert (settings.port, settings.max_calls, settings.drain_s) == (0, 7, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"OFFHOOK_PORT": "http"}, "OFFHOOK_PORT must be a number"),
+        ({"OFFHOOK_PORT": "70000"}, "from 0 to 65535"),
+        ({"OFFHOOK_MAX_CALLS": "0"}, "OFFHOOK_MAX_CALLS must be from 1"),
+        ({"OFFHOOK_DRAIN_S": "nan"}, "OFFHOOK_DRAIN_S must be from 0"),
+        ({"OFFHOOK_INSECURE": "maybe"}, "must be 1 or 0"),
+        ({"OFFHOOK_INSECURE": "1", "OFFHOOK_HOST": "0.0.0.0"}, "needs OFFHOOK_HOST=127.0.0.1"),
+        ({"OFFHOOK_PUBLIC_URL": "voice.example.com"}, "must look like https://"),
+        ({"OFFHOOK_LOG_LEVEL": "loud"}, "OFFHOOK_LOG_LEVEL must be"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_cure(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(OperatorError, match=says):
+        settings_from(environ)
+
+
+def test_secrets_are_not_shown() -> None:
+    secrets = {
+        "GEMINI_API_KEY": "canary-1",
+        "TWILIO_AUTH_TOKEN": "canary-2,canary-3",
+        "OFFHOOK_REDIS_URL": "redis://:canary-4@host",
+        "OFFHOOK_DATABASE_URL": "postgres://u:canary-5@host",
+        "OFFHOOK_CONSOLE_TOKEN": "canary-6",
+    }
+    shown = settings_from(secrets).shown()
+    assert "canary" not in str(shown)
+    assert list(shown.values()).count("(set)") == len(secrets)
