@@ -175,7 +175,7 @@ def rate_of(metric: str, by: str, extra: str = "", window: str = "$__rate_interv
 def overview() -> Any:
     turn_gap = s.TURN_GAP.metric
     played = f'{{{FLEET},basis="played"}}'
-    about_gap = about_segment(s.TURN_GAP)
+    about_gap = f"{s.TURN_GAP.help} Last hour, all replicas; the count stands beside it."
     rejected = f"sum(increase(offhook_calls_rejected_total{{{PODS}}}[1h]))"
     ended = f"sum(increase(offhook_calls_total{{{PODS}}}[1h]))"
     return [

@@ -1,6 +1,6 @@
 """What measuring costs: an observation, a frame's share, a scrape, and the stall a scrape puts on the event loop.
 
-    python -m tests.bench.bench_metrics
+    python tests/bench/bench_metrics.py
 
 All figures are of this machine and this run; the ratios are what may be compared.
 """

