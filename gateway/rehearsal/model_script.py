@@ -159,7 +159,10 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`on`: "start", "resume", "caller" (the caller's turn ended), "text" or "text:PART", "tool:NAME", "any".
+    """`on` is what it waits for.
+
+    "start" and "resume": the session is set up. "caller": the caller's turn ended. "text" or "text:PART": text
+    to be answered (with PART in it). "tool:NAME": a result of that function. "any": one of the last three.
 
     `heard` are the pieces of the caller's transcript, sent `heard_when` relative to the reply's audio.
     `min_speech_ms`: a caller's turn with less speech in it does not match.

@@ -157,8 +157,10 @@ class Turns:
         """The connection is over."""
         for timer in self._timers:
             timer.cancel()
-        if self._turn is not None:
-            self._end_turn(self._turn, "cut off")
+        if (turn := self._turn) is not None:
+            self._end_turn(turn, "cut off")
+            if turn.task is not None:
+                turn.task.cancel()
 
     def _later(self, delay_s: float, call: Callable[[], Any]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay_s, call))
@@ -312,6 +314,8 @@ class Turns:
             wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
+            if not self._link.open:
+                return
             if piece and own_frame:
                 self._transcript(piece)
             frame = audio_frame(chunk.data, piece if piece and not own_frame else None)

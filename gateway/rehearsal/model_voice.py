@@ -17,6 +17,7 @@ __all__ = ["OUTPUT_RATE_HZ", "Chunk", "Ear", "SpeechEnd", "SpeechStart", "chunks
 
 OUTPUT_RATE_HZ = 24_000
 _WINDOW_MS = 20
+_FULL_SCALE_DB = 20.0 * math.log10(32768.0)
 # The floor may rise this far only: louder steady sound is speech, or a caller who cannot be heard anyway.
 _FLOOR_MAX_DBFS = -35.0
 _FLOOR_WINDOWS = 100  # 2 s
@@ -83,15 +84,10 @@ class Ear:
         count = len(data) // size
         self._rest = data[count * size :]
         self.heard_voice = False
-        if not count:
-            return []
-        samples = np.frombuffer(data, dtype="<i2", count=count * size // 2).astype(np.float32)
-        samples = samples.reshape(count, -1)
-        # Without the mean: an offset of the line is not a voice.
-        power = np.maximum(samples.var(axis=1), 1e-3)
         decided: list[SpeechStart | SpeechEnd] = []
-        for level_dbfs in (10.0 * np.log10(power) - 20.0 * math.log10(32768.0)).tolist():
-            self._window(level_dbfs, decided)
+        samples = np.frombuffer(data, dtype="<i2", count=count * size // 2).astype(np.float32)
+        for start in range(0, len(samples), size // 2):
+            self._window(_level_dbfs(samples[start : start + size // 2]), decided)
         return decided
 
     def _window(self, level_dbfs: float, decided: list[SpeechStart | SpeechEnd]) -> None:
@@ -123,6 +119,13 @@ class Ear:
     def _ended(self) -> SpeechEnd:
         self.speaking, self._run_ms = False, 0.0
         return SpeechEnd(self._speech_ms, self._quiet_ms)
+
+
+def _level_dbfs(samples: np.ndarray) -> float:
+    """RMS without the mean, for an offset of the line is not a voice; -120 for silence."""
+    mean = float(samples.sum()) / len(samples)
+    power = float(samples.dot(samples)) / len(samples) - mean * mean
+    return 10.0 * math.log10(max(power, 1e-3)) - _FULL_SCALE_DB
 
 
 def chunks_of(say: Say) -> tuple[Chunk, ...]:

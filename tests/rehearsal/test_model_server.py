@@ -25,7 +25,7 @@ from gateway.rehearsal.model_script import CallTool, EmptyTurn, Reply, Say, Scri
 from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.model_voice import chunks_of
 
-SHORT = Say("Good morning to you", length_ms=120, delay_ms=0, chunk_ms=(40, 0, 50))
+SHORT = Say("Good morning to you", length_ms=60, delay_ms=0, chunk_ms=(20, 0, 25))
 LONG = Say("One two three four five six", length_ms=3000, delay_ms=0, chunk_ms=(100,), speed=2)
 NEW, OLD = "gemini-3.8-live", "gemini-3.1-flash-live-preview"
 OLDER = "gemini-2.5-flash-native-audio-preview-12-2025"
@@ -93,7 +93,7 @@ async def test_a_conversation_through_the_sdk():
             said = [content.output_transcription.text for content in contents if content.output_transcription]
             assert "".join(said) == "Good morning to you"
             assert contents[-2].generation_complete
-            assert messages[-1].usage_metadata.response_token_count == 3  # 120 ms at 25 a second
+            assert messages[-1].usage_metadata.response_token_count == 2  # 60 ms at 25 a second
             return messages
 
         await session.send_realtime_input(text="The call begins.")
@@ -680,7 +680,7 @@ async def test_blocking_waits_and_goes_on_in_the_same_turn():
         assert await client.nothing_for(0.1)
         await client.send(answer_to(named(calls[1])))
         await client.turn()
-        assert client.audio_of().__len__() == 3 * 5760
+        assert client.audio_of().__len__() == 3 * 2880
         assert len(server.sessions[0].replies) == 1
 
 
