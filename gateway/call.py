@@ -32,7 +32,7 @@ from media import mulaw
 from media.resample import Up8To16
 from media.vad import EnergyDetector, SpeechDetector
 from metrics.catalogue import Metrics, WorstPerSecond
-from metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
+from metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
 __all__ = ["Call", "CallFacts", "CarrierSocket", "policy_of"]
 
@@ -144,6 +144,7 @@ class Call(ModelSink):
         self._delay_floor_s: float | None = None
         self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
         self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
+        self._uplink_forward = WorstPerSecond(metrics, UPLINK_FORWARD)
         self._muted = False
         pre_roll_ms = agent.turn_detection.pre_roll_ms
         pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
@@ -260,8 +261,8 @@ class Call(ModelSink):
             except Exception as error:  # the peer may be gone; nothing is owed to it
                 log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
         now_s = self.clock()
-        self._relative_delay.flush()
-        self._uplink_gap.flush()
+        for worst in (self._relative_delay, self._uplink_gap, self._uplink_forward):
+            worst.flush()
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
         self.record.audio_in_ms = self._samples_in / 8
@@ -400,6 +401,9 @@ class Call(ModelSink):
             self.record.usage[name] = self.record.usage.get(name, 0) + count
 
     def model_segment(self, name: str, seconds: float) -> None:
+        if name == "uplink_forward":  # of every frame
+            self._uplink_forward.add(self.clock(), seconds)
+            return
         self.timeline.model_segment(name, seconds)
 
     def next_generation(self) -> int:
