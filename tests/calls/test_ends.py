@@ -14,7 +14,7 @@ from gateway.rehearsal.model_script import Abort, CallTool, Close, Fault, Reply,
 from gateway.rehearsal.model_script import Say as Speak
 from gateway.server import Gateway
 
-GREETING = Reply("text", (Speak("Thank you for calling.", sound("thank_you_for_calling")),))
+GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
 
 

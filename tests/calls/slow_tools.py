@@ -1,0 +1,16 @@
+"""Tools for the tests' calls."""
+
+import asyncio
+
+OUTCOMES: list[str] = []
+
+
+async def slow() -> str:
+    """Takes a while."""
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        OUTCOMES.append("cancelled")
+        raise
+    OUTCOMES.append("done")
+    return "done"
