@@ -535,7 +535,7 @@ class Call(ModelSink):
         self._activity = True
         self._link.activity_start()
         while self._pre_roll:
-            self._link.send_audio(self._pre_roll.popleft())
+            self._link.send_audio(self._pre_roll.popleft(), 0.0)
 
     def _activity_end(self, command: c.ActivityEnd) -> None:
         self._activity = False

@@ -117,7 +117,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
         agent = load_agent(path)
         tools = build_tools(agent, os.environ)
         load_sounds(agent)
-        problems = check_model(agent, tools)
+        problems = check_model(agent, tools.values())
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
         bad = bad or bool(problems)
