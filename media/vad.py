@@ -90,7 +90,7 @@ def _lag_matrix() -> NDArray[np.float64]:
     Weighted towards 2 kHz: in a wide band noise is seldom periodic by chance, and engines lose their grip.
     """
     hz = np.arange(_FFT // 2 + 1) * _BIN_HZ
-    weight = np.where((hz > 250) & (hz < 2000), hz, 0.0)
+    weight = np.where((hz > 250) & (hz < 2000), np.sqrt(hz), 0.0)
     lags = np.concatenate([[0], _PITCH_LAGS])
     own = np.array([_TAPER[: _WINDOW - lag] @ _TAPER[lag:] for lag in lags])
     cosines = np.cos(2.0 * np.pi * np.outer(hz, lags) / RATE_HZ)
@@ -123,7 +123,8 @@ class _Line:
         self.echo = EchoGuard()
         self.level_dbov = SILENCE_DBOV  # 200 to 3500 Hz
         self.echo_dbov = SILENCE_DBOV  # what echo may reach in this frame
-        self.loud = False  # above background and echo
+        self.audible = False  # speech could be that soft, and echo not that loud
+        self.loud = False  # and above the background
         self.squares: NDArray[np.float64] = np.zeros(_FFT + 2)
         self.above_db: NDArray[np.float64] = np.zeros(_BANDS)
         self._samples = np.zeros(_WINDOW)
@@ -162,7 +163,8 @@ class _Line:
         rise = float(self.above_db.sum()) / _BANDS
         if self.echo_dbov <= SILENCE_DBOV:  # with the agent in it, it would not be the background
             self._learn_background(rise)
-        self.loud = rise > self._limit_db and self.level_dbov > self.echo_dbov and self.level_dbov > _LEAST_SPEECH_DBOV
+        self.audible = self.level_dbov > max(self.echo_dbov, _LEAST_SPEECH_DBOV)
+        self.loud = self.audible and rise > self._limit_db
 
     def _track_floor(self, bands: NDArray[np.float64]) -> None:
         if self._frames == 0:
@@ -215,14 +217,14 @@ class _Edges:
             self._last_loud = self._now
         if evidence > 0.0:
             if self._score <= 0.0:
-                self._began = max(self._loud_since, self._now - _BACKDATE)
+                self._began = max(self._loud_since, self._now - _BACKDATE) if loud else start - _FRAME
             self._last_voice = self._now
         if loud and self._now - self._last_voice <= _VOICELESS_END:
             self._last_speech = self._now
         self._score = min(max(0.0, self._score + evidence), _ENOUGH + 2.0)
         if not self.speaking:
             if self._score >= _ENOUGH and self._now - self._began >= self._shortest:
-                self.speaking = True
+                self.speaking, self._last_speech = True, self._now
                 return SpeechEdge(True, self._began, self._now)
         elif self._now - self._last_speech >= self._hangover:
             self.speaking = False
@@ -295,7 +297,7 @@ def _is_tone(squares: NDArray[np.float64]) -> bool:
 
 
 _SILERO_WINDOW, _SILERO_CONTEXT = 256, 32
-_SILERO_VOICE, _SILERO_NO_VOICE = 0.5, 0.35
+_SILERO_NOT, _SILERO_PER_VOICE, _SILERO_MOST = 0.3, 10.0, 4.0  # 0.7 or more decides alone, 0.5 needs another
 
 
 class SileroDetector:
@@ -311,8 +313,7 @@ class SileroDetector:
         self._state = np.zeros((2, 1, 128), dtype=np.float32)
         self._rate = np.array(RATE_HZ, dtype=np.int64)
         self._input = np.zeros((1, _SILERO_CONTEXT + _SILERO_WINDOW), dtype=np.float32)
-        self._filled = 0
-        self._rest = np.zeros(0, dtype=np.float32)
+        self._waiting: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
     @property
     def speaking(self) -> bool:
@@ -327,21 +328,23 @@ class SileroDetector:
         line = self._line
         line.push(samples, played_dbov)
         evidence = 0.0
-        self._rest = np.concatenate([self._rest, samples * np.float32(1 / 32768.0)])
-        if len(self._rest) >= _SILERO_WINDOW:
-            voice = self._judge(self._rest[:_SILERO_WINDOW])
-            self._rest = self._rest[_SILERO_WINDOW:]
-            evidence = 2.0 if voice >= _SILERO_VOICE else _QUIET if voice < _SILERO_NO_VOICE else 0.0
-        if not line.loud:
-            evidence = min(evidence, -0.5)
+        self._waiting = np.concatenate([self._waiting, samples * np.float32(1 / 32768.0)])
+        if len(self._waiting) >= _SILERO_WINDOW:
+            voice = self._judge(self._waiting[:_SILERO_WINDOW])
+            self._waiting = self._waiting[_SILERO_WINDOW:]
+            evidence = min(_SILERO_MOST, max(_QUIET, _SILERO_PER_VOICE * (voice - _SILERO_NOT)))
+        if not line.audible:
+            evidence = min(evidence, _QUIET)
         elif line.echo_dbov > SILENCE_DBOV:
             evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)
-        return self._edges.push(evidence, line.loud)
+        # Sure of a voice, the network also outvotes the level: speech below the noise goes on.
+        return self._edges.push(evidence, line.loud or evidence >= _SILERO_MOST)
 
     def _judge(self, window: NDArray[np.float32]) -> float:
         self._input[0, :_SILERO_CONTEXT] = self._input[0, -_SILERO_CONTEXT:]
         self._input[0, _SILERO_CONTEXT:] = window
-        output, self._state = self._session.run(None, {"input": self._input, "state": self._state, "sr": self._rate})
+        output, state = self._session.run(None, {"input": self._input, "state": self._state, "sr": self._rate})
+        self._state[:] = state
         return float(output[0, 0])
 
 
