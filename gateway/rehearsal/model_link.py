@@ -106,6 +106,10 @@ class Link:
         """Freeze: no reading, no writing, no pongs."""
         self._stalled_until_s = time.monotonic() + ms / 1000
 
+    @property
+    def stalled(self) -> bool:
+        return time.monotonic() < self._stalled_until_s
+
     async def _unstalled(self) -> None:
         await asyncio.sleep(max(0.0, self._stalled_until_s - time.monotonic()))
 

@@ -187,7 +187,9 @@ class ModelServer:
             raise Refused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
-            raise Refused(1011, "Internal error encountered. The session is still in use.")
+            # A frozen session cannot have seen its client go: still a refusal, but not the client's fault.
+            in_use = "Internal error encountered. The session is still in use."
+            raise Refused(1011, in_use, scripted=handle.link.stalled)
         progress = handle.conversation.progress
         if progress.resumes_refused < len(progress.script.refuse_resumes):
             refusal = progress.script.refuse_resumes[progress.resumes_refused]

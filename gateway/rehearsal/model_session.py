@@ -40,9 +40,10 @@ _SETUP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What a resumption handle stands for."""
+    """What a resumption handle stands for. `owner` and `link` are those of the session it was given to."""
 
     conversation: Conversation
+    link: Link
     owner: SessionRecord
     model: str
 
@@ -168,7 +169,7 @@ class Session:
         if self._resumption is None or not self.link.open:
             return
         name = secrets.token_urlsafe(24)
-        self._server.keep_handle(name, Handle(self._conversation, self._record, self._record.model))
+        self._server.keep_handle(name, Handle(self._conversation, self.link, self._record, self._record.model))
         self._record.handles.append(name)
         update: dict[str, Any] = {"newHandle": name, "resumable": True}
         if self._resumption.transparent:

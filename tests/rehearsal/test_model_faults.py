@@ -140,6 +140,20 @@ async def test_resuming_may_be_refused_some_times():
         assert server.violations == []
 
 
+async def test_a_frozen_session_cannot_be_resumed_and_that_is_nobodys_fault():
+    script = Script(faults=(Fault(0.05, (Stall(400),)),))
+    async with ModelServer(script) as server:
+        async with raw_client(server, setup_of(sessionResumption={}), close_timeout=0.05) as client:
+            handle = await client.until("sessionResumptionUpdate", "newHandle")
+            await asyncio.sleep(0.1)
+        resume = setup_of(sessionResumption={"handle": handle})
+        assert (await refusal(server, resume))[0] == 1011
+        await asyncio.sleep(0.4)
+        async with raw_client(server, resume):
+            pass
+        assert server.violations == []
+
+
 # -- lifetimes --------------------------------------------------------------------------------------------
 
 
