@@ -74,9 +74,9 @@ from gateway.rehearsal.caller_wire import (
 )
 from gateway.rehearsal.caller_wire import Pause as PauseVerb
 from gateway.rehearsal.caller_wire import Say as SayVerb
-from media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, decode, encode
+from media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
-__all__ = ["Carrier", "SimulatedCall", "StepFailed"]
+__all__ = ["Carrier", "Glance", "SimulatedCall", "StepFailed"]
 
 TICK_S = FRAME_BYTES / RATE_HZ
 ACCOUNT_SID = "AC" + "0" * 32  # no real account's
@@ -121,6 +121,16 @@ class Carrier:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A call at one moment: seconds since it began, the last 100 ms of both sides, the caller's step."""
+
+    at_s: float
+    caller_dbov: float
+    agent_dbov: float
+    doing: str
+
+
 class StepFailed(Exception):
     """The caller could not do what the script says."""
 
@@ -152,7 +162,7 @@ class SimulatedCall:
         self._url = url.rstrip("/")
         self._public_url = (public_url or url).rstrip("/")
         self._auth_token, self._direct = auth_token, direct
-        self._parameters = {"simulated": "1", **(parameters or {})}
+        self._parameters = dict(parameters or {})
         self._carrier = carrier or Carrier()
         self._steps = tuple(steps)
         self._directory = directory
@@ -216,6 +226,16 @@ class SimulatedCall:
     def over(self) -> bool:
         """The call has ended."""
         return self._over.is_set()
+
+    def glance(self) -> Glance:
+        """How the call stands now, for whoever watches."""
+        steps = self.truth.steps
+        return Glance(
+            at_s=len(self._right) / RATE_HZ,
+            caller_dbov=float(levels_dbov(bytes(self._left[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            agent_dbov=float(levels_dbov(bytes(self._right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            doing=steps[-1].step if steps else "",
+        )
 
     async def run(self) -> CallTruth:
         """Place the call and live it to its end. Raises only for faults of this simulator's own."""
@@ -334,7 +354,6 @@ class SimulatedCall:
             "Called": truth.dialled,
             "Direction": "inbound",
             "ApiVersion": "2010-04-01",
-            "OffhookSimulated": "1",
         }
 
     def _reached(self, url: str) -> str:

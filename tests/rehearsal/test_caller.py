@@ -340,7 +340,7 @@ async def test_direct_calls_need_no_webhook():
         truth = await place(stub, Pause(40), HangUp(), direct=True, parameters={"agent": "x"})
         [line] = stub.lines
         assert not stub.asked
-    assert line.inbox[1]["start"]["customParameters"] == {"simulated": "1", "agent": "x"}
+    assert line.inbox[1]["start"]["customParameters"] == {"agent": "x"}
     assert truth.ended_by == "caller"
 
 

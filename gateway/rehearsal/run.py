@@ -1,0 +1,292 @@
+"""Runs rehearsals: the rehearsal model, the unmodified gateway between, and the simulated calls.
+
+The gateway is a process of its own, started as `offhook serve` and reached by its sockets alone; or it runs
+in this process, for tests that want to look inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from gateway.errors import OffhookError
+from gateway.record import CallRecord
+from gateway.rehearsal.caller import Glance, SimulatedCall
+from gateway.rehearsal.caller_truth import CallTruth
+from gateway.rehearsal.expect import judge, kept_to_the_rules
+from gateway.rehearsal.model_server import ModelServer
+from gateway.rehearsal.picture import draw
+from gateway.rehearsal.report import CallReport, Report, call_report, report_of, show, write_report
+from gateway.rehearsal.scenario import Scenario, load_scenario
+from media.mulaw import RATE_HZ, decode
+from media.wav import write_wav
+
+__all__ = ["GatewayFailed", "demo", "gateway_process", "rehearse", "run_demo", "run_scenario"]
+
+PUBLIC_URL = "https://rehearsal.example"  # what the gateway believes to be called; nothing is looked up
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+RECORD_TIMEOUT_S = 5.0
+STAGGER_S = 0.130  # between the beginnings of calls placed together; no multiple of a frame
+
+Progress = Callable[[Glance], None]
+
+
+class GatewayFailed(OffhookError):
+    """The gateway did not start; the message holds its last words."""
+
+
+@asynccontextmanager
+async def gateway_process(
+    agent_file: Path,
+    model: ModelServer,
+    *,
+    auth_token: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[str]:
+    """`offhook serve` with this agent, against the rehearsal model; gives its URL. Raises `GatewayFailed`.
+
+    None of this process's own settings or keys reach it. Its log goes to a file.
+    """
+    ours = ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    env |= {
+        "GOOGLE_GEMINI_BASE_URL": model.url,
+        "SSL_CERT_FILE": model.ca_path,
+        "GEMINI_API_KEY": "rehearsal",
+        "TWILIO_AUTH_TOKEN": auth_token,
+        "OFFHOOK_PUBLIC_URL": PUBLIC_URL,
+        "OFFHOOK_HOST": "127.0.0.1",
+        "OFFHOOK_PORT": "0",
+        "OFFHOOK_AGENT": str(agent_file),
+        "OFFHOOK_SIMULATED": "1",
+        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"))),
+    }
+    env |= environment or {}
+    with log.open("wb") as log_file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "serve"),
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log_file,
+        )
+    try:
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                first = (await process.stdout.readline()).decode().strip()
+        except TimeoutError:
+            first = ""
+        if not first.startswith("listening on "):
+            raise GatewayFailed(f"the gateway did not start: {_last_words(log) or first or 'it said nothing'}")
+        yield first.removeprefix("listening on ")
+    finally:
+        await _stop(process)
+
+
+def _last_words(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").strip()[-800:]
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+    await process.wait()
+
+
+async def fetch_record(url: str, call_sid: str) -> CallRecord | None:
+    """The gateway's own record of a call that has ended, or None if it keeps none."""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(round(RECORD_TIMEOUT_S / 0.05)):
+            async with session.get(f"{url}/console/api/calls/{call_sid}") as response:
+                if response.status == 200:
+                    return msgspec.json.decode(await response.read(), type=CallRecord)
+            await asyncio.sleep(0.05)
+    return None
+
+
+async def rehearse(
+    scenario: Scenario,
+    url: str,
+    model: ModelServer,
+    *,
+    auth_token: str | None,
+    public_url: str = PUBLIC_URL,
+    calls: int = 1,
+    progress: Progress | None = None,
+) -> list[tuple[CallTruth, CallReport]]:
+    """Place the scenario's call, or several at once, through a gateway that is already there."""
+    placed = [
+        SimulatedCall(
+            url,
+            scenario.steps,
+            public_url=public_url,
+            auth_token=auth_token,
+            caller=scenario.number,
+            dialled=scenario.dials,
+            carrier=scenario.carrier,
+            directory=scenario.directory,
+        )
+        for _ in range(calls)
+    ]
+
+    async def place(index: int, call: SimulatedCall) -> CallTruth:
+        await asyncio.sleep(index * STAGGER_S)
+        return await call.run()
+
+    first_session, first_fault = len(model.sessions), len(model.violations)
+    watcher = asyncio.create_task(_watch(placed[0], progress)) if progress else None
+    try:
+        truths = await asyncio.gather(*(place(index, call) for index, call in enumerate(placed)))
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+    records = await asyncio.gather(*(fetch_record(url, truth.call_sid) for truth in truths))
+    # Calls ring one after the other, and each opens its session at once. One that reconnects breaks the pairs.
+    sessions = model.sessions[first_session:]
+    paired = sessions if len(sessions) == calls else [None] * calls
+    faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]]
+    reports = []
+    for truth, record, session in zip(truths, records, paired, strict=True):
+        report = call_report(truth, record, session, scenario=scenario.name, model_violations=faults)
+        report.verdicts = [kept_to_the_rules(report), *(judge(one, report) for one in scenario.expect)]
+        reports.append(report)
+    return list(zip(truths, reports, strict=True))
+
+
+async def run_scenario(
+    scenario: Scenario,
+    out_dir: Path,
+    *,
+    calls: int = 1,
+    progress: Progress | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Report:
+    """A scenario from end to end: model, gateway process, calls; results in `out_dir`.
+
+    `call.wav` (left what the caller said, right what the caller heard), `call.png` and `report.json`; of
+    several calls, recordings and pictures are numbered.
+    """
+    agent_file = _agent_file(scenario, out_dir)
+    auth_token = secrets.token_hex(16)
+    async with (
+        ModelServer(scenario.script()) as model,
+        gateway_process(
+            agent_file, model, auth_token=auth_token, log=out_dir / "gateway.log", environment=environment
+        ) as url,
+    ):
+        lived = await rehearse(scenario, url, model, auth_token=auth_token, calls=calls, progress=progress)
+        for failure in model.failures:
+            raise failure
+    paths: dict[str, str] = {}
+    for number, (truth, report) in enumerate(lived, 1):
+        suffix = f"-{number}" if len(lived) > 1 else ""
+        paths |= write_call(out_dir, truth, report, suffix)
+    whole = report_of([report for _, report in lived], paths | {"report": str(out_dir / "report.json")})
+    await asyncio.to_thread(write_report, whole, out_dir / "report.json")
+    return whole
+
+
+def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if scenario.agent_file is not None:
+        return scenario.agent_file
+    path = out_dir / "agent.yaml"
+    path.write_text(scenario.agent_text, encoding="utf-8")
+    return path
+
+
+def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
+    """Recording and picture of one call; their paths by name."""
+    sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
+    left, right = decode(truth.left), decode(truth.right)
+    write_wav(sound, left, RATE_HZ, right=right[: len(left)] if len(left) else right)
+    draw(truth, report, picture)
+    return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
+
+
+async def run_demo(out_dir: Path, progress: Progress | None = None) -> Report:
+    """The bundled demo: one call of half a minute."""
+    return await run_scenario(load_scenario("demo"), out_dir, progress=progress)
+
+
+async def demo(out: Path, json: Path | None = None) -> None:
+    """`offhook demo`: a live line while the call goes on, then tables and paths. SystemExit(1) if it failed."""
+    console = Console()
+    console.print("A simulated call through the real gateway: rehearsal model and carrier on this machine.")
+    with _live(console) as progress:
+        report = await run_demo(out, progress)
+    show(report, console)
+    if json is not None:
+        write_report(report, json)
+    if not report.ok:
+        raise SystemExit(1)
+
+
+# -- progress -------------------------------------------------------------------------------------------------
+
+
+async def _watch(call: SimulatedCall, progress: Progress) -> None:
+    while True:
+        progress(call.glance())
+        await asyncio.sleep(0.1)
+
+
+class _live:
+    """A live line on a terminal; elsewhere a line for each new step of the caller's."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=10, transient=True) if console.is_terminal else None
+        self._last = ""
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self, now: Glance) -> None:
+        if self._live is not None:
+            line = Text.assemble(
+                (f"{now.at_s:5.1f} s  ", "bold"),
+                ("caller ", "dim"),
+                (_meter(now.caller_dbov), "cyan"),
+                ("  agent ", "dim"),
+                (_meter(now.agent_dbov), "magenta"),
+                f"  {now.doing}",
+            )
+            line.no_wrap, line.overflow = True, "ellipsis"
+            self._live.update(line)
+        elif now.doing != self._last:
+            self._last = now.doing
+            self._console.print(f"{now.at_s:5.1f} s  {now.doing}", highlight=False, soft_wrap=True)
+
+
+def _meter(dbov: float, width: int = 10) -> str:
+    filled = int(np.clip((dbov + 50.0) / 40.0 * width, 0, width))
+    return "▮" * filled + "▯" * (width - filled)
