@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, assert_never
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
@@ -210,7 +211,7 @@ class SimulatedCall:
         self._stream: StreamTruth | None = None
         self._outbox: deque[str] = deque()
         self._outbox_filled = asyncio.Event()
-        self._held: list[tuple[int, int, str]] = []
+        self._held: deque[tuple[float, int, int, str]] = deque()  # frames on their way: when they arrive
         self._release_s = 0.0
         self._sequence = self._chunk = 0
         self._stream_tick = 0
@@ -511,7 +512,7 @@ class SimulatedCall:
 
     async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
         """The caller has hung up: what is left to be sent, `stop`, and the close."""
-        self._release(stream)
+        self._release(stream, inf)
         self._put(
             _json(
                 {
@@ -732,21 +733,22 @@ class SimulatedCall:
         stream.frames += 1
         at_ms = (self._tick - 1 - self._stream_tick) * 20 + self._carrier.start_offset_ms
         if self._carrier.bunch_frames > 1:
-            self._held.append((self._chunk, at_ms, text))
+            self._held.append((now_s, self._chunk, at_ms, text))
             if len(self._held) >= self._carrier.bunch_frames:
-                self._release(stream)
+                self._release(stream, now_s)
         elif self._carrier.jitter_ms:
             late_s = self._random.uniform(0.0, self._carrier.jitter_ms) / 1000.0
-            self._release_s = max(self._release_s, now_s + late_s)
+            self._release_s = max(self._release_s, now_s + late_s)  # TCP: nothing overtakes
+            self._held.append((self._release_s, self._chunk, at_ms, text))
             loop = asyncio.get_running_loop()
-            loop.call_at(self._release_s, self._put_frame, stream, self._chunk, at_ms, text)
+            loop.call_at(self._release_s, lambda: self._release(stream, time.monotonic()))
         else:
             self._put_frame(stream, self._chunk, at_ms, text)
 
-    def _release(self, stream: StreamTruth) -> None:
-        for held in self._held:
-            self._put_frame(stream, *held)
-        self._held.clear()
+    def _release(self, stream: StreamTruth, now_s: float) -> None:
+        """Send what was held up and is due."""
+        while self._held and self._held[0][0] <= now_s:
+            self._put_frame(stream, *self._held.popleft()[1:])
 
     def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
         """By hand: 50 a second and call."""
