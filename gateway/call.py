@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class Call(ModelSink):
     ) -> None:
         self.facts, self.agent, self._tools, self._sounds = facts, agent, tools, sounds
         self._loop = asyncio.get_running_loop()
-        self.clock = self._loop.time
+        self.clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
         self._metrics = metrics
         self._on_over = on_over
         self.record = CallRecord(
@@ -567,7 +568,8 @@ class Call(ModelSink):
         running = self._timers.get(command.event)
         if running is not None:
             running.cancel()
-        self._timers[command.event] = self._loop.call_at(command.at_s, self._fire, command.event)
+        delay_s = max(0.0, command.at_s - self.clock())
+        self._timers[command.event] = self._loop.call_later(delay_s, self._fire, command.event)
 
     def _stop_timer(self, command: c.StopTimer) -> None:
         running = self._timers.pop(command.event, None)

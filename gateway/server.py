@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -147,12 +148,11 @@ class Gateway:
 
     async def _tick(self) -> None:
         """What the process looks after by itself: dead streams, calls that never came, its own lag."""
-        loop = asyncio.get_running_loop()
-        due_s = loop.time()
+        due_s = time.monotonic()
         while True:
-            due_s = max(due_s + TICK_S, loop.time())
-            await asyncio.sleep(due_s - loop.time())
-            now_s = loop.time()
+            due_s = max(due_s + TICK_S, time.monotonic())
+            await asyncio.sleep(due_s - time.monotonic())
+            now_s = time.monotonic()
             self.metrics.observe("event_loop_lag", max(0.0, now_s - due_s))
             for call_sid in self.admission.given_up(now_s):
                 if call := self.calls.get(call_sid):
@@ -228,7 +228,7 @@ class Gateway:
         return self.settings.public_url or f"https://{request.host}"
 
     async def _voice(self, request: web.Request) -> web.Response:
-        rang_s = asyncio.get_running_loop().time()
+        rang_s = time.monotonic()
         form = dict(await self._signed_form(request))
         call_sid = form.get("CallSid", "")
         if not messages.is_sid(call_sid):
@@ -258,7 +258,7 @@ class Gateway:
             status_callback_url=f"{public}/twilio/status",
         )
         if call := self.calls.get(call_sid):
-            call.timeline.webhook_answered(asyncio.get_running_loop().time())
+            call.timeline.webhook_answered(time.monotonic())
         return _twiml(document)
 
     async def _after(self, request: web.Request) -> web.Response:
@@ -266,7 +266,7 @@ class Gateway:
         call_sid = form.get("CallSid", "")
         if call := self.calls.get(call_sid):  # the socket went away and this is the first word of it
             if not call.ending:
-                call.feed(e.StreamLost(asyncio.get_running_loop().time()))
+                call.feed(e.StreamLost(time.monotonic()))
             await call.over()
         ending, fallback = self._endings.get(call_sid, (None, None))
         if ending in FALLBACK_AFTER and fallback is not None:
@@ -280,7 +280,7 @@ class Gateway:
             if error := form.get("StreamError"):
                 call.timeline.error(f"Twilio: {error[:200]}")
             if form.get("CallStatus") in ("completed", "busy", "failed", "no-answer", "canceled"):
-                call.feed(e.StreamStopped(asyncio.get_running_loop().time()))
+                call.feed(e.StreamStopped(time.monotonic()))
         return web.Response(status=204)
 
     # --- Twilio's media stream
@@ -335,7 +335,7 @@ class Gateway:
         return call
 
     def _claim(self, start: messages.Start) -> Call | None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         token = start.parameters.get("token", "")
         call = self.calls.get(start.call_sid)
         if self.admission.start(start.call_sid, token, now_s) is not None:
