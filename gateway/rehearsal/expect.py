@@ -114,7 +114,7 @@ def _goodbye_heard(report: CallReport, wanted: bool) -> tuple[bool, str]:
     if not heard:
         return not wanted, "the agent never said anything"
     last = heard[-1]
-    missing_ms = last.sent_ms - last.heard_ms + report.line.unplayed_ms
+    missing_ms = last.sent_ms - last.heard_ms
     if missing_ms > 0:
         return not wanted, f"the last {missing_ms:.0f} ms of the agent's last words were not heard"
     return wanted, "the agent's last words were heard to their end"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.report import CallReport, LineBargeIn
 from media.mulaw import RATE_HZ, decode
 
-__all__ = ["draw"]
+__all__ = ["draw", "figure_of"]
 
 _DPI = 100
+_CHARACTER = 0.56  # mean width of the font's characters, in its size
 _WIDTH_IN, _HEIGHT_IN = 16.0, 8.6
 _INK, _FAINT, _GRID = "#212529", "#868e96", "#e9ecef"
 _CALLER, _AGENT = "#0c8599", "#6741d9"
@@ -48,11 +50,27 @@ class _Scale:
 
     def columns(self, seconds: float, size_pt: float) -> int:
         """How many characters of text of this size fit into a stretch."""
-        return int(self.width_px(seconds) / (0.56 * size_pt * _DPI / 72))
+        return int(self.width_px(seconds) / (_CHARACTER * size_pt * _DPI / 72))
+
+    def seconds_of(self, words: str, size_pt: float, *, bold: bool = False) -> float:
+        """How wide the longest line of this text is."""
+        longest = max(len(line) for line in words.split("\n"))
+        per_character = _CHARACTER * (1.18 if bold else 1.0)
+        return longest * per_character * size_pt * _DPI / 72 / self.pixels * self.seconds
+
+    def px(self, pixels: float) -> float:
+        """So many pixels in seconds."""
+        return pixels / self.pixels * self.seconds
 
 
 def draw(truth: CallTruth, report: CallReport, path: Path) -> None:
     """Draw one call into a PNG, 1600 pixels wide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure_of(truth, report).savefig(path)
+
+
+def figure_of(truth: CallTruth, report: CallReport) -> Figure:
+    """The picture, not yet a file."""
     figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.055, 0.115, 0.93, 0.765))
@@ -64,18 +82,18 @@ def draw(truth: CallTruth, report: CallReport, path: Path) -> None:
     _frame(axes, begin_s, end_s)
     _waveform(axes, decode(truth.left), begin_s, _CALLER_Y, _CALLER, scale)
     _waveform(axes, decode(truth.right), begin_s, _AGENT_Y, _AGENT, scale)
+    free_s = begin_s  # where the last barge-in's words end
     for barge_in in report.line.barge_ins:
         starts_s = [(reply.started_ms or 0.0) / 1000 for reply in report.line.replies]
         until_s = min((at_s for at_s in starts_s if 1000 * at_s > (barge_in.silent_ms or 0.0)), default=end_s)
-        _barge_in(axes, barge_in, scale, until_s, end_s)
+        free_s = _barge_in(axes, barge_in, scale, until_s, end_s, free_s)
     _caller_words(axes, report, scale, end_s)
     _agent_words(axes, report, scale, end_s)
     _answers(axes, report, scale)
     _tools(axes, report, scale, end_s)
     _title(figure, report)
     _legend(figure, report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    return figure
 
 
 def _frame(axes: Axes, begin_s: float, end_s: float) -> None:
@@ -131,7 +149,7 @@ def _caller_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -
             Rectangle((start_s, _CALLER_Y - _HALF), stop_s - start_s, 2 * _HALF, color=_CALLER, alpha=0.07, lw=0)
         )
         following_s = turns[index + 1].onset_ms / 1000 if index + 1 < len(turns) else end_s
-        room_s = min(following_s - start_s, max(stop_s - start_s, 200 / scale.pixels * scale.seconds))
+        room_s = min(following_s - start_s, max(stop_s - start_s, scale.px(200)))
         lines = _wrapped(turn.text or f"({turn.kind})", scale.columns(room_s, 10), 4)
         _text(axes, start_s, _CALLER_TEXT_Y, "\n".join(lines), _CALLER, va="bottom")
 
@@ -149,7 +167,7 @@ def _agent_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) ->
             continue
         following_s = (replies[index + 1].started_ms or 0.0) / 1000 if index + 1 < len(replies) else end_s
         # As wide as the reply would have been, had it been heard to its end.
-        meant_s = max(stop_s - start_s, reply.sent_ms / 1000, 200 / scale.pixels * scale.seconds)
+        meant_s = max(stop_s - start_s, reply.sent_ms / 1000, scale.px(200))
         columns = scale.columns(min(following_s - start_s, meant_s) - 0.1, 10)
         heard = turn.heard_text if turn.interrupted else turn.reply_text
         lines = _wrapped(heard or f"({turn.kind})", columns, 4)
@@ -167,8 +185,11 @@ def _line_height(axes: Axes) -> float:
     return 10.0 * 1.25 * 1.17 * _DPI / 72 / pixels * (_TOP - _BOTTOM)
 
 
-def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, end_s: float) -> None:
-    """The caller's onset, the silence after it, and what was dropped, drawn as far as `until_s`."""
+def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, end_s: float, free_s: float) -> float:
+    """The caller's onset, the silence after it, and what was dropped, drawn as far as `until_s`.
+
+    Words stand there only if nothing else does before `free_s`; where these end is returned.
+    """
     onset_s = barge_in.onset_ms / 1000
     silent_s = barge_in.silent_ms / 1000 if barge_in.silent_ms is not None else onset_s
     axes.plot(
@@ -180,7 +201,7 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
         axes.add_patch(
             Rectangle((onset_s, _AGENT_Y - _HALF), silent_s - onset_s, 2 * _HALF, facecolor=_CUT, alpha=0.35, lw=0)
         )
-        gone_s = min(barge_in.discarded_ms / 1000, until_s - silent_s - 2 / scale.pixels * scale.seconds)
+        gone_s = min(barge_in.discarded_ms / 1000, until_s - silent_s - scale.px(2))
         axes.add_patch(
             Rectangle(
                 (silent_s, _AGENT_Y - 0.36),
@@ -209,56 +230,50 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
                 va="center",
                 bbox=_CLEAN,
             )
-    right = scale.width_px(end_s - onset_s) > 220
-    aside_s = (6 if right else -6) / scale.pixels * scale.seconds
+    words_s, aside_s = scale.seconds_of(words, 10, bold=True), scale.px(6)
+    right = onset_s + aside_s + words_s < end_s
+    first_s = onset_s + aside_s if right else onset_s - aside_s - words_s
+    if first_s < free_s:
+        return free_s
     _text(
         axes,
-        onset_s + aside_s,
+        first_s,
         _AGENT_Y + _HALF + 0.12,
         words,
         _CUT,
         10,
-        ha="left" if right else "right",
         va="bottom",
         fontweight="bold",
         bbox=_CLEAN,
     )
+    return first_s + words_s
 
 
 def _answers(axes: Axes, report: CallReport, scale: _Scale) -> None:
-    """From the caller's last sound to the agent's first, split into the model's share and the rest."""
-    turns = report.record.turns if report.record else []
+    """From the caller's last sound to the agent's first; the gateway's share at its end where it is known."""
+    free_s = -inf  # where the last words end: what does not fit is left to the tables
     for said in report.line.caller:
         if said.kind != "say" or said.answered_ms is None or said.answered_ms <= 0:
             continue
         start_s, stop_s = said.end_ms / 1000, (said.end_ms + said.answered_ms) / 1000
-        answering = [
-            turn
-            for turn in turns
-            if turn.reply_started_ms is not None and -50 < said.end_ms + said.answered_ms - turn.reply_started_ms < 500
-        ]
-        model_ms = min(answering[0].segments.get("model_first_audio", 0.0) if answering else 0.0, said.answered_ms)
-        if said.model_to_line_ms is not None and said.line_to_model_ms is not None:
-            model_ms = said.answered_ms - said.model_to_line_ms - said.line_to_model_ms
+        up_ms, down_ms = said.line_to_model_ms, said.model_to_line_ms
+        added_ms = up_ms + down_ms if up_ms is not None and down_ms is not None else None
         axes.plot([start_s, start_s], [_ANSWER_Y - 0.1, _CALLER_Y - _HALF], color=_FAINT, linewidth=0.8)
         axes.plot([stop_s, stop_s], [_AGENT_Y + _HALF, _ANSWER_Y + 0.1], color=_FAINT, linewidth=0.8)
-        axes.add_patch(Rectangle((start_s, _ANSWER_Y - 0.1), model_ms / 1000, 0.2, facecolor=_MODEL, edgecolor="none"))
-        axes.add_patch(
-            Rectangle(
-                (start_s + model_ms / 1000, _ANSWER_Y - 0.1),
-                (said.answered_ms - model_ms) / 1000,
-                0.2,
-                facecolor=_GATEWAY,
-                edgecolor=_GATEWAY,
-                linewidth=1.0,
-            )
-        )
-        aside_s = stop_s + 5 / scale.pixels * scale.seconds
+        axes.add_patch(Rectangle((start_s, _ANSWER_Y - 0.1), stop_s - start_s, 0.2, facecolor=_MODEL, lw=0))
+        if added_ms is not None:
+            share_s = min(added_ms / 1000, stop_s - start_s)
+            where = (stop_s - share_s, _ANSWER_Y - 0.1)
+            axes.add_patch(Rectangle(where, share_s, 0.2, facecolor=_GATEWAY, edgecolor=_GATEWAY, lw=1.0))
+        aside_s = stop_s + scale.px(5)
+        if aside_s < free_s:
+            continue
         words = f"{said.answered_ms:.0f} ms"
+        free_s = aside_s + scale.seconds_of("gateway 00.0 ms", 9)
         _text(axes, aside_s, _ANSWER_Y + 0.06, words, _INK, 11, va="bottom", fontweight="bold", bbox=_CLEAN)
-        if said.model_to_line_ms is not None and said.line_to_model_ms is not None:
-            added_ms = said.model_to_line_ms + said.line_to_model_ms
-            _text(axes, aside_s, _ANSWER_Y - 0.06, f"gateway {added_ms:.1f} ms", _FAINT, 9, va="top", bbox=_CLEAN)
+        if added_ms is not None:
+            share = f"gateway {added_ms:.1f} ms"
+            _text(axes, aside_s, _ANSWER_Y - 0.06, share, _FAINT, 9, va="top", bbox=_CLEAN)
 
 
 def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
@@ -271,7 +286,7 @@ def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
         took_s = stop_s - start_s
         took = f"{took_s:.1f} s" if took_s >= 1 else f"{took_s * 1000:.0f} ms"
         words = f"{tool.name}: {tool.outcome or 'unfinished'} after {took}"
-        words_s = len(words) * 0.56 * 10 * _DPI / 72 / scale.pixels * scale.seconds
+        words_s = scale.seconds_of(f" {words} ", 10)
         inside = words_s < took_s
         left = not inside and stop_s + words_s > end_s
         first_s = start_s - words_s if left else start_s
@@ -284,7 +299,7 @@ def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
         axes.add_patch(
             FancyBboxPatch(
                 (start_s, y - _TOOL_HEIGHT / 2),
-                max(took_s, 2 / scale.pixels * scale.seconds),
+                max(took_s, scale.px(2)),
                 _TOOL_HEIGHT,
                 boxstyle="square,pad=0",
                 facecolor=colour,
@@ -319,9 +334,10 @@ def _legend(figure: Figure, report: CallReport) -> None:
     handles: list[Patch | Line2D] = [
         Patch(color=_CALLER, label="caller, as sent"),
         Patch(color=_AGENT, label="agent, as heard"),
-        Patch(color=_MODEL, label="model: hears the end, thinks"),
-        Patch(color=_GATEWAY, label="gateway"),
+        Patch(color=_MODEL, label="answer: model hears the end, thinks"),
     ]
+    if any(said.line_to_model_ms is not None for said in report.line.caller):
+        handles.append(Patch(color=_GATEWAY, label="gateway's share"))
     if report.line.barge_ins:
         handles.append(Line2D([], [], color=_CUT, linestyle=(0, (4, 2)), label="caller speaks over the agent"))
         handles.append(Patch(facecolor="white", edgecolor="#ced4da", hatch="////", label="dropped unheard"))

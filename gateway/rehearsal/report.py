@@ -497,18 +497,21 @@ def show(report: Report, console: Console | None = None) -> None:
     for call in report.calls if len(report.calls) <= 3 else ():
         _show_call(call, console)
     _show_totals(report, console)
+    several = len(report.calls) > 1
     for call in report.calls:
         for verdict in call.verdicts:
-            if verdict.ok and len(report.calls) > 3:
+            if verdict.ok and several:
                 continue
             mark = Text("✓ ", "green") if verdict.ok else Text("✗ ", "bold red")
-            name = f"{call.scenario or call.call_sid}: " if len(report.calls) > 1 else ""
-            console.print(mark + Text(name + verdict.words))
+            console.print(mark + Text(f"{call.scenario} {call.call_sid}: " if several else "") + Text(verdict.words))
+    if several:
+        met = report.totals.calls - report.totals.failed
+        console.print(Text(f"{met} of {report.totals.calls} calls met all expectations", "bold"))
     console.print()
     console.print(Text(report.note, "dim"))
-    if report.paths:
-        console.print()
-        for name, path in report.paths.items():
+    console.print()
+    for name, path in report.paths.items():
+        if name == "report" or not several:
             console.print(Text(f"{name:10} ", "dim") + Text(path), soft_wrap=True)
 
 
