@@ -108,6 +108,8 @@ class StreamingFir:
     def push(self, samples: NDArray[np.int16]) -> bytes:
         """The outputs now complete, as bytes of the table's type (PCM16 little-endian or codes)."""
         count = len(samples)
+        if count == 0:
+            return b""
         if count > self._longest:
             step = self._longest
             return b"".join([self.push(samples[at : at + step]) for at in range(0, count, step)])

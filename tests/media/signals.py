@@ -186,9 +186,7 @@ def coughs(seconds: float, dbov: float = -18.0, seed: int = 6, per_min: float = 
         envelope = np.minimum(1.0, t / 0.008) * (np.exp(-t / 0.04) + 0.3 * np.exp(-t / 0.12))
         spectrum = np.fft.rfft(rng.normal(size=length))
         hz = np.fft.rfftfreq(length, 1 / RATE_HZ)
-        shape = sum(
-            g / (1 + ((hz - f) / w) ** 2) for f, w, g in ((500, 200, 1.0), (1400, 300, 0.8), (2600, 500, 0.5))
-        )
+        shape = sum(g / (1 + ((hz - f) / w) ** 2) for f, w, g in ((500, 200, 1.0), (1400, 300, 0.8), (2600, 500, 0.5)))
         burst = np.fft.irfft(spectrum * (0.1 + shape), length) * envelope
         start = int(at * RATE_HZ)
         x[start : start + length] += burst * rng.uniform(0.6, 1.0)
@@ -224,9 +222,7 @@ def dtmf_keys(seconds: float, dbov: float = -12.0, seed: int = 7, per_min: float
     return _int16(x * 32768.0 * 10.0 ** (dbov / 20.0))
 
 
-def echo(
-    played: Samples, coupling_db: float, delay_ms: float, tail_ms: float = 30.0, seed: int = 8
-) -> Samples:
+def echo(played: Samples, coupling_db: float, delay_ms: float, tail_ms: float = 30.0, seed: int = 8) -> Samples:
     """What comes back of `played`: `coupling_db` (negative) of its power, late, through a small room."""
     rng = np.random.default_rng(seed)
     delay, tail = round(delay_ms * RATE_HZ / 1000), round(tail_ms * RATE_HZ / 1000)
