@@ -46,8 +46,10 @@ def kept_to_the_rules(report: CallReport) -> Verdict:
 
 def _answered_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
     turns = [turn for turn in report.line.caller if turn.kind == "say"]
-    if turns and report.line.ended_by == "caller" and turns[-1].answered_ms is None:
-        turns.pop()  # said, and hung up
+    if turns and report.line.ended_by == "caller" and report.line.duration_ms < turns[-1].end_ms + limit_ms:
+        turns = turns[:-1] + [turn for turn in turns[-1:] if turn.answered_ms is not None]  # said, and hung up
+    if not turns:
+        return False, "the caller said nothing that could have been answered"
     for turn in turns:
         if turn.answered_ms is None:
             return False, f"{turn.text!r} was never answered"
@@ -114,9 +116,8 @@ def _goodbye_heard(report: CallReport, wanted: bool) -> tuple[bool, str]:
     if not heard:
         return not wanted, "the agent never said anything"
     last = heard[-1]
-    missing_ms = last.sent_ms - last.heard_ms
-    if missing_ms > 0:
-        return not wanted, f"the last {missing_ms:.0f} ms of the agent's last words were not heard"
+    if last.unheard_tail_ms > 0:
+        return not wanted, f"the last {last.unheard_tail_ms:.0f} ms of the agent's last words were not heard"
     return wanted, "the agent's last words were heard to their end"
 
 

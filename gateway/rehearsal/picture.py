@@ -83,9 +83,9 @@ def figure_of(truth: CallTruth, report: CallReport) -> Figure:
     _waveform(axes, decode(truth.left), begin_s, _CALLER_Y, _CALLER, scale)
     _waveform(axes, decode(truth.right), begin_s, _AGENT_Y, _AGENT, scale)
     free_s = begin_s  # where the last barge-in's words end
+    plays_s = [begin_s + run.place / RATE_HZ for run in truth.played]
     for barge_in in report.line.barge_ins:
-        starts_s = [(reply.started_ms or 0.0) / 1000 for reply in report.line.replies]
-        until_s = min((at_s for at_s in starts_s if 1000 * at_s > (barge_in.silent_ms or 0.0)), default=end_s)
+        until_s = min((at_s for at_s in plays_s if 1000 * at_s >= (barge_in.silent_ms or 0.0)), default=end_s)
         free_s = _barge_in(axes, barge_in, scale, until_s, end_s, free_s)
     _caller_words(axes, report, scale, end_s)
     _agent_words(axes, report, scale, end_s)
@@ -195,8 +195,10 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
     axes.plot(
         [onset_s, onset_s], [_AGENT_Y - _HALF, _CALLER_Y + _HALF], color=_CUT, linewidth=1.0, linestyle=(0, (4, 2))
     )
+    dismissed = barge_in.verdict == "dismissed"
+    name = "barge-in dismissed" if dismissed else "barge-in"
     if barge_in.silent_ms is None:
-        words = "barge-in: never stopped"
+        words = f"{name}: never stopped"
     else:
         axes.add_patch(
             Rectangle((onset_s, _AGENT_Y - _HALF), silent_s - onset_s, 2 * _HALF, facecolor=_CUT, alpha=0.35, lw=0)
@@ -215,21 +217,13 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
         )
         axes.plot([silent_s, silent_s], [_AGENT_Y - _HALF, _AGENT_Y + _HALF], color=_CUT, linewidth=1.6)
         words = (
-            f"barge-in: clear after {barge_in.onset_to_clear_ms:.0f} ms,\n"
+            f"{name}: clear after {barge_in.onset_to_clear_ms:.0f} ms,\n"
             f"silence after {barge_in.onset_to_silence_ms:.0f} ms"
         )
-        if scale.width_px(gone_s) > 150:
-            _text(
-                axes,
-                silent_s + gone_s / 2,
-                _AGENT_Y,
-                f"{barge_in.discarded_ms / 1000:.1f} s dropped unheard",
-                _FAINT,
-                9,
-                ha="center",
-                va="center",
-                bbox=_CLEAN,
-            )
+        gone = f"{barge_in.discarded_ms / 1000:.1f} s " + ("kept for later" if dismissed else "dropped unheard")
+        if scale.seconds_of(gone, 9) < gone_s:
+            at_s = silent_s + gone_s / 2
+            _text(axes, at_s, _AGENT_Y, gone, _FAINT, 9, ha="center", va="center", bbox=_CLEAN)
     words_s, aside_s = scale.seconds_of(words, 10, bold=True), scale.px(6)
     right = onset_s + aside_s + words_s < end_s
     first_s = onset_s + aside_s if right else onset_s - aside_s - words_s
@@ -340,7 +334,7 @@ def _legend(figure: Figure, report: CallReport) -> None:
         handles.append(Patch(color=_GATEWAY, label="gateway's share"))
     if report.line.barge_ins:
         handles.append(Line2D([], [], color=_CUT, linestyle=(0, (4, 2)), label="caller speaks over the agent"))
-        handles.append(Patch(facecolor="white", edgecolor="#ced4da", hatch="////", label="dropped unheard"))
+        handles.append(Patch(facecolor="white", edgecolor="#ced4da", hatch="////", label="taken out of the queue"))
     outcomes = {tool.outcome for tool in report.record.tool_calls} if report.record else set()
     for outcome, colour in (("done", _DONE), ("cancelled", _CUT)):
         if outcome in outcomes:

@@ -43,6 +43,7 @@ __all__ = [
     "write_report",
 ]
 
+_SAME_MS = 300.0  # the gateway's decision and the clear that the carrier got of it are less apart
 _MARK = re.compile(r"r(\d+)\.\d+\.\d+")
 
 # What only a rehearsal can measure, where caller, carrier, gateway and model share one clock.
@@ -78,13 +79,17 @@ class CallerTurn(msgspec.Struct, kw_only=True):
 
 
 class LineReply(msgspec.Struct, kw_only=True):
-    """One reply as it came over the line. `sent_ms` reached the carrier, `heard_ms` the caller's ear."""
+    """One reply as it came over the line. `sent_ms` reached the carrier, `heard_ms` the caller's ear.
+
+    What is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is what nobody heard of its end.
+    """
 
     generation: int
     started_ms: float | None
     ended_ms: float | None
     sent_ms: float
     heard_ms: float
+    unheard_tail_ms: float
     longest_gap_ms: float
 
 
@@ -101,6 +106,7 @@ class LineBargeIn(msgspec.Struct, kw_only=True):
     onset_to_silence_ms: float | None = None
     discarded_ms: float = 0.0
     old_samples_after_clear: int = 0
+    verdict: str = ""  # the gateway's
 
 
 class Line(msgspec.Struct, kw_only=True):
@@ -334,18 +340,22 @@ def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[L
                 ended_ms=None,
                 sent_ms=0.0,
                 heard_ms=0.0,
+                unheard_tail_ms=0.0,
                 longest_gap_ms=0.0,
             ),
         )
         reply.sent_ms += (last - first) / 8.0
+        heard_to = first
         for run in truth.played:
             start, end = max(first, run.position), min(last, run.position + run.samples)
             if start < end:
                 reply.heard_ms += (end - start) / 8.0
+                heard_to = max(heard_to, end)
                 started_ms = _place_ms(truth, run.place + start - run.position)
                 if reply.started_ms is None or started_ms < reply.started_ms:
                     reply.started_ms = started_ms
                 reply.ended_ms = _place_ms(truth, run.place + end - run.position)
+        reply.unheard_tail_ms = (last - heard_to) / 8.0
     for run, following in zip(truth.played, truth.played[1:], strict=False):
         if run.position + run.samples != following.position:
             continue  # a clear threw away what stood between
@@ -369,26 +379,23 @@ def _barge_in(
     generation = _owner(owners, clear.position - 1 if clear else playing[-1] if playing else 0)
     if clear is None:
         return LineBargeIn(text=spoken.text, kind=spoken.kind, generation=generation, onset_ms=onset_ms)
+    clear_ms = _ms(truth, clear.at_s)
+    decided = [b for b in record.barge_ins if abs(b.decided_ms - clear_ms) < _SAME_MS] if record else []
+    verdict = min(decided, key=lambda b: abs(b.decided_ms - clear_ms)).verdict if decided else ""
+    dismissed = verdict == "dismissed"  # no barge-in after all, so the reply rightly goes on
     return LineBargeIn(
         text=spoken.text,
         kind=spoken.kind,
         generation=generation,
         onset_ms=onset_ms,
-        clear_ms=_ms(truth, clear.at_s),
+        clear_ms=clear_ms,
         silent_ms=_ms(truth, clear.stopped_s),
         onset_to_clear_ms=_round(1000.0 * (clear.at_s - spoken.onset_s)),
         onset_to_silence_ms=_round(1000.0 * (clear.stopped_s - spoken.onset_s)),
         discarded_ms=clear.discarded / 8.0,
-        old_samples_after_clear=0
-        if _dismissed(record, generation)
-        else _old_samples(truth, owners, clear, generation, spoken),
+        old_samples_after_clear=0 if dismissed else _old_samples(truth, owners, clear, generation, spoken),
+        verdict=verdict,
     )
-
-
-def _dismissed(record: CallRecord | None, generation: int) -> bool:
-    """The gateway took it for no barge-in, and rightly played on."""
-    found = [b for b in record.barge_ins if b.generation == generation] if record else []
-    return bool(found) and found[-1].verdict == "dismissed"
 
 
 def _old_samples(
@@ -599,7 +606,7 @@ def _barge_in_table(record: CallRecord, line: Line) -> Table:
     )
     for barge in record.barge_ins:
         true = min(
-            (b for b in line.barge_ins if b.clear_ms is not None and abs(b.clear_ms - barge.decided_ms) < 300.0),
+            (b for b in line.barge_ins if b.clear_ms is not None and abs(b.clear_ms - barge.decided_ms) < _SAME_MS),
             key=lambda b: abs((b.clear_ms or 0.0) - barge.decided_ms),
             default=None,
         )

@@ -83,3 +83,11 @@ def test_it_is_a_png_of_1600_pixels_even_of_a_call_that_never_was(tmp_path):
         header = path.read_bytes()[:24]
         assert header.startswith(b"\x89PNG")
         assert int.from_bytes(header[16:20], "big") == 1600
+
+
+def test_a_dismissed_barge_in_is_called_so():
+    truth, record = sounding(paper_truth()), paper_record()
+    record.barge_ins[0].verdict = "dismissed"
+    words = " ".join(words_of(figure_of(truth, call_report(truth, record))))
+    assert "barge-in dismissed: clear after 120 ms" in words
+    assert "3.0 s kept for later" in words

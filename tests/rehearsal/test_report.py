@@ -143,10 +143,10 @@ def test_answers_are_measured_from_last_to_first_audible_sample():
 
 def test_what_was_heard_of_each_reply_by_the_ear():
     replies = paper_report().line.replies
-    assert [(r.generation, r.sent_ms, r.heard_ms, r.longest_gap_ms) for r in replies] == [
-        (1, 1000.0, 1000.0, 0.0),
-        (2, 4000.0, 1000.0, 0.0),
-        (3, 2000.0, 2000.0, 60.0),
+    assert [(r.generation, r.sent_ms, r.heard_ms, r.unheard_tail_ms, r.longest_gap_ms) for r in replies] == [
+        (1, 1000.0, 1000.0, 0.0, 0.0),
+        (2, 4000.0, 1000.0, 3000.0, 0.0),
+        (3, 2000.0, 2000.0, 0.0, 60.0),
     ]
     assert replies[0].started_ms == pytest.approx(210)
     assert replies[2].ended_ms == pytest.approx(9090)
@@ -159,6 +159,7 @@ def test_a_barge_in_from_the_caller_s_first_sound_to_silence():
     assert barge_in.onset_to_silence_ms == pytest.approx(140)
     assert barge_in.discarded_ms == 3000
     assert barge_in.old_samples_after_clear == 0
+    assert barge_in.verdict == "confirmed_by_model"
 
 
 def test_old_audio_behind_a_clear_is_found_by_its_mark():
@@ -290,6 +291,10 @@ def _never_answered(truth, record):
     truth.agent.pop()
 
 
+def _said_nothing(truth, record):
+    truth.spoken.clear()
+
+
 def _talked_on(truth, record):
     truth.clears.clear()
 
@@ -324,6 +329,7 @@ def _nothing(truth, record):
     [
         ("answered_within_ms", 1000.0, _nothing, "'no, two' was answered after 1020 ms, later than 1000"),
         ("answered_within_ms", 5000.0, _never_answered, "'no, two' was never answered"),
+        ("answered_within_ms", 5000.0, _said_nothing, "the caller said nothing"),
         ("barge_in_stopped_within_ms", 110.0, _nothing, "120 ms after the first sound of 'no, two', later than 110"),
         ("barge_in_stopped_within_ms", 200.0, _talked_on, "the agent went on talking over 'no, two'"),
         ("barge_in_stopped_within_ms", 200.0, _old_audio, "samples of the old reply came behind the clear"),
@@ -376,5 +382,17 @@ def test_the_rules_are_expected_of_every_call(change, words):
 def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
     truth = paper_truth()
     truth.agent.pop()
-    truth.ended_by = "caller"
+    truth.ended_by, truth.ended_s = "caller", BEGAN_S + 6.5
     assert judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
+    truth.ended_s = BEGAN_S + 9.0  # waited long, and gave up
+    assert not judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
+
+
+def test_what_was_sent_again_after_a_dismissal_was_heard_to_its_end():
+    truth, record = paper_truth(), paper_record()
+    truth.marks[4] = mark("r2.32000.1", 56_000, 5.5)
+    truth.media[3] = media(6.5, LAST)
+    record.barge_ins[0].verdict = "dismissed"
+    report = paper_report(truth, record)
+    assert report.line.replies[-1].unheard_tail_ms == 0
+    assert judge(Expectation("goodbye_heard", True), report).ok
