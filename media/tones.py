@@ -108,7 +108,7 @@ _TWIST_DB = (-9.5, 5.5)  # high over low: Q.24 asks for -8 to +4
 _LEAST_POWER = 32768.0**2 * 10.0 ** (-38.0 / 10.0)  # the weaker tone: Q.24 asks for -25 dBm0
 _STRONG = 10.0 ** (-3.0 / 10.0)  # of the strongest window: half of it or more lies in the tone
 _ON_HOPS = 6  # 30 ms: between the 40 that must be taken and the 23 that must not
-_OFF_HOPS = 3
+_OFF_HOPS = 5  # 25 ms: a 40 ms pause ends a key, a 10 ms dropout does not
 
 
 class DtmfDetector:
