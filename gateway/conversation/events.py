@@ -212,12 +212,16 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolRequested(Event):
-    """The model asks for a tool (Gemini "toolCall"). `silent`: its result is told without being spoken of."""
+    """The model asks for a tool (Gemini "toolCall"). `silent`: its result is told without being spoken of.
+
+    `limit_s`: the runner ends it sooner than this, whatever happens; past it the machine gives the tool up.
+    """
 
     call_id: str
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
     filler_after_s: float | None = None  # cover this much silence with the agent's filler
+    limit_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,7 @@ class EndRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectTimeout(Event):
-    """The model was not ready in time for this call."""
+    """The model was not ready in time for this call, or not ready again, and the link has not said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +265,7 @@ class VerdictTimeout(Event):
 
 @dataclass(frozen=True, slots=True)
 class BargeInLasted(Event):
-    """The caller has spoken over the agent for `min_barge_in_ms`."""
+    """The caller has spoken over the agent for `min_barge_in_ms`, and goes on: the detector's hangover is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +280,7 @@ class PlayoutTimeout(Event):
 
 @dataclass(frozen=True, slots=True)
 class ModelSilent(Event):
-    """The caller's turn ended and the model has brought nothing."""
+    """The model owes the caller a word and has brought nothing; or the tool it waits for does not end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,25 @@ and, between them, from the clock: an `anchor` says which line position was bein
     heard <= placed <= sent <= received       for every reply, at every time
 
 `placed` is what stands on the line now; a clear takes it back to `heard`, and playing on (after a dismissed
-barge-in) puts the rest there again, so that each unheard sample is played once. `sent` only grows.
+barge-in) puts the rest there again, so that each unheard sample is played once. The other three only grow while
+the reply is open.
+
+The clock is that of the clear: a position is "being played" at `t` when a clear sent at `t` would stop playback
+there. Audio sent to an empty queue is played from the moment it is sent, in that sense: the clear takes the same
+way. A mark's echo comes one **round trip** later than its place on this clock; the shortest one seen is the
+way's length, and what an echo is later than that is a carrier that fell behind.
 
 Times are seconds, positions 8 kHz samples. All functions are pure.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = [
     "RATE_HZ",
     "Ledger",
     "Reply",
-    "Span",
     "acknowledge_clear",
     "clear",
     "complete",
@@ -30,15 +35,16 @@ __all__ = [
     "is_audible",
     "line_heard",
     "mark_returned",
+    "mark_sent",
     "place",
     "receive",
-    "replace_reply",
     "settle",
+    "without_replies",
 ]
 
-RATE_HZ = 8_000
-FRAME = 160  # 20 ms: what is resumed begins on a frame, as the carrier plays whole frames
-ROUND_TRIP_MAX_S = 0.3  # a slower acknowledgement says more about a stall than about the way
+RATE_HZ: Final = 8_000
+FRAME: Final = 160  # 20 ms: what is resumed begins on a frame, as the carrier plays whole frames
+ROUND_TRIP_MAX_S: Final = 0.3  # a longer one says more about a stall than about the way
 
 
 class Reply(NamedTuple):
@@ -65,15 +71,7 @@ class Ledger(NamedTuple):
     anchor_s: float = 0.0
     epoch: int = 0  # clears sent
     cleared_s: float = 0.0  # when the last one was
-    round_trip_s: float = 0.0  # of the last clear; marks come back half of it late
-
-
-class Span(NamedTuple):
-    """Samples of a reply to be sent now."""
-
-    generation: int
-    from_sample: int
-    to_sample: int
+    round_trip_s: float = ROUND_TRIP_MAX_S  # nothing is known yet: the first echo tells
 
 
 def find(ledger: Ledger, generation: int) -> Reply | None:
@@ -106,38 +104,70 @@ def heard(ledger: Ledger, reply: Reply, at_s: float) -> int:
 
 
 def receive(
-    ledger: Ledger, generation: int, samples: int, *, audible: int | None = None, protected: bool = False
+    ledger: Ledger, generation: int, samples: int, audible: int | None = None, protected: bool = False
 ) -> Ledger:
     """More of a reply is at hand; a generation not seen before opens a new reply."""
-    reply = find(ledger, generation)
-    if reply is None:
-        opened = Reply(generation, samples, audible=audible, protected=protected)
-        return ledger._replace(replies=(*ledger.replies, opened))
-    grown = reply._replace(received=reply.received + samples, audible=reply.audible if audible is None else audible)
-    return replace_reply(ledger, grown)
+    replies = ledger.replies
+    for i, reply in enumerate(replies):
+        if reply.generation == generation:
+            _, received, sent, placed, heard_, base, marked, known, whole, safe = reply
+            grown = Reply(
+                generation,
+                received + samples,
+                sent,
+                placed,
+                heard_,
+                base,
+                marked,
+                known if audible is None else audible,
+                whole,
+                safe or protected,
+            )
+            return Ledger((*replies[:i], grown, *replies[i + 1 :]), *ledger[1:])
+    opened = Reply(generation, samples, audible=audible, protected=protected)
+    return Ledger((*replies, opened), *ledger[1:])
 
 
-def complete(ledger: Ledger, generation: int | None = None) -> Ledger:
-    """No more will come of this reply (of every reply, when no generation is given)."""
-    replies = tuple(r._replace(complete=True) if generation in (None, r.generation) else r for r in ledger.replies)
+def complete(ledger: Ledger, up_to: int, *, only: bool = False) -> Ledger:
+    """No more will come of the replies up to this generation (`only`: of this one)."""
+    replies = tuple(
+        r._replace(complete=True) if (r.generation == up_to if only else r.generation <= up_to) else r
+        for r in ledger.replies
+    )
     return ledger._replace(replies=replies)
 
 
-def place(ledger: Ledger, at_s: float) -> tuple[Ledger, list[Span]]:
-    """Put everything received on the line, in order: the spans to send now."""
-    spans: list[Span] = []
-    for reply in ledger.replies:
-        if reply.placed == reply.received:
+def place(ledger: Ledger, at_s: float) -> tuple[Ledger, list[tuple[Reply, int]]]:
+    """Put everything received on the line, in order: each reply to send of now, and from which sample on."""
+    spans: list[tuple[Reply, int]] = []
+    replies, queued_to, anchor, anchor_s, epoch, cleared_s, round_trip_s = ledger
+    placed: list[Reply] = []
+    for reply in replies:
+        generation, received, _, start, known, base, marked, audible, whole, safe = reply
+        if start == received:
+            placed.append(reply)
             continue
-        if not is_audible(ledger, at_s):  # the queue is empty: this is played as it arrives
-            ledger = ledger._replace(anchor=ledger.queued_to, anchor_s=at_s)
-        span = Span(reply.generation, reply.placed, reply.received)
-        spans.append(span)
-        # Where other audio was placed in between, the base moves; what lay before it has been heard or cleared.
-        base = ledger.queued_to - reply.placed
-        placed = reply._replace(placed=reply.received, sent=reply.received, base=base, heard=heard(ledger, reply, at_s))
-        ledger = replace_reply(ledger, placed)._replace(queued_to=ledger.queued_to + reply.received - reply.placed)
-    return ledger, spans
+        position = anchor + int((at_s - anchor_s) * RATE_HZ)
+        if position >= queued_to:  # the queue is empty: this is played from now
+            position = anchor = queued_to
+            anchor_s = at_s
+        if base != queued_to - start:
+            # It goes on behind other audio. What is heard of it so far must be noted: its positions move.
+            known = max(known, min(start, max(anchor, position) - base))
+            base = queued_to - start
+        reply = Reply(generation, received, received, received, known, base, marked, audible, whole, safe)
+        placed.append(reply)
+        spans.append((reply, start))
+        queued_to += received - start
+    if not spans:
+        return ledger, spans
+    return Ledger(tuple(placed), queued_to, anchor, anchor_s, epoch, cleared_s, round_trip_s), spans
+
+
+def mark_sent(ledger: Ledger, generation: int, sample: int) -> Ledger:
+    """A mark was sent behind this sample."""
+    replies = tuple(r._replace(marked=sample) if r.generation == generation else r for r in ledger.replies)
+    return Ledger(replies, *ledger[1:])
 
 
 def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s: float) -> Ledger:
@@ -149,11 +179,21 @@ def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s
     if reply is None or epoch != ledger.epoch or sample > reply.placed:
         return ledger
     position = reply.base + sample
-    if position < ledger.anchor:  # late or repeated
-        return ledger
-    replies = tuple(r._replace(heard=max(r.heard, min(r.placed, position - r.base))) for r in ledger.replies)
-    # The echo was half a round trip on its way, and a clear sent now takes the other half: count from then.
-    return ledger._replace(replies=replies, anchor=position, anchor_s=at_s - ledger.round_trip_s)
+    news = False
+    replies = ledger.replies
+    for r in replies:
+        if min(r.placed, position - r.base) > r.heard:
+            news = True
+    if news:
+        replies = tuple(r._replace(heard=max(r.heard, min(r.placed, position - r.base))) for r in replies)
+    _, queued_to, anchor, anchor_s, epoch, cleared_s, round_trip_s = ledger
+    if position < anchor:  # late or repeated: nothing new about the clock
+        return Ledger(replies, *ledger[1:]) if news else ledger
+    late_s = at_s - anchor_s - (position - anchor) / RATE_HZ
+    if 0 <= late_s <= round_trip_s:
+        return Ledger(replies, queued_to, anchor, anchor_s, epoch, cleared_s, late_s)
+    round_trip_s = min(round_trip_s, max(0.0, late_s))
+    return Ledger(replies, queued_to, position, at_s - round_trip_s, epoch, cleared_s, round_trip_s)
 
 
 def clear(ledger: Ledger, at_s: float) -> Ledger:
@@ -182,23 +222,22 @@ def acknowledge_clear(ledger: Ledger, epoch: int, at_s: float) -> Ledger:
     return ledger._replace(round_trip_s=min(ROUND_TRIP_MAX_S, max(0.0, at_s - ledger.cleared_s)))
 
 
-def settle(ledger: Ledger, at_s: float | None = None) -> tuple[Ledger, list[Reply]]:
+def settle(ledger: Ledger, at_s: float | None = None) -> tuple[Ledger, tuple[Reply, ...]]:
     """Take off the replies that are complete and heard to their end.
 
     Marks alone are believed, unless `at_s` is given: then the clock is, too (the marks did not come).
     """
-    over: list[Reply] = []
-    open_: list[Reply] = []
-    for reply in ledger.replies:
-        if at_s is not None:
-            reply = reply._replace(heard=heard(ledger, reply, at_s))
-        (over if reply.complete and reply.heard >= reply.received else open_).append(reply)
-    if not over and at_s is None:
+    replies = ledger.replies
+    if at_s is not None:
+        replies = tuple(r._replace(heard=heard(ledger, r, at_s)) for r in replies)
+    over = tuple(r for r in replies if r.complete and r.heard >= r.received)
+    if over:
+        replies = tuple(r for r in replies if r not in over)
+    if replies == ledger.replies:
         return ledger, over
-    return ledger._replace(replies=tuple(open_)), over
+    return Ledger(replies, *ledger[1:]), over
 
 
-def replace_reply(ledger: Ledger, reply: Reply) -> Ledger:
-    """The ledger with this reply in the place of the one of its generation."""
-    replies = tuple(reply if r.generation == reply.generation else r for r in ledger.replies)
-    return ledger._replace(replies=replies)
+def without_replies(ledger: Ledger) -> Ledger:
+    """All replies are over; the line and its clock stay."""
+    return Ledger((), *ledger[1:])

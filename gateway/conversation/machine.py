@@ -10,6 +10,17 @@ the model says `interrupted`, or the caller goes on speaking: the reply is dead,
 is dropped wherever it turns up; or the caller falls silent and the model says nothing: the tail is played on.
 Tool calls live beside the phases; each gets exactly one outcome. There is one way out: `End`, the last command.
 
+Every phase has a bounded way on, if nothing else ever happens:
+
+    LISTENING  IdleTimeout, or EndpointTimeout, or the caller falls silent; else the call's TimeLimit
+    THINKING   ModelSilent; while the link is down ConnectTimeout
+    SPEAKING   PlayoutTimeout
+    HELD       BargeInLasted while the caller speaks, then VerdictTimeout
+    STOPPING   ClearTimeout
+    CLOSING    GoodbyeTimeout
+
+CONNECTING is bounded by the server: a call that no stream claims is told StreamLost.
+
 `TABLE` says for each phase what each event means. What is ignored is ignored by name (`ignore`); a test refuses
 a missing pair.
 """
@@ -31,10 +42,17 @@ MARK_EVERY: Final = 2_400  # samples, 300 ms: a mark is always outstanding, and 
 CLEAR_TIMEOUT_S: Final = 1.0  # an answer takes a round trip; without one playback has long stopped
 PLAYOUT_GRACE_S: Final = 2.0  # marks later than this behind the clock will not come
 STALL_S: Final = 5.0  # a reply that was begun and brings nothing for this long is over for the caller
+LAST_WORDS: Final = 3_200  # samples, 400 ms: who speaks into the very end of a reply answers it
+SILENT_LEAST_S: Final = 1.0  # the model's silence always has an end, whatever the policy says
+RETURN_S: Final = 2.0  # a link that is back has what the caller said meanwhile, if it was short
+LINK_LOST_S: Final = 40.0  # the link gives up by itself after half a minute; if even its word does not come
+WARN_AGAIN_S: Final = 1.0  # the time warning waits for a quiet moment
 GOODBYE_START_S: Final = 3.0  # a model that ends the call before its goodbye gets this long to begin it
+GOODBYE_PAUSE_S: Final = 1.0  # all was said and heard, it seems: nobody hangs up on the last syllable
 GOODBYE_MAX_S: Final = 20.0  # and this long to finish
 GO_AWAY_MARGIN_S: Final = 3.0  # changing connections takes part of the notice
-GOODBYE_EXPECTED: Final = frozenset({Ending.AGENT_HUNG_UP, Ending.TRANSFERRED, Ending.CALLER_IDLE})
+YIELDING: Final = frozenset({Ending.AGENT_HUNG_UP, Ending.TRANSFERRED, Ending.CALLER_IDLE})
+"""Endings with a goodbye, which the caller can talk away. The gateway's own reasons cannot be."""
 
 Do = Callable[[c.Command], None]
 Handler = Callable[[Policy, State, Any, Do], State]  # each takes the one event type it stands under
@@ -55,109 +73,165 @@ def ignore(p: Policy, s: State, ev: e.Event, do: Do) -> State:
     return s
 
 
-def _end(s: State, ending: Ending, do: Do) -> State:
+def _end(s: State, ending: Ending, at_s: float, do: Do) -> State:
     """The one way out: every tool call cancelled, every open reply accounted for, `End` last."""
     for tool in s.tools:
         do(c.CancelTool(tool.call_id))
     for reply in s.ledger.replies:
-        cut = reply.heard < reply.received
-        do(c.ReplyEnded(reply.generation, reply.received, reply.heard, cut))
+        heard = lg.heard(s.ledger, reply, at_s)
+        do(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
     do(c.End(ending))
-    return s._replace(
-        phase=Phase.ENDED, ledger=s.ledger._replace(replies=()), tools=(), ending=ending, rotation_due=False
-    )
+    return s._replace(phase=Phase.ENDED, ledger=lg.without_replies(s.ledger), tools=(), ending=ending)
 
 
-def _end_heard(s: State, ending: Ending, at_s: float, do: Do) -> State:
-    """As `_end`, with what the clock says was heard by now."""
-    heard = tuple(r._replace(heard=lg.heard(s.ledger, r, at_s)) for r in s.ledger.replies)
-    return _end(s._replace(ledger=s.ledger._replace(replies=heard)), ending, do)
+def _awaited(s: State) -> list[RunningTool]:
+    """The tools that the conversation waits for."""
+    return [t for t in s.tools if not t.withdrawn]
 
 
-def _send(s: State, at_s: float, do: Do, *, replay: bool = False) -> State:
-    """Send everything at hand, with a mark every 300 ms and one behind the first voice of a reply."""
-    ledger, spans = lg.place(s.ledger, at_s)
-    for generation, start, end in spans:
-        reply = lg.find(ledger, generation)
-        assert reply is not None  # place() only names open replies
-        marked = reply.marked
-        first_voice = reply.audible if reply.audible is not None and start < reply.audible <= end else 0
+def _protected(s: State) -> bool:
+    return any(r.protected for r in s.ledger.replies)
+
+
+def _all_complete(s: State) -> bool:
+    return all(r.complete for r in s.ledger.replies)
+
+
+def _was_sent(s: State) -> bool:
+    """Whether the caller can have heard anything of the open replies."""
+    return any(r.sent for r in s.ledger.replies)
+
+
+def _send(ledger: lg.Ledger, at_s: float, do: Do, *, resumed: bool = False) -> lg.Ledger:
+    """Send everything at hand, with a mark every 300 ms, one behind a reply's first voice, one at its end."""
+    ledger, spans = lg.place(ledger, at_s)
+    for reply, start in spans:
+        generation, end, before, voice = reply.generation, reply.placed, reply.marked, reply.audible or 0
+        marked = before
         while start < end:
-            if start < first_voice:
-                stop = first_voice
-            else:
-                stop = min(end, start + MARK_EVERY)
-            play = c.Replay if replay else c.Play
-            do(play(generation, start, stop))
-            replay = False  # only the seam is faded in
-            if stop - marked >= MARK_EVERY or stop == first_voice:
+            stop = voice if start < voice <= end else min(end, marked + MARK_EVERY)
+            do(c.Replay(generation, start, stop) if resumed else c.Play(generation, start, stop))
+            resumed = False  # only the seam is faded in
+            if stop == voice or stop - marked >= MARK_EVERY:
                 do(c.SendMark(generation, stop, ledger.epoch))
                 marked = stop
             start = stop
         if reply.complete and marked < end:
             do(c.SendMark(generation, end, ledger.epoch))
             marked = end
-        ledger = lg.replace_reply(ledger, reply._replace(marked=marked))
-    if spans:
-        do(c.SetTimer(e.PlayoutTimeout, _overdue_s(ledger)))
-    return s._replace(ledger=ledger)
+        if marked != before:
+            ledger = lg.mark_sent(ledger, generation, marked)
+    return ledger
 
 
-def _overdue_s(ledger: lg.Ledger) -> float:
+def _overdue_s(s: State) -> float:
     """When the end of playback, or more of the reply, is overdue."""
-    grace = PLAYOUT_GRACE_S if all(r.complete for r in ledger.replies) else STALL_S
-    return lg.ends_at_s(ledger) + grace
+    grace_s = PLAYOUT_GRACE_S
+    if not _all_complete(s):
+        # A turn that waits for its tool says no more until it has the result.
+        grace_s = 0.0 if s.ending is None and _awaited(s) else STALL_S
+    return lg.ends_at_s(s.ledger) + grace_s
 
 
-def _over(s: State, replies: list[lg.Reply], do: Do) -> None:
-    for reply in replies:
+def _take_off(p: Policy, s: State, ledger: lg.Ledger, over: tuple[lg.Reply, ...], at_s: float, do: Do) -> State:
+    """These replies were heard to their end."""
+    for reply in over:
         do(c.ReplyEnded(reply.generation, reply.received, reply.heard, False))
+    return _unmute(p, s._replace(ledger=ledger), at_s, do)
+
+
+def _unmute(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """Behind the last protected reply the model hears the caller again, and so does the agent."""
+    if not s.muted or _protected(s):
+        return s
+    do(c.MuteCaller(False))
+    s = s._replace(muted=False)
+    if s.ledger.replies and s.caller_speaking and _may_interrupt(p, s):
+        do(c.SetTimer(e.BargeInLasted, at_s + _watch_s(p)))
+    return s
 
 
 def _quiet(p: Policy, s: State, at_s: float, do: Do) -> State:
     """Nothing is to be heard of the agent any more: whose word is it now?"""
     do(c.StopTimer(e.PlayoutTimeout))
-    if s.muted:
-        do(c.MuteCaller(False))
-        s = s._replace(muted=False)
     if s.ending is not None:
-        return _end(s, s.ending, do)
+        if s.caller_speaking and s.ending in YIELDING and s.link is not Link.FAILED:  # thanks, or more to say?
+            return _linger(p, s, at_s, do)
+        return _end(s, s.ending, at_s, do)
     if s.caller_speaking:
+        return _callers_word(p, s._replace(answered=False), do)
+    if s.activity:
         return s._replace(phase=Phase.LISTENING)
-    if s.tools:
+    if s.owed or _awaited(s):
         return _think(p, s, at_s, do)
     return _listen(p, s, at_s, do)
 
 
+def _callers_word(p: Policy, s: State, do: Do) -> State:
+    """The caller is speaking, the agent is not."""
+    if p.local_turns and not s.activity:
+        do(c.ActivityStart())
+        return s._replace(phase=Phase.LISTENING, activity=True)
+    return s._replace(phase=Phase.LISTENING)
+
+
 def _listen(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """The caller's word, from now: the idle clock starts; a due change of connection happens now."""
+    """Nobody's word, from now: the idle clock starts; a due change of connection happens now."""
     do(c.StopTimer(e.ModelSilent))
-    if s.idle_prompted or not p.idle_prompt_s:
-        if p.idle_goodbye_s:
-            do(c.SetTimer(e.IdleTimeout, at_s + p.idle_goodbye_s))
-    else:
-        do(c.SetTimer(e.IdleTimeout, at_s + p.idle_prompt_s))
-    s = s._replace(phase=Phase.LISTENING, strikes=0)
-    return _rotate(s, do) if s.rotation_due and not s.activity else s
+    idle_s = p.idle_goodbye_s if s.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
+    if idle_s:
+        do(c.SetTimer(e.IdleTimeout, at_s + idle_s))
+    s = s._replace(phase=Phase.LISTENING, strikes=0, owed=False)
+    return _rotate(s, at_s, do) if s.rotation_due and _may_rotate(s) else s
 
 
 def _think(p: Policy, s: State, at_s: float, do: Do) -> State:
     """The model's word. While a tool runs, the tool's own limit bounds the wait; a filler may cover it."""
     do(c.StopTimer(e.IdleTimeout))
-    if s.tools:
-        do(c.StopTimer(e.ModelSilent))
-        delays = [t.filler_after_s for t in s.tools if t.filler_after_s is not None]
+    tools = _awaited(s)
+    if tools:
+        do(c.SetTimer(e.ModelSilent, at_s + max(t.limit_s for t in tools)))
+        delays = [t.filler_after_s for t in tools if t.filler_after_s is not None]
         if delays:
             do(c.SetTimer(e.FillerDue, at_s + min(delays)))
     else:
-        do(c.SetTimer(e.ModelSilent, at_s + p.silent_after_s))
-    return s._replace(phase=Phase.THINKING)
+        do(c.SetTimer(e.ModelSilent, at_s + max(SILENT_LEAST_S, p.silent_after_s)))
+    return s._replace(phase=Phase.THINKING, owed=True)
 
 
-def _rotate(s: State, do: Do) -> State:
+def _lose_link(s: State, at_s: float, do: Do) -> State:
+    """The link is being changed or got back; that, too, is bounded."""
+    do(c.SetTimer(e.ConnectTimeout, at_s + LINK_LOST_S))
+    return s._replace(link=Link.DOWN, rotation_due=False)
+
+
+def _may_rotate(s: State) -> bool:
+    """A new connection knows nothing of a tool call that this one is waiting for."""
+    return s.link is Link.UP and not (s.caller_speaking or s.activity or s.tools)
+
+
+def _rotate(s: State, at_s: float, do: Do) -> State:
     do(c.StopTimer(e.GoAwayDeadline))
     do(c.RotateModel())
-    return s._replace(link=Link.DOWN, rotation_due=False)
+    return _lose_link(s, at_s, do)
+
+
+# --- barge-in: the steps
+
+
+def _may_interrupt(p: Policy, s: State) -> bool:
+    """Whether the detector's word stops the agent now."""
+    return p.mode in (Mode.HOLD, Mode.STOP) and not _protected(s)
+
+
+def _lasted_s(p: Policy, s: State) -> float:
+    """When speech that began at the onset has lasted: a shorter one is known to be over by then."""
+    return s.onset_s + p.min_barge_in_s + p.hangover_s
+
+
+def _watch_s(p: Policy) -> float:
+    """How long a caller may speak into the agent's beginning; the end of a turn is known within the hangover."""
+    return max(p.min_barge_in_s, p.hangover_s)
 
 
 def _stop_playback(s: State, at_s: float, do: Do) -> State:
@@ -169,26 +243,49 @@ def _stop_playback(s: State, at_s: float, do: Do) -> State:
     return s._replace(ledger=ledger, acknowledged=False)
 
 
+def _barge_in(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """The caller's voice over the agent's: stop playback at once, then wait for the verdict (or not)."""
+    if _was_sent(s):
+        s = _stop_playback(s, at_s, do)
+        if p.mode is Mode.STOP:
+            return _confirm(p, s, at_s, c.Verdict.CONFIRMED_LOCALLY, do)
+        do(c.BargeIn(s.ledger.replies[0].generation, s.onset_s, c.Verdict.SUSPECTED))
+    do(c.StopTimer(e.GoodbyeTimeout))
+    do(c.SetTimer(e.BargeInLasted, max(at_s, _lasted_s(p, s))))
+    return s._replace(phase=Phase.HELD)
+
+
+def _drop_replies(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """The open replies, and everything up to the newest number, are dead."""
+    for reply in s.ledger.replies:
+        heard = lg.heard(s.ledger, reply, at_s)
+        do(c.Drop(reply.generation))
+        do(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
+        if p.tell_heard and s.link is not Link.FAILED and heard < reply.received:
+            do(c.TellHeard(reply.generation, heard))
+    s = s._replace(ledger=lg.without_replies(s.ledger), dead=max(s.dead, s.newest))
+    return _unmute(p, s, at_s, do)
+
+
+def _cancel_yielding_tools(s: State, do: Do) -> State:
+    for tool in s.tools:
+        if tool.policy is e.ToolPolicy.CANCEL:
+            do(c.CancelTool(tool.call_id))
+    return s._replace(tools=tuple(t for t in s.tools if t.policy is e.ToolPolicy.FINISH))
+
+
 def _confirm(p: Policy, s: State, at_s: float, verdict: c.Verdict, do: Do) -> State:
     """The caller has the word: everything up to the newest reply is dead, and tools that yield are cancelled."""
     for timer in (e.VerdictTimeout, e.BargeInLasted, e.GoodbyeTimeout, e.FillerDue):
         do(c.StopTimer(timer))
-    first = s.ledger.replies[0].generation if s.ledger.replies else s.newest
-    do(c.BargeIn(first, s.onset_s, verdict))
-    for reply in s.ledger.replies:
-        do(c.Drop(reply.generation))
-        do(c.ReplyEnded(reply.generation, reply.received, reply.heard, reply.heard < reply.received))
-    for reply in s.ledger.replies[:1]:
-        if p.tell_heard and s.link is Link.UP and reply.heard < reply.received:
-            do(c.TellHeard(reply.generation, reply.heard))
-    kept = tuple(t for t in s.tools if t.policy is e.ToolPolicy.FINISH)
-    for tool in s.tools:
-        if tool not in kept:
-            do(c.CancelTool(tool.call_id))
-    s = s._replace(ledger=s.ledger._replace(replies=()), tools=kept, dead=max(s.dead, s.newest), answered=False)
-    if s.ending is not None and s.ending not in GOODBYE_EXPECTED:
-        return _end(s, s.ending, do)  # the gateway's own reason: the caller cannot talk it away
-    s = s._replace(ending=None)
+    if _was_sent(s):
+        do(c.BargeIn(s.ledger.replies[0].generation, s.onset_s, verdict))
+    s = _cancel_yielding_tools(_drop_replies(p, s, at_s, do), do)
+    if s.ending is not None and s.ending not in YIELDING:
+        return _end(s, s.ending, at_s, do)
+    if s.link is Link.FAILED:
+        return _end(s, Ending.MODEL_LOST, at_s, do)
+    s = s._replace(ending=None, answered=False, owed=True)
     if p.local_turns and not s.activity:
         do(c.ActivityStart())
         s = s._replace(activity=True)
@@ -199,27 +296,12 @@ def _confirm(p: Policy, s: State, at_s: float, verdict: c.Verdict, do: Do) -> St
 
 def _yield_word(p: Policy, s: State, at_s: float, do: Do) -> State:
     """After a barge-in: the caller is still speaking, or has just stopped and wants an answer."""
-    if s.caller_speaking or s.activity:
-        if s.activity and not s.caller_speaking:
-            do(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
+    if s.caller_speaking:
+        return s._replace(phase=Phase.LISTENING)
+    if s.activity:
+        do(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
         return s._replace(phase=Phase.LISTENING)
     return _think(p, s, at_s, do)
-
-
-def _may_interrupt(p: Policy, s: State) -> bool:
-    """Whether the detector's word stops the agent now."""
-    return p.mode in (Mode.HOLD, Mode.STOP) and not any(r.protected for r in s.ledger.replies)
-
-
-def _barge_in(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """The caller's voice over the agent's: stop playback at once, then wait for the verdict (or not)."""
-    s = _stop_playback(s, at_s, do)
-    if p.mode is Mode.STOP:
-        return _confirm(p, s, at_s, c.Verdict.CONFIRMED_LOCALLY, do)
-    first = s.ledger.replies[0].generation if s.ledger.replies else s.newest
-    do(c.BargeIn(first, s.onset_s, c.Verdict.SUSPECTED))
-    do(c.SetTimer(e.BargeInLasted, max(at_s, s.onset_s + p.min_barge_in_s)))
-    return s._replace(phase=Phase.HELD)
 
 
 # --- the carrier
@@ -227,71 +309,70 @@ def _barge_in(p: Policy, s: State, at_s: float, do: Do) -> State:
 
 def stream_started(p: Policy, s: State, ev: e.StreamStarted, do: Do) -> State:
     if s.link is Link.FAILED:
-        return _end(s, Ending.MODEL_UNREACHABLE, do)
+        return _end(s, Ending.MODEL_UNREACHABLE, ev.at_s, do)
     if p.call_limit_s:
         do(c.SetTimer(e.TimeLimit, ev.at_s + p.call_limit_s))
         if p.warning_s:
-            do(c.SetTimer(e.TimeWarning, ev.at_s + p.call_limit_s - p.warning_s))
-    if s.link is Link.DIALLING:
+            do(c.SetTimer(e.TimeWarning, ev.at_s + max(0.0, p.call_limit_s - p.warning_s)))
+    if s.link is not Link.UP:
         do(c.SetTimer(e.ConnectTimeout, ev.at_s + p.connect_timeout_s))
     if p.greets is Greets.SOUND:
         do(c.PlayGreeting())
-        return _think(p, s._replace(greeted=True), ev.at_s, do)
     return _greet(p, s, ev.at_s, do)
 
 
 def _greet(p: Policy, s: State, at_s: float, do: Do) -> State:
     """Once stream and model are both there, the model greets, if it is to."""
-    if p.greets is not Greets.MODEL or s.greeted:
+    if p.greets is not Greets.MODEL:
         return _listen(p, s, at_s, do)
     if s.link is Link.UP:
         do(c.AskModel(c.Prompt.GREETING))
-        s = s._replace(greeted=True)
+    if s.caller_speaking or s.activity:
+        return s._replace(owed=True)
     return _think(p, s, at_s, do)
 
 
 def stream_stopped(p: Policy, s: State, ev: e.StreamStopped, do: Do) -> State:
-    return _end_heard(s, Ending.CALLER_HUNG_UP, ev.at_s, do)
+    return _end(s, Ending.CALLER_HUNG_UP, ev.at_s, do)
 
 
 def stream_lost(p: Policy, s: State, ev: e.StreamLost, do: Do) -> State:
-    ending = Ending.STREAM_NEVER_STARTED if s.phase is Phase.CONNECTING else Ending.STREAM_LOST
-    return _end_heard(s, ending, ev.at_s, do)
+    return _end(s, Ending.STREAM_LOST, ev.at_s, do)
+
+
+def stream_never_started(p: Policy, s: State, ev: e.StreamLost, do: Do) -> State:
+    return _end(s, Ending.STREAM_NEVER_STARTED, ev.at_s, do)
 
 
 def mark_returned(p: Policy, s: State, ev: e.MarkReturned, do: Do) -> State:
-    s = s._replace(ledger=lg.mark_returned(s.ledger, ev.generation, ev.sample, ev.epoch, ev.at_s))
-    return _settle(p, s, ev.at_s, do)
+    ledger = lg.mark_returned(s.ledger, ev.generation, ev.sample, ev.epoch, ev.at_s)
+    if ledger is s.ledger:
+        return s
+    return _settle(p, s.with_ledger(ledger), ev.at_s, do)
 
 
 def _settle(p: Policy, s: State, at_s: float, do: Do) -> State:
     ledger, over = lg.settle(s.ledger)
     if not over:
         return s
-    _over(s, over, do)
-    s = s._replace(ledger=ledger)
+    s = _take_off(p, s, ledger, over, at_s, do)
     return s if ledger.replies else _quiet(p, s, at_s, do)
-
-
-def mark_while_held(p: Policy, s: State, ev: e.MarkReturned, do: Do) -> State:
-    """An echo from before the clear proves nothing; there are no others while playback is stopped."""
-    return s
 
 
 def playout_timeout(p: Policy, s: State, ev: e.PlayoutTimeout, do: Do) -> State:
     """The marks or the rest of the reply did not come: by the clock the caller has heard what there was."""
-    ledger, over = lg.settle(s.ledger, ev.at_s)
-    _over(s, over, do)
-    s = s._replace(ledger=ledger)
-    if not ledger.replies:
-        return _quiet(p, s, ev.at_s, do)
-    if lg.is_audible(ledger, ev.at_s):  # an early timer: the line was held up
-        do(c.SetTimer(e.PlayoutTimeout, _overdue_s(ledger)))
+    overdue_s = _overdue_s(s)
+    if ev.at_s < overdue_s:  # more has come since
+        do(c.SetTimer(e.PlayoutTimeout, overdue_s))
         return s
-    if s.ending is not None:
+    s = _take_off(p, s, *lg.settle(s.ledger, ev.at_s), ev.at_s, do)
+    if not s.ledger.replies or s.ending is not None:
         return _quiet(p, s, ev.at_s, do)
     # The model stopped in mid-reply. What it still brings is played; until then it counts as silent.
-    return s._replace(phase=Phase.LISTENING) if s.caller_speaking else _think(p, s, ev.at_s, do)
+    if s.muted:
+        do(c.MuteCaller(False))
+        s = s._replace(muted=False)
+    return _callers_word(p, s, do) if s.caller_speaking or s.activity else _think(p, s, ev.at_s, do)
 
 
 def clear_acknowledged(p: Policy, s: State, ev: e.ClearAcknowledged, do: Do) -> State:
@@ -317,12 +398,19 @@ def stopping_timeout(p: Policy, s: State, ev: e.ClearTimeout, do: Do) -> State:
 
 def digit_listening(p: Policy, s: State, ev: e.DigitPressed, do: Do) -> State:
     """A key press is a sign of life."""
-    return _listen(p, s._replace(idle_prompted=False), ev.at_s, do) if not s.caller_speaking else s
+    s = s._replace(idle_prompted=False)
+    return s if s.caller_speaking or s.activity else _listen(p, s, ev.at_s, do)
+
+
+def digit_thinking(p: Policy, s: State, ev: e.DigitPressed, do: Do) -> State:
+    """The caller is still typing: the model is not late yet."""
+    s = s._replace(idle_prompted=False)
+    return s if _awaited(s) else _think(p, s, ev.at_s, do)
 
 
 def digit_over_agent(p: Policy, s: State, ev: e.DigitPressed, do: Do) -> State:
     s = s._replace(idle_prompted=False)
-    if not p.dtmf_barge_in or p.mode is Mode.OFF or any(r.protected for r in s.ledger.replies):
+    if not p.dtmf_barge_in or p.mode is Mode.OFF or _protected(s) or not s.ledger.replies:
         return s
     if s.phase is not Phase.HELD:
         s = _stop_playback(s._replace(onset_s=ev.at_s), ev.at_s, do)
@@ -338,19 +426,28 @@ def _heard_speaking(s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
     return s._replace(caller_speaking=True, onset_s=ev.onset_s, idle_prompted=False)
 
 
+def _heard_silence(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
+    """`owed` from here on: a cough is no turn, and for one the model may rightly stay silent."""
+    if s.activity:
+        do(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
+    return s._replace(caller_speaking=False, owed=s.owed or ev.offset_s - s.onset_s >= p.min_barge_in_s)
+
+
 def speech_started(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
     """The agent is silent: the caller's word."""
     s = _heard_speaking(s, ev, do)
     do(c.StopTimer(e.ModelSilent))
     do(c.StopTimer(e.FillerDue))
-    if p.local_turns and not s.activity:
-        do(c.ActivityStart())
-        s = s._replace(activity=True)
-    return s._replace(phase=Phase.LISTENING, answered=False)
+    # Who speaks a second time without an answer ("hello? ... hello?") did not cough.
+    return _callers_word(p, s._replace(owed=s.owed or not s.answered, answered=False), do)
 
 
 def speech_over_agent(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
     s = _heard_speaking(s, ev, do)
+    if _all_complete(s) and not lg.is_audible(s.ledger, ev.at_s):
+        # Only the last marks are still on their way: the caller does not interrupt, but answers.
+        s = _take_off(p, s._replace(answered=False), *lg.settle(s.ledger, ev.at_s), ev.at_s, do)
+        return _quiet(p, s, ev.at_s, do)
     return _barge_in(p, s, ev.at_s, do) if _may_interrupt(p, s) else s
 
 
@@ -358,7 +455,7 @@ def speech_while_held(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) ->
     """More of it before the verdict: count from this onset."""
     s = _heard_speaking(s, ev, do)
     do(c.StopTimer(e.VerdictTimeout))
-    do(c.SetTimer(e.BargeInLasted, max(ev.at_s, ev.onset_s + p.min_barge_in_s)))
+    do(c.SetTimer(e.BargeInLasted, max(ev.at_s, _lasted_s(p, s))))
     return s
 
 
@@ -369,39 +466,39 @@ def speech_while_stopping(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do
 def speech_while_closing(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
     if s.ledger.replies:
         return speech_over_agent(p, s, ev, do)
-    if s.ending not in GOODBYE_EXPECTED:
-        return _heard_speaking(s, ev, do)
-    # The goodbye has not begun: the caller has something to add.
-    do(c.StopTimer(e.GoodbyeTimeout))
-    return speech_started(p, s._replace(ending=None), ev, do)
+    s = _heard_speaking(s, ev, do)
+    return _linger(p, s, ev.at_s, do) if s.ending in YIELDING else s
 
 
 def speech_ended(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
     """The caller's turn may be over: the model decides that, or the silence that follows."""
-    spoke_s = ev.offset_s - s.onset_s
-    s = s._replace(caller_speaking=False)
+    s = _heard_silence(p, s, ev, do)
     if s.activity:
-        do(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
         return s
-    # A cough is not a turn; for one the model may rightly stay silent.
-    if spoke_s >= p.min_barge_in_s or s.tools:
+    if s.owed or _awaited(s):
         return _think(p, s, ev.at_s, do)
     return _listen(p, s, ev.at_s, do)
 
 
-def speech_ended_elsewhere(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
-    if s.activity:
-        do(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
-    if s.phase is Phase.SPEAKING or s.phase is Phase.CLOSING:
-        do(c.StopTimer(e.BargeInLasted))
-    return s._replace(caller_speaking=False)
+def speech_ended_over_agent(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
+    """It was the end of the turn that the agent is answering, or nothing that stops it."""
+    do(c.StopTimer(e.BargeInLasted))
+    owed = s.owed
+    return _heard_silence(p, s, ev, do)._replace(owed=owed)
+
+
+def speech_ended_stopping(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
+    return _heard_silence(p, s, ev, do)
 
 
 def speech_ended_held(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
     """Short: perhaps only an "uh-huh". The model gets a moment to say otherwise."""
+    s = s._replace(caller_speaking=False)
+    if ev.offset_s - s.onset_s >= p.min_barge_in_s:
+        return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_LOCALLY, do)
     do(c.StopTimer(e.BargeInLasted))
     do(c.SetTimer(e.VerdictTimeout, max(ev.at_s, ev.offset_s + p.verdict_timeout_s)))
-    return s._replace(caller_speaking=False)
+    return s
 
 
 def endpoint(p: Policy, s: State, ev: e.EndpointTimeout, do: Do) -> State:
@@ -410,14 +507,21 @@ def endpoint(p: Policy, s: State, ev: e.EndpointTimeout, do: Do) -> State:
         return s
     do(c.ActivityEnd())
     s = s._replace(activity=False)
-    return _think(p, s, ev.at_s, do) if s.phase is Phase.LISTENING else s
+    if s.phase is not Phase.LISTENING:
+        return s
+    return _think(p, s, ev.at_s, do) if s.owed or _awaited(s) else _listen(p, s, ev.at_s, do)
 
 
 def caller_transcribed(p: Policy, s: State, ev: e.CallerTranscribed, do: Do) -> State:
-    """The model heard a turn that the detector missed or took for a cough."""
-    if s.caller_speaking or s.answered or s.activity:
+    """The model understood something: what the detector took for a cough was a turn.
+
+    Of a turn that was answered, transcripts may come late: they mean nothing.
+    """
+    if s.answered or _awaited(s):
         return s
-    return _think(p, s._replace(idle_prompted=False), ev.at_s, do)
+    if s.caller_speaking or s.activity:
+        return s._replace(owed=True)
+    return _think(p, s, ev.at_s, do)
 
 
 # --- barge-in: the verdict
@@ -427,12 +531,10 @@ def interrupted_over_agent(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) 
     """The model heard the caller first (or, with mode `model`, alone)."""
     if ev.generation <= s.dead:
         return s
-    s = s._replace(newest=max(s.newest, ev.generation))
-    if p.mode is Mode.OFF or any(r.protected for r in s.ledger.replies):
+    if p.mode is Mode.OFF or _protected(s):
         # It will bring no more of this reply; what there is of it is heard to its end.
-        return _finish_reply(p, s, ev.generation, ev.at_s, do)
-    if not s.ledger.replies:
-        return interrupted(p, s, ev, do)
+        return _complete(p, s, ev.generation, ev.at_s, do)
+    s = s._replace(newest=max(s.newest, ev.generation))
     onset_s = s.onset_s if s.caller_speaking else ev.at_s
     s = _stop_playback(s._replace(onset_s=onset_s), ev.at_s, do)
     return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_BY_MODEL, do)
@@ -442,15 +544,8 @@ def interrupted(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) -> State:
     """Nothing of that turn is being heard: it is dead all the same, and so are the tools that yield."""
     if ev.generation <= s.dead:
         return s
-    newest = max(s.newest, ev.generation)
-    kept = tuple(t for t in s.tools if t.policy is e.ToolPolicy.FINISH)
-    for tool in s.tools:
-        if tool not in kept:
-            do(c.CancelTool(tool.call_id))
-    for reply in s.ledger.replies:  # stalled ones
-        do(c.Drop(reply.generation))
-        do(c.ReplyEnded(reply.generation, reply.received, reply.heard, reply.heard < reply.received))
-    s = s._replace(ledger=s.ledger._replace(replies=()), newest=newest, dead=newest, tools=kept)
+    s = s._replace(newest=max(s.newest, ev.generation))
+    s = _cancel_yielding_tools(_drop_replies(p, s, ev.at_s, do), do)
     return _think(p, s, ev.at_s, do) if s.phase is Phase.THINKING else s
 
 
@@ -461,9 +556,17 @@ def interrupted_held(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) -> Sta
     return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_BY_MODEL, do)
 
 
-def interrupted_stopping(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) -> State:
-    newest = max(s.newest, ev.generation)
-    return s._replace(newest=newest, dead=max(s.dead, ev.generation))
+def interrupted_closing(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) -> State:
+    if s.ledger.replies:
+        return interrupted_over_agent(p, s, ev, do)
+    if ev.generation <= s.dead:
+        return s
+    s = interrupted(p, s, ev, do)
+    if s.ending not in YIELDING:
+        return s
+    # The goodbye was talked away before it began.
+    s = _stay(s, do)
+    return _callers_word(p, s, do) if s.caller_speaking else _think(p, s, ev.at_s, do)
 
 
 def lasted_held(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
@@ -474,7 +577,7 @@ def lasted_held(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
 
 def lasted_over_agent(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
     """The caller was speaking when the agent began, and goes on: the agent yields."""
-    if not s.caller_speaking or not _may_interrupt(p, s) or not s.ledger.replies:
+    if not s.caller_speaking or not _may_interrupt(p, s):
         return s
     s = _stop_playback(s, ev.at_s, do)
     return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_LOCALLY, do)
@@ -484,189 +587,256 @@ def verdict_timeout(p: Policy, s: State, ev: e.VerdictTimeout, do: Do) -> State:
     """Dismissed: play on from the first unheard sample."""
     if s.caller_speaking:
         return s
-    first = s.ledger.replies[0].generation if s.ledger.replies else s.newest
-    do(c.BargeIn(first, s.onset_s, c.Verdict.DISMISSED))
-    s = s._replace(phase=Phase.CLOSING if s.ending is not None else Phase.SPEAKING)
-    s = _send(s, ev.at_s, do, replay=True)
-    s = _settle(p, s, ev.at_s, do)
-    if s.phase is Phase.ENDED or s.phase is Phase.LISTENING or s.phase is Phase.THINKING:
-        return s
-    if not s.ledger.replies:
-        return _quiet(p, s, ev.at_s, do)
-    do(c.SetTimer(e.PlayoutTimeout, _overdue_s(s.ledger)))
+    sent = _was_sent(s)
+    tail = sum(r.received - r.heard for r in s.ledger.replies)
+    if sent and s.ending is None and _all_complete(s) and tail <= LAST_WORDS:
+        # "... at eight?" - "Yes." Nothing worth playing on is left, and the answer must not be lost.
+        s = _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_LOCALLY, do)._replace(owed=False)
+        return _listen(p, s, ev.at_s, do) if s.phase is Phase.THINKING else s
+    if sent:
+        do(c.BargeIn(s.ledger.replies[0].generation, s.onset_s, c.Verdict.DISMISSED))
+    if s.ending is not None:
+        do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
+    ledger = _send(s.ledger, ev.at_s, do, resumed=sent)
+    s = s._replace(phase=Phase.SPEAKING if s.ending is None else Phase.CLOSING, ledger=ledger)
+    do(c.SetTimer(e.PlayoutTimeout, max(ev.at_s, _overdue_s(s))))
     return s
 
 
 # --- the model's replies
 
 
-def _take(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State | None:
-    """The reply's ledger grows; None when it is dead."""
-    if ev.generation <= s.dead:
-        do(c.Drop(ev.generation))
-        return None
-    ledger = lg.receive(s.ledger, ev.generation, ev.samples, audible=ev.audible_sample, protected=ev.protected)
-    s = s._replace(ledger=ledger, newest=max(s.newest, ev.generation))
+def _is_dead(s: State, ev: e.ReplyAudio, do: Do) -> bool:
+    if ev.generation > s.dead:
+        return False
+    do(c.Drop(ev.generation))
+    return True
+
+
+def _received(s: State, ev: e.ReplyAudio) -> lg.Ledger:
+    return lg.receive(s.ledger, ev.generation, ev.samples, ev.audible_sample, ev.protected)
+
+
+def _taken(s: State, ev: e.ReplyAudio, ledger: lg.Ledger, do: Do) -> State:
+    """The reply has grown by this audio."""
     if ev.protected and not s.muted:
         do(c.MuteCaller(True))
         s = s._replace(muted=True)
+    if ev.generation > s.newest:
+        return s._replace(ledger=ledger, newest=ev.generation, owed=False)
+    return s.with_ledger(ledger)
+
+
+def _begin(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """The agent has the word. Who has just begun to speak is let finish; who goes on speaking is yielded to."""
+    for timer in (e.ModelSilent, e.IdleTimeout, e.FillerDue):
+        do(c.StopTimer(timer))
+    s = s._replace(answered=True, strikes=0, owed=False)
+    if s.caller_speaking and _may_interrupt(p, s):
+        if at_s - s.onset_s < p.min_barge_in_s or s.activity:
+            return _barge_in(p, s, at_s, do)
+        do(c.SetTimer(e.BargeInLasted, at_s + _watch_s(p)))
+    ledger = _send(s.ledger, at_s, do)
+    s = s._replace(phase=Phase.SPEAKING if s.ending is None else Phase.CLOSING, ledger=ledger)
+    # Early while more comes: it is moved when it fires, and need not be for every chunk.
+    do(c.SetTimer(e.PlayoutTimeout, min(_overdue_s(s), lg.ends_at_s(ledger) + PLAYOUT_GRACE_S)))
     return s
 
 
 def reply_begins(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
-    """The agent has the word."""
-    taken = _take(p, s, ev, do)
-    if taken is None:
+    """From silence. In STOPPING, too: the carrier's queue was emptied before this can reach it."""
+    if _is_dead(s, ev, do):
         return s
-    for timer in (e.ModelSilent, e.IdleTimeout, e.FillerDue):
-        do(c.StopTimer(timer))
-    s = taken._replace(phase=Phase.SPEAKING, answered=True, strikes=0)
-    if s.caller_speaking and _may_interrupt(p, s):
-        do(c.SetTimer(e.BargeInLasted, ev.at_s + p.min_barge_in_s))
-    return _send(s, ev.at_s, do)
+    return _begin(p, _taken(s, ev, _received(s, ev), do), ev.at_s, do)
 
 
 def reply_goes_on(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
-    taken = _take(p, s, ev, do)
-    return s if taken is None else _send(taken, ev.at_s, do)
+    if _is_dead(s, ev, do):
+        return s
+    return _taken(s, ev, _send(_received(s, ev), ev.at_s, do), do)
 
 
 def reply_while_held(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
     """Kept, not played: the verdict decides."""
-    taken = _take(p, s, ev, do)
-    return s if taken is None else taken
-
-
-def reply_while_stopping(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
-    """A new reply before the carrier's word: its queue was emptied before this can reach it."""
-    return reply_begins(p, s, ev, do)
-
-
-def goodbye_begins(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
-    taken = _take(p, s, ev, do)
-    if taken is None:
+    if _is_dead(s, ev, do):
         return s
-    do(c.StopTimer(e.ModelSilent))
-    if not s.ledger.replies:
-        do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
-    return _send(taken._replace(answered=True), ev.at_s, do)
+    return _taken(s, ev, _received(s, ev), do)
+
+
+def reply_while_closing(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
+    """The goodbye begins, or goes on."""
+    if lg.is_audible(s.ledger, ev.at_s):
+        return reply_goes_on(p, s, ev, do)
+    if _is_dead(s, ev, do):
+        return s
+    do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
+    return _begin(p, _taken(s, ev, _received(s, ev), do), ev.at_s, do)
+
+
+def reply_before_stream(p: Policy, s: State, ev: e.ReplyAudio, do: Do) -> State:
+    """There is nobody to hear it, and later it would come out of place."""
+    do(c.Drop(ev.generation))
+    return s._replace(newest=max(s.newest, ev.generation), dead=max(s.dead, ev.generation))
 
 
 def reply_complete(p: Policy, s: State, ev: e.ReplyComplete, do: Do) -> State:
-    return _finish_reply(p, s, ev.generation, ev.at_s, do)
+    return _complete(p, s, ev.generation, ev.at_s, do)
 
 
-def _finish_reply(p: Policy, s: State, generation: int, at_s: float, do: Do) -> State:
+def _complete(p: Policy, s: State, generation: int, at_s: float, do: Do) -> State:
+    """No more of this reply will come: a mark behind its end tells when it was heard."""
     reply = lg.find(s.ledger, generation)
     if reply is None or reply.complete:
         return s
-    ledger = lg.complete(s.ledger, generation)
+    ledger = lg.complete(s.ledger, generation, only=True)
     if reply.marked < reply.placed:
         do(c.SendMark(generation, reply.placed, ledger.epoch))
-        ledger = lg.replace_reply(ledger, reply._replace(complete=True, marked=reply.placed))
-    do(c.SetTimer(e.PlayoutTimeout, _overdue_s(ledger)))
+        ledger = lg.mark_sent(ledger, generation, reply.placed)
     return _settle(p, s._replace(ledger=ledger), at_s, do)
 
 
 def complete_while_held(p: Policy, s: State, ev: e.ReplyComplete, do: Do) -> State:
-    return s._replace(ledger=lg.complete(s.ledger, ev.generation))
+    return s._replace(ledger=lg.complete(s.ledger, ev.generation, only=True))
+
+
+def complete_after_stall(p: Policy, s: State, ev: e.ReplyComplete, do: Do) -> State:
+    return _over_after_stall(p, s, lg.complete(s.ledger, ev.generation, only=True), ev.at_s, do)
+
+
+def _over_after_stall(p: Policy, s: State, ledger: lg.Ledger, at_s: float, do: Do) -> State:
+    """The reply that broke off was at its end after all, and has been heard."""
+    if not s.ledger.replies:
+        return s
+    s = _take_off(p, s, *lg.settle(ledger, at_s), at_s, do)
+    if s.phase is Phase.THINKING and s.answered and not s.ledger.replies and not _awaited(s):
+        return _listen(p, s, at_s, do)
+    return s
 
 
 def turn_complete(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
-    """A turn's end without `generationComplete` still completes its reply."""
-    return _finish_reply(p, s, ev.generation, ev.at_s, do)
+    """A turn's end, without `generationComplete` too, completes its replies."""
+    s = s._replace(asked_tool=False)
+    for reply in s.ledger.replies:
+        if reply.generation <= ev.generation:
+            s = _complete(p, s, reply.generation, ev.at_s, do)
+    return s
 
 
 def turn_complete_held(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
-    return s._replace(ledger=lg.complete(s.ledger, ev.generation))
+    return s._replace(asked_tool=False, ledger=lg.complete(s.ledger, ev.generation))
+
+
+def turn_complete_listening(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
+    return _over_after_stall(p, s._replace(asked_tool=False), lg.complete(s.ledger, ev.generation), ev.at_s, do)
 
 
 def turn_complete_thinking(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
     """A turn without audio where one was due: ask once, at once."""
-    if ev.generation <= max(s.dead, s.newest) or s.tools:
-        return _finish_reply(p, s, ev.generation, ev.at_s, do)
+    empty = ev.generation > max(s.dead, s.newest) and not s.asked_tool and not _awaited(s)
+    s = turn_complete_listening(p, s, ev, do)
+    if not empty or s.phase is not Phase.THINKING:
+        return s
     s = s._replace(newest=ev.generation)
     return s if s.strikes else _strike(p, s, ev.at_s, do)
 
 
 def model_silent(p: Policy, s: State, ev: e.ModelSilent, do: Do) -> State:
-    if s.tools:
-        return s
-    return _strike(p, s, ev.at_s, do)
+    for tool in _awaited(s):  # one that has not ended by now never will
+        do(c.CancelTool(tool.call_id))
+    return _strike(p, s._replace(tools=tuple(t for t in s.tools if t.withdrawn)), ev.at_s, do)
 
 
 def _strike(p: Policy, s: State, at_s: float, do: Do) -> State:
     """The model owes the caller a word: ask, then get a new connection, then give up."""
+    if s.link is not Link.UP:
+        return s  # it hears of it when the link is back, or the call ends
     s = s._replace(strikes=s.strikes + 1)
     if s.strikes > 2:
-        return _end(s, Ending.MODEL_LOST, do)
-    if s.link is Link.UP:
-        if s.strikes == 1:
-            do(c.AskModel(c.Prompt.NUDGE))
-        else:
-            do(c.ReconnectModel())
-            s = s._replace(link=Link.DOWN)
-    do(c.SetTimer(e.ModelSilent, at_s + p.silent_after_s))
-    return s
+        return _end(s, Ending.MODEL_LOST, at_s, do)
+    if s.strikes == 2:
+        do(c.ReconnectModel())
+        return _lose_link(s, at_s, do)
+    do(c.AskModel(c.Prompt.NUDGE))
+    return _think(p, s, at_s, do)
 
 
 # --- the model's link
 
 
+def model_ready_connecting(p: Policy, s: State, ev: e.ModelReady, do: Do) -> State:
+    return s._replace(link=Link.UP, rotation_due=False)
+
+
 def model_ready(p: Policy, s: State, ev: e.ModelReady, do: Do) -> State:
-    first = s.link is Link.DIALLING
+    """It may have to be told that the caller is waiting: what was said meanwhile is lost, or soon heard."""
     do(c.StopTimer(e.ConnectTimeout))
-    s = s._replace(link=Link.UP)
-    if s.phase is Phase.CONNECTING:
-        return s
-    if first and not s.greeted and p.greets is Greets.MODEL:
-        return _greet(p, s, ev.at_s, do)
-    if s.phase is Phase.THINKING and not s.tools:
-        do(c.SetTimer(e.ModelSilent, ev.at_s + p.silent_after_s))
+    do(c.StopTimer(e.GoAwayDeadline))
+    s = s._replace(link=Link.UP, rotation_due=False)
+    if p.greets is Greets.MODEL and not s.newest and s.phase in (Phase.LISTENING, Phase.THINKING):
+        return _greet(p, s, ev.at_s, do)  # a connection that was asked before, and lost, has said nothing
+    if s.phase is Phase.SPEAKING and s.owed:  # go on where the link broke off; the rest is still being heard
+        do(c.AskModel(c.Prompt.NUDGE))
+    elif s.phase is Phase.THINKING and not _awaited(s):
+        if s.strikes or s.answered:
+            do(c.AskModel(c.Prompt.NUDGE))
+            return _think(p, s, ev.at_s, do)
+        do(c.SetTimer(e.ModelSilent, ev.at_s + RETURN_S))
     return s
 
 
 def model_down(p: Policy, s: State, ev: e.ModelDown, do: Do) -> State:
-    """No more of the present reply will come; what there is of it is heard to its end."""
+    """No more of the present reply will come; what there is of it is heard to its end, and the rest is owed."""
     do(c.StopTimer(e.GoAwayDeadline))
-    s = s._replace(link=Link.DOWN, rotation_due=False)
+    return _cut(p, _lose_link(s, ev.at_s, do), ev.at_s, do)
+
+
+def _cut(p: Policy, s: State, at_s: float, do: Do) -> State:
+    s = s._replace(asked_tool=False, owed=s.owed or not _all_complete(s))
+    if s.phase in (Phase.SPEAKING, Phase.CLOSING):
+        for reply in s.ledger.replies:
+            s = _complete(p, s, reply.generation, at_s, do)
+        return s
+    ledger = lg.complete(s.ledger, s.newest)
     if s.phase is Phase.HELD:
-        return s._replace(ledger=lg.complete(s.ledger))
-    for reply in s.ledger.replies:
-        s = _finish_reply(p, s, reply.generation, ev.at_s, do)
-    return s
+        return s._replace(ledger=ledger)
+    return _take_off(p, s, *lg.settle(ledger, at_s), at_s, do)
+
+
+def model_down_connecting(p: Policy, s: State, ev: e.ModelDown, do: Do) -> State:
+    return s._replace(link=Link.DOWN, rotation_due=False)
 
 
 def model_failed_connecting(p: Policy, s: State, ev: e.ModelFailed, do: Do) -> State:
     return s._replace(link=Link.FAILED)
 
 
-def model_failed(p: Policy, s: State, ev: e.ModelFailed, do: Do) -> State:
+def model_failed(p: Policy, s: State, ev: e.ModelFailed | e.ConnectTimeout, do: Do) -> State:
     """The link has given up: what is at hand is heard, then the call ends."""
     ending = Ending.MODEL_UNREACHABLE if s.link is Link.DIALLING else Ending.MODEL_LOST
-    s = model_down(p, s, e.ModelDown(ev.at_s), do)
+    do(c.StopTimer(e.ConnectTimeout))
+    do(c.StopTimer(e.GoAwayDeadline))
+    s = _cut(p, s._replace(link=Link.FAILED, rotation_due=False), ev.at_s, do)
     if s.phase is Phase.ENDED:
         return s
-    s = s._replace(link=Link.FAILED)
-    return _close(p, s, ending, ev.at_s, do)
+    return _close(p, s, s.ending or ending, ev.at_s, do)  # a goodbye under way keeps its reason
 
 
 def connect_timeout(p: Policy, s: State, ev: e.ConnectTimeout, do: Do) -> State:
-    if s.link is not Link.DIALLING:
-        return s
-    return _end_heard(s, Ending.MODEL_UNREACHABLE, ev.at_s, do)
+    return s if s.link is Link.UP else model_failed(p, s, ev, do)
 
 
 def go_away(p: Policy, s: State, ev: e.GoAway, do: Do) -> State:
-    s = s._replace(rotation_due=True)
+    if s.link is not Link.UP:
+        return s
+    if s.phase is Phase.LISTENING and _may_rotate(s):
+        return _rotate(s, ev.at_s, do)
     do(c.SetTimer(e.GoAwayDeadline, ev.at_s + max(0.0, ev.time_left_s - GO_AWAY_MARGIN_S)))
-    quiet = s.phase is Phase.LISTENING and not (s.caller_speaking or s.activity or s.tools)
-    return _rotate(s, do) if quiet and s.link is Link.UP else s
+    return s._replace(rotation_due=True)
 
 
 def go_away_deadline(p: Policy, s: State, ev: e.GoAwayDeadline, do: Do) -> State:
     """Quiet or not. A reply that is being heard was received long before, or is lost with the connection."""
-    return _rotate(s, do) if s.rotation_due and s.link is Link.UP else s._replace(rotation_due=False)
+    return _rotate(s, ev.at_s, do) if s.rotation_due and s.link is Link.UP else s
 
 
 # --- tools
@@ -675,35 +845,51 @@ def go_away_deadline(p: Policy, s: State, ev: e.GoAwayDeadline, do: Do) -> State
 def tool_requested(p: Policy, s: State, ev: e.ToolRequested, do: Do) -> State:
     if any(t.call_id == ev.call_id for t in s.tools):
         return s  # the same request again: one run
-    tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s)
-    s = s._replace(tools=(*s.tools, tool))
+    tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s, ev.limit_s)
+    s = s._replace(tools=(*s.tools, tool), asked_tool=True)
     do(c.RunTool(ev.call_id))
-    if s.phase is Phase.THINKING or (s.phase is Phase.LISTENING and not s.caller_speaking):
+    if s.phase is Phase.SPEAKING and not _all_complete(s):  # the filler's time counts from the end of playback
+        do(c.SetTimer(e.PlayoutTimeout, max(ev.at_s, _overdue_s(s))))
+    if s.phase is Phase.THINKING or (s.phase is Phase.LISTENING and not s.caller_speaking and not s.activity):
         return _think(p, s, ev.at_s, do)
     return s
+
+
+def tool_before_stream(p: Policy, s: State, ev: e.ToolRequested, do: Do) -> State:
+    """Nothing is done for a caller who is not there."""
+    do(c.CancelTool(ev.call_id))
+    return s
+
+
+def _find_tool(s: State, call_id: str) -> RunningTool | None:
+    return next((t for t in s.tools if t.call_id == call_id), None)
 
 
 def tool_finished(p: Policy, s: State, ev: e.ToolFinished, do: Do) -> State:
-    tool = next((t for t in s.tools if t.call_id == ev.call_id), None)
+    tool = _find_tool(s, ev.call_id)
     if tool is None:
         return s  # cancelled before: its result is dropped
     s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
-    do(c.AnswerTool(ev.call_id, ev.outcome, _scheduling(s, tool)))
-    if s.phase is Phase.THINKING and not s.tools:
-        do(c.StopTimer(e.FillerDue))
-        if tool.silent or tool.withdrawn:
-            return _listen(p, s, ev.at_s, do)
-        return _think(p, s, ev.at_s, do)
-    return s
+    scheduling = _scheduling(s, tool)
+    do(c.AnswerTool(ev.call_id, ev.outcome, scheduling))
+    return _after_tool(p, s, ev.at_s, do, spoken_of=scheduling not in (None, c.Scheduling.SILENT))
+
+
+def _after_tool(p: Policy, s: State, at_s: float, do: Do, *, spoken_of: bool) -> State:
+    if s.phase is not Phase.THINKING or _awaited(s):
+        return s
+    do(c.StopTimer(e.FillerDue))
+    # A tool that is not spoken of changes nothing: either the caller was answered, or still waits for it.
+    return _think(p, s, at_s, do) if spoken_of or not s.answered else _listen(p, s, at_s, do)
 
 
 def _scheduling(s: State, tool: RunningTool) -> c.Scheduling | None:
     """When the model speaks of a result: at once if nobody speaks, else when there is room; withdrawn: never."""
     if tool.withdrawn:
         return None
-    if tool.silent or (s.ending is not None and (s.answered or s.ledger.replies)):
+    if tool.silent or (s.ending is not None and s.answered):  # the goodbye is said, or being said
         return c.Scheduling.SILENT
-    if s.phase is Phase.THINKING or s.phase is Phase.CLOSING:
+    if s.phase in (Phase.THINKING, Phase.CLOSING):
         return c.Scheduling.INTERRUPT
     if s.phase is Phase.LISTENING and not s.caller_speaking and not s.activity:
         return c.Scheduling.INTERRUPT
@@ -712,36 +898,35 @@ def _scheduling(s: State, tool: RunningTool) -> c.Scheduling | None:
 
 def tool_withdrawn(p: Policy, s: State, ev: e.ToolWithdrawn, do: Do) -> State:
     """The model does not want the result: a run that yields is cancelled, one that must finish is not told of."""
-    tool = next((t for t in s.tools if t.call_id == ev.call_id), None)
-    if tool is None:
+    tool = _find_tool(s, ev.call_id)
+    if tool is None or tool.withdrawn:
         return s
     if tool.policy is e.ToolPolicy.FINISH:
-        withdrawn = tool._replace(withdrawn=True)
-        return s._replace(tools=tuple(withdrawn if t is tool else t for t in s.tools))
-    do(c.CancelTool(tool.call_id))
-    s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
-    if s.phase is Phase.THINKING and not s.tools:
-        do(c.StopTimer(e.FillerDue))
-        return _think(p, s, ev.at_s, do)
-    return s
+        s = s._replace(tools=tuple(t._replace(withdrawn=True) if t is tool else t for t in s.tools))
+    else:
+        do(c.CancelTool(tool.call_id))
+        s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
+    return _after_tool(p, s, ev.at_s, do, spoken_of=False)
 
 
 def filler_due(p: Policy, s: State, ev: e.FillerDue, do: Do) -> State:
-    """Once per tool call."""
-    waiting = [t for t in s.tools if t.filler_after_s is not None]
-    if not waiting:
+    """For the tool that asked for it first; again after as much silence as an idle caller gets."""
+    tool = next((t for t in _awaited(s) if t.filler_after_s is not None), None)
+    if tool is None:
         return s
-    do(c.PlayFiller(waiting[0].call_id))
-    filled = waiting[0]._replace(filler_after_s=None)
-    return s._replace(tools=tuple(filled if t is waiting[0] else t for t in s.tools))
+    do(c.PlayFiller(tool.call_id))
+    filled = tool._replace(filler_after_s=p.idle_prompt_s or None)
+    return s._replace(tools=tuple(filled if t is tool else t for t in s.tools))
 
 
 # --- the end of the call
 
 
 def idle(p: Policy, s: State, ev: e.IdleTimeout, do: Do) -> State:
-    if s.caller_speaking or s.link is not Link.UP:
-        return _listen(p, s, ev.at_s, do) if not s.caller_speaking else s
+    if s.caller_speaking or s.activity:
+        return s
+    if s.link is not Link.UP:
+        return _listen(p, s, ev.at_s, do)
     if p.idle_prompt_s and not s.idle_prompted:
         do(c.AskModel(c.Prompt.IDLE))
         return _think(p, s._replace(idle_prompted=True), ev.at_s, do)
@@ -751,47 +936,82 @@ def idle(p: Policy, s: State, ev: e.IdleTimeout, do: Do) -> State:
 
 
 def end_requested_connecting(p: Policy, s: State, ev: e.EndRequested, do: Do) -> State:
-    return _end(s, ev.ending, do)
+    return _end(s, ev.ending, ev.at_s, do)
 
 
 def end_requested(p: Policy, s: State, ev: e.EndRequested, do: Do) -> State:
+    """The first reason stands, unless the gateway has one of its own: that cannot be talked away."""
+    if s.ending is not None and ev.ending in YIELDING:
+        return s
     return _close(p, s, ev.ending, ev.at_s, do)
-
-
-def end_requested_again(p: Policy, s: State, ev: e.EndRequested, do: Do) -> State:
-    """The gateway's own reason wins over the agent's."""
-    return s._replace(ending=ev.ending) if ev.ending not in GOODBYE_EXPECTED else s
 
 
 def _close(p: Policy, s: State, ending: Ending, at_s: float, do: Do) -> State:
     """End once what is being said has been heard; where a goodbye is due and unsaid, give it time to begin."""
     if s.phase is Phase.HELD:
-        do(c.SetTimer(e.GoodbyeTimeout, at_s + GOODBYE_MAX_S))
-        return s._replace(ending=ending)
-    if s.ledger.replies and (lg.is_audible(s.ledger, at_s) or not _all_heard(s)):
-        wait_s = GOODBYE_MAX_S
-    elif ending in GOODBYE_EXPECTED and not s.answered and s.link is Link.UP:
-        wait_s = GOODBYE_START_S
+        return s._replace(ending=ending)  # the verdict comes first
+    if s.ledger.replies and s.phase in (Phase.SPEAKING, Phase.CLOSING):
+        wait_s = max(GOODBYE_MAX_S, lg.ends_at_s(s.ledger) - at_s + PLAYOUT_GRACE_S)
+    elif ending in YIELDING and s.link is Link.UP:
+        wait_s = GOODBYE_PAUSE_S if s.answered and not s.caller_speaking else GOODBYE_START_S
     else:
-        return _end_heard(s, ending, at_s, do)
+        return _end(s, ending, at_s, do)
     for timer in (e.ModelSilent, e.IdleTimeout, e.FillerDue):
         do(c.StopTimer(timer))
+    s = s._replace(phase=Phase.CLOSING, ending=ending)
+    if s.caller_speaking and not s.ledger.replies:
+        return _linger(p, s, at_s, do)
     do(c.SetTimer(e.GoodbyeTimeout, at_s + wait_s))
-    return s._replace(phase=Phase.CLOSING, ending=ending)
+    return s
 
 
-def _all_heard(s: State) -> bool:
-    return all(r.heard >= r.received for r in s.ledger.replies)
+def _linger(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """The caller speaks before the line is dropped. A word of thanks ends nothing; who goes on has the word."""
+    do(c.SetTimer(e.BargeInLasted, max(at_s, _lasted_s(p, s))))
+    do(c.SetTimer(e.GoodbyeTimeout, max(at_s, _lasted_s(p, s)) + GOODBYE_START_S))
+    return s._replace(phase=Phase.CLOSING)
+
+
+def _stay(s: State, do: Do) -> State:
+    """The call goes on after all."""
+    do(c.StopTimer(e.GoodbyeTimeout))
+    return s._replace(ending=None, answered=False, owed=True)
+
+
+def lasted_closing(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
+    if s.ledger.replies:
+        return lasted_over_agent(p, s, ev, do)
+    if not s.caller_speaking or s.ending not in YIELDING:
+        return s
+    return _callers_word(p, _stay(s, do), do)
+
+
+def speech_ended_closing(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
+    lasted = ev.offset_s - s.onset_s >= p.min_barge_in_s
+    s = speech_ended_over_agent(p, s, ev, do)
+    if s.ledger.replies or s.ending not in YIELDING:
+        return s
+    if not lasted:
+        do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + (GOODBYE_PAUSE_S if s.answered else GOODBYE_START_S)))
+        return s
+    s = _stay(s, do)
+    if p.local_turns and not s.activity:  # the model has not heard a word of it
+        do(c.ActivityStart())
+        s = s._replace(activity=True)
+    return _yield_word(p, s, ev.at_s, do)
 
 
 def goodbye_timeout(p: Policy, s: State, ev: e.GoodbyeTimeout, do: Do) -> State:
-    return _end_heard(s, s.ending or Ending.AGENT_HUNG_UP, ev.at_s, do)
+    return _end(s, s.ending or Ending.AGENT_HUNG_UP, ev.at_s, do)
 
 
 def time_warning(p: Policy, s: State, ev: e.TimeWarning, do: Do) -> State:
-    if s.link is Link.UP:
-        do(c.AskModel(c.Prompt.TIME_WARNING))
-    return s
+    """In a quiet moment, or behind a reply that is all there: a text in mid-reply would cut it short."""
+    if s.phase not in (Phase.LISTENING, Phase.SPEAKING) or not _may_rotate(s) or not _all_complete(s):
+        do(c.SetTimer(e.TimeWarning, ev.at_s + WARN_AGAIN_S))
+        return s
+    do(c.AskModel(c.Prompt.TIME_WARNING))
+    return _think(p, s, ev.at_s, do) if s.phase is Phase.LISTENING else s._replace(owed=True)
 
 
 def time_limit(p: Policy, s: State, ev: e.TimeLimit, do: Do) -> State:
@@ -820,8 +1040,9 @@ _COMMON: dict[type[e.Event], Handler] = {
     e.EndpointTimeout: endpoint,
     e.TimeWarning: time_warning,
     e.TimeLimit: time_limit,
-    e.CallerTranscribed: ignore,
     e.TurnComplete: turn_complete,
+    # While the agent is heard, the words it answers may still be written down.
+    e.CallerTranscribed: ignore,
     # Timers of other phases may fire once more while they are being stopped.
     e.VerdictTimeout: ignore,
     e.BargeInLasted: ignore,
@@ -839,41 +1060,43 @@ _AGENT_SILENT: dict[type[e.Event], Handler] = {
     e.CallerTranscribed: caller_transcribed,
     e.ModelInterrupted: interrupted,
     e.ReplyAudio: reply_begins,
-    e.ReplyComplete: reply_complete,
-    e.MarkReturned: mark_returned,
-    e.DigitPressed: digit_listening,
+    e.ReplyComplete: complete_after_stall,
+    e.MarkReturned: ignore,  # all that was sent has been heard
 }
 
 TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     Phase.CONNECTING: {
         **dict.fromkeys((*_COMMON, e.CallerSpeechStarted, e.CallerSpeechEnded), ignore),
-        **dict.fromkeys((e.ModelInterrupted, e.ReplyAudio, e.ReplyComplete, e.MarkReturned), ignore),
-        e.DigitPressed: ignore,
+        **dict.fromkeys((e.ModelInterrupted, e.ReplyComplete, e.MarkReturned, e.DigitPressed), ignore),
         e.StreamStarted: stream_started,
         e.StreamStopped: stream_stopped,
-        e.StreamLost: stream_lost,
-        e.ModelReady: model_ready,
-        e.ModelDown: model_down,
+        e.StreamLost: stream_never_started,
+        e.ModelReady: model_ready_connecting,
+        e.ModelDown: model_down_connecting,
         e.ModelFailed: model_failed_connecting,
+        e.ReplyAudio: reply_before_stream,
+        e.ToolRequested: tool_before_stream,
         e.GoAway: go_away,
         e.GoAwayDeadline: go_away_deadline,
         e.EndRequested: end_requested_connecting,
     },
     Phase.LISTENING: {
         **_AGENT_SILENT,
+        e.TurnComplete: turn_complete_listening,
         e.IdleTimeout: idle,
+        e.DigitPressed: digit_listening,
     },
     Phase.THINKING: {
         **_AGENT_SILENT,
         e.TurnComplete: turn_complete_thinking,
         e.ModelSilent: model_silent,
         e.FillerDue: filler_due,
-        e.DigitPressed: ignore,
+        e.DigitPressed: digit_thinking,
     },
     Phase.SPEAKING: {
         **_COMMON,
         e.CallerSpeechStarted: speech_over_agent,
-        e.CallerSpeechEnded: speech_ended_elsewhere,
+        e.CallerSpeechEnded: speech_ended_over_agent,
         e.ModelInterrupted: interrupted_over_agent,
         e.BargeInLasted: lasted_over_agent,
         e.ReplyAudio: reply_goes_on,
@@ -892,18 +1115,16 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         e.ReplyAudio: reply_while_held,
         e.ReplyComplete: complete_while_held,
         e.TurnComplete: turn_complete_held,
-        e.MarkReturned: mark_while_held,
+        e.MarkReturned: ignore,  # an echo from before the clear proves nothing; there are no others
         e.DigitPressed: digit_over_agent,
-        e.GoodbyeTimeout: goodbye_timeout,
     },
     Phase.STOPPING: {
         **_COMMON,
         e.CallerSpeechStarted: speech_while_stopping,
-        e.CallerSpeechEnded: speech_ended_elsewhere,
-        e.ModelInterrupted: interrupted_stopping,
-        e.ReplyAudio: reply_while_stopping,
+        e.CallerSpeechEnded: speech_ended_stopping,
+        e.ModelInterrupted: interrupted,
+        e.ReplyAudio: reply_begins,
         e.ReplyComplete: ignore,
-        e.TurnComplete: ignore,
         e.MarkReturned: ignore,
         e.ClearAcknowledged: stopping_acknowledged,
         e.ClearTimeout: stopping_timeout,
@@ -912,19 +1133,17 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     Phase.CLOSING: {
         **_COMMON,
         e.CallerSpeechStarted: speech_while_closing,
-        e.CallerSpeechEnded: speech_ended_elsewhere,
-        e.ModelInterrupted: interrupted_over_agent,
-        e.BargeInLasted: lasted_over_agent,
-        e.ReplyAudio: goodbye_begins,
+        e.CallerSpeechEnded: speech_ended_closing,
+        e.ModelInterrupted: interrupted_closing,
+        e.BargeInLasted: lasted_closing,
+        e.ReplyAudio: reply_while_closing,
         e.ReplyComplete: reply_complete,
         e.MarkReturned: mark_returned,
         e.PlayoutTimeout: playout_timeout,
         e.DigitPressed: digit_over_agent,
-        e.EndRequested: end_requested_again,
         e.GoodbyeTimeout: goodbye_timeout,
-        e.TimeWarning: ignore,
     },
-    Phase.ENDED: dict.fromkeys((*_COMMON, *_AGENT_SILENT), ignore),
+    Phase.ENDED: dict.fromkeys((*_COMMON, *_AGENT_SILENT, e.DigitPressed), ignore),
 }
 
 EVENTS: tuple[type[e.Event], ...] = tuple(TABLE[Phase.LISTENING])
