@@ -330,7 +330,7 @@ def _legend(figure: Figure, report: CallReport) -> None:
         Patch(color=_AGENT, label="agent, as heard"),
         Patch(color=_MODEL, label="answer: model hears the end, thinks"),
     ]
-    if any(said.line_to_model_ms is not None for said in report.line.caller):
+    if any(None not in (said.line_to_model_ms, said.model_to_line_ms) for said in report.line.caller):
         handles.append(Patch(color=_GATEWAY, label="gateway's share"))
     if report.line.barge_ins:
         handles.append(Line2D([], [], color=_CUT, linestyle=(0, (4, 2)), label="caller speaks over the agent"))

@@ -468,6 +468,17 @@ async def test_bunched_and_late_frames_lose_nothing_and_keep_their_order():
         assert len(media) >= 18
 
 
+async def test_a_carrier_can_read_slowly():
+    async def talk(line: Line) -> None:
+        for number in range(4):
+            await line.mark(str(number))
+        await line.marked("3")
+
+    async with StubGateway(talk) as stub:
+        truth = await place(stub, WaitForEnd(), carrier=Carrier(read_delay_ms=60))
+    assert np.diff([mark.at_s for mark in truth.marks]).min() > 0.055
+
+
 async def test_marks_can_be_lost():
     async def talk(line: Line) -> None:
         await line.media(TWO_S[:800])
