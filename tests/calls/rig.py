@@ -16,6 +16,7 @@ from unittest import mock
 
 from gateway.agent import parse_agent
 from gateway.config import settings_from
+from gateway.models.gemini_recovery import Patience
 from gateway.record import CallRecord
 from gateway.rehearsal.caller import Carrier, SimulatedCall
 from gateway.rehearsal.caller_steps import Step
@@ -45,6 +46,7 @@ class Plan:
     agent: str = "greeting: {text: Greet the caller.}"
     carrier: Carrier = field(default_factory=Carrier)
     during: Callable[[Gateway, SimulatedCall], object] | None = None
+    later: Script | None = None  # what sessions after the first one play
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,15 @@ async def _place(
         text = setup["systemInstruction"]["parts"][0]["text"]
         return text.partition("plan ")[2].partition(".")[0]
 
-    async with ModelServer(lambda setup: plans[plan_of(setup)].script) as model:
+    seen: set[str] = set()
+
+    def script_for(setup: dict) -> Script:
+        name = plan_of(setup)
+        later = plans[name].later if name in seen else None
+        seen.add(name)
+        return later or plans[name].script
+
+    async with ModelServer(script_for) as model:
         environ = {
             "GOOGLE_GEMINI_BASE_URL": model.url,
             "SSL_CERT_FILE": model.ca_path,
@@ -96,6 +106,7 @@ async def _place(
         }
         with mock.patch.dict(os.environ, environ):
             gateway = Gateway(settings_from(environ), agents, environ)
+            gateway.models.patience = Patience(total_s=6.0, delays_s=(0.0, 0.5, 1.0))
             async with gateway.listening() as url:
                 calls = {
                     name: SimulatedCall(url, plan.steps, dialled=numbers[name], carrier=plan.carrier)

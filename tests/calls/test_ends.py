@@ -48,13 +48,9 @@ PLANS = {
     ),
     "model lost": Plan(
         (WaitForAgent("end"), WaitForEnd(60_000)),
-        Script(
-            (GREETING,),
-            faults=(Fault(4.0, (Abort(),)),),
-            refuse_resumes=(Close(1008, "gone"),) * 20,
-            carries_on=True,
-        ),
-        agent="greeting: {text: Greet the caller.}\nidle: {prompt_after_s: 0, goodbye_after_s: 0}",
+        Script((GREETING,), faults=(Fault(4.0, (Abort(),)),)),
+        later=Script(refuse=Close(1008, "gone")),
+        agent="greeting: {text: Greet the caller.}\nfallback: {say: 'We will call you back.'}",
     ),
     "server stops": Plan((WaitForEnd(),), Script((GREETING,)), during=stop_soon),
     "stream lost": Plan((WaitForEnd(),), Script((GREETING,)), carrier=Carrier(drop_after_s=1.5)),
@@ -64,8 +60,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    plans = {k: v for k, v in PLANS.items() if k != "model lost"}
-    return place_calls(plans)
+    return place_calls(PLANS)
 
 
 def test_the_caller_hangs_up(outcomes: dict[str, Outcome]) -> None:
@@ -88,6 +83,13 @@ def test_an_unreachable_model_gives_the_fallback_line(outcomes: dict[str, Outcom
     record, truth = outcomes["model unreachable"].record, outcomes["model unreachable"].truth
     assert record.end_reason == "model_unreachable"
     assert [(a.verb, a.text) for a in truth.announced] == [("say", "Please call again tomorrow."), ("hangup", "")]
+
+
+def test_a_model_lost_in_mid_call_gives_the_fallback_line(outcomes: dict[str, Outcome]) -> None:
+    record, truth = outcomes["model lost"].record, outcomes["model lost"].truth
+    assert record.end_reason == "model_lost"
+    assert record.turns[0].heard_ms == record.turns[0].received_ms
+    assert [a.text for a in truth.announced if a.verb == "say"] == ["We will call you back."]
 
 
 def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome]) -> None:
