@@ -35,7 +35,7 @@ from media.vad import EnergyDetector, SpeechDetector
 from metrics.catalogue import Metrics, WorstPerSecond
 from metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
-__all__ = ["Call", "CallFacts", "CarrierSocket", "policy_of"]
+__all__ = ["Call", "CallFacts", "CarrierSocket", "Transfer", "policy_of"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 OUTBOX_MAX_BYTES = 7_000_000
 PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
+MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
+RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
+PLAYOUT_GRACE_S = 2.0
 
 
 class CarrierSocket(Protocol):
@@ -51,6 +54,18 @@ class CarrierSocket(Protocol):
     async def send_str(self, data: str) -> None: ...
 
     async def close(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Where the caller goes when the call ends as `TRANSFERRED`: a number or a SIP address.
+
+    `whisper` is said to whoever answers, before the two are joined; `warm`: the agent briefs them first.
+    """
+
+    target: str
+    whisper: str = ""
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +168,21 @@ class Call(ModelSink):
         # and, with mode `hold`, before the verdict.
         self._pre_roll: deque[bytes] = deque(maxlen=int((pre_roll_s + self._policy.min_barge_in_s + 0.2) / 0.02) or 1)
         self._activity = False
+        self.transfer_to: Transfer | None = None
+        self.on_digits: Callable[[str], None] | None = None  # the carrier's side, if it can press keys
         self._socket: CarrierSocket | None = None
+        self._parted_s: float | None = None  # the stream is gone since then, and another may come
+        self._return_by: asyncio.TimerHandle | None = None
         self._outbound: messages.Outbound | None = None
         self._outbox: deque[tuple[str, c.Command]] = deque()
         self._outbox_bytes = 0
         self._outbox_ready = asyncio.Event()
         self._cleared_below = 0  # generations up to this one must not be sent any more
         self._tasks: list[asyncio.Task[None]] = []
+        self._link_for = link_for
         self._link = link_for(self)
+        self._unclaimed: asyncio.TimerHandle | None = None
+        self._old_links: list[asyncio.Task[None]] = []
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: self._play,
             c.Replay: self._play,
@@ -195,17 +217,71 @@ class Call(ModelSink):
             asyncio.create_task(self._send(), name=f"carrier {self.facts.call_sid}"),
         ]
         self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
+        self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._release_model)
+
+    def _release_model(self) -> None:
+        """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
+        self._unclaimed = None
+        self._old_links.append(asyncio.create_task(self._link.close()))
+        self._link = self._link_for(self)
+        self._state = State()
 
     def attach(self, socket: CarrierSocket, stream_sid: str) -> None:
-        """The carrier's stream is up."""
+        """The carrier's stream is up: the call's first, or one that takes the place of the last."""
+        now_s = self.clock()
+        if self._unclaimed is not None:
+            self._unclaimed.cancel()
+            self._unclaimed = None
+        elif not self.record.streams:
+            self._tasks.append(asyncio.create_task(self._link.run(), name=f"model {self.facts.call_sid}"))
         self._socket, self._outbound = socket, messages.Outbound(stream_sid)
-        self._last_frame_s = self.clock()
+        self._last_frame_s, self._delay_floor_s = now_s, None  # each stream has a clock of its own
         self.record.streams.append(stream_sid)
-        self.feed(e.StreamStarted(self.clock()))
+        if self._parted_s is None:
+            self.feed(e.StreamStarted(now_s))
+        else:
+            self._send_again(self._parted_s, now_s)
+
+    def part(self, return_s: float) -> None:
+        """The stream is gone; the call ends unless another is attached within `return_s`.
+
+        The machine is not told: it goes on, and what it sends meanwhile is kept for the next stream.
+        """
+        if self._parted_s is None:
+            self._parted_s = self.clock()
+        self._socket = self._outbound = None
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        if self._return_by is not None:
+            self._return_by.cancel()
+        self._return_by = self._loop.call_later(return_s, lambda: self.feed(e.StreamLost(self.clock())))
+
+    def _send_again(self, parted_s: float, now_s: float) -> None:
+        """What the carrier held unheard went with its stream. The new marks put the ledger's clock right."""
+        self._parted_s = None
+        if self._return_by is not None:
+            self._return_by.cancel()
+            self._return_by = None
+        ledger = self._state.ledger
+        left = 0
+        for reply in ledger.replies:
+            start = lg.heard(ledger, reply, parted_s) // FRAME * FRAME
+            command: type[c.Play] | type[c.Replay] = c.Replay  # the seam is faded in
+            while start < reply.placed:
+                stop = min(reply.placed, start + RESENT_MARK_EVERY)
+                self._play(command(reply.generation, start, stop))
+                self._send_mark(c.SendMark(reply.generation, stop, ledger.epoch))
+                left, start, command = left + stop - start, stop, c.Play
+        if e.PlayoutTimeout in self._timers:
+            self._set_timer(c.SetTimer(e.PlayoutTimeout, now_s + left / 8000 + PLAYOUT_GRACE_S))
 
     @property
     def attached(self) -> bool:
         return self._socket is not None
+
+    @property
+    def socket(self) -> CarrierSocket | None:
+        return self._socket
 
     @property
     def phase(self) -> Phase:
@@ -242,17 +318,23 @@ class Call(ModelSink):
         """End the call once what is being said has been heard."""
         self.feed(e.EndRequested(self.clock(), ending))
 
+    def hush(self) -> None:
+        """Stop what the agent is saying, for good."""
+        self.feed(e.ModelInterrupted(self.clock(), self._generation))
+
     async def over(self) -> None:
         """Wait until every task, timer and socket of the call is gone."""
         await asyncio.shield(self._closer)
 
     async def _close_when_over(self) -> None:
         await self._over.wait()
-        for timer in self._timers.values():
-            timer.cancel()
+        for timer in (*self._timers.values(), self._unclaimed, self._return_by):
+            if timer is not None:
+                timer.cancel()
         self._timers.clear()
         await self._runner.close()
         await self._link.close()
+        await asyncio.gather(*self._old_links, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -422,6 +504,16 @@ class Call(ModelSink):
     def end_call(self, reason: str, call_id: str) -> None:
         self.feed(e.EndRequested(self.clock(), Ending.AGENT_HUNG_UP, call_id))
 
+    def transfer(self, target: str, call_id: str, *, whisper: str = "", warm: bool = False) -> None:
+        self.transfer_to = Transfer(target, whisper, warm)
+        self.feed(e.EndRequested(self.clock(), Ending.TRANSFERRED, call_id))
+
+    def send_digits(self, digits: str) -> bool:
+        if self.on_digits is None or not self.attached:
+            return False
+        self.on_digits(digits)
+        return True
+
     # --- carrying out commands: playout
 
     def _put(self, message: str, command: c.Command) -> None:
@@ -578,6 +670,9 @@ class Call(ModelSink):
 
     def _fire(self, event: type[e.Event]) -> None:
         del self._timers[event]
+        if event is e.PlayoutTimeout and self._parted_s is not None:  # nothing plays while there is no stream
+            self._set_timer(c.SetTimer(event, self.clock() + PLAYOUT_GRACE_S))
+            return
         self.feed(event(self.clock()))
 
     def _end(self, command: c.End) -> None:

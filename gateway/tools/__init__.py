@@ -43,6 +43,15 @@ class ToolHost(Protocol):
     def end_call(self, reason: str, call_id: str) -> None:
         """Hang up once the goodbye was heard."""
 
+    def transfer(self, target: str, call_id: str, *, whisper: str = "", warm: bool = False) -> None:
+        """Connect the caller with `target` (a number, a SIP address) once what is being said was heard.
+
+        `whisper` is said to whoever answers, before the caller is there; `warm`: the agent briefs them first.
+        """
+
+    def send_digits(self, digits: str) -> bool:
+        """Press these keys (0-9 A-D # *; `w` waits half a second); False where the carrier cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
