@@ -27,6 +27,8 @@ __all__ = [
     "Repair",
     "ToolSettings",
     "TurnDetection",
+    "YamlLoader",
+    "line_of",
     "load_agent",
     "parse_agent",
 ]
@@ -164,15 +166,15 @@ class Agent(_Spec, frozen=True):
     directory: str = "."  # where the agent file stands; relative paths start here
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.2's booleans: `off` and `no` are words, as in `mode: off`, and not false."""
 
 
-_Loader.yaml_implicit_resolvers = {
+YamlLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z", re.I), list("tTfF"))
+YamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z", re.I), list("tTfF"))
 
 
 def load_agent(path: str | Path) -> Agent:
@@ -188,8 +190,8 @@ def load_agent(path: str | Path) -> Agent:
 def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") -> Agent:
     """An agent from YAML text. Raises `AgentFileError` naming line and field."""
     try:
-        root = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=YamlLoader)
+        data = yaml.load(text, Loader=YamlLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "is not YAML"

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import typer
 from gateway import __version__
 from gateway.agent import Agent, load_agent
 from gateway.config import Settings, settings_from
-from gateway.errors import OffhookError
+from gateway.errors import OffhookError, OperatorError
 
 __all__ = ["app", "main"]
 
@@ -133,9 +134,18 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Write the report here as well.")] = None,
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
-    from gateway.rehearsal.run import demo as run_demo
-
+    with _rehearsal():
+        from gateway.rehearsal.run import demo as run_demo
     _run(run_demo(out, json))
+
+
+@contextlib.contextmanager
+def _rehearsal() -> Iterator[None]:
+    """Rehearsals need an extra: say so when it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
 
 
 def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:

@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 import msgspec
 import yaml
 
-from gateway.agent import Agent, _Loader, line_of, load_agent, parse_agent
+from gateway.agent import Agent, YamlLoader, line_of, load_agent, parse_agent
 from gateway.errors import AgentFileError, OperatorError
 from gateway.rehearsal import voice
 from gateway.rehearsal.caller import Carrier
@@ -121,8 +121,8 @@ def load_scenario(path: str | Path) -> Scenario:
 def parse_scenario(text: str, *, path: str = "scenario.call.yaml", directory: Path = Path()) -> Scenario:
     """A scenario from YAML text; files it names are sought in `directory`."""
     try:
-        root = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=YamlLoader)
+        data = yaml.load(text, Loader=YamlLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "is not YAML"
