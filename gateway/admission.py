@@ -29,6 +29,7 @@ class Refusal(Enum):
     AT_LIMIT = "at_limit"
     NO_AGENT = "no_agent"  # no agent answers the dialled number
     ENDED = "ended"  # a webhook for a call that is over: late or replayed
+    FAULT = "internal_error"  # ours: answering it failed (never `ring`'s own answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,13 @@ class Admission:
         return known.agent
 
     def again(self, call_sid: str, now_s: float) -> Admitted | None:
-        """A new token for a live call whose stream is gone, so that it can be connected again; None: not live.
+        """A new token for a call whose stream is gone or never came, to connect it again; None: not known.
 
-        Draining does not matter: the caller is in already. The new stream is awaited as the first one was.
+        Draining does not matter: the caller is in already. The new stream is awaited as the first one was. A
+        token that was not used lives on.
         """
         known = self._known.get(call_sid)
-        if known is None or not known.live:
+        if known is None:
             return None
         token = self._tokens.mint(call_sid, now_s)
         self._known[call_sid] = replace(known, token=token, gives_up_s=now_s + self._ring_s)

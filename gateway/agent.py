@@ -23,6 +23,7 @@ __all__ = [
     "Idle",
     "Limits",
     "ModelSettings",
+    "Outbound",
     "RecordingSettings",
     "Repair",
     "ToolSettings",
@@ -112,6 +113,16 @@ class Fallback(_Spec, frozen=True):
     enqueue: str = ""  # queue name
 
 
+class Outbound(_Spec, frozen=True):
+    """Calls this agent places: the number it shows, and what it does when a machine answers."""
+
+    caller_id: str = ""  # one of the account's numbers, E.164; the first of `numbers` unless given
+    ring_s: Annotated[int, msgspec.Meta(ge=5, le=600)] = 30
+    detect_machine: bool = True
+    on_machine: Literal["hang_up", "leave_message", "talk"] = "hang_up"
+    message: str = ""  # leave_message: what the model is asked to say to the machine
+
+
 class ModelSettings(_Spec, frozen=True):
     """The model and what is particular to it."""
 
@@ -162,6 +173,7 @@ class Agent(_Spec, frozen=True):
     limits: Limits = Limits()
     recording: RecordingSettings = RecordingSettings()
     fallback: Fallback = Fallback()
+    outbound: Outbound = Outbound()
     variables: dict[str, str] = {}
     directory: str = "."  # where the agent file stands; relative paths start here
 
@@ -268,6 +280,10 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
         found.append(("greeting", "takes either text (the model says it) or sound (a file is played), not both"))
     if agent.fallback.dial and agent.fallback.enqueue:
         found.append(("fallback", "takes either dial or enqueue, not both"))
+    if (agent.outbound.on_machine == "leave_message") != bool(agent.outbound.message):
+        found.append(("outbound.message", "belongs to on_machine: leave_message, which needs it"))
+    if agent.outbound.message and not agent.outbound.detect_machine:
+        found.append(("outbound.message", "is for a machine that is never noticed: set detect_machine: true"))
     names = [tool.name for tool in agent.tools if tool.name]
     for name in {n for n in names if names.count(n) > 1}:
         found.append(("tools", f"two tools are named {name}: rename one"))

@@ -21,6 +21,8 @@ class Settings:
     gemini_base_url: str = ""  # GOOGLE_GEMINI_BASE_URL, as google-genai reads it
     twilio_account_sid: str = ""  # TWILIO_ACCOUNT_SID
     twilio_auth_tokens: tuple[str, ...] = ()  # TWILIO_AUTH_TOKEN, secret; several with commas while rotating
+    twilio_api_key: str = ""  # TWILIO_API_KEY and TWILIO_API_SECRET: for REST, instead of the auth token
+    twilio_api_secret: str = ""  # secret
     twilio_base_url: str = "https://api.twilio.com"  # OFFHOOK_TWILIO_BASE_URL
     public_url: str = ""  # OFFHOOK_PUBLIC_URL: what Twilio is told, e.g. https://voice.example.com
     host: str = "127.0.0.1"  # OFFHOOK_HOST
@@ -30,6 +32,7 @@ class Settings:
     redis_url: str = ""  # OFFHOOK_REDIS_URL, secret
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: lets others than loopback see console and metrics
+    api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
@@ -50,7 +53,17 @@ class Settings:
         return shown
 
 
-SECRETS = frozenset({"gemini_api_key", "twilio_auth_tokens", "redis_url", "database_url", "console_token"})
+SECRETS = frozenset(
+    {
+        "gemini_api_key",
+        "twilio_auth_tokens",
+        "twilio_api_secret",
+        "redis_url",
+        "database_url",
+        "console_token",
+        "api_token",
+    }
+)
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -83,6 +96,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         gemini_base_url=text("GOOGLE_GEMINI_BASE_URL"),
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
+        twilio_api_key=text("TWILIO_API_KEY"),
+        twilio_api_secret=text("TWILIO_API_SECRET"),
         twilio_base_url=text("OFFHOOK_TWILIO_BASE_URL", "https://api.twilio.com").rstrip("/"),
         public_url=text("OFFHOOK_PUBLIC_URL").rstrip("/"),
         host=text("OFFHOOK_HOST", "127.0.0.1"),
@@ -92,6 +107,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         redis_url=text("OFFHOOK_REDIS_URL"),
         database_url=text("OFFHOOK_DATABASE_URL"),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
+        api_token=text("OFFHOOK_API_TOKEN"),
         insecure=switch("OFFHOOK_INSECURE"),
         simulated=switch("OFFHOOK_SIMULATED"),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
@@ -101,6 +117,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         parts = urlsplit(settings.public_url)
         if parts.scheme not in ("https", "http") or not parts.netloc:
             raise OperatorError("OFFHOOK_PUBLIC_URL must look like https://voice.example.com")
+    if bool(settings.twilio_api_key) != bool(settings.twilio_api_secret):
+        raise OperatorError("TWILIO_API_KEY and TWILIO_API_SECRET go together: set both, or neither")
     if settings.insecure and settings.host not in LOOPBACK:
         raise OperatorError(
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "

@@ -73,6 +73,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     dialled: str = ""
     simulated: bool = False
     started_at: str = ""  # ISO 8601, wall clock, UTC
+    answered_by: str = ""  # outbound: human, machine_..., fax or unknown, by the carrier's detection
     duration_ms: float = 0.0
     end_reason: str = ""
     end_side: str = ""

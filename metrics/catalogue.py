@@ -48,6 +48,7 @@ CALL_ENDINGS = {
     "agent_hung_up": "agent",
     "transferred": "agent",
     "caller_idle": "caller",
+    "answered_by_machine": "caller",
     "time_limit": "gateway",
     "cost_limit": "gateway",
     "model_unreachable": "model",
@@ -59,7 +60,7 @@ CALL_ENDINGS = {
     "internal_error": "gateway",
 }
 # As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.
-REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended")
+REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended", "internal_error")
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
 DROP_REASONS = ("uplink_full", "model_down", "stale_generation", "outbound_full", "malformed", "call_over")
 INPUT_PEERS = ("carrier", "model", "tool", "http")
@@ -78,6 +79,10 @@ INPUT_ERRORS = (
     "wrong_call",
     "unknown_event",
     "unknown_mark",
+    "repeated",
+    "gap",
+    "bad_time",
+    "bad_frame",
     "binary",
     "too_large",
     "too_many",
@@ -98,7 +103,7 @@ INCOMPLETE_REASONS = (
     "invalid",
 )
 TOKEN_DIRECTIONS = ("input", "output")
-AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
 DELIVERY_RESULTS = ("delivered", "retried", "given_up")
 OUTBOX_KINDS = ("webhook", "record")
 

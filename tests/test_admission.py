@@ -184,7 +184,9 @@ def test_a_token_is_void_after_its_call_and_after_its_time():
 def test_connecting_again():
     door = Admission([DESK], max_calls=1)
     ring = entered(door.ring("CA1", "", 0.0))
-    assert door.again("CA1", 0.5) is None  # still ringing: its first token stands
+    ringing = door.again("CA1", 0.5)  # its first stream's handshake failed: the unused token stands
+    assert ringing is not None
+    assert ringing.token == ring.token
     door.start("CA1", ring.token, 1.0)
     again = door.again("CA1", 100.0)
     assert again is not None

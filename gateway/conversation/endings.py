@@ -24,6 +24,7 @@ class Ending(Enum):
     AGENT_HUNG_UP = "agent_hung_up"
     TRANSFERRED = "transferred"
     CALLER_IDLE = "caller_idle"
+    ANSWERED_BY_MACHINE = "answered_by_machine"
     TIME_LIMIT = "time_limit"
     COST_LIMIT = "cost_limit"
     MODEL_UNREACHABLE = "model_unreachable"
@@ -44,6 +45,7 @@ _SIDES = {
     Ending.AGENT_HUNG_UP: Side.AGENT,
     Ending.TRANSFERRED: Side.AGENT,
     Ending.CALLER_IDLE: Side.CALLER,
+    Ending.ANSWERED_BY_MACHINE: Side.CALLER,
     Ending.TIME_LIMIT: Side.GATEWAY,
     Ending.COST_LIMIT: Side.GATEWAY,
     Ending.MODEL_UNREACHABLE: Side.MODEL,
