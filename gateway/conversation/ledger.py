@@ -84,7 +84,7 @@ def find(ledger: Ledger, generation: int) -> Reply | None:
 
 def line_heard(ledger: Ledger, at_s: float) -> int:
     """The line position that is being played at `at_s`, by marks and clock; never beyond what was sent."""
-    played = ledger.anchor + int((at_s - ledger.anchor_s) * RATE_HZ)
+    played = ledger.anchor + int((at_s - ledger.anchor_s) * RATE_HZ + 0.5)
     return max(ledger.anchor, min(ledger.queued_to, played))
 
 
@@ -147,7 +147,7 @@ def place(ledger: Ledger, at_s: float) -> tuple[Ledger, list[tuple[Reply, int]]]
         if start == received:
             placed.append(reply)
             continue
-        position = anchor + int((at_s - anchor_s) * RATE_HZ)
+        position = anchor + int((at_s - anchor_s) * RATE_HZ + 0.5)
         if position >= queued_to:  # the queue is empty: this is played from now
             position = anchor = queued_to
             anchor_s = at_s

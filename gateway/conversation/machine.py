@@ -159,7 +159,7 @@ def _quiet(p: Policy, s: State, at_s: float, do: Do) -> State:
             return _linger(p, s, at_s, do)
         return _end(s, s.ending, at_s, do)
     if s.caller_speaking:
-        return _callers_word(p, s._replace(answered=False), do)
+        return _callers_word(p, s._replace(answered=False), at_s, do)
     if s.activity:
         return s._replace(phase=Phase.LISTENING)
     if s.owed or _awaited(s):
@@ -167,12 +167,19 @@ def _quiet(p: Policy, s: State, at_s: float, do: Do) -> State:
     return _listen(p, s, at_s, do)
 
 
-def _callers_word(p: Policy, s: State, do: Do) -> State:
-    """The caller is speaking, the agent is not."""
-    if p.local_turns and not s.activity:
-        do(c.ActivityStart())
-        return s._replace(phase=Phase.LISTENING, activity=True)
-    return s._replace(phase=Phase.LISTENING)
+def _callers_word(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """The caller is speaking, or about to say more; the agent is not."""
+    return _open_turn(p, s, at_s, do)._replace(phase=Phase.LISTENING)
+
+
+def _open_turn(p: Policy, s: State, at_s: float, do: Do) -> State:
+    """Local turns: the model is told that the caller's turn has begun. One without a voice is soon over."""
+    if not p.local_turns or s.activity:
+        return s
+    do(c.ActivityStart())
+    if not s.caller_speaking:
+        do(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
+    return s._replace(activity=True)
 
 
 def _listen(p: Policy, s: State, at_s: float, do: Do) -> State:
@@ -285,10 +292,7 @@ def _confirm(p: Policy, s: State, at_s: float, verdict: c.Verdict, do: Do) -> St
         return _end(s, s.ending, at_s, do)
     if s.link is Link.FAILED:
         return _end(s, Ending.MODEL_LOST, at_s, do)
-    s = s._replace(ending=None, answered=False, owed=True)
-    if p.local_turns and not s.activity:
-        do(c.ActivityStart())
-        s = s._replace(activity=True)
+    s = _open_turn(p, s._replace(ending=None, answered=False, owed=True), at_s, do)
     if not s.acknowledged:
         return s._replace(phase=Phase.STOPPING)
     return _yield_word(p, s, at_s, do)
@@ -296,11 +300,8 @@ def _confirm(p: Policy, s: State, at_s: float, verdict: c.Verdict, do: Do) -> St
 
 def _yield_word(p: Policy, s: State, at_s: float, do: Do) -> State:
     """After a barge-in: the caller is still speaking, or has just stopped and wants an answer."""
-    if s.caller_speaking:
-        return s._replace(phase=Phase.LISTENING)
-    if s.activity:
-        do(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
-        return s._replace(phase=Phase.LISTENING)
+    if s.caller_speaking or s.activity:
+        return _callers_word(p, s, at_s, do)
     return _think(p, s, at_s, do)
 
 
@@ -372,7 +373,9 @@ def playout_timeout(p: Policy, s: State, ev: e.PlayoutTimeout, do: Do) -> State:
     if s.muted:
         do(c.MuteCaller(False))
         s = s._replace(muted=False)
-    return _callers_word(p, s, do) if s.caller_speaking or s.activity else _think(p, s, ev.at_s, do)
+    if s.caller_speaking or s.activity:
+        return _callers_word(p, s, ev.at_s, do)
+    return _think(p, s, ev.at_s, do)
 
 
 def clear_acknowledged(p: Policy, s: State, ev: e.ClearAcknowledged, do: Do) -> State:
@@ -439,7 +442,7 @@ def speech_started(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> St
     do(c.StopTimer(e.ModelSilent))
     do(c.StopTimer(e.FillerDue))
     # Who speaks a second time without an answer ("hello? ... hello?") did not cough.
-    return _callers_word(p, s._replace(owed=s.owed or not s.answered, answered=False), do)
+    return _callers_word(p, s._replace(owed=s.owed or not s.answered, answered=False), ev.at_s, do)
 
 
 def speech_over_agent(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
@@ -460,7 +463,7 @@ def speech_while_held(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) ->
 
 
 def speech_while_stopping(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
-    return _heard_speaking(s, ev, do)
+    return _open_turn(p, _heard_speaking(s, ev, do), ev.at_s, do)
 
 
 def speech_while_closing(p: Policy, s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
@@ -493,7 +496,7 @@ def speech_ended_stopping(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) 
 
 def speech_ended_held(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
     """Short: perhaps only an "uh-huh". The model gets a moment to say otherwise."""
-    s = s._replace(caller_speaking=False)
+    s = _heard_silence(p, s, ev, do)._replace(owed=s.owed)
     if ev.offset_s - s.onset_s >= p.min_barge_in_s:
         return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_LOCALLY, do)
     do(c.StopTimer(e.BargeInLasted))
@@ -565,8 +568,7 @@ def interrupted_closing(p: Policy, s: State, ev: e.ModelInterrupted, do: Do) -> 
     if s.ending not in YIELDING:
         return s
     # The goodbye was talked away before it began.
-    s = _stay(s, do)
-    return _callers_word(p, s, do) if s.caller_speaking else _think(p, s, ev.at_s, do)
+    return _yield_word(p, _stay(s, do), ev.at_s, do)
 
 
 def lasted_held(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
@@ -983,7 +985,7 @@ def lasted_closing(p: Policy, s: State, ev: e.BargeInLasted, do: Do) -> State:
         return lasted_over_agent(p, s, ev, do)
     if not s.caller_speaking or s.ending not in YIELDING:
         return s
-    return _callers_word(p, _stay(s, do), do)
+    return _callers_word(p, _stay(s, do), ev.at_s, do)
 
 
 def speech_ended_closing(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
@@ -994,11 +996,7 @@ def speech_ended_closing(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -
     if not lasted:
         do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + (GOODBYE_PAUSE_S if s.answered else GOODBYE_START_S)))
         return s
-    s = _stay(s, do)
-    if p.local_turns and not s.activity:  # the model has not heard a word of it
-        do(c.ActivityStart())
-        s = s._replace(activity=True)
-    return _yield_word(p, s, ev.at_s, do)
+    return _yield_word(p, _open_turn(p, _stay(s, do), ev.at_s, do), ev.at_s, do)
 
 
 def goodbye_timeout(p: Policy, s: State, ev: e.GoodbyeTimeout, do: Do) -> State:

@@ -1,0 +1,235 @@
+"""A shell that carries nothing out: it keeps timers, sent samples, tools, and checks at each step what always holds.
+
+I1  After a confirmed barge-in, not one sample of the old generation is sent.
+I2  From every phase in which the agent can be heard, the caller's speech stops playback in one step.
+I3  Every tool call gets exactly one outcome; none outlives the call.
+I4  heard <= placed <= sent <= received, growing while the reply is open; what is sent follows what was sent,
+    and a resume begins at the first unheard sample.
+I5  After ENDED there are no commands; `StreamStopped` ends the call in one step; `End` is said once, last.
+I6  Every clear is answered or bounded by a timer; every phase has a timer that leads on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.conversation import commands as c
+from gateway.conversation import events as e
+from gateway.conversation import ledger as lg
+from gateway.conversation.machine import YIELDING, step
+from gateway.conversation.state import Link, Mode, Phase, Policy, State
+
+__all__ = ["Shell", "Violated", "feed"]
+
+CONFIRMED = (c.Verdict.CONFIRMED_BY_MODEL, c.Verdict.CONFIRMED_LOCALLY)
+
+
+class Violated(AssertionError):
+    """What always holds does not."""
+
+
+class Shell(NamedTuple):
+    """What the real shell keeps, as far as the promises speak of it."""
+
+    state: State = State()
+    now_s: float = 0.0
+    timers: tuple[tuple[type[e.Event], float], ...] = ()
+    old: int = 0  # a confirmed barge-in killed everything up to here
+    tools: frozenset[str] = frozenset()
+    activity: bool = False
+    muted: bool = False
+
+    def due_s(self, timer: type[e.Event]) -> float | None:
+        return dict(self.timers).get(timer)
+
+    def next_timer(self) -> type[e.Event] | None:
+        return min(self.timers, key=lambda t: t[1])[0] if self.timers else None
+
+    def fire(self, timer: type[e.Event]) -> e.Event:
+        """The timer's event, as it fires now or when it is due."""
+        due_s = self.due_s(timer)
+        assert due_s is not None
+        return timer(max(self.now_s, due_s))
+
+
+def _check(holds: object, promise: str, *facts: object) -> None:
+    if not holds:
+        raise Violated(f"{promise}: {' '.join(map(str, facts))}")
+
+
+def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.Command, ...]]:
+    """One step, its commands carried out on paper. Raises `Violated`."""
+    before = shell.state
+    after, commands = step(policy, before, event)
+    timers = dict(shell.timers)
+    timers.pop(type(event), None)
+    old, tools, activity, muted = shell.old, shell.tools, shell.activity, shell.muted
+    ended = False
+    cleared = False
+    spans: dict[int, int] = {}
+    for command in commands:
+        _check(not ended, "I5 nothing follows End", command)
+        match command:
+            case c.SetTimer(timer, at_s):
+                _check(at_s >= event.at_s - 60, "I6 a timer is set for a time to come", command)
+                timers[timer] = at_s
+            case c.StopTimer(timer):
+                timers.pop(timer, None)
+            case c.Play(generation, start, stop) | c.Replay(generation, start, stop):
+                _check(generation > old, "I1 a dead reply is played", command, old)
+                _check(0 <= start < stop, "I4 an empty span", command)
+                _check_contiguous(before, after, command, spans)
+                spans[generation] = stop
+            case c.SendMark(generation, sample, epoch):
+                _check(generation > old, "I1 a dead reply is marked", command)
+                _check(epoch == after.ledger.epoch, "I4 a mark of another epoch", command)
+            case c.Clear(epoch):
+                _check(epoch == before.ledger.epoch + 1, "I6 clears are numbered", command)
+                cleared = True
+                spans = {}
+            case c.Drop(generation):
+                _check(generation <= after.dead, "I1 dropped and alive", command, after.dead)
+            case c.BargeIn(_, _, verdict) if verdict in CONFIRMED:
+                old = max(old, before.newest, *(r.generation for r in before.ledger.replies))
+                _check(not after.ledger.replies, "I1 a confirmed barge-in leaves a reply open")
+                _check(not spans, "I1 something was sent in the step that confirms")
+            case c.RunTool(call_id):
+                _check(call_id not in tools, "I3 started twice", call_id)
+                tools |= {call_id}
+            case c.CancelTool(call_id) | c.AnswerTool(call_id, _, _):
+                if before.phase is not Phase.CONNECTING:
+                    _check(call_id in tools, "I3 a second outcome", command)
+                tools -= {call_id}
+            case c.ActivityStart():
+                _check(not activity and policy.local_turns, "two activity starts")
+                activity = True
+            case c.ActivityEnd():
+                _check(activity, "an activity end without a start")
+                activity = False
+            case c.MuteCaller(value):
+                _check(value is not muted, "muted twice")
+                muted = value
+            case c.AskModel():
+                _check(after.link is Link.UP, "a model that is not there is asked", command)
+            case c.RotateModel():
+                _check(before.link is Link.UP, "a link that is not up is rotated")
+                _check(not after.tools or type(event) is e.GoAwayDeadline, "rotated during a tool call", after.tools)
+            case c.End():
+                ended = True
+    if ended:
+        timers.clear()  # the real shell stops them all
+    shell = Shell(after, event.at_s, tuple(timers.items()), old, tools, activity, muted)
+    _check_step(policy, before, event, after, commands, ended=ended, cleared=cleared)
+    _check_state(policy, shell, timers)
+    return shell, commands
+
+
+def _check_contiguous(before: State, after: State, command: c.Play | c.Replay, spans: dict[int, int]) -> None:
+    generation, start = command.generation, command.from_sample
+    if generation in spans:
+        _check(start == spans[generation], "I4 a hole or a repetition", command, spans)
+        return
+    reply = lg.find(before.ledger, generation)
+    _check(start == (reply.placed if reply else 0), "I4 not the first sample that is not on the line", command, reply)
+
+
+def _check_step(
+    policy: Policy,
+    before: State,
+    event: e.Event,
+    after: State,
+    commands: tuple[c.Command, ...],
+    *,
+    ended: bool,
+    cleared: bool,
+) -> None:
+    _check(ended == (before.phase is not Phase.ENDED and after.phase is Phase.ENDED), "I5 End and ENDED go together")
+    if before.phase is Phase.ENDED:
+        _check(not commands and after == before, "I5 something after the end", commands)
+        return
+    if type(event) in (e.StreamStopped, e.StreamLost):
+        _check(after.phase is Phase.ENDED, "I5 the caller is gone and the call is not")
+    if type(event) is e.ToolFinished and event.call_id in {t.call_id for t in before.tools}:
+        _check(any(type(x) is c.AnswerTool for x in commands), "I3 a finished tool without its outcome")
+    if (
+        type(event) is e.CallerSpeechStarted
+        and policy.mode in (Mode.HOLD, Mode.STOP)
+        and lg.is_audible(before.ledger, event.at_s)
+        and not any(r.protected for r in before.ledger.replies)
+    ):
+        _check(cleared, "I2 the agent talks on", before.phase)
+        _check(after.phase in (Phase.HELD, Phase.STOPPING, Phase.ENDED), "I2 not yielding", after.phase)
+    _check(after.dead >= before.dead and after.newest >= before.newest, "I4 numbers only grow")
+    for reply in after.ledger.replies:
+        earlier = lg.find(before.ledger, reply.generation)
+        if earlier is not None:
+            _check(
+                reply.received >= earlier.received and reply.sent >= earlier.sent and reply.heard >= earlier.heard,
+                "I4 only growing",
+                earlier,
+                reply,
+            )
+            if not cleared:
+                _check(reply.placed >= earlier.placed, "I4 taken off the line without a clear", earlier, reply)
+
+
+# What leads on from each phase, if nothing else happens.
+def _leads_on(policy: Policy, s: State, timers: dict[type[e.Event], float]) -> bool:
+    match s.phase:
+        case Phase.CONNECTING | Phase.ENDED:
+            return True  # bounded by the server; over
+        case Phase.LISTENING:
+            if s.caller_speaking:
+                return True  # the detector says when that is over
+            if s.activity:
+                return e.EndpointTimeout in timers
+            off = not (policy.idle_goodbye_s if s.idle_prompted or not policy.idle_prompt_s else policy.idle_prompt_s)
+            return e.IdleTimeout in timers or off
+        case Phase.THINKING:
+            return e.ModelSilent in timers or (s.link is not Link.UP and e.ConnectTimeout in timers)
+        case Phase.SPEAKING:
+            return e.PlayoutTimeout in timers
+        case Phase.HELD:
+            return (e.BargeInLasted if s.caller_speaking else e.VerdictTimeout) in timers
+        case Phase.STOPPING:
+            return e.ClearTimeout in timers
+        case Phase.CLOSING:
+            return e.GoodbyeTimeout in timers
+
+
+def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float]) -> None:
+    s = shell.state
+    replies = s.ledger.replies
+    for r in replies:
+        _check(0 <= r.heard <= r.placed <= r.sent <= r.received, "I4 heard <= placed <= sent <= received", r)
+        _check(r.generation > s.dead, "I1 a dead reply is open", r)
+    _check(shell.old <= s.dead, "I1 the machine forgot what it killed", shell.old, s.dead)
+    _check(shell.tools == {t.call_id for t in s.tools}, "I3 tools", shell.tools, s.tools)
+    _check(shell.activity == s.activity and shell.muted == s.muted, "what the model was told is what is kept")
+    if s.phase is Phase.ENDED:
+        _check(not s.tools and not replies, "I3 something outlives the call")
+        return
+    _check(s.acknowledged or e.ClearTimeout in timers, "I6 an unanswered clear without a timer")
+    _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, sorted(t.__name__ for t in timers))
+    if s.phase is not Phase.CONNECTING:
+        _check(s.link in (Link.UP, Link.FAILED) or e.ConnectTimeout in timers, "I6 a link that nobody waits for")
+    audible = lg.is_audible(s.ledger, shell.now_s)
+    _check(not audible or s.phase in (Phase.SPEAKING, Phase.CLOSING), "the agent is heard in", s.phase)
+    match s.phase:
+        case Phase.SPEAKING | Phase.HELD:
+            _check(replies, "a reply that is not there is in", s.phase)
+        case Phase.STOPPING:
+            _check(not replies and not s.acknowledged, "STOPPING waits for nothing")
+        case Phase.THINKING:
+            _check(not s.caller_speaking and not s.activity, "THINKING while the caller has the word")
+        case Phase.CLOSING:
+            _check(s.ending is not None, "CLOSING without a reason")
+    if s.ending is not None:
+        _check(s.phase in (Phase.CLOSING, Phase.HELD), "a reason to end in", s.phase)
+        _check(s.ending in YIELDING or s.phase is not Phase.LISTENING, "the gateway's reason was talked away")
+    if s.muted:
+        _check(any(r.protected for r in replies), "muted, and nothing is protected")
+    if s.phase is Phase.LISTENING and s.caller_speaking and policy.local_turns:
+        _check(s.activity, "the model is not told that the caller speaks")
+    if s.link is Link.FAILED:
+        _check(s.phase in (Phase.CONNECTING, Phase.CLOSING, Phase.HELD), "a call without a model goes on in", s.phase)

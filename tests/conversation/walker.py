@@ -1,0 +1,195 @@
+"""Walks every reachable state of the conversation machine.
+
+Reachable states are infinite (times, samples, numbers), so they are put into classes: quantities of the ledger
+as none, some or all; the caller's speech as young or old; numbers as distances to the newest; timers as those
+that mean something in the phase. Of each class the first state found is walked on from, with every event that
+can happen there: only timers that are set, only marks that make sense or are known nonsense, speech that begins
+and ends. Timers fire late as well: whatever else happens first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reference_shell import Shell, Violated, feed
+
+from gateway.conversation import events as e
+from gateway.conversation import ledger as lg
+from gateway.conversation.endings import Ending
+from gateway.conversation.machine import TABLE, YIELDING, ignore
+from gateway.conversation.state import Link, Phase, Policy
+
+__all__ = ["Walk", "alone", "walk"]
+
+CHUNK = 4_000  # half a second
+SOON_S = 0.02
+HANGOVER_S = 0.4
+
+
+class Walk(NamedTuple):
+    """What was seen: a state for each class, and how many steps it took."""
+
+    shells: list[Shell]
+    steps: int
+
+
+def _class_of(shell: Shell) -> tuple[object, ...]:
+    s = shell.state
+    replies = tuple(
+        (
+            0 if r.heard == 0 else 1 if r.heard < r.placed else 2,
+            r.placed == r.received,
+            r.sent > 0,
+            r.complete,
+            r.protected,
+            r.generation == s.newest,
+        )
+        for r in s.ledger.replies
+    )
+    row = TABLE[s.phase]
+    return (
+        s.phase,
+        s.link,
+        replies,
+        lg.is_audible(s.ledger, shell.now_s),
+        tuple((t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools),
+        s.caller_speaking and (1 if shell.now_s - s.onset_s < 0.6 else 2),
+        s.activity,
+        s.newest > s.dead,
+        s.answered,
+        s.owed,
+        s.asked_tool,
+        s.strikes,
+        s.idle_prompted,
+        s.rotation_due,
+        s.acknowledged,
+        s.muted,
+        s.ending and s.ending in YIELDING,
+        frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
+    )
+
+
+def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
+    """Everything that can happen now."""
+    s, now_s = shell.state, shell.now_s + SOON_S
+    ledger, replies, newest = s.ledger, s.ledger.replies, s.newest
+    for timer, _ in shell.timers:
+        yield shell.fire(timer)
+    yield e.StreamStopped(now_s)
+    if s.phase is Phase.CONNECTING:
+        yield e.StreamStarted(now_s)
+    # the carrier
+    if not s.acknowledged:
+        yield e.ClearAcknowledged(now_s, ledger.epoch)
+        yield e.ClearAcknowledged(now_s, ledger.epoch - 1)
+    for reply in replies:
+        if reply.marked > reply.heard:
+            heard_s = ledger.anchor_s + (reply.base + reply.marked - ledger.anchor) / lg.RATE_HZ
+            yield e.MarkReturned(max(now_s, heard_s + 0.05), reply.generation, reply.marked, ledger.epoch)
+            yield e.MarkReturned(now_s, reply.generation, reply.marked, ledger.epoch - 1)
+    # the caller
+    if s.caller_speaking:
+        for lasts_s in (0.2, 1.0):
+            offset_s = s.onset_s + lasts_s
+            yield e.CallerSpeechEnded(max(now_s, offset_s + HANGOVER_S), offset_s)
+    else:
+        yield e.CallerSpeechStarted(now_s, now_s - 0.06)
+        if replies and lg.is_audible(ledger, now_s):
+            late_s = lg.ends_at_s(ledger) + SOON_S
+            yield e.CallerSpeechStarted(late_s, late_s - 0.06)
+    # the model
+    if len(replies) < (1 if "one" in kinds else 2):
+        yield e.ReplyAudio(now_s, newest + 1, CHUNK, 160)
+        if "protected" in kinds:
+            yield e.ReplyAudio(now_s, newest + 1, CHUNK, 160, protected=True)
+    if s.dead:
+        yield e.ReplyAudio(now_s, s.dead, CHUNK)
+    for reply in replies:
+        if not reply.complete:
+            if reply.received <= CHUNK:
+                yield e.ReplyAudio(now_s, reply.generation, CHUNK, protected=reply.protected)
+            yield e.ReplyComplete(now_s, reply.generation)
+    yield e.TurnComplete(now_s, newest)
+    yield e.TurnComplete(now_s, newest + 1)
+    yield e.ModelInterrupted(now_s, newest)
+    yield e.ModelInterrupted(now_s, newest + 1)
+    yield e.CallerTranscribed(now_s)
+    if "digits" in kinds:
+        yield e.DigitPressed(now_s)
+    # tools
+    if "tools" in kinds:
+        running = {t.call_id for t in s.tools}
+        yield e.ToolRequested(now_s, "a", e.ToolPolicy.CANCEL, filler_after_s=1.5)
+        yield e.ToolRequested(now_s, "b", e.ToolPolicy.FINISH)
+        yield e.ToolFinished(now_s, "unknown", e.Outcome.DONE)
+        for call_id in sorted(running):
+            yield e.ToolFinished(now_s, call_id, e.Outcome.DONE)
+            yield e.ToolWithdrawn(now_s, call_id)
+    # the link
+    if "link" in kinds:
+        if s.link is Link.UP:
+            yield e.ModelDown(now_s)
+            yield e.GoAway(now_s, 10.0)
+        elif s.link is not Link.FAILED:
+            yield e.ModelReady(now_s)
+            yield e.ModelDown(now_s)
+        yield e.ModelFailed(now_s)
+    # the end
+    if "ends" in kinds:
+        yield e.EndRequested(now_s, Ending.AGENT_HUNG_UP)
+        yield e.EndRequested(now_s, Ending.SERVER_STOPPED)
+
+
+def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
+    """From a new call to every class of states. Raises `Violated` with the way there."""
+    wanted = frozenset(kinds)
+    start = Shell()
+    if "link" not in wanted:
+        start, _ = feed(policy, start, e.ModelReady(SOON_S))
+    came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {_class_of(start): (None, None)}
+    shells = [start]
+    todo = deque([start])
+    steps = 0
+    while todo and len(shells) < most:
+        shell = todo.popleft()
+        here = _class_of(shell)
+        for event in _events(shell, wanted):
+            steps += 1
+            try:
+                there, _ = feed(policy, shell, event)
+            except Violated as violated:
+                raise Violated(f"{violated}\n  on the way {_way(came, here)}, {event}") from None
+            name = _class_of(there)
+            if name not in came:
+                came[name] = (here, event)
+                shells.append(there)
+                todo.append(there)
+    return Walk(shells, steps)
+
+
+def _way(came: dict, here: tuple[object, ...]) -> str:  # type: ignore[type-arg]
+    way = []
+    at: tuple[object, ...] | None = here
+    while at is not None:
+        at, event = came[at]
+        if event is not None:
+            way.append(str(event))
+    return ", ".join(reversed(way))
+
+
+def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
+    """Leave the call to itself: timers fire when they are due, and a caller who speaks falls silent."""
+    until_s = shell.now_s + within_s
+    while shell.state.phase is not Phase.ENDED and shell.now_s < until_s:
+        timer = shell.next_timer()
+        s = shell.state
+        if s.caller_speaking and (timer is None or (shell.due_s(timer) or 0) > shell.now_s + 5):
+            event: e.Event = e.CallerSpeechEnded(shell.now_s + 1.0, shell.now_s + 0.6)
+        elif timer is None:
+            break
+        else:
+            event = shell.fire(timer)
+        shell, _ = feed(policy, shell, event)
+    return shell
