@@ -26,7 +26,7 @@ _SLACK, _SLACK_AT_START = 1, 2  # the delay's error inside a reply, and before a
 _PAUSE = 25  # not played for so long: a new reply, perhaps under another delay
 _ENOUGH_TO_FOLLOW, _ENOUGH_TO_LOWER = 25, 8  # loud frames
 
-_PRIOR_DB = -12.0  # before anything is known
+_PRIOR_DB = -14.0  # before anything is known: 15 dB down is what a line owes us, found by the loudest frame in reach
 _STRONGEST_DB = -3.0
 _AUDIBLE_DBOV = -55.0  # of the agent's frames: what is softer leaves no echo to speak of
 _LINE_DBOV = -60.0  # of the line: below, its noise coming and going would look like echo
@@ -39,7 +39,7 @@ _FOLLOWS = 0.75  # correlation of the curves; unrelated speech stays below 0.6 a
 class EchoGuard:
     """The level that echo may have in this frame.
 
-    `coupling_db`: what echo stays below, against what was played; -12 until learned.
+    `coupling_db`: what echo stays below, against what was played; -14 until learned.
     `delay_frames`: the echo's delay in frames of 20 ms, None until it was seen.
     """
 

@@ -236,7 +236,7 @@ class _Edges:
 _VOICED = 0.5  # normalised autocorrelation: noise stays below, voices reach 0.7 to 1
 _PER_PITCH = 10.0
 _HISS_DB = 12.0
-_HISS = 1.2
+_HISS = (0.8, 1.4, 2.0)  # an s or an f lasts; a key stroke is over in a frame or two
 _PER_ECHO_DB = 1.5
 
 
@@ -250,6 +250,7 @@ class EnergyDetector:
     def __init__(self, min_speech_ms: int = 60, hangover_ms: int = 400) -> None:
         self._line = _Line()
         self._edges = _Edges(min_speech_ms, hangover_ms)
+        self._hisses = 0  # frames on end
 
     @property
     def speaking(self) -> bool:
@@ -263,7 +264,10 @@ class EnergyDetector:
     def push(self, samples: NDArray[np.int16], played_dbov: float) -> SpeechEdge | None:
         line = self._line
         line.push(samples, played_dbov)
-        return self._edges.push(self._evidence() if line.loud else _QUIET, line.loud)
+        if line.loud:
+            return self._edges.push(self._evidence(), True)
+        self._hisses = 0
+        return self._edges.push(_QUIET, False)
 
     def _evidence(self) -> float:
         line = self._line
@@ -273,8 +277,10 @@ class EnergyDetector:
             return _QUIET
         above = line.above_db
         if above[_HIGH_BANDS].sum() - above[_LOW_BANDS].sum() > _HISS_DB:
-            evidence = _HISS
+            evidence = _HISS[min(self._hisses, len(_HISS) - 1)]
+            self._hisses += 1
         else:
+            self._hisses = 0
             evidence = min(2.0, max(-0.3, _PER_PITCH * (pitch - _VOICED)))
         if line.echo_dbov > SILENCE_DBOV:  # just above what echo explains is weak evidence
             evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)

@@ -1,0 +1,108 @@
+"""Running detectors over signals whose truth is known; shared by the tests and the table maker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from media import mulaw
+from media.vad import SpeechDetector, SpeechEdge
+from tests.media import signals
+from tests.media.signals import FRAME, RATE_HZ, Samples
+
+__all__ = ["Onsets", "edges", "onsets", "starts"]
+
+Noise = Callable[[float, float, int], Samples]  # seconds, dBov, seed
+
+
+def edges(detector: SpeechDetector, mic: Samples, played: Samples | None = None) -> list[SpeechEdge]:
+    """All edges of a line signal, through mu-law, frame by frame; `played` is the agent, as the caller hears it."""
+    heard = signals.line(mic)
+    count = len(heard) // FRAME
+    levels = np.full(count, mulaw.SILENCE_DBOV)
+    if played is not None:
+        known = mulaw.levels_dbov(mulaw.encode(played))[:count]
+        levels[: len(known)] = known
+    frames = heard[: count * FRAME].reshape(-1, FRAME)
+    pushed = (detector.push(frame, level) for frame, level in zip(frames, levels.tolist(), strict=True))
+    return [edge for edge in pushed if edge is not None]
+
+
+def starts(found: list[SpeechEdge], after_s: float = 0.0) -> int:
+    """How often speech was said to begin."""
+    return sum(edge.speaking and edge.decided_sample > after_s * RATE_HZ for edge in found)
+
+
+@dataclass
+class Onsets:
+    """What came of many utterances, in ms."""
+
+    utterances: int = 0
+    missed: int = 0
+    already_on: int = 0  # a false start before the truth: neither heard nor missed
+    latency_ms: list[float] = field(default_factory=list)
+    backdate_error_ms: list[float] = field(default_factory=list)
+    end_error_ms: list[float] = field(default_factory=list)
+
+    def latency(self, percent: float) -> float:
+        return float(np.percentile(self.latency_ms, percent)) if self.latency_ms else float("nan")
+
+
+def utterances(voices: Mapping[str, tuple[str, ...]], rates: tuple[int, ...]) -> Iterator[Samples]:
+    for voice, phrases in voices.items():
+        for phrase in phrases:
+            for words_per_minute in rates:
+                yield signals.speak(phrase, voice, -26.0, words_per_minute)
+
+
+def onsets(
+    make: Callable[[], SpeechDetector],
+    voices: Mapping[str, tuple[str, ...]],
+    noise: Noise | None = None,
+    snr_db: float = 0.0,
+    played: Samples | None = None,
+    echo_db: float | None = None,
+    lead_s: float = 3.0,
+    rates: tuple[int, ...] = (170,),
+    dbov: float = -26.0,
+) -> Onsets:
+    """One utterance after another, each to a new detector, behind `lead_s` of noise (or of the agent's talk).
+
+    Truth: the utterance's first and last 10 ms within 20 dB of its active level, before anything is added.
+    Latency: from there to the end of the frame that decided, framing and a random phase against it included.
+    """
+    rng = np.random.default_rng(0)
+    result = Onsets()
+    for number, clean in enumerate(utterances(voices, rates)):
+        speech = signals.to_level(clean, RATE_HZ, dbov)
+        start = int((lead_s + rng.uniform(0, 0.02)) * RATE_HZ)
+        mic = np.zeros(start + len(speech) + RATE_HZ, dtype=np.int16)
+        mic[start : start + len(speech)] = speech
+        if noise is not None:
+            mic = signals.add(mic, noise(len(mic) / RATE_HZ, dbov - snr_db, number))
+        talk = None
+        if played is not None:
+            talk = np.roll(played, int(rng.integers(len(played))))[: len(mic)]
+            if echo_db is not None:
+                mic = signals.add(mic, signals.echo(talk, echo_db, float(rng.uniform(60, 400))))
+        first = start + signals.onset_sample(speech)
+        last = start + signals.end_sample(speech)
+
+        result.utterances += 1
+        found = edges(make(), mic, talk)
+        before = [edge for edge in found if edge.decided_sample <= first]
+        if before and before[-1].speaking:
+            result.already_on += 1
+            continue
+        begun = [e for e in found if e.speaking and first < e.decided_sample <= last + RATE_HZ // 10]
+        if not begun:
+            result.missed += 1
+            continue
+        result.latency_ms.append((begun[0].decided_sample - first) * 1000 / RATE_HZ)
+        result.backdate_error_ms.append((begun[0].sample - first) * 1000 / RATE_HZ)
+        ended = [edge for edge in found if not edge.speaking and edge.decided_sample > last]
+        if ended:
+            result.end_error_ms.append((ended[-1].sample - last) * 1000 / RATE_HZ)
+    return result
