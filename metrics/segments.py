@@ -337,8 +337,8 @@ UPLINK_GAP = Segment(
     "the next one received",
     lower_s=0.02,
     upper_s=20.0,
-    note="The longest of each call, observed at its end.",
     thresholds_s=(0.1, 0.5, 1.0, 8.0),
+    per_frame=True,
 )
 REDIS_OP = Segment(
     "redis_op",

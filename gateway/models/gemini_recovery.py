@@ -55,7 +55,10 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What has been done about the present trouble. `last` is how the attempt was made that failed."""
+    """What has been done about the present trouble.
+
+    `last` is how the attempt was made that failed; None when a session was up and was lost.
+    """
 
     since_s: float = -1.0
     attempts: int = 0
@@ -119,13 +122,14 @@ def next_step(
         return tried, GiveUp("the model refuses the key, the project or the address")
     if tried.attempts >= patience.attempts or now_s - tried.since_s >= patience.total_s:
         return tried, GiveUp(f"{tried.attempts} attempts in {now_s - tried.since_s:.0f} s")
-    if has_handle and tried.fresh == 0 and tried.resumes < _RESUMES.get(cause, 5):
+    fresh_failed = tried.last is not None and not tried.last.resume
+    if has_handle and not fresh_failed and tried.resumes < _RESUMES.get(cause, 5):
         step = Connect(_delay(patience, tried.resumes), resume=True)
         return _made(tried, step), step
     if tried.fresh >= _FRESH.get(cause, patience.attempts):
         return tried, GiveUp(f"{cause.value} after {tried.fresh} fresh sessions")
     # A plain no to an ordinary setup is asked once more without the one field reported to cause it.
-    bare = tried.last is not None and not tried.last.resume and (cause is Cause.REFUSED or tried.last.bare)
+    bare = tried.last is not None and fresh_failed and (cause is Cause.REFUSED or tried.last.bare)
     step = Connect(0.0 if cause is Cause.REFUSED else _delay(patience, tried.fresh), resume=False, bare=bare)
     return _made(tried, step), step
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from metrics.catalogue import Metrics, WorstPerSecond
 from metrics.quantiles import exact
-from metrics.segments import SEGMENTS, TURN_GAP, UPLINK_FORWARD
+from metrics.segments import SEGMENTS, TURN_GAP, UPLINK_RELATIVE_DELAY
 
 N = 200_000
 
@@ -42,7 +42,7 @@ def observing() -> None:
     samples = [rng.lognormvariate(-0.4, 0.4) for _ in range(N)]
     metrics = Metrics(CollectorRegistry())
     theirs = Histogram("a", "b", buckets=TURN_GAP.buckets_s(), registry=CollectorRegistry())
-    worst = WorstPerSecond(metrics, UPLINK_FORWARD)
+    worst = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
     times = [i * 0.02 for i in range(N)]
 
     def ours_work() -> None:

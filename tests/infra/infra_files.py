@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ RULES = INFRA / "prometheus" / "rules"
 DASHBOARDS = INFRA / "grafana" / "dashboards"
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     """Every recording rule and alert."""
     return [
@@ -26,14 +28,17 @@ def rules() -> list[dict[str, Any]]:
     ]
 
 
+@cache
 def recorded() -> dict[str, str]:
     return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
 
+@cache
 def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
+@cache
 def dashboards() -> dict[str, dict[str, Any]]:
     return {path.name: json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))}
 
@@ -45,6 +50,7 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from panel.get("panels", [])
 
 
+@cache
 def panel_queries() -> dict[str, str]:
     """Where -> expression with Grafana's variables filled in as "All" would."""
     return {
