@@ -24,16 +24,18 @@ _KEEP = _WINDOW + _DELAYS
 _LOOK_EVERY = 10
 _SLACK, _SLACK_AT_START = 1, 2  # the delay's error inside a reply, and before a new reply confirmed it
 _PAUSE = 25  # not played for so long: a new reply, perhaps under another delay
-_ENOUGH_TO_FOLLOW, _ENOUGH_TO_LOWER = 25, 8  # loud frames
+_ENOUGH_TO_COMPARE = 50  # frames in which the agent speaks
+_ENOUGH_TO_FOLLOW, _ENOUGH_TO_LOWER = 25, 8  # loud ones among them
 
 _PRIOR_DB = -14.0  # before anything is known: 15 dB down is what a line owes us, found by the loudest frame in reach
 _STRONGEST_DB = -3.0
+_RAISE_DB = 1.0  # per look, once learned: 5 dB a second
 _AUDIBLE_DBOV = -55.0  # of the agent's frames: what is softer leaves no echo to speak of
 _LINE_DBOV = -60.0  # of the line: below, its noise coming and going would look like echo
 _DECAY_DB = 3.0  # per frame: a room with 400 ms of reverberation
 _LOUD_DB = 12.0  # below the loudest: the frames that strength is read from
-_DEPTH_DB = 25.0  # below the loudest, curves are cut: what is softer drowns in the line's noise
-_FOLLOWS = 0.75  # correlation of the curves; unrelated speech stays below 0.6 at its best delay
+_DEPTH_DB = 25.0  # below the loudest: the frames that are compared; softer ones drown in the line's noise
+_FOLLOWS = 0.75  # correlation of the curves: echo has 0.8 to 0.95, unrelated speech up to 0.6 at its best delay
 
 
 class EchoGuard:
@@ -96,11 +98,14 @@ class EchoGuard:
         loudest = float(played.max())
         loud = played > max(loudest - _LOUD_DB, _AUDIBLE_DBOV)
         counts = loud.sum(axis=1)
-        follows = _correlation(np.maximum(played, loudest - _DEPTH_DB), np.maximum(heard, heard.max() - _DEPTH_DB))
+        follows = _correlation(played, played > max(loudest - _DEPTH_DB, _AUDIBLE_DBOV), heard)
         best = int(follows.argmax())
         if follows[best] >= _FOLLOWS and counts[best] >= _ENOUGH_TO_FOLLOW:
+            bound = _bound_db(heard, played[best], loud[best])
+            if self.delay_frames is not None:  # a caller's words on top of the echo raise it too, but not for long
+                bound = min(bound, self.coupling_db + _RAISE_DB)
+            self.coupling_db = min(_STRONGEST_DB, bound)
             self.delay_frames, self._slack = best, _SLACK
-            self.coupling_db = min(_STRONGEST_DB, _bound_db(heard, played[best], loud[best]))
             return
         # It does not follow: no echo, or somebody talks. Either way echo was no louder than the line. That may
         # lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
@@ -110,12 +115,20 @@ class EchoGuard:
             self.coupling_db = min(self.coupling_db, bound)
 
 
-def _correlation(rows: NDArray[np.float64], curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row with the curve; 0 where either is flat."""
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    curve = curve - curve.mean()
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows) * float(curve @ curve))
-    return np.where(norms > 1.0, (rows @ curve) / np.maximum(norms, 1.0), 0.0)
+def _correlation(
+    rows: NDArray[np.float64], spoken: NDArray[np.bool_], curve: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Of each row with the curve, over the frames where the row is spoken; 0 where these are few or flat.
+
+    Over these alone: two people who happen to start together share one big step, and nothing else.
+    """
+    counts = spoken.sum(axis=1)
+    share = spoken / np.maximum(counts, 1)[:, None]
+    rows = (rows - np.einsum("ij,ij->i", rows, share)[:, None]) * spoken
+    curves = (curve - (share @ curve)[:, None]) * spoken
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows) * np.einsum("ij,ij->i", curves, curves))
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", rows, curves)
+    return np.where((norms > 1.0) & (counts >= _ENOUGH_TO_COMPARE), products / np.maximum(norms, 1.0), 0.0)
 
 
 def _bound_db(heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDArray[np.bool_]) -> float:

@@ -304,6 +304,7 @@ def _is_tone(squares: NDArray[np.float64]) -> bool:
 
 _SILERO_WINDOW, _SILERO_CONTEXT = 256, 32
 _SILERO_NOT, _SILERO_PER_VOICE, _SILERO_MOST = 0.3, 10.0, 4.0  # 0.7 or more decides alone, 0.5 needs another
+_SILERO_AFTER_TONE = 5  # frames: so long it may go on hearing a key that was released
 
 
 class SileroDetector:
@@ -320,6 +321,7 @@ class SileroDetector:
         self._rate = np.array(RATE_HZ, dtype=np.int64)
         self._input = np.zeros((1, _SILERO_CONTEXT + _SILERO_WINDOW), dtype=np.float32)
         self._waiting: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+        self._after_tone = _SILERO_AFTER_TONE
 
     @property
     def speaking(self) -> bool:
@@ -339,7 +341,11 @@ class SileroDetector:
             voice = self._judge(self._waiting[:_SILERO_WINDOW])
             self._waiting = self._waiting[_SILERO_WINDOW:]
             evidence = min(_SILERO_MOST, max(_QUIET, _SILERO_PER_VOICE * (voice - _SILERO_NOT)))
-        if not line.audible:
+        if line.loud and _is_tone(line.squares):
+            self._after_tone = 0
+        else:
+            self._after_tone += 1
+        if not line.audible or self._after_tone < _SILERO_AFTER_TONE:
             evidence = min(evidence, _QUIET)
         elif line.echo_dbov > SILENCE_DBOV:
             evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)

@@ -246,3 +246,13 @@ def onset_sample(clean: Samples, below_active_db: float = 20.0) -> int:
 def end_sample(clean: Samples, below_active_db: float = 20.0) -> int:
     """Where it ends, by the same rule."""
     return len(clean) - onset_sample(clean[::-1].copy(), below_active_db)
+
+
+def buzz(seconds: float, dbov: float = -26.0, pitch_hz: float = 120.0) -> Samples:
+    """A sung vowel without espeak-ng: a pulse train, its pitch wavering, through three formants."""
+    t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    phase = np.cumsum(pitch_hz * (1 + 0.03 * np.sin(2 * np.pi * 3 * t)) / RATE_HZ)
+    pulses = np.diff(np.floor(phase), prepend=0.0)
+    spectrum, hz = np.fft.rfft(pulses), np.fft.rfftfreq(len(pulses), 1 / RATE_HZ)
+    formants = sum(1 / (1 + ((hz - f) / w) ** 2) for f, w in ((600, 80), (1100, 100), (2500, 150)))
+    return at_level(_int16(np.fft.irfft(spectrum * formants, len(pulses)) * 20000), dbov)

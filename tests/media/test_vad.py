@@ -1,0 +1,260 @@
+"""Speech edges: heard soon, dated back rightly, and not seen where nobody speaks.
+
+The figures asserted here are those of `tests/bench/bench_vad.py`, on fewer signals and with some slack; the table
+there is the measurement, this is the guard.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from media import vad
+from media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
+from tests.media import signals
+from tests.media.detection import Onsets, edges, onsets, starts
+from tests.media.signals import RATE_HZ
+from tests.needs import require
+
+Make = Callable[[], SpeechDetector]
+
+
+@pytest.fixture(params=["energy", "silero"])
+def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "energy":
+        return EnergyDetector
+    require("onnxruntime", "silero_vad")
+    return SileroDetector
+
+
+def spoken(seconds: float = 0.8, at_s: float = 2.0, total_s: float = 4.0, dbov: float = -26.0) -> signals.Samples:
+    """A sung vowel in faint noise: needs no espeak-ng."""
+    mic = signals.white(total_s, -62.0)
+    start = int(at_s * RATE_HZ)
+    mic[start : start + int(seconds * RATE_HZ)] = signals.buzz(seconds, dbov)
+    return mic
+
+
+# Edges
+
+
+def test_speech_has_a_beginning_and_an_end(make: Make) -> None:
+    begin, end = edges(make(), spoken())
+    assert (begin.speaking, end.speaking) == (True, False)
+    assert begin.sample == pytest.approx(16000, abs=200)
+    assert begin.decided_sample - begin.sample <= 960
+    assert end.sample == pytest.approx(22400, abs=400)
+    assert end.decided_sample - end.sample == pytest.approx(3200, abs=160)  # the hangover
+
+
+def test_speaking_says_what_the_last_edge_said() -> None:
+    detector, said = EnergyDetector(), False
+    for frame in spoken().reshape(-1, 160):
+        edge = detector.push(frame, -100.0)
+        said = edge.speaking if edge else said
+        assert detector.speaking is said
+
+
+def test_hangover_and_least_speech_are_as_asked() -> None:
+    (_, end), short = edges(EnergyDetector(hangover_ms=800), spoken()), spoken(seconds=0.12)
+    assert end.decided_sample - end.sample == 6400
+    assert starts(edges(EnergyDetector(min_speech_ms=60), short)) == 1
+    assert starts(edges(EnergyDetector(min_speech_ms=240), short)) == 0
+    late = edges(EnergyDetector(min_speech_ms=240), spoken())[0]
+    assert 1920 <= late.decided_sample - late.sample <= 2240
+
+
+def test_two_utterances_are_two_and_a_short_pause_is_none() -> None:
+    two = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 3.0, 5.0))
+    assert [edge.speaking for edge in edges(EnergyDetector(), two)] == [True, False, True, False]
+    paused = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 1.7, 5.0))
+    assert [edge.speaking for edge in edges(EnergyDetector(), paused)] == [True, False]
+
+
+def test_edges_are_plain_frozen_values() -> None:
+    edge = SpeechEdge(True, 160, 640)
+    assert edge == SpeechEdge(speaking=True, sample=160, decided_sample=640)
+    with pytest.raises(AttributeError):
+        edge.sample = 0  # type: ignore[misc]
+
+
+def test_only_whole_frames_are_taken(make: Make) -> None:
+    for count in (0, 159, 161, 320):
+        with pytest.raises(ValueError, match="frames of 160 samples"):
+            make().push(np.zeros(count, dtype=np.int16), -100.0)
+
+
+def test_times_below_a_frame_are_refused() -> None:
+    for times in ({"min_speech_ms": 10}, {"hangover_ms": 0}):
+        with pytest.raises(ValueError, match="at least 20"):
+            EnergyDetector(**times)
+
+
+# How soon
+
+
+def check_onsets(found: Onsets, p90_ms: float, missed: int = 0) -> None:
+    assert found.missed <= missed
+    assert found.latency(90) <= p90_ms
+    assert abs(float(np.median(found.backdate_error_ms))) <= 60
+
+
+@pytest.mark.parametrize("voices", [signals.TUNING, signals.HELD_OUT], ids=["tuning", "held-out"])
+def test_clean_speech_is_heard_within_130_ms(voices: dict[str, tuple[str, ...]]) -> None:
+    require("espeak-ng")
+    found = onsets(EnergyDetector, voices)
+    check_onsets(found, p90_ms=130)
+    assert found.latency(95) <= 130
+    assert found.latency(50) <= 80
+    assert found.already_on == 0
+    # Dated to within a frame, at both ends, for most.
+    assert np.percentile(np.abs(found.backdate_error_ms), 80) <= 25
+    assert np.median(np.abs(found.end_error_ms)) <= 30
+
+
+@pytest.mark.parametrize(
+    ("noise", "snr_db", "p90_ms"),
+    [(signals.white, 20, 140), (signals.white, 10, 180), (signals.white, 5, 260), (signals.babble, 20, 150)],
+)
+def test_speech_in_noise_is_heard(noise: object, snr_db: float, p90_ms: float) -> None:
+    require("espeak-ng")
+    check_onsets(onsets(EnergyDetector, signals.HELD_OUT, noise, snr_db), p90_ms, missed=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dbov", [-42.0, -12.0])
+def test_soft_and_loud_callers_are_heard(dbov: float) -> None:
+    require("espeak-ng")
+    check_onsets(onsets(EnergyDetector, signals.HELD_OUT, dbov=dbov), p90_ms=150)
+
+
+def test_a_caller_who_speaks_from_the_first_sample_is_heard() -> None:
+    require("espeak-ng")
+    check_onsets(onsets(EnergyDetector, signals.HELD_OUT, lead_s=0.0), p90_ms=150)
+
+
+@pytest.mark.parametrize(("echo_db", "p90_ms"), [(None, 150), (-30.0, 150), (-20.0, 190), (-15.0, 260)])
+def test_a_caller_over_the_agent_is_heard(echo_db: float | None, p90_ms: float) -> None:
+    """6 dB softer than the agent, whose echo comes back besides."""
+    require("espeak-ng")
+    talk = signals.agent_speech(60)
+    found = onsets(EnergyDetector, signals.HELD_OUT, signals.white, 34, talk, echo_db, lead_s=4.0)
+    check_onsets(found, p90_ms)
+    assert found.already_on == 0
+
+
+def test_silero_hears_speech_in_noise_at_10_db() -> None:
+    require("espeak-ng", "onnxruntime", "silero_vad")
+    check_onsets(onsets(SileroDetector, signals.HELD_OUT, signals.white, 10), p90_ms=130)
+
+
+# What is not speech
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        signals.silence(60),
+        signals.white(60, -50.0),
+        signals.white(60, -30.0),
+        signals.pink(60, -40.0),
+        signals.hum(60, -35.0),
+        signals.hum(60, -35.0, hz=60.0),
+        signals.dtmf_keys(60),
+        signals.add(signals.dtmf_keys(60, -20.0, seed=9), signals.white(60, -50.0)),
+        signals.add(signals.coughs(60), signals.white(60, -60.0)),
+    ],
+    ids=["silence", "white -50", "white -30", "pink", "hum 50", "hum 60", "DTMF", "DTMF in noise", "coughs"],
+)
+def test_what_is_no_voice_is_no_speech(make: Make, sound: signals.Samples) -> None:
+    assert edges(make(), sound) == []
+
+
+def test_typing_is_seldom_speech(make: Make) -> None:
+    assert starts(edges(make(), signals.add(signals.keyboard(60), signals.white(60, -60.0)))) <= 2
+
+
+def test_noise_that_comes_on_suddenly_is_no_speech() -> None:
+    for noise in (signals.white(10, -35.0), signals.pink(10, -35.0), signals.hum(10, -30.0)):
+        noise[: 5 * RATE_HZ] = signals.white(5, -62.0)
+        assert edges(EnergyDetector(), noise) == []
+
+
+def test_a_room_full_of_talk_becomes_the_background() -> None:
+    """The first words may count; after that the caller has to stand out from them."""
+    require("espeak-ng")
+    found = edges(EnergyDetector(), signals.babble(30, -40.0))
+    assert starts(found) <= 2
+    assert sum(edge.sample if not edge.speaking else -edge.sample for edge in found) < 3 * RATE_HZ
+
+
+# The agent's own voice
+
+
+@pytest.mark.parametrize("delay_ms", [60, 200, 400])
+@pytest.mark.parametrize("echo_db", [-15.0, -20.0])
+def test_the_agents_echo_is_not_the_caller(make: Make, echo_db: float, delay_ms: float) -> None:
+    require("espeak-ng")
+    talk = signals.agent_speech(30, "de+m1", -18.0)
+    mic = signals.add(signals.echo(talk, echo_db, delay_ms), signals.white(30, -60.0))
+    detector = make()
+    assert edges(detector, mic, talk) == []
+    assert starts(edges(EnergyDetector(), mic)) >= 1  # not told what was played, anyone would be fooled
+
+
+def test_after_a_reply_the_echo_still_on_its_way_is_known() -> None:
+    """`clear` stops the agent; what was played before comes back for another 400 ms."""
+    require("espeak-ng")
+    talk = signals.agent_speech(12, "de+m1", -18.0)
+    for start in range(0, 12, 2):  # replies of 1.2 s, cut off in the middle of words
+        talk[int((start + 1.2) * RATE_HZ) : (start + 2) * RATE_HZ] = 0
+    mic = signals.add(signals.echo(talk, -15.0, 400), signals.white(12, -60.0))
+    assert edges(EnergyDetector(), mic, talk) == []
+
+
+def test_talking_over_the_agent_for_long_does_not_deafen() -> None:
+    require("espeak-ng")
+    talk = signals.agent_speech(40)
+    caller = np.concatenate([signals.speak(text, voice) for voice, texts in signals.HELD_OUT.items() for text in texts])
+    mic = signals.add(signals.silence(40), caller[: 30 * RATE_HZ], signals.white(40, -60.0))
+    again = signals.speak("Please hold on", "en-us+f3")
+    start = 35 * RATE_HZ
+    mic[start : start + len(again)] = signals.add(mic[start : start + len(again)], again)
+    detector = EnergyDetector()
+    begun = [edge for edge in edges(detector, mic, talk) if edge.speaking and edge.sample > 34 * RATE_HZ]
+    assert len(begun) == 1
+    assert begun[0].decided_sample - start < 0.3 * RATE_HZ
+    assert detector.echo.coupling_db <= -14.0
+
+
+# Silero, when it cannot be had
+
+
+def test_without_onnxruntime_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    vad._silero_session.cache_clear()
+    with pytest.raises(RuntimeError, match=r"pip install 'offhook\[silero\]'"):
+        SileroDetector()
+
+
+def test_without_the_network_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("onnxruntime")
+    vad._silero_session.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"pip install 'offhook\[silero\]' and pip install --no-deps silero-vad"):
+        SileroDetector()
+
+
+def test_detectors_are_what_the_call_expects(make: Make) -> None:
+    detector: SpeechDetector = make()
+    assert detector.speaking is False
