@@ -56,6 +56,7 @@ ENCODE_TABLE.setflags(write=False)
 
 _LINEAR: NDArray[np.int16] = np.frombuffer(audioop.ulaw2lin(bytes(range(256)), 2), dtype=np.int16)
 _ENERGY: NDArray[np.float64] = (_LINEAR.astype(np.float64) / 32768.0) ** 2
+_MEAN = np.full(FRAME_BYTES, 1.0 / FRAME_BYTES)
 
 
 def decode(codes: bytes) -> NDArray[np.int16]:
@@ -74,9 +75,9 @@ def levels_dbov(codes: bytes) -> NDArray[np.float32]:
     0 dBov is a full-scale square wave (ITU-T G.100.1), so a full-scale sine is -3. Silence is -100.
     """
     energy = _ENERGY.take(np.frombuffer(codes, dtype=np.uint8))
-    whole = len(energy) // FRAME_BYTES
-    means = energy[: whole * FRAME_BYTES].reshape(whole, FRAME_BYTES).mean(axis=1)
-    if len(energy) % FRAME_BYTES:
-        means = np.append(means, energy[whole * FRAME_BYTES :].mean())
+    whole, rest = divmod(len(energy), FRAME_BYTES)
+    means = energy[: whole * FRAME_BYTES].reshape(whole, FRAME_BYTES).dot(_MEAN)
+    if rest:
+        means = np.append(means, energy[-rest:].mean())
     levels: NDArray[np.float32] = (10.0 * np.log10(np.maximum(means, 1e-10))).astype(np.float32)
     return levels

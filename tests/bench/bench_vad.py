@@ -1,30 +1,24 @@
 """The detection table: when the detectors hear a caller, and what else they take for one.
 
-    python tests/bench/bench_vad.py [--detector energy|silero] [--voices tuning|held-out] [--minutes 5]
+    python -m tests.bench.bench_vad [--detector energy|silero] [--voices tuning|held-out] [--minutes 10]
 
-Speech comes from espeak-ng, noises are synthetic, all of it passes mu-law. The detectors' constants were chosen on the
-`tuning` voices; the `held-out` voices and phrases were never looked at while choosing. Targets stand beside the figures;
-a figure that misses its target is marked.
+Speech comes from espeak-ng, noises are synthetic, all of it passes mu-law. The detectors' constants were chosen
+on the `tuning` voices; the `held-out` voices and phrases were not looked at while choosing. Targets stand beside
+the figures; a figure that misses its target is marked. Set OPENBLAS_NUM_THREADS=1 for the cost, as the gateway does.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parents[2]))
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from media.vad import EnergyDetector, SileroDetector, SpeechDetector  # noqa: E402
-from tests.media import signals  # noqa: E402
-from tests.media.detection import Noise, Onsets, edges, onsets, starts  # noqa: E402
-from tests.media.signals import Samples  # noqa: E402
+from media.vad import EnergyDetector, SileroDetector, SpeechDetector
+from tests.media import signals
+from tests.media.detection import Noise, Onsets, edges, onsets, starts
+from tests.media.signals import Samples
 
 Make = Callable[[], SpeechDetector]
 RATES = (150, 170, 200)
@@ -39,15 +33,16 @@ def verdict(value: float, target: float | None) -> str:
 def onset_row(name: str, found: Onsets, percent: float = 90, target: float | None = None) -> None:
     back, end = found.backdate_error_ms or [np.nan], found.end_error_ms or [np.nan]
     print(
-        f"{name:<34}{found.latency(50):6.0f}{found.latency(90):6.0f}{found.latency(95):6.0f}"
-        f"{found.missed:8d}{found.already_on:7d}{found.utterances:6d}"
-        f"{np.median(back):9.0f}{np.median(end):7.0f}   {verdict(found.latency(percent), target)}"
+        f"{name:<40}{found.latency(50):5.0f}{found.latency(90):6.0f}{found.latency(95):6.0f}"
+        f"{found.missed:8d}{found.already_on:5d}{found.utterances:5d}"
+        f"{np.median(back):7.0f}{np.median(end):6.0f}   {verdict(found.latency(percent), target)}"
     )
 
 
 def onset_table(make: Make, voices: dict[str, tuple[str, ...]], silero: bool) -> None:
     print(
-        f"{'onset to decision, ms':<34}{'med':>6}{'P90':>6}{'P95':>6}{'missed':>8}{'on':>7}{'of':>6}{'start':>9}{'end':>7}"
+        f"{'onset to decision, ms':<40}{'med':>5}{'P90':>6}{'P95':>6}"
+        f"{'missed':>8}{'on':>5}{'of':>5}{'start':>7}{'end':>6}"
     )
     onset_row("clean", onsets(make, voices, rates=RATES), 90, 130)
     noises: list[tuple[str, Noise]] = [

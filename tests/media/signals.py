@@ -141,15 +141,21 @@ def traffic(seconds: float, dbov: float, seed: int = 3) -> Samples:
     return at_level(telephone_band(_int16(mixed * 1500)), dbov)
 
 
-def babble(seconds: float, dbov: float, seed: int = 4) -> Samples:
-    """A dozen people talking at once, far away. Needs espeak-ng."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros(int(seconds * RATE_HZ))
+@lru_cache(maxsize=1)
+def _crowd() -> Samples:
+    rng = np.random.default_rng(4)
+    total = np.zeros(60 * RATE_HZ)
     for voice in ("en-us+m1", "de+f3", "fr-fr+m7", "es+f1", "it+f2", "nl+m8"):
-        for rate in (150, 190):
-            talk = speak(AGENT_TEXT, voice, -26.0, rate)
+        for words_per_minute in (150, 190):
+            talk = speak(AGENT_TEXT, voice, -26.0, words_per_minute)
             total += np.roll(np.resize(talk, len(total)), int(rng.integers(0, len(talk))))
-    return at_level(_int16(total / 4), dbov)
+    return _int16(total / 4)
+
+
+def babble(seconds: float, dbov: float, seed: int = 4) -> Samples:
+    """A dozen people talking at once, far away; the same minute, begun anywhere. Needs espeak-ng."""
+    start = int(np.random.default_rng(seed).integers(0, 60 * RATE_HZ))
+    return at_level(np.resize(np.roll(_crowd(), -start), int(seconds * RATE_HZ)), dbov)
 
 
 def hum(seconds: float, dbov: float, hz: float = 50.0) -> Samples:
