@@ -82,7 +82,11 @@ async def relay_main() -> None:
                     size = len(message) // 6 // 216 * 216  # 24 kHz PCM16 to 8 kHz mu-law: a sixth
                     if size and sid:
                         if size not in ready:
-                            media = {"event": "media", "streamSid": sid, "media": {"payload": "/" * size}}
+                            media = {
+                                "event": "media",
+                                "streamSid": sid,
+                                "media": {"payload": "AIAA" * (size // 4)},
+                            }  # loud
                             ready[size] = json.dumps(media)
                         await carrier.send_str(ready[size])
 
