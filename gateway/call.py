@@ -152,6 +152,7 @@ class Call(ModelSink):
         self._runner = ToolRunner(tools, self, limit=agent.limits.tools_at_once, on_finished=self._tool_finished)
         self._over = asyncio.Event()
         self.ending: Ending | None = None
+        self._last_words: tuple[Ending, int] | None = None  # and the last reply before them
         self._detector: SpeechDetector = EnergyDetector(min_speech_ms=agent.barge_in.min_speech_ms)
         self._up = Up8To16()
         self._undetected = b""
@@ -237,10 +238,14 @@ class Call(ModelSink):
         self._socket, self._outbound = socket, messages.Outbound(stream_sid)
         self._last_frame_s, self._delay_floor_s = now_s, None  # each stream has a clock of its own
         self.record.streams.append(stream_sid)
-        if self._parted_s is None:
+        if self._return_by is not None:
+            self._return_by.cancel()
+            self._return_by = None
+        parted_s, self._parted_s = self._parted_s, None
+        if len(self.record.streams) == 1:
             self.feed(e.StreamStarted(now_s))
         else:
-            self._send_again(self._parted_s, now_s)
+            self._send_again(parted_s if parted_s is not None else now_s, now_s)
 
     def part(self, return_s: float) -> None:
         """The stream is gone; the call ends unless another is attached within `return_s`.
@@ -258,10 +263,6 @@ class Call(ModelSink):
 
     def _send_again(self, parted_s: float, now_s: float) -> None:
         """What the carrier held unheard went with its stream. The new marks put the ledger's clock right."""
-        self._parted_s = None
-        if self._return_by is not None:
-            self._return_by.cancel()
-            self._return_by = None
         ledger = self._state.ledger
         left = 0
         for reply in ledger.replies:
@@ -274,6 +275,8 @@ class Call(ModelSink):
                 left, start, command = left + stop - start, stop, c.Play
         if e.PlayoutTimeout in self._timers:
             self._set_timer(c.SetTimer(e.PlayoutTimeout, now_s + left / 8000 + PLAYOUT_GRACE_S))
+        if e.IdleTimeout in self._timers:
+            self._set_timer(c.SetTimer(e.IdleTimeout, now_s + (self._policy.idle_prompt_s or PLAYOUT_GRACE_S)))
 
     @property
     def attached(self) -> bool:
@@ -317,6 +320,12 @@ class Call(ModelSink):
     def stop(self, ending: Ending) -> None:
         """End the call once what is being said has been heard."""
         self.feed(e.EndRequested(self.clock(), ending))
+
+    def last_words(self, text: str, ending: Ending) -> None:
+        """Have the agent say this instead of what it is saying; then the call ends."""
+        self.hush()
+        self._last_words = ending, self._generation
+        self.say(text)
 
     def hush(self) -> None:
         """Stop what the agent is saying, for good."""
@@ -435,6 +444,8 @@ class Call(ModelSink):
         elif isinstance(event, e.ModelFailed):
             self.timeline.error("the model could not be reached")
         self.feed(event)
+        if self._last_words and isinstance(event, e.TurnComplete) and event.generation > self._last_words[1]:
+            self.stop(self._last_words[0])
 
     def model_audio(self, generation: int, pcm: bytes) -> None:
         if generation <= self._state.dead or self._state.phase is Phase.ENDED:
@@ -670,7 +681,8 @@ class Call(ModelSink):
 
     def _fire(self, event: type[e.Event]) -> None:
         del self._timers[event]
-        if event is e.PlayoutTimeout and self._parted_s is not None:  # nothing plays while there is no stream
+        # Without a stream nothing plays, and the caller cannot answer.
+        if self._parted_s is not None and event in (e.PlayoutTimeout, e.IdleTimeout):
             self._set_timer(c.SetTimer(event, self.clock() + PLAYOUT_GRACE_S))
             return
         self.feed(event(self.clock()))

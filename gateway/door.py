@@ -22,7 +22,7 @@ from aiohttp import web
 from gateway.carriers.twilio.guard import Allowance
 from metrics.catalogue import Metrics
 
-__all__ = ["Door"]
+__all__ = ["KEEP_ALIVE_S", "Door"]
 
 log = logging.getLogger(__name__)
 

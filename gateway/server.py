@@ -1,6 +1,7 @@
 """The gateway process: routes, the calls in progress, and their beginning and end.
 
 /twilio/...                    Twilio's side, see `telephone`
+POST /calls                    place a call; GET /calls/ID what became of it, POST /calls/ID/ACTION steer it
 GET  /metrics /livez /readyz   for Prometheus and for whoever restarts us
 GET  /console/api/calls[/SID]  records of the last calls, JSON
 """
@@ -15,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -23,11 +25,14 @@ from prometheus_client import CollectorRegistry
 from gateway import __version__
 from gateway.admission import Admission
 from gateway.agent import Agent
+from gateway.briefing import BRIEFING_TOOLS, briefing_agent
 from gateway.call import Call, CallFacts
 from gateway.config import LOOPBACK, Settings
 from gateway.conversation.endings import Ending
+from gateway.door import KEEP_ALIVE_S, Door
 from gateway.errors import OperatorError
 from gateway.models.gemini import GeminiSettings, Models
+from gateway.outbound import QueueFull
 from gateway.record import CallRecord
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
@@ -39,9 +44,7 @@ __all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 1024  # a webhook has some 2 kB
 MAX_RECORDS = 1_000  # ended calls kept in memory for the console; the store keeps the rest
-RING_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 TICK_S = 0.25
 
 
@@ -63,19 +66,34 @@ class Gateway:
         names = sorted({name for tools in self._tools.values() for name in tools})
         self.metrics = Metrics(CollectorRegistry(), tools=names, version=__version__)
         self.metrics.call_capacity.set(settings.max_calls)
-        self.admission = Admission(self.agents, settings.max_calls, ring_s=RING_S)
+        for agent in agents:  # warm transfers: each agent's other self
+            briefing = briefing_agent(agent)
+            self._tools[briefing.name], self._sounds[briefing.name] = BRIEFING_TOOLS, {}
+        self.admission = Admission(self.agents, settings.max_calls)
+        self._door = Door(self.metrics, settings.max_calls)
         self.models = Models(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
         self.records: OrderedDict[str, CallRecord] = OrderedDict()
-        self.telephone = Telephone(settings, self.admission, self.metrics, self.calls, self._new_call)
+        self.telephone = Telephone(
+            settings,
+            self.admission,
+            self.metrics,
+            self._door,
+            {agent.name: agent for agent in self.agents},
+            self.calls,
+            self._new_call,
+        )
         self._idle = asyncio.Event()  # no calls
         self._idle.set()
 
     # --- serving
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application()
         app.add_routes(self.telephone.routes())
+        app.router.add_post("/calls", self._place)
+        app.router.add_get("/calls/{id}", self._placed)
+        app.router.add_post("/calls/{id}/{action}", self._steer)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -89,26 +107,40 @@ class Gateway:
 
         Leaving the block ends every call that is still there.
         """
-        runner = web.AppRunner(self.app(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            self.app(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=2.0,
+            auto_decompress=False,  # nobody we know compresses requests; bombs do
+        )
         await runner.setup()
-        site = web.TCPSite(runner, self.settings.host, self.settings.port)
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
         try:
-            await site.start()
+            listener = await loop.create_server(
+                self._door.guard(runner.server), self.settings.host, self.settings.port, backlog=256
+            )
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
                 f"cannot listen on {self.settings.host}:{self.settings.port} ({error.strerror}): "
                 "choose another OFFHOOK_PORT"
             ) from None
-        host, port = runner.addresses[0][:2]
+        host, port = listener.sockets[0].getsockname()[:2]
+        await self.telephone.open()
         await self.models.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
         try:
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
             await self._end_all()
+            await self.telephone.close()
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
+            listener.close()
             await runner.cleanup()
 
     async def drain(self) -> None:
@@ -152,7 +184,12 @@ class Gateway:
                 agent,
                 tools.values(),
                 call,
-                variables={"caller": facts.caller, "dialled": facts.dialled, "call_sid": facts.call_sid},
+                variables={
+                    **facts.parameters,
+                    "caller": facts.caller,
+                    "dialled": facts.dialled,
+                    "call_sid": facts.call_sid,
+                },
                 clock=call.clock,
             ),
             on_over=self._call_over,
@@ -177,13 +214,77 @@ class Gateway:
             self.records.popitem(last=False)
         log.info("call %s over: %s", call_sid, call.record.end_reason)
 
+    # --- calls we place, and steering calls
+
+    async def _api(self, request: web.Request) -> dict[str, Any]:
+        """The JSON body of who may place calls. Raises 4xx."""
+        self._door.knock(request)
+        tokens = [t for t in (self.settings.api_token, self.settings.console_token) if t]
+        if not any([hmac.compare_digest(_bearer(request), token.encode()) for token in tokens]):  # noqa: C419 - all, always
+            self.metrics.auth_failures_total.inc("api")
+            raise web.HTTPUnauthorized(
+                text="calls cost money: set OFFHOOK_API_TOKEN and send it as a bearer token\n",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return await self._door.json(request) if request.method == "POST" else {}
+
+    async def _place(self, request: web.Request) -> web.Response:
+        body = await self._api(request)
+        texts = {name: body.get(name, "") for name in ("to", "agent", "from")}
+        variables = body.get("variables", {})
+        sound = all(isinstance(text, str) for text in texts.values()) and isinstance(variables, dict)
+        if not sound or not all(isinstance(value, str) for value in variables.values()):
+            raise web.HTTPBadRequest(text="to, agent, from and the values of variables must be texts\n")
+        try:
+            placed = self.telephone.call_out(texts["to"], texts["agent"], caller_id=texts["from"], variables=variables)
+        except QueueFull as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
+        except OperatorError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        return _json(placed, status=202)
+
+    async def _placed(self, request: web.Request) -> web.Response:
+        await self._api(request)
+        placed = self.telephone.outbound.find(request.match_info["id"])
+        if placed is None:
+            raise web.HTTPNotFound(text="no such call\n")
+        return _json(placed)
+
+    async def _steer(self, request: web.Request) -> web.Response:
+        """`hang_up`, `hold` (music, say), `resume`, `transfer` (to, whisper, warm), `press` (digits)."""
+        body = await self._api(request)
+        texts = {name: body.get(name, "") for name in ("music", "say", "to", "whisper", "digits")}
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise web.HTTPBadRequest(text="values must be texts\n")
+        call_id = request.match_info["id"]
+        placed = self.telephone.outbound.find(call_id)
+        call_sid = placed.call_sid if placed else call_id
+        call = self.calls.get(call_sid)
+        match request.match_info["action"]:
+            case "hang_up" if placed is not None:
+                done = await self.telephone.hang_up(placed)
+            case "hang_up" if call is not None:
+                call.stop(Ending.AGENT_HUNG_UP)
+                done = True
+            case "hold":
+                done = await self.telephone.hold(call_sid, texts["music"], texts["say"])
+            case "resume":
+                done = await self.telephone.resume(call_sid)
+            case "transfer" if call is not None and texts["to"]:
+                call.transfer(texts["to"], "", whisper=texts["whisper"], warm=body.get("warm") is True)
+                done = True
+            case "press" if call is not None and texts["digits"]:
+                done = call.send_digits(texts["digits"])
+            case _:
+                raise web.HTTPNotFound(text="no such call, or no such thing to do with it\n")
+        return _json({"done": done}, status=200 if done else 409)
+
     # --- for operators
 
     def _operator(self, request: web.Request) -> None:
         """Loopback may look; others need the console token. Raises HTTPForbidden."""
         token = self.settings.console_token
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and hmac.compare_digest(given.encode(), token.encode()):
+        if token and hmac.compare_digest(_bearer(request), token.encode()):
             return
         if not token and request.remote in LOOPBACK and "X-Forwarded-For" not in request.headers:
             return
@@ -210,11 +311,19 @@ class Gateway:
     async def _calls(self, request: web.Request) -> web.Response:
         self._operator(request)
         records = [*reversed(self.records.values())]
-        return web.Response(body=msgspec.json.encode(records), content_type="application/json")
+        return _json(records)
 
     async def _call(self, request: web.Request) -> web.Response:
         self._operator(request)
         record = self.records.get(request.match_info["sid"])
         if record is None:
             raise web.HTTPNotFound(text="no such call, or it is not over yet")
-        return web.Response(body=msgspec.json.encode(record), content_type="application/json")
+        return _json(record)
+
+
+def _bearer(request: web.Request) -> bytes:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "surrogateescape")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)

@@ -105,7 +105,8 @@ class Carrier:
     `bunch_frames`: frames arrive this many at once. `jitter_ms`: each is late by up to this much, in order.
     `read_delay_ms`: a pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
     leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
-    `drop_after_s`: the connection is cut without a close frame. Both count from the first stream's start.
+    `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
+    first `drops` streams.
     """
 
     bunch_frames: int = 1
@@ -117,6 +118,7 @@ class Carrier:
     marks: Literal["echoed", "lost", "lost when cleared"] = "echoed"
     silent_after_s: float | None = None
     drop_after_s: float | None = None
+    drops: int = 1
     start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
     dial_status: str = "completed"  # how a <Dial> ends
     seed: int = 0
@@ -672,8 +674,8 @@ class SimulatedCall:
 
         self._right += self._play_frame()
         self._follow_agent(due_s)
-        if self._carrier.drop_after_s is not None and len(self.truth.streams) == 1:
-            started_s = self.truth.streams[0].started_s
+        if self._carrier.drop_after_s is not None and 0 < len(self.truth.streams) <= self._carrier.drops:
+            started_s = self.truth.streams[-1].started_s
             if started_s is not None and now_s - started_s >= self._carrier.drop_after_s:
                 self._cut.set()
         for ready, future in self._waiting:
@@ -718,9 +720,10 @@ class SimulatedCall:
     def _silent(self) -> bool:
         """The carrier has fallen silent on purpose."""
         after_s = self._carrier.silent_after_s
-        if after_s is None or not self.truth.streams or self.truth.streams[0].started_s is None:
+        if after_s is None or not 0 < len(self.truth.streams) <= self._carrier.drops:
             return False
-        return len(self.truth.streams) == 1 and time.monotonic() - self.truth.streams[0].started_s >= after_s
+        started_s = self.truth.streams[-1].started_s
+        return started_s is not None and time.monotonic() - started_s >= after_s
 
     def _send_frame(self, text: str, now_s: float) -> None:
         stream = self._stream

@@ -53,8 +53,9 @@ PLANS = {
         agent="greeting: {text: Greet the caller.}\nfallback: {say: 'We will call you back.'}",
     ),
     "server stops": Plan((WaitForEnd(),), Script((GREETING,)), during=stop_soon),
-    "stream lost": Plan((WaitForEnd(),), Script((GREETING,)), carrier=Carrier(drop_after_s=1.5)),
-    "stream silent": Plan((WaitForEnd(30_000),), Script((GREETING,)), carrier=Carrier(silent_after_s=1.0)),
+    # One lost stream is replaced (tests/telephone); a line on which they keep dying is given up.
+    "stream lost": Plan((WaitForEnd(),), Script((GREETING,)), carrier=Carrier(drop_after_s=1.0, drops=9)),
+    "stream silent": Plan((Pause(11_000), HangUp()), Script((GREETING,)), carrier=Carrier(silent_after_s=1.0)),
 }
 
 
@@ -98,9 +99,18 @@ def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome])
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms
 
 
-@pytest.mark.parametrize("name", ["stream lost", "stream silent"])
-def test_a_dead_stream_is_found(outcomes: dict[str, Outcome], name: str) -> None:
-    assert outcomes[name].record.end_reason == "stream_lost"
+def test_a_line_on_which_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
+    record, truth = outcomes["stream lost"].record, outcomes["stream lost"].truth
+    assert record.end_reason == "stream_lost"
+    assert len(record.streams) == 3
+    assert [a.verb for a in truth.announced] == ["say", "hangup"]  # the agent's fallback
+
+
+def test_a_dead_stream_is_found_and_replaced(outcomes: dict[str, Outcome]) -> None:
+    record = outcomes["stream silent"].record
+    assert record.end_reason == "caller_hung_up"
+    assert len(record.streams) == 2
+    assert "no audio from the carrier for 8 s" in record.errors
 
 
 def test_neither_side_broke_the_protocol(outcomes: dict[str, Outcome]) -> None:

@@ -116,6 +116,17 @@ class Control:
         """Twilio has said that the call has ended."""
         return self.status in FINAL
 
+    @property
+    def unfetched(self) -> bool:
+        """It is decided what follows, and Twilio has not asked for it."""
+        return self.next is not None and self._handed_s is None and not self.over and not self._left
+
+    def settled(self, now_s: float, after_s: float) -> bool:
+        """Nothing can be due any more: over, or handed on so long ago."""
+        if self.over or self._left:
+            return True
+        return self._handed_s is not None and now_s - self._handed_s >= after_s
+
     # --- streams
 
     def stream_up(self, stream_sid: str, now_s: float) -> None:

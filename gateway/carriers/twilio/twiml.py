@@ -16,20 +16,26 @@ from gateway.errors import OperatorError
 
 __all__ = [
     "CONTENT_TYPE",
+    "HOLD_MUSIC_URL",
     "MAX_INLINE_CHARACTERS",
     "MAX_PARAMETER_CHARACTERS",
     "connect_stream",
     "dial",
     "fallback",
     "hang_up",
+    "hold",
+    "join",
+    "press",
     "redirect",
     "reject",
     "say",
+    "whisper",
 ]
 
 CONTENT_TYPE = "text/xml"
 MAX_PARAMETER_CHARACTERS = 500  # <Parameter>: name and value together must stay under this
 MAX_INLINE_CHARACTERS = 4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
+HOLD_MUSIC_URL = "http://com.twilio.music.classical.s3.amazonaws.com/BusyStrings.mp3"  # of Twilio docs, "<Enqueue>"
 
 # What XML 1.0 cannot hold, escaped or not: the SDK would write it and Twilio would drop the call (12100).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -125,10 +131,53 @@ def reject(reason: str = "busy") -> str:
     return str(response)
 
 
-def redirect(url: str) -> str:
-    """Go on with the document at `url`."""
+def redirect(url: str, after_s: int = 0) -> str:
+    """Go on with the document at `url`, after so much silence."""
     response = VoiceResponse()
+    if after_s:
+        response.pause(length=after_s)
     response.redirect(url, method="POST")
+    return str(response)
+
+
+def hold(music_url: str, line: str = "") -> str:
+    """Play this sound file over and over, after a line, until a REST request ends it."""
+    response = VoiceResponse()
+    if line:
+        response.say(_clean(line))
+    response.play(_clean(music_url), loop=0)
+    return str(response)
+
+
+def press(digits: str, then: str) -> str:
+    """Play these keys' tones (0-9 A-D # *; `w` is half a second's pause), then go on at the URL `then`."""
+    response = VoiceResponse()
+    response.play(digits=digits)
+    response.redirect(then, method="POST")
+    return str(response)
+
+
+def join(conference: str, *, action_url: str = "", wait_url: str = "", ends: bool = True, starts: bool = True) -> str:
+    """Put the call into a conference. Nobody hears anybody before one with `starts` is there: until then it is
+    `wait_url`'s music. With `ends`, its leaving ends the conference for all.
+    """
+    response = VoiceResponse()
+    leg = response.dial(action=action_url or None, method="POST" if action_url else None)
+    leg.conference(
+        _clean(conference),
+        start_conference_on_enter=starts,
+        end_conference_on_exit=ends,
+        wait_url=wait_url or None,
+        beep=False,
+    )
+    return str(response)
+
+
+def whisper(line: str) -> str:
+    """Say this to somebody who is about to be connected."""
+    response = VoiceResponse()
+    if line:
+        response.say(_clean(line))
     return str(response)
 
 
