@@ -1086,6 +1086,8 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     },
     Phase.THINKING: {
         **_AGENT_SILENT,
+        e.CallerSpeechEnded: ignore,  # whoever speaks has the word: LISTENING
+        e.EndpointTimeout: ignore,
         e.TurnComplete: turn_complete_thinking,
         e.ModelSilent: model_silent,
         e.FillerDue: filler_due,

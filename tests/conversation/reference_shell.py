@@ -80,7 +80,7 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
                 _check(0 <= start < stop, "I4 an empty span", command)
                 _check_contiguous(before, after, command, spans)
                 spans[generation] = stop
-            case c.SendMark(generation, sample, epoch):
+            case c.SendMark(generation, _, epoch):
                 _check(generation > old, "I1 a dead reply is marked", command)
                 _check(epoch == after.ledger.epoch, "I4 a mark of another epoch", command)
             case c.Clear(epoch):

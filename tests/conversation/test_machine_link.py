@@ -1,0 +1,258 @@
+"""The model's connection lost, changed, got back, given up: in every phase."""
+
+from __future__ import annotations
+
+import pytest
+from playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
+
+from gateway.conversation.commands import (
+    AskModel,
+    End,
+    Play,
+    Prompt,
+    ReconnectModel,
+    ReplyEnded,
+    RotateModel,
+    SendMark,
+    SetTimer,
+    StopTimer,
+)
+from gateway.conversation.endings import Ending
+from gateway.conversation.events import (
+    CallerSpeechEnded,
+    CallerSpeechStarted,
+    ConnectTimeout,
+    GoAway,
+    GoAwayDeadline,
+    MarkReturned,
+    ModelDown,
+    ModelFailed,
+    ModelReady,
+    ModelSilent,
+    Outcome,
+    ReplyAudio,
+    StreamStarted,
+    ToolFinished,
+    ToolPolicy,
+    ToolWithdrawn,
+    TurnComplete,
+)
+from gateway.conversation.ledger import Ledger, Reply
+from gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
+
+STOPPING = LISTENING._replace(phase=Phase.STOPPING, acknowledged=False, newest=1, dead=1, owed=True)
+CLOSING = SPEAKING._replace(phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP)
+WAITING_TO_CLOSE = LISTENING._replace(phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP, answered=False)
+IN_A_CALL = (LISTENING, THINKING, SPEAKING, HELD, STOPPING, CLOSING)
+TOOL = RunningTool("a")
+
+by_phase = pytest.mark.parametrize("state", IN_A_CALL, ids=lambda s: s.phase.value)
+
+
+def at_rest(state):
+    """The same, with no timer about to fire."""
+    return state
+
+
+@by_phase
+def test_a_lost_link_is_waited_for_no_longer_than_it_tries(state):
+    play = Playbook(state) >> ModelDown(2.5) << SetTimer(ConnectTimeout, 42.5)
+    assert play.state.link is Link.DOWN
+    play >> ModelReady(2.6) << StopTimer(ConnectTimeout)
+    assert play.state.link is Link.UP
+
+
+@by_phase
+def test_a_link_that_neither_comes_back_nor_gives_up_is_given_up(state):
+    play = Playbook(state._replace(link=Link.DOWN)) >> ConnectTimeout(2.5)
+    if state.phase in (Phase.LISTENING, Phase.THINKING, Phase.STOPPING):
+        assert play << End(Ending.MODEL_LOST) << Phase.ENDED
+    elif state.phase is Phase.SPEAKING:
+        play << Phase.CLOSING << SendMark(1, 8_000, 0) >> MarkReturned(3.1, 1, 8_000, 0) << End(Ending.MODEL_LOST)
+        assert play
+    else:
+        assert play << state.phase
+        assert play.state.link is Link.FAILED
+
+
+@by_phase
+def test_a_link_that_gives_up_ends_the_call_once_what_is_at_hand_was_heard(state):
+    play = Playbook(state) >> ModelFailed(2.5)
+    if state.phase in (Phase.LISTENING, Phase.THINKING, Phase.STOPPING):
+        assert play << End(Ending.MODEL_LOST) << Phase.ENDED
+    elif state.phase is Phase.HELD:
+        assert play << Phase.HELD
+        assert play.state.ending is Ending.MODEL_LOST
+    else:
+        reason = Ending.MODEL_LOST if state.phase is Phase.SPEAKING else Ending.AGENT_HUNG_UP
+        play << Phase.CLOSING << SendMark(1, 8_000, 0) >> MarkReturned(3.1, 1, 8_000, 0) << End(reason)
+        assert play
+
+
+def test_a_goodbye_that_cannot_come_any_more_is_not_waited_for():
+    assert Playbook(WAITING_TO_CLOSE) >> ModelFailed(2.5) << End(Ending.AGENT_HUNG_UP)
+
+
+@by_phase
+def test_a_late_connect_timeout_means_nothing(state):
+    assert Playbook(state) >> ConnectTimeout(2.5) << state.phase
+
+
+def test_a_model_that_was_never_there():
+    play = Playbook(State(), Policy(greets=Greets.MODEL)) >> StreamStarted(1.0) << Phase.THINKING
+    play >> Until(13.0) << End(Ending.MODEL_UNREACHABLE)
+    assert play
+    assert Playbook(State()) >> ModelFailed(0.5) >> StreamStarted(1.0) << End(Ending.MODEL_UNREACHABLE)
+
+
+def test_the_link_comes_and_goes_before_the_stream():
+    play = Playbook(State()) >> ModelReady(0.5) >> ModelDown(0.7) << Phase.CONNECTING
+    assert play.state.link is Link.DOWN
+    play >> StreamStarted(1.0) << SetTimer(ConnectTimeout, 13.0) >> ModelReady(2.0) << StopTimer(ConnectTimeout)
+    assert play
+
+
+def test_go_away_before_the_stream_is_remembered():
+    play = Playbook(State()) >> ModelReady(0.1) >> GoAway(0.5, 20.0) << SetTimer(GoAwayDeadline, 17.5)
+    play >> StreamStarted(1.0) << RotateModel() << StopTimer(GoAwayDeadline)
+    assert play
+    late = Playbook(State()) >> ModelReady(0.1) >> GoAway(0.5, 20.0) >> GoAwayDeadline(17.5) << RotateModel()
+    assert late
+
+
+# --- what was lost with it
+
+
+def test_a_reply_cut_by_the_link_goes_on_without_a_pause():
+    play = Playbook(SPEAKING) >> ModelDown(2.2) << SendMark(1, 8_000, 0) << Phase.SPEAKING
+    play >> ModelReady(2.6) << AskModel(Prompt.NUDGE) << Phase.SPEAKING
+    play >> ReplyAudio(2.9, 2, 800) << Play(2, 0, 800)
+    play >> MarkReturned(3.1, 1, 8_000, 0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.SPEAKING
+    assert play
+
+
+def test_and_when_it_comes_back_late_the_model_still_owes_the_rest():
+    play = Playbook(SPEAKING) >> ModelDown(2.2) >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
+    play >> ModelSilent(9.1) << Phase.THINKING  # nobody to ask
+    play >> ModelReady(10.0) << AskModel(Prompt.NUDGE) << Phase.THINKING << SetTimer(ModelSilent, 16.0)
+    assert play
+
+
+def test_a_reply_that_was_all_there_is_owed_nothing():
+    whole = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
+    play = Playbook(whole) >> ModelDown(2.2) >> ModelReady(2.6) << Phase.SPEAKING
+    play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.LISTENING
+    assert play
+
+
+def test_a_turn_spoken_into_the_gap_is_waited_for_a_moment_and_then_asked_about():
+    """What the caller said meanwhile waits in the uplink, if it was short: a nudge at once would answer twice."""
+    play = Playbook(THINKING._replace(link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 7.0)
+    play >> Until(7.0) << AskModel(Prompt.NUDGE)
+    assert play
+
+
+def test_a_reply_that_had_broken_off_is_asked_for():
+    broken = SPEAKING._replace(phase=Phase.THINKING, owed=True)
+    play = Playbook(broken) >> ModelDown(9.0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.THINKING
+    play >> ModelReady(9.5) << AskModel(Prompt.NUDGE)
+    assert play
+    talking = broken._replace(phase=Phase.LISTENING, caller_speaking=True)
+    assert Playbook(talking) >> ModelDown(9.0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
+
+
+def test_a_nudge_that_was_lost_is_repeated():
+    play = Playbook(THINKING._replace(link=Link.DOWN, strikes=1)) >> ModelReady(5.0) << AskModel(Prompt.NUDGE)
+    play << SetTimer(ModelSilent, 11.0)
+    assert play
+
+
+def test_a_link_that_comes_back_while_a_tool_runs_is_not_told_to_speak():
+    assert Playbook(THINKING._replace(link=Link.DOWN, tools=(TOOL,))) >> ModelReady(5.0) << Phase.THINKING
+
+
+def test_a_lost_turn_asked_for_no_tool_any_more():
+    play = Playbook(THINKING._replace(asked_tool=True)) >> ModelDown(2.0) >> ModelReady(2.5)
+    play >> TurnComplete(3.0, 1) << AskModel(Prompt.NUDGE)
+    assert play
+
+
+# --- changing connections
+
+
+def test_go_away_in_a_quiet_moment_is_followed_at_once():
+    play = Playbook(LISTENING) >> GoAway(2.0, 50.0) << RotateModel() << SetTimer(ConnectTimeout, 42.0)
+    play >> ModelDown(2.1) >> ModelReady(2.4) << Phase.LISTENING
+    assert play
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        THINKING,
+        SPEAKING,
+        HELD,
+        STOPPING,
+        CLOSING,
+        LISTENING._replace(caller_speaking=True),
+        LISTENING._replace(activity=True, caller_speaking=True),
+        THINKING._replace(tools=(TOOL,)),
+    ],
+    ids=str,
+)
+def test_else_it_waits_until_the_last_moment(state):
+    play = Playbook(state, Policy(local_turns=state.activity)) >> GoAway(2.0, 50.0) << SetTimer(GoAwayDeadline, 49.0)
+    play << state.phase >> GoAwayDeadline(49.0) << RotateModel() << state.phase
+    assert play
+    assert play.state.link is Link.DOWN
+
+
+def test_or_until_it_is_quiet():
+    play = Playbook(SPEAKING) >> GoAway(2.0, 50.0) >> TurnComplete(2.2, 1) << SendMark(1, 8_000, 0)
+    play >> MarkReturned(3.1, 1, 8_000, 0) << RotateModel() << Phase.LISTENING << StopTimer(GoAwayDeadline)
+    assert play
+
+
+def test_a_notice_shorter_than_the_change_takes_is_followed_now():
+    assert Playbook(SPEAKING) >> GoAway(2.0, 1.0) << SetTimer(GoAwayDeadline, 2.0)
+
+
+def test_never_while_a_tool_runs_that_the_new_connection_would_not_know():
+    finishing = RunningTool("b", ToolPolicy.FINISH, withdrawn=True)
+    waiting = THINKING._replace(tools=(TOOL, finishing), answered=True)
+    play = Playbook(waiting) >> GoAway(2.0, 50.0) >> ToolWithdrawn(3.0, "a")
+    from gateway.conversation.commands import AnswerTool, CancelTool
+
+    play << CancelTool("a") << Phase.LISTENING
+    play >> ToolFinished(4.0, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, None)
+    assert play
+
+
+@by_phase
+def test_the_notice_of_a_connection_that_is_gone_means_nothing(state):
+    play = Playbook(state) >> GoAway(2.45, 50.0)
+    if state.phase is Phase.LISTENING:
+        play << RotateModel()
+    play >> ModelDown(2.5) << StopTimer(GoAwayDeadline) >> GoAwayDeadline(2.5)
+    assert play
+    down = Playbook(state._replace(link=Link.DOWN)) >> GoAway(2.5, 50.0) << StopTimer(GoAwayDeadline)
+    assert down
+
+
+def test_a_new_connection_has_no_notice():
+    play = Playbook(SPEAKING) >> GoAway(2.0, 50.0) >> ModelReady(2.2) << StopTimer(GoAwayDeadline)
+    play >> TurnComplete(2.3, 1) >> MarkReturned(3.1, 1, 8_000, 0) << Phase.LISTENING
+    assert play
+
+
+def test_strikes_do_not_count_a_link_that_is_away():
+    play = Playbook(THINKING._replace(strikes=1)) >> ModelSilent(2.0) << ReconnectModel()
+    play >> ModelSilent(8.0) >> ModelDown(8.1) >> ModelReady(9.0) << AskModel(Prompt.NUDGE)
+    assert play
+    assert play.state.strikes == 2
+
+
+def test_the_caller_speaks_into_the_gap():
+    play = Playbook(LISTENING) >> ModelDown(2.0) >> CallerSpeechStarted(2.2, 2.1) << Phase.LISTENING
+    play >> ModelReady(2.5) >> CallerSpeechEnded(4.0, 3.6) << Phase.THINKING
+    assert play

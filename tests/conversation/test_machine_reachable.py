@@ -1,0 +1,112 @@
+"""Every reachable state, in classes: what always holds, holds on each step; and from each the call ends by itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from reference_shell import Violated
+from walker import alone, walk
+
+from gateway.conversation import events as e
+from gateway.conversation import machine
+from gateway.conversation.machine import TABLE, ignore
+from gateway.conversation.state import Greets, Link, Mode, Phase, Policy
+
+# The time limit bounds everything: without it the rest must do.
+UNBOUNDED = Policy(call_limit_s=0)
+WALKS = {
+    "hold, two replies": (UNBOUNDED, ""),
+    "hold, link and ends": (UNBOUNDED, "one link ends"),
+    "hold, tools": (UNBOUNDED._replace(idle_prompt_s=0), "one tools"),
+    "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True), "one protected digits"),
+    "hold, local turns": (UNBOUNDED._replace(local_turns=True, dtmf_barge_in=True), "one digits ends"),
+    "stop": (UNBOUNDED._replace(mode=Mode.STOP), "one ends"),
+    "model": (UNBOUNDED._replace(mode=Mode.MODEL), "one ends"),
+    "off, local turns": (UNBOUNDED._replace(mode=Mode.OFF, local_turns=True), "one ends"),
+    "greeting, time limit": (Policy(greets=Greets.MODEL), "one link"),
+}
+TOOL_LIMIT_S = 600.0
+
+
+TOTAL: Counter[str] = Counter()
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_what_always_holds_holds_in_every_reachable_state_and_each_ends_by_itself(name):
+    policy, kinds = WALKS[name]
+    began_s = time.process_time()
+    shells, steps = walk(policy, *kinds.split())
+    phases = Counter(shell.state.phase for shell in shells)
+    unreachable = {Phase.HELD, Phase.STOPPING} if policy.mode is Mode.OFF else set()
+    unreachable |= {Phase.HELD} if policy.mode is Mode.MODEL else set()
+    assert set(phases) == set(Phase) - unreachable
+    longest_s = 0.0
+    for shell in shells:
+        if shell.state.phase is Phase.CONNECTING or policy.call_limit_s:
+            continue  # bounded by the server; by the time limit
+        end = alone(policy, shell, within_s=2_000)
+        assert end.state.phase is Phase.ENDED, shell
+        longest_s = max(longest_s, end.now_s - shell.now_s)
+    assert longest_s <= 90 + ("tools" in kinds) * TOOL_LIMIT_S
+    took_s = time.process_time() - began_s
+    TOTAL.update(states=len(shells), steps=steps, ms=round(took_s * 1000))
+    print(f"\n{name}: {len(shells)} classes of states, {steps} steps, left alone over within {longest_s:.0f} s", end="")
+    print(f"; so far {TOTAL['states']} and {TOTAL['steps']} in {TOTAL['ms'] / 1000:.1f} s", end="")
+
+
+def dies_not(p, s, ev, do):
+    """A confirmed barge-in that forgets what it killed."""
+    return machine.interrupted_held(p, s, ev, do)._replace(dead=s.dead)
+
+
+def talks_on(p, s, ev, do):
+    """Speech is noted, and nothing is cleared."""
+    return s._replace(caller_speaking=True, onset_s=ev.onset_s)
+
+
+def plays_twice(p, s, ev, do):
+    """A dismissed barge-in that begins at the reply's beginning."""
+    replies = tuple(r._replace(placed=0) for r in s.ledger.replies)
+    return machine.verdict_timeout(p, s._replace(ledger=s.ledger._replace(replies=replies)), ev, do)
+
+
+def answers_twice(p, s, ev, do):
+    return machine.tool_finished(p, s, ev, do)._replace(tools=s.tools)
+
+
+def never_quiet(p, s, ev, do):
+    """The marks are noted, and the phase stays."""
+    return machine.mark_returned(p, s, ev, do)._replace(phase=Phase.SPEAKING)
+
+
+def nobody_waits(p, s, ev, do):
+    return s._replace(link=Link.DOWN)
+
+
+FAULTS = {
+    "I1 a dead reply is played": (Phase.HELD, e.ModelInterrupted, dies_not, ""),
+    "I2 the agent talks on": (Phase.SPEAKING, e.CallerSpeechStarted, talks_on, ""),
+    "I2 in the goodbye": (Phase.CLOSING, e.CallerSpeechStarted, talks_on, "one ends"),
+    "I3 two outcomes": (Phase.THINKING, e.ToolFinished, answers_twice, "one tools"),
+    "I3 no outcome": (Phase.SPEAKING, e.ToolFinished, ignore, "one tools"),
+    "I4 played twice": (Phase.HELD, e.VerdictTimeout, plays_twice, ""),
+    "I5 no end": (Phase.STOPPING, e.StreamStopped, ignore, ""),
+    "I6 an unanswered clear": (Phase.STOPPING, e.ClearTimeout, ignore, ""),
+    "I6 a silent model": (Phase.THINKING, e.ModelSilent, ignore, ""),
+    "I6 a silent caller": (Phase.LISTENING, e.IdleTimeout, ignore, ""),
+    "I6 marks that do not come": (Phase.SPEAKING, e.PlayoutTimeout, ignore, ""),
+    "I6 a verdict that does not come": (Phase.HELD, e.VerdictTimeout, ignore, ""),
+    "I6 a goodbye that does not come": (Phase.CLOSING, e.GoodbyeTimeout, ignore, "one ends"),
+    "I6 a reply that is never over": (Phase.SPEAKING, e.MarkReturned, never_quiet, ""),
+    "I6 a lost link nobody waits for": (Phase.LISTENING, e.ModelDown, nobody_waits, "one link"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(monkeypatch, fault):
+    phase, event, handler, kinds = FAULTS[fault]
+    monkeypatch.setitem(TABLE[phase], event, handler)
+    with pytest.raises(Violated):
+        walk(Policy(), *kinds.split())
