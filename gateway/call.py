@@ -26,6 +26,7 @@ from gateway.conversation.state import Greets, Mode, Phase, Policy, State
 from gateway.models import ModelLink, ModelSink
 from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from gateway.record import CallRecord
+from gateway.recorder import Recorder
 from gateway.timeline import Timeline
 from gateway.tools import Tool, ToolCall, ToolResult
 from gateway.tools.runner import ToolRunner
@@ -143,6 +144,7 @@ class Call(ModelSink):
         self._draining = False
         self._timers: dict[type[e.Event], asyncio.TimerHandle] = {}
         self._playout = Playout()
+        self._recorder = self._recorder_of(agent)
         self._generation = 0
         self._protect_next = agent.greeting.protected
         self._protected = 0
@@ -208,6 +210,17 @@ class Call(ModelSink):
             c.StopTimer: self._stop_timer,
             c.End: self._end,
         }
+
+    def _recorder_of(self, agent: Agent) -> Recorder | None:
+        """The call's recorder, when the agent records. A disk that fails costs the recording, not the call."""
+        if not agent.recording.enabled:
+            return None
+        try:
+            return Recorder(agent, self.facts.call_sid, self._playout)
+        except (OSError, ValueError) as error:
+            log.error("call %s: no recording: %s", self.facts.call_sid, error)
+            self.timeline.error("the recording could not be begun")
+            return None
 
     # --- life
 
@@ -305,6 +318,11 @@ class Call(ModelSink):
                 event = self._events.popleft()
                 self.timeline.event(event)
                 self._state, commands = step(self._policy, self._state, event)
+                if self._recorder is not None:  # before the commands drop what it needs
+                    for command in commands:
+                        if isinstance(command, c.ReplyEnded):
+                            self._recorder.reply_heard(command.generation, command.heard, event.at_s)
+                    self._recorder.heard(self._state.ledger, event.at_s)
                 for command in commands:
                     self.timeline.command(command, event.at_s)
                     self._do[type(command)](command)
@@ -352,6 +370,8 @@ class Call(ModelSink):
                 await self._socket.close()
             except Exception as error:  # the peer may be gone; nothing is owed to it
                 log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
+        if self._recorder is not None and (fault := await self._recorder.close()):
+            self.timeline.error(fault)
         now_s = self.clock()
         for worst in (self._relative_delay, self._uplink_gap, self._uplink_forward):
             worst.flush()
@@ -368,6 +388,8 @@ class Call(ModelSink):
         """A frame of the caller: mu-law, 160 bytes as a rule."""
         now_s = self.clock()
         self._metrics.frames_in.inc()
+        if self._recorder is not None:
+            self._recorder.caller(codes, now_s)
         self._samples_in += len(codes)
         if self._last_frame_s is not None:
             self._uplink_gap.add(now_s, now_s - self._last_frame_s)

@@ -8,16 +8,19 @@ from gateway.agent import Agent
 from gateway.errors import AgentFileError
 from media import mulaw
 from media.resample import resample
+from media.tones import thinking_sound
 from media.wav import read_wav
 
 __all__ = ["load_sounds"]
+
+TONE_S = 2.4  # the filler "tone": one round of soft notes
 
 
 def load_sounds(agent: Agent) -> dict[str, bytes]:
     """Mu-law 8 kHz by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
     names = [("greeting.sound", agent.greeting.sound)]
     names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools) if tool.filler != "tone"]
-    sounds = {}
+    sounds = {"tone": mulaw.encode(thinking_sound(TONE_S))}
     for field, name in names:
         if not name:
             continue

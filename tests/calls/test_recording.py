@@ -1,0 +1,47 @@
+"""The recording holds what the record says was heard, to a frame."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+from rig import Plan, place_calls
+from test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT
+
+from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
+from gateway.rehearsal.model_script import Reply, Script
+from media import mulaw
+from media.measure import delay_samples
+
+FRAME = 160
+
+
+def test_it_holds_what_was_heard_and_nothing_that_was_cleared(tmp_path: Path) -> None:
+    plan = Plan(
+        (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 2_000), WaitForAgent("end"), Pause(200), HangUp()),
+        Script((GREETING, Reply("caller", (LONG,)), Reply("caller", (SATURDAY,)))),
+        agent=f"greeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {tmp_path}}}",
+    )
+    outcome = place_calls({"recorded": plan})["recorded"]
+    (path,) = tmp_path.glob("*.wav")
+    assert path.stem == outcome.record.call_sid
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getframerate()) == (2, 8000)
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    left, right = samples[:, 0], samples[:, 1]
+    said, heard = mulaw.decode(outcome.truth.left), mulaw.decode(outcome.truth.right)
+    # The agent's side: as much as was heard, by the carrier's truth, and no more.
+    assert outcome.record.turns[1].interrupted
+    assert abs(np.count_nonzero(right) - np.count_nonzero(heard)) <= FRAME
+    # Each stretch stands where it was heard, within a round trip and a tick.
+    for stretch in outcome.truth.agent:
+        begins = int((stretch.start_s - outcome.truth.began_s) * 8000)
+        ends = int((stretch.end_s - outcome.truth.began_s) * 8000)
+        lead = min(begins, 2000)
+        lag, sure = delay_samples(heard[begins:ends], right[begins - lead : ends + 2000])
+        assert sure > 0.9
+        assert abs(lag - lead) <= 400
+    lag, sure = delay_samples(said, left)
+    assert abs(lag) <= 400
+    assert sure > 0.95
