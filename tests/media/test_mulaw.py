@@ -90,11 +90,12 @@ def test_a_line_one_step_below_zero_stays_silent() -> None:
 def test_audioop_decodes_alike_and_encodes_508_negative_values_otherwise() -> None:
     assert audioop.ulaw2lin(EVERY_CODE, 2) == mulaw.decode(EVERY_CODE).tobytes()
     ours, theirs = codes(mulaw.encode(EVERY_VALUE)), codes(audioop.lin2ulaw(EVERY_VALUE.tobytes(), 2))
-    other = EVERY_VALUE[ours != theirs]
-    assert len(other) == 508
-    assert other.max() < 0
-    # It takes the two's complement before dropping two bits: the last 4 (of the clipped end: none) of each step.
-    assert {int(value) for value in other} >= {-1, -2, -3, -4}
+    # Two's complement before two bits are dropped: its negative decision values all lie 4 nearer to zero. So the
+    # four values above each of the 127 decision values differ: -1 to -4, -9 to -12, ... -31609 to -31612.
+    assert np.array_equal(theirs, np.where(EVERY_VALUE < 0, shifted(ours, 4), ours))
+    other = EVERY_VALUE[ours != theirs].astype(int)
+    assert len(other) == 4 * 127
+    assert (other.min(), other.max()) == (-31612, -1)
     assert audioop.alaw2lin(EVERY_CODE, 2) == alaw.decode(EVERY_CODE).tobytes()
     assert audioop.lin2alaw(EVERY_VALUE.tobytes(), 2) == alaw.encode(EVERY_VALUE)
 
@@ -105,9 +106,12 @@ def test_sox_decodes_alike_and_encodes_510_values_otherwise() -> None:
     assert decoded == mulaw.decode(EVERY_CODE).astype("<i2").tobytes()
     ours = codes(mulaw.encode(EVERY_VALUE))
     theirs = codes(sox(EVERY_VALUE.astype("<i2").tobytes(), "-t s16 -L -r 8000 -c 1", "-t ul"))
-    other = EVERY_VALUE[ours != theirs]
-    # Like audioop, and both ends of the range besides.
-    assert len(other) == 510
+    # It rounds to 14 bits where the rule cuts off: all decision values lie 2 nearer to zero, on both sides. And it
+    # makes the positive zero of -1 and -2.
+    expected = shifted(ours, 2)
+    expected[[32768 - 1, 32768 - 2]] = mulaw.SILENCE
+    assert np.array_equal(theirs, expected)
+    assert int((ours != theirs).sum()) == 510
     assert sox(EVERY_CODE, "-t al -r 8000 -c 1", "-t s16 -L") == alaw.decode(EVERY_CODE).astype("<i2").tobytes()
 
 
@@ -126,6 +130,12 @@ def test_levels_know_their_ends() -> None:
     assert mulaw.levels_dbov(b"\xff" * 200).tolist() == [-100.0, -100.0]
     full_square = mulaw.encode(np.array([32767, -32768] * 80, dtype=np.int16))
     assert mulaw.levels_dbov(full_square)[0] == pytest.approx(0.0, abs=0.2)
+
+
+def shifted(table: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+    """For each value the code of the one `by` further from zero."""
+    values = EVERY_VALUE.astype(int)
+    return table[np.clip(values + np.where(values < 0, -by, by), -32768, 32767) + 32768]
 
 
 def codes(data: bytes) -> NDArray[np.uint8]:
