@@ -139,6 +139,44 @@ def demo(
     _run(run_demo(out, json))
 
 
+@app.command()
+def simulate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Scenarios (*.call.yaml, or the name of a bundled one); none: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where recordings, pictures and reports go.")] = Path("out/simulate"),
+    parallel: Annotated[int, typer.Option(min=1, max=50, help="Calls at once.")] = 4,
+    repeat: Annotated[int, typer.Option(min=1, help="Times each scenario is played.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write one report of all calls here.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    details: Annotated[bool, typer.Option(help="Show the tables of good calls, too.")] = False,
+) -> None:
+    """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
+
+    Exit code 1 when one failed.
+    """
+    with _rehearsal():
+        from gateway.rehearsal.command import simulate as run_simulate
+    good = _run(
+        run_simulate(files or [], out, parallel=parallel, repeat=repeat, json_path=json, junit=junit, details=details)
+    )
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command("rehearsal-model")
+def rehearsal_model(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
+    ca_out: Annotated[Path | None, typer.Option(help="Write the certificate to trust (SSL_CERT_FILE) here.")] = None,
+) -> None:
+    """Serve the rehearsal model alone: any program that honours GOOGLE_GEMINI_BASE_URL can be tested against it."""
+    with _rehearsal():
+        from gateway.rehearsal.command import rehearsal_model as run_model
+    _run(run_model(host, port, script, ca_out))
+
+
 @contextlib.contextmanager
 def _rehearsal() -> Iterator[None]:
     """Rehearsals need an extra: say so when it is not there."""

@@ -1,0 +1,93 @@
+"""`offhook simulate` and `offhook rehearsal-model`: rehearsals from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.console import Console
+
+from gateway.errors import OperatorError
+from gateway.rehearsal.model_script import Script, ScriptError, script_from
+from gateway.rehearsal.model_server import serve
+from gateway.rehearsal.report import Report, report_of, show, write_report
+from gateway.rehearsal.run import run_scenario
+from gateway.rehearsal.scenario import SCENARIOS, Scenario, load_scenario
+
+__all__ = ["rehearsal_model", "simulate"]
+
+
+async def simulate(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    parallel: int = 4,
+    repeat: int = 1,
+    json_path: Path | None = None,
+    junit: Path | None = None,
+    details: bool = False,
+) -> bool:
+    """Rehearse these scenarios (all bundled ones when none is named); whether every verdict was good.
+
+    Each runs against a gateway process of its own; `parallel` at once. A line for each as it ends, its failed
+    verdicts in words; results in `out/<name>/`. The last line counts.
+    """
+    console = Console(highlight=False)
+    scenarios = [load_scenario(path) for path in files or sorted(SCENARIOS.glob("*.call.yaml"))]
+    names = [scenario.name for scenario in scenarios]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
+    runs = [(scenario, n) for scenario in scenarios for n in range(1, repeat + 1)]
+    slots = asyncio.Semaphore(parallel)
+    reports: list[tuple[str, Report]] = []
+
+    async def one(scenario: Scenario, number: int) -> None:
+        name = scenario.name if repeat == 1 else f"{scenario.name}-{number}"
+        async with slots:
+            report = await run_scenario(scenario, out / name)
+        reports.append((name, report))
+        failed = [v for call in report.calls for v in call.verdicts if not v.ok]
+        console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{scenario.about}[/]")
+        for verdict in failed:
+            console.print(f"    [red]{verdict.words}[/]")
+        if details or not report.ok:
+            show(report, console)
+
+    await asyncio.gather(*(one(*run) for run in runs))
+    if json_path is not None:
+        await asyncio.to_thread(write_report, report_of([c for _, r in reports for c in r.calls]), json_path)
+    if junit is not None:
+        await asyncio.to_thread(_write_junit, reports, junit)
+    passed = sum(report.ok for _, report in reports)
+    console.print(f"{passed} passed, {len(reports) - passed} failed")
+    return passed == len(reports)
+
+
+def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
+    suite = ElementTree.Element("testsuite", name="offhook simulate", tests=str(len(reports)))
+    suite.set("failures", str(sum(not report.ok for _, report in reports)))
+    for name, report in reports:
+        seconds = sum(call.record.duration_ms for call in report.calls if call.record) / 1000
+        case = ElementTree.SubElement(suite, "testcase", classname="offhook", name=name, time=f"{seconds:.3f}")
+        failed = [v.words for call in report.calls for v in call.verdicts if not v.ok]
+        if failed:
+            ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
+    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:
+    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part."""
+    if script is None:
+        loaded = script_from({"default": {"say": "Hello. This is the rehearsal model."}})
+    elif script.suffix == ".json":
+        try:
+            loaded = script_from(json.loads(await asyncio.to_thread(script.read_text, "utf-8")), script.parent)
+        except (OSError, ValueError, ScriptError) as error:
+            raise OperatorError(f"{script}: {error}") from None
+    else:
+        loaded = load_scenario(script).script()
+    assert isinstance(loaded, Script)
+    await serve(host, port, loaded, ca_out)
