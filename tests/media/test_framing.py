@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media.framing import Framer
 
 
 @given(st.lists(st.binary(max_size=700)), st.integers(1, 200))
+@settings(deadline=None)
 def test_any_chunks_come_out_as_whole_frames_in_order(chunks: list[bytes], frame_bytes: int) -> None:
     framer = Framer(frame_bytes)
     pushed = [framer.push(chunk) for chunk in chunks]
