@@ -47,7 +47,7 @@ class BargeIn(_Spec, frozen=True):
     """How the caller interrupts the agent."""
 
     mode: Mode = "hold"
-    min_speech_ms: Ms = 60  # this much speech stops playback (hold, stop)
+    min_speech_ms: Annotated[int, msgspec.Meta(ge=20, le=600_000)] = 60  # this much speech stops playback (hold, stop)
     min_barge_in_ms: Ms = 600  # this much confirms it without the model's word (hold)
     verdict_timeout_ms: Ms = 400  # silence after a shorter one, before the agent goes on (hold)
     dtmf: bool = False  # a key press interrupts, too

@@ -23,6 +23,7 @@ from gateway.conversation import ledger as lg
 from gateway.conversation.endings import Ending
 from gateway.conversation.machine import step
 from gateway.conversation.state import Greets, Mode, Phase, Policy, State
+from gateway.errors import OperatorError
 from gateway.models import ModelLink, ModelSink
 from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from gateway.record import CallRecord
@@ -32,7 +33,7 @@ from gateway.tools import Tool, ToolCall, ToolResult
 from gateway.tools.runner import ToolRunner
 from media import mulaw
 from media.resample import Up8To16
-from media.vad import EnergyDetector, SpeechDetector
+from media.vad import EnergyDetector, SileroDetector, SpeechDetector
 from metrics.catalogue import Metrics, WorstPerSecond
 from metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
@@ -104,6 +105,15 @@ def policy_of(agent: Agent) -> Policy:
     )
 
 
+def detector_of(agent: Agent) -> SpeechDetector:
+    """A detector of the agent's choice, for one call. Raises `OperatorError` when it is not installed."""
+    detector = SileroDetector if agent.barge_in.detector == "silero" else EnergyDetector
+    try:
+        return detector(min_speech_ms=agent.barge_in.min_speech_ms)
+    except RuntimeError as error:
+        raise OperatorError(str(error)) from None
+
+
 class Call(ModelSink):
     """One phone call, from ring to end. Also the sink of its model link and the host of its tools.
 
@@ -155,7 +165,7 @@ class Call(ModelSink):
         self._over = asyncio.Event()
         self.ending: Ending | None = None
         self._last_words: tuple[Ending, int] | None = None  # and the last reply before them
-        self._detector: SpeechDetector = EnergyDetector(min_speech_ms=agent.barge_in.min_speech_ms)
+        self._detector = detector_of(agent)
         self._up = Up8To16()
         self._undetected = b""
         self._samples_in = 0

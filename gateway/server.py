@@ -26,7 +26,7 @@ from gateway import __version__
 from gateway.admission import Admission
 from gateway.agent import Agent
 from gateway.briefing import BRIEFING_TOOLS, briefing_agent
-from gateway.call import Call, CallFacts
+from gateway.call import Call, CallFacts, detector_of
 from gateway.config import LOOPBACK, Settings
 from gateway.conversation.endings import Ending
 from gateway.door import KEEP_ALIVE_S, Door
@@ -63,6 +63,8 @@ class Gateway:
         self.agents = tuple(agents)
         self._tools = {agent.name: build_tools(agent, environ) for agent in agents}
         self._sounds = {agent.name: load_sounds(agent) for agent in agents}
+        for agent in agents:
+            detector_of(agent)  # not installed: now, and not when somebody calls
         names = sorted({name for tools in self._tools.values() for name in tools})
         self.metrics = Metrics(CollectorRegistry(), tools=names, version=__version__)
         self.metrics.call_capacity.set(settings.max_calls)

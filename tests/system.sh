@@ -17,8 +17,15 @@ fi
 for pair in espeak-ng sox prometheus promtool redis-server chromium; do
   command -v "$pair" >/dev/null 2>&1 || echo "not on this machine: $pair (the tests that need it are skipped, or fail when CI=true)"
 done
-# PESQ is compiled where it is installed; without a compiler its tests are skipped.
-.venv/bin/python -c 'import pesq' 2>/dev/null \
-  || .venv/bin/python -m pip install --quiet --disable-pip-version-check 'pesq>=0.0.4,<0.1' >/tmp/offhook-pesq.log 2>&1 \
-  || echo "pesq could not be built: its tests are skipped, or fail when CI=true"
+# PESQ is compiled where it is installed; the Silero network comes in a wheel that asks for torch, which it does
+# not need. Where they cannot be had, their tests are skipped.
+pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check"
+for spec in 'pesq:pesq>=0.0.4,<0.1' 'onnxruntime:onnxruntime>=1.17,<2' 'silero_vad:--no-deps silero-vad>=6,<7'; do
+  module="${spec%%:*}"
+  .venv/bin/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" 2>/dev/null && continue
+  flags=""; package="${spec#*:}"
+  case "$package" in --no-deps*) flags=--no-deps; package="${package#--no-deps }" ;; esac
+  $pip $flags "$package" >"/tmp/offhook-$module.log" 2>&1 \
+    || echo "$module could not be installed: its tests are skipped, or fail when CI=true"
+done
 exit 0
