@@ -489,7 +489,7 @@ class Telephone:
     def stopped(self, call: Call, now_s: float) -> None:
         """Twilio's `stop`: the caller hung up, unless we had the call do something else."""
         line = self._lines.get(call.facts.call_sid)
-        if line is not None and line.control.away:
+        if line is not None and line.control.moved:
             self.ended(call, now_s)
             return
         if line is not None:

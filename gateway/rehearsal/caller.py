@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, Protocol, assert_never
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 import aiohttp
@@ -77,7 +77,7 @@ from gateway.rehearsal.caller_wire import Pause as PauseVerb
 from gateway.rehearsal.caller_wire import Say as SayVerb
 from media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
-__all__ = ["Carrier", "Glance", "SimulatedCall", "StepFailed"]
+__all__ = ["ACCOUNT_SID", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
 
 TICK_S = FRAME_BYTES / RATE_HZ
 ACCOUNT_SID = "AC" + "0" * 32  # no real account's
@@ -121,7 +121,26 @@ class Carrier:
     drops: int = 1
     start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
     dial_status: str = "completed"  # how a <Dial> ends
+    status_callbacks: bool = True  # False: the number has none configured
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A call the gateway has placed: what is asked once it is answered, and where its status is told."""
+
+    url: str
+    status_url: str = ""
+    status_events: tuple[str, ...] = ("completed",)
+
+
+class Conferences(Protocol):
+    """The account's conferences."""
+
+    def join(self, name: str, call_sid: str, *, starts: bool, ends: bool) -> asyncio.Event:
+        """Set when the conference is over."""
+
+    def leave(self, name: str, call_sid: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +163,8 @@ class SimulatedCall:
     `url`: where the gateway is, `http://127.0.0.1:8080`. `public_url`: what it believes to be called, whose
     URLs are signed; requests to it go to `url`. `auth_token` None: nothing is signed. `direct`: no webhook,
     straight to the media socket with these `parameters`. The steps may be empty: then drive the call by its
-    methods from another task, and end with `hang_up`.
+    methods from another task, and end with `hang_up`. `placed`: the call is the gateway's own and has just been
+    answered. `conferences`: where `<Conference>` leads, without them nowhere.
     """
 
     def __init__(
@@ -161,6 +181,8 @@ class SimulatedCall:
         carrier: Carrier | None = None,
         call_sid: str | None = None,
         directory: Path | None = None,
+        placed: Placed | None = None,
+        conferences: Conferences | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._public_url = (public_url or url).rstrip("/")
@@ -169,6 +191,7 @@ class SimulatedCall:
         self._carrier = carrier or Carrier()
         self._steps = tuple(steps)
         self._directory = directory
+        self._placed, self._conferences = placed, conferences
         sid = call_sid or "CA" + secrets.token_hex(16)
         self.truth = CallTruth(call_sid=sid, caller=caller, dialled=dialled)
         for step in self._steps:  # speech is made before the call, not in it
@@ -178,11 +201,14 @@ class SimulatedCall:
         self._random = random.Random(self._carrier.seed)
         self._over = asyncio.Event()
         self._hung_up = False
+        self._ended_by = "caller"
+        self._next: bytes | str | None = None  # by REST: a document, or where to ask for one
         self._problem: BaseException | None = None
         self._session: aiohttp.ClientSession
         self._callbacks: set[asyncio.Task[tuple[Fetched, str]]] = set()
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._here = self._public_url + "/twilio/voice"  # where the TwiML being followed came from
+        # Where the TwiML being followed came from.
+        self._here = placed.url if placed else self._public_url + "/twilio/voice"
 
         # The clock.
         self._tick = 0
@@ -258,8 +284,8 @@ class SimulatedCall:
                 self._timer.cancel()
             self._wake()
             truth.left, truth.right = bytes(self._left), bytes(self._right)
-            if not self._direct:
-                self._callback(self._public_url + "/twilio/status", {"CallStatus": "completed"})
+            if not self._direct and self._carrier.status_callbacks:
+                self._tell("completed")
             outcomes = await asyncio.gather(script, *self._callbacks, return_exceptions=True)
             await self._session.close()
         if self._problem is not None:
@@ -275,6 +301,26 @@ class SimulatedCall:
         self._cut.set()
         self._wake()
 
+    def end(self) -> bool:
+        """Twilio ends the call, as REST asked; False when it was over."""
+        if self.over or self._hung_up:
+            return False
+        self._ended_by = "rest"
+        self.hang_up()
+        return True
+
+    def update(self, document: bytes | str) -> bool:
+        """REST: leave what the call does, follow this document (bytes) or the one at this URL; False: over."""
+        if self.over or self._hung_up:
+            return False
+        self._next = document
+        self._cut.set()
+        return True
+
+    @property
+    def _moved(self) -> bool:
+        return self._hung_up or self._next is not None
+
     async def _carry(self) -> str:
         """Do what a carrier does with a call, to its end; who or what ended it."""
         if self._direct:
@@ -282,16 +328,34 @@ class SimulatedCall:
             scheme = "wss" if public.scheme == "https" else "ws"
             url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
             await self._stream_until_closed(Connect(url, tuple(self._parameters.items())))
-            return "caller" if self._hung_up else "stream_closed"
-        document = await self._fetch(self._here, "POST", {"CallStatus": "ringing"})
-        while document is not None:
+            return self._ended_by if self._hung_up else "stream_closed"
+        document = await self._fetch(self._here, "POST", {"CallStatus": "in-progress" if self._placed else "ringing"})
+        while True:
             if self._hung_up:
-                return "caller"
+                return self._ended_by
+            if self._next is not None:  # what was asked for meanwhile is thrown away
+                document = await self._replaced()
+                continue
+            if document is None:
+                return "webhook_failed"
             outcome = await self._follow(document)
+            if self._moved:
+                continue
             if isinstance(outcome, str):
                 return outcome
             document = await self._fetch(*outcome)
-        return "webhook_failed"
+
+    async def _replaced(self) -> tuple[Verb, ...] | None:
+        """The document that REST has put in the place of the last."""
+        what, self._next = self._next, None
+        self._announcement.clear()
+        if isinstance(what, str):
+            return await self._fetch(what, "POST", {"CallStatus": "in-progress"})
+        try:
+            return parse_twiml(what or b"")
+        except Unfit as unfit:
+            self._violation(unfit.code, f"REST: {unfit.what}")
+            return None
 
     async def _follow(self, document: tuple[Verb, ...]) -> str | tuple[str, str, dict[str, str]]:
         """Carry out a document: how the call ended, or the request for the next document."""
@@ -299,18 +363,25 @@ class SimulatedCall:
             match verb:
                 case Connect():
                     await self._stream_until_closed(verb)
-                    if not self._hung_up and verb.action:
+                    if not self._moved and verb.action:
                         return urljoin(self._here, verb.action), verb.method, {"CallStatus": "in-progress"}
                 case SayVerb():
                     self._announce("say", verb.text)
                     await self._speak_announcement(verb.text)
                 case Play():
-                    self._announce("play", verb.url)
+                    self._announce("play", verb.url or verb.digits)
+                    if verb.loop == 0:
+                        self._begin_axis()
+                        await self._until(lambda: self._moved, None)
                 case PauseVerb():
                     self._begin_axis()
-                    await self._listen(verb.length_s * 1000.0)
+                    await self._wait(verb.length_s * 1000.0)
                 case Dial():
                     self._announce("dial", verb.to)
+                    if verb.conference:
+                        await self._meet(verb)
+                    elif verb.whisper:
+                        await self._whisper(verb)
                     if not verb.action:
                         return "dial"
                     result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
@@ -328,9 +399,36 @@ class SimulatedCall:
                     return "twiml_hangup"
                 case _:
                     assert_never(verb)
-            if self._hung_up:
-                return "caller"
+            if self._moved:
+                return ""
         return "twiml_end"
+
+    async def _meet(self, verb: Dial) -> None:
+        """In a conference, until it is over."""
+        if self._conferences is None:
+            return
+        self._begin_axis()
+        over = self._conferences.join(verb.to, self.call_sid, starts=verb.starts, ends=verb.ends)
+        await self._until(lambda: self._moved or over.is_set(), None)
+        self._conferences.leave(verb.to, self.call_sid)
+
+    async def _whisper(self, verb: Dial) -> None:
+        """What the dialled party hears before the caller is there."""
+        leg = {**self._fields(), "CallSid": "CA" + secrets.token_hex(16), "ParentCallSid": self.call_sid}
+        fetched, content_type = await self._request(urljoin(self._here, verb.whisper), "POST", leg)
+        try:
+            for said in parse_twiml(fetched.answer.encode(), content_type):
+                if isinstance(said, SayVerb):
+                    self._announce("whisper", said.text)
+        except Unfit as unfit:
+            self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
+
+    def _tell(self, status: str) -> None:
+        """A status callback, if it was asked for."""
+        if self._placed is None:
+            self._callback(self._public_url + "/twilio/status", {"CallStatus": status})
+        elif self._placed.status_url and status in self._placed.status_events:
+            self._callback(self._placed.status_url, {"CallStatus": status})
 
     def _announce(self, verb: str, text: str = "") -> None:
         self.truth.announced.append(Announced(at_s=time.monotonic(), verb=verb, text=text))
@@ -342,7 +440,7 @@ class SimulatedCall:
             self._announcement += encode(samples)
         except voice.VoiceError:  # no espeak-ng: the words stand in the report, their time passes in silence
             self._announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
-        await self._until(lambda: not self._announcement or self._hung_up, None)
+        await self._until(lambda: not self._announcement or self._moved, None)
 
     # -- HTTP ---------------------------------------------------------------------------------------------
 
@@ -355,7 +453,7 @@ class SimulatedCall:
             "To": truth.dialled,
             "Caller": truth.caller,
             "Called": truth.dialled,
-            "Direction": "inbound",
+            "Direction": "outbound-api" if self._placed else "inbound",
             "ApiVersion": "2010-04-01",
         }
 
@@ -474,7 +572,7 @@ class SimulatedCall:
         self._stream_tick = self._tick
         self._ws, self._stream = ws, stream
         self._stream_status(connect.status_callback, stream, "stream-started")
-        if self._hung_up:
+        if self._moved:
             self._cut.set()
         sender = asyncio.create_task(self._send(ws))
         reader = asyncio.create_task(self._read(ws, stream))
@@ -483,7 +581,7 @@ class SimulatedCall:
             await asyncio.wait((reader, cut), return_when=asyncio.FIRST_COMPLETED)
             self._ws = None
             if not reader.done():
-                if self._hung_up:
+                if self._moved:
                     await self._stop(ws, stream, sender)
                 else:  # dropped: no close frame, the peer sees 1006
                     stream.closed_by, stream.close_code = "network", 1006
@@ -882,6 +980,11 @@ class SimulatedCall:
     async def _listen(self, ms: float) -> None:
         last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
         await self._until(lambda: self._tick >= last or self._hung_up, None)
+
+    async def _wait(self, ms: float) -> None:
+        """A document's pause; something else may be to be done."""
+        last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
+        await self._until(lambda: self._tick >= last or self._moved, None)
 
     async def _expect(self, ready: Callable[[], bool], timeout_ms: float | None, what: str = "") -> None:
         if await self._until(ready, timeout_ms):

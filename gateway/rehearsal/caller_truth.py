@@ -116,7 +116,7 @@ class Spoken(msgspec.Struct, kw_only=True):
 
 
 class Announced(msgspec.Struct, kw_only=True):
-    """What TwiML had Twilio itself say or do: say, play, dial, enqueue, reject, hangup."""
+    """What TwiML had Twilio itself say or do: say, play, dial, whisper, enqueue, reject, hangup."""
 
     at_s: float
     verb: str
@@ -141,7 +141,7 @@ class CallTruth(msgspec.Struct, kw_only=True):
     rang_s: float = 0.0
     began_s: float = 0.0  # place 0 of both channels
     ended_s: float = 0.0
-    # caller, twiml_hangup, twiml_end, dial, enqueue, reject, webhook_failed; stream_closed without a webhook
+    # caller, rest, twiml_hangup, twiml_end, dial, enqueue, reject, webhook_failed; stream_closed without a webhook
     ended_by: str = ""
     streams: list[StreamTruth] = []
     fetched: list[Fetched] = []

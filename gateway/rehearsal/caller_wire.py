@@ -151,7 +151,11 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Play:
+    """A sound file, `loop` times (0: until something else is to be done), or the tones of `digits`."""
+
     url: str
+    loop: int = 1
+    digits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +165,18 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """`to`: the number, address, conference or queue that is dialled."""
+    """`to`: the number, address, conference or queue that is dialled. `whisper` is asked for who answers.
+
+    A conference begins with the first who `starts` it and is over when one who `ends` it leaves.
+    """
 
     to: str
     action: str = ""
     method: str = "POST"
+    whisper: str = ""
+    conference: bool = False
+    starts: bool = True
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +226,11 @@ def _verb(element: ElementTree.Element) -> Verb:
         case "Say":
             return Say(text)
         case "Play":
-            return Play(text)
+            return Play(text, int(get("loop", "1")), get("digits", ""))
         case "Pause":
             return Pause(float(get("length", "1")))
         case "Dial":
-            return Dial(text, get("action", ""), get("method", "POST").upper())
+            return _dial(element, text)
         case "Enqueue":
             return Enqueue(text)
         case "Redirect":
@@ -229,6 +240,22 @@ def _verb(element: ElementTree.Element) -> Verb:
         case "Hangup":
             return Hangup()
     raise Unfit(12200, f"<{element.tag}> is no verb that this carrier knows")
+
+
+def _dial(element: ElementTree.Element, text: str) -> Dial:
+    nouns = {"Number", "Sip", "Conference", "Queue", "Client"}
+    if any(child.tag not in nouns for child in element) or not text:
+        raise Unfit(12200, "<Dial> holds a number, an address, a conference or a queue")
+    noun = element[0] if len(element) else ElementTree.Element("Number")
+    return Dial(
+        text,
+        element.get("action", ""),
+        element.get("method", "POST").upper(),
+        whisper=noun.get("url", ""),
+        conference=noun.tag == "Conference",
+        starts=noun.get("startConferenceOnEnter", "true") == "true",
+        ends=noun.get("endConferenceOnExit", "false") == "true",
+    )
 
 
 def _connect(element: ElementTree.Element) -> Connect:

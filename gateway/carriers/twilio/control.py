@@ -117,6 +117,11 @@ class Control:
         return self.status in FINAL
 
     @property
+    def moved(self) -> bool:
+        """We took, or are taking, the call off its stream: the stream's end is not the caller's."""
+        return self.away or self._steered_s is not None
+
+    @property
     def unfetched(self) -> bool:
         """It is decided what follows, and Twilio has not asked for it."""
         return self.next is not None and self._handed_s is None and not self.over and not self._left
@@ -219,8 +224,8 @@ class Control:
                     steer = Steer.HANG_UP if hang_up else Steer.ASK
             elif hang_up and now_s - self._handed_s >= LINGER_S:
                 steer = Steer.HANG_UP
-        elif self._gone_s is not None and not self.away and now_s - self._gone_s >= NUDGE_S:
-            steer = Steer.ASK
+        elif self._gone_s is not None and not (self.away or self._again) and now_s - self._gone_s >= NUDGE_S:
+            steer = Steer.ASK  # it has not asked yet
         if steer is not None:
             self._steering, self._steers = steer, self._steers + 1
             self._not_before_s = now_s + LINGER_S
