@@ -15,6 +15,7 @@ import time
 
 from gateway.agent import Agent
 from gateway.conversation.events import Event, ModelReady
+
 try:
     from uvloop import run as runner  # as `offhook serve` does
 except ImportError:
