@@ -124,7 +124,8 @@ async def main(calls: int, seconds: float) -> None:
     base = best["driving alone"]
     socket_ms, sdk_ms = best["session socket"] - base, best["SDK calls"] - base
     print(
-        f"the link alone: socket {socket_ms:.3f}, SDK {sdk_ms:.3f}; the socket costs {socket_ms / sdk_ms:.2f} of the SDK"
+        f"the link alone: socket {socket_ms:.3f}, SDK {sdk_ms:.3f}; "
+        f"the socket costs {socket_ms / sdk_ms:.2f} of the SDK"
     )
     print(f"with the driving: {best['session socket'] / best['SDK calls']:.2f}")
 
