@@ -497,7 +497,7 @@ class Call(ModelSink):
         self.timeline.reply_text(generation, text)
 
     def caller_text(self, text: str, finished: bool) -> None:
-        self.timeline.caller_text(text)
+        self.timeline.caller_text(text, finished, self.clock())
         self.feed(e.CallerTranscribed(self.clock()))
 
     def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from gateway.conversation import commands as c
 from gateway.conversation import events as e
-from gateway.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
+from gateway.conversation import transcript
+from gateway.record import BargeInRecord, CallRecord, ToolRecord, TranscriptLine, TurnRecord
 from metrics.catalogue import Metrics
 
 __all__ = ["Timeline"]
@@ -30,10 +31,12 @@ class _Turn:
         "closed",
         "first_audio_s",
         "first_event_s",
+        "first_sent_s",
         "interrupted",
         "onset_played_s",
         "onset_sent_s",
         "playing_until_s",
+        "received",
         "record",
         "tool_answered_s",
     )
@@ -43,6 +46,7 @@ class _Turn:
         self.caller_end_s: float | None = None
         self.first_event_s: float | None = None
         self.first_audio_s: float | None = None
+        self.first_sent_s: float | None = None
         self.onset_sent_s: float | None = None
         self.onset_played_s: float | None = None
         self.audible: int | None = None
@@ -50,6 +54,7 @@ class _Turn:
         self.tool_answered_s: float | None = None
         self.interrupted = False
         self.closed = False
+        self.received = 0
 
 
 class Timeline:
@@ -73,6 +78,8 @@ class Timeline:
         self._tool_answered_s: float | None = None
         self._greeted = False
         self._pending_caller_text = ""
+        self._onset_s: float | None = None  # of the caller's newest speech
+        self._said = transcript.Transcript()
         self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
             e.StreamStarted: self._stream_started,
             e.CallerSpeechStarted: self._speech_started,
@@ -127,21 +134,24 @@ class Timeline:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""
         self._turn(generation).record.kind = kind
 
-    def caller_text(self, text: str) -> None:
+    def caller_text(self, text: str, finished: bool, at_s: float) -> None:
         """A piece of the caller's words; they belong to the reply that follows."""
         self._pending_caller_text += text
+        began_s = self._onset_s if self._onset_s is not None else at_s
+        self._said = transcript.caller_said(self._said, text, began_s, finished)
 
     def reply_text(self, generation: int, text: str) -> None:
         """A piece of what the agent says in this reply."""
-        self._turn(generation).record.reply_text += text
+        turn = self._turn(generation)
+        turn.record.reply_text += text
+        self._said = transcript.agent_said(self._said, generation, text, turn.received)
 
     def heard_text(self, generation: int, heard: int) -> str | None:
         """The words of this reply that the caller heard; None when its words are not known."""
         turn = self._turns.get(generation)
         if turn is None or not turn.record.reply_text:
             return None
-        received = turn.record.received_ms / SAMPLE_MS
-        return _cut(turn.record.reply_text, heard / received if received else 0.0)
+        return transcript.heard_text(self._said, generation, heard, turn.received)
 
     def error(self, what: str) -> None:
         """Something went wrong that the operator should see with this call."""
@@ -159,6 +169,17 @@ class Timeline:
             record.number = number
         for call_id in list(self._tools):
             self._tool_done(call_id, at_s, "cancelled")
+        sounded = {
+            turn.record.generation: transcript.Sounded(
+                turn.first_sent_s, int(turn.record.heard_ms / SAMPLE_MS), turn.received
+            )
+            for turn in self._turns.values()
+            if turn.first_sent_s is not None
+        }
+        self.record.transcript = [
+            TranscriptLine(at_ms=self._ms(line.at_s), who=line.who, text=line.text, heard_text=line.heard_text)
+            for line in transcript.lines(self._said, sounded)
+        ]
 
     def ms(self, at_s: float) -> float:
         """`at_s` on the call's own axis."""
@@ -174,6 +195,7 @@ class Timeline:
 
     def _speech_started(self, event: e.CallerSpeechStarted) -> None:
         self._speaking = True
+        self._onset_s = event.onset_s
         if self._speech_start_s is None or self._speech_end_s is None:
             self._speech_start_s = event.onset_s
         self._speech_end_s = None
@@ -193,6 +215,7 @@ class Timeline:
 
     def _reply_audio(self, event: e.ReplyAudio) -> None:
         turn = self._turn(event.generation)
+        turn.received += event.samples
         if event.audible_sample is not None:
             turn.audible = event.audible_sample
         if turn.first_audio_s is not None:
@@ -243,7 +266,8 @@ class Timeline:
         record = turn.record
         record.sent_ms = max(record.sent_ms, command.to_sample * SAMPLE_MS)
         now_s = decided_s
-        if record.reply_started_ms is None:
+        if turn.first_sent_s is None:
+            turn.first_sent_s = now_s
             record.reply_started_ms = self._ms(now_s)
         elif turn.playing_until_s is not None and not isinstance(command, c.Replay):
             gap_ms = (now_s - turn.playing_until_s) * 1000
@@ -384,13 +408,3 @@ class Timeline:
     def _ms(self, at_s: float) -> float:
         zero_s = self._zero_s if self._zero_s is not None else (self._rang_s or at_s)
         return round((at_s - zero_s) * 1000, 3)
-
-
-def _cut(text: str, share: float) -> str:
-    """The first `share` of the text, to the last whole word."""
-    if share >= 1:
-        return text.strip()
-    end = int(len(text) * share)
-    while end > 0 and end < len(text) and not text[end].isspace():
-        end -= 1
-    return text[:end].strip()

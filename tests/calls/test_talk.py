@@ -153,3 +153,15 @@ def test_a_greeting_from_a_file_does_not_wait_for_the_model(outcomes: dict[str, 
 def test_neither_side_broke_the_protocol(outcomes: dict[str, Outcome]) -> None:
     assert {n: o.truth.violations for n, o in outcomes.items() if o.truth.violations} == {}
     assert {n: o.violations for n, o in outcomes.items() if o.violations} == {}
+
+
+def test_the_transcript_stands_in_the_order_of_the_line(outcomes: dict[str, Outcome]) -> None:
+    lines = outcomes["interrupted"].record.transcript
+    assert [line.who for line in lines] == ["agent", "caller", "agent", "agent"]
+    assert [line.at_ms for line in lines] == sorted(line.at_ms for line in lines)
+    assert lines[1].text == "Hello, I would like a table."
+    cut = lines[2]
+    assert cut.heard_text is not None
+    assert cut.text.startswith(cut.heard_text)
+    assert 0 < len(cut.heard_text) < len(cut.text)
+    assert lines[3].heard_text == lines[3].text
