@@ -108,21 +108,11 @@ def receive(
 ) -> Ledger:
     """More of a reply is at hand; a generation not seen before opens a new reply."""
     replies = ledger.replies
-    for i, reply in enumerate(replies):
-        if reply.generation == generation:
-            _, received, sent, placed, heard_, base, marked, known, whole, safe = reply
-            grown = Reply(
-                generation,
-                received + samples,
-                sent,
-                placed,
-                heard_,
-                base,
-                marked,
-                known if audible is None else audible,
-                whole,
-                safe or protected,
-            )
+    for i, (number, received, sent, placed, known, base, marked, voice, whole, safe) in enumerate(replies):
+        if number == generation:
+            received += samples
+            voice = voice if audible is None else audible
+            grown = Reply(number, received, sent, placed, known, base, marked, voice, whole, safe or protected)
             return Ledger((*replies[:i], grown, *replies[i + 1 :]), *ledger[1:])
     opened = Reply(generation, samples, audible=audible, protected=protected)
     return Ledger((*replies, opened), *ledger[1:])
@@ -166,8 +156,8 @@ def place(ledger: Ledger, at_s: float) -> tuple[Ledger, list[tuple[Reply, int]]]
 
 def mark_sent(ledger: Ledger, generation: int, sample: int) -> Ledger:
     """A mark was sent behind this sample."""
-    replies = tuple(r._replace(marked=sample) if r.generation == generation else r for r in ledger.replies)
-    return Ledger(replies, *ledger[1:])
+    replies = [r._replace(marked=sample) if r.generation == generation else r for r in ledger.replies]
+    return Ledger(tuple(replies), *ledger[1:])
 
 
 def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s: float) -> Ledger:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_shell import Shell, feed
@@ -109,6 +112,22 @@ def test_the_promises_hold_in_every_call(policy, happenings, last):
         shell, _ = feed(policy, shell, last(shell.now_s))
     shell, _ = feed(policy, shell, e.StreamStopped(shell.now_s))
     assert shell.state.phase is Phase.ENDED
+
+
+def test_and_in_a_recorded_one():
+    """Through real sockets: greeting, turn, barge-in confirmed by the model, turn, hang-up."""
+    shell, said = Shell(), []
+    for name, *fields in json.loads(Path(__file__).with_name("recorded_call.json").read_text()):
+        shell, commands = feed(Policy(greets=Greets.MODEL), shell, getattr(e, name)(*fields))
+        said += [x for x in commands if isinstance(x, c.BargeIn | c.ReplyEnded | c.End)]
+    assert said == [
+        c.ReplyEnded(1, 26_560, 26_560, False),
+        c.BargeIn(2, 11.538, c.Verdict.SUSPECTED),
+        c.BargeIn(2, 11.538, c.Verdict.CONFIRMED_BY_MODEL),
+        c.ReplyEnded(2, 63_360, 16_640, True),
+        c.ReplyEnded(3, 49_120, 49_120, False),
+        c.End(Ending.CALLER_HUNG_UP),
+    ]
 
 
 def anything() -> st.SearchStrategy[e.Event]:

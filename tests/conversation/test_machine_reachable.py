@@ -37,7 +37,7 @@ TOTAL: Counter[str] = Counter()
 def test_what_always_holds_holds_in_every_reachable_state_and_each_ends_by_itself(name):
     policy, kinds = WALKS[name]
     began_s = time.process_time()
-    shells, steps = walk(policy, *kinds.split())
+    shells, steps, _ = walk(policy, *kinds.split())
     phases = Counter(shell.state.phase for shell in shells)
     unreachable = {Phase.HELD, Phase.STOPPING} if policy.mode is Mode.OFF else set()
     unreachable |= {Phase.HELD} if policy.mode is Mode.MODEL else set()

@@ -8,6 +8,7 @@ import pkgutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import test_machine_barge_in
@@ -15,6 +16,7 @@ import test_machine_endings
 import test_machine_link
 import test_machine_tools
 import test_machine_turns
+from walker import fingerprint
 
 import gateway.conversation
 from gateway.conversation import commands, events
@@ -81,6 +83,11 @@ def test_every_module_says_what_it_offers():
         }
         if found.name.rpartition(".")[2] != "machine":  # its handlers are the table's
             assert public <= set(module.__all__), found.name
+
+
+def test_the_picture_in_the_documentation_is_of_this_table():
+    picture = Path(__file__).parents[2] / "docs" / "machine.svg"
+    assert fingerprint() in picture.read_text(), "the table has changed since: draw it again with `make figures`"
 
 
 def test_every_command_is_frozen_and_said_by_the_machine():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import NamedTuple
 
 from reference_shell import Shell, Violated, feed
@@ -21,7 +22,7 @@ from gateway.conversation.endings import Ending
 from gateway.conversation.machine import TABLE, YIELDING, ignore
 from gateway.conversation.state import Link, Phase, Policy
 
-__all__ = ["Walk", "alone", "walk"]
+__all__ = ["Walk", "alone", "fingerprint", "walk"]
 
 CHUNK = 4_000  # half a second
 SOON_S = 0.02
@@ -29,10 +30,11 @@ HANGOVER_S = 0.4
 
 
 class Walk(NamedTuple):
-    """What was seen: a state for each class, and how many steps it took."""
+    """What was seen: a state for each class, how many steps it took, and the steps from phase to phase."""
 
     shells: list[Shell]
     steps: int
+    edges: frozenset[tuple[Phase, type[e.Event], Phase]]
 
 
 def _class_of(shell: Shell) -> tuple[object, ...]:
@@ -152,6 +154,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     shells = [start]
     todo = deque([start])
     steps = 0
+    edges = set()
     while todo and len(shells) < most:
         shell = todo.popleft()
         here = _class_of(shell)
@@ -161,12 +164,13 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
                 there, _ = feed(policy, shell, event)
             except Violated as violated:
                 raise Violated(f"{violated}\n  on the way {_way(came, here)}, {event}") from None
+            edges.add((shell.state.phase, type(event), there.state.phase))
             name = _class_of(there)
             if name not in came:
                 came[name] = (here, event)
                 shells.append(there)
                 todo.append(there)
-    return Walk(shells, steps)
+    return Walk(shells, steps, frozenset(edges))
 
 
 def _way(came: dict, here: tuple[object, ...]) -> str:  # type: ignore[type-arg]
@@ -177,6 +181,12 @@ def _way(came: dict, here: tuple[object, ...]) -> str:  # type: ignore[type-arg]
         if event is not None:
             way.append(str(event))
     return ", ".join(reversed(way))
+
+
+def fingerprint() -> str:
+    """Of the table: which handler stands where."""
+    rows = [f"{phase.value} {event.__name__} {h.__name__}" for phase, row in TABLE.items() for event, h in row.items()]
+    return sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
 
 def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
