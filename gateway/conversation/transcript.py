@@ -157,7 +157,7 @@ def _places(pieces: tuple[Piece, ...], received: int) -> list[tuple[int, int]]:
     """Points (sample, characters spoken by then), rising, from the reply's beginning to its end."""
     total = sum(len(piece.text) for piece in pieces)
     places = [(0, 0)]
-    if pieces[-1].received - pieces[0].received >= received // 2:
+    if 2 * (pieces[-1].received - pieces[0].received) >= received:
         ahead = pieces[0].received == 0  # a text comes before its audio, or behind it
         spoken = 0
         for piece in pieces:
