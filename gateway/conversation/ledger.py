@@ -177,7 +177,7 @@ def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s
     if news:
         replies = tuple(r._replace(heard=max(r.heard, min(r.placed, position - r.base))) for r in replies)
     _, queued_to, anchor, anchor_s, epoch, cleared_s, round_trip_s = ledger
-    if position < anchor:  # late or repeated: nothing new about the clock
+    if position <= anchor:  # late, repeated, or of what was played before a gap: nothing new about the clock
         return Ledger(replies, *ledger[1:]) if news else ledger
     late_s = at_s - anchor_s - (position - anchor) / RATE_HZ
     if 0 <= late_s <= round_trip_s:
@@ -192,8 +192,10 @@ def clear(ledger: Ledger, at_s: float) -> Ledger:
     replies = []
     for reply in ledger.replies:
         known = max(reply.heard, min(reply.placed, position - reply.base))
-        # Nearest frame: the carrier plays whole ones, and the rest must begin where it stopped.
-        known = max(reply.heard, min(reply.placed, (known + FRAME // 2) // FRAME * FRAME))
+        # The carrier plays whole frames: the one begun when the clear arrives is heard to its end, and the rest
+        # must begin behind it.
+        begun = (known + FRAME - 1) // FRAME * FRAME
+        known = max(reply.heard, min(reply.placed, begun))
         replies.append(reply._replace(heard=known, placed=known, marked=known))
     return ledger._replace(
         replies=tuple(replies),

@@ -145,6 +145,15 @@ def test_a_late_echo_from_before_a_gap_still_proves():
     assert ledger.anchor_s == 2.5  # the clock is not moved by it
 
 
+def test_an_echo_from_the_end_before_a_gap_tells_nothing_of_the_way():
+    """It came 20 ms after the next chunk was sent, and 125 ms after its own was played."""
+    ledger = sent(480)
+    ledger, _ = lg.place(lg.receive(ledger, 1, 800), 1.165)
+    ledger = lg.mark_returned(ledger, 1, 480, 0, 1.185)
+    assert only(ledger).heard == 480
+    assert ledger.round_trip_s == ROUND_TRIP_MAX_S
+
+
 def test_an_echo_proves_the_replies_before_it():
     ledger, _ = lg.place(lg.receive(sent(800), 2, 800), 1.0)
     ledger = lg.mark_returned(ledger, 2, 800, 0, 1.25)
@@ -162,8 +171,8 @@ def test_a_clear_takes_back_what_was_not_heard():
     assert lg.heard(ledger, only(ledger), 9.0) == 4_000
 
 
-def test_the_rest_begins_on_a_frame():
-    for at_s, frames in ((1.509, 25), (1.511, 26), (1.0, 0), (1.9999, 50)):
+def test_a_frame_that_was_begun_is_heard_to_its_end():
+    for at_s, frames in ((1.5, 25), (1.501, 26), (1.519, 26), (1.0, 0), (1.9999, 50)):
         assert only(lg.clear(sent(8_000), at_s)).heard == frames * FRAME
 
 
@@ -305,6 +314,6 @@ def test_against_a_carrier_that_knows_what_was_heard(way_s, script):
     if ledger.replies:
         whole = only(ledger).received // FRAME
         assert lg.heard(ledger, only(ledger), at_s) == whole * FRAME
-        # A frame may be repeated or lost at each seam, where rounding meets the carrier's frame.
+        # At each seam a frame may be repeated or lost, where the clocks differ by less than one.
         assert abs(len(frames) - whole) <= clears
         assert len(set(range(whole)) - set(frames)) <= clears
