@@ -124,7 +124,7 @@ def test_and_in_a_recorded_one():
         c.ReplyEnded(1, 26_560, 26_560, False),
         c.BargeIn(2, 11.538, c.Verdict.SUSPECTED),
         c.BargeIn(2, 11.538, c.Verdict.CONFIRMED_BY_MODEL),
-        c.ReplyEnded(2, 63_360, 16_640, True),
+        c.ReplyEnded(2, 63_360, 16_800, True),
         c.ReplyEnded(3, 49_120, 49_120, False),
         c.End(Ending.CALLER_HUNG_UP),
     ]
