@@ -14,3 +14,8 @@ async def slow() -> str:
         raise
     OUTCOMES.append("done")
     return "done"
+
+
+async def quick() -> str:
+    """Is done at once."""
+    return "done"

@@ -1,0 +1,94 @@
+"""Interruptions by the hundred: onset -> `clear`, decision -> `clear` sent, what was heard against the truth.
+
+The gateway is its own process; callers and model in this one. Each caller interrupts each reply at another place.
+
+    python -m tests.bench.bench_barge_in [BARGE_INS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from gateway.record import CallRecord
+from gateway.rehearsal.caller import SimulatedCall
+from gateway.rehearsal.caller_steps import HangUp, Pause, SayOver
+from gateway.rehearsal.caller_truth import CallTruth
+from gateway.rehearsal.model_script import Reply, Script
+from gateway.rehearsal.model_script import Say as Speak
+from gateway.rehearsal.model_server import ModelServer
+from gateway.rehearsal.run import fetch_record, gateway_process
+from metrics.quantiles import exact
+from tests.bench.bench_calls import SOUNDS
+
+PER_CALL = 10
+TOKEN = "bench"
+
+
+async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
+    sound = next(SOUNDS.glob("agent_of_course*.wav"))
+    long = Speak("Of course. Let me look for a table on Friday evening.", sound)
+    script = Script((Reply("text", (long,)),), default=Reply("caller", (long,)))
+    line = str(next(SOUNDS.glob("caller_oh*.wav")))
+    places = random.Random(1)
+    async with ModelServer(script, keep_audio=False) as model:
+        with tempfile.TemporaryDirectory() as folder:
+            agent, log = Path(folder) / "agent.yaml", Path(folder) / "log"
+            agent.write_text("name: bench\ngreeting: {text: Greet.}\n")
+            async with gateway_process(agent, model, auth_token=TOKEN, log=log) as url:
+                calls, tasks = [], []
+                for _ in range(-(-barge_ins // PER_CALL)):
+                    steps: list[object] = [SayOver(line, places.uniform(300, 6_000)) for _ in range(PER_CALL)]
+                    call = SimulatedCall(
+                        url, (*steps, Pause(500), HangUp()), public_url="https://rehearsal.example", auth_token=TOKEN
+                    )
+                    calls.append(call)
+                    tasks.append(asyncio.create_task(call.run()))
+                    await asyncio.sleep(0.237)
+                truths = await asyncio.gather(*tasks)
+                records = [await fetch_record(url, call.call_sid) for call in calls]
+    return [(t, r) for t, r in zip(truths, records, strict=True) if r is not None]
+
+
+def main() -> None:
+    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    lived = asyncio.run(place(wanted))
+    onset_to_clear, decided_to_sent, heard_error, old = [], [], [], 0
+    for truth, record in lived:
+        old += record.samples_after_clear
+        onsets = [s.onset_s for s in truth.spoken if s.over_agent]
+        for clear in truth.clears:
+            before = [onset for onset in onsets if onset <= clear.at_s]
+            if before:
+                onset_to_clear.append(clear.at_s - before[-1])
+        for barge_in in record.barge_ins:
+            if barge_in.clear_sent_ms is not None:
+                decided_to_sent.append((barge_in.clear_sent_ms - barge_in.decided_ms) / 1000)
+        # All that was played of the calls's replies, by the carrier, against all that the ledgers say was heard.
+        position = 0
+        for clear, turn in zip(truth.clears, [t for t in record.turns if t.interrupted], strict=False):
+            played = sum(
+                min(p.samples, clear.position - p.position) for p in truth.played if p.position < clear.position
+            )
+            heard_before = position
+            position = played
+            heard_error.append(abs((played - heard_before) / 8 - turn.heard_ms) / 1000)
+    print(f"{len(lived)} calls, {len(onset_to_clear)} barge-ins, energy detector, clean speech; milliseconds")
+    for name, figures in (
+        ("caller's onset -> clear at the carrier", onset_to_clear),
+        ("decision -> clear sent", decided_to_sent),
+        ("heard, ledger against carrier", heard_error),
+    ):
+        summary = exact(figures)
+        shown = [f"{q * 1000:8.2f}" if q is not None else "   (few)" for q in (summary.p50, summary.p95, summary.p99)]
+        print(
+            f"{name:40} n={summary.count:4} p50 {shown[0]} p95 {shown[1]} p99 {shown[2]} max {summary.max * 1000:8.2f}"
+        )
+    print(f"samples of a dropped reply sent after its clear: {old}")
+
+
+if __name__ == "__main__":
+    main()
