@@ -262,13 +262,13 @@ def _barge_in(p: Policy, s: State, at_s: float, do: Do) -> State:
     return s._replace(phase=Phase.HELD)
 
 
-def _drop_replies(p: Policy, s: State, at_s: float, do: Do) -> State:
+def _drop_replies(p: Policy, s: State, at_s: float, do: Do, *, tell: bool = True) -> State:
     """The open replies, and everything up to the newest number, are dead."""
     for reply in s.ledger.replies:
         heard = lg.heard(s.ledger, reply, at_s)
         do(c.Drop(reply.generation))
         do(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
-        if p.tell_heard and s.link is not Link.FAILED and heard < reply.received:
+        if tell and p.tell_heard and s.link is not Link.FAILED and heard < reply.received:
             do(c.TellHeard(reply.generation, heard))
     s = s._replace(ledger=lg.without_replies(s.ledger), dead=max(s.dead, s.newest))
     return _unmute(p, s, at_s, do)
@@ -592,17 +592,19 @@ def verdict_timeout(p: Policy, s: State, ev: e.VerdictTimeout, do: Do) -> State:
     sent = _was_sent(s)
     tail = sum(r.received - r.heard for r in s.ledger.replies)
     if sent and s.ending is None and _all_complete(s) and tail <= LAST_WORDS:
-        # "... at eight?" - "Yes." Nothing worth playing on is left, and the answer must not be lost.
-        s = _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_LOCALLY, do)._replace(owed=False)
-        return _listen(p, s, ev.at_s, do) if s.phase is Phase.THINKING else s
+        # "... at eight?" - "Yes." Nothing worth playing on is left, and the answer must not be lost. It stops
+        # nothing else: "okay" cancels no tool that the agent has just said it would use.
+        do(c.BargeIn(s.ledger.replies[0].generation, s.onset_s, c.Verdict.CONFIRMED_LOCALLY))
+        s = _drop_replies(p, s, ev.at_s, do, tell=False)
+        return _quiet(p, _open_turn(p, s._replace(answered=False), ev.at_s, do), ev.at_s, do)
     if sent:
         do(c.BargeIn(s.ledger.replies[0].generation, s.onset_s, c.Verdict.DISMISSED))
-    if s.ending is not None:
-        do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
     ledger = _send(s.ledger, ev.at_s, do, resumed=sent)
     s = s._replace(phase=Phase.SPEAKING if s.ending is None else Phase.CLOSING, ledger=ledger)
     do(c.SetTimer(e.PlayoutTimeout, max(ev.at_s, _overdue_s(s))))
-    return s
+    if s.ending is not None:
+        do(c.SetTimer(e.GoodbyeTimeout, ev.at_s + _goodbye_s(ledger, ev.at_s)))
+    return _settle(p, s, ev.at_s, do)  # when nothing was left
 
 
 # --- the model's replies
@@ -953,7 +955,7 @@ def _close(p: Policy, s: State, ending: Ending, at_s: float, do: Do) -> State:
     if s.phase is Phase.HELD:
         return s._replace(ending=ending)  # the verdict comes first
     if s.ledger.replies and s.phase in (Phase.SPEAKING, Phase.CLOSING):
-        wait_s = max(GOODBYE_MAX_S, lg.ends_at_s(s.ledger) - at_s + PLAYOUT_GRACE_S)
+        wait_s = _goodbye_s(s.ledger, at_s)
     elif ending in YIELDING and s.link is Link.UP:
         wait_s = GOODBYE_PAUSE_S if s.answered and not s.caller_speaking else GOODBYE_START_S
     else:
@@ -965,6 +967,11 @@ def _close(p: Policy, s: State, ending: Ending, at_s: float, do: Do) -> State:
         return _linger(p, s, at_s, do)
     do(c.SetTimer(e.GoodbyeTimeout, at_s + wait_s))
     return s
+
+
+def _goodbye_s(ledger: lg.Ledger, at_s: float) -> float:
+    """How long what is being said may take."""
+    return max(GOODBYE_MAX_S, lg.ends_at_s(ledger) - at_s + PLAYOUT_GRACE_S)
 
 
 def _linger(p: Policy, s: State, at_s: float, do: Do) -> State:

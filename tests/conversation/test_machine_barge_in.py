@@ -32,6 +32,7 @@ from gateway.conversation.events import (
     BargeInLasted,
     CallerSpeechEnded,
     CallerSpeechStarted,
+    CallerTranscribed,
     ClearAcknowledged,
     ClearTimeout,
     ConnectTimeout,
@@ -166,23 +167,30 @@ def test_a_turn_that_ends_while_held_completes_the_reply():
 def test_an_answer_into_the_last_words_is_no_cough():
     """ "... at eight?" - "Yes." Nothing worth playing on is left, and the answer must not be lost."""
     play = Playbook(AT_THE_END) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 6_400)
-    play >> ClearAcknowledged(3.05, 1) << Phase.THINKING
-    assert play
-    acknowledged = AT_THE_END._replace(acknowledged=True)
-    play = Playbook(acknowledged) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 6_400) << Phase.LISTENING
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReplyEnded(1, 8_000, 6_400, True) << Phase.LISTENING
+    play >> ClearAcknowledged(3.05, 1) >> CallerTranscribed(3.1) << Phase.THINKING
     assert play
 
 
 def test_an_answer_into_the_last_words_is_told_to_a_model_that_does_not_listen():
-    at_the_end = HELD._replace(
-        ledger=Ledger((Reply(1, 8_000, 8_000, 6_400, 6_400, marked=6_400, complete=True),), 6_400, 6_400, 2.5, 1),
-        acknowledged=True,
-    )
-    play = Playbook(at_the_end, Policy(local_turns=True)) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 6_400) << ActivityStart() << Phase.LISTENING
+    play = Playbook(AT_THE_END, Policy(local_turns=True)) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ActivityStart() << Phase.LISTENING
     play >> Until(3.7) << ActivityEnd()
+    assert play
+
+
+def test_okay_cancels_no_tool_that_the_agent_has_just_announced():
+    """ "Let me look that up for you." - "Okay." """
+    play = Playbook(AT_THE_END._replace(tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << Phase.THINKING
+    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Scheduling.INTERRUPT)
+    assert play
+
+
+def test_a_goodbye_that_was_all_heard_when_it_was_held():
+    heard = Ledger((Reply(1, 8_000, 8_000, 8_000, 8_000, marked=8_000, complete=True),), 8_000, 8_000, 2.5, 1)
+    play = Playbook(HELD._replace(ledger=heard, ending=Ending.AGENT_HUNG_UP)) >> CallerSpeechEnded(3.0, 2.6)
+    play >> VerdictTimeout(3.0) << BargeIn(1, 2.4, DISMISSED) << End(Ending.AGENT_HUNG_UP)
     assert play
 
 
