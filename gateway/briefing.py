@@ -17,7 +17,7 @@ _INSTRUCTIONS = """You are calling a colleague about a caller who is waiting on 
 Say in one or two sentences who is calling and what it is about, then ask whether you should connect them. \
 When they agree, say that you are connecting them and use the tool `connect` at once. If they do not want the call, \
 or a machine answers, use the tool `decline`.
-What is known about the caller: {about}"""
+What is known about the caller: {{about}}"""
 
 
 async def _connect(call: ToolCall, host: ToolHost) -> Any:

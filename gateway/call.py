@@ -369,17 +369,14 @@ class Call(ModelSink):
             if timer is not None:
                 timer.cancel()
         self._timers.clear()
+        hanging_up = asyncio.create_task(self._close_socket())  # first: the caller waits for what follows
         await self._runner.close()
         await self._link.close()
         await asyncio.gather(*self._old_links, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._socket is not None:
-            try:
-                await self._socket.close()
-            except Exception as error:  # the peer may be gone; nothing is owed to it
-                log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
+        await hanging_up
         if self._recorder is not None and (fault := await self._recorder.close()):
             self.timeline.error(fault)
         now_s = self.clock()
@@ -391,6 +388,13 @@ class Call(ModelSink):
         self.timeline.ended(now_s)
         self._metrics.calls_total.inc(ending.value, ending.side.value)
         await self._on_over(self)
+
+    async def _close_socket(self) -> None:
+        if self._socket is not None:
+            try:
+                await self._socket.close()
+            except Exception as error:  # the peer may be gone; nothing is owed to it
+                log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
 
     # --- the caller's audio: a frame up
 

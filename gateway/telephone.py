@@ -84,6 +84,7 @@ class Line:
     placed: Placed | None = None
     stream_ended_s: float | None = None  # by Twilio's word
     away_max_s: float = HOLD_MAX_S
+    sent_home: bool = False  # out of the conference in which nobody came to meet them
 
 
 class Telephone:
@@ -681,8 +682,9 @@ class Telephone:
     async def _send_home(self, call_sid: str) -> None:
         """Fetch a caller out of the conference in which nobody will meet them."""
         line = self._lines.get(call_sid)
-        if line is None or line.control.over or self._rest is None:
+        if line is None or line.control.over or line.sent_home or self._rest is None:
             return
+        line.sent_home = True
         try:
             await self._rest.run_twiml(call_sid, twiml.fallback(_without_human(line.fallback)))
         except TwilioError as error:
@@ -691,6 +693,8 @@ class Telephone:
     def _caller_left(self, line: Line) -> None:
         """The caller did not wait for the human: do not bother them."""
         for placed in self.outbound.of_conference(_conference(line.call_sid)):
+            if leg := self._lines.get(placed.call_sid):
+                leg.control.decide(Next(Kind.HANG_UP), time.monotonic())
             self._do(self._end_placed(placed))
 
     async def _end_placed(self, placed: Placed) -> None:

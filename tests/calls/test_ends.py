@@ -102,7 +102,7 @@ def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome])
 def test_a_line_on_which_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
     record, truth = outcomes["stream lost"].record, outcomes["stream lost"].truth
     assert record.end_reason == "stream_lost"
-    assert len(record.streams) == 3
+    assert len(record.streams) == 4
     assert [a.verb for a in truth.announced] == ["say", "hangup"]  # the agent's fallback
 
 

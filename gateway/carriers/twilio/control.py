@@ -38,7 +38,7 @@ LINGER_S = 10.0  # told to hang up, and no word that it did
 STEERED_S = 8.0  # a steered question comes at once after the REST answer, or never
 STEERS_MAX = 3  # of each kind of trouble: the REST layer has repeated each already
 OLD_AGE_S = 30.0  # a stream that lived so long is no sign of a broken line
-STRIKES_MAX = 2  # young deaths in a row after which the line is given up
+STRIKES_MAX = 3  # young deaths in a row after which the line is given up
 
 # Twilio's words for a call's life, in their order; callbacks may arrive in another.
 _RANKS = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3, "answered": 3}
