@@ -132,7 +132,9 @@ class ModelSettings(_Spec, frozen=True):
     thinking_budget: int | None = None
     compress_at_tokens: Annotated[int, msgspec.Meta(ge=1000)] = 16_000
     compress_to_tokens: Annotated[int, msgspec.Meta(ge=500)] = 8_000
-    silent_after_ms: Ms = 6_000  # caller's turn ended, nothing came: nudge, then reconnect
+    silent_after_ms: Annotated[int, msgspec.Meta(ge=1_000, le=600_000)] = (
+        6_000  # caller's turn ended, nothing came: nudge, then reconnect
+    )
     setup_timeout_s: Seconds = 10.0
 
 

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # A carrier that stops reading: ten minutes of audio, base64, are more than Twilio's own buffer holds.
 OUTBOX_MAX_BYTES = 7_000_000
+TOOL_GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
@@ -179,7 +180,9 @@ class Call(ModelSink):
         pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
         # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
         # and, with mode `hold`, before the verdict.
-        self._pre_roll: deque[bytes] = deque(maxlen=int((pre_roll_s + self._policy.min_barge_in_s + 0.2) / 0.02) or 1)
+        self._pre_roll: deque[bytes] = deque(
+            maxlen=int((pre_roll_s + self._policy.min_barge_in_s + self._policy.hangover_s + 0.2) / 0.02) or 1
+        )
         self._activity = False
         self.transfer_to: Transfer | None = None
         self.on_digits: Callable[[str], None] | None = None  # the carrier's side, if it can press keys
@@ -524,7 +527,8 @@ class Call(ModelSink):
             self.feed(e.ToolRequested(now_s, call_id))
             return
         filler_s = tool.filler_after_ms / 1000 if tool.filler else None
-        self.feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s))
+        limit_s = tool.timeout_s + TOOL_GRACE_S
+        self.feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s, limit_s))
 
     def model_usage(self, usage: dict[str, int]) -> None:
         for name, count in usage.items():

@@ -162,6 +162,19 @@ def test_an_uh_huh_was_suspected(outcomes: dict[str, Outcome]) -> None:
     assert len(outcomes["an uh-huh"].record.barge_ins) == 1
 
 
+@pytest.mark.parametrize("name", PLAYED_ON)
+def test_after_the_verdict_it_plays_on_at_once(outcomes: dict[str, Outcome], name: str) -> None:
+    outcome = outcomes[name]
+    started_s = outcome.truth.streams[0].started_s
+    assert started_s is not None
+    for barge_in, clear in zip(outcome.record.barge_ins, outcome.truth.clears, strict=True):
+        assert barge_in.verdict_ms is not None
+        again_s = next(m.at_s for m in outcome.truth.media if m.at_s > clear.at_s)
+        late_ms = (again_s - started_s) * 1000 - barge_in.verdict_ms
+        print(f"{name}: played on {late_ms:.1f} ms after the verdict")
+        assert late_ms <= 40
+
+
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_what_must_not_stop_the_agent_does_not(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
