@@ -450,8 +450,9 @@ class GeminiLink:
         self._odd = b""
         self._calls: dict[str, str] = {}  # open on this session: id -> name
         self._calls_made = 0
-        self._transcript: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)
-        self._story = ""
+        self._transcript: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)  # (who, what)
+        self._unknown: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)  # the same since the newest handle
+        self._story: tuple[tuple[str, str], ...] = ()  # what this session's instruction tells of the call
         self._act: dict[type, Callable[[Any, float], None]] = {
             wire.Audio: self._on_audio,
             wire.Written: self._on_written,
@@ -653,12 +654,17 @@ class GeminiLink:
         began_s = self._clock()
         self._bare = self._bare or step.bare
         resumed = handle if step.resume else None
+        # Told in the instruction, which may change from connection to connection: content after a resume has
+        # closed sessions. It stays there, as the session's own memory does not hold it.
         if resumed is None:
-            self._handle, self._story = None, self._told()
+            self._handle, self._story = None, tuple(self._transcript)
+        else:
+            self._story = (*self._story, *self._unknown)[-STORY_MAX_LINES:]
+        self._unknown.clear()
         config = live_config(
             agent,
             self._tools.values(),
-            instruction(agent, said_now(agent, self._variables), self._facts, self._story),
+            instruction(agent, said_now(agent, self._variables), self._facts, told(self._story)),
             handle=resumed.value if resumed else "",
             resumption=not self._bare,
         )
@@ -864,6 +870,7 @@ class GeminiLink:
         if value.resumable:
             self._handle = KeptHandle(value.value, at_s, self._hash, frozenset(self._calls))
             self._newer_handle.set()
+            self._unknown.clear()
 
     def _on_usage(self, value: wire.Usage, at_s: float) -> None:
         self._sink.model_usage(value.counts)
@@ -874,14 +881,19 @@ class GeminiLink:
     # --- the call so far
 
     def _note(self, who: str, text: str) -> None:
-        if self._transcript and self._transcript[-1][0] == who:
-            text = self._transcript.pop()[1] + text
-        self._transcript.append((who, text[-STORY_MAX_CHARACTERS:]))
+        for lines in (self._transcript, self._unknown):
+            before = lines.pop()[1] if lines and lines[-1][0] == who else ""
+            lines.append((who, (before + text)[-STORY_MAX_CHARACTERS:]))
 
-    def _told(self) -> str:
-        """The last of the transcript, for a session that was not there."""
-        names = {"agent": "You", "caller": "Caller"}
-        lines = [f"{names[who]}: {json.dumps(text.strip())}" for who, text in self._transcript if text.strip()]
-        while lines and sum(map(len, lines)) > STORY_MAX_CHARACTERS:
-            lines.pop(0)
-        return "\n".join(lines)
+
+def told(lines: Iterable[tuple[str, str]]) -> str:
+    """The last of a transcript, for a session that was not there."""
+    names = {"agent": "You", "caller": "Caller"}
+    kept: list[str] = []
+    room = STORY_MAX_CHARACTERS
+    for who, text in reversed(tuple(lines)):
+        line = f"{names[who]}: {json.dumps(text.strip(), ensure_ascii=False)}"
+        room -= len(line)
+        if text.strip() and room >= 0:
+            kept.append(line)
+    return "\n".join(reversed(kept))

@@ -191,8 +191,8 @@ def instruction(
 ) -> str:
     """The system instruction: the agent's own, its language, facts remembered, and the call so far.
 
-    `variables` come from outside and are kept to one line each. `story` is given when a fresh session takes
-    a running call over.
+    `variables` come from outside and are kept to one line each. `story`: what was said that a session taking over
+    a running call does not know.
     """
     outside = {name: clean(value) for name, value in variables.items()}
     parts = [filled(agent.instructions, {"name": agent.name, **agent.variables, **outside}).strip()]
@@ -203,7 +203,7 @@ def instruction(
         parts.append("Known facts of this call:\n" + "\n".join(lines))
     if story:
         parts.append(
-            "The call is already under way; the line was briefly lost. So far it went like this:\n"
+            "The call is already under way; your connection was briefly lost. Before that was said:\n"
             f"{story}\n"
             "Go on from there. Do not greet again and do not mention the interruption."
         )

@@ -382,6 +382,30 @@ async def test_a_lost_session_is_got_back(name, use_socket):
         assert rig.link.faults[0].startswith("connection lost: ")
 
 
+async def test_what_was_said_after_the_handle_is_told_to_the_resumed_session_and_not_forgotten():
+    script = m.Script(
+        replies=(
+            says("Good morning"),
+            m.Reply("text:now", (m.Say("Two cakes then", length_ms=40, delay_ms=0), m.Wait(50), m.Abort())),
+            says("Still two", on="text:again"),
+            m.Reply("text:once more", (m.Abort(),)),
+        )
+    )
+    async with linked(script, patience=HASTE) as rig:
+        await rig.sink.until(lambda: rig.link.handle)
+        rig.link.ask("now")
+        await rig.sink.until_event(ModelReady, 2)
+        handle = rig.link.handle
+        rig.link.ask("again")
+        await rig.sink.until(lambda: rig.link.handle is not handle)
+        rig.link.ask("once more")
+        await rig.sink.until_event(ModelReady, 3)
+        instructions = [s.setup["systemInstruction"]["parts"][0]["text"] for s in rig.server.sessions]
+        assert ["Two cakes then" in text for text in instructions] == [False, True, True]
+        assert not any("Good morning" in text or "Still two" in text for text in instructions), "the handle knows"
+        assert [s.resumed_from for s in rig.server.sessions] == [None, 0, 1]
+
+
 async def test_before_anything_was_said_a_fresh_session_knows_nothing():
     closes = iter([m.Close(1007, "")])
 
