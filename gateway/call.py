@@ -176,6 +176,7 @@ class Call(ModelSink):
         self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
         self._uplink_forward = WorstPerSecond(metrics, UPLINK_FORWARD)
         self._muted = False
+        self._was_ready = False  # the model, once
         pre_roll_ms = agent.turn_detection.pre_roll_ms
         pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
         # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
@@ -480,7 +481,15 @@ class Call(ModelSink):
     def model_event(self, event: e.Event) -> None:
         if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
             self._reply_audio(event.generation, *self._playout.finish(event.generation))
+        elif isinstance(event, e.ModelReady):
+            self._metrics.model_sessions_total.inc("ready")
+            if self._was_ready:
+                self._metrics.model_reconnects_total.inc("resumed" if event.resumed else "fresh")
+            self._was_ready = True
         elif isinstance(event, e.ModelFailed):
+            self._metrics.model_sessions_total.inc("unreachable")
+            if self._was_ready:
+                self._metrics.model_reconnects_total.inc("failed")
             self.timeline.error("the model could not be reached")
         self.feed(event)
         if self._last_words and isinstance(event, e.TurnComplete) and event.generation > self._last_words[1]:
@@ -531,6 +540,8 @@ class Call(ModelSink):
         self.feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s, limit_s))
 
     def model_usage(self, usage: dict[str, int]) -> None:
+        self._metrics.tokens_total.inc("input", by=usage.get("promptTokenCount", 0))
+        self._metrics.tokens_total.inc("output", by=usage.get("responseTokenCount", 0))
         for name, count in usage.items():
             self.record.usage[name] = self.record.usage.get(name, 0) + count
 

@@ -389,9 +389,10 @@ class Timeline:
         if end_s is None:
             self._metrics.incomplete(name, missing)
             return
-        seconds = max(0.0, end_s - begin_s)
-        self._metrics.observe(name, seconds, label)
-        turn.record.segments[name] = round(seconds * 1000, 3)
+        seconds = end_s - begin_s
+        self._metrics.observe(name, seconds, label)  # a negative one is counted as invalid
+        if seconds >= 0:
+            turn.record.segments[name] = round(seconds * 1000, 3)
 
     def _call_segment(self, name: str, seconds: float) -> None:
         self._metrics.observe(name, seconds)

@@ -59,9 +59,25 @@ PLANS = {
 }
 
 
+EXPOSITION: list[str] = []
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    return place_calls(PLANS)
+    return place_calls(PLANS, metrics=EXPOSITION)
+
+
+def test_ends_and_sessions_are_counted(outcomes: dict[str, Outcome]) -> None:
+    lines = dict(line.rsplit(" ", 1) for line in EXPOSITION[0].splitlines() if not line.startswith("#"))
+    for reason in {o.record.end_reason for o in outcomes.values()}:
+        ended = [float(v) for k, v in lines.items() if k.startswith(f'offhook_calls_total{{reason="{reason}"')]
+        assert sum(ended) == sum(o.record.end_reason == reason for o in outcomes.values())
+    ready = sum(s.ready_at_s is not None for o in outcomes.values() for s in o.sessions)
+    assert float(lines['offhook_model_sessions_total{result="ready"}']) == ready
+    gave_up = sum("the model could not be reached" in o.record.errors for o in outcomes.values())
+    assert float(lines['offhook_model_sessions_total{result="unreachable"}']) == gave_up >= 1
+    assert float(lines['offhook_tokens_total{direction="output"}']) > 0
+    assert float(lines["offhook_calls_active"]) == 0
 
 
 def test_the_caller_hangs_up(outcomes: dict[str, Outcome]) -> None:
