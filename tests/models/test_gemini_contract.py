@@ -12,7 +12,8 @@ import pytest
 from google import genai
 from google.genai import live
 from test_gemini_messages import CASES
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import serve
 
 from gateway.models import gemini_messages as wire
 from gateway.models.gemini import SdkWire, SocketWire
@@ -79,6 +80,30 @@ async def test_both_paths_send_the_same(name, vertex):
     await SocketWire(session_over(ours, vertex)._ws).send(OUTGOING[name])
     await SdkWire(session_over(theirs, vertex)).send(OUTGOING[name])
     assert normal(ours.sent[0]) == normal(theirs.sent[0])
+
+
+@pytest.mark.parametrize("name", OUTGOING)
+async def test_what_is_sent_on_the_spot_is_the_same_frame(name):
+    """Two real connections to one listener: `send` on one, `send_now` on the other."""
+    frames: list[tuple[str | bytes, ...]] = []
+
+    async def listen(ws):
+        frames.append(tuple([message async for message in ws]))
+
+    async with serve(listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for at_once in (False, True):
+            ws = await connect(f"ws://127.0.0.1:{port}")
+            wired = SocketWire(ws)
+            assert wired.has_direct
+            if at_once:
+                assert wired.send_now(OUTGOING[name])
+            else:
+                await wired.send(OUTGOING[name])
+            await wired.close()
+            assert not wired.send_now(OUTGOING[name]), "a closed connection takes nothing"
+    assert frames[0] == frames[1]
+    assert isinstance(frames[0][0], str), "a text frame"
 
 
 # What only the socket sees: the SDK drops new fields, and new messages raise inside it.

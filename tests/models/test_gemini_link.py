@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import socket
 import time
 from types import SimpleNamespace
 
@@ -478,6 +479,81 @@ async def test_a_caller_who_speaks_over_the_gap_is_announced_to_the_new_session(
         rig.link.activity_end()
         await rig.sink.until(lambda: "Right" in rig.sink.texts.values())
         assert [name for _, name in rig.server.sessions[1].activity] == ["activityStart", "activityEnd"]
+
+
+async def test_caller_audio_goes_out_on_the_spot_and_waits_behind_what_waits():
+    sent = frames(4)
+    async with linked(m.Script(), LOCAL) as rig:
+        await asyncio.sleep(0)  # the writer has begun
+        rig.link.send_audio(sent[0])
+        assert not rig.link._audio_waiting, "nothing waits: no task switch"
+        rig.link.activity_start()
+        rig.link.send_audio(sent[1])
+        assert rig.link._audio_waiting == 1, "behind activityStart"
+        [session] = rig.server.sessions
+        await eventually(lambda: session.audio_bytes == 2 * 640)
+        rig.link.send_audio(sent[2])
+        rig.link.activity_end()
+        rig.link.send_audio(sent[3])
+        await eventually(lambda: session.audio_bytes == 4 * 640)
+        assert bytes(session.audio) == b"".join(sent)
+
+
+async def test_a_peer_that_no_longer_reads_is_left(monkeypatch):
+    """Its buffers fill, then the outbox; the oldest audio goes, and after a while so does the connection."""
+    monkeypatch.setattr("gateway.models.gemini.SEND_STALL_MAX_S", 0.2)
+    script = m.Script(replies=(says("Hello"), m.Reply("text:stall", (m.Stall(20_000),))))
+    async with linked(script) as rig:
+        await rig.sink.until(lambda: rig.link.handle)
+        rig.link.ask("stall")
+        await eventually(lambda: rig.server.sessions[0].texts)
+        second = bytes(32_000)
+        async with asyncio.timeout(10):
+            while len(rig.sink.of(ModelReady)) < 2:
+                rig.link.send_audio(second)
+                await asyncio.sleep(0.002)
+        assert rig.link.counts["audio_dropped"] > 0
+        assert rig.link._audio_waiting <= UPLINK_MAX_FRAMES
+
+
+async def test_a_half_open_connection_is_noticed_by_the_kernel():
+    """Caller audio never pauses, so bytes without acknowledgement are a dead line."""
+    async with ModelServer(m.Script()) as server:
+        models = Models(settings_for(server))
+        async with models.session("gemini-3.8-live", {"response_modalities": ["AUDIO"]}, asyncio.timeout(5)) as wired:
+            sock = wired._ws.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+
+
+async def test_sixty_five_minutes_in_six_and_a_half_seconds():
+    """The service's lifetimes 600 times as short: every connection is left in a pause, and nothing is lost."""
+    lasts_s, pause_s = 6.5, 0.02
+    replies = (says("Good morning"), *(says(f"Answer {n}", on=f"text:{n}.", length_ms=40) for n in range(200)))
+    sent = frames(1000, seed=7)
+    async with linked(m.Script(replies=replies, go_away_s=240), LOCAL, time_scale=600) as rig:
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + lasts_s
+        asked = spoken = rotated = 0
+        while loop.time() < ends_s:
+            rig.link.send_audio(sent[spoken])
+            spoken += 1
+            ends = len(rig.sink.of(TurnComplete))
+            if len(rig.sink.of(GoAway)) > rotated and ends == asked + 1:
+                rig.link.rotate()  # a quiet moment
+                rotated += 1
+            elif ends == asked + 1 and len(rig.sink.of(ModelReady)) == rotated + 1:
+                rig.link.ask(f"{asked}.")
+                asked += 1
+            await asyncio.sleep(pause_s)
+        await rig.sink.until(lambda: len(rig.sink.of(TurnComplete)) == asked + 1)
+        await eventually(lambda: sum(s.audio_bytes for s in rig.server.sessions) == spoken * 640)
+        assert b"".join(bytes(s.audio) for s in rig.server.sessions) == b"".join(sent[:spoken])
+        assert list(rig.sink.texts.values()) == ["Good morning", *(f"Answer {n}" for n in range(asked))]
+        assert rotated >= 5
+        assert [s.closed_by for s in rig.server.sessions[:-1]] == ["client"] * rotated
+        assert max(rig.sink.segments["model_reconnect_gap"]) < 0.3
+        assert rig.link.counts["fresh"] == 1
+        assert not rig.link.faults
 
 
 # --- no session at all
