@@ -33,7 +33,7 @@ class Cause(Enum):
     BUSY = "busy"  # told to come again later
     INVALID = "invalid"  # an argument, the handle or the context is refused (1007)
     REFUSED = "refused"  # the model, a field or the quota (1008)
-    FORBIDDEN = "forbidden"  # key, project, address: no attempt will help
+    FORBIDDEN = "forbidden"  # key, project, address, certificate: no attempt will help
     STUCK = "stuck"  # connected, and silent
 
 
@@ -105,7 +105,7 @@ def cause_of(code: int, reason: str = "") -> Cause:
         return Cause.LIFETIME if "deadline expired" in said else Cause.BACKEND
     if code in (1012, 1013, 408, 429) or 500 <= code < 600:
         return Cause.BUSY
-    if 400 <= code < 500:
+    if 400 <= code < 500 or code == 1015:  # 1015: its certificate is not trusted
         return Cause.FORBIDDEN
     if code == 0:
         return Cause.BACKEND
@@ -119,7 +119,7 @@ def next_step(
     if tried.since_s < 0:
         tried = Tried(since_s=now_s)
     if cause is Cause.FORBIDDEN:
-        return tried, GiveUp("the model refuses the key, the project or the address")
+        return tried, GiveUp("the key, the project, the address or the certificate is refused")
     if tried.attempts >= patience.attempts or now_s - tried.since_s >= patience.total_s:
         return tried, GiveUp(f"{tried.attempts} attempts in {now_s - tried.since_s:.0f} s")
     fresh_failed = tried.last is not None and not tried.last.resume

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.agent import Agent
 from gateway.conversation.events import Event, ModelReady
-from gateway.models.gemini import GeminiLink, GeminiSettings, Models
+from gateway.models.gemini import GeminiSettings, Models
+from gateway.models.gemini_link import GeminiLink
 from gateway.models.gemini_recovery import PATIENCE, Patience
 from gateway.rehearsal.model_script import Script
 from gateway.rehearsal.model_server import ModelServer

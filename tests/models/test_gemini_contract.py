@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import serve
 
 from gateway.models import gemini_messages as wire
-from gateway.models.gemini import SdkWire, SocketWire
+from gateway.models.gemini_wire import SdkWire, SocketWire
 
 PCM = bytes(range(256)) * 2 + b"\xfb\xff\xbf"  # both alphabets differ on this
 

@@ -23,8 +23,10 @@ from gateway.conversation.events import (
     TurnComplete,
 )
 from gateway.errors import ModelRefused, OperatorError
-from gateway.models.gemini import UPLINK_MAX_FRAMES, GeminiSettings, Models, SdkWire, SocketWire
+from gateway.models.gemini import GeminiSettings, Models
+from gateway.models.gemini_link import UPLINK_MAX_FRAMES
 from gateway.models.gemini_recovery import Patience
+from gateway.models.gemini_wire import SdkWire, SocketWire
 from gateway.rehearsal import model_script as m
 from gateway.rehearsal.model_server import ModelServer
 
@@ -501,7 +503,7 @@ async def test_caller_audio_goes_out_on_the_spot_and_waits_behind_what_waits():
 
 async def test_a_peer_that_no_longer_reads_is_left(monkeypatch):
     """Its buffers fill, then the outbox; the oldest audio goes, and after a while so does the connection."""
-    monkeypatch.setattr("gateway.models.gemini.SEND_STALL_MAX_S", 0.2)
+    monkeypatch.setattr("gateway.models.gemini_link.SEND_STALL_MAX_S", 0.2)
     script = m.Script(replies=(says("Hello"), m.Reply("text:stall", (m.Stall(20_000),))))
     async with linked(script) as rig:
         await rig.sink.until(lambda: rig.link.handle)
@@ -610,6 +612,16 @@ async def test_nobody_there():
     assert [type(event) for event in sink.events] == [ModelFailed]
     assert link.counts["connections"] == 8
     assert link.faults[0].startswith("no session: 1006 network: ")
+
+
+async def test_a_certificate_nobody_trusts_is_not_asked_twice():
+    async with ModelServer(m.Script()) as server:
+        models = Models(GeminiSettings(api_key=KEY, base_url=server.url))
+        sink = Sink()
+        link = models.link(Agent(name="a"), (), sink, {}, asyncio.get_running_loop().time)
+        await link.run()
+    assert link.counts["connections"] == 1
+    assert link.faults[0].startswith("no session: 1015 its certificate is not trusted")
 
 
 async def test_sessions_that_fall_over_at_once_are_one_trouble():

@@ -22,7 +22,7 @@ from gateway.models.gemini_recovery import PATIENCE, Cause, Connect, GiveUp, Tri
         (1011, "Deadline expired before operation could complete.", Cause.LIFETIME),
         (1011, "keepalive ping timeout", Cause.BACKEND),
         (1013, "", Cause.BUSY),
-        (1015, "TLS: bad certificate", Cause.NETWORK),
+        (1015, "its certificate is not trusted", Cause.FORBIDDEN),
         (401, "", Cause.FORBIDDEN),
         (404, "", Cause.FORBIDDEN),
         (429, "", Cause.BUSY),

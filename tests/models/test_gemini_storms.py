@@ -10,7 +10,8 @@ from link_rig import Sink, settings_for
 from gateway.agent import Agent, ModelSettings
 from gateway.conversation.commands import Scheduling
 from gateway.conversation.events import ModelDown, ModelFailed, ModelReady, ReplyComplete, TurnComplete
-from gateway.models.gemini import UPLINK_MAX_FRAMES, Models
+from gateway.models.gemini import Models
+from gateway.models.gemini_link import UPLINK_MAX_FRAMES
 from gateway.models.gemini_recovery import Patience
 from gateway.rehearsal import model_script as m
 from gateway.rehearsal.model_server import ModelServer
