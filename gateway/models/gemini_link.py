@@ -199,6 +199,7 @@ class GeminiLink:
         """End the session with 1000 and wait until nothing of it is left."""
         self._closing.set()
         self._depart(Cause.ROTATION)
+        self._newer_handle.set()  # a rotation under way waits for nothing any more
         if self._setup is not None:
             with contextlib.suppress(RuntimeError):  # over, or not yet begun
                 self._setup.reschedule(0.0)

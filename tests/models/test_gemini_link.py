@@ -668,6 +668,20 @@ async def test_closing_does_not_wait_for_a_retry():
         assert time.monotonic() - began_s < 1
 
 
+async def test_closing_does_not_wait_for_a_rotation():
+    script = m.Script(replies=(says("Hello"), says("A long one", on="text", length_ms=9000, speed=1)))
+    async with linked(script) as rig:
+        await rig.sink.until(lambda: rig.link.handle)
+        rig.link.ask("Go on.")
+        await rig.sink.until(lambda: 2 in rig.sink.audio)
+        rig.link.rotate()
+        await asyncio.sleep(0.02)
+        began_s = time.monotonic()
+        await rig.link.close()
+        assert time.monotonic() - began_s < 0.5
+        assert len(rig.server.sessions) == 1
+
+
 async def test_a_cancelled_link_closes_with_1000_and_tells_no_loss():
     async with linked(m.Script()) as rig:
         rig.running.cancel()
