@@ -41,7 +41,7 @@ BOOK = SimpleNamespace(
 
 
 def says(text: str, on: str = "start", **more) -> m.Reply:
-    return m.Reply(on, (m.Say(text, **({"length_ms": 300, "delay_ms": 0, "speed": 50} | more)),))
+    return m.Reply(on, (m.Say(text, **({"length_ms": 100, "delay_ms": 0, "speed": 50} | more)),))
 
 
 def frames(count: int, seed: int = 1) -> list[bytes]:
@@ -62,7 +62,7 @@ async def test_a_greeting_arrives_whole_numbered_and_in_order(use_socket):
         assert [type(event) for event in rig.sink.events] == [ModelReady, ReplyComplete, TurnComplete]
         assert not rig.sink.of(ModelReady)[0].resumed
         assert rig.sink.texts == {1: "Good morning to you"}
-        assert len(rig.sink.audio[1]) == 2 * 24 * 300
+        assert len(rig.sink.audio[1]) == 2 * 24 * 100
         kinds = [kind for kind, _ in rig.sink.heard]
         assert kinds.index("usage") < len(kinds) - 1, "a turn's usage is told before its end"
         assert rig.sink.usage[0]["responseTokensDetails.AUDIO"] > 0

@@ -109,9 +109,11 @@ async def test_every_link_goes_on_or_gives_up():
         models = Models(settings_for(server), patience=PATIENCE)
         calls = await asyncio.gather(*(one_call(models, seed) for seed in range(LINKS)))
         assert not [task for task in asyncio.all_tasks() - before if task.get_name().startswith("gemini")]
-        # Our own faults: a message out of order, an answer to nobody, history given twice. A result that was on
-        # its way when the model changed its mind is nobody's.
-        assert not [v.what for v in server.violations if "cancelled" not in v.what]
+        # Our own faults: a message out of order, an answer to nobody, history given twice. Nobody's are a result
+        # that was on its way when the model changed its mind, and a resume that overtook our close at a server
+        # that had stopped reading.
+        innocent = ("cancelled", "still in use")
+        assert not [v.what for v in server.violations if not any(word in v.what for word in innocent)]
         assert not server.failures
     for seed, (sink, link) in enumerate(calls):
         told = [type(e) for e in sink.events if isinstance(e, ModelReady | ModelDown | ModelFailed)]
