@@ -92,7 +92,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         return given in ("1", "true", "yes")
 
     settings = Settings(
-        gemini_api_key=text("GEMINI_API_KEY") or text("GOOGLE_API_KEY"),
+        gemini_api_key=text("GOOGLE_API_KEY") or text("GEMINI_API_KEY"),  # in the SDK's order
         gemini_base_url=text("GOOGLE_GEMINI_BASE_URL"),
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
