@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from gateway.carriers.twilio.guard import Allowance
 from metrics.catalogue import Metrics
@@ -66,6 +67,19 @@ class Door:
             return
         self._said[what] = now_s, 0
         log.warning("%s%s", what, f" (and {unsaid} times before)" if unsaid else "")
+
+    def http_log(self) -> logging.Logger:
+        """For the HTTP server: it logs every request it cannot read with a traceback, which is the sender's to fill."""
+        quiet = logging.Logger("gateway.http")
+        quiet.parent = logging.getLogger("gateway")
+        quiet.addFilter(self._is_ours)
+        return quiet
+
+    def _is_ours(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            self._metrics.input_errors_total.inc("http", "bad_format")
+            return False
+        return True
 
     # --- requests
 

@@ -112,6 +112,7 @@ class Gateway:
         runner = web.AppRunner(
             self.app(),
             access_log=None,
+            logger=self._door.http_log(),
             handle_signals=False,
             shutdown_timeout=1.0,
             keepalive_timeout=KEEP_ALIVE_S,

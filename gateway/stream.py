@@ -65,19 +65,20 @@ class Streams:
         socket = web.WebSocketResponse(
             compress=False, autoping=False, heartbeat=None, max_msg_size=messages.MAX_MESSAGE_BYTES, timeout=2.0
         )
-        if not socket.can_prepare(request).ok:
+        try:
+            upgrades = socket.can_prepare(request).ok
+        except ValueError:  # aiohttp's own, of headers that are no text
+            upgrades = False
+        if not upgrades:
             self._door.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
         if self._waiting >= MAX_WAITING + settings.max_calls:
             self._door.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
         self._waiting += 1
         try:
             await socket.prepare(request)
-            async with asyncio.timeout(messages.START_DEADLINE_S):
-                started = await self._await_start(socket)
-        except TimeoutError:
-            self._count("timeout")
-            await socket.close(code=1008, message=b"no start in time")
-            return socket
+            started = await self._await_start(socket)
+        except ConnectionError:  # the peer went away while we answered
+            return socket if socket.prepared else web.Response(status=400)
         finally:
             self._waiting -= 1
         if started is not None:
@@ -90,23 +91,15 @@ class Streams:
 
     async def _await_start(self, socket: web.WebSocketResponse) -> tuple[Call, messages.Start] | None:
         """Read up to the stream's `start` and attach it to its call; None after having closed the socket."""
-        connected = False
-        for _ in range(MAX_BEFORE_START):
-            message = await socket.receive()
-            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                return None
-            parsed = await self._read(socket, message)
-            if isinstance(parsed, messages.Start):
-                break
-            if parsed is not None and (connected or not isinstance(parsed, messages.Connected)):
-                self._count("bad_order")
-            connected = connected or isinstance(parsed, messages.Connected)
-        else:
-            self._count("too_many")
-            await socket.close(code=1008, message=b"no start")
+        try:
+            async with asyncio.timeout(messages.START_DEADLINE_S):
+                parsed = await self._find_start(socket)
+        except TimeoutError:
+            self._count("timeout")
+            await socket.close(code=1008, message=b"no start in time")
             return None
-        if not connected:
-            self._count("bad_order")
+        if parsed is None:
+            return None
         if not parsed.media_format.is_telephone:
             self._count("bad_format")
             await socket.close(code=1003, message=b"only audio/x-mulaw, 8000 Hz, 1 channel")
@@ -118,6 +111,24 @@ class Streams:
         call.attach(socket, parsed.stream_sid)
         return call, parsed
 
+    async def _find_start(self, socket: web.WebSocketResponse) -> messages.Start | None:
+        connected = False
+        for _ in range(MAX_BEFORE_START):
+            message = await socket.receive()
+            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
+                return None
+            parsed = await self._read(socket, message)
+            if isinstance(parsed, messages.Start):
+                if not connected:
+                    self._count("bad_order")
+                return parsed
+            if parsed is not None and (connected or not isinstance(parsed, messages.Connected)):
+                self._count("bad_order")
+            connected = connected or isinstance(parsed, messages.Connected)
+        self._count("too_many")
+        await socket.close(code=1008, message=b"no start")
+        return None
+
     async def _talk(self, socket: web.WebSocketResponse, call: Call, start: messages.Start) -> None:
         """The stream's messages to the call, until either is over."""
         guard = StreamGuard(start.stream_sid, time.monotonic(), start.sequence)
@@ -125,7 +136,8 @@ class Streams:
             now_s = time.monotonic()
             if guard.floods(now_s):
                 self._count("too_many")
-                await socket.close(code=1008, message=b"too many messages")
+                with suppress(ConnectionError):
+                    await socket.close(code=1008, message=b"too many messages")
                 break
             parsed = await self._read(socket, message)
             if parsed is None:
@@ -159,9 +171,13 @@ class Streams:
         kind = message.type
         if kind is WSMsgType.TEXT:
             try:
-                return messages.parse(message.data)
+                parsed = messages.parse(message.data)
             except Malformed as error:
                 self._count(error.reason)
+                return None
+            if parsed is None:
+                self._count("unknown_event")
+            return parsed
         elif kind is WSMsgType.PING:
             with suppress(ConnectionError):
                 await socket.pong(message.data)

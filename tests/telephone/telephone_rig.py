@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -29,7 +30,7 @@ from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.twilio_account import Callee, SimulatedTwilio
 from gateway.server import Gateway
 
-__all__ = ["API_TOKEN", "GREETING", "PUBLIC", "SOUNDS", "Exchange", "exchange", "sound"]
+__all__ = ["API_TOKEN", "AUTH_TOKEN", "GREETING", "PUBLIC", "SOUNDS", "Exchange", "exchange", "sound"]
 
 PUBLIC = "https://voice.example.com"
 API_TOKEN = "api-token-canary"
@@ -81,9 +82,10 @@ class Exchange:
         pairs = list(form.items()) if isinstance(form, Mapping) else form
         signed = sign(changes.get("token", AUTH_TOKEN), changes.get("public", PUBLIC) + path, pairs)
         signature = changes.get("signature", signed)
-        headers = {} if signature is None else {"X-Twilio-Signature": signature}
-        data = aiohttp.FormData(pairs)
-        async with self.http.post(self.url + path, data=data, headers=headers) as response:
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
+        if signature is not None:
+            headers["X-Twilio-Signature"] = signature
+        async with self.http.post(self.url + path, data=urlencode(pairs), headers=headers) as response:
             return response.status, await response.text()
 
     async def api(self, method: str, path: str, body: Any = None, token: str = API_TOKEN) -> tuple[int, Any]:
