@@ -200,6 +200,9 @@ class _Waiting(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
             return
+        if not self._held and not data[:1].isalpha():  # TLS, as a rule: no method begins like this
+            self._throw_out("bad_format")
+            return
         seen = max(0, len(self._held) - 3)
         self._held += data
         if self._held.find(b"\r\n\r\n", seen) < 0:

@@ -44,7 +44,7 @@ from gateway.outbound import Outbound, Placed
 from gateway.stream import Streams
 from metrics.catalogue import Metrics
 
-__all__ = ["Telephone"]
+__all__ = ["Telephone", "rest_for"]
 
 log = logging.getLogger(__name__)
 
@@ -126,17 +126,9 @@ class Telephone:
 
     async def open(self) -> None:
         """Before the first request: the way to Twilio's REST API, if there are credentials for it."""
-        settings = self._settings
-        secret = settings.twilio_api_secret or next(iter(settings.twilio_auth_tokens), "")
-        if settings.twilio_account_sid and secret:
-            self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-            self._rest = TwilioRest(
-                self._http,
-                settings.twilio_account_sid,
-                secret,
-                user=settings.twilio_api_key,
-                base_url=settings.twilio_base_url,
-            )
+        self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        with suppress(OperatorError):  # calls can be answered without
+            self._rest = rest_for(self._settings, self._http)
 
     async def close(self) -> None:
         """After the last call: once Twilio has fetched what follows them, or a moment later."""
@@ -699,6 +691,16 @@ class Telephone:
 
     async def _end_placed(self, placed: Placed) -> None:
         await self.hang_up(placed)
+
+
+def rest_for(settings: Settings, http: aiohttp.ClientSession) -> TwilioRest:
+    """Twilio's REST API with these settings. Raises `OperatorError` when they are not enough."""
+    secret = settings.twilio_api_secret or next(iter(settings.twilio_auth_tokens), "")
+    if not settings.twilio_account_sid or not secret:
+        raise OperatorError("set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN (Twilio console, Account Info)")
+    return TwilioRest(
+        http, settings.twilio_account_sid, secret, user=settings.twilio_api_key, base_url=settings.twilio_base_url
+    )
 
 
 def _conference(call_sid: str) -> str:
