@@ -49,6 +49,7 @@ SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
+CLOSE_MAX_S = 15.0  # tools, model and socket each have bounds of their own below this
 
 
 class CarrierSocket(Protocol):
@@ -374,13 +375,14 @@ class Call(ModelSink):
                 timer.cancel()
         self._timers.clear()
         hanging_up = asyncio.create_task(self._close_socket())  # first: the caller waits for what follows
-        await self._runner.close()
-        await self._link.close()
-        await asyncio.gather(*self._old_links, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await hanging_up
+        try:
+            async with asyncio.timeout(CLOSE_MAX_S):
+                await self._close_parts()
+                await hanging_up
+        except TimeoutError:
+            self._metrics.stuck_calls_total.inc()
+            self.timeline.error("a tool, the model or the carrier did not let go in time")
+            log.error("call %s is over and something of it does not end", self.facts.call_sid)
         if self._recorder is not None and (fault := await self._recorder.close()):
             self.timeline.error(fault)
         now_s = self.clock()
@@ -392,6 +394,15 @@ class Call(ModelSink):
         self.timeline.ended(now_s)
         self._metrics.calls_total.inc(ending.value, ending.side.value)
         await self._on_over(self)
+
+    async def _close_parts(self) -> None:
+        closing = (self._runner.close(), self._link.close(), *self._old_links)
+        for fault in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(fault, Exception):
+                log.error("call %s: closing it: %r", self.facts.call_sid, fault)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _close_socket(self) -> None:
         if self._socket is not None:

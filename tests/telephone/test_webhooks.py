@@ -207,6 +207,24 @@ async def test_marks_that_never_come_back_hold_nothing_up() -> None:
         assert not any(m.echoed for m in truth.marks)
 
 
+@pytest.mark.parametrize("part", ["_runner", "_link"])
+async def test_a_call_whose_parts_do_not_let_go_is_over_all_the_same(part: str) -> None:
+    async with exchange(AGENTS) as x:
+        socket = await RawSocket.streaming(x, "quiet")
+        call = x.gateway.calls[socket.call_sid]
+        with (
+            mock.patch.object(call_module, "CLOSE_MAX_S", 0.3),
+            mock.patch.object(getattr(call, part), "close", new=mock.AsyncMock(side_effect=asyncio.Event().wait)),
+        ):
+            await socket.stop()
+            record = await x.record(socket.call_sid)
+        assert record.end_reason == "caller_hung_up"
+        assert record.errors == ["a tool, the model or the carrier did not let go in time"]
+        assert "offhook_stuck_calls_total 1" in x.gateway.metrics.render().decode()
+        assert not x.gateway.calls
+        assert x.gateway.admission.calls == 0
+
+
 # --- the model waits for nobody
 
 
