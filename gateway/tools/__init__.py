@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.conversation.events import Outcome, ToolPolicy
+from gateway.errors import PeerError
 
-__all__ = ["Tool", "ToolCall", "ToolHost", "ToolResult"]
+__all__ = ["Tool", "ToolCall", "ToolError", "ToolHost", "ToolResult"]
+
+
+class ToolError(PeerError):
+    """A tool failed: the message is a plain sentence for the model, `record` the operator's fuller account."""
+
+    def __init__(self, message: str, record: str = "") -> None:
+        super().__init__(message)
+        self.record = record
 
 
 @dataclass(frozen=True, slots=True)
