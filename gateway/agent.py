@@ -94,7 +94,8 @@ class Limits(_Spec, frozen=True):
     call_s: Seconds = 3600.0
     warning_s: Seconds = 60.0  # before the limit, 0: no warning
     warning: str = "The call has to end within a minute. Tell the caller."
-    cost: float | None = None  # in the price table's currency
+    # USD by the price table. Near it the caller is told (`warning`); the turn that passes it is the last.
+    cost: Annotated[float, msgspec.Meta(gt=0)] | None = None
     tools_at_once: Annotated[int, msgspec.Meta(ge=1, le=50)] = 4
 
 
@@ -132,6 +133,9 @@ class ModelSettings(_Spec, frozen=True):
     thinking_budget: int | None = None
     compress_at_tokens: Annotated[int, msgspec.Meta(ge=1000)] = 16_000
     compress_to_tokens: Annotated[int, msgspec.Meta(ge=500)] = 8_000
+    # After twice as many turns: in a quiet moment a fresh session that is told the last `keep_turns` of them and
+    # the facts remembered. Every turn is billed for all that the session holds. 0: the compression alone.
+    keep_turns: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
     silent_after_ms: Annotated[int, msgspec.Meta(ge=1_000, le=600_000)] = (
         6_000  # caller's turn ended, nothing came: nudge, then reconnect
     )

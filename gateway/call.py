@@ -25,6 +25,7 @@ from gateway.conversation.machine import step
 from gateway.conversation.state import Greets, Mode, Phase, Policy, State
 from gateway.errors import OperatorError
 from gateway.models import ModelLink, ModelSink
+from gateway.models.prices import Prices, cost
 from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from gateway.record import CallRecord
 from gateway.recorder import Recorder
@@ -49,6 +50,7 @@ SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
+COST_WARNING = 0.8  # of the cost limit
 CLOSE_MAX_S = 15.0  # tools, model and socket each have bounds of their own below this
 
 
@@ -120,7 +122,7 @@ class Call(ModelSink):
     """One phone call, from ring to end. Also the sink of its model link and the host of its tools.
 
     `link_for(call)` makes the model link; `sounds` holds ready mu-law by file name (greeting, fillers);
-    `on_over(call)` is told once everything of the call is gone.
+    `on_over(call)` is told once everything of the call is gone. `prices`: of the agent's model, where known.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Call(ModelSink):
         link_for: Callable[[Call], ModelLink],
         on_over: Callable[[Call], Awaitable[None]],
         rang_s: float | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.facts, self.agent, self._tools, self._sounds = facts, agent, tools, sounds
         self._loop = asyncio.get_running_loop()
@@ -178,6 +181,7 @@ class Call(ModelSink):
         self._uplink_forward = WorstPerSecond(metrics, UPLINK_FORWARD)
         self._muted = False
         self._was_ready = False  # the model, once
+        self._prices, self._cost_warned = prices, False
         pre_roll_ms = agent.turn_detection.pre_roll_ms
         pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
         # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
@@ -555,6 +559,20 @@ class Call(ModelSink):
         self._metrics.tokens_total.inc("output", by=usage.get("responseTokenCount", 0))
         for name, count in usage.items():
             self.record.usage[name] = self.record.usage.get(name, 0) + count
+        if self._prices is not None:
+            self._spend(cost(usage, self._prices))
+
+    def _spend(self, usd: float) -> None:
+        """The limit is not the last word: the caller is told first, and hears it, even where one turn leaps over."""
+        spent = self.record.usage["cost_usd"] = self.record.usage.get("cost_usd", 0.0) + usd
+        limit = self.agent.limits.cost
+        if limit is None:
+            return
+        if not self._cost_warned and spent >= COST_WARNING * limit:
+            self._cost_warned = True
+            self.feed(e.TimeWarning(self.clock()))
+        elif self._cost_warned and spent >= limit:
+            self.feed(e.EndRequested(self.clock(), Ending.COST_LIMIT))
 
     def model_segment(self, name: str, seconds: float) -> None:
         if name == "uplink_forward":  # of every frame

@@ -110,12 +110,15 @@ def config() -> None:
 def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> None:
     """Check agent files as `serve` would, before a caller does."""
     from gateway.models.gemini_setup import check as check_model
+    from gateway.models.prices import check_limit, load_prices
     from gateway.sounds import load_sounds
     from gateway.tools.build import build_tools
 
     bad = False
+    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
     for path in paths:
         agent = load_agent(path)
+        check_limit(agent, prices)
         tools = build_tools(agent, os.environ)
         load_sounds(agent)
         problems = check_model(agent, tools.values())

@@ -35,6 +35,8 @@ class Settings:
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
+    prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
+    browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -110,6 +112,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         api_token=text("OFFHOOK_API_TOKEN"),
         insecure=switch("OFFHOOK_INSECURE"),
         simulated=switch("OFFHOOK_SIMULATED"),
+        prices=text("OFFHOOK_PRICES"),
+        browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )

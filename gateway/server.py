@@ -4,6 +4,7 @@
 POST /calls                    place a call; GET /calls/ID what became of it, POST /calls/ID/ACTION steer it
 GET  /metrics /livez /readyz   for Prometheus and for whoever restarts us
 GET  /console/api/calls[/SID]  records of the last calls, JSON
+POST /console/token            a token for a browser that talks to Gemini itself (off by default)
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from gateway.call import Call, CallFacts, detector_of
 from gateway.config import LOOPBACK, Settings
 from gateway.conversation.endings import Ending
 from gateway.door import KEEP_ALIVE_S, Door
-from gateway.errors import OperatorError
+from gateway.errors import ModelRefused, OperatorError
 from gateway.models.gemini import GeminiSettings, Models
+from gateway.models.prices import check_limit, load_prices, price_of
 from gateway.outbound import QueueFull
 from gateway.record import CallRecord
 from gateway.sounds import load_sounds
@@ -73,6 +75,9 @@ class Gateway:
             self._tools[briefing.name], self._sounds[briefing.name] = BRIEFING_TOOLS, {}
         self.admission = Admission(self.agents, settings.max_calls)
         self._door = Door(self.metrics, settings.max_calls)
+        self._prices = load_prices(settings.prices)
+        for agent in agents:
+            check_limit(agent, self._prices)
         self.models = Models(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
         self.records: OrderedDict[str, CallRecord] = OrderedDict()
@@ -100,6 +105,7 @@ class Gateway:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/console/api/calls", self._calls)
+        app.router.add_post("/console/token", self._token)
         app.router.add_get("/console/api/calls/{sid}", self._call)
         return app
 
@@ -145,6 +151,7 @@ class Gateway:
             await asyncio.gather(ticker, return_exceptions=True)
             listener.close()
             await runner.cleanup()
+            await self.models.close()
 
     async def drain(self) -> None:
         """Take no new calls; return when the live ones are over, or at the configured limit."""
@@ -194,7 +201,9 @@ class Gateway:
                     "call_sid": facts.call_sid,
                 },
                 clock=call.clock,
+                facts=call.remembered,
             ),
+            prices=price_of(agent.model.name, self._prices),
             on_over=self._call_over,
             rang_s=rang_s,
         )
@@ -310,6 +319,27 @@ class Gateway:
         if self.admission.calls >= self.settings.max_calls:
             return web.Response(status=503, text="at the limit of calls\n")
         return web.Response(text="ready\n")
+
+    async def _token(self, request: web.Request) -> web.Response:
+        """A token for one session straight from a browser to Gemini, locked to an agent's setup: `{"agent": NAME}`."""
+        self._operator(request)
+        if not self.settings.browser_tokens:
+            raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
+        name = (await self._door.json(request)).get("agent", self.agents[0].name)
+        agent = next((agent for agent in self.agents if agent.name == name), None)
+        if agent is None:
+            names = ", ".join(agent.name for agent in self.agents)
+            raise web.HTTPBadRequest(text=f"no such agent: one of {names}\n")
+        try:
+            token = await self.models.token(agent, self._tools[agent.name].values(), {})
+        except OperatorError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except ModelRefused as error:
+            log.warning("no token for a browser: %s", error)
+            raise web.HTTPBadGateway(text="the Gemini API gave no token\n") from None
+        answer = _json({"token": token, "model": agent.model.name})
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
 
     async def _calls(self, request: web.Request) -> web.Response:
         self._operator(request)

@@ -54,6 +54,7 @@ FAULTS_MAX = 50  # lines kept for the call's record
 STORY_MAX_LINES = 30
 STORY_MAX_CHARACTERS = 6_000
 SEND_STALL_MAX_S = 5.0  # one message in the socket's hands for so long: nobody reads at the other end
+RENEW_WITHIN_S = 300.0  # there is no hurry: the next quiet moment will do
 HANDLE_WAIT_S = 1.0  # a rotation waits so long for a handle newer than the last turn
 SAME_PIECE_MIN_CHARACTERS = 12  # shorter pieces of transcript do repeat in speech
 
@@ -117,7 +118,11 @@ class GeminiLink:
         self._odd = b""
         self._calls: dict[str, str] = {}  # open on this session: id -> name
         self._calls_made = 0
-        self._transcript: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)  # (who, what)
+        kept_lines = 2 * agent.model.keep_turns or STORY_MAX_LINES
+        self._line_ended = False  # a turn ended: the agent's next words are a line of their own
+        self._turns_made = 0  # on this session and those it was resumed from
+        self._renewing = False  # the next rotation is to a fresh session
+        self._transcript: deque[tuple[str, str]] = deque(maxlen=kept_lines)  # (who, what)
         self._unknown: deque[tuple[str, str]] = deque(maxlen=STORY_MAX_LINES)  # the same since the newest handle
         self._story: tuple[tuple[str, str], ...] = ()  # what this session's instruction tells of the call
         self._act: dict[type, Callable[[Any, float], None]] = {
@@ -282,7 +287,7 @@ class GeminiLink:
         tried, cause = Tried(), Cause.START
         try:
             while not self._closing.is_set():
-                handle = self._usable_handle()
+                handle = None if self._renewing and cause is Cause.ROTATION else self._usable_handle()
                 now_s = self._clock()
                 tried, step = next_step(tried, cause, now_s, has_handle=handle is not None, patience=self._patience)
                 if isinstance(step, GiveUp):
@@ -357,6 +362,8 @@ class GeminiLink:
         self._connected = True
         self._resumable = False
         self._newer_handle.clear()
+        if resumed is None:
+            self._turns_made, self._renewing = 0, False
         known = resumed.calls if resumed else frozenset()
         for call_id in [i for i in self._calls if i not in known]:
             # This session was never asked, or does not remember asking: an answer would be an error.
@@ -386,7 +393,7 @@ class GeminiLink:
             await asyncio.wait((*tasks, self._leave), return_when=asyncio.FIRST_COMPLETED)
             if self._leave.done():
                 cause = self._leave.result()
-                if cause is Cause.ROTATION and not self._closing.is_set():
+                if cause is Cause.ROTATION and not (self._closing.is_set() or self._renewing):
                     await self._await_newer_handle(reader)
         except asyncio.CancelledError:
             self._closing.set()
@@ -529,6 +536,13 @@ class GeminiLink:
             self.faults.append(f"turn ended: {value.reason[:60]}")
         if not value.more:
             self._sink.model_event(TurnComplete(at_s, generation))
+            self._line_ended = True
+            self._turns_made += 1
+            keep = self._agent.model.keep_turns
+            if keep and self._turns_made >= 2 * keep and not self._renewing:
+                self._renewing = True
+                self.counts["renewed"] += 1
+                self._sink.model_event(GoAway(at_s, RENEW_WITHIN_S))
 
     def _on_closing_soon(self, value: wire.ClosingSoon, at_s: float) -> None:
         self._sink.model_event(GoAway(at_s, value.time_left_s))
@@ -550,8 +564,10 @@ class GeminiLink:
 
     def _note(self, who: str, text: str) -> None:
         for lines in (self._transcript, self._unknown):
-            before = lines.pop()[1] if lines and lines[-1][0] == who else ""
+            goes_on = lines and lines[-1][0] == who and not (who == "agent" and self._line_ended)
+            before = lines.pop()[1] if goes_on else ""
             lines.append((who, (before + text)[-STORY_MAX_CHARACTERS:]))
+        self._line_ended = False
 
 
 def told(lines: Iterable[tuple[str, str]]) -> str:

@@ -7,13 +7,15 @@ sum over every turn's counts: each turn is charged for the whole context again (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from gateway.agent import Agent
 from gateway.errors import OperatorError
 
-__all__ = ["PRICES", "Prices", "cost", "prices_from"]
+__all__ = ["PRICES", "Prices", "check_limit", "cost", "load_prices", "price_of", "prices_from"]
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +46,36 @@ def prices_from(mapping: Mapping[str, Any]) -> dict[str, Prices]:
         except msgspec.ValidationError as error:
             raise OperatorError(f"prices.{model}: {error}; give USD per million tokens for each") from None
     return table
+
+
+def load_prices(path: str) -> Mapping[str, Prices]:
+    """`PRICES`, with those of a YAML file (model name -> fields of `Prices`) over them; "" for none.
+
+    Raises `OperatorError`.
+    """
+    if not path:
+        return PRICES
+    try:
+        rows = msgspec.yaml.decode(Path(path).read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise OperatorError(f"OFFHOOK_PRICES: {path} cannot be read ({error.strerror})") from None
+    except msgspec.MsgspecError as error:
+        raise OperatorError(f"OFFHOOK_PRICES: {path}: {error}") from None
+    return prices_from(rows)
+
+
+def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
+    """A model's prices, its name with or without a resource path before it."""
+    return table.get(model.rsplit("/", 1)[-1])
+
+
+def check_limit(agent: Agent, table: Mapping[str, Prices]) -> None:
+    """Raises `OperatorError` when the agent has a cost limit that nothing could keep."""
+    if agent.limits.cost is not None and price_of(agent.model.name, table) is None:
+        raise OperatorError(
+            f"agent {agent.name}: limits.cost cannot be kept, no price is known for {agent.model.name}: "
+            "add it to the file of OFFHOOK_PRICES"
+        )
 
 
 def cost(usage: Mapping[str, float], prices: Prices) -> float:
