@@ -22,6 +22,7 @@ from gateway import __version__
 from gateway.agent import Agent, load_agent
 from gateway.config import Settings, settings_from
 from gateway.errors import OffhookError, OperatorError
+from gateway.telephone_commands import mount
 
 __all__ = ["app", "main"]
 
@@ -178,6 +179,9 @@ def rehearsal_model(
     with _rehearsal():
         from gateway.rehearsal.command import rehearsal_model as run_model
     _run(run_model(host, port, script, ca_out))
+
+
+mount(app)
 
 
 @contextlib.contextmanager

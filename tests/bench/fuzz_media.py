@@ -38,13 +38,15 @@ ODD: list[Any] = [
 
 @dataclass
 class Report:
-    """What came of it. `escaped`: exceptions that got out; `growth_bytes`: memory, from a warm start to the end."""
+    """What came of it. `escaped`: exceptions that got out; memory at the start, after a quarter, at the end."""
 
     sockets: int = 0
     messages: int = 0
     escaped: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
-    growth_bytes: int = 0
+    start_bytes: int = 0
+    warm_bytes: int = 0
+    end_bytes: int = 0
     counted: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,7 +89,8 @@ async def fuzz(seconds: float, seed: int) -> Report:
         async with gateway.listening() as url:
             host, _, port = url.removeprefix("http://").rpartition(":")
             until_s = time.monotonic() + seconds
-            warm_s, warm_bytes = time.monotonic() + seconds / 4, 0
+            warm_s = time.monotonic() + seconds / 4
+            report.start_bytes = memory_bytes()
 
             async def work(number: int) -> None:
                 rng, turn = random.Random(f"{seed}/{number}"), 0
@@ -99,14 +102,14 @@ async def fuzz(seconds: float, seed: int) -> Report:
             while time.monotonic() < warm_s:
                 await asyncio.sleep(0.05)
             gc.collect()
-            warm_bytes = memory_bytes()
+            report.warm_bytes = memory_bytes()
             await asyncio.gather(*workers)
             async with asyncio.timeout(30):
                 while gateway.calls:
                     await asyncio.sleep(0.05)
             gateway.records.clear()
             gc.collect()
-            report.growth_bytes = memory_bytes() - warm_bytes
+            report.end_bytes = memory_bytes()
             report.left_over = [
                 t.get_name() for t in asyncio.all_tasks() if t.get_name().startswith(("call ", "carrier "))
             ]
@@ -290,7 +293,8 @@ def main() -> int:
     print(f"seed {seed}: {report.sockets} sockets, {report.messages} messages in {seconds:g} s")
     for labels, count in sorted(report.counted.items()):
         print(f"  {labels}: {count}")
-    print(f"memory, from a quarter of the time on: {report.growth_bytes / 2**20:+.1f} MiB")
+    memory = (report.start_bytes, report.warm_bytes, report.end_bytes)
+    print("memory at the start, after a quarter, at the end: " + ", ".join(f"{n / 2**20:.1f} MiB" for n in memory))
     for line in dict.fromkeys(report.escaped):
         print(f"ESCAPED: {line[:300]}")
     for line in report.left_over:

@@ -15,11 +15,11 @@ from unittest import mock
 
 import pytest
 import trustme
-import typer
 from telephone_rig import API_TOKEN, Exchange, exchange
 from typer.testing import CliRunner
 
 from gateway import doctor
+from gateway.cli import app
 from gateway.config import Settings, settings_from
 from gateway.doctor import Finding, examine
 from gateway.errors import OperatorError
@@ -27,7 +27,6 @@ from gateway.rehearsal.caller_steps import HangUp, Pause, WaitForAgent
 from gateway.rehearsal.model_script import Close, Reply, Script
 from gateway.rehearsal.model_script import Say as Speak
 from gateway.rehearsal.twilio_account import Callee
-from gateway.telephone_commands import mount
 
 AGENTS = {
     "desk": ("greeting: {text: Greet.}", Script((Reply("text", (Speak("Hello.", length_ms=500),)),))),
@@ -172,15 +171,9 @@ async def test_a_proxy_that_is_not_right(proxy: dict[str, Any], what: str, says:
 # --- the commands
 
 
-def app() -> typer.Typer:
-    made = typer.Typer()
-    mount(made)
-    return made
-
-
 async def run(environ: dict[str, str], *arguments: str) -> Any:
     with mock.patch.dict(os.environ, environ):
-        return await asyncio.to_thread(CliRunner().invoke, app(), list(arguments))
+        return await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
 
 
 async def test_the_commands() -> None:
