@@ -120,7 +120,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     for path in paths:
         agent = load_agent(path)
         check_limit(agent, prices)
-        tools = build_tools(agent, os.environ)
+        tools = build_tools(agent, os.environ).tools
         load_sounds(agent)
         problems = check_model(agent, tools.values())
         for problem in problems:

@@ -38,7 +38,7 @@ from gateway.outbound import QueueFull
 from gateway.record import CallRecord
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
-from gateway.tools.build import build_tools
+from gateway.tools.build import Toolbox, build_tools
 from metrics.catalogue import Metrics
 from metrics.exposition import CONTENT_TYPE
 
@@ -63,16 +63,16 @@ class Gateway:
             )
         self.settings = settings
         self.agents = tuple(agents)
-        self._tools = {agent.name: build_tools(agent, environ) for agent in agents}
+        self._toolboxes = {agent.name: build_tools(agent, environ) for agent in agents}
         self._sounds = {agent.name: load_sounds(agent) for agent in agents}
         for agent in agents:
             detector_of(agent)  # not installed: now, and not when somebody calls
-        names = sorted({name for tools in self._tools.values() for name in tools})
+        names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
         self.metrics = Metrics(CollectorRegistry(), tools=names, version=__version__)
         self.metrics.call_capacity.set(settings.max_calls)
         for agent in agents:  # warm transfers: each agent's other self
             briefing = briefing_agent(agent)
-            self._tools[briefing.name], self._sounds[briefing.name] = BRIEFING_TOOLS, {}
+            self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
         self._door = Door(self.metrics, settings.max_calls)
         self._prices = load_prices(settings.prices)
@@ -139,6 +139,7 @@ class Gateway:
                 "choose another OFFHOOK_PORT"
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
+        await asyncio.gather(*(toolbox.start() for toolbox in self._toolboxes.values()))
         await self.telephone.open()
         await self.models.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
@@ -147,6 +148,7 @@ class Gateway:
         finally:
             await self._end_all()
             await self.telephone.close()
+            await asyncio.gather(*(toolbox.close() for toolbox in self._toolboxes.values()))
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
             listener.close()
@@ -183,7 +185,7 @@ class Gateway:
     # --- calls
 
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:
-        tools = self._tools[agent.name]
+        tools = self._toolboxes[agent.name].tools
         call = Call(
             facts,
             agent,
@@ -331,7 +333,7 @@ class Gateway:
             names = ", ".join(agent.name for agent in self.agents)
             raise web.HTTPBadRequest(text=f"no such agent: one of {names}\n")
         try:
-            token = await self.models.token(agent, self._tools[agent.name].values(), {})
+            token = await self.models.token(agent, self._toolboxes[agent.name].tools.values(), {})
         except OperatorError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         except ModelRefused as error:

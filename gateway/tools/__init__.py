@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.conversation.events import Outcome, ToolPolicy
 from gateway.errors import PeerError
 
-__all__ = ["Tool", "ToolCall", "ToolError", "ToolHost", "ToolResult"]
+__all__ = ["Tool", "ToolCall", "ToolError", "ToolHost", "ToolResult", "ToolSource"]
 
 
 class ToolError(PeerError):
@@ -77,3 +77,18 @@ class Tool:
     filler: str = ""
     filler_after_ms: int = 1_500
     outside_effects: bool = False
+
+
+class ToolSource(Protocol):
+    """Tools that need something kept open for the process's life: an HTTP session, an MCP server.
+
+    `start` is told before the first call and must not fail because a far server is down; `close` after the last.
+    `tools` may change in between; a call sees the tools there were when it began.
+    """
+
+    @property
+    def tools(self) -> Mapping[str, Tool]: ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
