@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.config import Settings, settings_from
@@ -59,3 +62,12 @@ def test_secrets_are_not_shown() -> None:
     shown = settings_from(secrets).shown()
     assert "canary" not in str(shown)
     assert list(shown.values()).count("(set)") == len(secrets)
+
+
+def test_every_variable_is_in_the_operators_manual() -> None:
+    root = Path(__file__).parents[1]
+    manual = (root / "docs" / "operating.md").read_text(encoding="utf-8")
+    read = set(re.findall(r'"((?:OFFHOOK|TWILIO|GEMINI)_[A-Z_]+)"', (root / "gateway" / "config.py").read_text()))
+    assert len(read) > 10
+    # No such thing yet.
+    assert {name for name in read if f"`{name}`" not in manual} <= {"OFFHOOK_REDIS_URL", "OFFHOOK_DATABASE_URL"}
