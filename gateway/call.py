@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from gateway.models.prices import Prices, cost
 from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from gateway.record import CallRecord
 from gateway.recorder import Recorder
+from gateway.sockets import round_trip_s
 from gateway.timeline import Timeline
 from gateway.tools import Tool, ToolCall, ToolResult
 from gateway.tools.runner import ToolRunner
@@ -36,7 +37,7 @@ from media import mulaw
 from media.resample import Up8To16
 from media.vad import EnergyDetector, SileroDetector, SpeechDetector
 from metrics.catalogue import Metrics, WorstPerSecond
-from metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
+from metrics.segments import LINK_RTT, UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
 __all__ = ["Call", "CallFacts", "CarrierSocket", "Transfer", "policy_of"]
 
@@ -47,6 +48,9 @@ OUTBOX_MAX_BYTES = 7_000_000
 TOOL_GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
+# What a model link counts, in the metrics' words.
+ODDITIES = {"unknown_keys": "unknown_event", "unreadable_values": "bad_field"}
+DROPPED = {"audio_dropped": "uplink_full", "audio_dropped_down": "model_down"}
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
@@ -58,6 +62,8 @@ class CarrierSocket(Protocol):
     """The carrier's WebSocket, as a call sees it."""
 
     async def send_str(self, data: str) -> None: ...
+
+    def get_extra_info(self, name: str) -> Any: ...
 
     async def close(self) -> Any: ...
 
@@ -205,6 +211,8 @@ class Call(ModelSink):
         self._link = link_for(self)
         self._unclaimed: asyncio.TimerHandle | None = None
         self._old_links: list[asyncio.Task[None]] = []
+        self._counted: Counter[str] = Counter()  # of what the link counts, what the metrics know already
+        self.marks_outstanding = 0  # sent on this stream and not echoed
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: self._play,
             c.Replay: self._play,
@@ -255,6 +263,8 @@ class Call(ModelSink):
     def _release_model(self) -> None:
         """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
         self._unclaimed = None
+        self.take_stock()
+        self._counted.clear()
         self._old_links.append(asyncio.create_task(self._link.close()))
         self._link = self._link_for(self)
         self._state = State()
@@ -268,6 +278,7 @@ class Call(ModelSink):
         elif not self.record.streams:
             self._tasks.append(asyncio.create_task(self._link.run(), name=f"model {self.facts.call_sid}"))
         self._socket, self._outbound = socket, messages.Outbound(stream_sid)
+        self.marks_outstanding = 0
         self._last_frame_s, self._delay_floor_s = now_s, None  # each stream has a clock of its own
         self.record.streams.append(stream_sid)
         if self._return_by is not None:
@@ -287,6 +298,7 @@ class Call(ModelSink):
         if self._parted_s is None:
             self._parted_s = self.clock()
         self._socket = self._outbound = None
+        self.marks_outstanding = 0
         self._outbox.clear()
         self._outbox_bytes = 0
         if self._return_by is not None:
@@ -325,6 +337,33 @@ class Call(ModelSink):
     def silent_s(self, now_s: float) -> float:
         """How long the carrier's stream has brought nothing; 0 before it started."""
         return now_s - self._last_frame_s if self.attached and self._last_frame_s is not None else 0.0
+
+    def take_stock(self) -> None:
+        """To the metrics, every few seconds and at the end: what the model link has counted since the last time,
+        and how far away both peers are by the kernel's word."""
+        metrics, counted = self._metrics, self._counted
+        for name, total in self._link.counts.items():
+            new = total - counted[name]
+            if not new:
+                continue
+            counted[name] = total
+            kind, _, word = name.partition(":")
+            if name in DROPPED:
+                metrics.frames_dropped_total.inc(DROPPED[name], by=new)
+            elif kind == "session":
+                metrics.model_sessions_total.inc(word, by=new)
+            elif kind == "malformed" and word:
+                metrics.input_errors_total.inc("model", word, by=new)
+            elif name in ("unknown_keys", "unreadable_values"):
+                metrics.input_errors_total.inc(
+                    "model", "unknown_event" if name == "unknown_keys" else "bad_field", by=new
+                )
+        model_s = self._link.round_trip_s()
+        if model_s is not None:
+            metrics.observe(LINK_RTT, model_s, "model")
+        carrier_s = round_trip_s(self._socket.get_extra_info("socket")) if self._socket is not None else None
+        if carrier_s is not None:
+            metrics.observe(LINK_RTT, carrier_s, "carrier")
 
     def feed(self, event: e.Event) -> None:
         """Take an event, step, carry out the commands, until there are no more events."""
@@ -392,6 +431,9 @@ class Call(ModelSink):
         now_s = self.clock()
         for worst in (self._relative_delay, self._uplink_gap, self._uplink_forward):
             worst.flush()
+        self.take_stock()
+        for fault in self._link.faults:
+            self.timeline.error(f"model: {fault}")
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
         self.record.audio_in_ms = self._samples_in / 8
@@ -483,6 +525,7 @@ class Call(ModelSink):
     def mark(self, name: str) -> None:
         """A mark came back."""
         now_s = self.clock()
+        self.marks_outstanding = max(0, self.marks_outstanding - 1)
         mark = messages.parse_mark(name)
         if isinstance(mark, messages.ReplyMark):
             self.feed(e.MarkReturned(now_s, mark.generation, mark.sample, mark.epoch))
@@ -502,7 +545,6 @@ class Call(ModelSink):
                 self._metrics.model_reconnects_total.inc("resumed" if event.resumed else "fresh")
             self._was_ready = True
         elif isinstance(event, e.ModelFailed):
-            self._metrics.model_sessions_total.inc("unreachable")
             if self._was_ready:
                 self._metrics.model_reconnects_total.inc("failed")
             self.timeline.error("the model could not be reached")
@@ -665,8 +707,13 @@ class Call(ModelSink):
             if command.generation <= self._cleared_below:
                 self.record.samples_after_clear += samples
                 self._metrics.samples_after_clear_total.inc(samples)
-        elif isinstance(command, c.Clear) and self._outbox and self._outbox[0][1] is command:
-            self.timeline.clear_sent(self.clock())  # its mark follows
+        elif isinstance(command, c.SendMark):
+            self.marks_outstanding += 1
+        elif isinstance(command, c.Clear):
+            if self._outbox and self._outbox[0][1] is command:
+                self.timeline.clear_sent(self.clock())  # its mark follows
+            else:
+                self.marks_outstanding += 1
 
     def _play_sound(self, name: str, kind: str, protected: bool = False) -> None:
         codes = self._sounds.get(name, b"")

@@ -10,7 +10,6 @@ POST /console/token            a token for a browser that talks to Gemini itself
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import time
@@ -48,6 +47,7 @@ log = logging.getLogger(__name__)
 
 MAX_RECORDS = 1_000  # ended calls kept in memory for the console; the store keeps the rest
 TICK_S = 0.25
+STOCK_TICKS = 20  # each call's links are looked at every so many ticks: 5 s
 
 
 class Gateway:
@@ -160,9 +160,14 @@ class Gateway:
         self.admission.draining = True
         self.metrics.draining.set(1)
         log.info("draining: %d calls to finish", len(self.calls))
-        with contextlib.suppress(TimeoutError):
+        began_s = time.monotonic()
+        try:
             async with asyncio.timeout(self.settings.drain_s):
                 await self._idle.wait()
+        except TimeoutError:
+            self.metrics.incomplete("drain", "timeout")
+        else:
+            self.metrics.observe("drain", time.monotonic() - began_s)
 
     async def _end_all(self) -> None:
         self.admission.draining = True
@@ -174,13 +179,18 @@ class Gateway:
 
     async def _tick(self) -> None:
         """What the process looks after by itself: dead streams, calls that never came, its own lag."""
-        due_s = time.monotonic()
+        due_s, turn = time.monotonic(), 0
         while True:
             due_s = max(due_s + TICK_S, time.monotonic())
             await asyncio.sleep(due_s - time.monotonic())
             now_s = time.monotonic()
             self.metrics.observe("event_loop_lag", max(0.0, now_s - due_s))
             self.telephone.tick(now_s)
+            turn = (turn + 1) % STOCK_TICKS
+            calls = list(self.calls.values())
+            self.metrics.marks_outstanding.set(sum(call.marks_outstanding for call in calls))
+            for call in calls[turn::STOCK_TICKS]:
+                call.take_stock()
 
     # --- calls
 

@@ -20,6 +20,7 @@ __all__ = ["Timeline"]
 
 SAMPLE_MS = 1000 / 8000
 FRAME_S = 0.02
+LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
 class _Turn:
@@ -161,6 +162,8 @@ class Timeline:
     def ended(self, at_s: float) -> None:
         """The call is over: close what is open."""
         self.record.duration_ms = self._ms(at_s)
+        if self._speech_end_s is not None and at_s - self._speech_end_s > LONG_WAIT_S:
+            self._metrics.incomplete("turn_gap", "no_audio")  # they waited, and then the call was over
         for turn in self._turns.values():
             self._close(turn, "call_ended")
         # A turn without a sound (a tool call, an interruption before the first word) is no reply.

@@ -62,8 +62,8 @@ CALL_ENDINGS = {
 # As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.
 REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended", "internal_error")
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
-DROP_REASONS = ("uplink_full", "model_down", "stale_generation", "outbound_full", "malformed", "call_over")
-INPUT_PEERS = ("carrier", "model", "tool", "http")
+DROP_REASONS = ("uplink_full", "model_down", "stale_generation")
+INPUT_PEERS = ("carrier", "model", "http")
 INPUT_ERRORS = (
     "not_utf8",
     "not_json",
@@ -97,15 +97,12 @@ INCOMPLETE_REASONS = (
     "no_audio",
     "no_mark",
     "call_ended",
-    "model_lost",
     "superseded",
     "timeout",
     "invalid",
 )
 TOKEN_DIRECTIONS = ("input", "output")
-AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
-DELIVERY_RESULTS = ("delivered", "retried", "given_up")
-OUTBOX_KINDS = ("webhook", "record")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "api")
 
 
 class Tally:
@@ -249,7 +246,7 @@ class Metrics:
             "calls_rejected_total", "Calls answered with the fallback.", reason=REJECT_REASONS
         )
         self.stuck_calls_total = plain(
-            "stuck_calls_total", "Calls the watchdog had to end because they did not end themselves."
+            "stuck_calls_total", "Calls that were over while a tool, the model or the socket did not let go in time."
         )
         self.frames_total = tally(
             "frames_total",
@@ -289,11 +286,6 @@ class Metrics:
         self.auth_failures_total = tally(
             "auth_failures_total", "Requests refused for want of a valid signature or token.", kind=AUTH_KINDS
         )
-        self.webhook_deliveries_total = tally(
-            "webhook_deliveries_total",
-            "Attempts to deliver an event to its receiver.",
-            result=DELIVERY_RESULTS,
-        )
         self.segment_incomplete_total = Tally(
             self.registry,
             "segment_incomplete_total",
@@ -307,20 +299,10 @@ class Metrics:
         def gauge(name: str, documentation: str) -> Gauge:
             return Gauge(f"offhook_{name}", documentation, registry=self.registry)
 
-        def gauges(name: str, documentation: str, label: str, values: Iterable[str]) -> dict[str, Gauge]:
-            family = Gauge(f"offhook_{name}", documentation, [label], registry=self.registry)
-            return {value: family.labels(value) for value in values}
-
         self.calls_active = gauge("calls_active", "Calls in progress.")
         self.call_capacity = gauge("call_capacity", "Calls this replica takes at the same time.")
         self.draining = gauge("draining", "1 while this replica takes no new calls and its own run out.")
         self.marks_outstanding = gauge("marks_outstanding", "Marks sent to the carrier and not yet echoed.")
-        self.redis_up = gauge("redis_up", "1 while Redis answers; NaN when none is configured.")
-        self.redis_up.set(float("nan"))
-        self.outbox_depth = gauges("outbox_depth", "Items waiting to be delivered or stored.", "kind", OUTBOX_KINDS)
-        self.outbox_oldest_seconds = gauges(
-            "outbox_oldest_seconds", "Age of the oldest waiting item.", "kind", OUTBOX_KINDS
-        )
         build = Info("offhook_build", "What is running.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
 

@@ -21,7 +21,6 @@ __all__ = [
     "DRAIN",
     "ENDPOINT_DELAY",
     "EVENT_LOOP_LAG",
-    "HANDOVER_GAP",
     "LINK_RTT",
     "MIC_TO_UPLINK",
     "MODEL_FIRST_AUDIO",
@@ -31,8 +30,6 @@ __all__ = [
     "OUTPUT_ONSET_PLAYED",
     "OUTPUT_ONSET_SENT",
     "OUTSIDE",
-    "PACER_LATENESS",
-    "REDIS_OP",
     "SEGMENTS",
     "STREAM_SETUP",
     "TOOL_CALL",
@@ -41,7 +38,6 @@ __all__ = [
     "UPLINK_FORWARD",
     "UPLINK_GAP",
     "UPLINK_RELATIVE_DELAY",
-    "WEBHOOK_DELIVERY",
     "WEBHOOK_RESPONSE",
     "Segment",
 ]
@@ -199,7 +195,7 @@ OUTPUT_ONSET_PLAYED = Segment(
     _ONSET,
     lower_s=0.02,
     upper_s=10.0,
-    note=f"One frame and half the link's round trip taken off. {_PLAYED_NOTE}",
+    note=f"The frame's own 20 ms taken off. {_PLAYED_NOTE}",
     headline=True,
     target_s=1.2,
     thresholds_s=_TURN_S,
@@ -207,7 +203,7 @@ OUTPUT_ONSET_PLAYED = Segment(
 BARGEIN_STOP = Segment(
     "bargein_stop",
     "barge-in decided",
-    "last outstanding mark echoed after the clear",
+    "mark sent behind the clear echoed",
     lower_s=0.002,
     upper_s=5.0,
     headline=True,
@@ -303,15 +299,6 @@ MODEL_RECONNECT_GAP = Segment(
     target_s=2.0,
     thresholds_s=(0.3,),
 )
-HANDOVER_GAP = Segment(
-    "handover_gap",
-    "last frame of the call on its former replica",
-    "first frame on this one",
-    lower_s=0.02,
-    upper_s=60.0,
-    note="Across replicas, so by wall clock.",
-    target_s=2.0,
-)
 EVENT_LOOP_LAG = Segment(
     "event_loop_lag",
     "timer due",
@@ -320,16 +307,6 @@ EVENT_LOOP_LAG = Segment(
     upper_s=5.0,
     target_s=0.02,
     thresholds_s=(0.005, 0.01, 0.05, 0.1),
-)
-PACER_LATENESS = Segment(
-    "pacer_lateness",
-    "outbound audio due",
-    "its send returned",
-    lower_s=0.0005,
-    upper_s=5.0,
-    target_s=0.02,
-    thresholds_s=(0.005,),
-    per_frame=True,
 )
 UPLINK_GAP = Segment(
     "uplink_gap",
@@ -340,15 +317,6 @@ UPLINK_GAP = Segment(
     thresholds_s=(0.1, 0.5, 1.0, 8.0),
     per_frame=True,
 )
-REDIS_OP = Segment(
-    "redis_op",
-    "Redis command issued",
-    "its answer or error",
-    lower_s=0.0005,
-    upper_s=5.0,
-    target_s=0.25,
-    thresholds_s=(0.01, 0.05),
-)
 DRAIN = Segment(
     "drain",
     "drain begun",
@@ -356,15 +324,6 @@ DRAIN = Segment(
     lower_s=0.1,
     upper_s=3600.0,
     thresholds_s=(30.0, 60.0, 600.0, 1800.0),
-)
-WEBHOOK_DELIVERY = Segment(
-    "webhook_delivery",
-    "event written to the outbox",
-    "accepted by its receiver",
-    lower_s=0.01,
-    upper_s=3600.0,
-    target_s=60.0,
-    thresholds_s=(1.0, 5.0),
 )
 
 SEGMENTS: tuple[Segment, ...] = (
@@ -388,13 +347,9 @@ SEGMENTS: tuple[Segment, ...] = (
     TOOL_CALL,
     TOOL_TO_AUDIO,
     MODEL_RECONNECT_GAP,
-    HANDOVER_GAP,
     EVENT_LOOP_LAG,
-    PACER_LATENESS,
     UPLINK_GAP,
-    REDIS_OP,
     DRAIN,
-    WEBHOOK_DELIVERY,
 )
 
 BY_NAME: dict[str, Segment] = {segment.name: segment for segment in SEGMENTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from typing import Any, Protocol
 
 from gateway.conversation.commands import Scheduling
@@ -39,7 +40,18 @@ class ModelSink(Protocol):
 
 
 class ModelLink(Protocol):
-    """One call's link to the model, across as many connections as it takes. Nothing here blocks."""
+    """One call's link to the model, across as many connections as it takes. Nothing here blocks.
+
+    `counts`, by name: `audio_dropped` and `audio_dropped_down` (frames; the outbox was full, with a connection and
+    without), `malformed:REASON`, `unknown_keys` and `unreadable_values` (messages), `session:RESULT` (dials that
+    failed). `faults`: what went wrong, in words without secrets, for the call's record.
+    """
+
+    counts: Counter[str]
+    faults: deque[str]
+
+    def round_trip_s(self) -> float | None:
+        """To the model's next TCP hop, by the kernel; None without a connection, or where it is not known."""
 
     async def run(self) -> None:
         """Connect and read until `close`; every end is told to the sink as an event, none is raised."""

@@ -56,6 +56,7 @@ STORY_MAX_CHARACTERS = 6_000
 SEND_STALL_MAX_S = 5.0  # one message in the socket's hands for so long: nobody reads at the other end
 RENEW_WITHIN_S = 300.0  # there is no hurry: the next quiet moment will do
 HANDLE_WAIT_S = 1.0  # a rotation waits so long for a handle newer than the last turn
+_RESULTS = {0: "timeout", 1006: "unreachable"}  # of a dial, by code; any other is a refusal
 SAME_PIECE_MIN_CHARACTERS = 12  # shorter pieces of transcript do repeat in speech
 
 
@@ -103,6 +104,7 @@ class GeminiLink:
         self._speaking = False  # activityStart is out and its activityEnd is not
         # connection
         self._connected = False
+        self._wired: Wire | None = None
         self._leave: asyncio.Future[Cause] | None = None
         self._setup: asyncio.Timeout | None = None
         self._lost_s: float | None = None
@@ -150,6 +152,9 @@ class GeminiLink:
     def handle(self) -> KeptHandle | None:
         """The newest handle, with which this conversation can be resumed."""
         return self._handle
+
+    def round_trip_s(self) -> float | None:
+        return self._wired.round_trip_s() if self._wired is not None and self._connected else None
 
     # --- what the call asks
 
@@ -230,7 +235,7 @@ class GeminiLink:
                 del self._stream[i]
                 break
         self._audio_waiting -= 1
-        self.counts["audio_dropped"] += 1
+        self.counts["audio_dropped" if self._connected else "audio_dropped_down"] += 1
         if self._sending_since_s and self._clock() - self._sending_since_s > SEND_STALL_MAX_S:
             self._depart(Cause.STUCK)
 
@@ -355,6 +360,7 @@ class GeminiLink:
         except ModelRefused as refused:
             if not self._closing.is_set():
                 self._fault(f"no session: {refused.code} {refused.reason}")
+                self.counts[f"session:{_RESULTS.get(refused.code, 'refused')}"] += 1
             return None, cause_of(refused.code, refused.reason)
 
     def _set_up(self, resumed: KeptHandle | None, at_s: float) -> None:
@@ -382,6 +388,7 @@ class GeminiLink:
         self._leave = loop.create_future()
         if self._closing.is_set():
             return Cause.ROTATION
+        self._wired = wired
         self._set_up(resumed, ready_s)
         self._written.set()
         advice = loop.call_later(self._patience.advise_rotation_s, self._advise_rotation)

@@ -15,6 +15,7 @@ from google.genai import types
 from websockets.protocol import State
 
 from gateway.models import gemini_messages as wire
+from gateway.sockets import round_trip_s
 
 __all__ = ["SdkWire", "SocketWire", "Wire"]
 
@@ -28,6 +29,7 @@ class Wire(Protocol):
     async def receive(self) -> list[wire.Incoming]: ...
     async def close(self) -> None: ...
     def abort(self) -> None: ...
+    def round_trip_s(self) -> float | None: ...
 
 
 class SocketWire:
@@ -73,6 +75,10 @@ class SocketWire:
         transport = getattr(self._ws, "transport", None)
         if transport is not None:
             transport.abort()
+
+    def round_trip_s(self) -> float | None:
+        transport = getattr(self._ws, "transport", None)
+        return round_trip_s(transport.get_extra_info("socket")) if transport is not None else None
 
 
 class SdkWire:
@@ -129,3 +135,7 @@ class SdkWire:
 
     def abort(self) -> None:
         """Not possible with public means; `close` waits `CLOSE_TIMEOUT_S` at most."""
+
+    def round_trip_s(self) -> float | None:
+        """Not to be had by public means."""
+        return None

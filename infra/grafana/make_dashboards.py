@@ -40,7 +40,7 @@ FLEET = 'job="offhook"'  # recorded over all replicas
 HOW_TO_READ = (
     f"{s.OUTSIDE} A percentile is only shown where enough samples stand behind it: "
     f"P95 from {MIN_SAMPLES_P95}, P99 from {MIN_SAMPLES_P99} in its window; the count is in every panel. "
-    "Interrupted turns are not in the turn gap. Percentiles of different segments do not add up."
+    "Turns interrupted before their first sound are in none. Percentiles of different segments do not add up."
 )
 
 Query = tuple[str, str]  # expression, legend
@@ -226,12 +226,11 @@ def overview() -> Any:
             "Budget burnt, one hour",
             "short",
             "Share of bad events over the share allowed: 1 spends the month's budget in a month. "
-            f"Slow turns (5 % allowed), slow barge-ins (1 %), failed calls and late webhooks (0.1 %). {s.OUTSIDE}",
+            f"Slow turns (5 % allowed), slow barge-ins (1 %), failed calls (0.1 %). {s.OUTSIDE}",
             [
                 (f"job:offhook_turns_bad:ratio1h{{{FLEET}}} / 0.05", "turns over 1.2 s"),
                 (f"job:offhook_bargeins_bad:ratio1h{{{FLEET}}} / 0.01", "barge-ins over 300 ms"),
                 (f"job:offhook_calls_bad:ratio1h{{{FLEET}}} / 0.001", "calls failed"),
-                (f"job:offhook_webhooks_bad:ratio1h{{{FLEET}}} / 0.001", "webhooks late"),
             ],
             limit=6,
         ),
@@ -243,7 +242,6 @@ def overview() -> Any:
                 (f"job:offhook_turns:increase1h{{{FLEET}}}", "turns"),
                 (f"job:offhook_bargeins:increase1h{{{FLEET}}}", "barge-ins"),
                 (f"job:offhook_calls:increase1h{{{FLEET}}}", "calls"),
-                (f"job:offhook_webhooks:increase1h{{{FLEET}}}", "webhooks"),
             ],
         ),
         graph(
@@ -342,7 +340,7 @@ def resources() -> Any:
             limit=0.85,
         ),
         latency(s.EVENT_LOOP_LAG),
-        latency(s.PACER_LATENESS),
+        latency(s.UPLINK_GAP),
         latency(s.UPLINK_FORWARD),
         graph("Memory", "bytes", "Resident memory.", [(f"process_resident_memory_bytes{{{PODS}}}", "{{pod}}")]),
         graph(
@@ -416,7 +414,7 @@ def reliability() -> Any:
         graph(
             "Must stay zero",
             "short",
-            "Calls ended by the watchdog; samples sent after a clear.",
+            "Calls of which something did not let go at their end; samples sent after a clear.",
             [
                 (f"sum(offhook_stuck_calls_total{{{PODS}}})", "stuck calls"),
                 (f"sum(offhook_samples_after_clear_total{{{PODS}}})", "samples after clear"),
@@ -443,36 +441,6 @@ def reliability() -> Any:
             [(f"offhook_draining{{{PODS}}}", "{{pod}}")],
         ),
         latency(s.DRAIN),
-        latency(s.HANDOVER_GAP),
-        board.Row("Redis, webhooks, records"),
-        graph(
-            "Redis",
-            "short",
-            "1 while Redis answers, 0 while it does not, absent without Redis.",
-            [(f"offhook_redis_up{{{PODS}}}", "{{pod}}")],
-        ),
-        latency(s.REDIS_OP),
-        latency(s.WEBHOOK_DELIVERY),
-        graph(
-            "Waiting in the outbox",
-            "short",
-            "Items waiting to be delivered or stored.",
-            [(f"sum by (kind) (offhook_outbox_depth{{{PODS}}})", "{{kind}}")],
-        ),
-        graph(
-            "Oldest in the outbox",
-            "s",
-            "Age of the oldest waiting item; an alert from 5 minutes.",
-            [(f"max by (kind) (offhook_outbox_oldest_seconds{{{PODS}}})", "{{kind}}")],
-            limit=300,
-        ),
-        each_minute(
-            "Webhook attempts",
-            "Attempts to deliver, by result.",
-            "offhook_webhook_deliveries_total",
-            "result",
-            "{{result}}",
-        ),
         board.Row("What was refused, and what was not seen"),
         each_minute(
             "Refused requests",

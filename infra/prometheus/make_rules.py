@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99  # noqa: E402
-from metrics.segments import BARGEIN_STOP, SEGMENTS, TURN_GAP, WEBHOOK_DELIVERY, Segment  # noqa: E402
+from metrics.segments import BARGEIN_STOP, SEGMENTS, TURN_GAP, Segment  # noqa: E402
 
 __all__ = ["FAULTS", "rule_files"]
 
@@ -45,7 +45,7 @@ def percentile_rules(segment: Segment, window: str) -> list[dict[str, str]]:
 
 
 def service_level_rules(window: str) -> list[dict[str, str]]:
-    """For each of the four service levels: how many there were, how many were bad, and their ratio.
+    """For each of the three service levels: how many there were, how many were bad, and their ratio.
 
     "Within the target" is exact, because each target is a bucket boundary.
     """
@@ -57,19 +57,16 @@ def service_level_rules(window: str) -> list[dict[str, str]]:
         within = increase(f'{segment.metric}_bucket{{le="{segment.target_s}"}}')
         return f"{everything} - {within}"
 
-    given_up = increase('offhook_webhook_deliveries_total{result="given_up"}')
     totals = {
         "turns": increase(f"{TURN_GAP.metric}_count"),
         "bargeins": increase(f"{BARGEIN_STOP.metric}_count"),
         "calls": increase('offhook_calls_total{reason!="handed_over"}'),  # goes on elsewhere
-        "webhooks": f"{increase(f'{WEBHOOK_DELIVERY.metric}_count')} + {given_up}",
     }
     recorded = {name: f"job:offhook_{name}:increase{window}" for name in totals}
     bad = {
         "turns": beyond_target(TURN_GAP, recorded["turns"]),
         "bargeins": beyond_target(BARGEIN_STOP, recorded["bargeins"]),
         "calls": increase(f'offhook_calls_total{{reason=~"{FAULTS}"}}'),
-        "webhooks": beyond_target(WEBHOOK_DELIVERY, recorded["webhooks"]),
     }
     rules = []
     for name, total in totals.items():

@@ -74,8 +74,9 @@ def test_ends_and_sessions_are_counted(outcomes: dict[str, Outcome]) -> None:
         assert sum(ended) == sum(o.record.end_reason == reason for o in outcomes.values())
     ready = sum(s.ready_at_s is not None for o in outcomes.values() for s in o.sessions)
     assert float(lines['offhook_model_sessions_total{result="ready"}']) == ready
-    gave_up = sum("the model could not be reached" in o.record.errors for o in outcomes.values())
-    assert float(lines['offhook_model_sessions_total{result="unreachable"}']) == gave_up >= 1
+    refused = sum(s.ready_at_s is None for o in outcomes.values() for s in o.sessions)
+    assert float(lines['offhook_model_sessions_total{result="refused"}']) == refused >= 1
+    assert any("the model could not be reached" in o.record.errors for o in outcomes.values())
     assert float(lines['offhook_tokens_total{direction="output"}']) > 0
     assert float(lines["offhook_calls_active"]) == 0
 

@@ -131,7 +131,6 @@ def test_overview_limits_are_those_of_the_alerts() -> None:
         ("turns_bad:ratio1h", "OffhookTurnGapFastBurn"),
         ("bargeins_bad:ratio1h", "OffhookBargeInFastBurn"),
         ("calls_bad:ratio1h", "OffhookCallsFailFastBurn"),
-        ("webhooks_bad:ratio1h", "OffhookWebhooksLateFastBurn"),
     ):
         (share,) = re.findall(rf"{budget}\{{[^}}]*\}} / ([\d.]+)", exprs)
         assert re.search(rf"{budget} > [\d.]+ \* {re.escape(share)}\b", alerts()[alert]["expr"])

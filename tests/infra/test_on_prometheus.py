@@ -79,7 +79,6 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
     metrics.samples_after_clear_total.inc(0)
     metrics.calls_active.set(12)
     metrics.call_capacity.set(100)
-    metrics.redis_up.set(1)
 
 
 @pytest.fixture(scope="module")

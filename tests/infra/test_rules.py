@@ -9,7 +9,7 @@ import yaml
 from infra_files import INFRA, RULES, alerts, recorded
 
 from metrics.catalogue import CALL_ENDINGS
-from metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP, WEBHOOK_DELIVERY
+from metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
 from tests.needs import require
 
 HERE = Path(__file__).parent
@@ -111,9 +111,7 @@ class TestAlerts:
 
 
 class TestServiceLevels:
-    @pytest.mark.parametrize(
-        ("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_STOP), ("webhooks", WEBHOOK_DELIVERY)]
-    )
+    @pytest.mark.parametrize(("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_STOP)])
     def test_targets_are_bucket_boundaries_so_ratios_are_exact(self, rule: str, segment) -> None:
         for window in ("5m", "30m", "1h", "2h", "6h", "3d"):
             (le,) = re.findall(r'le="([^"]+)"', recorded()[f"job:offhook_{rule}_bad:increase{window}"])

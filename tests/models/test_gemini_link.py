@@ -462,7 +462,7 @@ async def test_a_gap_keeps_one_second_of_the_caller_and_drops_the_oldest():
         running = asyncio.create_task(link.run())
         await eventually(lambda: server.sessions and server.sessions[0].audio_bytes == UPLINK_MAX_FRAMES * 640)
         assert bytes(server.sessions[0].audio) == b"".join(sent[-UPLINK_MAX_FRAMES:])
-        assert link.counts["audio_dropped"] == 30
+        assert link.counts["audio_dropped_down"] == 30
         assert [t.text for t in server.sessions[0].texts] == ["kept, whatever is dropped"]
         await link.close()
         await running
