@@ -7,12 +7,15 @@ in this process, for tests that want to look inside.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -29,12 +32,12 @@ from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.expect import judge, kept_to_the_rules
 from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.picture import draw
-from gateway.rehearsal.report import CallReport, Report, call_report, report_of, show, write_report
+from gateway.rehearsal.report import CallReport, Report, Verdict, call_report, report_of, show, write_report
 from gateway.rehearsal.scenario import Scenario, load_scenario
 from media.mulaw import RATE_HZ, decode
 from media.wav import write_wav
 
-__all__ = ["GatewayFailed", "demo", "gateway_process", "rehearse", "run_demo", "run_scenario"]
+__all__ = ["GatewayFailed", "demo", "gateway_process", "rehearse", "run_demo", "run_scenario", "understood"]
 
 PUBLIC_URL = "https://rehearsal.example"  # what the gateway believes to be called; nothing is looked up
 START_TIMEOUT_S = 30.0
@@ -43,6 +46,13 @@ RECORD_TIMEOUT_S = 5.0
 STAGGER_S = 0.130  # between the beginnings of calls placed together; no multiple of a frame
 
 Progress = Callable[[Glance], None]
+Watch = Callable[[SimulatedCall], None]
+
+# Kinds of expectation that a model without a script can be held to.
+OF_ANY_MODEL = frozenset(
+    {"answered_within_ms", "barge_in_stopped_within_ms", "tool_called", "end_reason", "no_gap", "goodbye_heard"}
+)
+_WORD = re.compile(r"\w+")
 
 
 class GatewayFailed(OffhookError):
@@ -52,7 +62,7 @@ class GatewayFailed(OffhookError):
 @asynccontextmanager
 async def gateway_process(
     agent_file: Path,
-    model: ModelServer,
+    model: ModelServer | None,
     *,
     auth_token: str,
     log: Path,
@@ -60,14 +70,18 @@ async def gateway_process(
 ) -> AsyncIterator[str]:
     """`offhook serve` with this agent, against the rehearsal model; gives its URL. Raises `GatewayFailed`.
 
-    None of this process's own settings or keys reach it. Its log goes to a file.
+    None of this process's own settings or keys reach it, save those of the model when `model` is None: then the
+    gateway talks to the model that the environment names. Its log goes to a file.
     """
-    ours = ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
+    ours = ("TWILIO_", "OFFHOOK_") if model is None else ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    if model is not None:
+        env |= {
+            "GOOGLE_GEMINI_BASE_URL": model.url,
+            "SSL_CERT_FILE": model.ca_path,
+            "GEMINI_API_KEY": "rehearsal",
+        }
     env |= {
-        "GOOGLE_GEMINI_BASE_URL": model.url,
-        "SSL_CERT_FILE": model.ca_path,
-        "GEMINI_API_KEY": "rehearsal",
         "TWILIO_AUTH_TOKEN": auth_token,
         "OFFHOOK_PUBLIC_URL": PUBLIC_URL,
         "OFFHOOK_HOST": "127.0.0.1",
@@ -128,33 +142,29 @@ async def fetch_record(url: str, call_sid: str) -> CallRecord | None:
 async def rehearse(
     scenario: Scenario,
     url: str,
-    model: ModelServer,
+    model: ModelServer | None,
     *,
     auth_token: str | None,
     public_url: str = PUBLIC_URL,
     calls: int = 1,
+    seed: int | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> list[tuple[CallTruth, CallReport]]:
-    """Place the scenario's call, or several at once, through a gateway that is already there."""
-    placed = [
-        SimulatedCall(
-            url,
-            scenario.steps,
-            public_url=public_url,
-            auth_token=auth_token,
-            caller=scenario.number,
-            dialled=scenario.dials,
-            carrier=scenario.carrier,
-            directory=scenario.directory,
-        )
-        for _ in range(calls)
-    ]
+    """Place the scenario's call, or several at once, through a gateway that is already there.
+
+    `seed` settles whatever is random about them, their names included. `model` None: a model that plays no
+    script, of which less is expected. `watch` is given each call as it is placed.
+    """
+    placed = [_call(scenario, url, auth_token, public_url, seed, number) for number in range(calls)]
 
     async def place(index: int, call: SimulatedCall) -> CallTruth:
         await asyncio.sleep(index * STAGGER_S)
+        if watch is not None:
+            watch(call)
         return await call.run()
 
-    first_session, first_fault = len(model.sessions), len(model.violations)
+    first_session, first_fault = (len(model.sessions), len(model.violations)) if model else (0, 0)
     watcher = asyncio.create_task(_watch(placed[0], progress)) if progress else None
     try:
         truths = await asyncio.gather(*(place(index, call) for index, call in enumerate(placed)))
@@ -164,15 +174,53 @@ async def rehearse(
             await asyncio.gather(watcher, return_exceptions=True)
     records = await asyncio.gather(*(fetch_record(url, truth.call_sid) for truth in truths))
     # Calls ring one after the other, and each opens its session at once. One that reconnects breaks the pairs.
-    sessions = model.sessions[first_session:]
+    sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
-    faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]]
+    faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
     reports = []
     for truth, record, session in zip(truths, records, paired, strict=True):
         report = call_report(truth, record, session, scenario=scenario.name, model_violations=faults)
-        report.verdicts = [kept_to_the_rules(report), *(judge(one, report) for one in scenario.expect)]
+        report.verdicts = [kept_to_the_rules(report), *_verdicts(scenario, report, scripted=model is not None)]
         reports.append(report)
     return list(zip(truths, reports, strict=True))
+
+
+def _call(
+    scenario: Scenario, url: str, auth_token: str | None, public_url: str, seed: int | None, number: int
+) -> SimulatedCall:
+    carrier, call_sid = scenario.carrier, None
+    if seed is not None:
+        carrier = replace(carrier, seed=seed + number)
+        call_sid = "CA" + hashlib.sha256(f"{scenario.name} {seed + number}".encode()).hexdigest()[:32]
+    return SimulatedCall(
+        url,
+        scenario.steps,
+        public_url=public_url,
+        auth_token=auth_token,
+        caller=scenario.number,
+        dialled=scenario.dials,
+        carrier=carrier,
+        call_sid=call_sid,
+        directory=scenario.directory,
+    )
+
+
+def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[Verdict]:
+    """On what is expected of the call; of a model without our script, on what may still be expected."""
+    if scripted:
+        return [judge(one, report) for one in scenario.expect]
+    kept = [judge(one, report) for one in scenario.expect if one.kind in OF_ANY_MODEL]
+    return [*kept, understood(report)]
+
+
+def understood(report: CallReport) -> Verdict:
+    """Whether the model took down, of the caller's words, at least half: was the caller intelligible?"""
+    said = {word for turn in report.line.caller if turn.kind == "say" for word in _WORD.findall(turn.text.lower())}
+    turns = report.record.turns if report.record else []
+    heard = {word for turn in turns for word in _WORD.findall(turn.caller_text.lower())}
+    share = len(said & heard) / len(said) if said else 1.0
+    words = f"the model took down {share:.0%} of the caller's {len(said)} different words"
+    return Verdict(ok=share >= 0.5, expectation="understood", words=words)
 
 
 async def run_scenario(
@@ -180,24 +228,30 @@ async def run_scenario(
     out_dir: Path,
     *,
     calls: int = 1,
+    seed: int | None = None,
     progress: Progress | None = None,
     environment: Mapping[str, str] | None = None,
+    real_model: bool = False,
+    watch: Watch | None = None,
 ) -> Report:
     """A scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
     `call.wav` (left what the caller said, right what the caller heard), `call.png` and `report.json`; of
-    several calls, recordings and pictures are numbered.
+    several calls, recordings and pictures are numbered. `real_model`: no rehearsal model but the one that this
+    process's environment leads to, with its key.
     """
     agent_file = _agent_file(scenario, out_dir)
     auth_token = secrets.token_hex(16)
-    async with (
-        ModelServer(scenario.script()) as model,
-        gateway_process(
+    async with AsyncExitStack() as stack:
+        model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script()))
+        gateway = gateway_process(
             agent_file, model, auth_token=auth_token, log=out_dir / "gateway.log", environment=environment
-        ) as url,
-    ):
-        lived = await rehearse(scenario, url, model, auth_token=auth_token, calls=calls, progress=progress)
-        for failure in model.failures:
+        )
+        url = await stack.enter_async_context(gateway)
+        lived = await rehearse(
+            scenario, url, model, auth_token=auth_token, calls=calls, seed=seed, progress=progress, watch=watch
+        )
+        for failure in model.failures if model else ():
             raise failure
     paths: dict[str, str] = {}
     for number, (truth, report) in enumerate(lived, 1):

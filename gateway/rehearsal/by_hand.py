@@ -1,0 +1,169 @@
+"""Calls driven from Python, a line at a time: what a test says and waits for, instead of a script.
+
+Each call has a rehearsal model and a gateway process of its own, in a thread with an event loop of its own: the
+test may be of any event loop, and may block its own without a hole in the caller's speech.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import yaml
+
+from gateway.rehearsal import voice
+from gateway.rehearsal.caller import SimulatedCall, StepFailed
+from gateway.rehearsal.report import CallReport
+from gateway.rehearsal.run import run_scenario
+from gateway.rehearsal.scenario import parse_scenario
+from media.mulaw import RATE_HZ
+
+__all__ = ["HandCall", "Offhook"]
+
+T = TypeVar("T")
+
+
+class HandCall:
+    """A call in progress. What the caller cannot do raises `AssertionError`, in words.
+
+    `report` is there once the call is over: after `hang_up` or `ended`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: SimulatedCall, over: Future[CallReport]) -> None:
+        self._loop, self._call, self._over = loop, call, over
+
+    async def say(self, line: str) -> None:
+        """Say it (a text, or the path of a WAV file), to the last word."""
+        await asyncio.to_thread(voice.line, line, RATE_HZ)
+        await self._do(f"say {line!r}", self._call.say(line))
+
+    async def say_over(self, line: str, *, after_ms: float = 1_000.0) -> None:
+        """Say it over the agent's voice, once that has been heard for so long."""
+        await asyncio.to_thread(voice.line, line, RATE_HZ)
+        await self._do(f"say {line!r} over the agent", self._call.agent_has_talked(after_ms))
+        await self._do(f"say {line!r} over the agent", self._call.say(line))
+
+    async def agent_starts(self, *, timeout_ms: float = 15_000.0) -> None:
+        """Wait until the agent is heard."""
+        await self._do("hear the agent", self._call.agent_starts(None, timeout_ms))
+
+    async def agent_speaks(self, *, timeout_ms: float = 15_000.0) -> float:
+        """Wait until the agent has said something, to its end; how long that was, in ms."""
+        stretch = await self._do("hear the agent out", self._call.agent_ends(None, timeout_ms))
+        return 1000.0 * (stretch.end_s - stretch.start_s)
+
+    async def cough(self) -> None:
+        await self._do("cough", self._call.cough())
+
+    async def press(self, keys: str) -> None:
+        """Press keys, 100 ms apart."""
+        await self._do(f"press {keys}", self._call.press(keys))
+
+    async def pause(self, ms: float) -> None:
+        """Say nothing."""
+        await self._do("pause", self._call.pause(ms))
+
+    async def ended(self, *, timeout_ms: float = 15_000.0) -> CallReport:
+        """Wait until the other side has ended the call."""
+        await self._do("be hung up on", self._call.ended(timeout_ms))
+        return await asyncio.wrap_future(self._over)
+
+    async def hang_up(self) -> CallReport:
+        """Hang up; what came of the call."""
+        self._loop.call_soon_threadsafe(self._call.hang_up)
+        return await asyncio.wrap_future(self._over)
+
+    @property
+    def report(self) -> CallReport:
+        """What came of the call: record, line, verdicts. Raises `AssertionError` while it goes on."""
+        assert self._over.done(), "the call goes on: hang up, or wait until it has ended, before its report is read"
+        return self._over.result()
+
+    async def _do(self, what: str, doing: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(doing, self._loop))
+        except StepFailed as failed:
+            raise AssertionError(f"the caller could not {what}: {failed}") from None
+
+
+class Offhook:
+    """Places calls; leaving the block hangs up whatever still goes on and waits for it.
+
+    `directory`: where agent files and sounds are sought. `out`: recordings, pictures and reports, a folder a call.
+    """
+
+    def __init__(self, directory: Path, out: Path, *, real_model: bool = False) -> None:
+        self._directory, self._out, self._real_model = directory, out, real_model
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="offhook calls", daemon=True)
+        self._calls: list[tuple[SimulatedCall, Future[CallReport]]] = []
+
+    def __enter__(self) -> Offhook:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            for call, _over in self._calls:
+                self._loop.call_soon_threadsafe(call.hang_up)
+            for _call, over in self._calls:
+                over.result(timeout=60)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def call(
+        self,
+        agent: str | Path | Mapping[str, Any],
+        *,
+        model: Sequence[Mapping[str, Any]] | Mapping[str, Any] = (),
+        carrier: Mapping[str, Any] | None = None,
+        caller: Mapping[str, Any] | None = None,
+    ) -> HandCall:
+        """Call this agent (a file, or its fields); given back once it is answered.
+
+        `model`: the replies of the rehearsal model, or its whole part of a scenario; without them it answers each
+        turn with a sentence. `carrier` and `caller` (number, dials): as in a scenario. Raises `ScenarioError`.
+        """
+        number = len(self._calls) + 1
+        scripted = {"replies": [dict(reply) for reply in model]} if not isinstance(model, Mapping) else dict(model)
+        fields = {
+            "name": f"call {number}",
+            "agent": dict(agent) if isinstance(agent, Mapping) else str(agent),
+            "caller": {**(caller or {}), "steps": ["hang_up"]},
+            "carrier": dict(carrier or {}),
+            "model": {"default": {"say": "Of course."}, **scripted},
+        }
+        text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        scenario = await asyncio.to_thread(parse_scenario, text, path="offhook.call(...)", directory=self._directory)
+        placed: Future[SimulatedCall] = Future()
+        running = run_scenario(
+            replace(scenario, steps=()),
+            self._out / f"call-{number}",
+            real_model=self._real_model,
+            watch=placed.set_result,
+        )
+        report = asyncio.run_coroutine_threadsafe(running, self._loop)
+        over: Future[CallReport] = Future()
+
+        def ended(done: Future[Any]) -> None:
+            if error := done.exception():
+                over.set_exception(error)
+                if not placed.done():
+                    placed.set_exception(error)
+            else:
+                over.set_result(done.result().calls[0])
+
+        report.add_done_callback(ended)
+        call = await asyncio.wrap_future(placed)
+        self._calls.append((call, over))
+        while not call.over and not any(stream.started_s is not None for stream in call.truth.streams):  # noqa: ASYNC110 - it is answered in another thread
+            await asyncio.sleep(0.01)
+        return HandCall(self._loop, call, over)

@@ -1,0 +1,136 @@
+"""The pytest plugin: `*.call.yaml` are tests, and the `offhook` fixture places calls from Python.
+
+    async def test_a_table_is_booked(offhook):
+        call = await offhook.call("receptionist.yaml", model=[{"on": "text", "say": "Good evening."}])
+        await call.agent_speaks()
+        await call.say("A table for two, please.")
+        report = await call.hang_up()
+
+Without another plugin for asynchronous tests, those that use the fixture are run by this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.errors import OffhookError
+
+if TYPE_CHECKING:  # loaded with every pytest of the environment: what is heavy waits until it is needed
+    from gateway.rehearsal.by_hand import Offhook
+    from gateway.rehearsal.scenario import Scenario
+
+__all__ = ["offhook", "pytest_addoption", "pytest_collect_file", "pytest_pyfunc_call"]
+
+KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--offhook-model` and `--offhook-out`."""
+    group = parser.getgroup("offhook", "rehearsed phone calls")
+    group.addoption(
+        "--offhook-model",
+        choices=("rehearsal", "gemini"),
+        default="rehearsal",
+        help="who answers: the rehearsal model with the scenario's script (default), or Gemini with the key of the "
+        "environment, held to what can be expected of it without a script",
+    )
+    group.addoption(
+        "--offhook-out",
+        default="out/pytest",
+        metavar="DIR",
+        help="where recordings, pictures and reports of calls go, a folder a test (default: out/pytest)",
+    )
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """A scenario is a test."""
+    if file_path.name.endswith(".call.yaml"):
+        return ScenarioFile.from_parent(parent, path=file_path)
+    return None
+
+
+class CallFailed(Exception):
+    """Expectations that were not met, a line for each."""
+
+
+class ScenarioFile(pytest.File):
+    """One `*.call.yaml`: one test."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        try:
+            from gateway.rehearsal.scenario import load_scenario
+
+            scenario = load_scenario(self.path)
+        except OffhookError as error:
+            raise self.CollectError(str(error)) from None
+        except ModuleNotFoundError as error:
+            raise self.CollectError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
+        yield ScenarioItem.from_parent(self, name=scenario.name, scenario=scenario)
+
+
+class ScenarioItem(pytest.Item):
+    """The call of a scenario."""
+
+    def __init__(self, *, scenario: Scenario, **more: object) -> None:
+        super().__init__(**more)  # type: ignore[arg-type]
+        self.scenario = scenario
+
+    def runtest(self) -> None:
+        from gateway.rehearsal.run import run_scenario
+
+        report = asyncio.run(
+            run_scenario(self.scenario, _folder(self.config, self.nodeid), real_model=_real_model(self.config))
+        )
+        self.add_report_section("call", "files", "\n".join(f"{name} {path}" for name, path in report.paths.items()))
+        verdicts = [verdict for call in report.calls for verdict in call.verdicts]
+        if not report.ok:
+            raise CallFailed("\n".join(f"{'✓' if verdict.ok else '✗'} {verdict.words}" for verdict in verdicts))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
+        if isinstance(excinfo.value, CallFailed | OffhookError):
+            return f"{self.scenario.name}: {self.scenario.about or 'the call failed'}\n{excinfo.value}"
+        return str(super().repr_failure(excinfo))
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name
+
+
+@pytest.fixture
+def offhook(request: pytest.FixtureRequest) -> Iterator[Offhook]:
+    """Places simulated calls: `call = await offhook.call(agent, model=[...])`. Files are sought beside the test."""
+    from gateway.rehearsal.by_hand import Offhook
+
+    out = _folder(request.config, request.node.nodeid)
+    with Offhook(request.path.parent, out, real_model=_real_model(request.config)) as calls:
+        yield calls
+
+
+@pytest.hookimpl
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an asynchronous test that places calls, if no other plugin does."""
+    if "offhook" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+def _folder(config: pytest.Config, nodeid: str) -> Path:
+    out = Path(config.getoption("--offhook-out"))
+    return config.rootpath / out / re.sub(r"[^\w.-]+", "-", nodeid).strip("-")
+
+
+def _real_model(config: pytest.Config) -> bool:
+    if config.getoption("--offhook-model") != "gemini":
+        return False
+    if not any(os.environ.get(key) for key in KEYS):
+        raise pytest.UsageError("--offhook-model=gemini needs a key: set GEMINI_API_KEY")
+    return True
