@@ -743,6 +743,7 @@ class Call(ModelSink):
         texts = {
             c.Prompt.GREETING: agent.greeting.text,
             c.Prompt.NUDGE: "The caller is waiting for your answer. Answer now.",
+            c.Prompt.GO_ON: "Your last words broke off. Say the rest of them now, and nothing that was already said.",
             c.Prompt.IDLE: agent.idle.prompt,
             c.Prompt.IDLE_GOODBYE: agent.idle.goodbye,
             c.Prompt.TIME_WARNING: agent.limits.warning,
@@ -779,6 +780,7 @@ class Call(ModelSink):
 
     def _cancel_tool(self, command: c.CancelTool) -> None:
         self._runner.cancel(command.call_id)
+        self._link.cancel_tool(command.call_id)
         self._requests.pop(command.call_id, None)
 
     def _tool_finished(self, call: ToolCall, result: ToolResult) -> None:

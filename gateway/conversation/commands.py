@@ -148,6 +148,7 @@ class Prompt(Enum):
 
     GREETING = "greeting"
     NUDGE = "nudge"
+    GO_ON = "go_on"  # the last reply broke off
     IDLE = "idle"
     IDLE_GOODBYE = "idle_goodbye"
     TIME_WARNING = "time_warning"
@@ -208,7 +209,7 @@ class RunTool(Command):
 
 @dataclass(frozen=True, slots=True)
 class CancelTool(Command):
-    """Stop this tool call's task, really, and never answer it."""
+    """Stop this tool call's task, really. It has no result; the model is told no more than that."""
 
     call_id: str
 

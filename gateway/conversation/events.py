@@ -174,9 +174,13 @@ class ReplyComplete(Event):
 
 @dataclass(frozen=True, slots=True)
 class TurnComplete(Event):
-    """The model's turn is over (Gemini "turnComplete"); `generation` is that turn's number, audio or not."""
+    """The model's turn is over (Gemini "turnComplete"); `generation` is that turn's number, audio or not.
+
+    `cut`: it broke off: there is far less audio of it than words.
+    """
 
     generation: int
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -723,7 +723,19 @@ def turn_complete(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
     for reply in s.ledger.replies:
         if reply.generation <= ev.generation:
             s = _complete(p, s, reply.generation, ev.at_s, do)
-    return s
+    return _ask_on(p, s, ev, do)
+
+
+def _ask_on(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
+    """A reply that broke off in mid-sentence: ask for the rest, once; it comes behind what is being heard."""
+    if not ev.cut:
+        return s._replace(asked_on=False) if s.asked_on else s
+    nobody_else = not (s.caller_speaking or s.activity or s.tools) and ev.generation == s.newest > s.dead
+    if s.asked_on or not nobody_else or s.link is not Link.UP or s.phase not in (Phase.LISTENING, Phase.SPEAKING):
+        return s
+    do(c.AskModel(c.Prompt.GO_ON))
+    s = s._replace(asked_on=True)
+    return _think(p, s, ev.at_s, do) if s.phase is Phase.LISTENING else s._replace(owed=True)
 
 
 def turn_complete_held(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
@@ -731,7 +743,8 @@ def turn_complete_held(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State
 
 
 def turn_complete_listening(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:
-    return _over_after_stall(p, s._replace(asked_tool=False), lg.complete(s.ledger, ev.generation), ev.at_s, do)
+    s = _over_after_stall(p, s._replace(asked_tool=False), lg.complete(s.ledger, ev.generation), ev.at_s, do)
+    return _ask_on(p, s, ev, do)
 
 
 def turn_complete_thinking(p: Policy, s: State, ev: e.TurnComplete, do: Do) -> State:

@@ -101,6 +101,7 @@ class State(NamedTuple):
     owed: bool = False  # the model owes the caller a word, also while the caller coughs into the wait
     asked_tool: bool = False  # the model's present turn asked for a tool: it is not empty without a sound
     strikes: int = 0  # times the model was silent when it should speak: nudge, reconnect, give up
+    asked_on: bool = False  # the model was asked for the rest of a reply that broke off
     idle_prompted: bool = False
     rotation_due: bool = False  # the model wants to close this connection
     acknowledged: bool = True  # the last clear has been answered

@@ -71,6 +71,9 @@ class ModelLink(Protocol):
 
     def answer_tool(self, call_id: str, name: str, response: dict[str, Any], scheduling: Scheduling) -> None: ...
 
+    def cancel_tool(self, call_id: str) -> None:
+        """The call was stopped here and has no result. The model is told so, to be silent about, if it still waits."""
+
     def rotate(self) -> None:
         """Change connections with the resumption handle."""
 

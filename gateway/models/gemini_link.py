@@ -38,7 +38,7 @@ from gateway.models import ModelSink
 from gateway.models import gemini_messages as wire
 from gateway.models.gemini_recovery import Cause, Connect, GiveUp, Tried, cause_of, next_step
 from gateway.models.gemini_setup import Declared, config_hash, instruction, live_config, model_of, scheduling_for
-from gateway.models.gemini_turns import Turns
+from gateway.models.gemini_turns import Turns, broke_off
 from gateway.models.gemini_wire import SocketWire, Wire
 
 if TYPE_CHECKING:
@@ -58,6 +58,15 @@ RENEW_WITHIN_S = 300.0  # there is no hurry: the next quiet moment will do
 HANDLE_WAIT_S = 1.0  # a rotation waits so long for a handle newer than the last turn
 _RESULTS = {0: "timeout", 1006: "unreachable"}  # of a dial, by code; any other is a refusal
 SAME_PIECE_MIN_CHARACTERS = 12  # shorter pieces of transcript do repeat in speech
+# The model mostly takes a call back by itself when the caller interrupts; an answer that crosses that is a fault.
+CANCELLED_AFTER_S = 1.0
+# Without any answer the model waits on, and while it does the service gives no newer resumption handle.
+CANCELLED = {
+    "status": "cancelled",
+    "message": "This was stopped, as the caller interrupted; whether any of it was done is not known. "
+    "Do not speak of it. Call again only if the caller still wants it.",
+    "retryable": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,9 @@ class GeminiLink:
         self._odd = b""
         self._calls: dict[str, str] = {}  # open on this session: id -> name
         self._calls_made = 0
+        self._cancelled: dict[str, asyncio.TimerHandle] = {}  # of those, stopped here and not yet said to be
+        self._characters = 0  # of the open turn's words
+        self._spoken_bytes = 0  # and of its audio
         kept_lines = 2 * agent.model.keep_turns or STORY_MAX_LINES
         self._line_ended = False  # a turn ended: the agent's next words are a line of their own
         self._turns_made = 0  # on this session and those it was resumed from
@@ -197,8 +209,26 @@ class GeminiLink:
         when = scheduling_for(self._tools.get(asked), self._agent.model.name, scheduling.value)
         self._urge(wire.ToolAnswer(call_id, asked, response, when))
 
+    def cancel_tool(self, call_id: str) -> None:
+        """This call has no result and will have none: say so, unless the model takes the call back first."""
+        if call_id in self._calls and call_id not in self._cancelled:
+            later = asyncio.get_running_loop().call_later
+            self._cancelled[call_id] = later(CANCELLED_AFTER_S, self._answer_cancelled, call_id)
+
+    def _answer_cancelled(self, call_id: str) -> None:
+        self._cancelled.pop(call_id).cancel()
+        self.answer_tool(call_id, "", CANCELLED, Scheduling.SILENT)
+
+    def _forget_call(self, call_id: str) -> bool:
+        """Whether it was open."""
+        if call_id in self._cancelled:
+            self._cancelled.pop(call_id).cancel()
+        return self._calls.pop(call_id, None) is not None
+
     def rotate(self) -> None:
         """Change connections with the handle; waits a moment for one that is newer than the last turn."""
+        for call_id in list(self._cancelled):
+            self._answer_cancelled(call_id)  # or there would be no newer handle
         self._depart(Cause.ROTATION)
 
     def reconnect(self) -> None:
@@ -208,6 +238,9 @@ class GeminiLink:
     async def close(self) -> None:
         """End the session with 1000 and wait until nothing of it is left."""
         self._closing.set()
+        for timer in self._cancelled.values():
+            timer.cancel()
+        self._cancelled.clear()
         self._depart(Cause.ROTATION)
         self._newer_handle.set()  # a rotation under way waits for nothing any more
         if self._setup is not None:
@@ -373,7 +406,7 @@ class GeminiLink:
         known = resumed.calls if resumed else frozenset()
         for call_id in [i for i in self._calls if i not in known]:
             # This session was never asked, or does not remember asking: an answer would be an error.
-            del self._calls[call_id]
+            self._forget_call(call_id)
             self._sink.model_event(ToolWithdrawn(at_s, call_id))
         if self._speaking:
             # The caller was speaking when the old connection went: the new one must hear of it first.
@@ -481,11 +514,13 @@ class GeminiLink:
     def _open_turn(self) -> int:
         if not self._turns.open:
             self._turns = self._turns.begun(self._sink.next_generation())
+            self._characters = self._spoken_bytes = 0
         return self._turns.generation
 
     def _on_audio(self, value: wire.Audio, at_s: float) -> None:
         generation = self._open_turn()
         pcm = value.pcm
+        self._spoken_bytes += len(pcm)
         if self._odd or len(pcm) & 1:  # a chunk may be cut anywhere, even inside a sample
             pcm = self._odd + pcm
             self._odd = pcm[-1:] if len(pcm) & 1 else b""
@@ -498,6 +533,7 @@ class GeminiLink:
 
     def _on_model_text(self, value: wire.ModelText, at_s: float) -> None:
         generation = self._open_turn()
+        self._characters += len(value.text)
         self._note("agent", value.text)
         self._sink.model_text(generation, value.text)
 
@@ -525,7 +561,7 @@ class GeminiLink:
 
     def _on_calls_withdrawn(self, value: wire.CallsWithdrawn, at_s: float) -> None:
         for call_id in value.call_ids:
-            if self._calls.pop(call_id, None) is not None:
+            if self._forget_call(call_id):
                 self._sink.model_event(ToolWithdrawn(at_s, call_id))
 
     def _on_generation_complete(self, value: wire.GenerationComplete, at_s: float) -> None:
@@ -533,6 +569,7 @@ class GeminiLink:
 
     def _on_interrupted(self, value: wire.Interrupted, at_s: float) -> None:
         self._turns = self._turns.interrupted()
+        self._characters = 0  # what was not spoken is the caller's doing
         if self._turns.generation:
             self._sink.model_event(ModelInterrupted(at_s, self._turns.generation))
 
@@ -542,7 +579,10 @@ class GeminiLink:
         if value.reason:
             self.faults.append(f"turn ended: {value.reason[:60]}")
         if not value.more:
-            self._sink.model_event(TurnComplete(at_s, generation))
+            cut = not self._calls and broke_off(self._characters, self._spoken_bytes / (2 * wire.OUTPUT_RATE_HZ))
+            if cut:
+                self.counts["turns_cut"] += 1
+            self._sink.model_event(TurnComplete(at_s, generation, cut))
             self._line_ended = True
             self._turns_made += 1
             keep = self._agent.model.keep_turns

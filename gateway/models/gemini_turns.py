@@ -17,7 +17,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "broke_off"]
+
+FASTEST_CHARACTERS_S = 30.0  # speech has 12 to 20 characters a second, in scripts of whole words fewer
+LEAST_CHARACTERS = 60  # transcripts of shorter turns prove nothing
+
+
+def broke_off(characters: int, audio_s: float) -> bool:
+    """Whether a turn with this much transcript ended before it was spoken: nobody talks that fast.
+
+    Cautious on purpose: the model is asked for the rest, and a wrong guess has it say something twice. A missing
+    `generationComplete` or full stop is no sign; the service leaves out both.
+    """
+    return characters >= LEAST_CHARACTERS and 0 < audio_s < characters / FASTEST_CHARACTERS_S
+
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,8 +138,12 @@ def test_an_interrupted_tool_is_cancelled_for_real(outcomes: dict[str, Outcome])
     record = outcomes["interrupted while the tool works"].record
     assert [(t.name, t.outcome) for t in record.tool_calls] == [("slow", "cancelled")]
     assert slow_tools.OUTCOMES == ["cancelled"]
+    # The model is not left waiting (it would get no newer resumption handle), and does not speak of it.
     (session,) = outcomes["interrupted while the tool works"].sessions
-    assert not session.tool_answers
+    answers = [(a.response["status"], a.scheduling, a.call) for a in session.tool_answers]
+    assert answers == [("cancelled", "SILENT", "open")]
+    assert session.tool_answers[0].at_s < session.closed_at_s - 0.1
+    assert session.replies[-1].trigger == "caller"
 
 
 def test_a_greeting_from_a_file_does_not_wait_for_the_model(outcomes: dict[str, Outcome]) -> None:

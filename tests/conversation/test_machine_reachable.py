@@ -18,6 +18,7 @@ from gateway.conversation.state import Greets, Link, Mode, Phase, Policy
 UNBOUNDED = Policy(call_limit_s=0)
 WALKS = {
     "hold, two replies": (UNBOUNDED, ""),
+    "hold, replies that break off": (UNBOUNDED, "one cut"),
     "hold, link and ends": (UNBOUNDED, "one link ends"),
     "hold, tools": (UNBOUNDED._replace(idle_prompt_s=0), "one tools"),
     "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True), "one protected digits"),

@@ -44,7 +44,7 @@ from gateway.conversation.events import (
     TurnComplete,
 )
 from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Greets, Link, Phase, Policy, State
+from gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
 
 LOCAL = Policy(local_turns=True)
 UP = State(link=Link.UP)
@@ -392,3 +392,47 @@ def test_late_timers_of_other_phases_mean_nothing():
     for late in (ModelSilent(2.0), FillerDue(2.0), GoodbyeTimeout(2.0), PlayoutTimeout(2.0)):
         assert Playbook(LISTENING) >> late << Phase.LISTENING
     assert Playbook(SPEAKING) >> ModelSilent(2.5) >> IdleTimeout(2.5) << Phase.SPEAKING
+
+
+# --- a reply that broke off
+
+
+def test_the_rest_of_a_reply_that_broke_off_is_asked_for_while_its_beginning_is_heard():
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON) << Phase.SPEAKING
+    play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
+    assert play >> TurnComplete(2.8, 2) << Phase.SPEAKING
+    assert not play.state.asked_on, "the next one that breaks off is asked for again"
+
+
+def test_or_after_it_and_then_the_model_owes_it():
+    play = Playbook(LISTENING._replace(newest=1)) >> TurnComplete(5.0, 1, cut=True)
+    assert play << AskModel(Prompt.GO_ON) << Phase.THINKING << SetTimer(ModelSilent, 11.0)
+
+
+def test_nobody_waits_for_ever_for_the_rest():
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON)
+    play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
+    assert play >> Until(9.2) << AskModel(Prompt.NUDGE)
+
+
+def test_a_model_that_breaks_off_again_and_again_is_asked_once():
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON)
+    play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800) >> TurnComplete(2.7, 2, cut=True)
+    assert play << Phase.SPEAKING
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        LISTENING._replace(newest=1, caller_speaking=True),
+        LISTENING._replace(newest=1, dead=1),
+        LISTENING._replace(newest=2),
+        LISTENING._replace(newest=1, link=Link.DOWN),
+        THINKING._replace(newest=1),
+        WHOLE._replace(tools=(RunningTool("a"),)),
+        WHOLE._replace(phase=Phase.CLOSING, ending=Ending.TIME_LIMIT),
+    ],
+    ids=["the caller speaks", "dropped", "an older one", "no link", "another is due", "tool", "end"],
+)
+def test_the_rest_is_not_asked_for_when_something_else_is_due(state):
+    assert Playbook(state) >> TurnComplete(2.3, 1, cut=True) << state.phase

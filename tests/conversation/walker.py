@@ -64,6 +64,7 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.owed,
         s.asked_tool,
         s.strikes,
+        s.asked_on,
         s.idle_prompted,
         s.rotation_due,
         s.acknowledged,
@@ -114,6 +115,8 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
                 yield e.ReplyAudio(now_s, reply.generation, CHUNK, protected=reply.protected)
             yield e.ReplyComplete(now_s, reply.generation)
     yield e.TurnComplete(now_s, newest)
+    if "cut" in kinds:
+        yield e.TurnComplete(now_s, newest, cut=True)
     yield e.TurnComplete(now_s, newest + 1)
     yield e.ModelInterrupted(now_s, newest)
     yield e.ModelInterrupted(now_s, newest + 1)

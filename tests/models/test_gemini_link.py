@@ -247,6 +247,77 @@ async def test_a_call_lost_with_its_session_is_withdrawn_and_its_late_result_dro
         assert not rig.server.sessions[1].tool_answers
 
 
+async def test_a_call_cancelled_here_is_said_to_be_so_that_the_conversation_stays_resumable():
+    """The service gives no newer handle while a call waits for its result."""
+    script = m.Script(
+        replies=(
+            m.Reply("start", (m.CallTool("book", {}, id="c1"), m.Say("One moment", length_ms=40))),
+            says("Still here", on="text:on"),
+        )
+    )
+    async with linked(script, tools=[BOOK]) as rig:
+        await rig.sink.until_event(TurnComplete)
+        old = rig.link.handle
+        rig.link.cancel_tool("c1")
+        rig.link.cancel_tool("c1")
+        await eventually(lambda: rig.link.handle is not old)
+        [answer] = rig.server.sessions[0].tool_answers
+        assert (answer.response["status"], answer.scheduling, answer.call) == ("cancelled", "SILENT", "open")
+        assert rig.link.handle.calls == frozenset()
+        rig.link.ask("on")
+        await rig.sink.until_event(TurnComplete, 2)
+        assert rig.sink.texts[2] == "Still here", "and nothing was said of it"
+
+
+async def test_a_call_that_the_model_takes_back_itself_is_not_answered():
+    script = m.Script(
+        replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"),)),), faults=(m.Fault(0.1, (m.CancelTools(),)),)
+    )
+    async with linked(script, tools=[BOOK]) as rig:
+        await rig.sink.until(lambda: rig.sink.tool_calls)
+        rig.link.cancel_tool("c1")
+        await rig.sink.until_event(ToolWithdrawn)
+        assert not rig.link._cancelled
+        rig.link.cancel_tool("c1")
+        assert not rig.link._cancelled, "nor later"
+
+
+async def test_a_rotation_first_says_what_was_cancelled_and_takes_the_handle_that_follows():
+    script = m.Script(
+        replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"), m.Say("One moment", length_ms=40))),)
+    )
+    async with linked(script, tools=[BOOK]) as rig:
+        await rig.sink.until_event(TurnComplete)
+        rig.link.cancel_tool("c1")
+        rig.link.rotate()
+        assert (await rig.sink.until_event(ModelReady, 2)).resumed
+        first, second = rig.server.sessions
+        assert len(first.tool_answers) == 1
+        assert second.setup["sessionResumption"]["handle"] == first.handles[-1]
+        assert len(first.handles) == 2
+        assert not rig.sink.of(ToolWithdrawn)
+
+
+async def test_a_sentence_that_breaks_off_is_told_as_such_and_an_interrupted_one_is_not():
+    words = "We have a table at eight, and another one at half past nine, by the window, if you prefer that."
+    script = m.Script(
+        replies=(
+            says(words, length_ms=6000, cut_ms=700),
+            says(words, on="text:whole", length_ms=6000, speed=200),
+            says(words, on="text:interrupted", length_ms=6000, chunk_ms=(100,), speed=2, transcript="before"),
+        )
+    )
+    async with linked(script, LOCAL) as rig:
+        assert (await rig.sink.until_event(TurnComplete)).cut
+        rig.link.ask("whole")
+        assert not (await rig.sink.until_event(TurnComplete, 2, timeout_s=10)).cut
+        rig.link.ask("interrupted")
+        await rig.sink.until(lambda: len(rig.sink.audio[3]) > 4800)
+        rig.link.activity_start()
+        assert not (await rig.sink.until_event(TurnComplete, 3)).cut
+        assert rig.link.counts["turns_cut"] == 1
+
+
 # --- what the model may send and must not end a call
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.models.gemini_turns import Turns
+from gateway.models.gemini_turns import Turns, broke_off
 
 
 def numbered(story: str) -> str:
@@ -62,3 +62,18 @@ def test_a_turn_begins_once_and_numbers_grow():
         turns.begun(4)
     with pytest.raises(ValueError):
         turns.ended().begun(3)
+
+
+@pytest.mark.parametrize(
+    ("characters", "audio_s", "cut"),
+    [
+        (120, 1.0, True),
+        (120, 7.5, False),  # 16 a second
+        (120, 4.8, False),  # 25 a second: as fast as anybody
+        (120, 0.0, False),  # an empty turn is another trouble
+        (30, 0.2, False),  # too short to tell
+        (0, 9.0, False),
+    ],
+)
+def test_a_turn_with_far_more_words_than_audio_broke_off(characters, audio_s, cut):
+    assert broke_off(characters, audio_s) is cut
