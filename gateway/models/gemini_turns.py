@@ -32,7 +32,6 @@ def broke_off(characters: int, audio_s: float) -> bool:
     return characters >= LEAST_CHARACTERS and 0 < audio_s < characters / FASTEST_CHARACTERS_S
 
 
-
 @dataclass(frozen=True, slots=True)
 class Turns:
     """`generation` is the open turn's number or else the last one's, 0 before the first."""

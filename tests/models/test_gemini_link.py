@@ -283,9 +283,7 @@ async def test_a_call_that_the_model_takes_back_itself_is_not_answered():
 
 
 async def test_a_rotation_first_says_what_was_cancelled_and_takes_the_handle_that_follows():
-    script = m.Script(
-        replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"), m.Say("One moment", length_ms=40))),)
-    )
+    script = m.Script(replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"), m.Say("One moment", length_ms=40))),))
     async with linked(script, tools=[BOOK]) as rig:
         await rig.sink.until_event(TurnComplete)
         rig.link.cancel_tool("c1")
