@@ -107,9 +107,10 @@ class RecordingSettings(_Spec, frozen=True):
 
 
 class Fallback(_Spec, frozen=True):
-    """What the caller gets when no agent can answer: a line, then a human or a hang-up."""
+    """What the caller gets when no agent can answer: a line or a recording, then a human, a queue or a hang-up."""
 
-    say: str = "Sorry, nobody can take your call right now. Please try again later."
+    say: str = "Sorry, nobody can take your call right now. Please try again later."  # by itself not before a human
+    play: str = ""  # URL of a sound file that Twilio plays instead of saying the line
     dial: str = ""  # number or SIP address
     enqueue: str = ""  # queue name
 

@@ -33,6 +33,7 @@ class Settings:
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: lets others than loopback see console and metrics
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
+    calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
@@ -110,6 +111,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         database_url=text("OFFHOOK_DATABASE_URL"),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
+        calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),
         insecure=switch("OFFHOOK_INSECURE"),
         simulated=switch("OFFHOOK_SIMULATED"),
         prices=text("OFFHOOK_PRICES"),

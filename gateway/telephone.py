@@ -111,7 +111,7 @@ class Telephone:
         self._http: aiohttp.ClientSession | None = None
         self._rest: TwilioRest | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.outbound = Outbound()
+        self.outbound = Outbound(settings.calls_per_s)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -165,7 +165,7 @@ class Telephone:
             self._look_after(line, now_s)
         if self._rest is not None and not self._admission.draining:
             free = self._settings.max_calls - self._admission.calls
-            if placed := self.outbound.due(now_s, free):
+            while placed := self.outbound.due(now_s, free):
                 self._do(self._place(placed))
 
     def _look_after(self, line: Line, now_s: float) -> None:

@@ -37,6 +37,7 @@ MAX_PARAMETER_CHARACTERS = 500  # <Parameter>: name and value together must stay
 MAX_INLINE_CHARACTERS = 4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
 HOLD_MUSIC_URL = "http://com.twilio.music.classical.s3.amazonaws.com/BusyStrings.mp3"  # of Twilio docs, "<Enqueue>"
 
+_SENDS_AWAY = Fallback().say  # "... try again later": nobody is told so and then connected
 # What XML 1.0 cannot hold, escaped or not: the SDK would write it and Twilio would drop the call (12100).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -88,9 +89,12 @@ def say(line: str, then: str = "") -> str:
 
 
 def fallback(agent_fallback: Fallback) -> str:
-    """What the caller gets when no agent can answer: a line, then a human, a queue, or a hang-up."""
+    """What the caller gets when no agent can answer: a line or a recording, then a human, a queue, or a hang-up."""
     response = VoiceResponse()
-    if agent_fallback.say:
+    goes_on = bool(agent_fallback.dial or agent_fallback.enqueue)
+    if agent_fallback.play:
+        response.play(_clean(agent_fallback.play))
+    elif agent_fallback.say and not (goes_on and agent_fallback.say == _SENDS_AWAY):
         response.say(_clean(agent_fallback.say))
     if agent_fallback.dial:
         _target(response.dial(), agent_fallback.dial)
