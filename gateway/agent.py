@@ -287,6 +287,8 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
         found.append(("greeting", "takes either text (the model says it) or sound (a file is played), not both"))
     if agent.fallback.dial and agent.fallback.enqueue:
         found.append(("fallback", "takes either dial or enqueue, not both"))
+    if agent.fallback.play and not agent.fallback.play.startswith(("https://", "http://")):
+        found.append(("fallback.play", "is the URL of a sound file that Twilio fetches: https://..."))
     if (agent.outbound.on_machine == "leave_message") != bool(agent.outbound.message):
         found.append(("outbound.message", "belongs to on_machine: leave_message, which needs it"))
     if agent.outbound.message and not agent.outbound.detect_machine:

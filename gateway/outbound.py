@@ -119,7 +119,7 @@ class Outbound:
         """The call to be placed now, if any may be; `free`: places for calls that are left in this process."""
         if not self._waiting or now_s < self._next_s or free <= self.under_way:
             return None
-        behind_s = max(0.0, LOOK_S - self._gap_s)  # 0 at a rate that asking keeps up with: strictly one per gap
+        behind_s = LOOK_S if self._gap_s < LOOK_S else 0.0  # 0 where asking keeps up: strictly one per gap
         self._next_s = max(self._next_s, now_s - behind_s) + self._gap_s
         placed = self._waiting.popleft()
         placed.status = "placing"

@@ -14,12 +14,13 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 
 from gateway import __version__
@@ -98,9 +99,9 @@ class Gateway:
     def app(self) -> web.Application:
         app = web.Application()
         app.add_routes(self.telephone.routes())
-        app.router.add_post("/calls", self._place)
-        app.router.add_get("/calls/{id}", self._placed)
-        app.router.add_post("/calls/{id}/{action}", self._steer)
+        app.router.add_post("/calls", _errors_as_json(self._place))
+        app.router.add_get("/calls/{id}", _errors_as_json(self._placed))
+        app.router.add_post("/calls/{id}/{action}", _errors_as_json(self._steer))
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -247,31 +248,33 @@ class Gateway:
         if not any([hmac.compare_digest(_bearer(request), token.encode()) for token in tokens]):  # noqa: C419 - all, always
             self.metrics.auth_failures_total.inc("api")
             raise web.HTTPUnauthorized(
-                text="calls cost money: set OFFHOOK_API_TOKEN and send it as a bearer token\n",
+                text="calls cost money: set OFFHOOK_API_TOKEN and send it as a bearer token",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return await self._door.json(request) if request.method == "POST" else {}
 
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._api(request)
+        if unknown := body.keys() - {"to", "agent", "from", "variables"}:
+            raise web.HTTPBadRequest(text=f"no such field: {min(unknown)[:60]}")
         texts = {name: body.get(name, "") for name in ("to", "agent", "from")}
         variables = body.get("variables", {})
         sound = all(isinstance(text, str) for text in texts.values()) and isinstance(variables, dict)
         if not sound or not all(isinstance(value, str) for value in variables.values()):
-            raise web.HTTPBadRequest(text="to, agent, from and the values of variables must be texts\n")
+            raise web.HTTPBadRequest(text="to, agent, from and the values of variables must be texts")
         try:
             placed = self.telephone.call_out(texts["to"], texts["agent"], caller_id=texts["from"], variables=variables)
         except QueueFull as error:
-            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
         except OperatorError as error:
-            raise web.HTTPBadRequest(text=f"{error}\n") from None
+            raise web.HTTPBadRequest(text=str(error)) from None
         return _json(placed, status=202)
 
     async def _placed(self, request: web.Request) -> web.Response:
         await self._api(request)
         placed = self.telephone.outbound.find(request.match_info["id"])
         if placed is None:
-            raise web.HTTPNotFound(text="no such call\n")
+            raise web.HTTPNotFound(text="no such call")
         return _json(placed)
 
     async def _steer(self, request: web.Request) -> web.Response:
@@ -279,7 +282,7 @@ class Gateway:
         body = await self._api(request)
         texts = {name: body.get(name, "") for name in ("music", "say", "to", "whisper", "digits")}
         if not all(isinstance(text, str) for text in texts.values()):
-            raise web.HTTPBadRequest(text="values must be texts\n")
+            raise web.HTTPBadRequest(text="values must be texts")
         call_id = request.match_info["id"]
         placed = self.telephone.outbound.find(call_id)
         call_sid = placed.call_sid if placed else call_id
@@ -300,7 +303,7 @@ class Gateway:
             case "press" if call is not None and texts["digits"]:
                 done = call.send_digits(texts["digits"])
             case _:
-                raise web.HTTPNotFound(text="no such call, or no such thing to do with it\n")
+                raise web.HTTPNotFound(text="no such call, or no such thing to do with it")
         return _json({"done": done}, status=200 if done else 409)
 
     # --- for operators
@@ -364,6 +367,21 @@ class Gateway:
         if record is None:
             raise web.HTTPNotFound(text="no such call, or it is not over yet")
         return _json(record)
+
+
+def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
+    """The same, with its refusals in the form of its answers: `{"error": ...}`."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPError as error:
+            refusal = _json({"error": (error.text or error.reason).strip()}, status=error.status)
+            if wanted := error.headers.get("WWW-Authenticate"):
+                refusal.headers["WWW-Authenticate"] = wanted
+            return refusal
+
+    return answer
 
 
 def _bearer(request: web.Request) -> bytes:

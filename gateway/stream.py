@@ -59,6 +59,7 @@ class Streams:
             path_qs=request.raw_path,
         ):
             self._metrics.auth_failures_total.inc("stream_signature")
+            self._door.complain("refused a media stream with a wrong signature: see `offhook doctor`")
             raise web.HTTPForbidden(text="wrong signature")
         # No heartbeat: an intermediary that eats pongs would end live calls; the silence of the media decides.
         # Pings are answered here, where they are counted. No Origin is asked for: Twilio sends none.

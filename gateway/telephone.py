@@ -38,6 +38,7 @@ from gateway.carriers.twilio.rest import NewCall, TwilioError, TwilioRest
 from gateway.config import Settings
 from gateway.conversation import events as e
 from gateway.conversation.endings import Ending
+from gateway.conversation.state import Phase
 from gateway.door import Door
 from gateway.errors import OperatorError
 from gateway.outbound import Outbound, Placed
@@ -84,6 +85,7 @@ class Line:
     placed: Placed | None = None
     stream_ended_s: float | None = None  # by Twilio's word
     away_max_s: float = HOLD_MAX_S
+    verdict: str = ""  # who answered, as long as nothing has come of it
     sent_home: bool = False  # out of the conference in which nobody came to meet them
 
 
@@ -175,6 +177,8 @@ class Telephone:
             if call is not None and call.attached:
                 call.timeline.error("Twilio ended the stream and its socket did not show it")
                 self.ended(call, now_s)
+        if line.verdict:
+            self._heed_verdict(line, call)
         if self._rest is not None and (steer := line.control.due(now_s)):
             self._do(self._steer(line, steer))
         elif call is None and line.control.settled(now_s, FORGET_S):
@@ -229,7 +233,7 @@ class Telephone:
     def _fallback_for(self, form: Form) -> Fallback:
         if line := self._lines.get(form["CallSid"]):
             return line.fallback
-        agent = self._admission.agent_for(form.get("To", ""))
+        agent = self._admission.agent_for(_own_number(form))
         return agent.fallback if agent else Fallback()
 
     def _public(self, request: web.Request) -> str:
@@ -240,7 +244,7 @@ class Telephone:
         call_sid, dialled = form["CallSid"], form.get("To", "")
         placed = self.outbound.find(request.query.get("call", ""))
         agent = self._agent_of(placed) if placed else None
-        answer = self._admission.ring(call_sid, dialled, rang_s, agent=agent)
+        answer = self._admission.ring(call_sid, _own_number(form), rang_s, agent=agent)
         if not isinstance(answer, Admitted):
             self._metrics.calls_rejected_total.inc(answer.reason.value)
             log.info("call %s refused: %s", call_sid, answer.reason.value)
@@ -253,7 +257,7 @@ class Telephone:
                 call_sid=call_sid,
                 caller=form.get("From", ""),
                 dialled=dialled,
-                direction="outbound" if form.get("Direction", "").startswith("outbound") else "inbound",
+                direction="outbound" if _is_outbound(form) else "inbound",
                 simulated=self._settings.simulated,
                 started_at=_now(),
                 parameters=placed.variables if placed else {},
@@ -282,7 +286,7 @@ class Telephone:
         )
         line.control.told(form.get("CallStatus", ""))
         if placed is not None:
-            placed.call_sid = line.call_sid
+            placed.call_sid, line.verdict = line.call_sid, placed.answered_by
         self._lines[line.call_sid] = self._watched[line.call_sid] = line
         return line
 
@@ -430,18 +434,25 @@ class Telephone:
         if placed is not None and not placed.answered_by:
             placed.answered_by = answered_by
             log.info("call %s was answered by: %s", call_sid, answered_by)
-            if call is not None and call.ending is None:
-                self._answered_by(call, answered_by)
+            if line := self._lines.get(call_sid):
+                line.verdict = answered_by
+                self._heed_verdict(line, call)
         return web.Response(status=204)
 
-    def _answered_by(self, call: Call, who: str) -> None:
-        """The agent has been talking since the answer: go on, leave the message, or hang up."""
-        outbound = call.agent.outbound
-        if who == "fax" or (who.startswith("machine") and outbound.on_machine == "hang_up"):
+    def _heed_verdict(self, line: Line, call: Call | None) -> None:
+        """As a rule the agent has been talking since the answer: go on, leave the message, or hang up."""
+        if call is None or call.ending is not None or not call.attached:
+            return  # not yet, or not any more
+        who, outbound = line.verdict, call.agent.outbound
+        is_machine = who.startswith("machine")
+        if is_machine and outbound.on_machine == "leave_message":
+            if call.phase in (Phase.CONNECTING, Phase.THINKING):
+                return  # a reply is on its way, and would be taken for the message
+            call.last_words(outbound.message, Ending.AGENT_HUNG_UP)
+        elif who == "fax" or (is_machine and outbound.on_machine == "hang_up"):
             call.hush()
             call.stop(Ending.ANSWERED_BY_MACHINE)
-        elif who.startswith("machine") and outbound.on_machine == "leave_message":
-            call.last_words(outbound.message, Ending.AGENT_HUNG_UP)
+        line.verdict = ""
 
     # --- streams (`gateway.stream` reads them)
 
@@ -701,6 +712,15 @@ def rest_for(settings: Settings, http: aiohttp.ClientSession) -> TwilioRest:
     return TwilioRest(
         http, settings.twilio_account_sid, secret, user=settings.twilio_api_key, base_url=settings.twilio_base_url
     )
+
+
+def _is_outbound(form: Form) -> bool:
+    return form.get("Direction", "").startswith("outbound")
+
+
+def _own_number(form: Form) -> str:
+    """Our end of the call: whose agent talks."""
+    return form.get("From" if _is_outbound(form) else "To", "")
 
 
 def _conference(call_sid: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import aiohttp
+import msgspec
 import typer
 
 from gateway.agent import load_agent
@@ -109,13 +110,20 @@ async def _ask(
     try:
         async with http.request(method, url, json=body) as answer:
             if answer.status >= 400:
-                raise OperatorError(f"the gateway answered {answer.status}: {(await answer.text()).strip()[:300]}")
+                raise OperatorError(f"the gateway answered {answer.status}: {_error_of(await answer.text())}")
             placed: dict[str, Any] = await answer.json()
             return placed
     except (aiohttp.ClientError, TimeoutError) as error:
         raise OperatorError(
             f"no gateway at {url.rpartition('/calls')[0]} ({type(error).__name__}): start it first"
         ) from None
+
+
+def _error_of(text: str) -> str:
+    try:
+        return str(msgspec.json.decode(text)["error"])
+    except (ValueError, KeyError, TypeError):  # not the gateway's: a proxy's
+        return text.strip()[:300]
 
 
 def number_list() -> None:

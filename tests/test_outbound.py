@@ -30,6 +30,19 @@ def test_fifty_calls_leave_one_a_second():
         assert sum(1000.1 + second <= at < 1001.1 + second for at, _ in left) <= 1
 
 
+@pytest.mark.parametrize(("calls_per_s", "at_once"), [(2.0, 1), (5.0, 3), (30.0, 9)])
+def test_other_rates_are_kept_on_average_and_nearly_so_at_any_moment(calls_per_s: float, at_once: int):
+    queue = Outbound(calls_per_s)
+    for n in range(700):
+        queue.submit(f"+1555010{n:04d}", AGENT)
+    left = [0] * 80
+    for tick in range(80):  # 20 s
+        while queue.due(1000.0 + tick * 0.25, free=1_000):
+            left[tick] += 1
+    assert sum(left[1:41]) == pytest.approx(10 * calls_per_s, abs=2)
+    assert max(left) <= at_once
+
+
 def test_calls_wait_for_a_place():
     queue = Outbound()
     queue.submit("+15550101000", AGENT)

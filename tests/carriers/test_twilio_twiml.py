@@ -78,6 +78,13 @@ def test_parameters_stay_under_500_characters():
             [["Dial", {}, "", ["Sip", {}, "sip:desk@example.com"]], ["Hangup", {}, ""]],
         ),
         (Fallback(say="", enqueue="support"), [["Enqueue", {}, "support"], ["Hangup", {}, ""]]),
+        (
+            Fallback(play="https://example.com/sorry.mp3?a=1&b=2"),
+            [["Play", {}, "https://example.com/sorry.mp3?a=1&b=2"], ["Hangup", {}, ""]],
+        ),
+        # The line that sends the caller away is not for somebody who is connected.
+        (Fallback(enqueue="support"), [["Enqueue", {}, "support"], ["Hangup", {}, ""]]),
+        (Fallback(), [["Say", {}, Fallback().say], ["Hangup", {}, ""]]),
     ],
 )
 def test_fallbacks(fallback, expected):

@@ -43,6 +43,11 @@ CALLEES = {
     "+15550300006": Callee(answers="busy"),
     "+15550300007": Callee(answers="no-answer"),
     "+15550300008": Callee(answers="failed"),
+    "+15550300012": Callee(MACHINE, answered_by="machine_end_silence", verdict_s=0.9),
+    "+15550300013": Callee(MACHINE, answered_by="machine_end_other", verdict_s=0.9),
+    "+15550300014": Callee(MACHINE, answered_by="machine_start", verdict_s=0.0),
+    "+15550300015": Callee(MACHINE, answered_by="machine_end_beep", verdict_s=0.0),
+    "+15550300016": Callee(MACHINE, answered_by="fax", verdict_s=0.6),
     "+15550300010": Callee(STAYS, answered_by="unknown", verdict_s=0.5),
     "+15550300011": Callee(ring_s=30.0),
     "+15550400001": Callee((WaitForAgent("end"), Say(YES), WaitForAgent("end"), Pause(600), HangUp())),
@@ -123,17 +128,45 @@ def test_a_machine_is_hung_up_on(told: dict[str, Any], name: str, who: str) -> N
 
 
 @story
+async def fax_and_a_message(x: Exchange) -> Any:
+    return await called(x, "+15550300016", "leaves")
+
+
+@story
+async def at_once(x: Exchange) -> Any:
+    """The verdict before the stream, or even before the question what to do with the call."""
+    return await asyncio.gather(called(x, "+15550300014"), called(x, "+15550300015", "leaves"))
+
+
+def test_a_verdict_before_the_stream_is_not_lost(told: dict[str, Any]) -> None:
+    machine, voicemail = told["at_once"]
+    assert machine["record"].end_reason == "answered_by_machine"
+    assert voicemail["record"].end_reason == "agent_hung_up"
+    assert voicemail["record"].turns[-1].reply_text == "Saturday for two is no problem."
+
+
+def test_no_message_is_left_to_a_fax(told: dict[str, Any]) -> None:
+    record = told["fax_and_a_message"]["record"]
+    assert (record.end_reason, record.answered_by) == ("answered_by_machine", "fax")
+    assert "Saturday for two is no problem." not in [t.reply_text for t in record.turns]
+
+
+@story
 async def voicemail(x: Exchange) -> Any:
-    return await called(x, "+15550300003", "leaves")
+    numbers = {"beep": "+15550300003", "silence": "+15550300012", "other": "+15550300013"}
+    outcomes = await asyncio.gather(*(called(x, number, "leaves") for number in numbers.values()))
+    return dict(zip(numbers, outcomes, strict=True))
 
 
-def test_a_message_is_left_whole_and_then_the_call_ends(told: dict[str, Any]) -> None:
-    record = told["voicemail"]["record"]
-    assert (record.end_reason, record.answered_by) == ("agent_hung_up", "machine_end_beep")
+@pytest.mark.parametrize("end", ["beep", "silence", "other"])
+def test_a_message_is_left_whole_and_then_the_call_ends(told: dict[str, Any], end: str) -> None:
+    record, truth = told["voicemail"][end]["record"], told["voicemail"][end]["truth"]
+    assert (record.end_reason, record.answered_by) == ("agent_hung_up", f"machine_end_{end}")
     greeting, message = record.turns
     assert greeting.interrupted
     assert message.reply_text == "Saturday for two is no problem."
     assert message.heard_ms == message.received_ms > 1500
+    assert truth.ended_by == "twiml_hangup"
 
 
 @story
@@ -193,6 +226,9 @@ async def refused(x: Exchange) -> Any:
         await x.api("POST", "/calls", {**good, "agent": "nobody"}),
         await x.api("POST", "/calls", {**good, "variables": {"a": 1}}),
         await x.api("POST", "/calls", [good]),
+        await x.api("POST", "/calls", {**good, "variabels": {}}),
+        await x.api("POST", "/calls", {**good, "variables": {"a": "x" * 70_000}}),
+        await x.api("POST", "/calls", {**good, "variables": {str(n): "" for n in range(51)}}),
         await x.api("GET", "/calls/nothing"),
         await x.api("POST", "/calls/nothing/hold"),
         await x.api("POST", "/calls/nothing/explode"),
@@ -200,8 +236,12 @@ async def refused(x: Exchange) -> Any:
 
 
 def test_the_api_refuses_strangers_and_nonsense(told: dict[str, Any]) -> None:
-    assert [status for status, _ in told["refused"]] == [401, 401, 401, 400, 400, 400, 400, 404, 409, 404]
-    assert "there are desk, talks" in told["refused"][4][1]
+    statuses = [status for status, _ in told["refused"]]
+    assert statuses == [401, 401, 401, 400, 400, 400, 400, 400, 413, 400, 404, 409, 404]
+    for status, body in told["refused"]:
+        assert status == 409 or body["error"], body  # in the form of the answers, with the cure
+    assert "there are desk, talks" in told["refused"][4][1]["error"]
+    assert "variabels" in told["refused"][7][1]["error"]
 
 
 # --- warm transfer
