@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from gateway.agent_tools import HttpTool, McpServer, mistakes
 from gateway.errors import AgentFileError
 
 __all__ = [
@@ -149,8 +150,8 @@ class ToolSettings(_Spec, frozen=True):
     name: str = ""
     function: str = ""
     builtin: str = ""
-    http: dict[str, Any] | None = None
-    mcp: dict[str, Any] | None = None
+    http: HttpTool | None = None
+    mcp: McpServer | None = None
     description: str = ""
     parameters: dict[str, Any] | None = None
     blocking: bool = False
@@ -225,8 +226,7 @@ def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") ->
         agent = msgspec.convert({**data, "directory": directory}, Agent)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
-        keys = re.findall(r"\.(\w+)|\[(\d+)\]", where)
-        steps: list[str | int] = [int(i) if i else k for k, i in keys]
+        steps = _steps(where)
         unknown = re.search(r"unknown field `(\w+)`", what)
         if unknown:
             steps.append(unknown[1])
@@ -234,8 +234,13 @@ def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") ->
         field = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
         raise AgentFileError(path, what, line=line_of(root, steps), field=field) from None
     for field, cure in _contradictions(agent):
-        raise AgentFileError(path, cure, line=line_of(root, field.split(".")), field=field)
+        raise AgentFileError(path, cure, line=line_of(root, _steps(field)), field=field)
     return agent
+
+
+def _steps(field: str) -> list[str | int]:
+    """The keys and indices of a field's name: tools[0].http.url."""
+    return [int(index) if index else key for key, index in re.findall(r"([\w-]+)|\[(\d+)\]", field)]
 
 
 def line_of(node: yaml.Node | None, steps: list[Any]) -> int | None:
@@ -293,6 +298,10 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
         found.append(("outbound.message", "belongs to on_machine: leave_message, which needs it"))
     if agent.outbound.message and not agent.outbound.detect_machine:
         found.append(("outbound.message", "is for a machine that is never noticed: set detect_machine: true"))
+    for index, tool in enumerate(agent.tools):
+        for kind, part in (("http", tool.http), ("mcp", tool.mcp)):
+            for field, cure in mistakes(part) if part is not None else ():
+                found.append((f"tools[{index}].{kind}.{field}".rstrip("."), cure))
     names = [tool.name for tool in agent.tools if tool.name]
     for name in {n for n in names if names.count(n) > 1}:
         found.append(("tools", f"two tools are named {name}: rename one"))

@@ -1,0 +1,97 @@
+"""The `http:` and `mcp:` parts of an agent file's tools: what may be written there, and what is wrong with it.
+
+In both, `${NAME}` stands for an environment variable (secrets belong there). In an HTTP tool `{{name}}` stands for
+a variable of the call and `{name}` for an argument the model gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+__all__ = ["ARGUMENT", "ENVIRONMENT", "VARIABLE", "HttpTool", "McpServer", "mistakes"]
+
+ENVIRONMENT = re.compile(r"\$\{(\w+)\}")
+VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+ARGUMENT = re.compile(r"(?<![\{$])\{(\w+)\}(?!\})")
+_SELECT = re.compile(r"(?:\w[\w-]*|\[\d+\])(?:\.\w[\w-]*|\[\d+\])*")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class HttpTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request to an HTTP service. Arguments that stand nowhere go into the query, or the body of POST, PUT, PATCH.
+
+    Redirects are never followed. Loopback and private addresses are refused unless `allow_private`.
+    """
+
+    url: str  # template: https://api.example.com/orders/{order_id}
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    body: dict[str, Any] | None = None  # sent as JSON; "{people}" alone keeps the argument's type
+    select: str = ""  # the part of a JSON answer the model is told: order.items[0].name
+    attempt_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 8.0  # of one attempt; the tool's timeout_s bounds all
+    max_bytes: Annotated[int, msgspec.Meta(ge=1_000, le=5_000_000)] = 200_000
+    idempotent: bool = False  # POST, PATCH: the service honours Idempotency-Key, so the request may be repeated
+    allow_private: bool = False  # for a service on your own network
+
+
+class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One MCP server, whose tools become the agent's: a program (stdio), or an address (streamable HTTP)."""
+
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    url: str = ""
+    headers: dict[str, str] = {}
+    only: tuple[str, ...] = ()  # these of its tools; empty: all
+    start_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 20.0  # to be up and to list its tools
+
+
+def mistakes(tool: HttpTool | McpServer) -> Iterator[tuple[str, str]]:
+    """What is wrong with it by itself: (field, what to do)."""
+    if isinstance(tool, McpServer):
+        yield from _mcp_mistakes(tool)
+        return
+    for name in tool.headers:
+        if not _HEADER.fullmatch(name):
+            yield "headers", f"{name!r} is not the name of a header"
+        elif name.lower() in ("host", "content-length", "transfer-encoding", "connection", "idempotency-key"):
+            yield f"headers.{name}", "is set by the gateway: remove it"
+    origin = ENVIRONMENT.sub("x", re.split(r"(?<=[^:/])[/?]", tool.url, maxsplit=1)[0])
+    if "{" in origin:
+        yield "url", "takes {arguments} in the path and the query only, never in the scheme, the host or the port"
+    elif not ENVIRONMENT.match(tool.url):
+        parts = urlsplit(tool.url)
+        schemes = ("https", "http") if tool.allow_private else ("https",)
+        if parts.scheme not in schemes:
+            yield "url", "must begin with https:// (http:// only with allow_private: true)"
+        elif parts.username is not None or parts.password is not None:
+            yield "url", "holds a user name: put the credentials into headers, as in Authorization: Basic ${NAME}"
+    if "#" in tool.url:
+        yield "url", "holds a #fragment, which is never sent: remove it"
+    if tool.body is not None and tool.method not in ("POST", "PUT", "PATCH"):
+        yield "body", f"is not sent with {tool.method}: use POST, PUT or PATCH"
+    if tool.idempotent and tool.method not in ("POST", "PATCH"):
+        yield "idempotent", f"is without effect: {tool.method} is repeated anyway"
+    if tool.select and not _SELECT.fullmatch(tool.select):
+        yield "select", "must be a path such as order.items[0].name"
+    if tool.select and tool.method == "HEAD":
+        yield "select", "has nothing to select from: HEAD has no answer's body"
+
+
+def _mcp_mistakes(server: McpServer) -> Iterator[tuple[str, str]]:
+    if bool(server.command) == bool(server.url):
+        yield "", "takes either command (a program) or url (a streamable HTTP address)"
+    elif server.url:
+        if not ENVIRONMENT.match(server.url) and urlsplit(server.url).scheme not in ("http", "https"):
+            yield "url", "must begin with https:// or http://"
+        for field in ("args", "env"):
+            if getattr(server, field):
+                yield field, "belongs to command"
+    elif server.headers:
+        yield "headers", "belongs to url"
