@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from gateway.agent_tools import HttpTool, McpServer, mistakes
+from gateway.agent_tools import KNOWN, HttpTool, McpServer, http_mistakes, mcp_mistakes
 from gateway.errors import AgentFileError
 
 __all__ = [
@@ -299,9 +299,17 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
     if agent.outbound.message and not agent.outbound.detect_machine:
         found.append(("outbound.message", "is for a machine that is never noticed: set detect_machine: true"))
     for index, tool in enumerate(agent.tools):
-        for kind, part in (("http", tool.http), ("mcp", tool.mcp)):
-            for field, cure in mistakes(part) if part is not None else ():
-                found.append((f"tools[{index}].{kind}.{field}".rstrip("."), cure))
+        if tool.http is not None:
+            found += [
+                (f"tools[{index}].{field}", f"an http tool needs a {field}")
+                for field in ("name", "description")
+                if not getattr(tool, field)
+            ]
+            of_http = http_mistakes(tool.http, tool.parameters, {*agent.variables, *KNOWN})
+            found += [(f"tools[{index}].http.{field}", cure) for field, cure in of_http]
+        if tool.mcp is not None:
+            of_mcp = mcp_mistakes(tool.mcp)
+            found += [(f"tools[{index}].mcp.{field}".rstrip("."), cure) for field, cure in of_mcp]
     names = [tool.name for tool in agent.tools if tool.name]
     for name in {n for n in names if names.count(n) > 1}:
         found.append(("tools", f"two tools are named {name}: rename one"))

@@ -7,17 +7,28 @@ a variable of the call and `{name}` for an argument the model gives.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["ARGUMENT", "ENVIRONMENT", "VARIABLE", "HttpTool", "McpServer", "mistakes"]
+__all__ = [
+    "ARGUMENT",
+    "ENVIRONMENT",
+    "KNOWN",
+    "VARIABLE",
+    "HttpTool",
+    "McpServer",
+    "http_mistakes",
+    "mcp_mistakes",
+    "texts_in",
+]
 
 ENVIRONMENT = re.compile(r"\$\{(\w+)\}")
 VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 ARGUMENT = re.compile(r"(?<![\{$])\{(\w+)\}(?!\})")
+KNOWN = ("caller", "dialled", "call_sid")  # variables that every call has
 _SELECT = re.compile(r"(?:\w[\w-]*|\[\d+\])(?:\.\w[\w-]*|\[\d+\])*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -52,11 +63,10 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     start_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 20.0  # to be up and to list its tools
 
 
-def mistakes(tool: HttpTool | McpServer) -> Iterator[tuple[str, str]]:
-    """What is wrong with it by itself: (field, what to do)."""
-    if isinstance(tool, McpServer):
-        yield from _mcp_mistakes(tool)
-        return
+def http_mistakes(
+    tool: HttpTool, parameters: dict[str, Any] | None, variables: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with it: (field, what to do). `parameters`: the tool's schema; `variables`: those known."""
     for name in tool.headers:
         if not _HEADER.fullmatch(name):
             yield "headers", f"{name!r} is not the name of a header"
@@ -66,14 +76,20 @@ def mistakes(tool: HttpTool | McpServer) -> Iterator[tuple[str, str]]:
     if "{" in origin:
         yield "url", "takes {arguments} in the path and the query only, never in the scheme, the host or the port"
     elif not ENVIRONMENT.match(tool.url):
-        parts = urlsplit(tool.url)
         schemes = ("https", "http") if tool.allow_private else ("https",)
+        try:
+            parts = urlsplit(tool.url)
+        except ValueError as error:
+            yield "url", str(error)
+            return
         if parts.scheme not in schemes:
             yield "url", "must begin with https:// (http:// only with allow_private: true)"
         elif parts.username is not None or parts.password is not None:
             yield "url", "holds a user name: put the credentials into headers, as in Authorization: Basic ${NAME}"
     if "#" in tool.url:
         yield "url", "holds a #fragment, which is never sent: remove it"
+    if re.search(r"[^!-~]", VARIABLE.sub("", tool.url)):
+        yield "url", "holds a space or a letter outside ASCII: percent-encode it"
     if tool.body is not None and tool.method not in ("POST", "PUT", "PATCH"):
         yield "body", f"is not sent with {tool.method}: use POST, PUT or PATCH"
     if tool.idempotent and tool.method not in ("POST", "PATCH"):
@@ -82,9 +98,27 @@ def mistakes(tool: HttpTool | McpServer) -> Iterator[tuple[str, str]]:
         yield "select", "must be a path such as order.items[0].name"
     if tool.select and tool.method == "HEAD":
         yield "select", "has nothing to select from: HEAD has no answer's body"
+    places = {"url": [tool.url], "headers": [*tool.headers.values()], "query": [*tool.query.values()]}
+    for field, texts in {**places, "body": texts_in(tool.body)}.items():
+        for name in (name for text in texts for name in VARIABLE.findall(text)):
+            if name not in variables:
+                yield field, f"{{{{{name}}}}} is not known: add it to variables, or use one of {', '.join(KNOWN)}"
+        for name in (name for text in texts for name in ARGUMENT.findall(text)):
+            if field != "headers" and parameters is not None and name not in parameters.get("properties", {}):
+                yield field, f"{{{name}}} is none of the tool's parameters: add it to their properties"
 
 
-def _mcp_mistakes(server: McpServer) -> Iterator[tuple[str, str]]:
+def texts_in(value: Any) -> list[str]:
+    """Every text in a body's template."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in texts_in(inner)]
+    if isinstance(value, list):
+        return [text for inner in value for text in texts_in(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def mcp_mistakes(server: McpServer) -> Iterator[tuple[str, str]]:
+    """What is wrong with it: (field, what to do)."""
     if bool(server.command) == bool(server.url):
         yield "", "takes either command (a program) or url (a streamable HTTP address)"
     elif server.url:
