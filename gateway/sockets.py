@@ -21,7 +21,7 @@ def round_trip_s(sock: Any) -> float | None:
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RTT_AT + 4)
-    except OSError:  # closed, or no TCP
+    except (OSError, ValueError):  # no TCP, or closed: uvloop then has no descriptor to ask
         return None
     if len(info) < _RTT_AT + 4:
         return None
