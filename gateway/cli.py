@@ -151,19 +151,30 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Where recordings, pictures and reports go.")] = Path("out/simulate"),
     parallel: Annotated[int, typer.Option(min=1, max=50, help="Calls at once.")] = 4,
     repeat: Annotated[int, typer.Option(min=1, help="Times each scenario is played.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Of noise, jitter and names: the same seed, the same calls. Repeats count on.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write one report of all calls here.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     details: Annotated[bool, typer.Option(help="Show the tables of good calls, too.")] = False,
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
-    Exit code 1 when one failed.
+    OUT/index.html has them all: verdicts, recordings, pictures, latency. Exit code 1 when one failed.
     """
     with _rehearsal():
         from gateway.rehearsal.command import simulate as run_simulate
-    good = _run(
-        run_simulate(files or [], out, parallel=parallel, repeat=repeat, json_path=json, junit=junit, details=details)
+    wanted = run_simulate(
+        files or [],
+        out,
+        parallel=parallel,
+        repeat=repeat,
+        seed=seed,
+        json_path=json,
+        junit=junit,
+        details=details,
     )
+    good = _run(wanted)
     if not good:
         raise typer.Exit(1)
 

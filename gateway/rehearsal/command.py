@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
 from rich.console import Console
+from rich.markup import escape
 
 from gateway.errors import OperatorError
+from gateway.rehearsal.html_report import write_page
 from gateway.rehearsal.model_script import Script, ScriptError, script_from
 from gateway.rehearsal.model_server import serve
 from gateway.rehearsal.report import Report, report_of, show, write_report
-from gateway.rehearsal.run import run_scenario
+from gateway.rehearsal.run import GatewayFailed, run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, Scenario, load_scenario
 
 __all__ = ["rehearsal_model", "simulate"]
@@ -26,6 +29,7 @@ async def simulate(
     *,
     parallel: int = 4,
     repeat: int = 1,
+    seed: int | None = None,
     json_path: Path | None = None,
     junit: Path | None = None,
     details: bool = False,
@@ -33,40 +37,60 @@ async def simulate(
     """Rehearse these scenarios (all bundled ones when none is named); whether every verdict was good.
 
     Each runs against a gateway process of its own; `parallel` at once. A line for each as it ends, its failed
-    verdicts in words; results in `out/<name>/`. The last line counts.
+    verdicts in words; results in `out/<name>/`, all of them on the page `out/index.html`. The last line counts.
+    `seed`: of the first of `repeat` times; the next ones count on from it.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     scenarios = [load_scenario(path) for path in files or sorted(SCENARIOS.glob("*.call.yaml"))]
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
-    runs = [(scenario, n) for scenario in scenarios for n in range(1, repeat + 1)]
+    runs = [(scenario, n) for scenario in scenarios for n in range(repeat)]
     slots = asyncio.Semaphore(parallel)
     reports: list[tuple[str, Report]] = []
+    going: list[str] = []
+    status = console.status("") if console.is_terminal else None
+
+    def progress() -> None:
+        if status is not None:
+            status.update(f"{len(reports)} of {len(runs)} done; on the phone: {', '.join(going)}"[: console.width - 4])
 
     async def one(scenario: Scenario, number: int) -> None:
-        name = scenario.name if repeat == 1 else f"{scenario.name}-{number}"
+        name = scenario.name if repeat == 1 else f"{scenario.name}-{number + 1}"
         async with slots:
-            report = await run_scenario(scenario, out / name)
+            going.append(name)
+            progress()
+            try:
+                report = await run_scenario(scenario, out / name, seed=None if seed is None else seed + number)
+            except GatewayFailed as error:
+                raise OperatorError(f"{name}: {error}") from None
+            going.remove(name)
         reports.append((name, report))
+        progress()
         failed = [v for call in report.calls for v in call.verdicts if not v.ok]
-        console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{scenario.about}[/]")
+        console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{escape(scenario.about)}[/]")
         for verdict in failed:
-            console.print(f"    [red]{verdict.words}[/]")
+            console.print(f"    [red]{escape(verdict.words)}[/]")
         if details or not report.ok:
             show(report, console)
 
-    await asyncio.gather(*(one(*run) for run in runs))
+    with status or nullcontext():
+        await asyncio.gather(*(one(*run) for run in runs))
+    whole = report_of([c for _, r in reports for c in r.calls])
+    page = out / "index.html"
+    await asyncio.to_thread(write_page, reports, whole, page)
     if json_path is not None:
-        await asyncio.to_thread(write_report, report_of([c for _, r in reports for c in r.calls]), json_path)
+        await asyncio.to_thread(write_report, whole, json_path)
     if junit is not None:
         await asyncio.to_thread(_write_junit, reports, junit)
     passed = sum(report.ok for _, report in reports)
+    console.print(f"[dim]to listen and look: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")
     return passed == len(reports)
 
 
 def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     suite = ElementTree.Element("testsuite", name="offhook simulate", tests=str(len(reports)))
     suite.set("failures", str(sum(not report.ok for _, report in reports)))
     for name, report in reports:

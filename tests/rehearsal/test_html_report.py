@@ -1,0 +1,133 @@
+"""`offhook simulate` as one has it: verdicts in words, the page in a browser, the same seed the same calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from needs import require
+from test_report import paper_report
+from test_run import SHORT
+
+from gateway.rehearsal.command import simulate
+from gateway.rehearsal.html_report import page
+from gateway.rehearsal.report import Percentiles, Verdict, report_of
+
+LIVELY = SHORT.replace("name: short", "name: lively").replace(
+    "caller:", "carrier: {noise_dbfs: -50, jitter_ms: 30}\ncaller:", 1
+)
+
+
+def settled(report: dict) -> str:
+    """A report without what is time: every figure is taken out, every word stands."""
+    texts = json.dumps(report, sort_keys=True)
+    return re.sub(
+        r"-?\d+(\.\d+)?(e-?\d+)?\b(?![0-9a-f]{6})", "N", re.sub(r'"at": "[^"]*"|"started_at": "[^"]*"', "", texts)
+    )
+
+
+def test_a_page_holds_every_verdict_and_no_percentile_of_few_samples():
+    call = paper_report()
+    call.verdicts = [Verdict(ok=False, expectation="x", words="it <took> too long")]
+    report = report_of([call], {"recording": "/out/a/call.wav", "picture": "/out/a/call.png"})
+    report.totals.segments["turn_gap"] = Percentiles(count=19, p50_ms=5, p95_ms=None, p99_ms=None, max_ms=9)
+    report.totals.segments["line_answer"] = Percentiles(count=20, p50_ms=5, p95_ms=777, p99_ms=None, max_ms=999)
+    text = page([("a", report)], report, Path("/out"))
+    assert "it &lt;took&gt; too long" in text
+    assert 'src="a/call.wav"' in text
+    assert 'src="a/call.png"' in text
+    rows = re.findall(r"<tr>(.*)</tr>", text)
+    (gap,) = [row for row in rows if ">turn_gap<" in row]
+    assert gap.count("too few samples") == 2
+    (answer,) = [row for row in rows if ">line_answer<" in row]
+    assert ">20<" in answer
+    assert ">777<" in answer
+    assert answer.count("too few samples") == 1
+    assert "http" not in text, "nothing from afar"
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str]:
+    """A good and a bad scenario, run as a user does; the folder."""
+    folder = tmp_path_factory.mktemp("simulated")
+    (folder / "short.call.yaml").write_text(SHORT)
+    bad = SHORT.replace("name: short", "name: hasty").replace("answered_within_ms: 2500", "answered_within_ms: 1")
+    (folder / "hasty.call.yaml").write_text(bad)
+    given = "short.call.yaml hasty.call.yaml --out out --json all.json --junit results/junit.xml"
+    ran = subprocess.run(
+        [sys.executable, "-m", "gateway", "simulate", *given.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 1, ran.stderr
+    return folder, True, ran.stdout
+
+
+def test_verdicts_are_said_in_words_and_the_last_line_counts(simulated):
+    folder, _, said = simulated
+    assert "✓ short" in said
+    assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", said)
+    assert said.endswith("1 passed, 1 failed\n")
+    report = json.loads((folder / "all.json").read_text())
+    assert report["totals"]["calls"] == 2
+    assert report["totals"]["failed"] == 1
+    suite = ElementTree.parse(folder / "results" / "junit.xml").getroot()
+    assert suite.get("failures") == "1"
+    (failure,) = suite.iter("failure")
+    assert "later than 1" in (failure.get("message") or "")
+    for name in ("short", "hasty"):
+        for file in ("call.wav", "call.png", "report.json"):
+            assert (folder / "out" / name / file).stat().st_size > 500
+
+
+def test_the_page_plays_and_shows_the_calls_in_a_browser(simulated):
+    require("chromium", "playwright")
+    from playwright.sync_api import sync_playwright
+
+    folder, *_ = simulated
+    with sync_playwright() as running:
+        browser = running.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        )
+        shown = browser.new_page(viewport={"width": 1200, "height": 900})
+        errors: list[str] = []
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        shown.goto((folder / "out" / "index.html").as_uri())
+        assert "2 calls, 1 failed" in shown.title()
+        assert shown.locator("section").count() == 2
+        assert "hasty" in shown.locator("section").first.inner_text(), "what failed comes first"
+        shown.locator("section img").first.scroll_into_view_if_needed()
+        shown.wait_for_function("document.querySelector('section img').naturalWidth > 1000")
+        shown.evaluate("document.querySelector('audio').load()")
+        shown.wait_for_function("document.querySelector('audio').duration > 2")
+        shown.screenshot(path=folder / "page.png", full_page=True)
+        assert errors == []
+        browser.close()
+
+
+def test_the_same_seed_gives_the_same_report_times_aside(tmp_path):
+    scenario = tmp_path / "lively.call.yaml"
+    scenario.write_text(LIVELY)
+
+    async def run(times: int) -> list[str]:
+        outs = [tmp_path / f"out{n}" for n in range(times)]
+        jsons = [out / "all.json" for out in outs]
+        await asyncio.gather(
+            *(simulate([scenario], out, seed=7, json_path=path) for out, path in zip(outs, jsons, strict=True))
+        )
+        return [settled(json.loads(path.read_text())) for path in jsons]
+
+    first, *others = asyncio.run(run(3))
+    assert first.count('"ok": true') == 4
+    for other in others:
+        assert other == first
