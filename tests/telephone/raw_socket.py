@@ -51,9 +51,9 @@ def media(n: int = 1, **changes: Any) -> dict[str, Any]:
 class RawSocket:
     """`async with RawSocket(x)`: the upgrade is done. `streaming` also proves to be a call's stream."""
 
-    def __init__(self, x: Exchange, *, signed: bool = True) -> None:
-        self._x, self._signed = x, signed
-        self.status = 0
+    def __init__(self, x: Exchange, *, signed: bool = True, headers: str = "") -> None:
+        self._x, self._signed, self._headers = x, signed, headers
+        self.status, self.head = 0, ""
         self.call_sid = ""
 
     @classmethod
@@ -78,11 +78,11 @@ class RawSocket:
             (
                 f"GET /twilio/media HTTP/1.1\r\nHost: {url.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n"
-                f"x-twilio-signature: {signature}\r\n\r\n"
+                f"x-twilio-signature: {signature}\r\n{self._headers}\r\n"
             ).encode()
         )
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        self.status = int(head.split()[1])
+        self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        self.status = int(self.head.split()[1])
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,19 +116,27 @@ class RawSocket:
         await self.json({"event": "stop"})
         self._writer.close()
 
+    async def received(self) -> tuple[int, bytes]:
+        """The next frame of the server: its first byte as it stands, and its payload."""
+        first, length = await self._reader.readexactly(2)
+        size = length & 0x7F
+        if size == 126:
+            (size,) = struct.unpack("!H", await self._reader.readexactly(2))
+        elif size == 127:
+            (size,) = struct.unpack("!Q", await self._reader.readexactly(8))
+        return first, await self._reader.readexactly(size)
+
     async def closed(self, timeout_s: float = 5.0) -> int:
         """Read until the server closes: its close code, 0 for a connection that just ends."""
         async with asyncio.timeout(timeout_s):
             try:
                 while True:
-                    first, length = await self._reader.readexactly(2)
-                    size = length & 0x7F
-                    if size == 126:
-                        (size,) = struct.unpack("!H", await self._reader.readexactly(2))
-                    elif size == 127:
-                        (size,) = struct.unpack("!Q", await self._reader.readexactly(8))
-                    data = await self._reader.readexactly(size)
+                    first, data = await self.received()
                     if first & 0x0F == CLOSE:
                         return struct.unpack("!H", data[:2])[0] if len(data) >= 2 else 1005
             except (asyncio.IncompleteReadError, ConnectionError):
                 return 0
+
+    def abort(self) -> None:
+        """The connection is cut without a word."""
+        self._writer.transport.abort()
