@@ -588,7 +588,7 @@ class Call(ModelSink):
                 "simulated": self.facts.simulated,
             },
         )
-        self.timeline.tool_started(call_id, name, now_s)
+        self.timeline.tool_started(call_id, name, arguments, now_s)
         if tool is None:
             self.feed(e.ToolRequested(now_s, call_id))
             return

@@ -13,7 +13,10 @@ Foreign exceptions are translated into these once, at the edge that meets them. 
 
 from __future__ import annotations
 
-__all__ = ["AgentFileError", "Malformed", "ModelRefused", "OffhookError", "OperatorError", "PeerError"]
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["AgentFileError", "Malformed", "ModelRefused", "OffhookError", "OperatorError", "PeerError", "nearest"]
 
 
 class OffhookError(Exception):
@@ -51,3 +54,9 @@ class ModelRefused(PeerError):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"the model refused the session ({code}: {reason})")
         self.code, self.reason = code, reason
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`did you mean X? ` for a word that is almost a known one, else nothing: to be put into a message."""
+    found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"did you mean {found[0]}? " if found else ""

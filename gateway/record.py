@@ -5,6 +5,8 @@ All `_ms` times are on the call's own axis: milliseconds since the carrier's `st
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = ["BargeInRecord", "CallRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
@@ -49,6 +51,7 @@ class ToolRecord(msgspec.Struct, kw_only=True):
 
     call_id: str
     name: str
+    arguments: dict[str, Any] = {}  # as the model gave them; none when they are very long
     requested_ms: float
     finished_ms: float | None = None
     outcome: str = ""  # done, failed, timed_out, cancelled

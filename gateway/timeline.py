@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from gateway.conversation import commands as c
 from gateway.conversation import events as e
 from gateway.conversation import transcript
@@ -21,6 +23,7 @@ __all__ = ["Timeline"]
 SAMPLE_MS = 1000 / 8000
 FRAME_S = 0.02
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
+MAX_ARGUMENTS = 4_000  # bytes of a tool call's arguments that a record keeps
 
 
 class _Turn:
@@ -254,11 +257,12 @@ class Timeline:
                 self._barge_in.stopped_ms = self._ms(event.at_s)
             self._metrics.observe("bargein_stop", event.at_s - self._decided_s)
 
-    def tool_started(self, call_id: str, name: str, at_s: float) -> None:
+    def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
         """The model asked for this tool."""
         if call_id in self._tools:
             return
-        record = ToolRecord(call_id=call_id, name=name, requested_ms=self._ms(at_s))
+        kept = arguments if len(msgspec.json.encode(arguments)) <= MAX_ARGUMENTS else {}
+        record = ToolRecord(call_id=call_id, name=name, arguments=kept, requested_ms=self._ms(at_s))
         self._tools[call_id] = (at_s, record)
         self.record.tool_calls.append(record)
 

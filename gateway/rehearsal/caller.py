@@ -77,7 +77,7 @@ from gateway.rehearsal.caller_wire import Pause as PauseVerb
 from gateway.rehearsal.caller_wire import Say as SayVerb
 from media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
-__all__ = ["ACCOUNT_SID", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
+__all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
 
 TICK_S = FRAME_BYTES / RATE_HZ
 ACCOUNT_SID = "AC" + "0" * 32  # no real account's
@@ -90,6 +90,15 @@ VIOLATIONS_MAX = 200  # one broken stream makes thousands of the same
 REPLY_OVER_MS = 400.0  # this much silence with nothing queued ends what the agent says
 BREATH_MAX_MS = 1_000.0  # and this much, whatever is queued
 
+# Not JSON; no object; an event nobody knows; audio that is not base64; a mark and an end of another stream.
+RUBBISH = (
+    "{",
+    "[1]",
+    '{"event":"surprise"}',
+    '{"event":"media","sequenceNumber":"1","media":{"track":"inbound","chunk":"1","timestamp":"1","payload":"!"}}',
+    '{"event":"mark","sequenceNumber":"1","streamSid":"MZ0","mark":{"name":"nobody\'s"}}',
+    '{"event":"stop","sequenceNumber":"1","streamSid":"MZ0","stop":{}}',
+)
 _SILENT_FRAME = bytes([SILENCE]) * FRAME_BYTES
 _SILENT_PAYLOAD = pybase64.b64encode(_SILENT_FRAME).decode()
 # 1 for codes louder than about -38 dBFS; a frame is audible from 3 of them on, so that a click is not.
@@ -106,7 +115,8 @@ class Carrier:
     `read_delay_ms`: a pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
     leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
     `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
-    first `drops` streams.
+    first `drops` streams. `rubbish_after_s`: beside the audio comes what no carrier should send, once, see `RUBBISH`.
+    `duplicate_webhook`: the first answer was lost on its way, the webhook is asked again, at once.
     """
 
     bunch_frames: int = 1
@@ -119,6 +129,8 @@ class Carrier:
     silent_after_s: float | None = None
     drop_after_s: float | None = None
     drops: int = 1
+    rubbish_after_s: float | None = None
+    duplicate_webhook: bool = False
     start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
     dial_status: str = "completed"  # how a <Dial> ends
     status_callbacks: bool = True  # False: the number has none configured
@@ -244,6 +256,7 @@ class SimulatedCall:
         self._sequence = self._chunk = 0
         self._stream_tick = 0
         self._cut = asyncio.Event()
+        self._rubbish_sent = False
 
     # -- the call -----------------------------------------------------------------------------------------
 
@@ -329,7 +342,10 @@ class SimulatedCall:
             url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
             await self._stream_until_closed(Connect(url, tuple(self._parameters.items())))
             return self._ended_by if self._hung_up else "stream_closed"
-        document = await self._fetch(self._here, "POST", {"CallStatus": "in-progress" if self._placed else "ringing"})
+        status = {"CallStatus": "in-progress" if self._placed else "ringing"}
+        document = await self._fetch(self._here, "POST", status)
+        if self._carrier.duplicate_webhook:
+            document = await self._fetch(self._here, "POST", status)
         while True:
             if self._hung_up:
                 return self._ended_by
@@ -776,9 +792,19 @@ class SimulatedCall:
             started_s = self.truth.streams[-1].started_s
             if started_s is not None and now_s - started_s >= self._carrier.drop_after_s:
                 self._cut.set()
+        self._send_rubbish(now_s)
         for ready, future in self._waiting:
             if not future.done() and ready():
                 future.set_result(None)
+
+    def _send_rubbish(self, now_s: float) -> None:
+        after_s, stream = self._carrier.rubbish_after_s, self._stream
+        if after_s is None or self._rubbish_sent or stream is None or stream.started_s is None:
+            return
+        if now_s - stream.started_s >= after_s:
+            self._rubbish_sent = True
+            for text in RUBBISH:
+                self._put(text)
 
     def _play_frame(self) -> bytes:
         """The next 20 ms for the caller's ear, and the account of it."""

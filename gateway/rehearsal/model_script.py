@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from gateway.errors import nearest
+
 __all__ = [
     "Abort",
     "Action",
@@ -329,7 +331,9 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
     _is_mapping(values, where)
     named = [name for name in _NAMES if name in values]
     if len(named) != 1:
-        raise ScriptError(f"{where}: needs exactly one of {', '.join(_NAMES)}; has {', '.join(map(str, values))}")
+        meant = "" if named else "".join(nearest(name, _NAMES) for name in values)
+        has = ", ".join(map(str, values))
+        raise ScriptError(f"{where}: {meant}needs exactly one of {', '.join(_NAMES)}; has {has}")
     kind, main = _NAMES[named[0]]
     arguments = dict(values)
     given = arguments.pop(named[0])
@@ -348,7 +352,9 @@ def _made(kind: type[_T], values: dict[str, Any], where: str) -> _T:
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ScriptError(f"{where}: unknown field {name!r}; known are {', '.join(known) or 'none'}")
+            raise ScriptError(
+                f"{where}: unknown field {name!r}; {nearest(name, known)}known are {', '.join(known) or 'none'}"
+            )
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise ScriptError(f"{where}: {name} is missing")

@@ -133,8 +133,17 @@ def chunks_of(say: Say) -> tuple[Chunk, ...]:
 
     Raises ScriptError when the file is not a WAV of 16-bit PCM.
     """
-    length_ms = say.length_ms if say.length_ms is not None else max(300.0, 60.0 * len(say.text))
-    return _chunks(say.sound, 0.0 if say.sound else length_ms, say.chunk_ms, say.cut_ms)
+    return _chunks(say.sound, 0.0 if say.sound else _hum_ms(say), say.chunk_ms, say.cut_ms)
+
+
+def line_length_ms(say: Say) -> float:
+    """How long this takes to be heard. Raises ScriptError as `chunks_of` does."""
+    length_ms = len(_sound(say.sound)) * 1000 / OUTPUT_RATE_HZ if say.sound else _hum_ms(say)
+    return length_ms if say.cut_ms is None else min(length_ms, say.cut_ms)
+
+
+def _hum_ms(say: Say) -> float:
+    return say.length_ms if say.length_ms is not None else max(300.0, 60.0 * len(say.text))
 
 
 @lru_cache(maxsize=512)

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = [
     "LineBargeIn",
     "LineReply",
     "ModelSession",
+    "ModelSide",
     "Percentiles",
     "Report",
     "Totals",
@@ -124,6 +125,16 @@ class Line(msgspec.Struct, kw_only=True):
     frames_sent: int
     frames_dropped: int
     latest_tick_ms: float
+    clears: int = 0  # that stopped audible playback
+    legs: list[str] = []  # numbers of the others who were put through to the caller
+
+
+class ModelSide(msgspec.Struct, kw_only=True):
+    """The call as the rehearsal model had it, over all its sessions."""
+
+    sessions: int = 0
+    told: list[str] = []  # every text it was sent
+    tool_answers: list[tuple[str, str]] = []  # name, and the answer as JSON
 
 
 class CallReport(msgspec.Struct, kw_only=True):
@@ -134,7 +145,9 @@ class CallReport(msgspec.Struct, kw_only=True):
     end_reason: str
     record: CallRecord | None
     line: Line
+    model: ModelSide | None = None  # None: nobody knows which of several calls a session was for
     model_violations: list[str] = []
+    counted: dict[str, float] = {}  # the gateway's counters that moved meanwhile, without their prefix
     verdicts: list[Verdict] = []
 
     @property
@@ -178,6 +191,19 @@ class _ReplySent(Protocol):
     first_audio_at_s: float | None
 
 
+class _Text(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+class _Answer(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def response(self) -> dict[str, Any]: ...
+
+
 class ModelSession(Protocol):
     """What is needed of the rehearsal model's account of a session."""
 
@@ -193,6 +219,12 @@ class ModelSession(Protocol):
     @property
     def replies(self) -> Sequence[_ReplySent]: ...
 
+    @property
+    def texts(self) -> Sequence[_Text]: ...
+
+    @property
+    def tool_answers(self) -> Sequence[_Answer]: ...
+
 
 # -- building -------------------------------------------------------------------------------------------------
 
@@ -204,8 +236,15 @@ def call_report(
     *,
     scenario: str = "",
     model_violations: Iterable[str] = (),
+    sessions: Sequence[ModelSession] | None = None,
+    legs: Sequence[str] = (),
+    counted: Mapping[str, float] | None = None,
 ) -> CallReport:
-    """One call's report out of the carrier's truth, the gateway's record and the model's account."""
+    """One call's report out of the carrier's truth, the gateway's record and the model's account.
+
+    `session` is the one that the whole call was on, None when it had several; `sessions` are all of them, None
+    when they cannot be told from other calls'.
+    """
     owners = _owners(truth)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
@@ -232,8 +271,26 @@ def call_report(
             frames_sent=sum(stream.frames for stream in truth.streams),
             frames_dropped=truth.frames_dropped,
             latest_tick_ms=_round(truth.latest_tick_ms),
+            clears=sum(clear.while_audible for clear in truth.clears),
+            legs=list(legs),
         ),
+        model=_model_side([session] if session is not None and sessions is None else sessions),
+        counted=dict(counted or {}),
         model_violations=list(model_violations),
+    )
+
+
+def _model_side(sessions: Sequence[ModelSession] | None) -> ModelSide | None:
+    if sessions is None:
+        return None
+    return ModelSide(
+        sessions=len(sessions),
+        told=[text.text for session in sessions for text in session.texts],
+        tool_answers=[
+            (answer.name, msgspec.json.encode(answer.response).decode())
+            for session in sessions
+            for answer in session.tool_answers
+        ],
     )
 
 

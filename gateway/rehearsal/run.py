@@ -27,6 +27,7 @@ from rich.text import Text
 
 from gateway.errors import OffhookError
 from gateway.record import CallRecord
+from gateway.rehearsal.account import NOBODY, account_for, counters, environment_of, legs, moved, place_outbound
 from gateway.rehearsal.caller import Glance, SimulatedCall
 from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.expect import judge, kept_to_the_rules
@@ -34,6 +35,7 @@ from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.picture import draw
 from gateway.rehearsal.report import CallReport, Report, Verdict, call_report, report_of, show, write_report
 from gateway.rehearsal.scenario import Scenario, load_scenario
+from gateway.rehearsal.twilio_account import SimulatedTwilio
 from media.mulaw import RATE_HZ, decode
 from media.wav import write_wav
 
@@ -43,6 +45,7 @@ PUBLIC_URL = "https://rehearsal.example"  # what the gateway believes to be call
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 RECORD_TIMEOUT_S = 5.0
+NEVER_A_CALL = (*NOBODY, "reject")
 STAGGER_S = 0.130  # between the beginnings of calls placed together; no multiple of a frame
 
 Progress = Callable[[Glance], None]
@@ -128,11 +131,13 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def fetch_record(url: str, call_sid: str) -> CallRecord | None:
+async def fetch_record(url: str, truth: CallTruth) -> CallRecord | None:
     """The gateway's own record of a call that has ended, or None if it keeps none."""
+    if not truth.streams and truth.ended_by in NEVER_A_CALL:
+        return None
     async with aiohttp.ClientSession() as session:
         for _ in range(round(RECORD_TIMEOUT_S / 0.05)):
-            async with session.get(f"{url}/console/api/calls/{call_sid}") as response:
+            async with session.get(f"{url}/console/api/calls/{truth.call_sid}") as response:
                 if response.status == 200:
                     return msgspec.json.decode(await response.read(), type=CallRecord)
             await asyncio.sleep(0.05)
@@ -150,16 +155,25 @@ async def rehearse(
     seed: int | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    twilio: SimulatedTwilio | None = None,
 ) -> list[tuple[CallTruth, CallReport]]:
     """Place the scenario's call, or several at once, through a gateway that is already there.
 
     `seed` settles whatever is random about them, their names included. `model` None: a model that plays no
-    script, of which less is expected. `watch` is given each call as it is placed.
+    script, of which less is expected. `watch` is given each call as it is placed. `twilio`: the account whose REST
+    API the gateway uses; with it a scenario may have the gateway place the call.
     """
-    placed = [_call(scenario, url, auth_token, public_url, seed, number) for number in range(calls)]
+    if twilio is not None:
+        twilio.gateway_url = url
+    before = await counters(url)
+    placed = [_call(scenario, url, auth_token, public_url, seed, number, twilio) for number in range(calls)]
 
     async def place(index: int, call: SimulatedCall) -> CallTruth:
         await asyncio.sleep(index * STAGGER_S)
+        if twilio is not None:
+            if scenario.outbound is not None:
+                return await place_outbound(scenario.outbound, scenario.agent.name, url, twilio)
+            twilio.calls[call.call_sid] = call
         if watch is not None:
             watch(call)
         return await call.run()
@@ -172,21 +186,37 @@ async def rehearse(
         if watcher is not None:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-    records = await asyncio.gather(*(fetch_record(url, truth.call_sid) for truth in truths))
+    records = await asyncio.gather(*(fetch_record(url, truth) for truth in truths))
+    counted = moved(before, await counters(url))
     # Calls ring one after the other, and each opens its session at once. One that reconnects breaks the pairs.
     sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
     faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
     reports = []
     for truth, record, session in zip(truths, records, paired, strict=True):
-        report = call_report(truth, record, session, scenario=scenario.name, model_violations=faults)
+        report = call_report(
+            truth,
+            record,
+            session,
+            scenario=scenario.name,
+            model_violations=faults,
+            sessions=sessions if calls == 1 and model is not None else None,
+            legs=legs(twilio, truth),
+            counted=counted,
+        )
         report.verdicts = [kept_to_the_rules(report), *_verdicts(scenario, report, scripted=model is not None)]
         reports.append(report)
     return list(zip(truths, reports, strict=True))
 
 
 def _call(
-    scenario: Scenario, url: str, auth_token: str | None, public_url: str, seed: int | None, number: int
+    scenario: Scenario,
+    url: str,
+    auth_token: str | None,
+    public_url: str,
+    seed: int | None,
+    number: int,
+    twilio: SimulatedTwilio | None,
 ) -> SimulatedCall:
     carrier, call_sid = scenario.carrier, None
     if seed is not None:
@@ -202,6 +232,7 @@ def _call(
         carrier=carrier,
         call_sid=call_sid,
         directory=scenario.directory,
+        conferences=twilio,
     )
 
 
@@ -244,12 +275,25 @@ async def run_scenario(
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script()))
+        twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL))
         gateway = gateway_process(
-            agent_file, model, auth_token=auth_token, log=out_dir / "gateway.log", environment=environment
+            agent_file,
+            model,
+            auth_token=auth_token,
+            log=out_dir / "gateway.log",
+            environment={**environment_of(scenario, twilio), **(environment or {})},
         )
         url = await stack.enter_async_context(gateway)
         lived = await rehearse(
-            scenario, url, model, auth_token=auth_token, calls=calls, seed=seed, progress=progress, watch=watch
+            scenario,
+            url,
+            model,
+            auth_token=auth_token,
+            calls=calls,
+            seed=seed,
+            progress=progress,
+            watch=watch,
+            twilio=twilio,
         )
         for failure in model.failures if model else ():
             raise failure

@@ -7,7 +7,7 @@
         - wait_for_agent: end
         - say: I would like a table, please.     # or a WAV file: say: wish.wav
         - say_over: Wait, make that two.         # over the agent's voice
-          after_ms: 1500
+          after_ms: 1500                         # or at_word: table
         - hang_up
     carrier: {noise_dbfs: -55}
     model:                           # what the rehearsal model says and does, see `model_script`
@@ -17,7 +17,9 @@
       answered_within_ms: 2000
       end_reason: caller_hung_up
 
-Errors name file, line and field. A `say` of the model's without `sound` or `length_ms` is really spoken.
+`outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then who is called. `others` are numbers
+that may be called besides, a transfer's target for one. Errors name file, line and field. A `say` of the model's
+without `sound` or `length_ms` is really spoken.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 import yaml
 
 from gateway.agent import Agent, YamlLoader, line_of, load_agent, parse_agent
-from gateway.errors import AgentFileError, OperatorError
+from gateway.errors import AgentFileError, OperatorError, nearest
 from gateway.rehearsal import voice
 from gateway.rehearsal.caller import Carrier
 from gateway.rehearsal.caller_steps import (
@@ -50,14 +52,28 @@ from gateway.rehearsal.caller_steps import (
     WaitForEnd,
 )
 from gateway.rehearsal.expect import KINDS, Expectation
+from gateway.rehearsal.model_script import Say as ModelSay
 from gateway.rehearsal.model_script import Script, ScriptError, script_from
+from gateway.rehearsal.model_voice import line_length_ms
+from gateway.rehearsal.twilio_account import Callee
 
-__all__ = ["SCENARIOS", "Scenario", "ScenarioError", "load_scenario", "parse_scenario"]
+__all__ = [
+    "CALLER",
+    "FIELDS",
+    "SCENARIOS",
+    "STEPS",
+    "Other",
+    "Outbound",
+    "Scenario",
+    "ScenarioError",
+    "load_scenario",
+    "parse_scenario",
+]
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 # What a step is called, and which field its value fills.
-_STEPS: dict[str, tuple[type, str | None]] = {
+STEPS: dict[str, tuple[type, str | None]] = {
     "wait_for_agent": (WaitForAgent, "at"),
     "say": (Say, "line"),
     "say_over": (SayOver, "line"),
@@ -70,8 +86,11 @@ _STEPS: dict[str, tuple[type, str | None]] = {
 }
 NUMBER, DIALLED = "+15550100", "+15550199"  # reserved for fiction
 
-_FIELDS = ("name", "about", "agent", "caller", "carrier", "model", "expect")
-_CALLER = ("steps", "number", "dials")
+FIELDS = (
+    "name", "about", "agent", "caller", "carrier", "model", "expect", "outbound", "others", "allow_outside_effects",
+)  # fmt: skip
+CALLER = ("steps", "number", "dials")
+_OTHER_STEPS = "steps"
 
 
 class ScenarioError(OperatorError):
@@ -84,8 +103,31 @@ class ScenarioError(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
+class Outbound:
+    """The gateway places the call. `answers`, `answered_by`, `verdict_s`: see `twilio_account.Callee`."""
+
+    to: str = NUMBER
+    answers: Literal["answered", "busy", "no-answer", "failed"] = "answered"
+    answered_by: str = "human"
+    verdict_s: float = 1.0
+    ring_s: float = 0.2
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Somebody else who may be called, beside their steps."""
+
+    answers: Literal["answered", "busy", "no-answer", "failed"] = "answered"
+    ring_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """One call to be rehearsed. `agent_file` is None for an agent written inline: then it is `agent_text`."""
+    """One call to be rehearsed. `agent_file` is None for an agent written inline: then it is `agent_text`.
+
+    `others`: who is called by REST, by number; None when the gateway is to have no way to Twilio's REST API.
+    """
 
     name: str
     agent: Agent
@@ -99,6 +141,9 @@ class Scenario:
     number: str = NUMBER
     dials: str = DIALLED
     directory: Path = Path()
+    outbound: Outbound | None = None
+    others: Mapping[str, Callee] | None = None
+    allow_outside_effects: bool = False
 
     def script(self) -> Script:
         """The model's script."""
@@ -137,33 +182,73 @@ class _Reader:
         self._path, self._directory, self._root = path, directory, root
 
     def scenario(self, data: Any) -> Scenario:
-        self._mapping(data, [], _FIELDS)
+        self._mapping(data, [], FIELDS)
         for needed in ("agent", "caller", "model"):
             if needed not in data:
                 self._fail(f"{needed} is missing", [])
         agent, agent_file, agent_text = self._agent(data["agent"])
         caller = data["caller"]
-        self._mapping(caller, ["caller"], _CALLER)
+        self._mapping(caller, ["caller"], CALLER)
         if not isinstance(caller.get("steps"), list) or not caller["steps"]:
             self._fail("needs a list of steps, such as `- say: Hello`", ["caller", "steps"])
+        model = self._model(data["model"])
+        steps = self._steps(caller["steps"], ["caller", "steps"], model)
+        carrier = self._dataclass(Carrier, data.get("carrier") or {}, ["carrier"])
+        outbound = None
+        if "outbound" in data:
+            outbound = self._dataclass(Outbound, data["outbound"] or {}, ["outbound"])
         return Scenario(
             name=self._made(data.get("name", Path(self._path).name.partition(".")[0]), str, ["name"]),
             about=self._made(data.get("about", ""), str, ["about"]),
             agent=agent,
             agent_file=agent_file,
             agent_text=agent_text,
-            steps=tuple(self._step(step, ["caller", "steps", index]) for index, step in enumerate(caller["steps"])),
+            steps=steps,
             number=self._made(caller.get("number", NUMBER), str, ["caller", "number"]),
             dials=self._made(
                 caller.get("dials", agent.numbers[0] if agent.numbers else DIALLED),
                 str,
                 ["caller", "dials"],
             ),
-            carrier=self._dataclass(Carrier, data.get("carrier") or {}, ["carrier"]),
-            model=self._model(data["model"]),
+            carrier=carrier,
+            model=model,
             expect=self._expect(data.get("expect") or {}),
             directory=self._directory,
+            outbound=outbound,
+            others=self._others(data, outbound, steps, carrier, model),
+            allow_outside_effects=self._made(data.get("allow_outside_effects", False), bool, ["allow_outside_effects"]),
         )
+
+    def _others(
+        self,
+        data: Mapping[str, Any],
+        outbound: Outbound | None,
+        steps: tuple[Step, ...],
+        carrier: Carrier,
+        model: Mapping[str, Any],
+    ) -> Mapping[str, Callee] | None:
+        """Everybody whom the gateway may call."""
+        if outbound is None and "others" not in data:
+            return None
+        found: dict[str, Callee] = {}
+        if outbound is not None:
+            found[outbound.to] = Callee(
+                steps, outbound.answers, outbound.ring_s, outbound.answered_by, outbound.verdict_s, carrier
+            )
+        others = data.get("others") or {}
+        self._mapping(others, ["others"], None)
+        for number, value in others.items():
+            where = ["others", number]
+            self._mapping(value, where, (_OTHER_STEPS, *(f.name for f in fields(Other))))
+            other = self._dataclass(Other, {k: v for k, v in value.items() if k != _OTHER_STEPS}, where)
+            other_steps = self._steps(value.get(_OTHER_STEPS) or [], [*where, _OTHER_STEPS], model)
+            found[str(number)] = Callee(other_steps, other.answers, other.ring_s)
+        return MappingProxyType(found)
+
+    def _steps(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> tuple[Step, ...]:
+        if not isinstance(value, list):
+            self._fail("needs a list of steps, such as `- say: Hello`", where)
+        return tuple(self._step(step, [*where, index], model) for index, step in enumerate(value))
 
     def _agent(self, value: Any) -> tuple[Agent, Path | None, str]:
         if isinstance(value, str):
@@ -188,13 +273,14 @@ class _Reader:
             steps: list[Any] = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", error.field)]
             self._fail(error.what, ["agent", *steps])
 
-    def _step(self, value: Any, where: list[Any]) -> Step:
+    def _step(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> Step:
         values = {value: None} if isinstance(value, str) else value
         self._mapping(values, where, None)
-        named = [name for name in _STEPS if name in values]
+        named = [name for name in STEPS if name in values]
         if len(named) != 1:
-            self._fail(f"needs exactly one of {', '.join(_STEPS)}; has {', '.join(map(str, values))}", where)
-        kind, main = _STEPS[named[0]]
+            meant = "" if named else "".join(nearest(name, STEPS) for name in values)
+            self._fail(f"{meant}needs exactly one of {', '.join(STEPS)}; has {', '.join(map(str, values))}", where)
+        kind, main = STEPS[named[0]]
         arguments = {name: given for name, given in values.items() if name != named[0]}
         given = values[named[0]]
         if isinstance(given, Mapping):
@@ -203,10 +289,28 @@ class _Reader:
             arguments[main] = str(given) if main == "keys" else given
         elif given is not None:
             self._fail(f"{named[0]} takes nothing", where)
+        if kind is SayOver and "at_word" in arguments:
+            if "after_ms" in arguments:
+                self._fail("takes either at_word or after_ms", [*where, "at_word"])
+            arguments["after_ms"] = self._when_said(arguments.pop("at_word"), model, [*where, "at_word"])
         step: Step = self._dataclass(kind, arguments, where)
         if isinstance(step, Say | SayOver):
             self._sound(step.line, "caller", where)
         return step
+
+    def _when_said(self, word: Any, model: Mapping[str, Any], where: list[Any]) -> float:
+        """How long the agent has been talking when it comes to this word, by the word's place in the line.
+
+        Of the first line of the model's that has it.
+        """
+        word = self._made(word, str, where)
+        script = script_from(model, self._directory)
+        replies = (*script.replies, *([script.default] if script.default else []))
+        said = [action for reply in replies for action in reply.do if isinstance(action, ModelSay)]
+        found = next((action for action in said if word.lower() in action.text.lower()), None)
+        if found is None:
+            self._fail(f"the model never says {word!r}", where)
+        return round(line_length_ms(found) * found.text.lower().index(word.lower()) / len(found.text))
 
     def _sound(self, line: str, who: str, where: list[Any]) -> Path:
         """The WAV file of a line. Making it now finds what is missing before a call is placed."""
@@ -249,8 +353,11 @@ class _Reader:
         self._mapping(value, ["expect"], tuple(KINDS))
         made = []
         for name, given in value.items():
-            for one in given if isinstance(given, list) else [given]:
-                made.append(Expectation(name, self._made(one, KINDS[name].takes, ["expect", name])))
+            kind = KINDS[name]
+            several = isinstance(given, list) and not kind.listed
+            for index, one in enumerate(given if several else [given]):
+                where = ["expect", name, index] if several else ["expect", name]
+                made.append(Expectation(name, self._made(one, kind.takes, where)))
         return tuple(made)
 
     def _dataclass(self, kind: type, values: Any, where: list[Any]) -> Any:
@@ -270,7 +377,7 @@ class _Reader:
             self._fail("must be a mapping of fields", where)
         for name in value:
             if known is not None and name not in known:
-                self._fail(f"is not known here; known are {', '.join(known)}", [*where, name])
+                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", [*where, name])
 
     def _fail(self, what: str, where: list[Any]) -> NoReturn:
         field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")

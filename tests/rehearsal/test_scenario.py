@@ -86,6 +86,27 @@ def test_every_step_can_be_written(written, step):
     assert parse_scenario(GOOD.replace("hang_up\n", f"{written}\n", 1)).steps[-1] == step
 
 
+def test_over_the_agent_at_a_word():
+    text = GOOD.replace("hang_up\n", "{say_over: Uh-huh., at_word: goodbye}\n", 1)
+    step = parse_scenario(text).steps[-1]
+    assert isinstance(step, SayOver)
+    line_ms = (
+        1000 * len(voice.line("It is booked. Thank you for calling the Blue Heron. Goodbye!", 8000, "agent")) / 8000
+    )
+    assert 0.7 * line_ms < step.after_ms < line_ms
+
+
+def test_who_else_is_called():
+    assert parse_scenario(GOOD).others is None, "no way to Twilio's REST API unless somebody may be called"
+    others = "others: {'+15550177': {answers: busy, steps: [hang_up]}}\n"
+    scenario = parse_scenario(GOOD + "outbound: {to: '+15550133', answered_by: machine_start}\n" + others)
+    assert scenario.outbound is not None
+    assert scenario.others is not None
+    assert scenario.others["+15550133"].steps == scenario.steps
+    assert scenario.others["+15550133"].answered_by == "machine_start"
+    assert (scenario.others["+15550177"].answers, scenario.others["+15550177"].steps) == ("busy", (HangUp(),))
+
+
 def test_files_are_sought_beside_the_scenario(tmp_path):
     write_wav(tmp_path / "wish.wav", np.zeros(1600, np.int16), 16_000)
     (tmp_path / "anna.yaml").write_text("name: anna\nnumbers: ['+493012']\n")
@@ -111,24 +132,53 @@ def test_an_inline_agent_is_written_so_that_the_gateway_finds_its_sounds(tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("name: short", "nam: short", ":1: nam: is not known here"),
+        ("name: short", "nam: short", ":1: nam: is not known here; did you mean name\\? known are name, about"),
         ("name: short", "name: [1", ":2: "),
         ("name: short", "name: 7", ":1: name: expected `str`, got `int`"),
-        ("    - hang_up", "    - hang", r":9: caller.steps\[2\]: needs exactly one of wait_for_agent"),
+        ("    - hang_up", "    - hang", r":9: caller.steps\[2\]: did you mean hang_up\? needs exactly one of"),
         ("    - hang_up", "    - hang_up: 3", r":9: caller.steps\[2\]: hang_up takes nothing"),
         ("    - hang_up", "    - {say: Uh-huh., over: 3}", r":9: caller.steps\[2\].over: is not known here"),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., after: 3}",
+            r"\[2\].after: is not known here; did you mean after_ms\?",
+        ),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., at_word: eel}",
+            r":9: caller.steps\[2\].at_word: the model never says",
+        ),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., at_word: Blue, after_ms: 3}",
+            r"caller.steps\[2\].at_word: takes either at_word or after_ms",
+        ),
         ("    - hang_up", "    - pause_ms: long", r":9: caller.steps\[2\].ms: expected `float`, got `str`"),
         ("wait_for_agent: end", "wait_for_agent: later", r":7: caller.steps\[0\].at: invalid enum value 'later'"),
         ("say: Uh-huh.", "say: Nobody ever said this.", r":8: caller.steps\[1\]: no recording of .* install espeak"),
         ("say: Uh-huh.", "say: gone.wav", r":8: caller.steps\[1\]: no sound file at gone.wav"),
         ("name: anna", "voic: anna", ":3: agent.voic: is not a field of an agent file"),
-        ("end_reason: caller", "ending: caller", ":14: expect.ending: is not known here; known are answered_within"),
+        ("end_reason: caller", "end_reson: caller", ":14: expect.end_reson: is not known here; did you mean"),
+        ("end_reason: caller_hung_up", "end_reason: caller_hangup", ":14: expect.end_reason: invalid enum value"),
+        ("end_reason: caller_hung_up", "heard_text: [a, 3]", r":14: expect.heard_text\[1\]: expected `str`"),
+        ("end_reason: caller_hung_up", "barge_ins: [denied]", r":14: expect.barge_ins.0: invalid enum value 'denied'"),
+        ("end_reason: caller_hung_up", "segments_within_ms: {gap: 1}", ":14: expect.segments_within_ms: invalid enum"),
+        ("end_reason: caller_hung_up", "tool_called: {name: a, args: {}}", "unknown field `args`"),
+        (
+            "end_reason: caller_hung_up",
+            "answered_within_ms: -1",
+            ":14: expect.answered_within_ms: expected `float` > 0",
+        ),
         ("end_reason: caller_hung_up", "no_gap: 3", ":14: expect.no_gap: expected `bool`"),
         ("on: text, say", "on: tex, say", r":12: model.replies\[0\]: reply: on is 'tex'"),
-        ("on: text, say", "on: text, sai", r":12: model.replies\[0\]: needs exactly one of say"),
+        ("on: text, say", "on: text, sai", r":12: model.replies\[0\]: did you mean say\? needs exactly one of"),
+        ("on: text, say", "on: text, delay: 3, say", r":12: .*unknown field 'delay'; did you mean delay_ms\?"),
         ("It is booked.", "It was never recorded.", r":12: model.replies\[0\].say: no recording"),
         ("model:", "models:", ":10: models: is not known here"),
-        ("expect:", "carrier: {noise: 3}\nexpect:", "carrier.noise: is not known here; known are bunch_frames"),
+        ("expect:", "outbound: {too: '+1'}\nexpect:", ":13: outbound.too: is not known here; did you mean to\\?"),
+        ("expect:", "others: {'+1': {steps: [hop]}}\nexpect:", r":13: others.\+1.steps\[0\]: needs exactly one of"),
+        ("expect:", "allow_outside_effects: often\nexpect:", ":13: allow_outside_effects: expected `bool`"),
+        ("expect:", "carrier: {noise: 3}\nexpect:", "carrier.noise: is not known here; did you mean noise_dbfs\\?"),
         ("expect:", "carrier: {marks: maybe}\nexpect:", "carrier.marks: invalid enum value 'maybe'"),
     ],
 )
