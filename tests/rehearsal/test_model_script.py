@@ -101,7 +101,10 @@ def test_every_action_can_be_written_in_a_file():
         ({"replies": [{"on": "any", "say": "x", "do": []}]}, "'say' beside do; put the action into do"),
         ({"replies": [{"on": "any", "say": "x", "wait_ms": 3}]}, "needs exactly one of say, tool"),
         ({"replies": [{"on": "any", "do": ["shout"]}]}, "replies[0].do[0]: needs exactly one of"),
-        ({"replies": [{"on": "any", "say": "x", "delay": 3}]}, "unknown field 'delay'; did you mean delay_ms? known are text, sound"),
+        (
+            {"replies": [{"on": "any", "say": "x", "delay": 3}]},
+            "unknown field 'delay'; did you mean delay_ms? known are text, sound",
+        ),
         ({"replies": [{"on": "any", "say": "x", "delay_ms": "long"}]}, "delay_ms: expected `float`, got `str`"),
         ({"replies": [{"on": "any", "say": "x", "speed": 0}]}, "speed is 0.0; give a number above 0"),
         ({"replies": [{"on": "any", "say": "x", "chunk_ms": [0]}]}, "chunk_ms needs lengths of 0 or more"),
