@@ -49,7 +49,7 @@ async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
                     tasks.append(asyncio.create_task(call.run()))
                     await asyncio.sleep(0.237)
                 truths = await asyncio.gather(*tasks)
-                records = [await fetch_record(url, call.call_sid) for call in calls]
+                records = [await fetch_record(url, call.truth) for call in calls]
     return [(t, r) for t, r in zip(truths, records, strict=True) if r is not None]
 
 
