@@ -149,6 +149,7 @@ class Link:
                         data: str | bytes = message.data
                         return data
                 case WSMsgType.PING:
+                    self._record.pings += 1
                     self.tasks.begin(self._pong(message.data))
                 case WSMsgType.PONG:
                     pass

@@ -101,7 +101,8 @@ class SessionRecord:
 
     `audio` is what was received as it came, PCM16 at `audio_rate_hz`; `audio_arrivals` pairs the time of each
     frame with the number of bytes received up to its end. `activity` holds activityStart, activityEnd and
-    audioStreamEnd with their times. `auth` is how the client proved itself, never the secret.
+    audioStreamEnd with their times. `auth` is how the client proved itself, never the secret. `usage` is what was
+    billed at the end of each turn.
     """
 
     index: int
@@ -126,6 +127,8 @@ class SessionRecord:
     interruptions: list[float] = field(default_factory=list)
     go_aways: list[float] = field(default_factory=list)
     handles: list[str] = field(default_factory=list)
+    usage: list[dict[str, Any]] = field(default_factory=list)
+    pings: int = 0
     closed_at_s: float | None = None
     closed_by: Literal["client", "server", "network"] | None = None
     close_code: int | None = None

@@ -344,7 +344,8 @@ class Turns:
         content: dict[str, Any] = {"turnComplete": True}
         if self._profile.extended_thinking:
             content["interactionStatus"] = "IDLE" if idle else "IN_PROGRESS"
-        self._link.send({"serverContent": content, "usageMetadata": self._usage(audio_ms)})
+        self._record.usage.append(self._usage(audio_ms))
+        self._link.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
 
     def _usage(self, audio_ms: float) -> dict[str, Any]:
         """The whole context is billed at every turn; what compression cut away no longer is."""

@@ -142,7 +142,9 @@ def left_behind() -> list[str]:
     names = []
     for task in asyncio.all_tasks():
         name, code = task.get_name(), getattr(task.get_coro(), "__qualname__", "")
-        if task is asyncio.current_task() or code.startswith(("RequestHandler", "Link.", "_place", "ModelServer")):
+        if task is asyncio.current_task() or code.startswith(
+            ("RequestHandler", "Link.", "Turns.", "_place", "ModelServer")
+        ):
             continue
         if code.endswith(("Client.aclose", "Mixin.aclose")):
             continue  # an earlier rig's SDK client, collected just now: its destructor closes it in this loop

@@ -19,3 +19,9 @@ async def slow() -> str:
 async def quick() -> str:
     """Is done at once."""
     return "done"
+
+
+async def a_while() -> str:
+    """Takes a second and a half."""
+    await asyncio.sleep(1.5)
+    return "done"
