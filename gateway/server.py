@@ -3,7 +3,7 @@
 /twilio/...                    Twilio's side, see `telephone`
 POST /calls                    place a call; GET /calls/ID what became of it, POST /calls/ID/ACTION steer it
 GET  /metrics /livez /readyz   for Prometheus and for whoever restarts us
-GET  /console/api/calls[/SID]  records of the last calls, JSON
+GET  /console                  what goes on now and where the milliseconds go, see `console`
 POST /console/token            a token for a browser that talks to Gemini itself (off by default)
 """
 
@@ -28,7 +28,8 @@ from gateway.admission import Admission
 from gateway.agent import Agent
 from gateway.briefing import BRIEFING_TOOLS, briefing_agent
 from gateway.call import Call, CallFacts, detector_of
-from gateway.config import LOOPBACK, Settings
+from gateway.config import Settings
+from gateway.console import Access, Console, LiveCall
 from gateway.conversation.endings import Ending
 from gateway.door import KEEP_ALIVE_S, Door
 from gateway.errors import ModelRefused, OperatorError
@@ -91,6 +92,21 @@ class Gateway:
             self.calls,
             self._new_call,
         )
+        self._access = Access(settings.console_token, self.metrics)
+        self.console = Console(
+            self._access,
+            self.metrics,
+            self.records,
+            live=self._live,
+            live_record=self._live_record,
+            draining=lambda: self.admission.draining,
+            about={
+                "version": __version__,
+                "capacity": settings.max_calls,
+                "agents": [agent.name for agent in agents],
+                "simulated": settings.simulated,
+            },
+        )
         self._idle = asyncio.Event()  # no calls
         self._idle.set()
 
@@ -105,9 +121,8 @@ class Gateway:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/console/api/calls", self._calls)
+        app.add_routes(self.console.routes())
         app.router.add_post("/console/token", self._token)
-        app.router.add_get("/console/api/calls/{sid}", self._call)
         return app
 
     @asynccontextmanager
@@ -149,6 +164,7 @@ class Gateway:
         finally:
             await self._end_all()
             await self.telephone.close()
+            await self.console.close()
             await asyncio.gather(*(toolbox.close() for toolbox in self._toolboxes.values()))
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
@@ -308,22 +324,17 @@ class Gateway:
 
     # --- for operators
 
-    def _operator(self, request: web.Request) -> None:
-        """Loopback may look; others need the console token. Raises HTTPForbidden."""
-        token = self.settings.console_token
-        if token and hmac.compare_digest(_bearer(request), token.encode()):
-            return
-        if not token and request.remote in LOOPBACK and "X-Forwarded-For" not in request.headers:
-            return
-        self.metrics.auth_failures_total.inc("console")
-        raise web.HTTPUnauthorized(
-            text="set OFFHOOK_CONSOLE_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
-        )
-
     async def _metrics(self, request: web.Request) -> web.Response:
-        self._operator(request)
+        self._access.check(request, "metrics")
         body = await self.metrics.render_in_slices()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    def _live(self) -> list[LiveCall]:
+        return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]
+
+    def _live_record(self, call_sid: str) -> CallRecord | None:
+        call = self.calls.get(call_sid)
+        return None if call is None else call.timeline.so_far(call.clock())
 
     async def _livez(self, request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -337,7 +348,7 @@ class Gateway:
 
     async def _token(self, request: web.Request) -> web.Response:
         """A token for one session straight from a browser to Gemini, locked to an agent's setup: `{"agent": NAME}`."""
-        self._operator(request)
+        self._access.check(request)
         if not self.settings.browser_tokens:
             raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
         name = (await self._door.json(request)).get("agent", self.agents[0].name)
@@ -355,18 +366,6 @@ class Gateway:
         answer = _json({"token": token, "model": agent.model.name})
         answer.headers["Cache-Control"] = "no-store"
         return answer
-
-    async def _calls(self, request: web.Request) -> web.Response:
-        self._operator(request)
-        records = [*reversed(self.records.values())]
-        return _json(records)
-
-    async def _call(self, request: web.Request) -> web.Response:
-        self._operator(request)
-        record = self.records.get(request.match_info["sid"])
-        if record is None:
-            raise web.HTTPNotFound(text="no such call, or it is not over yet")
-        return _json(record)
 
 
 def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:

@@ -175,15 +175,31 @@ class Timeline:
             record.number = number
         for call_id in list(self._tools):
             self._tool_done(call_id, at_s, "cancelled")
-        sounded = {
-            turn.record.generation: transcript.Sounded(
-                turn.first_sent_s, int(turn.record.heard_ms / SAMPLE_MS), turn.received
+        self.record.transcript = self._transcript()
+
+    def so_far(self, at_s: float) -> CallRecord:
+        """The record of a call that goes on, as known at `at_s`; a copy."""
+        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None]
+        return msgspec.structs.replace(
+            self.record, duration_ms=self._ms(at_s), turns=turns, transcript=self._transcript()
+        )
+
+    def _transcript(self) -> list[TranscriptLine]:
+        sounded, over = {}, set()
+        for turn in self._turns.values():
+            if turn.first_sent_s is not None:
+                heard = int(turn.record.heard_ms / SAMPLE_MS)
+                sounded[turn.record.generation] = transcript.Sounded(turn.first_sent_s, heard, turn.received)
+            if turn.closed:
+                over.add(turn.first_sent_s)
+        return [
+            TranscriptLine(
+                at_ms=self._ms(line.at_s),
+                who=line.who,
+                text=line.text,
+                # Of a reply that is still being heard nobody can say how far it will have been.
+                heard_text=line.heard_text if line.at_s in over else None,
             )
-            for turn in self._turns.values()
-            if turn.first_sent_s is not None
-        }
-        self.record.transcript = [
-            TranscriptLine(at_ms=self._ms(line.at_s), who=line.who, text=line.text, heard_text=line.heard_text)
             for line in transcript.lines(self._said, sounded)
         ]
 

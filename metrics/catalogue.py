@@ -204,6 +204,15 @@ class Metrics:
         """Percentiles of the last `span_s` seconds, for the console (1 % bins; see `metrics.quantiles`)."""
         return summarise(self.counts(segment, span_s, label))
 
+    def history(self, segment: Segment | str, span_s: float, points: int) -> list[Counts]:
+        """The last `span_s` seconds cut into stretches, oldest first (see `SlidingWindow.history`)."""
+        now_s = self._clock()
+        found = [Counts() for _ in range(points)]
+        for series in self._series[segment].values():
+            for whole, part in zip(found, series.window.history(now_s, span_s, points), strict=True):
+                whole.add(part)
+        return found
+
     # --- exposition
 
     def render(self) -> bytes:

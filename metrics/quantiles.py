@@ -1,7 +1,7 @@
 """Percentiles without a metrics server: sparse logarithmic counts in a ring of time slots.
 
 A value falls into the bin of its logarithm; bins are 2 % wide and reported by their geometric middle, so a
-percentile is within 1 % of the sample it stands for. Finished seconds are kept for a minute, finished minutes
+percentile is within 1 % of the sample it stands for. Finished seconds are kept for five minutes, finished minutes
 for an hour; a window is a sum of slots. Counts of several replicas are added; percentiles never are.
 
 A percentile is the nearest-rank one: the smallest value with at least that share of the samples at or below
@@ -9,7 +9,7 @@ it. P95 is withheld below 20 samples and P99 below 300: below that it would name
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, exp, log, log1p
 
@@ -22,7 +22,7 @@ FLOOR_S = 1e-6  # below a microsecond there is nothing to tell apart
 _BINS_PER_E = 1 / log1p(0.02)
 _OFFSET = 1 - int(log(FLOOR_S) * _BINS_PER_E)  # makes every index positive, so int() rounds down
 
-_SHORT_S = 60
+_SHORT_S = 300
 _LONG_S = 3600
 
 
@@ -50,6 +50,11 @@ class Counts:
         for index, n in other.bins.items():
             bins[index] = bins.get(index, 0) + n
         self.max_s = max(self.max_s, other.max_s)
+
+    def share_within(self, limit_s: float) -> float:
+        """Share of the samples up to `limit_s`, counted to the bin; 1 without samples."""
+        total = sum(self.bins.values())
+        return sum(n for index, n in self.bins.items() if _middle_s(index) <= limit_s) / total if total else 1.0
 
 
 def summarise(counts: Counts) -> Summary:
@@ -116,25 +121,42 @@ class SlidingWindow:
             self._max_s = seconds
 
     def counts(self, now_s: float, span_s: float) -> Counts:
-        """The samples of the last `span_s` seconds, to the nearest second up to a minute, beyond that to the
+        """The samples of the last `span_s` seconds, to the nearest second up to five minutes, beyond that to the
         nearest minute; at most an hour."""
         found = Counts()
         since = now_s - span_s
         # A slot is in when its middle is, so that the span is right on average.
-        if self._bins and self._second + 0.5 > since:
-            found.add(Counts(self._bins, self._max_s))
-        if span_s <= _SHORT_S:
-            slots, width = self._seconds, 1
-        else:
-            slots, width = self._minutes, 60
-        for index, counts in slots:
-            if (index + 0.5) * width > since:
+        for middle_s, counts in self._slots(span_s):
+            if middle_s > since:
                 found.add(counts)
+        return found
+
+    def history(self, now_s: float, span_s: float, points: int) -> list[Counts]:
+        """The last `span_s` seconds as `points` stretches of the same length, oldest first.
+
+        They begin at multiples of their length, so that the same sample stays in the same stretch; the last one
+        is still going on. A stretch must be whole seconds, whole minutes beyond five minutes.
+        """
+        width_s = span_s / points
+        newest = int(now_s / width_s)
+        found = [Counts() for _ in range(points)]
+        for middle_s, counts in self._slots(span_s):
+            place = int(middle_s / width_s) - newest + points - 1
+            if 0 <= place < points:
+                found[place].add(counts)
         return found
 
     def window(self, now_s: float, span_s: float) -> Summary:
         """Percentiles of the last `span_s` seconds (see `counts`)."""
         return summarise(self.counts(now_s, span_s))
+
+    def _slots(self, span_s: float) -> Iterator[tuple[float, Counts]]:
+        """(middle of the slot, its samples), oldest first, as finely as is kept for such a span."""
+        slots, width_s = (self._seconds, 1) if span_s <= _SHORT_S else (self._minutes, 60)
+        for index, counts in slots:
+            yield (index + 0.5) * width_s, counts
+        if self._bins:
+            yield self._second + 0.5, Counts(self._bins, self._max_s)
 
     def _finish_second(self, second: int) -> None:
         if self._bins:

@@ -96,7 +96,7 @@ class TestSliding:
             now_s += pause
             times.append(now_s)
             window.observe(now_s, 0.3)
-        slot_s = 1 if span_s <= 60 else 60
+        slot_s = 1 if span_s <= 300 else 60
         surely = sum(t > now_s - span_s + slot_s for t in times)
         at_most = sum(t > now_s - span_s - slot_s for t in times)
         assert surely <= window.window(now_s, span_s).count <= at_most
@@ -110,11 +110,27 @@ class TestSliding:
         assert window.window(now_s, 300).count == pytest.approx(300, abs=31)
         assert window.window(now_s, 3600).count == pytest.approx(3600, abs=31)
 
+    def test_history_holds_every_sample_once_in_its_stretch(self) -> None:
+        window, now_s = SlidingWindow(), 7 * 3600.0 + 42.5
+        for span_s, points in [(60, 30), (300, 60), (3600, 60)]:
+            window = SlidingWindow()
+            width_s = span_s / points
+            for i in range(4 * points):  # four in each stretch, the newest stretch still going on
+                window.observe((int(now_s / width_s) - points + 1 + i / 4) * width_s, 0.1 + i // 4)
+                if (int(now_s / width_s) - points + 1 + (i + 1) / 4) * width_s > now_s:
+                    break
+            history = window.history(now_s, span_s, points)
+            assert len(history) == points
+            for i, counts in enumerate(history[:-1]):
+                assert sum(counts.bins.values()) == 4, (span_s, i)
+                assert counts.max_s == pytest.approx(0.1 + i)
+            assert 1 <= sum(history[-1].bins.values()) <= 4
+
     def test_old_slots_are_let_go(self) -> None:
         window = SlidingWindow()
         for i in range(3 * 3600):
             window.observe(float(i), 0.001 * (i % 100 + 1))
-        assert len(window._seconds) <= 61
+        assert len(window._seconds) <= 301
         assert len(window._minutes) <= 62
 
 

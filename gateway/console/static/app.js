@@ -1,0 +1,70 @@
+// The page: which view stands in it, and the stream of snapshots that feeds it.
+
+import { h, put } from "./dom.js";
+import { callPage } from "./call.js";
+import { WINDOWS, overview } from "./overview.js";
+
+const main = document.getElementById("main");
+const state = document.getElementById("state");
+const chips = document.getElementById("chips");
+const outside = document.getElementById("outside");
+const version = document.getElementById("version");
+
+let window_ = WINDOWS.some(([value]) => value === localStorage.getItem("window")) ? localStorage.getItem("window") : "5m";
+let stream = null;
+let view = null;
+let news = null;
+
+function say(text, kind) {  // only when it changes: it is read aloud
+  put(state, text);
+  state.className = `state ${kind}`;
+}
+
+function listen() {
+  if (stream) stream.close();
+  stream = new EventSource(`/console/events?window=${window_}`);
+  stream.addEventListener("snapshot", (event) => {
+    news = JSON.parse(event.data);
+    say("Live", "on");
+    refresh();
+  });
+  stream.addEventListener("error", () => {
+    say("Not connected: trying again", "off");
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+  });
+}
+
+function refresh() {
+  if (!news || !view) return;
+  const marks = [news.simulated && "rehearsal", news.draining && "draining: takes no new calls"].filter(Boolean);
+  if (chips.textContent !== marks.join("")) chips.replaceChildren(...marks.map((mark) => h("span", { class: "chip" }, mark)));
+  put(outside, news.outside);
+  put(version, `Offhook ${news.version}`);
+  Promise.resolve(view.update(news)).catch((error) => say(`Cannot show this call: ${error.message}`, "off"));
+}
+
+function route(moved) {
+  const [, where, id] = location.hash.split("/");
+  view = where === "call" && id ? callPage(decodeURIComponent(id)) : overview({ choose, window: window_ });
+  main.replaceChildren(view.element);
+  document.title = where === "call" ? "A call - Offhook console" : "Offhook console";
+  if (moved) {
+    scrollTo(0, 0);
+    main.querySelector("h1").focus({ preventScroll: true });
+  }
+  refresh();
+}
+
+function choose(value) {
+  window_ = value;
+  localStorage.setItem("window", value);
+  listen();
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => {  // the hash is the route's
+  event.preventDefault();
+  main.focus();
+});
+addEventListener("hashchange", () => route(true));
+route(false);
+listen();

@@ -1,0 +1,139 @@
+// One call: its line as a picture, what was said, turns, tools, barge-ins, errors. Live while it goes on.
+
+import { body, cell, h, row, svg, table } from "./dom.js";
+import { NONE, at, clock, duration, ms, title, verdict, words } from "./format.js";
+import { axis, legend, said, span, track } from "./waterfall.js";
+
+const SCALE = 24;  // pixels per second of the picture, at least
+const LANES = { caller: 22, agent: 62, tool: 102 };
+
+function picture(record) {
+  const total = Math.max(record.duration_ms, 1000);
+  const width = Math.max(640, (total / 1000) * SCALE);
+  const x = (value) => ((value / total) * (width - 2)).toFixed(1);
+  const box = (from, to, y, kind) => svg("rect", { x: x(from), y, width: Math.max(1.5, x(to) - x(from)), height: 24, rx: 4, class: kind });
+  const parts = [];
+  const step = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600].find((s) => (s * 1000 * width) / total >= 56) || 1200;
+  for (let second = 0; second * 1000 <= total; second += step) {
+    parts.push(svg("line", { x1: x(second * 1000), x2: x(second * 1000), y1: 14, y2: 134, class: "grid" }));
+    parts.push(svg("text", { x: Number(x(second * 1000)) + 3, y: 146, class: "tick" }, duration(second * 1000)));
+  }
+  for (const turn of record.turns) {
+    if (turn.caller_started_ms !== null) parts.push(box(turn.caller_started_ms, turn.caller_ended_ms ?? turn.reply_started_ms ?? total, LANES.caller, "said caller"));
+    if (turn.reply_started_ms !== null) {
+      const over = turn.reply_ended_ms !== null;
+      const heard = turn.reply_started_ms + (over ? turn.heard_ms : Math.max(0, Math.min(turn.sent_ms, total - turn.reply_started_ms)));
+      const whole = turn.reply_started_ms + Math.max(turn.received_ms, turn.heard_ms);
+      if (over && turn.interrupted && whole > heard) parts.push(box(heard, Math.min(whole, total), LANES.agent, "said unheard"));
+      parts.push(box(turn.reply_started_ms, heard, LANES.agent, "said agent"));
+    }
+  }
+  for (const tool of record.tool_calls) parts.push(box(tool.requested_ms, tool.finished_ms ?? total, LANES.tool, `said tool ${tool.outcome}`));
+  for (const one of record.barge_ins) {
+    parts.push(svg("line", { x1: x(one.decided_ms), x2: x(one.decided_ms), y1: 14, y2: 94, class: `cut ${one.verdict}` }));
+    parts.push(svg("path", { d: `M${x(one.decided_ms)} 14l-5 -8h10z`, class: `cut ${one.verdict}` }));
+  }
+  const names = Object.entries(LANES).map(([name, y]) => {
+    const label = h("span", {}, words(name));
+    label.style.top = `${y + 3}px`;
+    return label;
+  });
+  const drawing = svg("svg", { width, height: 152, viewBox: `0 0 ${width} 152`, role: "img", "aria-label": "The call's line over time: caller, agent, tools. The lists below say the same." }, parts);
+  return h("div", { class: "line" }, h("div", { class: "lanes", "aria-hidden": "true" }, names),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing));
+}
+
+function spoken(record) {  // everything that happened, in order, as a list
+  const events = record.transcript.map((line) => {
+    const cut = line.heard_text !== null && line.heard_text !== undefined && line.heard_text !== line.text && line.text.startsWith(line.heard_text);
+    const texts = cut
+      ? [line.heard_text, " ", h("s", {}, h("span", { class: "unseen" }, "not heard: "), line.text.slice(line.heard_text.length).trim())]
+      : [line.text];
+    return { at_ms: line.at_ms, element: h("li", { class: line.who }, h("b", {}, words(line.who)), h("p", {}, texts)) };
+  });
+  for (const one of record.barge_ins) {
+    const stopped = one.stopped_ms === null ? "" : `, silent after ${ms(one.stopped_ms - one.decided_ms)}`;
+    events.push({ at_ms: one.decided_ms, element: h("li", { class: "event cut" }, h("b", {}, "Barge-in"), h("p", {}, `${verdict(one.verdict)}${stopped}`)) });
+  }
+  for (const tool of record.tool_calls) {
+    const took = tool.finished_ms === null ? "running" : `${words(tool.outcome)} after ${ms(tool.finished_ms - tool.requested_ms)}`;
+    const bad = tool.outcome === "failed" || tool.outcome === "timed_out";
+    events.push({ at_ms: tool.requested_ms, element: h("li", { class: `event ${bad ? "bad" : "tool"}` }, h("b", {}, "Tool"), h("p", {}, h("code", {}, tool.name), ` ${took}`)) });
+  }
+  events.sort((a, b) => a.at_ms - b.at_ms);
+  for (const event of events) event.element.prepend(h("time", {}, at(event.at_ms)));
+  return h("ol", { class: "talk" }, events.map((event) => event.element));
+}
+
+function turnTable(record, made) {  // made: each turn's bars
+  const longest = span(made.map((list) => ({ bars: list })));
+  const rows = body();
+  record.turns.forEach((turn, i) => {
+    const s = turn.segments;
+    rows.append(row({},
+      h("th", { scope: "row", role: "rowheader" }, turn.kind === "model" ? `Turn ${turn.number}` : `${turn.number}: ${turn.kind}`),
+      cell("Turn gap", ms(s.turn_gap)),
+      cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "answers nobody" : NONE)),
+      cell("Heard", `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
+  });
+  const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest)), cell(""));
+  if (made.some((list) => list.length)) rows.append(scale);
+  return table("Turns", [["Turn"], ["Turn gap", "number"], ["What waited for what"], ["Heard"]], rows);
+}
+
+function facts(record, live) {
+  const list = [
+    ["Agent", record.agent],
+    ["Began", clock(record.started_at)],
+    ["Length", duration(record.duration_ms)],
+    ["End", live ? "on the line" : `${words(record.end_reason)} (${record.end_side})`],
+    ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
+    ...Object.entries(record.segments).map(([name, value]) => [title(name), ms(value)]),
+    ["Call", record.call_sid],
+  ];
+  return h("dl", { class: "facts" }, list.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function part(id, heading, ...children) {
+  return h("section", { "aria-labelledby": id }, h("div", { class: "head" }, h("h2", { id }, heading)), children);
+}
+
+export function callPage(callSid) {
+  const heading = h("h1", { tabindex: "-1" }, "Call");
+  const content = h("div", {}, h("p", { class: "empty" }, "Loading…"));
+  const element = h("div", { class: "call" }, h("p", { class: "back" }, h("a", { href: "#/" }, "← All calls")), heading, content);
+  let shown = "";
+  let over = false;
+
+  return {
+    element,
+    async update() {
+      if (over) return;
+      const response = await fetch(`/console/api/view/${encodeURIComponent(callSid)}`);
+      if (!response.ok && response.status !== 404) throw new Error(`the gateway answered ${response.status}`);
+      const text = await response.text();
+      if (!response.ok) {
+        content.replaceChildren(h("p", { class: "empty" }, "No such call: it may have been long ago, or in another process."));
+        return;
+      }
+      if (text === shown) return;
+      shown = text;
+      const { record, live, bars } = JSON.parse(text);
+      over = !live;
+      const other = record.direction === "outbound" ? record.dialled : record.caller;
+      heading.replaceChildren(`${record.direction === "outbound" ? "Call to" : "Call from"} ${other || "an unknown number"} `,
+        h("span", { class: live ? "chip on" : "chip" }, live ? "on the line" : "over"));
+      const scroll = content.querySelector(".scroll");
+      const [left, focused] = [scroll?.scrollLeft ?? 0, scroll !== null && scroll === document.activeElement];
+      content.replaceChildren(
+        facts(record, live),
+        record.errors.length ? part("errors", "Errors", h("ul", { class: "errors" }, record.errors.map((error) => h("li", {}, error)))) : "",
+        part("line", "The line", picture(record)),
+        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
+        part("turns", "Turns", legend(), turnTable(record, bars)));
+      const again = content.querySelector(".scroll");
+      again.scrollLeft = left;
+      if (focused) again.focus();
+    },
+  };
+}

@@ -1,0 +1,82 @@
+// Figures and words as people read them.
+
+export const NONE = "—";
+
+export function ms(value) {
+  if (value === undefined || value === null) return NONE;
+  if (value >= 60000) return duration(value);
+  if (value >= 1000) return `${(value / 1000).toFixed(2)} s`;
+  if (value >= 10) return `${value.toFixed(0)} ms`;
+  return `${value.toFixed(1)} ms`;
+}
+
+export function duration(value) {
+  if (value === undefined || value === null) return NONE;
+  const seconds = Math.round(value / 1000);
+  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  const shown = parts[0] ? parts : parts.slice(1);
+  return shown.map((part, i) => (i ? String(part).padStart(2, "0") : part)).join(":");
+}
+
+export function at(value) {  // on a call's own axis
+  const seconds = value / 1000;
+  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+}
+
+export function clock(iso) {
+  return iso ? new Date(iso).toLocaleTimeString([], { hour12: false }) : NONE;
+}
+
+export function count(value, one, many) {
+  return `${value.toLocaleString()} ${value === 1 ? one : many}`;
+}
+
+export function words(name) {  // an identifier as words
+  const text = name.replaceAll("_", " ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+const TITLES = {
+  turn_gap: "Turn gap",
+  uplink_relative_delay: "Microphone to gateway",
+  uplink_forward: "Gateway to model, a frame",
+  link_rtt: "Round trip of the links",
+  model_first_audio: "Model's first audio",
+  model_first_event: "Model's first sign",
+  output_onset_sent: "First voice sent",
+  output_onset_played: "First voice played",
+  bargein_stop: "Barge-in to silence",
+  bargein_detect: "Barge-in detected",
+  bargein_clear_sent: "Barge-in to clear sent",
+  answer_to_greeting: "Ring to greeting",
+};
+
+export function title(segment) {
+  return TITLES[segment] || words(segment);
+}
+
+const PHASES = {
+  connecting: "Connecting",
+  listening: "Listening",
+  thinking: "Thinking",
+  speaking: "Speaking",
+  held: "Held: interrupted?",
+  stopping: "Interrupted",
+  closing: "Goodbye",
+  ended: "Ending",
+};
+
+export function phase(name) {
+  return PHASES[name] || words(name);
+}
+
+const VERDICTS = {
+  suspected: "undecided",
+  confirmed_by_model: "confirmed by the model",
+  confirmed_locally: "confirmed by the gateway",
+  dismissed: "dismissed, the agent went on",
+};
+
+export function verdict(name) {
+  return VERDICTS[name] || words(name);
+}

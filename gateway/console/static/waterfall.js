@@ -1,0 +1,51 @@
+// What waited for what: bars on one time axis, which begins where the caller fell silent.
+
+import { h } from "./dom.js";
+import { ms } from "./format.js";
+
+export const KINDS = [
+  ["model", "Model: turn end, thinking"],
+  ["voice", "Model: first audio"],
+  ["tool", "Tool"],
+  ["gateway", "Gateway: to first voice"],
+  ["carrier", "Carrier: until played"],
+];
+
+export function legend() {
+  return h("ul", { class: "legend", "aria-label": "Colours of the stretches" },
+    KINDS.map(([kind, name]) => h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
+}
+
+export function span(turns) {  // a round end of the axis that holds every turn
+  const longest = Math.max(100, ...turns.flatMap((turn) => turn.bars.map((bar) => bar.to_ms)));
+  const step = 10 ** Math.floor(Math.log10(longest)) / 2;
+  return Math.ceil(longest / step) * step;
+}
+
+export function track(bars, longest) {
+  const main = bars.filter((bar) => bar.kind !== "tool");
+  const tools = bars.filter((bar) => bar.kind === "tool");
+  const make = (bar) => {
+    const element = h("span", { class: `bar ${bar.kind}`, title: `${bar.what}: ${ms(bar.to_ms - bar.from_ms)}` });
+    element.style.left = `${(100 * bar.from_ms) / longest}%`;
+    element.style.width = `${(100 * Math.max(0, Math.min(bar.to_ms, longest) - bar.from_ms)) / longest}%`;
+    return element;
+  };
+  return h("div", { class: "track", "aria-hidden": "true" },
+    h("div", { class: "lane" }, main.map(make)),
+    tools.length ? h("div", { class: "lane thin" }, tools.map(make)) : null);
+}
+
+export function said(bars) {  // the same for those who do not see the bars
+  return bars.map((bar) => `${bar.what} ${ms(bar.to_ms - bar.from_ms)}`).join(", ");
+}
+
+export function axis(longest) {
+  const ticks = [0, 0.25, 0.5, 0.75, 1];
+  return h("div", { class: "axis", "aria-hidden": "true" },
+    ticks.map((share) => {
+      const tick = h("span", {}, share ? ms(share * longest) : "0");
+      tick.style.left = `${100 * share}%`;
+      return tick;
+    }));
+}
