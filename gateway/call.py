@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gateway.agent import Agent
 from gateway.carriers.twilio import messages
 from gateway.conversation import commands as c
@@ -51,6 +54,7 @@ SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 # What a model link counts, in the metrics' words.
 ODDITIES = {"unknown_keys": "unknown_event", "unreadable_values": "bad_field"}
 DROPPED = {"audio_dropped": "uplink_full", "audio_dropped_down": "model_down"}
+CAME_FRAMES = 256  # 5 s: no edge of speech is decided later than that
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
@@ -180,6 +184,7 @@ class Call(ModelSink):
         self._up = Up8To16()
         self._undetected = b""
         self._samples_in = 0
+        self._came_s: deque[float] = deque(maxlen=CAME_FRAMES)  # when each of the last frames came
         self._last_frame_s: float | None = None
         self._delay_floor_s: float | None = None
         self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
@@ -476,24 +481,27 @@ class Call(ModelSink):
         self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
         if len(codes) == FRAME and not self._undetected:
             samples = mulaw.decode(codes)
-            edge = self._detector.push(samples, self._heard_level_dbov(now_s))
-            if edge is not None:
-                self._speech_edge(edge.speaking, now_s - (edge.decided_sample - edge.sample) / 8000, now_s)
+            self._detect(samples, now_s)
             self._uplink(self._up.push(samples), now_s)
             return
         self._undetected += codes
         while len(self._undetected) >= FRAME:
             frame, self._undetected = self._undetected[:FRAME], self._undetected[FRAME:]
-            edge = self._detector.push(mulaw.decode(frame), self._heard_level_dbov(now_s))
-            if edge is not None:
-                self._speech_edge(edge.speaking, now_s - (edge.decided_sample - edge.sample) / 8000, now_s)
+            self._detect(mulaw.decode(frame), now_s)
         self._uplink(self._up.push(mulaw.decode(codes)), now_s)
 
-    def _speech_edge(self, speaking: bool, when_s: float, now_s: float) -> None:
-        if speaking:
-            self.feed(e.CallerSpeechStarted(now_s, when_s))
+    def _detect(self, samples: NDArray[np.int16], now_s: float) -> None:
+        self._came_s.append(now_s)
+        edge = self._detector.push(samples, self._heard_level_dbov(now_s))
+        if edge is None:
+            return
+        # Back-dated to when that frame came, not by the length of the audio since: frames come late and in bunches.
+        frames_ago = (edge.decided_sample - edge.sample) // FRAME
+        if edge.speaking:
+            came_s = self._came_s[-min(max(frames_ago, 1), len(self._came_s))]
+            self.feed(e.CallerSpeechStarted(now_s, came_s - FRAME / 8000))
         else:
-            self.feed(e.CallerSpeechEnded(now_s, when_s))
+            self.feed(e.CallerSpeechEnded(now_s, self._came_s[-min(frames_ago + 1, len(self._came_s))]))
 
     def _uplink(self, pcm: bytes, received_s: float) -> None:
         if self._muted:

@@ -182,9 +182,9 @@ class Gateway:
             async with asyncio.timeout(self.settings.drain_s):
                 await self._idle.wait()
         except TimeoutError:
-            self.metrics.incomplete("drain", "timeout")
-        else:
-            self.metrics.observe("drain", time.monotonic() - began_s)
+            log.warning("draining: %d calls were left at the limit", len(self.calls))
+        else:  # no metric: nobody would scrape it before the process is gone
+            log.info("drained in %.1f s", time.monotonic() - began_s)
 
     async def _end_all(self) -> None:
         self.admission.draining = True

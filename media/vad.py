@@ -103,6 +103,7 @@ _LAG_MATRIX = _lag_matrix()
 _LEAST_BAND_DBOV = -72.0  # the idle noise of mu-law itself, spread over the bands
 _LEAST_SPEECH_DBOV = -58.0  # softer is nobody speaking into a telephone
 _NOTHING_POWER = 160 * (32768.0 * 10 ** (-68.0 / 20.0)) ** 2  # of a frame's sum of squares: not worth a spectrum
+_FRESH_SHARE = 0.05  # a voice that fades by 30 dB within a frame still has more of its power in it
 _SILENT_BANDS = np.full(_BANDS, _LEAST_BAND_DBOV)
 
 # The floor of a band is the least it was within 1.2 to 1.6 s: longer than a word, shorter than patience.
@@ -125,6 +126,7 @@ class _Line:
         self.echo_dbov = SILENCE_DBOV  # what echo may reach in this frame
         self.audible = False  # speech could be that soft, and echo not that loud
         self.loud = False  # and above the background
+        self.fresh = True  # not only by the end of the frame before, which is in the window too
         self.squares: NDArray[np.float64] = np.zeros(_FFT + 2)
         self.above_db: NDArray[np.float64] = np.zeros(_BANDS)
         self._samples = np.zeros(_WINDOW)
@@ -143,7 +145,9 @@ class _Line:
         window = self._samples
         window[:_HOP] = window[_FRAME:]
         window[_HOP:] = samples
-        if window.dot(window) < _NOTHING_POWER:
+        total = float(window.dot(window))
+        self.fresh = total - float(window[:_HOP].dot(window[:_HOP])) >= _FRESH_SHARE * total
+        if total < _NOTHING_POWER:
             bands, self.level_dbov = _SILENT_BANDS, SILENCE_DBOV
         else:
             np.multiply(window, _TAPER, out=self._tapered)
@@ -208,8 +212,8 @@ class _Edges:
         self._loud_since = self._last_loud = 0
         self._began = self._last_voice = self._last_speech = 0
 
-    def push(self, evidence: float, loud: bool) -> SpeechEdge | None:
-        """`evidence`: 2 for surely a voice, 0 for no saying, -1 for surely none."""
+    def push(self, evidence: float, loud: bool, fresh: bool = True) -> SpeechEdge | None:
+        """`evidence`: 2 for surely a voice, 0 for no saying, -1 for surely none. `fresh`: by itself."""
         start, self._now = self._now, self._now + _FRAME
         if loud:
             if start - self._last_loud > _FRAME:
@@ -219,7 +223,7 @@ class _Edges:
             if self._score <= 0.0:
                 self._began = max(self._loud_since, self._now - _BACKDATE) if loud else start - _FRAME
             self._last_voice = self._now
-        if loud and self._now - self._last_voice <= _VOICELESS_END:
+        if loud and fresh and self._now - self._last_voice <= _VOICELESS_END:
             self._last_speech = self._now
         self._score = min(max(0.0, self._score + evidence), _ENOUGH + 2.0)
         if not self.speaking:
@@ -265,7 +269,7 @@ class EnergyDetector:
         line = self._line
         line.push(samples, played_dbov)
         if line.loud:
-            return self._edges.push(self._evidence(), True)
+            return self._edges.push(self._evidence(), True, line.fresh)
         self._hisses = 0
         return self._edges.push(_QUIET, False)
 
@@ -350,7 +354,7 @@ class SileroDetector:
         elif line.echo_dbov > SILENCE_DBOV:
             evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)
         # Sure of a voice, the network also outvotes the level: speech below the noise goes on.
-        return self._edges.push(evidence, line.loud or evidence >= _SILERO_MOST)
+        return self._edges.push(evidence, line.loud or evidence >= _SILERO_MOST, line.fresh)
 
     def _judge(self, window: NDArray[np.float32]) -> float:
         self._input[0, :_SILERO_CONTEXT] = self._input[0, -_SILERO_CONTEXT:]

@@ -98,7 +98,6 @@ INCOMPLETE_REASONS = (
     "no_mark",
     "call_ended",
     "superseded",
-    "timeout",
     "invalid",
 )
 TOKEN_DIRECTIONS = ("input", "output")

@@ -18,7 +18,6 @@ __all__ = [
     "BARGEIN_DETECT",
     "BARGEIN_STOP",
     "BY_NAME",
-    "DRAIN",
     "ENDPOINT_DELAY",
     "EVENT_LOOP_LAG",
     "LINK_RTT",
@@ -317,14 +316,6 @@ UPLINK_GAP = Segment(
     thresholds_s=(0.1, 0.5, 1.0, 8.0),
     per_frame=True,
 )
-DRAIN = Segment(
-    "drain",
-    "drain begun",
-    "last call gone",
-    lower_s=0.1,
-    upper_s=3600.0,
-    thresholds_s=(30.0, 60.0, 600.0, 1800.0),
-)
 
 SEGMENTS: tuple[Segment, ...] = (
     TURN_GAP,
@@ -349,7 +340,6 @@ SEGMENTS: tuple[Segment, ...] = (
     MODEL_RECONNECT_GAP,
     EVENT_LOOP_LAG,
     UPLINK_GAP,
-    DRAIN,
 )
 
 BY_NAME: dict[str, Segment] = {segment.name: segment for segment in SEGMENTS}

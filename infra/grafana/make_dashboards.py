@@ -440,7 +440,6 @@ def reliability() -> Any:
             "1 while a replica takes no new calls.",
             [(f"offhook_draining{{{PODS}}}", "{{pod}}")],
         ),
-        latency(s.DRAIN),
         board.Row("What was refused, and what was not seen"),
         each_minute(
             "Refused requests",
