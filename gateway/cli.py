@@ -33,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+scenario_app = typer.Typer(help="Scenarios of rehearsals.", no_args_is_help=True)
+app.add_typer(scenario_app, name="scenario")
 log = logging.getLogger("offhook")
 
 AgentPaths = Annotated[
@@ -177,6 +179,16 @@ def simulate(
     good = _run(wanted)
     if not good:
         raise typer.Exit(1)
+
+
+@scenario_app.command("schema")
+def scenario_schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    import json
+
+    with _rehearsal():
+        from gateway.rehearsal.schema import scenario_schema as made
+    print(json.dumps(made(), indent=2))
 
 
 @app.command("rehearsal-model")

@@ -15,6 +15,7 @@ import msgspec
 from gateway.errors import nearest
 
 __all__ = [
+    "ACTIONS",
     "Abort",
     "Action",
     "CallTool",
@@ -144,6 +145,8 @@ class GoAway:
 
 @dataclass(frozen=True, slots=True)
 class Close:
+    """The connection is closed with this code."""
+
     code: int = 1011
     reason: str = "Internal error encountered."
 
@@ -233,7 +236,7 @@ class Script:
 _T = TypeVar("_T")
 
 # What an action is called in a mapping, and which field its value fills.
-_NAMES: dict[str, tuple[type, str | None]] = {
+ACTIONS: dict[str, tuple[type, str | None]] = {
     "say": (Say, "text"),
     "tool": (CallTool, "name"),
     "think": (Think, "text"),
@@ -329,12 +332,12 @@ def _actions(value: Any, where: str, base_dir: Path | None) -> tuple[Action, ...
 def _action(value: Any, where: str, base_dir: Path | None) -> Any:
     values = {value: None} if isinstance(value, str) else value
     _is_mapping(values, where)
-    named = [name for name in _NAMES if name in values]
+    named = [name for name in ACTIONS if name in values]
     if len(named) != 1:
-        meant = "" if named else "".join(nearest(name, _NAMES) for name in values)
+        meant = "" if named else "".join(nearest(name, ACTIONS) for name in values)
         has = ", ".join(map(str, values))
-        raise ScriptError(f"{where}: {meant}needs exactly one of {', '.join(_NAMES)}; has {has}")
-    kind, main = _NAMES[named[0]]
+        raise ScriptError(f"{where}: {meant}needs exactly one of {', '.join(ACTIONS)}; has {has}")
+    kind, main = ACTIONS[named[0]]
     arguments = dict(values)
     given = arguments.pop(named[0])
     if main is not None and given is not None:

@@ -83,7 +83,7 @@ def test_an_empty_script_is_a_script():
 
 
 def test_every_action_can_be_written_in_a_file():
-    named = {kind for kind, _ in model_script._NAMES.values()}
+    named = {kind for kind, _ in model_script.ACTIONS.values()}
     assert named == set(model_script.Action.__args__)
 
 
