@@ -39,7 +39,7 @@ async def account_for(scenario: Scenario, auth_token: str, public_url: str) -> A
 
 def environment_of(scenario: Scenario, twilio: SimulatedTwilio | None) -> dict[str, str]:
     """What the rehearsed gateway's environment must hold for this scenario."""
-    env = {"OFFHOOK_API_TOKEN": API_TOKEN}
+    env = {"OFFHOOK_API_TOKEN": API_TOKEN, "OFFHOOK_SIMULATED_EFFECTS": ",".join(scenario.allow_outside_effects)}
     if twilio is not None:
         env |= twilio.environ()
     return env

@@ -143,7 +143,7 @@ class Scenario:
     directory: Path = Path()
     outbound: Outbound | None = None
     others: Mapping[str, Callee] | None = None
-    allow_outside_effects: bool = False
+    allow_outside_effects: tuple[str, ...] = ()  # tools that act though the call is simulated; "*": all
 
     def script(self) -> Script:
         """The model's script."""
@@ -216,8 +216,12 @@ class _Reader:
             directory=self._directory,
             outbound=outbound,
             others=self._others(data, outbound, steps, carrier, model),
-            allow_outside_effects=self._made(data.get("allow_outside_effects", False), bool, ["allow_outside_effects"]),
+            allow_outside_effects=self._effects(data.get("allow_outside_effects", False)),
         )
+
+    def _effects(self, value: Any) -> tuple[str, ...]:
+        allowed = self._made(value, bool | tuple[str, ...], ["allow_outside_effects"])
+        return (("*",) if allowed else ()) if isinstance(allowed, bool) else allowed
 
     def _others(
         self,

@@ -36,7 +36,7 @@ _ABOUT = {
     "expect": "What is expected of the call.",
     "outbound": "The gateway places the call; `caller` is then who is called.",
     "others": "Who else may be called, by number: a transfer's target.",
-    "allow_outside_effects": "Tools with outside effects are run, not blocked.",
+    "allow_outside_effects": "Tools with outside effects that are run and not blocked: these, or all.",
 }
 
 
@@ -73,7 +73,7 @@ def scenario_schema() -> Schema:
         "expect": _object({name: made.kind(name) for name in KINDS}),
         "outbound": made.dataclass(Outbound),
         "others": {"type": "object", "additionalProperties": made.dataclass(Other, {"steps": steps})},
-        "allow_outside_effects": {"type": "boolean"},
+        "allow_outside_effects": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]},
     }
     assert set(properties["caller"]["properties"]) == set(CALLER)
     schema = _object(

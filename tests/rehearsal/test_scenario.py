@@ -177,7 +177,7 @@ def test_an_inline_agent_is_written_so_that_the_gateway_finds_its_sounds(tmp_pat
         ("model:", "models:", ":10: models: is not known here"),
         ("expect:", "outbound: {too: '+1'}\nexpect:", ":13: outbound.too: is not known here; did you mean to\\?"),
         ("expect:", "others: {'+1': {steps: [hop]}}\nexpect:", r":13: others.\+1.steps\[0\]: needs exactly one of"),
-        ("expect:", "allow_outside_effects: often\nexpect:", ":13: allow_outside_effects: expected `bool`"),
+        ("expect:", "allow_outside_effects: often\nexpect:", ":13: allow_outside_effects: expected `bool"),
         ("expect:", "carrier: {noise: 3}\nexpect:", "carrier.noise: is not known here; did you mean noise_dbfs\\?"),
         ("expect:", "carrier: {marks: maybe}\nexpect:", "carrier.marks: invalid enum value 'maybe'"),
     ],

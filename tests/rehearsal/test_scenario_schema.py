@@ -116,6 +116,7 @@ def test_replies_that_are_refused_do_not_fit(reply):
         ("outbound: {to: '+15550133', answers: busy}\nothers: {'+15550134': {steps: [hang_up]}}\n", True),
         ("outbound: {answers: perhaps}\n", False),
         ("allow_outside_effects: true\n", True),
+        ("allow_outside_effects: [book]\n", True),
         ("allow_outside_effects: 3\n", False),
         ("extras: 3\n", False),
     ],
