@@ -16,7 +16,7 @@ from gateway.agent import Agent
 from gateway.carriers.twilio.control import FINAL, rank
 from gateway.errors import OperatorError
 
-__all__ = ["Outbound", "Placed", "QueueFull"]
+__all__ = ["LOOK_S", "Outbound", "Placed", "QueueFull", "can_be_called"]
 
 CALLS_PER_S = 1.0
 MAX_QUEUED = 1_000  # a quarter of an hour at one a second
@@ -25,6 +25,11 @@ MAX_KEPT = 2_000
 BUSY_S = 5.0  # the carrier said 429: let others through first
 _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}|sips?:[^\s<>\"]{1,200}")
 _MAX_VARIABLES = 50
+
+
+def can_be_called(to: str) -> bool:
+    """Whether this is a number (E.164) or a SIP address."""
+    return to.isascii() and _NUMBER.fullmatch(to) is not None
 
 
 class QueueFull(OperatorError):
@@ -87,10 +92,10 @@ class Outbound:
         conference: str = "",
     ) -> Placed:
         """Queue a call. Raises `OperatorError` for one that cannot be placed, `QueueFull`."""
-        if not _NUMBER.fullmatch(to):
+        if not can_be_called(to):
             raise OperatorError(f"cannot call {to[:60]!r}: give a number as +15551234567, or a SIP address")
         caller_id = caller_id or agent.outbound.caller_id or next(iter(agent.numbers), "")
-        if not _NUMBER.fullmatch(caller_id):
+        if not can_be_called(caller_id):
             raise OperatorError(
                 f"agent {agent.name!r} has no number to call from: set outbound.caller_id in its file, or `from`"
             )

@@ -35,7 +35,7 @@ from gateway.door import KEEP_ALIVE_S, Door
 from gateway.errors import ModelRefused, OperatorError
 from gateway.models.gemini import GeminiSettings, Models
 from gateway.models.prices import check_limit, load_prices, price_of
-from gateway.outbound import QueueFull
+from gateway.outbound import QueueFull, can_be_called
 from gateway.record import CallRecord
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
@@ -299,6 +299,10 @@ class Gateway:
         texts = {name: body.get(name, "") for name in ("music", "say", "to", "whisper", "digits")}
         if not all(isinstance(text, str) for text in texts.values()):
             raise web.HTTPBadRequest(text="values must be texts")
+        if texts["to"] and not can_be_called(texts["to"]):
+            raise web.HTTPBadRequest(text="to: give a number as +15551234567, or a SIP address")
+        if texts["music"] and not texts["music"].startswith(("https://", "http://")):
+            raise web.HTTPBadRequest(text="music: give the URL of a sound file")
         call_id = request.match_info["id"]
         placed = self.telephone.outbound.find(call_id)
         call_sid = placed.call_sid if placed else call_id
@@ -384,7 +388,8 @@ def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -
 
 
 def _bearer(request: web.Request) -> bytes:
-    return request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "surrogateescape")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -75,7 +75,18 @@ def test_status_by_rank_and_never_back():
 
 
 @pytest.mark.parametrize(
-    "to", ["", "5550101000", "+0155501", "+1555010x000", "javascript:1", "sip:a b@x", "+" + "1" * 16]
+    "to",
+    [
+        "",
+        "5550101000",
+        "+0155501",
+        "+1555010x000",
+        "javascript:1",
+        "sip:a b@x",
+        "sip:é@x",
+        "+" + "1" * 16,
+        "+１５５５０１０１０００",
+    ],
 )
 def test_what_cannot_be_called_is_refused(to: str):
     with pytest.raises(OperatorError, match="cannot call"):
