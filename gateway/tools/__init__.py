@@ -1,15 +1,39 @@
-"""The seam to tools: what an agent can do, and how one run of it is asked for and answered."""
+"""The seam to tools: what an agent can do, and how one run of it is asked for and answered.
+
+For those who write tools as Python functions: `tool` marks one, `ToolContext` is what it may know and do of the
+call, `ToolError` what it raises to have the model told something in particular.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, Literal, Protocol, TypeVar, overload
 
+from gateway.conversation.endings import Ending
 from gateway.conversation.events import Outcome, ToolPolicy
 from gateway.errors import PeerError
 
-__all__ = ["Tool", "ToolCall", "ToolError", "ToolHost", "ToolResult", "ToolSource"]
+__all__ = [
+    "MARK",
+    "Afterwards",
+    "Tool",
+    "ToolCall",
+    "ToolContext",
+    "ToolError",
+    "ToolHost",
+    "ToolMark",
+    "ToolResult",
+    "ToolSource",
+    "tool",
+]
+
+MARK = "__offhook_tool__"  # the attribute of a marked function that holds its ToolMark
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ToolError(PeerError):
@@ -28,7 +52,8 @@ class ToolCall:
     name: str
     arguments: dict[str, Any]
     idempotency_key: str
-    facts: dict[str, Any] = field(default_factory=dict)  # call_sid, caller, dialled, simulated, variables
+    # call_sid, caller, dialled, direction, simulated, variables; effects: tools that may act though simulated
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +63,14 @@ class ToolResult:
     outcome: Outcome
     response: dict[str, Any]
     record: str = ""
+
+
+class Afterwards(Enum):
+    """What became of a run that was cancelled or timed out, and could not be stopped."""
+
+    RUNNING = "running"  # it goes on, and nobody waits for it
+    FINISHED = "finished"
+    FAILED = "failed"
 
 
 class ToolHost(Protocol):
@@ -61,6 +94,21 @@ class ToolHost(Protocol):
     def send_digits(self, digits: str) -> bool:
         """Press these keys (0-9 A-D # *; `w` waits half a second); False where the carrier cannot."""
 
+    def keys(self, *, secret: bool) -> AbstractContextManager[asyncio.Queue[str]]:
+        """The caller's key presses as long as the context is open; the model is told of none of them.
+
+        `secret`: meanwhile the model hears silence, and so does the recording.
+        """
+
+    def take_message(self, recipient: str, text: str) -> None:
+        """Keep a message for somebody, with the call's record."""
+
+    def last_words(self, text: str, ending: Ending) -> None:
+        """Have the agent say this instead of what it is saying; then the call ends."""
+
+    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+        """A run that was given up goes on, or came to its end after all: for the record, not for the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -76,7 +124,79 @@ class Tool:
     timeout_s: float = 20.0
     filler: str = ""
     filler_after_ms: int = 1_500
+    outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
+    secret: bool = False  # what it is asked and answers stands in no record
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMark:
+    """What `@tool` says of a function."""
+
+    name: str = ""
+    description: str = ""
+    on_barge_in: Literal["cancel", "finish"] = "cancel"
     outside_effects: bool = False
+
+
+@overload
+def tool(function: Function, /) -> Function: ...
+
+
+@overload
+def tool(
+    *,
+    name: str = "",
+    description: str = "",
+    on_barge_in: Literal["cancel", "finish"] = "cancel",
+    outside_effects: bool = False,
+) -> Callable[[Function], Function]: ...
+
+
+def tool(function: Any = None, /, **said: Any) -> Any:
+    """Mark a function as a tool: `function: module` in an agent file takes all marked ones of the module.
+
+    Name and description are the function's own unless given. `on_barge_in="finish"`: it is not cancelled when the
+    caller interrupts. `outside_effects`: it changes something beyond this call, and is not run in rehearsals.
+    """
+    mark = ToolMark(**said)
+
+    def marked(function: Any) -> Any:
+        setattr(function, MARK, mark)
+        return function
+
+    return marked if function is None else marked(function)
+
+
+class ToolContext:
+    """The call a tool works for; a parameter annotated with this is filled by the gateway. Fit for threads.
+
+    `cancelled` is set once nobody waits for the tool any more: a function in a thread should look at it between
+    steps, and stop.
+    """
+
+    def __init__(self, call: ToolCall, host: ToolHost, loop: asyncio.AbstractEventLoop) -> None:
+        self._host, self._loop = host, loop
+        self.call_sid: str = call.facts.get("call_sid", "")
+        self.caller: str = call.facts.get("caller", "")
+        self.dialled: str = call.facts.get("dialled", "")
+        self.direction: str = call.facts.get("direction", "inbound")
+        self.simulated: bool = call.facts.get("simulated", False)
+        self.variables: Mapping[str, str] = call.facts.get("variables", {})
+        self.idempotency_key = call.idempotency_key
+        self.cancelled = threading.Event()
+
+    def say(self, text: str) -> None:
+        """Have the agent say this now; the tool goes on meanwhile."""
+        self._ask(self._host.say, text)
+
+    def remember(self, key: str, value: str) -> None:
+        """Keep a fact for the rest of the call, also where the model loses its memory."""
+        self._ask(self._host.remember, key, value)
+
+    def _ask(self, method: Callable[..., None], *arguments: str) -> None:
+        if not self.cancelled.is_set():  # it has no say in the call any more
+            with suppress(RuntimeError):  # the loop is gone: the process stops
+                self._loop.call_soon_threadsafe(method, *arguments)
 
 
 class ToolSource(Protocol):

@@ -1,21 +1,39 @@
-"""Runs tool calls of one call: one task each, really cancelled, awaited at the end."""
+"""Runs the tool calls of one call: checked, bounded, really cancelled, each answered once and awaited at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from gateway.conversation.events import Outcome
-from gateway.tools import Tool, ToolCall, ToolHost, ToolResult
+from gateway.redact import Redactor
+from gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolHost, ToolResult
+from gateway.tools.answer import answer, clipped_text, refusal
+from gateway.tools.schema import BadArguments, checked
 
 __all__ = ["ToolRunner"]
 
 log = logging.getLogger(__name__)
 
+MAX_REMEMBERED = 100  # runs of one call, against repeats: at 16 kB an answer never more than 2 MB
+RECORD_LIMIT = 2_000  # characters of an error
+LET_GO_S = 3.0  # at the call's end, for a tool that is slow to notice that it was cancelled
+
+_UNSURE = ToolResult(
+    Outcome.FAILED,
+    refusal("This was begun before and then interrupted. It may have been done: do not try again, say so."),
+    "a repeat of a run that was cancelled: not run again",
+)
+
 
 class ToolRunner:
-    """`on_finished(call, result)` is told of each run that was not cancelled."""
+    """`on_finished(call, result)` is told of each run that was not cancelled.
+
+    A call with the idempotency key of an earlier one gets that one's result; it does not run twice.
+    """
 
     def __init__(
         self,
@@ -24,14 +42,24 @@ class ToolRunner:
         *,
         limit: int,
         on_finished: Callable[[ToolCall, ToolResult], None],
+        redactor: Redactor | None = None,
     ) -> None:
         self._tools, self._host, self._on_finished = tools, host, on_finished
+        self._redactor = redactor or Redactor()
         self._slots = asyncio.Semaphore(limit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._first: OrderedDict[str, asyncio.Future[ToolResult]] = OrderedDict()
 
     def start(self, call: ToolCall) -> None:
         """Begin this run."""
-        self._tasks[call.call_id] = asyncio.create_task(self._run(call), name=f"tool {call.name}")
+        task = asyncio.create_task(self._run(call), name=f"tool {call.name}")
+        self._tasks[call.call_id] = task
+
+        def gone(_: asyncio.Task[None]) -> None:
+            if self._tasks.get(call.call_id) is task:
+                del self._tasks[call.call_id]
+
+        task.add_done_callback(gone)
 
     def cancel(self, call_id: str) -> None:
         """Stop this run; its result is not told."""
@@ -39,25 +67,88 @@ class ToolRunner:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop all runs and wait until they are gone."""
-        for task in self._tasks.values():
+        """Stop all runs and wait until they are gone; one that will not go is left behind, and recorded."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=LET_GO_S)
+            for task in left:
+                log.error("%s does not let itself be cancelled", task.get_name())
 
     async def _run(self, call: ToolCall) -> None:
+        first = self._first.get(call.idempotency_key)
+        if first is None:
+            first = self._first[call.idempotency_key] = asyncio.get_running_loop().create_future()
+            while len(self._first) > MAX_REMEMBERED:
+                self._first.popitem(last=False)
+            try:
+                result = await self._result(call)
+            except BaseException:
+                first.set_result(_UNSURE)
+                raise
+            first.set_result(result)
+        else:
+            result = await asyncio.shield(first)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # it would not stop: its outcome is for the record alone
+            state = Afterwards.FINISHED if result.outcome is Outcome.DONE else Afterwards.FAILED
+            self._host.afterwards(call, state, result.record or result.response.get("result"))
+            return
+        self._on_finished(call, result)
+
+    async def _result(self, call: ToolCall) -> ToolResult:
+        """Raises `CancelledError` alone."""
         tool = self._tools.get(call.name)
         if tool is None:
-            message = f"There is no tool named {call.name}."
-            self._on_finished(call, ToolResult(Outcome.FAILED, {"status": "error", "message": message}))
-            return
+            return ToolResult(Outcome.FAILED, refusal(f"There is no tool named {call.name}."), "no such tool")
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            async with self._slots, asyncio.timeout(tool.timeout_s):
-                value = await tool.run(call, self._host)
-            result = ToolResult(Outcome.DONE, {"status": "ok", "result": value})
+            arguments = checked(tool.parameters, call.arguments)
+            if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
+                return ToolResult(Outcome.DONE, _REHEARSED, "")
+            asked = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
+            async with asyncio.timeout(tool.timeout_s), self._slots:
+                value = await tool.run(asked, self._host)
+            # A secret that a tool answers with would be spoken.
+            return ToolResult(Outcome.DONE, answer(value, self._redactor))
+        except BadArguments as error:
+            message = self._redactor.text(str(error))
+            return ToolResult(Outcome.FAILED, refusal(message, retryable=True), f"wrong arguments: {message}")
         except TimeoutError:
-            result = ToolResult(Outcome.TIMED_OUT, {"status": "error", "message": "This takes too long just now."})
-        except Exception as error:
-            log.exception("tool %s failed", call.name)
-            response = {"status": "error", "message": "This did not work."}
-            result = ToolResult(Outcome.FAILED, response, f"{type(error).__name__}: {error}")
-        self._on_finished(call, result)
+            return ToolResult(
+                Outcome.TIMED_OUT, refusal("This takes too long just now."), f"no answer within {tool.timeout_s:g} s"
+            )
+        except ToolError as error:
+            message = clipped_text(str(error), self._redactor, RECORD_LIMIT)
+            record = clipped_text(error.record or str(error), self._redactor, RECORD_LIMIT)
+            return ToolResult(Outcome.FAILED, refusal(message), record)
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            return self._failed(call, "CancelledError, by itself")
+        except (Exception, SystemExit) as error:
+            log.error(
+                "call %s: tool %s failed\n%s",
+                call.facts.get("call_sid", "-"),
+                call.name,
+                self._redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
+            )
+            return self._failed(call, f"{type(error).__name__}: {error}")
+
+    def _failed(self, call: ToolCall, what: str) -> ToolResult:
+        record = clipped_text(what, self._redactor, RECORD_LIMIT)
+        return ToolResult(Outcome.FAILED, refusal("This did not work."), record)
+
+
+_REHEARSED = {
+    "status": "ok",
+    "rehearsed": True,
+    "message": "This is a rehearsal: nothing was really done. Go on as if it had worked.",
+}
+
+
+def _allowed(call: ToolCall) -> bool:
+    effects = call.facts.get("effects", ())
+    return call.name in effects or "*" in effects

@@ -1,0 +1,187 @@
+"""Python functions as tools: name, description and schema out of signature, type hints and docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.conversation.events import ToolPolicy
+from gateway.errors import OperatorError
+from gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from gateway.tools.schema import BadArguments, inlined
+from gateway.tools.threads import Threads
+
+__all__ = ["described", "function_tool", "functions_named"]
+
+_SECTION = re.compile(r"\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?)\s*:\s*\Z")
+_ARGUMENT = re.compile(r"(\s*)\**(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)\Z")
+
+
+def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
+    """`module:name`, or every function marked with `@tool` of `module`; modules beside the agent file are found.
+
+    Raises `OperatorError` that says what is missing.
+    """
+    module_name, _, name = path.partition(":")
+    if directory not in sys.path:
+        sys.path.append(directory)  # behind everything else: an agent's folder replaces no installed module
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise OperatorError(f"function {path}: cannot import {module_name} ({type(error).__name__}: {error})") from None
+    if not name:
+        found = [f for f in vars(module).values() if isinstance(getattr(f, MARK, None), ToolMark)]
+        if not found:
+            raise OperatorError(f"function {path}: no function there has @tool: decorate it, or name it ({path}:name)")
+        return found
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise OperatorError(f"function {path}: there is no function {name} in {module_name}")
+    return [function]
+
+
+def described(docstring: str) -> tuple[str, dict[str, str]]:
+    """A docstring's text before its sections, on one line per paragraph, and what its `Args:` say per parameter."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    sections = [i for i, line in enumerate(lines) if _SECTION.match(line)]
+    text = "\n".join(lines[: sections[0] if sections else len(lines)])
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    arguments: dict[str, str] = {}
+    for begins, ends in zip(sections, [*sections[1:], len(lines)], strict=True):
+        if not re.match(r"\s*(Args|Arguments|Parameters)\b", lines[begins]):
+            continue
+        indent, current = -1, ""
+        for line in lines[begins + 1 : ends]:
+            found = _ARGUMENT.match(line)
+            if found and (indent < 0 or len(found[1]) <= indent):
+                indent, current = len(found[1]), found[2]
+                arguments[current] = found[3].strip()
+            elif current and line.strip():
+                arguments[current] = f"{arguments[current]} {line.strip()}".strip()
+    return "\n".join(p for p in paragraphs if p), arguments
+
+
+def function_tool(function: Callable[..., Any], threads: Threads) -> Tool:
+    """A function as a tool. Raises `OperatorError` for a signature that a model cannot fill."""
+    mark: ToolMark = getattr(function, MARK, None) or ToolMark()
+    name = mark.name or getattr(function, "__name__", "tool")
+    text, about = described(inspect.getdoc(function) or "")
+    arguments, context_name = _arguments(function, name)
+    schema = _schema(arguments, name, about)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+
+    async def run(call: ToolCall, host: ToolHost) -> Any:
+        try:
+            given = msgspec.convert(call.arguments, arguments, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadArguments(_readable(error)) from None
+        values = {field: getattr(given, field) for field in arguments.__struct_fields__}
+        context = ToolContext(call, host, asyncio.get_running_loop())
+        if context_name:
+            values[context_name] = context
+        try:
+            if is_async:
+                return await function(**values)
+            return await _in_thread(lambda: function(**values), threads, call, host)
+        except asyncio.CancelledError:
+            context.cancelled.set()
+            raise
+
+    return Tool(
+        name,
+        mark.description or text or name,
+        schema,
+        run,
+        on_barge_in=ToolPolicy(mark.on_barge_in),
+        outside_effects=mark.outside_effects,
+    )
+
+
+async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:
+    """Run it in a thread. Given up while it runs: what becomes of it is told to the host afterwards."""
+    loop = asyncio.get_running_loop()
+
+    def ended(future: Future[Any]) -> None:
+        error = future.exception()
+        state = Afterwards.FAILED if error else Afterwards.FINISHED
+        what = f"{type(error).__name__}: {error}" if error else future.result()
+        with suppress(RuntimeError):  # the process stops, its loop is gone
+            loop.call_soon_threadsafe(host.afterwards, call, state, what)
+
+    future = threads.submit(function)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if not future.cancelled():  # it has begun
+            if not future.done():
+                host.afterwards(call, Afterwards.RUNNING, None)
+            future.add_done_callback(ended)
+        raise
+
+
+def _arguments(function: Callable[..., Any], name: str) -> tuple[type[msgspec.Struct], str]:
+    """The parameters as a Struct to convert to, and the name of the one that takes the context ("": none)."""
+    signature = inspect.signature(function)
+    target = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        hints = typing.get_type_hints(target, include_extras=True)
+    except Exception as error:  # whatever a hint may raise when it is looked up
+        raise OperatorError(f"tool {name}: its type hints cannot be read ({error})") from None
+    fields: list[Any] = []
+    context_name = ""
+    for parameter in signature.parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if hint is ToolContext:
+            context_name = parameter.name
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise OperatorError(f"tool {name}: the model cannot fill {parameter}: use named parameters")
+        if parameter.default is parameter.empty:
+            fields.append((parameter.name, hint))
+        else:
+            fields.append((parameter.name, hint, _default(parameter.default)))
+    try:
+        arguments = msgspec.defstruct("arguments", fields, kw_only=True)
+        msgspec.json.schema(arguments)  # now, not in a call
+    except (TypeError, ValueError) as error:
+        raise OperatorError(f"tool {name}: its parameters have types a model cannot fill ({error})") from None
+    return arguments, context_name
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, (list, dict, set)):
+        return msgspec.field(default_factory=lambda: type(value)(value))
+    return value
+
+
+def _schema(arguments: type[msgspec.Struct], name: str, about: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        schema = inlined(msgspec.json.schema(arguments))
+    except ValueError as error:
+        raise OperatorError(f"tool {name}: its parameters cannot be described: {error}") from None
+    properties = schema.setdefault("properties", {})
+    hints = typing.get_type_hints(arguments, include_extras=True)
+    for parameter, described_as in properties.items():
+        texts = []
+        if typing.get_origin(hint := hints.get(parameter)) is Annotated:
+            texts = [note for note in typing.get_args(hint)[1:] if isinstance(note, str)]
+        if text := " ".join(texts) or about.get(parameter, ""):
+            properties[parameter] = {"description": text, **described_as}
+    return schema
+
+
+def _readable(error: msgspec.ValidationError) -> str:
+    what, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}." if where else f"{what}."
