@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BargeInRecord", "CallRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
+__all__ = ["BargeInRecord", "CallRecord", "MessageRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
 
 
 class TurnRecord(msgspec.Struct, kw_only=True):
@@ -55,6 +55,18 @@ class ToolRecord(msgspec.Struct, kw_only=True):
     requested_ms: float
     finished_ms: float | None = None
     outcome: str = ""  # done, failed, timed_out, cancelled
+    arguments: dict[str, Any] = {}  # as the model gave them; secrets masked, long ones cut
+    answer: str = ""  # what the model was told, JSON, likewise
+    error: str = ""  # what went wrong, for the operator
+    afterwards: str = ""  # a run that was given up and could not be stopped: running, finished or failed, and how
+
+
+class MessageRecord(msgspec.Struct, kw_only=True):
+    """A message taken for somebody."""
+
+    at_ms: float
+    recipient: str
+    text: str
 
 
 class TranscriptLine(msgspec.Struct, kw_only=True):
@@ -85,6 +97,8 @@ class CallRecord(msgspec.Struct, kw_only=True):
     barge_ins: list[BargeInRecord] = []
     tool_calls: list[ToolRecord] = []
     transcript: list[TranscriptLine] = []
+    messages: list[MessageRecord] = []
+    remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0
     audio_out_ms: float = 0.0

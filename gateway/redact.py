@@ -45,9 +45,14 @@ class Redactor:
     """Puts `[secret]` in place of each of these values."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for s in secrets for form in (s, quote(s, safe=""), quote_plus(s), json.dumps(s)[1:-1])}
+        self._secrets = frozenset(secrets)
+        forms = {form for s in self._secrets for form in (s, quote(s, safe=""), quote_plus(s), json.dumps(s)[1:-1])}
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def knowing(self, secret: str) -> Redactor:
+        """One that masks this as well, however short."""
+        return Redactor(self._secrets | {secret})
 
     def text(self, text: str) -> str:
         """The text without the secrets."""

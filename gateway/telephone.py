@@ -259,6 +259,7 @@ class Telephone:
                 dialled=dialled,
                 direction="outbound" if _is_outbound(form) else "inbound",
                 simulated=self._settings.simulated,
+                effects=frozenset(self._settings.simulated_effects),
                 started_at=_now(),
                 parameters=placed.variables if placed else {},
             )
@@ -486,6 +487,7 @@ class Telephone:
             caller=start.parameters.get("from", ""),
             dialled=start.parameters.get("to", ""),
             simulated=self._settings.simulated,
+            effects=frozenset(self._settings.simulated_effects),
             started_at=_now(),
         )
         return self._open_call(facts, answer.agent, None)

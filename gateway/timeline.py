@@ -23,7 +23,6 @@ __all__ = ["Timeline"]
 SAMPLE_MS = 1000 / 8000
 FRAME_S = 0.02
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
-MAX_ARGUMENTS = 4_000  # bytes of a tool call's arguments that a record keeps
 
 
 class _Turn:
@@ -274,13 +273,26 @@ class Timeline:
             self._metrics.observe("bargein_stop", event.at_s - self._decided_s)
 
     def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
-        """The model asked for this tool."""
+        """The model asked for this tool; the arguments are bounded, and without secrets."""
         if call_id in self._tools:
             return
-        kept = arguments if len(msgspec.json.encode(arguments)) <= MAX_ARGUMENTS else {}
-        record = ToolRecord(call_id=call_id, name=name, arguments=kept, requested_ms=self._ms(at_s))
+        record = ToolRecord(call_id=call_id, name=name, arguments=arguments, requested_ms=self._ms(at_s))
         self._tools[call_id] = (at_s, record)
         self.record.tool_calls.append(record)
+
+    def tool_told(self, call_id: str, answer: str, error: str) -> None:
+        """What the tool's run came to."""
+        if call_id in self._tools:
+            record = self._tools[call_id][1]
+            record.answer, record.error = answer, error
+
+    def tool_afterwards(self, call_id: str, state: str, what: str) -> None:
+        """What becomes of a run that had its outcome before."""
+        self._metrics.tool_afterwards_total.inc(state)
+        for record in reversed(self.record.tool_calls):
+            if record.call_id == call_id:
+                record.afterwards = f"{state}: {what}" if what else state
+                return
 
     # --- commands
 

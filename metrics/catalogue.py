@@ -92,6 +92,7 @@ SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
 BARGE_IN_VERDICTS = ("suspected", "confirmed_by_model", "confirmed_locally", "dismissed")
 TOOL_OUTCOMES = ("done", "failed", "timed_out", "cancelled")
+TOOL_AFTERWARDS = ("running", "finished", "failed")
 INCOMPLETE_REASONS = (
     "interrupted",
     "no_audio",
@@ -289,6 +290,11 @@ class Metrics:
         )
         self.tool_calls_total = tally(
             "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=TOOL_OUTCOMES
+        )
+        self.tool_afterwards_total = tally(
+            "tool_afterwards_total",
+            "Tool runs that were given up and could not be stopped (running), and what became of them later.",
+            state=TOOL_AFTERWARDS,
         )
         self.tokens_total = tally("tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS)
         self.auth_failures_total = tally(

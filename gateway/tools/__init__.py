@@ -21,6 +21,7 @@ from gateway.errors import PeerError
 __all__ = [
     "MARK",
     "Afterwards",
+    "Secret",
     "Tool",
     "ToolCall",
     "ToolContext",
@@ -63,6 +64,16 @@ class ToolResult:
     outcome: Outcome
     response: dict[str, Any]
     record: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A part of a tool's answer that nobody is told: the model gets a word for it, to hand to other tools."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
 
 
 class Afterwards(Enum):

@@ -7,10 +7,11 @@ import logging
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from gateway.conversation.events import Outcome
 from gateway.redact import Redactor
-from gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolHost, ToolResult
+from gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
 from gateway.tools.answer import answer, clipped_text, refusal
 from gateway.tools.schema import BadArguments, checked
 
@@ -45,7 +46,8 @@ class ToolRunner:
         redactor: Redactor | None = None,
     ) -> None:
         self._tools, self._host, self._on_finished = tools, host, on_finished
-        self._redactor = redactor or Redactor()
+        self.redactor = redactor or Redactor()
+        self._secrets: dict[str, str] = {}  # the model's word for it -> what it stands for
         self._slots = asyncio.Semaphore(limit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._first: OrderedDict[str, asyncio.Future[ToolResult]] = OrderedDict()
@@ -105,24 +107,24 @@ class ToolRunner:
         task = asyncio.current_task()
         assert task is not None
         try:
-            arguments = checked(tool.parameters, call.arguments)
+            arguments = checked(tool.parameters, self._meant(call.arguments))
             if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
                 return ToolResult(Outcome.DONE, _REHEARSED, "")
             asked = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
             async with asyncio.timeout(tool.timeout_s), self._slots:
-                value = await tool.run(asked, self._host)
+                value = self._hidden(await tool.run(asked, self._host))
             # A secret that a tool answers with would be spoken.
-            return ToolResult(Outcome.DONE, answer(value, self._redactor))
+            return ToolResult(Outcome.DONE, answer(value, self.redactor))
         except BadArguments as error:
-            message = self._redactor.text(str(error))
+            message = self.redactor.text(str(error))
             return ToolResult(Outcome.FAILED, refusal(message, retryable=True), f"wrong arguments: {message}")
         except TimeoutError:
             return ToolResult(
                 Outcome.TIMED_OUT, refusal("This takes too long just now."), f"no answer within {tool.timeout_s:g} s"
             )
         except ToolError as error:
-            message = clipped_text(str(error), self._redactor, RECORD_LIMIT)
-            record = clipped_text(error.record or str(error), self._redactor, RECORD_LIMIT)
+            message = clipped_text(str(error), self.redactor, RECORD_LIMIT)
+            record = clipped_text(error.record or str(error), self.redactor, RECORD_LIMIT)
             return ToolResult(Outcome.FAILED, refusal(message), record)
         except asyncio.CancelledError:
             if task.cancelling():
@@ -133,12 +135,29 @@ class ToolRunner:
                 "call %s: tool %s failed\n%s",
                 call.facts.get("call_sid", "-"),
                 call.name,
-                self._redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
+                self.redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
             )
             return self._failed(call, f"{type(error).__name__}: {error}")
 
+    def _meant(self, arguments: Any) -> Any:
+        """The arguments with what the model was not told in the place of its words for it."""
+        if not self._secrets or not isinstance(arguments, Mapping):
+            return arguments
+        return {name: self._secrets.get(v, v) if isinstance(v, str) else v for name, v in arguments.items()}
+
+    def _hidden(self, value: Any) -> Any:
+        """A tool's answer with words for its secrets; from here on they are masked wherever they turn up."""
+        if isinstance(value, Mapping):
+            return {key: self._hidden(item) for key, item in value.items()}
+        if not isinstance(value, Secret):
+            return value
+        word = f"secret-{len(self._secrets) + 1}"
+        self._secrets[word] = value.value
+        self.redactor = self.redactor.knowing(value.value)
+        return word
+
     def _failed(self, call: ToolCall, what: str) -> ToolResult:
-        record = clipped_text(what, self._redactor, RECORD_LIMIT)
+        record = clipped_text(what, self.redactor, RECORD_LIMIT)
         return ToolResult(Outcome.FAILED, refusal("This did not work."), record)
 
 
