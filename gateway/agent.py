@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from gateway.agent_builtins import Options, option_mistakes
 from gateway.agent_tools import KNOWN, HttpTool, McpServer, http_mistakes, mcp_mistakes
 from gateway.errors import AgentFileError
 
@@ -30,6 +31,7 @@ __all__ = [
     "ToolSettings",
     "TurnDetection",
     "YamlLoader",
+    "filler_line",
     "line_of",
     "load_agent",
     "parse_agent",
@@ -150,6 +152,7 @@ class ToolSettings(_Spec, frozen=True):
     name: str = ""
     function: str = ""
     builtin: str = ""
+    options: Options = Options()  # of a built-in tool
     http: HttpTool | None = None
     mcp: McpServer | None = None
     description: str = ""
@@ -158,7 +161,7 @@ class ToolSettings(_Spec, frozen=True):
     on_barge_in: Literal["cancel", "finish"] = "cancel"
     announce: Literal["speak", "silent"] = "speak"
     timeout_s: Seconds = 20.0
-    filler: str = ""  # "", "tone", or a WAV file; played after filler_after_ms of tool silence
+    filler: str = ""  # "", "tone", a WAV file, or a line (with spaces) to say; after filler_after_ms of tool silence
     filler_after_ms: Ms = 1_500
     outside_effects: bool = False  # blocked in rehearsals unless the scenario allows it
 
@@ -184,6 +187,11 @@ class Agent(_Spec, frozen=True):
     outbound: Outbound = Outbound()
     variables: dict[str, str] = {}
     directory: str = "."  # where the agent file stands; relative paths start here
+
+
+def filler_line(filler: str) -> str:
+    """The filler, if it is a line to be said and not the name of a sound; else ""."""
+    return filler if " " in filler.strip() and not filler.lower().endswith(".wav") else ""
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -299,6 +307,13 @@ def _contradictions(agent: Agent) -> list[tuple[str, str]]:
     if agent.outbound.message and not agent.outbound.detect_machine:
         found.append(("outbound.message", "is for a machine that is never noticed: set detect_machine: true"))
     for index, tool in enumerate(agent.tools):
+        kinds = [k for k in ("function", "builtin", "http", "mcp") if getattr(tool, k)]
+        if len(kinds) != 1:
+            what = f"takes one of them, not {' and '.join(kinds)}" if kinds else "is empty"
+            found.append((f"tools[{index}]", f"{what}: function, builtin, http or mcp"))
+        found += [(f"tools[{index}].{field}", cure) for field, cure in option_mistakes(tool.builtin, tool.options)]
+        if tool.blocking and filler_line(tool.filler):
+            found.append((f"tools[{index}].filler", "cannot be said while the model waits: remove blocking"))
         if tool.http is not None:
             found += [
                 (f"tools[{index}].{field}", f"an http tool needs a {field}")

@@ -55,7 +55,10 @@ def option_mistakes(builtin: str, options: Options) -> Iterator[tuple[str, str]]
         yield "options.targets", 'is needed: where callers may be transferred to, as in {sales: "+15550100"}'
     for name, target in options.targets.items():
         if not _TARGET.fullmatch(target):
-            yield f"options.targets.{name}", "must be a number such as +15550100 or a SIP address such as sip:a@b.example"
+            yield (
+                f"options.targets.{name}",
+                "must be a number such as +15550100 or an address such as sip:a@b.example",
+            )
     if options.terminator not in ("", *"0123456789*#"):
         yield "options.terminator", "is one key: 0 to 9, * or #"
     if builtin == "collect_digits" and not options.terminator and options.length is None:

@@ -11,14 +11,16 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.agent import Agent
+from gateway.agent import Agent, filler_line
 from gateway.carriers.twilio import messages
 from gateway.conversation import commands as c
 from gateway.conversation import events as e
@@ -30,11 +32,13 @@ from gateway.errors import OperatorError
 from gateway.models import ModelLink, ModelSink
 from gateway.models.prices import Prices, cost
 from gateway.playout import FRAME, NOTHING_DBOV, Playout, fade_in
-from gateway.record import CallRecord
+from gateway.record import CallRecord, MessageRecord
 from gateway.recorder import Recorder
+from gateway.redact import Redactor
 from gateway.sockets import round_trip_s
 from gateway.timeline import Timeline
-from gateway.tools import Tool, ToolCall, ToolResult
+from gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
+from gateway.tools.answer import clipped
 from gateway.tools.runner import ToolRunner
 from media import mulaw
 from media.resample import Up8To16
@@ -58,6 +62,9 @@ CAME_FRAMES = 256  # 5 s: no edge of speech is decided later than that
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
+SHOWN_BYTES = 2_000  # of a tool's arguments and answer, in the record
+KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
+SILENT_CODE = bytes([mulaw.SILENCE])
 COST_WARNING = 0.8  # of the cost limit
 CLOSE_MAX_S = 15.0  # tools, model and socket each have bounds of their own below this
 
@@ -95,6 +102,7 @@ class CallFacts:
     simulated: bool = False
     started_at: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    effects: frozenset[str] = frozenset()  # tools with outside effects that run though simulated; "*": all
 
 
 def policy_of(agent: Agent) -> Policy:
@@ -147,6 +155,7 @@ class Call(ModelSink):
         on_over: Callable[[Call], Awaitable[None]],
         rang_s: float | None = None,
         prices: Prices | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self.facts, self.agent, self._tools, self._sounds = facts, agent, tools, sounds
         self._loop = asyncio.get_running_loop()
@@ -176,7 +185,12 @@ class Call(ModelSink):
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self.remembered: dict[str, str] = {}
-        self._runner = ToolRunner(tools, self, limit=agent.limits.tools_at_once, on_finished=self._tool_finished)
+        self._runner = ToolRunner(
+            tools, self, limit=agent.limits.tools_at_once, on_finished=self._tool_finished, redactor=redactor
+        )
+        self._model_session = 0  # a session that knows nothing of the one before begins a new one
+        self._keys: asyncio.Queue[str] | None = None  # a tool that takes the caller's key presses
+        self._keys_secret = False
         self._over = asyncio.Event()
         self.ending: Ending | None = None
         self._last_words: tuple[Ending, int] | None = None  # and the last reply before them
@@ -442,6 +456,7 @@ class Call(ModelSink):
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
         self.record.audio_in_ms = self._samples_in / 8
+        self.record.remembered = self._masked(self.remembered)
         self.timeline.ended(now_s)
         self._metrics.calls_total.inc(ending.value, ending.side.value)
         await self._on_over(self)
@@ -469,7 +484,7 @@ class Call(ModelSink):
         now_s = self.clock()
         self._metrics.frames_in.inc()
         if self._recorder is not None:
-            self._recorder.caller(codes, now_s)
+            self._recorder.caller(SILENT_CODE * len(codes) if self._keys_secret else codes, now_s)
         self._samples_in += len(codes)
         if self._last_frame_s is not None:
             self._uplink_gap.add(now_s, now_s - self._last_frame_s)
@@ -504,7 +519,7 @@ class Call(ModelSink):
             self.feed(e.CallerSpeechEnded(now_s, self._came_s[-min(frames_ago + 1, len(self._came_s))]))
 
     def _uplink(self, pcm: bytes, received_s: float) -> None:
-        if self._muted:
+        if self._muted or self._keys_secret:
             pcm = bytes(len(pcm))
         if self._policy.local_turns and not self._activity:
             self._pre_roll.append(pcm)
@@ -528,7 +543,10 @@ class Call(ModelSink):
     def digit(self, digit: str) -> None:
         """The caller pressed a key."""
         self.feed(e.DigitPressed(self.clock()))
-        self._link.tell(f"The caller pressed the key {digit}.")
+        if self._keys is None:
+            self._link.tell(f"The caller pressed the key {digit}.")
+        elif not self._keys.full():
+            self._keys.put_nowait(digit)
 
     def mark(self, name: str) -> None:
         """A mark came back."""
@@ -552,6 +570,7 @@ class Call(ModelSink):
             if self._was_ready:
                 self._metrics.model_reconnects_total.inc("resumed" if event.resumed else "fresh")
             self._was_ready = True
+            self._model_session += not event.resumed
         elif isinstance(event, e.ModelFailed):
             if self._was_ready:
                 self._metrics.model_reconnects_total.inc("failed")
@@ -588,15 +607,18 @@ class Call(ModelSink):
             call_id=call_id,
             name=name,
             arguments=arguments,
-            idempotency_key=f"{self.facts.call_sid}:{call_id}",
+            idempotency_key=f"{self.facts.call_sid}:{self._model_session}:{call_id}",
             facts={
                 "call_sid": self.facts.call_sid,
                 "caller": self.facts.caller,
                 "dialled": self.facts.dialled,
+                "direction": self.facts.direction,
                 "simulated": self.facts.simulated,
+                "effects": self.facts.effects,
+                "variables": {**self.agent.variables, **self.facts.parameters},
             },
         )
-        self.timeline.tool_started(call_id, name, arguments, now_s)
+        self.timeline.tool_started(call_id, name, self._shown(arguments), now_s)
         if tool is None:
             self.feed(e.ToolRequested(now_s, call_id))
             return
@@ -644,6 +666,35 @@ class Call(ModelSink):
 
     def end_call(self, reason: str, call_id: str) -> None:
         self.feed(e.EndRequested(self.clock(), Ending.AGENT_HUNG_UP, call_id))
+
+    @contextmanager
+    def keys(self, *, secret: bool) -> Iterator[asyncio.Queue[str]]:
+        if self._keys is not None:
+            raise ToolError("The caller is entering something already.", "two tools wait for keys")
+        self._keys, self._keys_secret = asyncio.Queue(KEYS_MAX), secret
+        try:
+            yield self._keys
+        finally:
+            self._keys, self._keys_secret = None, False
+
+    def take_message(self, recipient: str, text: str) -> None:
+        at_ms = self.timeline.call_ms(self.clock())
+        self.record.messages.append(
+            MessageRecord(at_ms=at_ms, recipient=self._masked(recipient), text=self._masked(text))
+        )
+
+    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+        told = "" if what is None else msgspec.json.encode(self._shown(what)).decode()
+        self.timeline.tool_afterwards(call.call_id, state.value, told)
+        log.warning("call %s: tool %s was given up, %s: %s", self.facts.call_sid, call.name, state.value, told)
+
+    def _masked(self, value: Any) -> Any:
+        return self._runner.redactor.value(value)
+
+    def _shown(self, value: Any) -> Any:
+        """A tool's arguments or answer as the record may show it: of bounded length, without secrets."""
+        # Cut twice: half a secret at the first cut would not be known as one.
+        return clipped(self._masked(clipped(value, 2 * SHOWN_BYTES)[0]), SHOWN_BYTES)[0]
 
     def transfer(self, target: str, call_id: str, *, whisper: str = "", warm: bool = False) -> None:
         self.transfer_to = Transfer(target, whisper, warm)
@@ -738,7 +789,11 @@ class Call(ModelSink):
     def _play_filler(self, command: c.PlayFiller) -> None:
         request = self._requests.get(command.call_id)
         tool = self._tools.get(request.name) if request else None
-        if tool is not None and tool.filler:
+        if tool is None or not tool.filler:
+            return
+        if line := filler_line(tool.filler):
+            self.say(line)
+        else:
             self._play_sound(tool.filler, "filler")
 
     def _mute(self, command: c.MuteCaller) -> None:
@@ -793,6 +848,7 @@ class Call(ModelSink):
 
     def _tool_finished(self, call: ToolCall, result: ToolResult) -> None:
         self._results[call.call_id] = result
+        self.timeline.tool_told(call.call_id, msgspec.json.encode(self._shown(result.response)).decode(), result.record)
         if result.record:
             self.timeline.error(f"tool {call.name}: {result.record}")
         self.feed(e.ToolFinished(self.clock(), call.call_id, result.outcome))

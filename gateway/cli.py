@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from gateway import __version__
 from gateway.agent import Agent, load_agent
 from gateway.config import Settings, settings_from
 from gateway.errors import OffhookError, OperatorError
+from gateway.redact import RedactingFormatter, Redactor, secrets_of
 from gateway.telephone_commands import mount
 
 __all__ = ["app", "main"]
@@ -73,10 +75,15 @@ def serve(agent: AgentPaths = None) -> None:
     """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
     settings = settings_from(os.environ)
     agents = _agents(agent, settings)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    _log(settings.log_level, agents)
     _run(_serve(settings, agents))
+
+
+def _log(level: str, agents: list[Agent]) -> None:
+    secrets = secrets_of(os.environ, (msgspec.to_builtins(agent.tools) for agent in agents))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 async def _serve(settings: Settings, agents: list[Agent]) -> None:

@@ -51,7 +51,6 @@ class ToolRecord(msgspec.Struct, kw_only=True):
 
     call_id: str
     name: str
-    arguments: dict[str, Any] = {}  # as the model gave them; none when they are very long
     requested_ms: float
     finished_ms: float | None = None
     outcome: str = ""  # done, failed, timed_out, cancelled

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
-__all__ = ["MASK", "Redactor", "RedactingFormatter", "secrets_of"]
+__all__ = ["MASK", "RedactingFormatter", "Redactor", "secrets_of"]
 
 MASK = "[secret]"
 MIN_LENGTH = 6  # a shorter value stands in ordinary text by chance
 
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|TOKENS|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
+_SECRET_NAME = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
 _NAMED = re.compile(r"\$\{(\w+)\}")
 
 

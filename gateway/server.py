@@ -37,6 +37,7 @@ from gateway.models.gemini import GeminiSettings, Models
 from gateway.models.prices import check_limit, load_prices, price_of
 from gateway.outbound import QueueFull, can_be_called
 from gateway.record import CallRecord
+from gateway.redact import Redactor, secrets_of
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
 from gateway.tools.build import Toolbox, build_tools
@@ -65,6 +66,7 @@ class Gateway:
             )
         self.settings = settings
         self.agents = tuple(agents)
+        self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
         self._toolboxes = {agent.name: build_tools(agent, environ) for agent in agents}
         self._sounds = {agent.name: load_sounds(agent) for agent in agents}
         for agent in agents:
@@ -235,6 +237,7 @@ class Gateway:
             prices=price_of(agent.model.name, self._prices),
             on_over=self._call_over,
             rang_s=rang_s,
+            redactor=self._redactor,
         )
         self.calls[facts.call_sid] = call
         self._idle.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.agent import Agent
+from gateway.agent import Agent, filler_line
 from gateway.errors import AgentFileError
 from media import mulaw
 from media.resample import resample
@@ -19,10 +19,10 @@ TONE_S = 2.4  # the filler "tone": one round of soft notes
 def load_sounds(agent: Agent) -> dict[str, bytes]:
     """Mu-law 8 kHz by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
     names = [("greeting.sound", agent.greeting.sound)]
-    names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools) if tool.filler != "tone"]
+    names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools)]
     sounds = {"tone": mulaw.encode(thinking_sound(TONE_S))}
     for field, name in names:
-        if not name:
+        if not name or name == "tone" or filler_line(name):
             continue
         path = Path(agent.directory) / name
         try:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from gateway.conversation import commands as c
 from gateway.conversation import events as e
 from gateway.conversation import transcript
@@ -440,6 +438,10 @@ class Timeline:
             turn = self._turns[generation] = _Turn(record)
             self.record.turns.append(record)
         return turn
+
+    def call_ms(self, at_s: float) -> float:
+        """A time on the call's own axis, in milliseconds."""
+        return self._ms(at_s)
 
     def _ms(self, at_s: float) -> float:
         zero_s = self._zero_s if self._zero_s is not None else (self._rang_s or at_s)

@@ -136,7 +136,6 @@ class Tool:
     filler: str = ""
     filler_after_ms: int = 1_500
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
-    secret: bool = False  # what it is asked and answers stands in no record
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from gateway.agent import Agent, ToolSettings
 from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
-from gateway.tools import Tool, ToolCall, ToolHost, ToolSource
+from gateway.tools import Tool, ToolSource
+from gateway.tools.builtins import builtin_tool
+from gateway.tools.function import function_tool, functions_named
+from gateway.tools.http import HttpTools
 
 __all__ = ["Toolbox", "build_tools"]
-
-
-async def _end_call(call: ToolCall, host: ToolHost) -> Any:
-    host.end_call("", call.call_id)
-    return "Say goodbye now if you have not."
 
 
 class Toolbox:
@@ -44,39 +40,46 @@ class Toolbox:
 
 def build_tools(agent: Agent, environ: Mapping[str, str]) -> Toolbox:
     """The agent's tools. Raises `OperatorError` that says what to change."""
-    own: dict[str, Tool] = {}
     sources: list[ToolSource] = []
+    https = [settings for settings in agent.tools if settings.http is not None]
+    if https:
+        sources.append(HttpTools(https, environ, variables=agent.variables))
+    own: dict[str, Tool] = {}
     for settings in agent.tools:
-        if settings.http is not None or settings.mcp is not None:
-            # Here: sources.append(HttpTools(...)) of gateway.tools.http, McpServer(...) of gateway.tools.mcp.
-            raise OperatorError("tools: http and mcp are not there yet")
-        tool = _builtin(settings) if settings.builtin else _function(settings)
-        own[tool.name] = tool
+        if settings.mcp is not None:
+            # Here: sources.append(McpTools(settings, environ)) of gateway.tools.mcp.
+            raise OperatorError("tools: mcp is not there yet")
+        for tool in _own(settings, agent.directory):
+            if tool.name in own or any(tool.name in source.tools for source in sources):
+                raise OperatorError(f"agent {agent.name}: two tools are named {tool.name}: give one another name")
+            own[tool.name] = tool
     return Toolbox(own, sources)
 
 
-def _builtin(settings: ToolSettings) -> Tool:
-    return Tool("end_call", "End the call.", {"type": "object", "properties": {}}, _end_call)
+def _own(settings: ToolSettings, directory: str) -> list[Tool]:
+    if settings.builtin:
+        return [_configured(builtin_tool(settings.builtin, settings.options), settings)]
+    if not settings.function:
+        return []
+    tools = [function_tool(function) for function in functions_named(settings.function, directory)]
+    if len(tools) > 1 and (settings.name or settings.description or settings.parameters):
+        raise OperatorError(f"function {settings.function}: name, description and parameters are for one function only")
+    return [_configured(replace(tool, timeout_s=0.0), settings) for tool in tools]
 
 
-def _function(settings: ToolSettings) -> Tool:
-    module, _, name = settings.function.partition(":")
-    function = getattr(importlib.import_module(module), name)
-
-    async def run(call: ToolCall, host: ToolHost) -> Any:
-        if inspect.iscoroutinefunction(function):
-            return await function(**call.arguments)
-        return await asyncio.to_thread(function, **call.arguments)
-
-    parameters = {
-        "type": "object",
-        "properties": {p: {"type": "string"} for p in inspect.signature(function).parameters},
-    }
-    return Tool(
-        settings.name or name,
-        inspect.getdoc(function) or name,
-        parameters,
-        run,
-        on_barge_in=ToolPolicy(settings.on_barge_in),
-        timeout_s=settings.timeout_s,
+def _configured(tool: Tool, settings: ToolSettings) -> Tool:
+    """The tool as the agent file wants it; what the tool itself asks for is not taken away from it."""
+    finish = settings.on_barge_in == "finish"
+    return replace(
+        tool,
+        name=settings.name or tool.name,
+        description=settings.description or tool.description,
+        parameters=settings.parameters or tool.parameters,
+        blocking=settings.blocking,
+        on_barge_in=ToolPolicy.FINISH if finish else tool.on_barge_in,
+        silent=tool.silent or settings.announce == "silent",
+        timeout_s=max(tool.timeout_s, settings.timeout_s),
+        filler=settings.filler,
+        filler_after_ms=settings.filler_after_ms,
+        outside_effects=tool.outside_effects or settings.outside_effects,
     )

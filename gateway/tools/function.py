@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.tools.threads import Threads
 
 __all__ = ["described", "function_tool", "functions_named"]
 
+THREADS = Threads()  # of the process
 _SECTION = re.compile(r"\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?)\s*:\s*\Z")
 _ARGUMENT = re.compile(r"(\s*)\**(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)\Z")
 
@@ -57,7 +59,7 @@ def described(docstring: str) -> tuple[str, dict[str, str]]:
     text = "\n".join(lines[: sections[0] if sections else len(lines)])
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     arguments: dict[str, str] = {}
-    for begins, ends in zip(sections, [*sections[1:], len(lines)], strict=True):
+    for begins, ends in pairwise([*sections, len(lines)]):
         if not re.match(r"\s*(Args|Arguments|Parameters)\b", lines[begins]):
             continue
         indent, current = -1, ""
@@ -71,7 +73,7 @@ def described(docstring: str) -> tuple[str, dict[str, str]]:
     return "\n".join(p for p in paragraphs if p), arguments
 
 
-def function_tool(function: Callable[..., Any], threads: Threads) -> Tool:
+def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> Tool:
     """A function as a tool. Raises `OperatorError` for a signature that a model cannot fill."""
     mark: ToolMark = getattr(function, MARK, None) or ToolMark()
     name = mark.name or getattr(function, "__name__", "tool")

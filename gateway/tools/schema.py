@@ -210,7 +210,7 @@ def _converted(name: str, value: Any) -> Any:
     match name, value:
         case "integer", float() if value.is_integer():
             return int(value)
-        case ("integer" | "number"), str():
+        case (("integer" | "number"), str()):
             try:
                 number = float(value)
                 if name == "integer":
