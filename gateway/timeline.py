@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from gateway.conversation import commands as c
 from gateway.conversation import events as e
 from gateway.conversation import transcript
