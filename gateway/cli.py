@@ -24,7 +24,8 @@ from gateway.agent import Agent, load_agent
 from gateway.config import Settings, settings_from
 from gateway.errors import OffhookError, OperatorError
 from gateway.redact import RedactingFormatter, Redactor, secrets_of
-from gateway.telephone_commands import mount
+from gateway.telephone_commands import mount as mount_telephone
+from gateway.tools.command import mount as mount_tools
 
 __all__ = ["app", "main"]
 
@@ -211,7 +212,8 @@ def rehearsal_model(
     _run(run_model(host, port, script, ca_out))
 
 
-mount(app)
+mount_telephone(app)
+mount_tools(app)
 
 
 @contextlib.contextmanager
