@@ -47,13 +47,20 @@ def build_tools(agent: Agent, environ: Mapping[str, str]) -> Toolbox:
     own: dict[str, Tool] = {}
     for settings in agent.tools:
         if settings.mcp is not None:
-            # Here: sources.append(McpTools(settings, environ)) of gateway.tools.mcp.
-            raise OperatorError("tools: mcp is not there yet")
+            sources.append(_mcp(settings, environ, agent.directory))
         for tool in _own(settings, agent.directory):
             if tool.name in own or any(tool.name in source.tools for source in sources):
                 raise OperatorError(f"agent {agent.name}: two tools are named {tool.name}: give one another name")
             own[tool.name] = tool
     return Toolbox(own, sources)
+
+
+def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:
+    try:
+        from gateway.tools.mcp import McpTools
+    except ModuleNotFoundError:
+        raise OperatorError("an agent with mcp tools needs the extra: pip install 'offhook[mcp]'") from None
+    return McpTools(settings, environ, directory=directory)
 
 
 def _own(settings: ToolSettings, directory: str) -> list[Tool]:

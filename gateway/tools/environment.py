@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, quote_plus
 
 from gateway.agent_tools import ENVIRONMENT
 from gateway.errors import OperatorError
+from gateway.redact import MIN_LENGTH, Redactor
 
 __all__ = ["Environment"]
 
-MASK = "(secret)"
-MASKED_FROM = 6  # characters: a shorter value hides nothing and would be found in every other word
 _RUN = re.compile(r"[\w.~-]{12,}")
 
 
@@ -22,7 +19,8 @@ class Environment:
 
     def __init__(self, environ: Mapping[str, str], where: str) -> None:
         self._environ, self._where = environ, where
-        self._masked: set[str] = set()
+        self._secrets: set[str] = set()
+        self._redactor = Redactor()
 
     def fill(self, text: str, field: str) -> str:
         """`text` with every `${NAME}` replaced. Raises `OperatorError` for a name that is not set."""
@@ -32,14 +30,13 @@ class Environment:
                 raise OperatorError(f"{self._where}: {field}: {name} is not in the environment: set it")
             if not value.isprintable():
                 raise OperatorError(f"{self._where}: {field}: {name} holds a line break or another control character")
-            if len(value) >= MASKED_FROM:
-                self._masked |= {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]}
+            if len(value) >= MIN_LENGTH:
+                self._secrets.add(value)
                 if "://" not in value:  # escaped in a way nobody thought of, its long runs are still the same
-                    self._masked.update(_RUN.findall(value))
+                    self._secrets.update(_RUN.findall(value))
+                self._redactor = Redactor(self._secrets)
         return ENVIRONMENT.sub(lambda found: self._environ[found[1]], text)
 
     def mask(self, text: str) -> str:
         """`text` without the values that were filled in."""
-        for secret in sorted(self._masked, key=len, reverse=True):
-            text = text.replace(secret, MASK)
-        return text
+        return self._redactor.text(text)

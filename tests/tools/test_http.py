@@ -446,7 +446,7 @@ async def test_a_secret_is_sent_where_it_belongs_and_comes_out_nowhere(caplog: p
     assert all(SECRET in request.headers["Authorization"] for request in service.seen)
     assert not [text for text in said if SECRET in text]
     assert SECRET not in caplog.text
-    assert any("(secret)" in text for text in said)
+    assert any("[secret]" in text for text in said)
 
 
 async def test_a_tool_asked_before_the_start_or_after_the_end_is_an_error() -> None:
