@@ -19,6 +19,7 @@ import random
 import struct
 import sys
 import time
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,8 @@ class NoModel:
 
     def __init__(self, call: Any) -> None:
         self._call, self._over = call, asyncio.Event()
+        self.counts: Counter[str] = Counter()
+        self.faults: deque[str] = deque()
 
     async def run(self) -> None:
         self._call.model_event(ModelReady(time.monotonic()))
