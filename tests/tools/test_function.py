@@ -1,0 +1,235 @@
+"""Functions as tools: what the model is told of them, and what they get."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import threading
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
+import pytest
+from tools.hosts import Desk
+
+from gateway.conversation.events import Outcome, ToolPolicy
+from gateway.errors import OperatorError
+from gateway.tools import Tool, ToolContext, ToolError, tool
+from gateway.tools.function import described, function_tool, functions_named
+
+
+class Size(enum.Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+@dataclasses.dataclass
+class Guest:
+    name: str
+    age: int = 30
+
+
+class Wish(TypedDict):
+    dish: str
+
+
+class Place(msgspec.Struct):
+    street: str
+    city: str = "Berlin"
+
+
+@tool
+async def book(
+    day: datetime.date,
+    people: int,
+    guests: list[Guest],
+    size: Size = Size.SMALL,
+    wish: Wish | None = None,
+    place: Place | None = None,
+    seat: Literal["inside", "outside"] = "inside",
+    note: Annotated[str, "Anything else."] = "",
+    tags: list[str] = [],  # noqa: B006 - a default the tool must not share between runs
+    *,
+    context: ToolContext,
+) -> dict[str, Any]:
+    """Book a table.
+
+    Only after the caller agreed to day
+    and time.
+
+    Args:
+        day: The day, as in 2026-11-30.
+        people: How many will come,
+            the caller included.
+        seat (str): Where.
+
+    Returns:
+        The booking.
+    """
+    tags.append("new")
+    return {"day": day, "people": people, "first": guests[0].name, "size": size, "tags": tags, "by": context.caller}
+
+
+BOOK = function_tool(book)
+
+
+def test_the_model_is_told_name_purpose_and_every_parameter() -> None:
+    assert BOOK.name == "book"
+    assert BOOK.description == "Book a table.\nOnly after the caller agreed to day and time."
+    properties = BOOK.parameters["properties"]
+    assert list(properties) == ["day", "people", "guests", "size", "wish", "place", "seat", "note", "tags"]
+    assert BOOK.parameters["required"] == ["day", "people", "guests"]
+    assert properties["day"] == {"description": "The day, as in 2026-11-30.", "type": "string", "format": "date"}
+    assert properties["people"] == {"description": "How many will come, the caller included.", "type": "integer"}
+    assert properties["guests"]["items"]["properties"]["age"] == {"type": "integer", "default": 30}
+    assert properties["size"] == {"type": "string", "enum": ["large", "small"], "default": "small"}
+    assert properties["wish"]["properties"] == {"dish": {"type": "string"}}
+    assert properties["place"]["required"] == ["street"]
+    assert properties["seat"]["description"] == "Where."
+    assert properties["note"] == {"description": "Anything else.", "type": "string", "default": ""}
+
+
+def test_the_schema_refers_to_nothing() -> None:
+    assert "$" not in str(BOOK.parameters)
+    assert "title" not in str(BOOK.parameters)
+
+
+async def test_arguments_arrive_as_the_hints_say() -> None:
+    desk = Desk(BOOK)
+    for _ in range(2):  # the second run finds the default as the first did
+        result = await desk.ask("book", day="2026-11-30", people="4", guests=[{"name": "Ana"}], size="large")
+        assert result.outcome is Outcome.DONE
+        assert result.response == {
+            "status": "ok",
+            "result": {
+                "day": "2026-11-30",
+                "people": 4,
+                "first": "Ana",
+                "size": "large",
+                "tags": ["new"],
+                "by": "+15550101",
+            },
+        }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"people": 2, "guests": []}, "day is missing."),
+        ({"day": "2026-11-30", "people": "two", "guests": []}, "people must be a whole number, not 'two'."),
+        ({"day": "2026-11-30", "people": 2.5, "guests": []}, "people must be a whole number, not 2.5."),
+        ({"day": "2026-11-30", "people": 2, "guests": "Ana"}, "guests must be a list, not 'Ana'."),
+        ({"day": "2026-11-30", "people": 2, "guests": [{"age": 3}]}, "guests[0].name is missing."),
+        ({"day": "2026-11-30", "people": 2, "guests": [], "size": "huge"}, "size must be one of large, small, not 'h"),
+        ({"day": "2026-11-30", "people": 2, "guests": [], "hour": 7}, "There is no parameter 'hour': the parameters"),
+        ({"day": "next Friday", "people": 2, "guests": []}, "day: Invalid RFC3339 encoded date."),
+        (["2026-11-30"], "The arguments must be an object"),
+    ],
+)
+async def test_the_model_is_told_what_was_wrong_with_its_arguments(arguments: Any, told: str) -> None:
+    desk = Desk(BOOK)
+    result = await desk.result(desk.start("book", arguments))
+    assert result.outcome is Outcome.FAILED
+    assert result.response["status"] == "error"
+    assert result.response["message"].startswith(told)
+    assert result.response["retryable"] is True
+    assert result.record == f"wrong arguments: {result.response['message']}"
+
+
+async def test_an_undecorated_sync_function_runs_in_a_thread_and_may_talk_to_the_call() -> None:
+    threads = []
+
+    def look(context: ToolContext, what: str) -> str:
+        threads.append(threading.current_thread())
+        context.say("One moment.")
+        context.remember("looked for", what)
+        return f"{what} in {context.variables['shop']} for {context.call_sid}, {context.idempotency_key}"
+
+    desk = Desk(function_tool(look))
+    assert list(function_tool(look).parameters["properties"]) == ["what"]
+    result = await desk.ask("look", what="a chair")
+    assert result.response["result"] == "a chair in north for CA1, CA1:1:call-1"
+    assert threads[0] is not threading.main_thread()
+    await desk.until(lambda: desk.host.said)
+    assert desk.host.said == ["One moment."]
+    assert desk.host.remembered == {"looked for": "a chair"}
+
+
+def test_a_mark_says_more_than_the_signature_can() -> None:
+    @tool(name="cancel_table", description="Cancel it.", on_barge_in="finish", outside_effects=True)
+    def cancel(number: int) -> None:
+        """For the programmer."""
+
+    made = function_tool(cancel)
+    assert (made.name, made.description) == ("cancel_table", "Cancel it.")
+    assert made.on_barge_in is ToolPolicy.FINISH
+    assert made.outside_effects
+    assert cancel(3) is None  # still the function it was
+
+
+class Node(msgspec.Struct):
+    children: list[Node]
+
+
+def unlisted(*names: str) -> None: ...
+def unnamed(name: str, /) -> None: ...
+def untyped(lock: threading.Thread) -> None: ...
+def endless(node: Node) -> None: ...
+def misspelt(day: Dey) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (unlisted, "the model cannot fill"),
+        (unnamed, "the model cannot fill"),
+        (untyped, "types a model cannot fill"),
+        (endless, "Node holds itself"),
+        (misspelt, "type hints cannot be read"),
+    ],
+)
+def test_a_function_no_model_can_call_is_refused_before_the_first_call(function: Any, says: str) -> None:
+    with pytest.raises(OperatorError, match=f"tool {function.__name__}: .*{says}"):
+        function_tool(function)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no_such_module:f", "cannot import no_such_module"),
+        ("tools.hosts:f", "there is no function f in tools.hosts"),
+        ("tools.hosts", "no function there has @tool"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_to_be(path: str, says: str) -> None:
+    with pytest.raises(OperatorError, match=says):
+        functions_named(path, ".")
+
+
+def test_a_module_stands_for_its_marked_functions() -> None:
+    assert functions_named(__name__, ".") == [book]
+
+
+@pytest.mark.parametrize(
+    ("docstring", "text", "about"),
+    [
+        ("", "", {}),
+        ("One line.", "One line.", {}),
+        ("Two\nlines.\n\nAnd more.", "Two lines.\nAnd more.", {}),
+        ("Do it.\n\nArgs:\n    a: One.\n    b (int): Two\n        lines: of it.\n\nRaises:\n    c: No.\n", "Do it.",
+         {"a": "One.", "b": "Two lines: of it."}),
+        ("Args:\n    a: One.", "", {"a": "One."}),
+    ],
+)  # fmt: skip
+def test_docstrings_are_read(docstring: str, text: str, about: dict[str, str]) -> None:
+    assert described(docstring) == (text, about)
+
+
+async def test_a_tool_may_say_what_the_model_is_told() -> None:
+    def full(day: str) -> None:
+        raise ToolError("That day is full.", "the book has no free line")
+
+    result = await Desk(made := function_tool(full)).ask("full", day="Friday")
+    assert isinstance(made, Tool)
+    assert result.response == {"status": "error", "message": "That day is full.", "retryable": False}
+    assert result.record == "the book has no free line"

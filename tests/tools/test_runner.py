@@ -1,0 +1,362 @@
+"""Conduct: what a run of a tool may take, what the model and the operator are told of it, and what is kept secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from tools.hosts import Desk
+
+from gateway.conversation.events import Outcome
+from gateway.tools import Afterwards, Secret, Tool, ToolContext, tool
+from gateway.tools.answer import ANSWER_LIMIT
+from gateway.tools.function import function_tool
+from gateway.tools.threads import Threads
+
+KEY = "sk-planted-7f3a9c"
+
+
+def made(function: Any, **settings: Any) -> Tool:
+    from dataclasses import replace
+
+    return replace(function_tool(function), **settings)
+
+
+# --- what goes wrong
+
+
+async def test_a_tool_that_hangs_is_ended_at_its_limit_and_really_cancelled() -> None:
+    ended = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    desk = Desk(made(hang, timeout_s=0.05))
+    result = await desk.ask("hang")
+    assert result.outcome is Outcome.TIMED_OUT
+    assert result.response == {"status": "error", "message": "This takes too long just now.", "retryable": False}
+    assert result.record == "no answer within 0.05 s"
+    assert ended == ["cancelled"]
+
+
+async def test_a_thread_that_hangs_is_left_behind_told_so_and_its_end_recorded() -> None:
+    go, seen = threading.Event(), []
+
+    def hang(context: ToolContext) -> str:
+        go.wait(10)
+        seen.append(context.cancelled.is_set())
+        context.say("Still here.")
+        return "booked after all"
+
+    desk = Desk(made(hang, timeout_s=0.05))
+    assert (await desk.ask("hang")).outcome is Outcome.TIMED_OUT
+    assert desk.host.after == [("call-1", Afterwards.RUNNING, None)]
+    go.set()
+    await desk.until(lambda: len(desk.host.after) == 2)
+    assert desk.host.after[1] == ("call-1", Afterwards.FINISHED, "booked after all")
+    assert seen == [True]
+    assert desk.host.said == []  # it has no say any more
+
+
+def fails() -> None:
+    raise LookupError(f"no row for {KEY}")
+
+
+async def fails_async() -> None:
+    raise LookupError(f"no row for {KEY}")
+
+
+def stops() -> None:
+    raise StopIteration("end")
+
+
+def quits() -> None:
+    sys.exit("enough")
+
+
+async def quits_async() -> None:
+    sys.exit("enough")
+
+
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("function", [fails, fails_async, stops, quits, quits_async, cancels_itself])
+async def test_an_exception_is_a_plain_sentence_to_the_model_and_the_whole_story_to_the_operator(
+    function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(made(function), secrets={"KEY": KEY})
+    result = await desk.ask(function.__name__)
+    assert result.outcome is Outcome.FAILED
+    assert result.response == {"status": "error", "message": "This did not work.", "retryable": False}
+    assert result.record
+    if function in (fails, fails_async):
+        assert result.record == "LookupError: no row for [secret]"
+        assert "Traceback" in caplog.text
+        assert "raise LookupError" in caplog.text
+        assert KEY not in caplog.text
+
+
+async def test_a_tool_that_does_not_exist_is_answered() -> None:
+    result = await Desk().ask("dance")
+    assert result.response["message"] == "There is no tool named dance."
+
+
+# --- answers
+
+
+async def test_an_answer_of_ten_megabytes_is_cut_without_holding_the_loop() -> None:
+    rows = [{"name": "x" * 90, "number": i} for i in range(100_000)]
+    text = "é" * 5_000_000
+
+    async def find() -> Any:
+        return rows
+
+    async def read() -> Any:
+        return text
+
+    desk = Desk(made(find), made(read))
+    for name in ("find", "read"):
+        began_s = time.perf_counter()
+        result = await desk.ask(name)
+        took_ms = (time.perf_counter() - began_s) * 1000
+        print(f"{name}: {took_ms:.1f} ms")
+        assert result.outcome is Outcome.DONE
+        size = len(json.dumps(result.response, ensure_ascii=False).encode())
+        assert 0.5 * ANSWER_LIMIT < size < 1.5 * ANSWER_LIMIT
+        assert result.response["note"].startswith("This answer was too long")
+        assert took_ms < 1_000
+    assert desk.results["call-1"].response["result"][0] == rows[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(None, "Done."), ([], "Nothing was found."), ({}, "Nothing was found.")]
+)
+async def test_an_empty_answer_says_what_it_means(value: Any, message: str) -> None:
+    async def find() -> Any:
+        return value
+
+    result = await Desk(made(find)).ask("find")
+    assert result.response == {"status": "ok", "result": value, "message": message}
+
+
+# --- many at once, cancelling, repeats
+
+
+async def test_only_so_many_run_at_once() -> None:
+    running, most, go = 0, 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go.wait()
+        running -= 1
+
+    desk = Desk(made(work), limit=2)
+    ids = [desk.start("work") for _ in range(5)]
+    await desk.until(lambda: running == 2)
+    go.set()
+    for call_id in ids:
+        assert (await desk.result(call_id)).outcome is Outcome.DONE
+    assert most == 2
+
+
+async def test_a_cancelled_run_is_not_told_and_its_task_is_gone() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    desk = Desk(made(work))
+    call_id = desk.start("work")
+    await asyncio.sleep(0)
+    desk.runner.cancel(call_id)
+    await asyncio.wait_for(ended.wait(), 5)
+    await desk.runner.close()
+    assert desk.results == {}
+    assert desk.host.after == []
+
+
+async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told() -> None:
+    async def stubborn() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "booked"
+
+    desk = Desk(made(stubborn))
+    call_id = desk.start("stubborn")
+    await asyncio.sleep(0.01)
+    desk.runner.cancel(call_id)
+    await desk.runner.close()
+    assert desk.results == {}
+    assert desk.host.after == [(call_id, Afterwards.FINISHED, "booked")]
+
+
+async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:
+    runs = []
+
+    async def book(day: str) -> str:
+        runs.append(day)
+        await asyncio.sleep(0.02)
+        return f"number {len(runs)}"
+
+    desk = Desk(made(book))
+    at_once = [desk.start("book", {"day": "Friday"}, key="k") for _ in range(3)]
+    results = [await desk.result(call_id) for call_id in at_once]
+    results.append(await desk.result(desk.start("book", {"day": "Friday"}, key="k")))
+    assert [r.response["result"] for r in results] == ["number 1"] * 4
+    assert runs == ["Friday"]
+    other = await desk.result(desk.start("book", {"day": "Friday"}, key="k2"))
+    assert other.response["result"] == "number 2"
+
+
+async def test_a_repeat_of_what_was_interrupted_does_not_run_again_and_says_why() -> None:
+    runs = []
+
+    async def book() -> None:
+        runs.append(1)
+        await asyncio.sleep(60)
+
+    desk = Desk(made(book))
+    first = desk.start("book", key="k")
+    await desk.until(lambda: runs)
+    desk.runner.cancel(first)
+    again = await desk.result(desk.start("book", key="k"))
+    assert again.outcome is Outcome.FAILED
+    assert again.response["message"].startswith("This was begun before and then interrupted.")
+    assert runs == [1]
+
+
+# --- rehearsals
+
+
+@pytest.mark.parametrize(
+    ("facts", "runs"),
+    [
+        ({"simulated": True}, False),
+        ({"simulated": True, "effects": frozenset({"other"})}, False),
+        ({"simulated": True, "effects": frozenset({"charge"})}, True),
+        ({"simulated": True, "effects": frozenset({"*"})}, True),
+        ({"simulated": False}, True),
+    ],
+)
+async def test_what_acts_outside_is_only_rehearsed_in_a_rehearsal(facts: dict[str, Any], runs: bool) -> None:
+    ran = []
+
+    @tool(outside_effects=True)
+    async def charge(cents: int) -> None:
+        ran.append(cents)
+
+    desk = Desk(function_tool(charge))
+    result = await desk.result(desk.start("charge", {"cents": 500}, facts=facts))
+    assert result.outcome is Outcome.DONE
+    assert ran == ([500] if runs else [])
+    assert result.response.get("rehearsed", False) is not runs
+    wrong = await desk.result(desk.start("charge", {"cents": "five"}, facts=facts))
+    assert wrong.outcome is Outcome.FAILED  # arguments are checked all the same
+
+
+# --- secrets
+
+
+async def test_a_secret_in_arguments_answers_and_errors_comes_out_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    async def echo(text: str) -> Any:
+        return {
+            "said": text,
+            text: [text, f"https://api.example/?key={KEY}"],
+            "far": "x" * (ANSWER_LIMIT - 200) + KEY * 20,
+        }
+
+    async def broken(text: int) -> None: ...
+
+    desk = Desk(made(echo), made(broken), made(fails), secrets={"KEY": KEY})
+    with caplog.at_level(logging.DEBUG):
+        told = [await desk.ask("echo", text=KEY), await desk.ask("broken", text=KEY), await desk.ask("fails")]
+    assert told[0].outcome is Outcome.DONE
+    for part in (str(told), caplog.text, str(desk.host.after)):
+        assert KEY not in part
+        assert KEY[:12] not in part  # nor a part of it, where an answer was cut
+    assert told[0].response["result"]["said"] == "[secret]"
+
+
+async def test_the_model_hands_on_a_secret_it_never_sees() -> None:
+    got = []
+
+    async def ask_pin() -> dict[str, Any]:
+        return {"digits": Secret("4711"), "count": 4}
+
+    async def check(pin: int) -> str:
+        got.append(pin)
+        return f"{pin} is right"
+
+    desk = Desk(made(ask_pin), made(check))
+    asked = await desk.ask("ask_pin")
+    assert asked.response["result"] == {"digits": "secret-1", "count": 4}
+    checked = await desk.ask("check", pin="secret-1")
+    assert got == [4711]
+    assert checked.response["result"] == "[secret] is right"
+    wrong = await desk.ask("check", pin="secret-2")
+    assert wrong.response["message"] == "pin must be a whole number, not 'secret-2'."
+
+
+# --- threads
+
+
+async def test_threads_are_bounded_and_what_never_began_is_never_run() -> None:
+    go, ran, threads = threading.Event(), [], Threads(limit=2)
+
+    lock, at_once, most = threading.Lock(), 0, 0
+
+    def work(number: int) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        go.wait(10)
+        with lock:
+            at_once -= 1
+            ran.append(number)
+        return number
+
+    tasks = [asyncio.create_task(threads.run(lambda n=n: work(n))) for n in range(5)]  # type: ignore[misc]
+    await asyncio.sleep(0.02)
+    tasks[4].cancel()
+    await asyncio.sleep(0)
+    go.set()
+    assert await asyncio.gather(*tasks[:4]) == [0, 1, 2, 3]
+    assert most == 2
+    assert await threads.run(lambda: "again") == "again"
+    assert sorted(ran) == [0, 1, 2, 3]
+
+
+async def test_a_blocked_thread_does_not_hold_the_loop() -> None:
+    begun = threading.Event()
+
+    def block() -> None:
+        begun.set()
+        time.sleep(1.0)
+
+    desk = Desk(made(block))
+    call_id = desk.start("block")
+    turns = 0
+    while call_id not in desk.results:
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert begun.is_set()
+    assert turns > 20  # of a hundred, on a busy machine
