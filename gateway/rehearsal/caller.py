@@ -10,6 +10,7 @@ All that the call touches is its own sockets; the gateway is known by its addres
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import secrets
 import time
@@ -534,7 +535,8 @@ class SimulatedCall:
 
     async def _stream_until_closed(self, connect: Connect) -> None:
         """One `<Stream>`, from the handshake until either side closes it."""
-        stream = StreamTruth(stream_sid="MZ" + secrets.token_hex(16), url=connect.url, dialled_s=time.monotonic())
+        named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
+        stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=time.monotonic())
         self.truth.streams.append(stream)
         headers = {"User-Agent": "Twilio.TmeWs/1.0"}
         if self._auth_token is not None:
