@@ -199,6 +199,33 @@ def scenario_schema() -> None:
     print(json.dumps(made(), indent=2))
 
 
+@app.command()
+def load(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Scenarios, played in turn by all callers; none: the demo's.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="A gateway that runs already, http://HOST:PORT; none: one of our own, rehearsal model.")
+    ] = "",
+    start: Annotated[int, typer.Option(min=1, help="Calls of the first step.")] = 5,
+    most: Annotated[int, typer.Option(min=1, help="Calls at which to stop, come what may.")] = 1_000,
+    hold: Annotated[float, typer.Option(min=1, help="Seconds each number of calls is held.")] = 30.0,
+    ramp: Annotated[float, typer.Option(min=0, help="Seconds in which it is reached.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes of callers.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where load.json and load.png go.")] = Path("out/load"),
+) -> None:
+    """Find how many calls a gateway carries: none failed, frame lateness P99 within 5 ms; and why not more.
+
+    Calls are doubled until a step fails, then halved between. Exit code 1 when not even the first step was good.
+    """
+    with _rehearsal():
+        from gateway.rehearsal.command import load as run_load
+        from gateway.rehearsal.load import Ask
+    ask = Ask(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
+    if not _run(run_load(files or [], out, ask, url)):
+        raise typer.Exit(1)
+
+
 @app.command("rehearsal-model")
 def rehearsal_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,

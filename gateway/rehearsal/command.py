@@ -14,13 +14,16 @@ from rich.markup import escape
 
 from gateway.errors import OperatorError
 from gateway.rehearsal.html_report import write_page
+from gateway.rehearsal.load import Ask, show_load
+from gateway.rehearsal.load import load as run_load
+from gateway.rehearsal.load_picture import draw_load
 from gateway.rehearsal.model_script import Script, ScriptError, script_from
 from gateway.rehearsal.model_server import serve
 from gateway.rehearsal.report import Report, report_of, show, write_report
 from gateway.rehearsal.run import GatewayFailed, run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, Scenario, load_scenario
 
-__all__ = ["rehearsal_model", "simulate"]
+__all__ = ["load", "rehearsal_model", "simulate"]
 
 
 async def simulate(
@@ -100,6 +103,17 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
         if failed:
             ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
     ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
+    """Find how many calls a gateway carries; tables, `out/load.json`, `out/load.png`. Whether it carried any."""
+    report = await run_load(files, out, ask, url=url)
+    await asyncio.to_thread(draw_load, report, out / "load.png")
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 130)
+    show_load(report, console)
+    console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
+    return report.highest_good > 0
 
 
 async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:

@@ -57,6 +57,7 @@ class ModelServer:
 
     `script` is a Script for all connections or a function from the (camelCase) setup of each new session to
     its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
+    `keep_audio`: what was received, and (unless `keep_arrivals` says otherwise) when, stays in the records.
     `api_keys` None takes any key but none at all. Without `tls`, plain HTTP for hand-written clients.
 
     `sessions` and `violations` grow as things happen; `failures` are exceptions of this server's own.
@@ -71,11 +72,13 @@ class ModelServer:
         time_scale: float = 1.0,
         api_keys: frozenset[str] | None = None,
         keep_audio: bool = True,
+        keep_arrivals: bool | None = None,
         tls: bool = True,
     ) -> None:
         self._script = script
         self._host, self._port, self._tls = host, port, tls
         self.time_scale, self.keep_audio = time_scale, keep_audio
+        self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
         self._api_keys = api_keys
         self.sessions: list[SessionRecord] = []
         self.violations: list[Violation] = []

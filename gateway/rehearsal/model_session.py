@@ -225,6 +225,7 @@ class Session:
         record.audio_bytes += len(pcm)
         if self._server.keep_audio:
             record.audio += pcm
+        if self._server.keep_arrivals:
             record.audio_arrivals.append((now_s, record.audio_bytes))
         if self._history_open:
             return  # the conversation has not begun

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -39,7 +40,17 @@ from gateway.rehearsal.twilio_account import SimulatedTwilio
 from media.mulaw import RATE_HZ, decode
 from media.wav import write_wav
 
-__all__ = ["GatewayFailed", "demo", "gateway_process", "rehearse", "run_demo", "run_scenario", "understood"]
+__all__ = [
+    "PUBLIC_URL",
+    "GatewayFailed",
+    "demo",
+    "fetch_record",
+    "gateway_process",
+    "rehearse",
+    "run_demo",
+    "run_scenario",
+    "understood",
+]
 
 PUBLIC_URL = "https://rehearsal.example"  # what the gateway believes to be called; nothing is looked up
 START_TIMEOUT_S = 30.0
@@ -58,6 +69,16 @@ OF_ANY_MODEL = frozenset(
 _WORD = re.compile(r"\w+")
 
 
+class ModelAt(Protocol):
+    """Where a rehearsal model is, and the certificate to trust."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def ca_path(self) -> str: ...
+
+
 class GatewayFailed(OffhookError):
     """The gateway did not start; the message holds its last words."""
 
@@ -65,7 +86,7 @@ class GatewayFailed(OffhookError):
 @asynccontextmanager
 async def gateway_process(
     agent_file: Path,
-    model: ModelServer | None,
+    model: ModelAt | None,
     *,
     auth_token: str,
     log: Path,
