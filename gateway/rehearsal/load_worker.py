@@ -211,8 +211,11 @@ class Callers:
         if mix.judged:
             verdicts += [judge(one, report) for one in scenario.expect]
         bad = [verdict.words for verdict in verdicts if not verdict.ok]
-        if not truth.agent:
-            bad.append("the agent was never heard")
+        if not truth.streams:
+            said = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
+            bad.insert(0, f"not connected: {said or truth.ended_by}")
+        elif not truth.agent:
+            bad.insert(0, "the agent was never heard")
         self._ended += 1
         self._failed += bool(bad)
         if bad:
