@@ -154,8 +154,10 @@ async def load(
     """
     scenarios = [load_scenario(path) for path in files or [Path("demo")]]
     for scenario in scenarios:
-        if scenario.script().carries_on and not url:
-            raise OperatorError(f"{scenario.name}: carries_on is for a single call, and not for load")
+        if scenario.script().carries_on or scenario.others is not None:
+            raise OperatorError(
+                f"{scenario.name}: is for one call at a time (carries_on, outbound, others): leave it out of the load"
+            )
     paths = [_path_of(path) for path in files or [Path("demo")]]
     out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before there is a call
     console = Console(stderr=True, highlight=False, soft_wrap=True)

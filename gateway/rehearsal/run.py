@@ -64,7 +64,25 @@ Watch = Callable[[SimulatedCall], None]
 
 # Kinds of expectation that a model without a script can be held to.
 OF_ANY_MODEL = frozenset(
-    {"answered_within_ms", "barge_in_stopped_within_ms", "tool_called", "end_reason", "no_gap", "goodbye_heard"}
+    [
+        "greeting_within_ms",
+        "answered_within_ms",
+        "segments_within_ms",
+        "barge_in_stopped_within_ms",
+        "never_stopped",
+        "caller_text",
+        "no_gap",
+        "all_heard",
+        "goodbye_heard",
+        "announced",
+        "tool_called",
+        "tool_not_called",
+        "streams",
+        "end_reason",
+        "transferred_to",
+        "answered_by",
+        "no_errors",
+    ]
 )
 _WORD = re.compile(r"\w+")
 
