@@ -7,9 +7,9 @@ import { axis, legend, said, span, track } from "./waterfall.js";
 const SCALE = 24;  // pixels per second of the picture, at least
 const LANES = { caller: 22, agent: 62, tool: 102 };
 
-function picture(record) {
+function picture(record, wide) {
   const total = Math.max(record.duration_ms, 1000);
-  const width = Math.max(640, (total / 1000) * SCALE);
+  const width = Math.max(wide, (total / 1000) * SCALE);
   const x = (value) => ((value / total) * (width - 2)).toFixed(1);
   const box = (from, to, y, kind) => svg("rect", { x: x(from), y, width: Math.max(1.5, x(to) - x(from)), height: 24, rx: 4, class: kind });
   const parts = [];
@@ -66,7 +66,7 @@ function spoken(record) {  // everything that happened, in order, as a list
 }
 
 function turnTable(record, made) {  // made: each turn's bars
-  const longest = span(made.map((list) => ({ bars: list })));
+  const [longest, step] = span(made.map((list) => ({ bars: list })));
   const rows = body();
   record.turns.forEach((turn, i) => {
     const s = turn.segments;
@@ -76,7 +76,7 @@ function turnTable(record, made) {  // made: each turn's bars
       cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "answers nobody" : NONE)),
       cell("Heard", `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
   });
-  const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest)), cell(""));
+  const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest, step)), cell(""));
   if (made.some((list) => list.length)) rows.append(scale);
   return table("Turns", [["Turn"], ["Turn gap", "number"], ["What waited for what"], ["Heard"]], rows);
 }
@@ -128,7 +128,7 @@ export function callPage(callSid) {
       content.replaceChildren(
         facts(record, live),
         record.errors.length ? part("errors", "Errors", h("ul", { class: "errors" }, record.errors.map((error) => h("li", {}, error)))) : "",
-        part("line", "The line", picture(record)),
+        part("line", "The line", picture(record, content.clientWidth - 92)),
         part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
         part("turns", "Turns", legend(), turnTable(record, bars)));
       const again = content.querySelector(".scroll");

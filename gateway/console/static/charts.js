@@ -7,7 +7,7 @@ function ink(name) {
 }
 
 function options(element, height, axes, target) {
-  const short = (value) => (value >= 1000 ? `${+(value / 1000).toFixed(2)} s` : `${+value.toFixed(1)}`);
+  const short = (value) => (!value ? "0" : value >= 1000 ? `${+(value / 1000).toFixed(2)} s` : `${+value.toFixed(1)} ms`);
   const font = "11px system-ui, sans-serif";
   return {
     width: Math.max(40, element.clientWidth),
@@ -24,7 +24,7 @@ function options(element, height, axes, target) {
       { show: false },
       {
         show: axes,
-        size: 44,
+        size: 50,
         font,
         stroke: ink("--quiet"),
         grid: { stroke: ink("--line"), width: 1 },
@@ -81,7 +81,14 @@ export function sparkline(element, { height, axes = false }) {
   };
   element.setAttribute("aria-hidden", "true");  // the figures beside it say the same
   charts.add(chart);
-  new ResizeObserver(() => (element.isConnected ? (plot ? chart.resize() : draw()) : charts.delete(chart))).observe(element);
+  new ResizeObserver(() => {
+    if (element.isConnected) plot ? chart.resize() : draw();
+    else {
+      charts.delete(chart);
+      if (plot) plot.destroy();
+      plot = null;
+    }
+  }).observe(element);
   return chart;
 }
 

@@ -10,11 +10,6 @@ export const WINDOWS = [["1m", "1 minute"], ["5m", "5 minutes"], ["1h", "1 hour"
 const MIN_P95 = 20;
 const MIN_P99 = 300;
 
-function percentile(value, samples, needed) {
-  if (value !== undefined) return ms(value);
-  return samples < needed && samples ? NONE : NONE;
-}
-
 function verdict(segment) {  // [class, text]: never by colour alone
   if (segment.target_ms === undefined) return ["", ""];
   const target = ms(segment.target_ms);
@@ -46,7 +41,7 @@ function card(segment) {
 }
 
 function fillFigures(elements, segment) {
-  const values = [ms(segment.p50_ms), percentile(segment.p95_ms, segment.count, MIN_P95), percentile(segment.p99_ms, segment.count, MIN_P99)];
+  const values = [segment.p50_ms, segment.p95_ms, segment.p99_ms].map(ms);  // absent where withheld
   elements.forEach((element, i) => put(element, values[i]));
 }
 
@@ -160,7 +155,7 @@ export function overview({ choose, window }) {
     h("h1", { class: "unseen", tabindex: "-1" }, "Calls and latency"),
     section("now", "Calls now", summary, callTable, noCalls),
     section("latency", "Where the milliseconds go", picker, outside, cards,
-      h("details", { class: "more", open: true }, h("summary", {}, "All other segments"), segmentTable, silent)),
+      h("details", { class: "more", open: matchMedia("(min-width: 761px)").matches }, h("summary", {}, "All other segments"), segmentTable, silent)),
     section("turns", "Last turns: what waited for what", null, legend(), noTurns, turns, scale),
     section("ended", "Calls that ended", endedSummary, endedTable, noEnded));
 
@@ -180,11 +175,11 @@ export function overview({ choose, window }) {
       const without = others.filter((segment) => !segment.count).map((segment) => title(segment.name));
       put(silent, without.length ? `No samples in this window: ${without.join(", ")}.` : "");
 
-      const longest = span(news.turns);
+      const [longest, step] = span(news.turns);
       keyed(turns, news.turns, (turn) => `${turn.call_sid} ${turn.number}`, turnItem, (item, turn) => fillTurn(item, turn, longest));
       if (scale.dataset.longest !== String(longest)) {
         scale.dataset.longest = longest;
-        scale.replaceChildren(axis(longest));
+        scale.replaceChildren(axis(longest, step));
       }
       scale.hidden = !news.turns.length;
       noTurns.hidden = Boolean(news.turns.length);

@@ -16,10 +16,11 @@ export function legend() {
     KINDS.map(([kind, name]) => h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
 }
 
-export function span(turns) {  // a round end of the axis that holds every turn
+export function span(turns) {  // [end of an axis that holds every turn, its step], both round
   const longest = Math.max(100, ...turns.flatMap((turn) => turn.bars.map((bar) => bar.to_ms)));
-  const step = 10 ** Math.floor(Math.log10(longest)) / 2;
-  return Math.ceil(longest / step) * step;
+  const ten = 10 ** Math.floor(Math.log10(longest / 4));
+  const step = [1, 2, 2.5, 5, 10].map((part) => part * ten).find((part) => longest / part <= 5);
+  return [Math.ceil(longest / step) * step, step];
 }
 
 export function track(bars, longest) {
@@ -40,12 +41,12 @@ export function said(bars) {  // the same for those who do not see the bars
   return bars.map((bar) => `${bar.what} ${ms(bar.to_ms - bar.from_ms)}`).join(", ");
 }
 
-export function axis(longest) {
-  const ticks = [0, 0.25, 0.5, 0.75, 1];
+export function axis(longest, step) {
+  const ticks = [...Array(Math.round(longest / step) + 1).keys()].map((i) => i * step);
   return h("div", { class: "axis", "aria-hidden": "true" },
-    ticks.map((share) => {
-      const tick = h("span", {}, share ? ms(share * longest) : "0");
-      tick.style.left = `${100 * share}%`;
+    ticks.map((at) => {
+      const tick = h("span", {}, at ? ms(at) : "0");
+      tick.style.left = `${(100 * at) / longest}%`;
       return tick;
     }));
 }
