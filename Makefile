@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help setup system demo test lint figures bench bench-vad clean
+.PHONY: help setup system demo test contract lint figures bench bench-vad clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ demo: setup ## Place a simulated phone call through the real gateway: no key, no
 
 test: setup system ## Run every test
 	@$(BIN)/python -m pytest
+
+contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
+	@sh tests/contract.sh $(BIN)/python
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -1,12 +1,14 @@
 """The fast path and the SDK's public calls say the same on the wire, and hear the same, for every message.
 
-Guards `session._ws`, which google-genai does not promise: should it go, or mean something else, this fails.
+Guards `session._ws`, which google-genai does not promise: should it go, or mean something else, this fails. Runs
+with the installed google-genai; `make contract` runs it with the newest 3.x.
 """
 
 import base64
 import inspect
 import json
 import re
+from typing import get_args
 
 import pytest
 from google import genai
@@ -71,6 +73,12 @@ def normal(message: str | bytes) -> object:
         return out
 
     return walk(json.loads(message))
+
+
+def test_every_kind_of_message_is_tried():
+    assert {type(message) for message in OUTGOING.values()} == set(get_args(wire.Outgoing))
+    heard = {type(value) for _, values in CASES.values() for value in values}
+    assert heard == set(get_args(wire.Incoming))
 
 
 @pytest.mark.parametrize("vertex", [False, True], ids=["developer", "vertex"])
