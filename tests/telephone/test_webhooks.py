@@ -25,6 +25,8 @@ HELLO = Reply("text", (Speak("Hello.", length_ms=600),))
 AGENTS = {
     "desk": ("greeting: {text: Greet.}\nfallback: {say: 'Call again, please.'}", Script((HELLO,))),
     "dial": ("greeting: {text: Greet.}\nfallback: {say: One moment., dial: '+15550100099'}", Script((HELLO,))),
+    "queue": ("greeting: {text: Greet.}\nfallback: {enqueue: support & co}", Script((HELLO,))),
+    "plays": ("greeting: {text: Greet.}\nfallback: {play: 'https://example.com/sorry.mp3'}", Script((HELLO,))),
     "quiet": ("", Script(())),
 }
 FALLBACK = "<Say>Call again, please.</Say><Hangup />"
@@ -112,11 +114,15 @@ async def test_no_room_and_no_more_calls() -> None:
         assert FALLBACK in (await x.webhook("/twilio/voice", form_of(x)))[1]
         _, dialled = await x.webhook("/twilio/voice", form_of(x, "dial"))
         assert "<Dial><Number>+15550100099</Number></Dial>" in dialled
+        _, queued = await x.webhook("/twilio/voice", form_of(x, "queue"))
+        assert "<Response><Enqueue>support &amp; co</Enqueue><Hangup /></Response>" in queued
+        _, played = await x.webhook("/twilio/voice", form_of(x, "plays"))
+        assert "<Response><Play>https://example.com/sorry.mp3</Play><Hangup /></Response>" in played
         _, unknown = await x.webhook("/twilio/voice", form_of(x, To="+15550777"))
         assert "<Say>" in unknown
         x.gateway.admission.draining = True
         assert FALLBACK in (await x.webhook("/twilio/voice", form_of(x)))[1]
-        reasons = {'reason="at_limit"': 2.0, 'reason="no_agent"': 1.0, 'reason="draining"': 1.0}
+        reasons = {'reason="at_limit"': 4.0, 'reason="no_agent"': 1.0, 'reason="draining"': 1.0}
         assert x.counted("calls_rejected_total") == reasons
         assert (await x.http.get(x.url + "/readyz")).status == 503
 
@@ -135,6 +141,17 @@ async def test_our_own_fault_is_not_the_caller_s(path: str, caplog: pytest.LogCa
         assert "planted" in caplog.text
         _, text = await x.webhook("/twilio/fallback", form_of(x, ErrorCode="11200"))
         assert FALLBACK in text
+
+
+async def test_a_placed_call_that_this_process_does_not_remember_is_our_number_s() -> None:
+    """After a restart: the agent is the one whose number is shown, not somebody's who has the callee's."""
+    async with exchange(AGENTS) as x:
+        form = form_of(x, Direction="outbound-api", From=x.numbers["desk"], To="+15550999")
+        _, text = await x.webhook("/twilio/voice?call=0123456789abcdef", form)
+        assert "<Stream" in text
+        call = x.gateway.calls[form["CallSid"]]
+        assert (call.agent.name, call.facts.direction) == ("desk", "outbound")
+        await x.webhook("/twilio/status", {**form, "CallStatus": "completed"})
 
 
 # --- status: the second source of truth
