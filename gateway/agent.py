@@ -83,7 +83,10 @@ class Greeting(_Spec, frozen=True):
 
 
 class Idle(_Spec, frozen=True):
-    """A caller who says nothing, counted from the end of playback. 0 switches a step off."""
+    """A caller who says nothing, counted from the end of playback, the goodbye anew from that of the prompt.
+
+    0 switches a step off.
+    """
 
     prompt_after_s: Seconds = 10.0
     prompt: str = "The caller has been silent. Ask briefly whether they are still there."

@@ -27,7 +27,7 @@ from gateway.conversation import events as e
 from gateway.conversation import ledger as lg
 from gateway.conversation.endings import Ending
 from gateway.conversation.machine import step
-from gateway.conversation.state import Greets, Mode, Phase, Policy, State
+from gateway.conversation.state import Greets, Link, Mode, Phase, Policy, State
 from gateway.errors import OperatorError
 from gateway.models import ModelLink, ModelSink
 from gateway.models.prices import Prices, cost
@@ -66,6 +66,7 @@ SHOWN_BYTES = 2_000  # of a tool's arguments and answer, in the record
 KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
 SILENT_CODE = bytes([mulaw.SILENCE])
 COST_WARNING = 0.8  # of the cost limit
+TOLD_MAX = 2_000  # characters of a result that nobody waits for
 CLOSE_MAX_S = 15.0  # tools, model and socket each have bounds of their own below this
 
 
@@ -442,9 +443,7 @@ class Call(ModelSink):
                 await self._close_parts()
                 await hanging_up
         except TimeoutError:
-            self._metrics.stuck_calls_total.inc()
-            self.timeline.error("a tool, the model or the carrier did not let go in time")
-            log.error("call %s is over and something of it does not end", self.facts.call_sid)
+            self._stuck("a tool, the model or the carrier did not let go in time")
         if self._recorder is not None and (fault := await self._recorder.close()):
             self.timeline.error(fault)
         now_s = self.clock()
@@ -855,8 +854,14 @@ class Call(ModelSink):
 
     def _answer_tool(self, command: c.AnswerTool) -> None:
         request, result = self._requests.pop(command.call_id, None), self._results.pop(command.call_id, None)
-        if request is not None and result is not None and command.scheduling is not None:
+        if request is None or result is None:
+            return
+        if command.scheduling is not None:
             self._link.answer_tool(command.call_id, request.name, result.response, command.scheduling)
+            return
+        # The model took the call back, and it ran to its end all the same: who knows nothing of it does it again.
+        said = msgspec.json.encode(result.response).decode()[:TOLD_MAX]
+        self._link.tell(f"The tool {request.name} was called off too late: it ran to its end. Its result: {said}")
 
     # --- carrying out commands: time and the end
 
@@ -878,7 +883,17 @@ class Call(ModelSink):
         if self._parted_s is not None and event in (e.PlayoutTimeout, e.IdleTimeout):
             self._set_timer(c.SetTimer(event, self.clock() + PLAYOUT_GRACE_S))
             return
+        if event is e.ModelSilent and any(not tool.withdrawn for tool in self._state.tools):
+            self._stuck("a tool did not end in its time")
+        elif event is e.ConnectTimeout and self._was_ready and self._state.link is Link.DOWN:
+            self._stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
+
+    def _stuck(self, what: str) -> None:
+        """A part has bounds of its own and did not keep them; the call goes on without it."""
+        self._metrics.stuck_calls_total.inc()
+        self.timeline.error(what)
+        log.error("call %s: %s", self.facts.call_sid, what)
 
     def _end(self, command: c.End) -> None:
         if self.ending is None:

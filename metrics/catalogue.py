@@ -255,7 +255,8 @@ class Metrics:
             "calls_rejected_total", "Calls answered with the fallback.", reason=REJECT_REASONS
         )
         self.stuck_calls_total = plain(
-            "stuck_calls_total", "Calls that were over while a tool, the model or the socket did not let go in time."
+            "stuck_calls_total",
+            "Times a tool, the model's link or the socket of a call did not end within its own bounds.",
         )
         self.frames_total = tally(
             "frames_total",

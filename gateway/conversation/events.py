@@ -247,7 +247,7 @@ class ToolWithdrawn(Event):
 class EndRequested(Event):
     """End the call once what is being said has been heard (the agent's `end_call`, a transfer, a drain).
 
-    `call_id`: the tool call that asked, "" when none did.
+    `call_id`: the tool call that asked, "" when none did; one that is not running any more is not heard.
     """
 
     ending: Ending

@@ -957,8 +957,13 @@ def end_requested_connecting(p: Policy, s: State, ev: e.EndRequested, do: Do) ->
 
 
 def end_requested(p: Policy, s: State, ev: e.EndRequested, do: Do) -> State:
-    """The first reason stands, unless the gateway has one of its own: that cannot be talked away."""
+    """The first reason stands, unless the gateway has one of its own: that cannot be talked away.
+
+    A tool that was called off has no say: its thread may not have noticed yet.
+    """
     if s.ending is not None and ev.ending in YIELDING:
+        return s
+    if ev.call_id and _find_tool(s, ev.call_id) is None:
         return s
     return _close(p, s, ev.ending, ev.at_s, do)
 

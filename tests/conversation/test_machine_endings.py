@@ -10,6 +10,7 @@ from gateway.conversation.commands import (
     ActivityStart,
     AnswerTool,
     BargeIn,
+    CancelTool,
     Clear,
     Drop,
     End,
@@ -48,12 +49,13 @@ from gateway.conversation.events import (
     TimeWarning,
     ToolFinished,
     ToolRequested,
+    ToolWithdrawn,
     TurnComplete,
     VerdictTimeout,
 )
 from gateway.conversation.ledger import Ledger, Reply
 from gateway.conversation.machine import EVENTS
-from gateway.conversation.state import Link, Mode, Phase, Policy, State
+from gateway.conversation.state import Link, Mode, Phase, Policy, RunningTool, State
 
 HUNG_UP, TRANSFERRED, STOPPED = Ending.AGENT_HUNG_UP, Ending.TRANSFERRED, Ending.SERVER_STOPPED
 WHOLE = SPEAKING._replace(
@@ -111,12 +113,23 @@ def test_the_goodbye_is_heard_before_the_line_is_dropped():
 
 
 def test_a_tool_that_comes_before_its_goodbye_waits_for_it():
-    unanswered = THINKING
+    unanswered = THINKING._replace(tools=(RunningTool("end"),))
     play = Playbook(unanswered) >> EndRequested(2.0, HUNG_UP, "end") << Phase.CLOSING << StopTimer(ModelSilent)
-    play << SetTimer(GoodbyeTimeout, 5.0) >> ReplyAudio(2.8, 1, 800) << Play(1, 0, 800)
+    play << SetTimer(GoodbyeTimeout, 5.0)
+    play >> ToolFinished(2.1, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Scheduling.INTERRUPT)
+    play >> ReplyAudio(2.8, 1, 800) << Play(1, 0, 800)
     play << SetTimer(GoodbyeTimeout, 22.8) >> ReplyAudio(2.85, 1, 800) << Play(1, 800, 1_600)
     play >> ReplyComplete(2.9, 1) << SendMark(1, 1_600, 0) >> MarkReturned(3.1, 1, 1_600, 0) << End(HUNG_UP)
     assert play
+
+
+def test_a_tool_that_was_called_off_ends_nothing():
+    """Its thread goes on for a while, and asks for the end after the caller has said: wait."""
+    play = Playbook(SPEAKING) >> ToolRequested(2.2, "end") << RunTool("end") >> ToolWithdrawn(2.3, "end")
+    play << CancelTool("end") >> EndRequested(2.4, HUNG_UP, "end") << Phase.SPEAKING
+    assert play
+    assert Playbook(LISTENING) >> EndRequested(2.0, TRANSFERRED, "gone") << Phase.LISTENING
+    assert Playbook(LISTENING) >> EndRequested(2.0, STOPPED, "gone") << Phase.LISTENING
 
 
 def test_a_goodbye_that_does_not_come_in_time():
