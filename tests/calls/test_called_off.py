@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 from rig import Outcome, Plan, place_calls, sound
 
+from gateway import call
+from gateway.conversation import machine
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import CallTool, CancelTools, Reply, Script, Wait
+from gateway.rehearsal.model_script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
 from gateway.rehearsal.model_script import Say as Speak
 
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=800),))
@@ -44,3 +48,27 @@ def test_of_what_was_not_done_it_is_told_nothing(outcomes: dict[str, Outcome]) -
     (call,) = outcomes["cancel"].record.tool_calls
     assert call.outcome == "cancelled"
     assert told(outcomes["cancel"]) == []
+
+
+def test_a_part_that_overruns_its_own_bounds_is_given_up_and_counted() -> None:
+    """The tool's runner and the model's link end by themselves; here the call is made to lose patience first."""
+    plans = {
+        "a tool": Plan(
+            STEPS, Script((GREETING, Reply("caller", (CallTool("a_while", {}),)))), agent=A_WHILE.format("cancel")
+        ),
+        "the link": Plan(
+            (WaitForAgent("end"), Pause(4_000), HangUp()),
+            Script((GREETING,), faults=(Fault(2.5, (Abort(),)),), refuse_resumes=(Close(1011, "later"),) * 9),
+            later=Script(setup_delay_ms=3_000),
+        ),
+    }
+    exposition: list[str] = []
+    with mock.patch.object(call, "TOOL_GRACE_S", -19.5), mock.patch.object(machine, "LINK_LOST_S", 0.4):
+        outcomes = place_calls(plans, metrics=exposition)
+    tool, link = outcomes["a tool"].record, outcomes["the link"].record
+    assert "a tool did not end in its time" in tool.errors
+    assert tool.tool_calls[0].outcome == "cancelled"
+    assert tool.end_reason == "caller_hung_up"  # and the call went on
+    assert "the model's link neither came back nor gave up" in link.errors
+    assert link.end_reason == "model_lost"
+    assert "offhook_stuck_calls_total 2" in exposition[0]
