@@ -45,6 +45,10 @@ LINES: dict[str, tuple[str, ...]] = {
         "Put milk, eggs and bread on my shopping list.",
         "And a list for the party, with lemons and eggs.",
         "Make it one list, and give it to Sam. Bye!",
+        "Hello?",
+        "A table for two, please.",
+        "Wait, stop!",
+        "I would like to speak to a human, please.",
     ),
 }
 

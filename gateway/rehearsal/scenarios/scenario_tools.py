@@ -1,0 +1,33 @@
+"""Tools as they are out there: slow, broken, hanging, with effects."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["book", "broken", "hangs", "slowly"]
+
+
+async def slowly() -> str:
+    """Look for a free table, which takes its time."""
+    await asyncio.sleep(2.0)
+    return "by the window"
+
+
+async def broken() -> str:
+    """Look for a free table."""
+    raise RuntimeError("the reservation book is on fire")
+
+
+async def hangs() -> str:
+    """Look for a free table."""
+    await asyncio.sleep(3600)
+    return "never"
+
+
+async def book(name: str) -> str:
+    """Book the table.
+
+    Args:
+        name: The guest's name.
+    """
+    return f"booked for {name}"
