@@ -9,7 +9,7 @@ __all__ = ["book", "broken", "hangs", "slowly"]
 
 async def slowly() -> str:
     """Look for a free table, which takes its time."""
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(4.0)
     return "by the window"
 
 
