@@ -71,10 +71,8 @@ class _Budget:
         if isinstance(value, Enum):
             return self.take(value.value, depth)
         if isinstance(value, int):
-            # A number can be as long as any text.
-            if value.bit_length() > 200:
-                self.whole = False
-                return None
+            if value.bit_length() > 63:  # more than JSON readers take for a number; it can be as long as any text
+                return self._text(str(value) if value.bit_length() < 4_000 else "a very large number")
             self._left -= len(str(value))
             return value
         if isinstance(value, float):
@@ -99,6 +97,8 @@ class _Budget:
         room = max(0, self._left - 2)
         if len(text) > room:
             text, self.whole = text[:room], False
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
         size = len(text.encode("utf-8", "replace"))
         if size > room:
             text, self.whole = text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore"), False
