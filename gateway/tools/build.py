@@ -21,7 +21,7 @@ class Toolbox:
     """One agent's tools for the process's life: `start` before the first call, `close` after the last."""
 
     def __init__(self, own: Mapping[str, Tool], sources: Sequence[ToolSource] = ()) -> None:
-        self._own, self._sources = own, sources
+        self.own, self._sources = own, sources
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -29,7 +29,7 @@ class Toolbox:
         found: dict[str, Tool] = {}
         for source in self._sources:
             found.update(source.tools)
-        return {**found, **self._own}
+        return {**found, **self.own}
 
     async def start(self) -> None:
         await asyncio.gather(*(source.start() for source in self._sources))

@@ -45,7 +45,7 @@ def tools_list(agent: AgentFile, json: Annotated[bool, typer.Option("--json", he
 
     async def main() -> list[dict[str, Any]]:
         async with _toolbox(spec) as (tools, kinds):
-            return [_described(tool, kinds.get(tool.name, "")) for tool in tools.values()]
+            return [_described(tool, kinds[tool.name]) for tool in tools.values()]
 
     found = asyncio.run(main())
     if json:
@@ -125,10 +125,9 @@ async def _toolbox(spec: Agent) -> AsyncIterator[tuple[dict[str, Tool], dict[str
     await toolbox.start()
     try:
         tools = dict(toolbox.tools)
-        kinds = {}
-        for settings in spec.tools:
-            kind = next((k for k in ("builtin", "http", "mcp") if getattr(settings, k)), "function")
-            kinds[settings.name or settings.builtin or settings.function.rpartition(":")[2]] = kind
+        kinds = {s.name: "http" for s in spec.tools if s.http is not None}
+        kinds |= {s.name or s.builtin: "builtin" for s in spec.tools if s.builtin}
+        kinds |= {name: "function" if name in toolbox.own else "mcp" for name in tools if name not in kinds}
         yield tools, kinds
     finally:
         await toolbox.close()

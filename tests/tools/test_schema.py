@@ -1,0 +1,136 @@
+"""Arguments against a JSON schema: converted where nothing is lost, refused in words a model can act upon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.tools.schema import BadArguments, checked, inlined
+
+
+def of(schema: dict[str, Any], value: Any) -> Any:
+    return checked({"properties": {"v": schema}, "required": ["v"]}, {"v": value})["v"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "result"),
+    [
+        ({"type": "integer"}, 3.0, 3),
+        ({"type": "integer"}, " 3 ", 3),
+        ({"type": "number"}, "2.5", 2.5),
+        ({"type": "number"}, 3, 3),
+        ({"type": "string"}, 7, "7"),
+        ({"type": "boolean"}, "True", True),
+        ({"type": ["integer", "null"]}, None, None),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "3", "3"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "3", 3),
+        ({"type": "array", "items": {"type": "integer"}}, ["1", 2], [1, 2]),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, {"a": "1"}, {"a": 1}),
+        ({"enum": ["a", 2]}, 2, 2),
+        ({"type": "string", "pattern": r"^\d+$"}, "12", "12"),
+        ({}, {"any": ["thing"]}, {"any": ["thing"]}),
+    ],
+)
+def test_what_says_the_same_is_converted(schema: dict[str, Any], value: Any, result: Any) -> None:
+    found = of(schema, value)
+    assert found == result
+    assert type(found) is type(result)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "says"),
+    [
+        ({"type": "integer"}, 3.5, "v must be a whole number, not 3.5."),
+        ({"type": "integer"}, True, "v must be a whole number, not True."),
+        ({"type": "number"}, "inf", "v must be a number, not 'inf'."),
+        ({"type": "number"}, "many", "v must be a number, not 'many'."),
+        ({"type": "string"}, True, "v must be text, not True."),
+        ({"type": "string"}, None, "v must be text, not None."),
+        ({"type": "boolean"}, 1, "v must be true or false, not 1."),
+        ({"type": "array"}, "a", "v must be a list, not 'a'."),
+        ({"type": "string", "maxLength": 3}, "abcd", "v must be at most 3 characters long."),
+        ({"type": "array", "minItems": 1}, [], "v must be at least 1 items long."),
+        ({"type": "integer", "minimum": 1}, 0, "v must be at least 1."),
+        ({"type": "integer", "exclusiveMaximum": 9}, 9, "v must be less than 9."),
+        ({"type": "string", "pattern": "^a"}, "b", "v does not look right: it must match ^a."),
+        ({"const": "yes"}, "no", "v must be yes, not 'no'."),
+        ({"enum": ["a", "b"]}, "c", "v must be one of a, b, not 'c'."),
+        (
+            {"type": "array", "items": {"properties": {"n": {"type": "integer"}}}},
+            [{"n": "x"}],
+            "v[0].n must be a whole",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_plainly(schema: dict[str, Any], value: Any, says: str) -> None:
+    with pytest.raises(BadArguments) as error:
+        of(schema, value)
+    assert str(error.value).startswith(says)
+
+
+def test_a_long_wrong_value_is_shown_in_part() -> None:
+    with pytest.raises(BadArguments) as error:
+        of({"type": "integer"}, "x" * 100_000)
+    assert len(str(error.value)) < 150
+
+
+def test_null_for_a_parameter_that_may_be_left_out_is_as_good_as_none() -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": ["string", "null"]}}}
+    assert checked(schema, {"a": None, "b": None}) == {"b": None}
+
+
+def test_a_tool_without_declared_parameters_takes_what_comes() -> None:
+    assert checked({"type": "object"}, {"a": 1}) == {"a": 1}
+    assert checked({}, None) == {}
+
+
+def test_references_are_put_in_their_places() -> None:
+    schema = {
+        "$ref": "#/$defs/args",
+        "$defs": {
+            "args": {"type": "object", "title": "args", "properties": {"title": {"$ref": "#/$defs/t"}, "o": {
+                "anyOf": [{"$ref": "#/$defs/t"}, {"type": "null"}], "default": None}}},
+            "t": {"enum": ["x"], "title": "T"},
+        },
+    }  # fmt: skip
+    text = {"enum": ["x"], "type": "string"}
+    assert inlined(schema) == {"type": "object", "properties": {"title": text, "o": text}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, "a holds itself"),
+        ({"$ref": "#/$defs/b"}, "b is not defined"),
+    ],
+)
+def test_a_schema_that_cannot_be_put_in_place_is_refused(schema: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        inlined(schema)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+SCHEMA = {
+    "properties": {
+        "n": {"type": "integer", "minimum": 0},
+        "s": {"type": "string", "maxLength": 5},
+        "l": {"type": "array", "items": {"anyOf": [{"type": "number"}, {"enum": ["a"]}]}},
+        "o": {"type": "object", "properties": {"b": {"type": "boolean"}}, "required": ["b"]},
+    }
+}
+
+
+@given(ANYTHING | st.dictionaries(st.sampled_from("nslox"), ANYTHING))
+def test_anything_is_taken_or_refused_and_nothing_else_happens(value: Any) -> None:
+    try:
+        result = checked(SCHEMA, value)
+    except BadArguments:
+        return
+    assert checked(SCHEMA, result) == result or "nan" in str(result)
