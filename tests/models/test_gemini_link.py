@@ -3,8 +3,12 @@
 import asyncio
 import logging
 import random
+import re
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -594,6 +598,19 @@ async def test_a_half_open_connection_is_noticed_by_the_kernel():
         async with models.session("gemini-3.8-live", {"response_modalities": ["AUDIO"]}, asyncio.timeout(5)) as wired:
             sock = wired._ws.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+
+
+def test_a_line_that_dies_without_a_word_is_noticed_and_replaced():
+    """No close, no reset, nothing: what a lost route or a pulled plug looks like."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    try:
+        subprocess.run([*alone, "ip", "link", "set", "lo", "up"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no network of its own to be had here (unshare, ip)")
+    script = str(Path(__file__).with_name("half_open.py"))
+    ran = subprocess.run([*alone, sys.executable, script], check=False, capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert re.search(r"noticed after ([1-9]|1\d)\.\d s\nheard again", ran.stdout), ran.stdout
 
 
 async def test_sixty_five_minutes_in_six_and_a_half_seconds():
