@@ -102,7 +102,7 @@ INCOMPLETE_REASONS = (
     "invalid",
 )
 TOKEN_DIRECTIONS = ("input", "output")
-AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "api")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
 
 
 class Tally:

@@ -40,9 +40,11 @@ class LivePrometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def query(self, expr: str) -> list[dict[str, Any]]:
-        """Instant query: the result vector. Raises AssertionError when Prometheus refuses the expression."""
-        asked = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
+    def query(self, expr: str, at_s: float | None = None) -> list[dict[str, Any]]:
+        """Instant query, at a wall-clock time or now: the result vector. Raises AssertionError when Prometheus
+        refuses the expression."""
+        fields = {"query": expr} if at_s is None else {"query": expr, "time": str(at_s)}
+        asked = f"{self.url}/api/v1/query?{urllib.parse.urlencode(fields)}"
         try:
             with urllib.request.urlopen(asked, timeout=10) as answer:
                 result = json.load(answer)["data"]["result"]
@@ -51,9 +53,9 @@ class LivePrometheus:
         assert isinstance(result, list)
         return result
 
-    def value(self, expr: str) -> float:
+    def value(self, expr: str, at_s: float | None = None) -> float:
         """The single value of an expression."""
-        (one,) = self.query(expr)
+        (one,) = self.query(expr, at_s)
         return float(one["value"][1])
 
     def wait_for(self, expr: str, enough: Callable[[list[dict[str, Any]]], bool] = bool) -> None:

@@ -1,0 +1,171 @@
+"""A gateway process under simulated calls, scraped by a real Prometheus: what it says of latency against what was,
+every expression of rules and dashboards on it, and every metric moved."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+import pytest
+from infra_files import alerts, panel_queries, recorded, selectors
+from prometheus_client.parser import text_string_to_metric_families
+from running import Running, running
+
+from gateway.agent import parse_agent
+from gateway.config import settings_from
+from gateway.server import Gateway
+from metrics.quantiles import MIN_SAMPLES_P99, exact
+from metrics.segments import BY_NAME, SEGMENTS
+from tests.needs import require
+
+QUANTILES = ("p50", "p95", "p99")
+HEADLINE = [segment.name for segment in SEGMENTS if segment.headline]
+
+# Metrics that the calls here rightly leave where they were, and why.
+STILL = {
+    "offhook_build_info": "a constant",
+    "offhook_call_capacity": "a constant",
+    "offhook_samples_after_clear_total": "an invariant: it moves when there is a bug",
+    "offhook_stuck_calls_total": "a part that does not let go: tests/telephone/test_webhooks.py",
+    "offhook_draining": "the process is about to end: shown below",
+    "offhook_calls_active": "0 before and after: shown below",
+    "offhook_marks_outstanding": "0 before and after: shown below",
+}
+
+# Expressions that have nothing to show without a fault that these calls do not have. Shown with made-up samples by
+# test_on_prometheus.py, where every expression has one.
+ONLY_UNDER: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    require("prometheus")
+    with running(tmp_path_factory.mktemp("running"), calls=24, turns=13) as result:
+        yield result
+
+
+# --- truth
+
+
+def allowance_s(live: Running, true_s: float) -> float:
+    """5 % and 2 ms, and what this machine itself was late: carrier, model and gateway each wake that late."""
+    late = exact(live.late_s)
+    return 0.05 * true_s + 0.002 + 2 * (late.p99 or late.max or 0.0)
+
+
+def test_the_calls_went_as_planned(live: Running) -> None:
+    assert not live.failed
+    assert {record.end_reason for record in live.records} == {"caller_hung_up"}
+    for name in HEADLINE:
+        assert len(live.truth.samples[name]) >= MIN_SAMPLES_P99, name
+
+
+@pytest.mark.parametrize("name", HEADLINE)
+class TestTruth:
+    """Each headline segment's percentiles against the exact ones of what carrier and model saw themselves."""
+
+    def test_by_prometheus(self, live: Running, name: str) -> None:
+        of = '{basis="played"}' if name == "turn_gap" else ""
+        true = exact(live.truth.samples[name])
+        for quantile in QUANTILES:
+            want_s = getattr(true, quantile)
+            for expr in (
+                f"job:{BY_NAME[name].metric}:{quantile}_5m{of}",
+                f"histogram_quantile(0.{quantile[1:]}, sum by (le) (rate({BY_NAME[name].metric}_bucket{of}[5m])))",
+            ):
+                if expr.startswith("job:"):  # recorded a second or two later
+                    live.prometheus.wait_for(expr)
+                    got_s = live.prometheus.value(expr, live.at_s + 2)
+                else:
+                    got_s = live.prometheus.value(expr, live.at_s)
+                assert abs(got_s - want_s) <= allowance_s(live, want_s), (expr, got_s, want_s)
+
+    def test_by_the_live_percentiles(self, live: Running, name: str) -> None:
+        true = exact(live.truth.samples[name])
+        found = live.percentiles[name]
+        assert found["count"] == pytest.approx(true.count, rel=0.02)
+        for quantile in QUANTILES:
+            want_s = getattr(true, quantile)
+            assert abs(found[f"{quantile}_ms"] / 1000 - want_s) <= allowance_s(live, want_s), quantile
+
+    def test_by_the_report(self, live: Running, name: str) -> None:
+        if BY_NAME[name].per_frame:
+            pytest.skip("of every second, so not in the records of calls that the report is made of")
+        true = exact(live.truth.samples[name])
+        found = live.report["totals"]["segments"][name]
+        assert found["count"] == pytest.approx(true.count, rel=0.02)
+        for quantile in QUANTILES:
+            want_s = getattr(true, quantile)
+            assert abs(found[f"{quantile}_ms"] / 1000 - want_s) <= allowance_s(live, want_s), quantile
+
+
+# --- every metric, every expression
+
+
+def values(text: str) -> dict[str, dict[str, float]]:
+    """Metric -> series -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = re.sub(r"_(bucket|sum|count)$", "", sample.name) if family.type == "histogram" else sample.name
+            found.setdefault(name, {})[f"{sample.name}{sorted(sample.labels.items())}"] = sample.value
+    return found
+
+
+def test_every_metric_moves_or_says_why_not(live: Running) -> None:
+    before, after = values(live.first), values(live.last)
+    unmoved = {name for name in after if name.startswith("offhook_") and after[name] == before.get(name)}
+    assert unmoved == set(STILL), "fed by nothing? take it out of the catalogue, or say why it did not move"
+
+
+@pytest.mark.parametrize("gauge", ["offhook_calls_active", "offhook_marks_outstanding"])
+def test_gauges_that_are_back_at_zero_were_not_always(live: Running, gauge: str) -> None:
+    assert live.prometheus.value(f"max_over_time({gauge}[5m])") > 0
+
+
+async def test_draining_is_shown() -> None:
+    environ = {"OFFHOOK_INSECURE": "1", "GEMINI_API_KEY": "x"}
+    gateway = Gateway(settings_from(environ), [parse_agent("name: a\ninstructions: x\n")], environ)
+    assert "\noffhook_draining 0\n" in gateway.metrics.render().decode()
+    await gateway.drain()
+    assert "\noffhook_draining 1\n" in gateway.metrics.render().decode()
+
+
+def answered(live: Running, expr: str) -> list[float]:
+    return [float(one["value"][1]) for one in live.prometheus.query(expr)]
+
+
+def without_minimum(expr: str) -> str:
+    """A percentile that is withheld below a count, whatever the count."""
+    return re.sub(r" and (?:on|ignoring) \([^)]*\) \S.*>= \d+$", "", expr)
+
+
+def shown(live: Running, expr: str) -> bool:
+    return any(not math.isnan(value) for value in answered(live, expr))
+
+
+@pytest.mark.parametrize("name", recorded())
+def test_recording_rule_has_a_sample(live: Running, name: str) -> None:
+    expr = recorded()[name]
+    assert shown(live, expr) or shown(live, without_minimum(expr)), expr
+
+
+@pytest.mark.parametrize("where", panel_queries())
+def test_dashboard_query_has_a_sample(live: Running, where: str) -> None:
+    expr = panel_queries()[where]
+    assert shown(live, expr) or shown(live, without_minimum(expr)) or where in ONLY_UNDER, expr
+
+
+@pytest.mark.parametrize("where", ONLY_UNDER)
+def test_what_is_said_to_need_a_fault_does(live: Running, where: str) -> None:
+    assert not shown(live, panel_queries()[where]), f"{where} has a sample: take it off the list"
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_alert_watches_something_and_is_silent(live: Running, name: str) -> None:
+    expr = alerts()[name]["expr"]
+    answered(live, expr)
+    for metric, matchers in selectors(expr):
+        one = f"{metric}{{{','.join(label + op + chr(34) + value + chr(34) for label, op, value in matchers)}}}"
+        assert answered(live, one) or metric.startswith("job:"), one
