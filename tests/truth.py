@@ -11,8 +11,9 @@ import asyncio
 import bisect
 import random
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ turn_detection: {end_silence_ms: 200}
 barge_in: {mode: stop, min_speech_ms: 60}
 """
 FRAME_S = 0.020
+FRAME_AT_MODEL = 640  # bytes: 20 ms of PCM16 at 16 kHz
 LEADS_MS = (0, 0, 0, 20, 40, 60, 100, 160, 260, 420)  # silence before a reply's first sound
 JITTER_MS = 90.0
 
@@ -46,27 +48,26 @@ class Watched(SimulatedCall):
 
     def __init__(self, *arguments: Any, seed: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.left_s: dict[int, float] = {}  # media timestamp -> when it was sent
+        self.sent_s: dict[int, float] = {}  # media timestamp -> when the frame was sent
         self._plan = random.Random(seed)
         self._echoed_until_s = 0.0
 
     def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
+        self.sent_s[at_ms] = time.monotonic()
         super()._put_frame(stream, chunk, at_ms, text)
-        self.left_s[at_ms] = asyncio.get_running_loop().time()
 
     def _echo(self, mark: MarkReceived, why: str) -> None:
-        loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
         late_s = min(0.02 * self._plan.paretovariate(1.3), 1.5) if why == "empty" else 0.0
-        self._echoed_until_s = max(self._echoed_until_s, loop.time() + late_s)  # in order
-        if self._echoed_until_s <= loop.time():
+        self._echoed_until_s = max(self._echoed_until_s, now_s + late_s)  # in order
+        if self._echoed_until_s <= now_s:
             super()._echo(mark, why)
         else:
-            loop.call_at(self._echoed_until_s, super()._echo, mark, why)
+            asyncio.get_running_loop().call_later(self._echoed_until_s - now_s, super()._echo, mark, why)
 
-    def place_s(self, place: int) -> float | None:
-        """When the frame that holds this place of the caller's channel left."""
-        at_ms = ((place - 1) // 160 - self._stream_tick) * 20 + self._carrier.start_offset_ms
-        return self.left_s.get(at_ms)
+    def at_ms(self, place: int) -> int:
+        """The media timestamp of the frame that holds this place of the caller's channel."""
+        return ((place - 1) // 160 - self._stream_tick) * 20 + self._carrier.start_offset_ms
 
 
 @dataclass(frozen=True)
@@ -78,66 +79,106 @@ class Lived:
     session: SessionRecord | None
 
 
-@dataclass
 class Truth:
-    """Seconds of every sample, by segment."""
+    """What every sample of a segment was, by segment: `(least, most)` in seconds.
 
-    samples: dict[str, list[float]] = field(default_factory=dict)
+    Both ends of a segment lie inside the gateway, where nobody else can look. But a frame that the carrier sent has
+    come to the gateway before the model has it from there, and the model's audio before the carrier has it; an echo
+    takes as long as the frames beside it. So each end is known between two times, on a quiet machine a millisecond
+    or two apart.
+    """
 
-    def add(self, name: str, seconds: float) -> None:
-        self.samples.setdefault(name, []).append(seconds)
+    def __init__(self) -> None:
+        self.samples: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, name: str, least_s: float, most_s: float) -> None:
+        self.samples.setdefault(name, []).append((least_s, most_s))
+
+    def least(self, name: str) -> list[float]:
+        return [least for least, _ in self.samples[name]]
+
+    def most(self, name: str) -> list[float]:
+        return [most for _, most in self.samples[name]]
 
     def add_call(self, lived: Lived) -> None:
         """What each headline segment was in this call."""
         call, truth, session = lived.call, lived.truth, lived.session
         assert session is not None
+        frames = [_Frame(at_ms, sent_s) for at_ms, sent_s in call.sent_s.items()]
+        ends = [end for _, end in session.audio_arrivals]
+        for number, frame in enumerate(frames, 1):
+            index = bisect.bisect_left(ends, number * FRAME_AT_MODEL)
+            if index < len(ends):
+                frame.came_s = session.audio_arrivals[index][0]
+        sent = [frame.sent_s for frame in frames]
+
+        def through_s(at_s: float) -> float:
+            """By when the gateway had what the carrier sent at this time, as the frames around it tell."""
+            behind = bisect.bisect_right(sent, at_s)
+            return at_s + max((f.came_s - f.sent_s for f in frames[max(0, behind - 1) : behind + 1]), default=0.0)
+
         media = truth.media
-        sent_at = [m.position + m.samples for m in media]
-        marks = [m for m in truth.marks if m.name.startswith("r")]
         spoken = [s for s in truth.spoken if s.kind == "say"]
-        replies = [r for r in session.replies if r.first_audio_at_s is not None]
-        for reply in replies:
-            first_audio_s = reply.first_audio_at_s
-            assert first_audio_s is not None
-            before = [s for s in spoken if s.end_s < first_audio_s]
-            if not before:
+        for reply in session.replies:
+            first_s = reply.first_audio_at_s
+            before = [s for s in spoken if first_s is not None and s.end_s < first_s]
+            begun = next((m for m in media if first_s is not None and m.at_s >= first_s), None)
+            if first_s is None or not before or begun is None:
                 continue
             # The utterance ends with a frame: its last one is the last with speech.
-            end_s = call.place_s(before[-1].end_place)
-            begun = next((m for m in media if m.at_s >= first_audio_s), None)
-            audible = next((p for p in self._audible(truth) if begun and p >= begun.position), None)
-            if end_s is None or begun is None or audible is None:
+            last = next((frame for frame in frames if frame.at_ms == call.at_ms(before[-1].end_place)), None)
+            audible = next((p for p in _onsets(truth) if p >= begun.position), None)
+            if last is None or audible is None:
                 continue
-            self.add("model_first_audio", first_audio_s - end_s)
-            onset_s = media[bisect.bisect_right(sent_at, audible)].at_s
-            self.add("output_onset_sent", onset_s - first_audio_s)
-            mark = next((m for m in marks if m.position > audible and m.echoed == "played"), None)
-            if mark is not None and mark.echoed_s is not None:
-                self.add("output_onset_played", mark.echoed_s - FRAME_S - end_s)
-                self.add("turn_gap", mark.echoed_s - FRAME_S - end_s)
+            self.add("model_first_audio", first_s - last.came_s, begun.at_s - last.sent_s)
+            onset = next(m for m in media if m.position + m.samples > audible)
+            lead_s = (audible - begun.position) / 8000  # the model speaks in real time
+            self.add("output_onset_sent", max(0.0, first_s + lead_s - begun.at_s), onset.at_s - first_s)
+            mark = next((m for m in truth.marks if m.name[0] == "r" and m.position > audible and m.echoed), None)
+            if mark is not None and mark.echoed == "played" and mark.echoed_s is not None:
+                for name in ("output_onset_played", "turn_gap"):
+                    most_s = through_s(mark.echoed_s) - FRAME_S - last.sent_s
+                    self.add(name, mark.echoed_s - FRAME_S - last.came_s, most_s)
         for clear in truth.clears:
-            told = [s for s in call.left_s.values() if s <= clear.at_s]
-            answer = next((m for m in truth.marks if not m.name.startswith("r") and m.at_s >= clear.at_s), None)
-            if told and answer is not None and answer.echoed_s is not None:
-                self.add("bargein_stop", answer.echoed_s - max(told))
-        floor_s, worst = float("inf"), {}
-        for at_ms, left_s in call.left_s.items():
-            offset_s = left_s - at_ms / 1000
-            floor_s = min(floor_s, offset_s)
-            second = int(left_s)
-            worst[second] = max(worst.get(second, 0.0), offset_s - floor_s)
-        for seconds in worst.values():
-            self.add("uplink_relative_delay", seconds)
+            answer = next((m for m in truth.marks if m.name[0] != "r" and m.at_s >= clear.at_s), None)
+            if answer is not None and answer.echoed_s is not None:
+                # The frame that decided it went on to the model as the clear came back.
+                deciding = min(frames, key=lambda frame: abs(frame.came_s - clear.at_s))
+                most_s = through_s(answer.echoed_s) - deciding.sent_s
+                self.add("bargein_stop", answer.echoed_s - clear.at_s, most_s)
+        for least_s, most_s in zip(_worst(frames, "sent_s"), _worst(frames, "came_s"), strict=False):
+            self.add("uplink_relative_delay", least_s, most_s)
 
-    def _audible(self, truth: CallTruth) -> list[int]:
-        """Positions, by the order of sending, at which the ear first heard something after a silence."""
-        found = []
-        for stretch in truth.agent:
-            place = round((stretch.start_s - truth.began_s) * 8000)
-            run = next((p for p in truth.played if p.place <= place < p.place + p.samples), None)
-            if run is not None:
-                found.append(run.position + place - run.place)
-        return found
+
+@dataclass(slots=True)
+class _Frame:
+    at_ms: int
+    sent_s: float
+    came_s: float = float("inf")  # to the model
+
+
+def _worst(frames: list[_Frame], which: str) -> list[float]:
+    """The worst delay of each second, less the least one of the call so far."""
+    floor_s, worst = float("inf"), {}
+    for frame in frames:
+        at_s = getattr(frame, which)
+        if at_s == float("inf"):
+            continue
+        offset_s = at_s - frame.at_ms / 1000
+        floor_s = min(floor_s, offset_s)
+        worst[int(at_s)] = max(worst.get(int(at_s), 0.0), offset_s - floor_s)
+    return list(worst.values())
+
+
+def _onsets(truth: CallTruth) -> list[int]:
+    """Positions, by the order of sending, at which the ear heard something after a silence."""
+    found = []
+    for stretch in truth.agent:
+        place = round((stretch.start_s - truth.began_s) * 8000)
+        run = next((p for p in truth.played if p.place <= place < p.place + p.samples), None)
+        if run is not None:
+            found.append(run.position + place - run.place)
+    return found
 
 
 def words(folder: Path, least_ms: float = 450.0) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,13 @@ class LivePrometheus:
         """The single value of an expression."""
         (one,) = self.query(expr, at_s)
         return float(one["value"][1])
+
+    def last_evaluations(self) -> list[float]:
+        """When each group of rules was evaluated last, wall clock."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/rules", timeout=10) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        stamps = [re.sub(r"\.(\d{6})\d*", r".\1", group["lastEvaluation"]) for group in groups]
+        return [datetime.fromisoformat(stamp).timestamp() for stamp in stamps]
 
     def wait_for(self, expr: str, enough: Callable[[list[dict[str, Any]]], bool] = bool) -> None:
         """Until the expression's result is enough (by default: not empty)."""

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import uvloop
 from live_prometheus import LivePrometheus, prometheus
 
 from gateway.record import CallRecord
@@ -58,13 +59,16 @@ tools: [{{function: 'slow_tools:a_while', name: a_while}}]
 class Running:
     """What is known once the calls are over.
 
-    `truth`: seconds by segment; `at_s`: the wall-clock time at which Prometheus knew those calls and no others;
+    Wall-clock times: `during_s` in the midst of the calls, `at_s` when Prometheus knew all of those with known
+    delays and no others, `end_s` after those that go wrong. `truth`: of the former.
     `late_s`: how late this process ran its timers, every 5 ms: what it says of times is no better than that.
     """
 
     url: str
     prometheus: LivePrometheus
+    during_s: float
     at_s: float
+    end_s: float
     truth: Truth
     first: str  # /metrics before the first call
     last: str
@@ -94,7 +98,7 @@ def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Ite
         finally:
             ready.set()
 
-    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread = threading.Thread(target=lambda: uvloop.run(live()))
     thread.start()
     try:
         ready.wait()
@@ -121,7 +125,7 @@ async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncI
         "PYTHONPATH": ":".join([str(HERE.parents[1]), str(HERE.parent / "calls"), *filter(None, sys.path)]),
     }
     async with (
-        ModelServer(lambda setup: scripts[sid_of(setup)], keep_audio=False) as model,
+        ModelServer(lambda setup: scripts[sid_of(setup)]) as model,
         gateway_process(
             folder / "truth.yaml",
             model,
@@ -155,16 +159,20 @@ async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncI
             await asyncio.to_thread(write_report, report_of(reports), folder / "report.json")
             page = json.loads(await _get(url, "/console/api/percentiles?window=5m"))
             await _scraped(server, url)
-            at_s = time.time()
+            await asyncio.to_thread(server.wait_for, "job:offhook_turn_gap_seconds:p99_5m")
+            at_s = await _evaluated(server)
             if faults:
                 await _go_wrong(url, scripts, folder, named)
                 await _refused(url, auth_token, lived[0].truth.call_sid)
                 await _scraped(server, url)
+            end_s = await _evaluated(server)
             last = await _get(url, "/metrics")
             yield Running(
                 url,
                 server,
+                at_s - 10,
                 at_s,
+                end_s,
                 truth,
                 first,
                 last,
@@ -179,6 +187,17 @@ async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncI
             await asyncio.to_thread(scraping.__exit__, None, None, None)
 
 
+async def _evaluated(server: LivePrometheus) -> float:
+    """Once every rule has been evaluated on what is known now: the time by Prometheus' clock."""
+    known_s = time.time()
+    async with asyncio.timeout(60):
+        while True:
+            rules = await asyncio.to_thread(server.last_evaluations)
+            if min(rules) > known_s + 1:  # a group begins with rules that the next ones read
+                return time.time()
+            await asyncio.sleep(0.2)
+
+
 async def _scraped(server: LivePrometheus, url: str) -> None:
     """Until Prometheus knows all that the gateway knows now."""
     lines = (await _get(url, "/metrics")).splitlines()
@@ -189,11 +208,10 @@ async def _scraped(server: LivePrometheus, url: str) -> None:
 
 
 async def _probe(late_s: list[float]) -> None:
-    loop = asyncio.get_running_loop()
     while True:
-        due_s = loop.time() + 0.005
+        due_s = time.monotonic() + 0.005
         await asyncio.sleep(0.005)
-        late_s.append(max(0.0, loop.time() - due_s))
+        late_s.append(max(0.0, time.monotonic() - due_s))
 
 
 async def _get(url: str, path: str) -> str:

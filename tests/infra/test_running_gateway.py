@@ -48,10 +48,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 # --- truth
 
 
-def allowance_s(live: Running, true_s: float) -> float:
-    """5 % and 2 ms, and what this machine itself was late: carrier, model and gateway each wake that late."""
-    late = exact(live.late_s)
-    return 0.05 * true_s + 0.002 + 2 * (late.p99 or late.max or 0.0)
+def assert_true(live: Running, name: str, quantile: str, got_s: float) -> None:
+    """Within 5 % and 2 ms of what carrier and model saw (a stretch: see `tests.truth.Truth`)."""
+    least_s = getattr(exact(live.truth.least(name)), quantile)
+    most_s = getattr(exact(live.truth.most(name)), quantile)
+    assert 0.95 * least_s - 0.002 <= got_s <= 1.05 * most_s + 0.002, (name, quantile, least_s, got_s, most_s)
 
 
 def test_the_calls_went_as_planned(live: Running) -> None:
@@ -67,37 +68,26 @@ class TestTruth:
 
     def test_by_prometheus(self, live: Running, name: str) -> None:
         of = '{basis="played"}' if name == "turn_gap" else ""
-        true = exact(live.truth.samples[name])
         for quantile in QUANTILES:
-            want_s = getattr(true, quantile)
-            for expr in (
-                f"job:{BY_NAME[name].metric}:{quantile}_5m{of}",
-                f"histogram_quantile(0.{quantile[1:]}, sum by (le) (rate({BY_NAME[name].metric}_bucket{of}[5m])))",
-            ):
-                if expr.startswith("job:"):  # recorded a second or two later
-                    live.prometheus.wait_for(expr)
-                    got_s = live.prometheus.value(expr, live.at_s + 2)
-                else:
-                    got_s = live.prometheus.value(expr, live.at_s)
-                assert abs(got_s - want_s) <= allowance_s(live, want_s), (expr, got_s, want_s)
+            recorded_as = f"job:{BY_NAME[name].metric}:{quantile}_5m{of}"
+            assert_true(live, name, quantile, live.prometheus.value(recorded_as, live.at_s))
+            rates = f"sum by (le) (rate({BY_NAME[name].metric}_bucket{of}[5m]))"
+            asked = live.prometheus.value(f"histogram_quantile(0.{quantile[1:]}, {rates})", live.at_s)
+            assert_true(live, name, quantile, asked)
 
     def test_by_the_live_percentiles(self, live: Running, name: str) -> None:
-        true = exact(live.truth.samples[name])
         found = live.percentiles[name]
-        assert found["count"] == pytest.approx(true.count, rel=0.02)
+        assert found["count"] == pytest.approx(len(live.truth.samples[name]), rel=0.02)
         for quantile in QUANTILES:
-            want_s = getattr(true, quantile)
-            assert abs(found[f"{quantile}_ms"] / 1000 - want_s) <= allowance_s(live, want_s), quantile
+            assert_true(live, name, quantile, found[f"{quantile}_ms"] / 1000)
 
     def test_by_the_report(self, live: Running, name: str) -> None:
         if BY_NAME[name].per_frame:
             pytest.skip("of every second, so not in the records of calls that the report is made of")
-        true = exact(live.truth.samples[name])
         found = live.report["totals"]["segments"][name]
-        assert found["count"] == pytest.approx(true.count, rel=0.02)
+        assert found["count"] == pytest.approx(len(live.truth.samples[name]), rel=0.02)
         for quantile in QUANTILES:
-            want_s = getattr(true, quantile)
-            assert abs(found[f"{quantile}_ms"] / 1000 - want_s) <= allowance_s(live, want_s), quantile
+            assert_true(live, name, quantile, found[f"{quantile}_ms"] / 1000)
 
 
 # --- every metric, every expression
@@ -133,7 +123,12 @@ async def test_draining_is_shown() -> None:
 
 
 def answered(live: Running, expr: str) -> list[float]:
-    return [float(one["value"][1]) for one in live.prometheus.query(expr)]
+    """Values while the calls went on, and after them."""
+    return [
+        float(one["value"][1])
+        for at_s in (live.during_s, live.at_s, live.end_s)
+        for one in live.prometheus.query(expr, at_s)
+    ]
 
 
 def without_minimum(expr: str) -> str:
