@@ -213,7 +213,7 @@ def script_for(folder: Path, seed: int, turns: int) -> Script:
     replies = []
     for _ in range(turns + 1):
         sound = buzz(folder, plan.choice(LEADS_MS))
-        delay_ms = min(250 * plan.paretovariate(1.6), 2_500)
+        delay_ms = min(250 * plan.paretovariate(1.8), 2_500)
         replies.append(
             Reply("caller", (Speak("Yes.", sound, delay_ms=delay_ms, chunk_ms=(20,), speed=1.0, transcript="none"),))
         )

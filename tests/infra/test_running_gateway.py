@@ -41,7 +41,7 @@ ONLY_UNDER: dict[str, str] = {}
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     require("prometheus")
-    with running(tmp_path_factory.mktemp("running"), calls=24, turns=13) as result:
+    with running(tmp_path_factory.mktemp("running"), calls=24, turns=15) as result:
         yield result
 
 
