@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.agent import Agent, parse_agent
@@ -78,3 +81,11 @@ def test_what_is_right_is_taken() -> None:
     server = agent("mcp: {command: uvx, args: [server], env: {KEY: '${KEY}'}, only: [search]}").tools[0].mcp
     assert server is not None
     assert server.only == ("search",)
+
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "tools.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.S))
+def test_what_the_documentation_shows_is_accepted(example: str) -> None:
+    assert parse_agent("name: a\n" + example).tools
