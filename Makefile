@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help setup system demo test contract lint figures bench bench-vad clean
+.PHONY: help setup system demo simulate test contract lint figures bench bench-vad clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ system: setup ## Install what some tests need from the system, where that may be
 
 demo: setup ## Place a simulated phone call through the real gateway: no key, no account
 	@$(BIN)/offhook demo
+
+simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures over all calls
+	@$(BIN)/offhook simulate --parallel 8 --junit out/simulate/junit.xml
 
 test: setup system ## Run every test
 	@$(BIN)/python -m pytest

@@ -19,7 +19,7 @@ from gateway.rehearsal.load import load as run_load
 from gateway.rehearsal.load_picture import draw_load
 from gateway.rehearsal.model_script import Script, ScriptError, script_from
 from gateway.rehearsal.model_server import serve
-from gateway.rehearsal.report import Report, report_of, show, write_report
+from gateway.rehearsal.report import Report, report_of, show, show_totals, write_report
 from gateway.rehearsal.run import GatewayFailed, run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, Scenario, load_scenario
 
@@ -87,6 +87,8 @@ async def simulate(
     if junit is not None:
         await asyncio.to_thread(_write_junit, reports, junit)
     passed = sum(report.ok for _, report in reports)
+    if len(reports) > 1:
+        show_totals(whole, console)
     console.print(f"[dim]to listen and look: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")
     return passed == len(reports)

@@ -124,6 +124,8 @@ def _segment(report: CallReport, name: str) -> list[float]:
     found: list[float | None] = []
     if record is not None:
         found += [turn.segments.get(name) for turn in record.turns] + [record.segments.get(name)]
+        if name == "tool_call":  # its metric is per tool, its figure stands beside each
+            found += [t.finished_ms - t.requested_ms for t in record.tool_calls if t.finished_ms is not None]
     if name == "line_answer":
         found += [turn.answered_ms for turn in line.caller]
     elif name == "line_bargein_clear":

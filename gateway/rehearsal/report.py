@@ -41,6 +41,7 @@ __all__ = [
     "call_report",
     "report_of",
     "show",
+    "show_totals",
     "write_report",
 ]
 
@@ -560,7 +561,7 @@ def show(report: Report, console: Console | None = None) -> None:
         console.width = max(console.width, 120)
     for call in report.calls if len(report.calls) <= 3 else ():
         _show_call(call, console)
-    _show_totals(report, console)
+    show_totals(report, console)
     several = len(report.calls) > 1
     for call in report.calls:
         for verdict in call.verdicts:
@@ -681,7 +682,8 @@ def _barge_in_table(record: CallRecord, line: Line) -> Table:
     return table
 
 
-def _show_totals(report: Report, console: Console) -> None:
+def show_totals(report: Report, console: Console) -> None:
+    """The percentiles of all segments over all calls."""
     if not report.totals.segments:
         return
     wide = console.width >= 140
