@@ -30,6 +30,7 @@ from gateway.console.views import (
     ended_call,
     last_turns,
     masked,
+    points_of,
     segment_view,
 )
 from gateway.record import CallRecord
@@ -41,6 +42,8 @@ __all__ = ["Console"]
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 EVERY_S = 1.0
+REMADE_S = {"1m": 0.0, "5m": 0.0, "1h": 5.0}  # an hour's percentiles are dear, and change slowly
+AT_ONCE = 10  # calls looked at before the calls themselves have their turn
 MAX_WATCHERS = 50
 SLOW_S = 5.0  # a watcher that has not taken a snapshot by then is dropped: it can come again
 SHOWN_ENDED = 25
@@ -89,6 +92,7 @@ class Console:
         }
         self._watching: dict[str, int] = {}  # window -> watchers
         self._latest: dict[str, bytes] = {}
+        self._made: dict[str, tuple[float, list[SegmentView]]] = {}
         self._news = asyncio.Condition()
         self._broadcaster: asyncio.Task[None] | None = None
         self._closed = False
@@ -141,7 +145,7 @@ class Console:
     async def _percentiles(self, request: web.Request) -> web.Response:
         self._enter(request)
         window = _window(request)
-        segments = [msgspec.structs.replace(view, points=[]) async for view in self._segments(window)]
+        segments = [view async for view in self._segments(window)]
         return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
 
     async def _calls(self, request: web.Request) -> web.Response:
@@ -213,10 +217,20 @@ class Console:
     async def _snapshot(self, window: str) -> bytes:
         live = self._live()
         ended = list(islice(reversed(self._records.values()), SHOWN_ENDED))
-        calls = [active_call(call) for call in live]
+        calls = []
+        for call in live:
+            calls.append(active_call(call))
+            if len(calls) % AT_ONCE == 0:
+                await asyncio.sleep(0)
         await asyncio.sleep(0)
         turns = last_turns([*(call.record for call in live), *ended[:SHOWN_TURNS]], SHOWN_TURNS)
-        segments = [view async for view in self._segments(window)]
+        await asyncio.sleep(0)
+        lines = [ended_call(record) for record in ended]
+        now_s = asyncio.get_running_loop().time()
+        made_s, segments = self._made.get(window, (0.0, []))
+        if not segments or now_s - made_s >= REMADE_S[window]:
+            segments = [view async for view in self._segments(window, history=True)]
+            self._made[window] = now_s, segments
         return msgspec.json.encode(
             {
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -224,7 +238,7 @@ class Console:
                 **self._about,
                 "draining": self._draining(),
                 "calls": calls,
-                "ended": [ended_call(record) for record in ended],
+                "ended": lines,
                 "ended_count": len(self._records),
                 "turns": turns,
                 "segments": segments,
@@ -232,11 +246,16 @@ class Console:
             }
         )
 
-    async def _segments(self, window: str) -> AsyncIterator[SegmentView]:
+    async def _segments(self, window: str, *, history: bool = False) -> AsyncIterator[SegmentView]:
         for segment in SEGMENTS:
             if not segment.rig_only:
-                yield segment_view(self._metrics, segment, window)
+                view = segment_view(self._metrics, segment, window)
                 await asyncio.sleep(0)  # the calls' turn
+                if history and view.count:
+                    points = points_of(self._metrics, segment, window)
+                    view = msgspec.structs.replace(view, points=points)
+                    await asyncio.sleep(0)
+                yield view
 
 
 def _window(request: web.Request) -> str:

@@ -4,14 +4,17 @@ what is not known is absent. Callers' numbers are masked here, before anything l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from heapq import nlargest
+from itertools import islice
+from operator import itemgetter
 
 import msgspec
 
 from gateway.record import CallRecord, ToolRecord, TurnRecord
 from metrics.catalogue import Metrics
-from metrics.quantiles import Summary, summarise
+from metrics.quantiles import summarise
 from metrics.segments import Segment
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "last_turns",
     "mask",
     "masked",
+    "points_of",
     "segment_view",
 ]
 
@@ -203,41 +207,36 @@ def bars_of(turn: TurnRecord, tools: Iterable[ToolRecord] = ()) -> list[Bar]:
     return [Bar(bar.kind, bar.what, round(bar.from_ms, 1), round(bar.to_ms, 1)) for bar in bars]
 
 
-def _turn_view(record: CallRecord, number: int, turn: TurnRecord, bars: list[Bar]) -> TurnView:
-    at = ""
-    if record.started_at and turn.caller_ended_ms is not None:
-        begun = datetime.fromisoformat(record.started_at)
-        at = (begun + timedelta(milliseconds=turn.caller_ended_ms)).isoformat(timespec="milliseconds")
+def last_turns(records: Iterable[CallRecord], limit: int) -> list[TurnView]:
+    """The newest answered turns of these calls, newest first."""
+    found: list[tuple[float, int, TurnRecord, CallRecord]] = []
+    for record in records:
+        begun_s = datetime.fromisoformat(record.started_at).timestamp() if record.started_at else 0.0
+        answered = (
+            (begun_s + turn.caller_ended_ms / 1000, number, turn, record)
+            for number, turn in zip(range(len(record.turns), 0, -1), reversed(record.turns), strict=True)
+            if turn.caller_ended_ms is not None and "turn_gap" in turn.segments
+        )
+        found += islice(answered, limit)
+    return [_turn_view(*turn) for turn in nlargest(limit, found, key=itemgetter(0))]
+
+
+def _turn_view(at_s: float, number: int, turn: TurnRecord, record: CallRecord) -> TurnView:
     return TurnView(
         call_sid=record.call_sid,
         agent=record.agent,
         number=number,
         gap_ms=turn.segments["turn_gap"],
-        bars=bars,
+        bars=bars_of(turn, record.tool_calls),
         played="output_onset_played" in turn.segments,
         interrupted=turn.interrupted,
-        at=at,
+        at=datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds") if record.started_at else "",
     )
 
 
-def last_turns(records: Iterable[CallRecord], limit: int) -> list[TurnView]:
-    """The newest answered turns of these calls (each call's last `limit` at most), newest first."""
-    found = []
-    for record in records:
-        mine = 0
-        for number in range(len(record.turns), 0, -1):
-            turn = record.turns[number - 1]
-            if "turn_gap" in turn.segments and (bars := bars_of(turn, record.tool_calls)):
-                found.append(_turn_view(record, number, turn, bars))
-                if (mine := mine + 1) == limit:
-                    break
-    return sorted(found, key=lambda turn: turn.at, reverse=True)[:limit]
-
-
 def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView:
-    """Percentiles and history of one segment. Names and descriptions only where there is something to describe."""
-    span_s, points = WINDOWS[window]
-    counts = metrics.counts(segment, span_s)
+    """Percentiles of one segment; without its points."""
+    counts = metrics.counts(segment, WINDOWS[window][0])
     summary = summarise(counts)
     if not summary.count:
         return SegmentView(name=segment.name, count=0, headline=segment.headline, start=segment.start, end=segment.end)
@@ -254,11 +253,12 @@ def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView
         max_ms=_ms(summary.max),
         target_ms=_ms(segment.target_s),
         within=None if segment.target_s is None else round(counts.share_within(segment.target_s), 4),
-        points=_points([summarise(part) for part in metrics.history(segment, span_s, points)]),
     )
 
 
-def _points(parts: Sequence[Summary]) -> list[list[float | None]]:
+def points_of(metrics: Metrics, segment: Segment, window: str) -> list[list[float | None]]:
+    """[medians, slowest] of the window's stretches, oldest first."""
+    parts = [summarise(part) for part in metrics.history(segment, *WINDOWS[window])]
     return [[_ms(part.p50) for part in parts], [_ms(part.max) for part in parts]]
 
 

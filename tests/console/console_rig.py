@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -72,13 +72,16 @@ def script(hostile: bool) -> Script:
     )
 
 
-SHORT_SCRIPT = Script(
-    (
-        Reply("text", (GREETING,)),
-        Reply("caller", (SATURDAY,), heard=("Yes please.",)),
-        Reply("caller", (GOODBYE,), heard=("Thank you!",)),
+def short_script(nth: int) -> Script:
+    """Two answers; no two calls wait for the model equally long."""
+    first_ms, second_ms = 120 + 53 * nth % 400, 180 + 71 * nth % 500
+    return Script(
+        (
+            Reply("text", (GREETING,)),
+            Reply("caller", (replace(SATURDAY, delay_ms=first_ms),), heard=("Yes please.",)),
+            Reply("caller", (replace(GOODBYE, delay_ms=second_ms),), heard=("Thank you!",)),
+        )
     )
-)
 
 
 @dataclass
@@ -96,9 +99,11 @@ class Stage:
 async def staged(environ: Mapping[str, str] | None = None, *, hostile: bool = False) -> AsyncIterator[Stage]:
     """Agents 0 (receptionist: the whole talk) and 1 (waiting list: short ones)."""
 
+    sessions = count()
+
     def script_for(setup: dict) -> Script:
         text = setup["systemInstruction"]["parts"][0]["text"]
-        return SHORT_SCRIPT if "short" in text else script(hostile)
+        return short_script(next(sessions)) if "short" in text else script(hostile)
 
     agents = [
         parse_agent(
@@ -150,8 +155,3 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
-
-
-async def until(told: asyncio.Future, timeout_s: float = 20) -> None:
-    """Wait with a deadline."""
-    await asyncio.wait_for(told, timeout_s)

@@ -76,7 +76,7 @@ async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
         assert await page.evaluate("window.broken") is None
         text = await page.locator("main").inner_text()
         assert "Agent hung up" in text
-        assert "find_table Done after" in text
+        assert "find_table done after" in text
         cut = page.get_by_role("listitem").filter(has_text="Let me look for a table").locator("s")
         assert "not heard" in await cut.inner_text()
         (record,) = stage.gateway.records.values()
@@ -128,9 +128,9 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
             await page.keyboard.press("Tab")
             seen.append(await page.evaluate(f"{focused}.textContent.trim() || {focused}.value"))
             assert await page.evaluate(f"getComputedStyle({ringed}).outlineStyle") != "none", seen[-1]
-            if seen[-1] == "All other segments":
+            if seen[-1] == "Percentiles and definitions":
                 break
-        assert seen == ["Skip to the calls", "Offhook console", "5m", "All other segments"]
+        assert seen == ["Skip to the calls", "Offhook console", "5m", "Percentiles and definitions"]
         await page.get_by_role("radio", name="5 minutes").focus()
         async with page.expect_request(lambda r: "window=1h" in r.url):
             await page.keyboard.press("ArrowRight")

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.console.views import LiveCall, active_call, bars_of, ended_call, last_turns, mask, segment_view
+from gateway.console.views import LiveCall, active_call, bars_of, ended_call, last_turns, mask, points_of, segment_view
 from gateway.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from metrics.catalogue import Metrics
 from metrics.segments import BARGEIN_STOP, TURN_GAP
@@ -113,6 +113,8 @@ def test_a_percentile_is_withheld_below_its_number_of_samples() -> None:
         assert (view.p95_ms is not None) is p95, count
         assert (view.p99_ms is not None) is p99, count
     assert view.within == pytest.approx(0.9, abs=0.01)
-    assert view.points[0][-1] is not None
-    assert len(view.points[0]) == len(view.points[1]) == 60
+    medians, slowest = points_of(metrics, BARGEIN_STOP, "1h")
+    assert len(medians) == len(slowest) == 60
+    assert [m for m in medians if m is not None][-1] == pytest.approx(100, rel=0.01)
+    assert max(s for s in slowest if s is not None) == 500
     assert segment_view(metrics, TURN_GAP, "1m").count == 0

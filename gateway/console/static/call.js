@@ -56,7 +56,7 @@ function spoken(record) {  // everything that happened, in order, as a list
     events.push({ at_ms: one.decided_ms, element: h("li", { class: "event cut" }, h("b", {}, "Barge-in"), h("p", {}, `${verdict(one.verdict)}${stopped}`)) });
   }
   for (const tool of record.tool_calls) {
-    const took = tool.finished_ms === null ? "running" : `${words(tool.outcome)} after ${ms(tool.finished_ms - tool.requested_ms)}`;
+    const took = tool.finished_ms === null ? "running" : `${tool.outcome.replaceAll("_", " ")} after ${ms(tool.finished_ms - tool.requested_ms)}`;
     const bad = tool.outcome === "failed" || tool.outcome === "timed_out";
     events.push({ at_ms: tool.requested_ms, element: h("li", { class: `event ${bad ? "bad" : "tool"}` }, h("b", {}, "Tool"), h("p", {}, h("code", {}, tool.name), ` ${took}`)) });
   }
@@ -73,7 +73,7 @@ function turnTable(record, made) {  // made: each turn's bars
     rows.append(row({},
       h("th", { scope: "row", role: "rowheader" }, turn.kind === "model" ? `Turn ${turn.number}` : `${turn.number}: ${turn.kind}`),
       cell("Turn gap", ms(s.turn_gap)),
-      cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "answers nobody" : NONE)),
+      cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "the agent spoke first" : NONE)),
       cell("Heard", `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
   });
   const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest, step)), cell(""));
@@ -86,10 +86,11 @@ function facts(record, live) {
     ["Agent", record.agent],
     ["Began", clock(record.started_at)],
     ["Length", duration(record.duration_ms)],
-    ["End", live ? "on the line" : `${words(record.end_reason)} (${record.end_side})`],
+    ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
     ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
     ...Object.entries(record.segments).map(([name, value]) => [title(name), ms(value)]),
-    ["Call", record.call_sid],
+    ...(record.usage.cost_usd === undefined ? [] : [["Cost, about", `$${record.usage.cost_usd.toFixed(4)}`]]),
+    ["Call", h("code", {}, record.call_sid)],
   ];
   return h("dl", { class: "facts" }, list.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

@@ -12,7 +12,7 @@ function options(element, height, axes, target) {
   return {
     width: Math.max(40, element.clientWidth),
     height,
-    padding: axes ? [8, 4, 2, 2] : [3, 3, 3, 3],
+    padding: axes ? [8, 4, 7, 2] : [3, 3, 3, 3],
     cursor: { show: false },
     legend: { show: false },
     select: { show: false },

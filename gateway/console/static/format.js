@@ -51,6 +51,20 @@ const TITLES = {
   answer_to_greeting: "Ring to greeting",
 };
 
+// In short what a headline segment is; the whole definition stands in its tooltip and in the help of /metrics.
+const IN_SHORT = {
+  turn_gap: "caller's last speech frame → reply's first voice played",
+  uplink_relative_delay: "carrier's timestamp → frame received, less the call's best",
+  model_first_audio: "caller's last speech frame → model's first audio received",
+  output_onset_sent: "model's first audio received → first voice sent",
+  output_onset_played: "caller's last speech frame → mark behind the first voice returned",
+  bargein_stop: "barge-in decided → mark behind the clear returned",
+};
+
+export function inShort(segment) {
+  return IN_SHORT[segment.name] || `${segment.start} → ${segment.end}`;
+}
+
 export function title(segment) {
   return TITLES[segment] || words(segment);
 }

@@ -1,7 +1,7 @@
 // The first page: calls now, percentiles, last turns, calls that ended.
 
 import { body, cell, h, keyed, put, row, table } from "./dom.js";
-import { NONE, clock, count, duration, ms, phase, title, words } from "./format.js";
+import { NONE, clock, count, duration, inShort, ms, phase, title, words } from "./format.js";
 import { sparkline } from "./charts.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
@@ -31,11 +31,11 @@ function card(segment) {
   const figures = names.map((name) => h("div", {}, h("dt", {}, name), h("dd", { class: "figure" }, NONE)));
   const chart = h("div", { class: "chart" });
   const element = h("li", { class: "card" },
-    h("h3", {}, title(segment.name)),
-    h("p", { class: "from" }, `${segment.start} → ${segment.end}`),
+    h("div", { class: "top-line" }, h("h3", {}, title(segment.name)), h("span", { class: "samples" })),
+    h("p", { class: "from", title: `${segment.start} → ${segment.end}` }, inShort(segment)),
     h("dl", { class: "figures" }, figures),
     chart,
-    h("p", { class: "verdict" }, h("span", { class: "mark" }), h("span", { class: "samples" })));
+    h("p", {}, h("span", { class: "mark" })));
   element.chart = sparkline(chart, { height: 84, axes: true });
   return element;
 }
@@ -77,7 +77,7 @@ function fillSegmentRow(element, segment) {
   put(element.querySelector(".samples"), segment.count.toLocaleString());
   const [kind, text] = verdict(segment);
   const mark = element.querySelector(".mark");
-  mark.className = `mark ${kind}`;
+  mark.className = `mark ${kind || "none"}`;
   put(mark, text || NONE);
   element.chart.show(segment.points, segment.target_ms);
 }
@@ -154,10 +154,11 @@ export function overview({ choose, window }) {
   const element = h("div", {},
     h("h1", { class: "unseen", tabindex: "-1" }, "Calls and latency"),
     section("now", "Calls now", summary, callTable, noCalls),
-    section("latency", "Where the milliseconds go", picker, outside, cards,
-      h("details", { class: "more", open: matchMedia("(min-width: 761px)").matches }, h("summary", {}, "All other segments"), segmentTable, silent)),
+    section("latency", "Where the milliseconds go", picker, outside, cards),
     section("turns", "Last turns: what waited for what", null, legend(), noTurns, turns, scale),
-    section("ended", "Calls that ended", endedSummary, endedTable, noEnded));
+    section("ended", "Calls that ended", endedSummary, endedTable, noEnded),
+    section("others", "All other segments", null,
+      h("details", { class: "more", open: matchMedia("(min-width: 761px)").matches }, h("summary", {}, "Percentiles and definitions"), segmentTable, silent)));
 
   return {
     element,
