@@ -74,7 +74,7 @@ def script(hostile: bool) -> Script:
 
 def short_script(nth: int) -> Script:
     """Two answers; no two calls wait for the model equally long."""
-    first_ms, second_ms = 120 + 53 * nth % 400, 180 + 71 * nth % 500
+    first_ms, second_ms = 40 + 53 * nth % 250, 60 + 71 * nth % 300
     return Script(
         (
             Reply("text", (GREETING,)),
