@@ -90,6 +90,9 @@ def _log(level: str, agents: list[Agent]) -> None:
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from gateway.server import Gateway
 
+    # A tool that computes in its thread holds the interpreter for this long at a time, a loop with frames to pass on
+    # waits as often as it wakes. Python's own 5 ms delayed frames by hundreds (tests/bench/bench_tool_blocking.py).
+    sys.setswitchinterval(0.0005)
     gateway = Gateway(settings, agents, os.environ)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
