@@ -229,6 +229,23 @@ def load(
         raise typer.Exit(1)
 
 
+@app.command()
+def faults(
+    numbers: Annotated[list[int] | None, typer.Argument(help="Cases by number; none: all.")] = None,
+    quick: Annotated[bool, typer.Option(help="Only those that take seconds.")] = False,
+    parallel: Annotated[int, typer.Option(min=1, max=50, help="Cases at once.")] = 4,
+    json: Annotated[Path | None, typer.Option(help="Write the outcomes here.")] = None,
+) -> None:
+    """What goes wrong, made to go wrong: each case with a gateway of its own, its calls and a checker.
+
+    Exit code 1 when one failed.
+    """
+    with _rehearsal():
+        from gateway.rehearsal.command import faults as run_faults
+    if not _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json)):
+        raise typer.Exit(1)
+
+
 @app.command("rehearsal-model")
 def rehearsal_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,

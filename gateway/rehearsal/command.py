@@ -9,10 +9,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
 from gateway.errors import OperatorError
+from gateway.rehearsal.fault_cases import CASES
+from gateway.rehearsal.faults import chosen
+from gateway.rehearsal.faults import faults as run_faults
 from gateway.rehearsal.html_report import write_page
 from gateway.rehearsal.load import Ask, show_load
 from gateway.rehearsal.load import load as run_load
@@ -23,7 +27,7 @@ from gateway.rehearsal.report import Report, report_of, show, show_totals, write
 from gateway.rehearsal.run import GatewayFailed, run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, Scenario, load_scenario
 
-__all__ = ["load", "rehearsal_model", "simulate"]
+__all__ = ["faults", "load", "rehearsal_model", "simulate"]
 
 
 async def simulate(
@@ -116,6 +120,18 @@ async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> boo
     show_load(report, console)
     console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
     return report.highest_good > 0
+
+
+async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
+    """Run the fault cases; whether all were good. A line for each, the last one counts."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console)
+    if json_path is not None:
+        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        await asyncio.to_thread(json_path.write_bytes, body)
+    good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
+    console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
+    return report.ok
 
 
 async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:

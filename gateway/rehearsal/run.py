@@ -112,11 +112,13 @@ async def gateway_process(
     auth_token: str,
     log: Path,
     environment: Mapping[str, str] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> AsyncIterator[str]:
     """`offhook serve` with this agent, against the rehearsal model; gives its URL. Raises `GatewayFailed`.
 
     None of this process's own settings or keys reach it, save those of the model when `model` is None: then the
-    gateway talks to the model that the environment names. Its log goes to a file.
+    gateway talks to the model that the environment names. Its log goes to a file. `limits`: of the process's
+    resources, such as `{"RLIMIT_NOFILE": 64}`.
     """
     ours = ("TWILIO_", "OFFHOOK_") if model is None else ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -136,9 +138,12 @@ async def gateway_process(
         "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"))),
     }
     env |= environment or {}
+    command = [sys.executable, "-m", "gateway", "serve"]
+    if limits:
+        command = [sys.executable, "-c", _LIMITED, msgspec.json.encode(limits).decode(), *command]
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve"),
+            *command,
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -156,6 +161,16 @@ async def gateway_process(
         yield first.removeprefix("listening on ")
     finally:
         await _stop(process)
+
+
+# Sets limits on itself and becomes what follows: between fork and exec nothing of Python's is safe.
+_LIMITED = """
+import json, os, resource, sys
+for name, limit in json.loads(sys.argv[1]).items():
+    kind = getattr(resource, name)
+    resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def _last_words(log: Path) -> str:
