@@ -57,7 +57,7 @@ PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 # What a model link counts, in the metrics' words.
 ODDITIES = {"unknown_keys": "unknown_event", "unreadable_values": "bad_field"}
-DROPPED = {"audio_dropped": "uplink_full", "audio_dropped_down": "model_down"}
+DROPPED = {"audio_dropped": "uplink_full", "audio_dropped_down": "model_down", "audio_left": "call_over"}
 CAME_FRAMES = 256  # 5 s: no edge of speech is decided later than that
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does

@@ -62,7 +62,7 @@ CALL_ENDINGS = {
 # As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.
 REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended", "internal_error")
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
-DROP_REASONS = ("uplink_full", "model_down", "stale_generation")
+DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation")
 INPUT_PEERS = ("carrier", "model", "http")
 INPUT_ERRORS = (
     "not_utf8",

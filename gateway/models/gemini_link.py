@@ -248,6 +248,8 @@ class GeminiLink:
                 self._setup.reschedule(0.0)
         if self._running:
             await self._ended.wait()
+        self.counts["audio_left"] += self._audio_waiting  # nobody takes it any more
+        self._audio_waiting = 0
 
     # --- outbox
 

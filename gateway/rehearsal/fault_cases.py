@@ -23,6 +23,7 @@ __all__ = ["CASES"]
 WORDS = "Uh-huh."  # bundled
 GREETING = Reply("text", (Speak("Hello", length_ms=1_500, delay_ms=50),))
 ANSWER = Reply("caller", (Speak("Of course", length_ms=1_200, delay_ms=100),))
+ASKED = Reply("text:waiting", ANSWER.do)  # a fresh session is told that the caller waits
 LONG = Reply("caller", (Speak("A long story", length_ms=6_000, delay_ms=100),))
 # Greeted, then two turns; between them there is time for something to go wrong and to be got over.
 TALK: tuple[Step, ...] = (
@@ -275,18 +276,22 @@ CASES: tuple[Case, ...] = (
         Script((GREETING, LONG, ANSWER), default=ANSWER, faults=(Fault(4.2, (Close(1011),)),), carries_on=True),
         lost=ON_A_BROKEN_LINK,
     ),
-    Case(
-        17,
-        "the model refuses the resumption handle",
-        reconnected(6.0),
-        TALK,
-        Script(
-            (GREETING, ANSWER),
-            default=ANSWER,
-            faults=(Fault(4.2, (Close(1011),)),),
-            refuse_resumes=(Close(1007, "Invalid handle."), Close(1008, "Not found.")),
-        ),
-        lost=6 * ON_A_BROKEN_LINK,
+    *(
+        Case(
+            17,
+            f"the model refuses the resumption handle with {code}",
+            reconnected(6.0),
+            TALK,
+            Script(
+                (GREETING, ANSWER),
+                default=ANSWER,
+                faults=(Fault(4.2, (Close(1011),)),),
+                refuse_resumes=(Close(code, "Unknown handle."),),
+                carries_on=True,
+            ),
+            lost=ON_A_BROKEN_LINK,
+        )
+        for code in (1007, 1008)
     ),
     Case(
         18,
@@ -300,7 +305,7 @@ CASES: tuple[Case, ...] = (
             refuse_resumes=(Close(1011, "The session is still in use."),) * 3,
             carries_on=True,
         ),
-        lost=10 * ON_A_BROKEN_LINK,
+        lost=ON_A_BROKEN_LINK,
         quick=False,
     ),
     Case(
@@ -325,17 +330,17 @@ CASES: tuple[Case, ...] = (
         (WaitForEnd(60_000),),
         Script(setup_delay_ms=120_000),
         agent=FALLBACK,
-        lost=3_000,
         quick=False,
     ),
     Case(
         21,
         "the model's connection is open and dead",
-        lambda seen: [] if seen.record.end_reason in ("caller_hung_up", "model_lost") else [seen.record.end_reason],
-        (WaitForAgent("end"), Pause(300), Say(WORDS), WaitForEnd(60_000)),
-        Script((GREETING, ANSWER), faults=(Fault(2.5, (Stall(600_000),)),)),
+        reconnected(45.0),
+        (WaitForAgent("end"), Pause(3_000), Say(WORDS), WaitForAgent("end", timeout_ms=60_000), Pause(300),
+         Say(WORDS), WaitForAgent("end"), HangUp()),
+        Script((GREETING, ASKED), default=ANSWER, faults=(Fault(4.2, (Stall(600_000),)),), carries_on=True),
         agent=FALLBACK,
-        lost=3_000,
+        lost=1_500,  # the kernel takes what nobody reads: half a minute of it
         quick=False,
     ),
     Case(
@@ -432,7 +437,6 @@ CASES: tuple[Case, ...] = (
         _let_go,
         script=Script((GREETING, ANSWER), default=ANSWER),
         whole=_hang_ups,
-        lost=500,
     ),
     Case(
         34,

@@ -1,4 +1,4 @@
-"""The runner of `offhook faults`: each case is a gateway process of its own, calls through it, one thing that goes wrong.
+"""The runner of `offhook faults`: each case is a gateway process of its own, calls through it, and one fault.
 
 After every case the same is asked, whatever went wrong: was every frame of the callers' that the gateway received
 forwarded to the model or counted as dropped; did a sample of a dropped reply come behind its `clear`; did every

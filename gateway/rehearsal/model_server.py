@@ -147,7 +147,11 @@ class ModelServer:
         auth, secret = _credentials(request)
         record = SessionRecord(len(self.sessions), path, auth, time.monotonic())
         self.sessions.append(record)
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:  # gone before it was answered
+            record.closed_at_s, record.closed_by = time.monotonic(), "network"
+            return web.Response(status=400)
         link = Link(ws, request, record)
         version = live["version"] or live["vertex"]
         self._links.add(link)
