@@ -208,6 +208,8 @@ class Gateway:
             turn = (turn + 1) % STOCK_TICKS
             calls = list(self.calls.values())
             self.metrics.marks_outstanding.set(sum(call.marks_outstanding for call in calls))
+            for call in calls:
+                call.tell_frames()
             for call in calls[turn::STOCK_TICKS]:
                 call.take_stock()
 

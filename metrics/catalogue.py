@@ -329,25 +329,24 @@ class WorstPerSecond:
     percentile over mostly idle frames would hide the second that hurt.
     """
 
-    __slots__ = ("_metrics", "_second", "_segment", "_worst_s")
+    __slots__ = ("_ends_s", "_metrics", "_segment", "_worst_s")
 
     def __init__(self, metrics: Metrics, segment: Segment) -> None:
         self._metrics = metrics
         self._segment = segment
-        self._second = -1
-        self._worst_s = 0.0
+        self._ends_s = -inf  # of the second that `_worst_s` is of
+        self._worst_s = -inf  # nothing yet
 
     def add(self, now_s: float, seconds: float) -> None:
         """One frame's figure, at the monotonic time `now_s`."""
-        if int(now_s) != self._second:
+        if now_s >= self._ends_s:
             self.flush()
-            self._second = int(now_s)
-            self._worst_s = seconds
-        elif seconds > self._worst_s:
+            self._ends_s = int(now_s) + 1.0
+        if seconds > self._worst_s:
             self._worst_s = seconds
 
     def flush(self) -> None:
         """Observe what is kept, if anything: at the end of the call."""
-        if self._second >= 0:
+        if self._worst_s > -inf:
             self._metrics.observe(self._segment, self._worst_s)
-            self._second = -1
+            self._worst_s = -inf
