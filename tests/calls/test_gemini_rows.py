@@ -228,6 +228,11 @@ PLANS = {
         Script((GREETING, Reply("text:has to end", (Speak("We have to stop.", length_ms=800),)))),
         agent=GREETS + "limits: {call_s: 7, warning_s: 4}",
     ),
+    "a dear call": Plan(
+        (WaitForEnd(30_000),),
+        Script((GREETING, Reply("text", (Speak("We have to stop.", length_ms=800),)))),
+        agent=GREETS + "limits: {cost: 0.000001}",
+    ),
     "58 minutes": Plan(
         TALK,
         Script((GREETING,), lifetime_s=2.5, go_away_s=0.0, refuse_resumes=(INVALID,)),
@@ -543,11 +548,13 @@ def test_23_every_turn_is_metered_and_the_context_is_bounded(outcomes: dict[str,
     }
 
 
-def test_23_a_call_has_an_end(outcomes: dict[str, Outcome]) -> None:
-    outcome = outcomes["an endless call"]
-    assert outcome.record.end_reason == "time_limit"
-    assert outcome.record.turns[-1].reply_text == "We have to stop."
-    assert outcome.record.duration_ms < 12_000
+def test_23_a_call_has_an_end_by_time_and_by_cost(outcomes: dict[str, Outcome]) -> None:
+    endless, dear = outcomes["an endless call"], outcomes["a dear call"]
+    assert endless.record.end_reason == "time_limit"
+    assert endless.record.turns[-1].reply_text == "We have to stop."
+    assert endless.record.duration_ms < 12_000
+    assert dear.record.end_reason == "cost_limit"
+    assert dear.record.usage["cost_usd"] > 0.000001
 
 
 def test_24_a_lifetime_without_warning_and_a_refused_handle_lose_no_word(outcomes: dict[str, Outcome]) -> None:

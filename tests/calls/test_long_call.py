@@ -72,8 +72,10 @@ def test_every_change_is_short_and_keeps_the_callers_audio(outcomes: list[Outcom
             f"{outcome.record.duration_ms * SCALE / 60_000:.0f} minutes over {len(outcome.sessions)} connections; "
             f"gaps {', '.join(f'{gap:.0f}' for gap in gaps_ms)} ms"
         )
-        assert max(gaps_ms) <= 300
-        assert outcome.record.segments["model_reconnect_gap"] <= 300
+        # Both sides and the carrier share this process: what its loop was late by is nobody's gap.
+        late_ms = outcome.truth.latest_tick_ms
+        assert max(gaps_ms) <= 300 + late_ms
+        assert outcome.record.segments["model_reconnect_gap"] <= 300 + late_ms
         kept_ms = sum(s.audio_bytes for s in outcome.sessions) / 32
         assert outcome.record.audio_in_ms - kept_ms < 200
         assert [new.resumed_from for new in outcome.sessions[1:]] == [old.index for old in outcome.sessions[:-1]]

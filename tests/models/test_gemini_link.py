@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from link_rig import KEY, Sink, eventually, linked, settings_for
+from link_rig import AGENT, KEY, Sink, eventually, linked, settings_for
 
 from gateway.agent import Agent, ModelSettings, TurnDetection
 from gateway.conversation.commands import Scheduling
@@ -828,6 +828,26 @@ async def test_a_bug_of_the_calls_is_not_taken_for_a_loss():
 
 
 # --- the process's client
+
+
+async def test_the_processes_client_is_closed_when_the_gateway_stops():
+    from gateway.config import settings_from
+    from gateway.server import Gateway
+
+    async with ModelServer(m.Script()) as server:
+        environ = {
+            "GOOGLE_GEMINI_BASE_URL": server.url,
+            "SSL_CERT_FILE": server.ca_path,
+            "GEMINI_API_KEY": KEY,
+            "OFFHOOK_INSECURE": "1",
+            "OFFHOOK_PORT": "0",
+        }
+        gateway = Gateway(settings_from(environ), [AGENT], environ)
+        async with gateway.listening():
+            assert (await gateway.models.token(AGENT, (), {"caller": "x"})).startswith("auth_tokens/")
+            await gateway.drain()
+            assert server._runner.server.connections, "kept for the next request"
+        await eventually(lambda: not server._runner.server.connections)
 
 
 @pytest.mark.parametrize(
