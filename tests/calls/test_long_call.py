@@ -11,7 +11,7 @@ from itertools import pairwise
 from unittest import mock
 
 import pytest
-from rig import Outcome, Plan, place_calls
+from rig import Outcome, Plan, place_in_time
 
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, Step, WaitForAgent
 from gateway.rehearsal.model_script import Reply, Script
@@ -44,7 +44,7 @@ SCRIPT = Script(
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
     with mock.patch("gateway.conversation.machine.GO_AWAY_MARGIN_S", 0.2):
-        return list(place_calls({f"call {n}": Plan(talk(), SCRIPT) for n in range(CALLS)}).values())
+        return list(place_in_time({f"call {n}": Plan(talk(), SCRIPT) for n in range(CALLS)}, at_once=CALLS).values())
 
 
 def test_it_is_as_long_as_it_says_and_crosses_every_limit(outcomes: list[Outcome]) -> None:
