@@ -855,6 +855,8 @@ class Call(ModelSink):
 
     def _tool_finished(self, call: ToolCall, result: ToolResult) -> None:
         self._results[call.call_id] = result
+        if result.failure:
+            self._metrics.tool_failures_total.inc(result.failure)
         self.timeline.tool_told(call.call_id, msgspec.json.encode(self._shown(result.response)).decode(), result.record)
         if result.record:
             self.timeline.error(f"tool {call.name}: {result.record}")

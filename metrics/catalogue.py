@@ -34,6 +34,7 @@ __all__ = [
     "MAX_TOOLS",
     "OTHER",
     "REJECT_REASONS",
+    "TOOL_FAILURES",
     "Metrics",
     "Tally",
     "WorstPerSecond",
@@ -92,6 +93,18 @@ SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
 BARGE_IN_VERDICTS = ("suspected", "confirmed_by_model", "confirmed_locally", "dismissed")
 TOOL_OUTCOMES = ("done", "failed", "timed_out", "cancelled")
+TOOL_FAILURES = (
+    "arguments",  # did not fit the schema
+    "unknown_tool",
+    "timeout",
+    "exception",
+    "tool_error",  # the tool said no
+    "address_refused",  # it would have led into the own network
+    "left_alone",  # the circuit breaker was open
+    "unreachable",
+    "status",  # the service answered with an error
+    "bad_answer",  # too long, unreadable, or not what was asked for
+)
 TOOL_AFTERWARDS = ("running", "finished", "failed")
 INCOMPLETE_REASONS = (
     "interrupted",
@@ -297,6 +310,7 @@ class Metrics:
             "Tool runs that were given up and could not be stopped (running), and what became of them later.",
             state=TOOL_AFTERWARDS,
         )
+        self.tool_failures_total = tally("tool_failures_total", "Tool calls that failed, by why.", reason=TOOL_FAILURES)
         self.tokens_total = tally("tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS)
         self.auth_failures_total = tally(
             "auth_failures_total", "Requests refused for want of a valid signature or token.", kind=AUTH_KINDS

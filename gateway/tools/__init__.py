@@ -38,11 +38,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ToolError(PeerError):
-    """A tool failed: the message is a plain sentence for the model, `record` the operator's fuller account."""
+    """A tool failed: the message is a plain sentence for the model, `record` the operator's fuller account.
 
-    def __init__(self, message: str, record: str = "") -> None:
+    `reason` is a word of the metric's closed list.
+    """
+
+    def __init__(self, message: str, record: str = "", reason: str = "tool_error") -> None:
         super().__init__(message)
-        self.record = record
+        self.record, self.reason = record, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """How a run ended. `response` is what the model is told; `record` is the operator's fuller account."""
+    """How a run ended. `response` is what the model is told; `record` is the operator's fuller account.
+
+    `failure`: why it failed or timed out, a word of the metric's closed list.
+    """
 
     outcome: Outcome
     response: dict[str, Any]
     record: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

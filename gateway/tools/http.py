@@ -38,7 +38,7 @@ CONNECTIONS_PER_HOST = 25  # a service that hangs must not take the connections 
 TOLD_MAX = 500  # characters of a refusal the model and the record are told
 _SAFE = ("GET", "HEAD")
 _REPEATABLE = ("GET", "HEAD", "PUT", "DELETE")
-_PASSING = (429, 502, 503, 504)  # may be gone in a moment
+_PASSING = (429, 500, 502, 503, 504)  # may be gone in a moment
 _UNKNOWN = " It is not known whether this took effect: check before you try again."
 
 
@@ -46,9 +46,10 @@ _UNKNOWN = " It is not known whether this took effect: check before you try agai
 class _Failure:
     """Of one attempt: the sentence for the model, the record, and whether another attempt makes sense."""
 
+    reason: str  # of `ToolError`
     message: str
     record: str
-    again: bool
+    again: bool = False
     sent: bool = True  # the service may have acted on it
 
 
@@ -114,9 +115,8 @@ class HttpTools:
                 return await self._run(spec, origin, settings.timeout_s, environment, call)
             except ToolError as error:
                 where = f"{settings.http.method} {settings.http.url}" if settings.http else ""
-                raise ToolError(
-                    environment.mask(str(error)), environment.mask(f"{where}: {error.record or error}")
-                ) from None
+                record = environment.mask(f"{where}: {error.record or error}")
+                raise ToolError(environment.mask(str(error)), record, error.reason) from None
 
         return Tool(
             settings.name,
@@ -140,7 +140,9 @@ class HttpTools:
         variables = {**self._variables, **(of_call if isinstance(of_call, dict) else {}), **facts}
         request = request_of(spec, call.arguments, variables)
         if request.url.origin() != origin:  # cannot happen; if it does, nothing is sent
-            raise ToolError("This service may not be reached.", f"the values lead to {request.url.origin()}")
+            raise ToolError(
+                "This service may not be reached.", f"the values lead to {request.url.origin()}", "address_refused"
+            )
         if spec.method not in _SAFE:
             request.headers["Idempotency-Key"] = call.idempotency_key
         repeatable = spec.method in _REPEATABLE or spec.idempotent
@@ -153,6 +155,7 @@ class HttpTools:
                 raise ToolError(
                     "The service is out of order just now. Offer to try again in a while.",
                     f"not asked: {host} failed {breaker.failures_max} times in a row and is left alone for a while",
+                    "left_alone",
                 )
             attempt += 1
             well: bool | None = None
@@ -171,7 +174,7 @@ class HttpTools:
                 continue
             unknown = _UNKNOWN if found.again and found.sent and spec.method not in _SAFE else ""
             times = f" ({attempt} attempts)" if attempt > 1 else ""
-            raise ToolError(found.message + unknown, found.record + times)
+            raise ToolError(found.message + unknown, found.record + times, found.reason)
 
     async def _attempt(self, spec: HttpTool, request: Request, limit_s: float, environment: Environment) -> Any:
         """One request: what the model is told, or a `_Failure`."""
@@ -192,17 +195,18 @@ class HttpTools:
             ) as response:
                 body, cut = await _body(response, spec.max_bytes)
         except TimeoutError:
-            return _Failure("The service did not answer in time.", f"no answer within {limit_s:.1f} s", True)
+            return _Failure("timeout", "The service did not answer in time.", f"no answer within {limit_s:.1f} s", True)
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
-                return _Failure("This service may not be reached.", str(error.os_error), False, sent=False)
+                record = str(error.os_error)
+                return _Failure("address_refused", "This service may not be reached.", record, sent=False)
             record = f"no connection: {error.os_error or error}"
-            return _Failure("The service cannot be reached just now.", record, True, sent=False)
+            return _Failure("unreachable", "The service cannot be reached just now.", record, True, sent=False)
         except (aiohttp.ClientError, OSError) as error:
             record = f"the connection broke: {type(error).__name__}"
-            return _Failure("The connection to the service broke.", record, True)
+            return _Failure("unreachable", "The connection to the service broke.", record, True)
         except ValueError as error:
-            return _Failure("The service gave an answer that cannot be read.", str(error), False)
+            return _Failure("bad_answer", "The service gave an answer that cannot be read.", str(error))
         return _told(spec, response, environment.mask(body.decode("utf-8", "replace")), cut)
 
 
@@ -238,30 +242,31 @@ def _told(spec: HttpTool, response: aiohttp.ClientResponse, text: str, cut: bool
     if 300 <= status < 400:
         target = response.headers.get("Location", "nowhere")[:TOLD_MAX]
         record = f"answered {status}, a redirect to {target}: redirects are not followed, put the final address in url"
-        return _Failure("The service has moved.", record, False)
+        return _Failure("status", "The service has moved.", record)
     if status >= 400:
         record = f"answered {status}: {text[:TOLD_MAX]}"
         if status >= 500 or status == 429:
-            return _Failure(f"The service had an error ({status}).", record, status in _PASSING or status == 500)
+            return _Failure("status", f"The service had an error ({status}).", record, status in _PASSING)
         if status in (401, 403, 407):  # between the operator and the service
-            return _Failure(f"The service did not allow this ({status}).", record, False)
+            return _Failure("status", f"The service did not allow this ({status}).", record)
         why = f": {text[:TOLD_MAX]}" if text and kind != "text/html" else "."
-        return _Failure(f"The service refused this ({status}){why}", record, False)
+        return _Failure("status", f"The service refused this ({status}){why}", record)
     if spec.method == "HEAD" or not text.strip():
         return {"status": status}
     is_text = kind.startswith("text/") or kind == "application/xml" or "Content-Type" not in response.headers
     is_json = kind == "application/json" or kind.endswith("+json")
     if not is_json and not spec.select:
         if not is_text:
-            return _Failure("The service gave an answer that is not text.", f"answered with {kind}", False)
+            return _Failure("bad_answer", "The service gave an answer that is not text.", f"answered with {kind}")
         return text + (f" [cut after {spec.max_bytes} bytes]" if cut else "")
     if cut:
         record = f"the answer is longer than max_bytes ({spec.max_bytes})"
-        return _Failure("The service's answer was too long to be used. Ask for less.", record, False)
+        return _Failure("bad_answer", "The service's answer was too long to be used. Ask for less.", record)
     try:
         value = msgspec.json.decode(text)
         return select(value, spec.select) if spec.select else value
     except (msgspec.DecodeError, RecursionError) as error:
-        return _Failure("The service gave an answer that cannot be read.", f"not JSON: {error}", False)
+        return _Failure("bad_answer", "The service gave an answer that cannot be read.", f"not JSON: {error}")
     except LookupError as error:
-        return _Failure("The service's answer lacks what was asked for.", f"select {spec.select}: {error}", False)
+        record = f"select {spec.select}: {error}"
+        return _Failure("bad_answer", "The service's answer lacks what was asked for.", record)

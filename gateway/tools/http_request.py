@@ -46,7 +46,7 @@ def request_of(spec: HttpTool, arguments: Mapping[str, Any], variables: Mapping[
     try:
         return _request(spec, arguments, variables)
     except UnicodeEncodeError as error:
-        raise ToolError("One of the values given cannot be used here.", str(error)) from None
+        raise ToolError("One of the values given cannot be used here.", str(error), "arguments") from None
 
 
 def _request(spec: HttpTool, arguments: Mapping[str, Any], variables: Mapping[str, str]) -> Request:
@@ -57,7 +57,7 @@ def _request(spec: HttpTool, arguments: Mapping[str, Any], variables: Mapping[st
     url = _HOLE.sub(lambda hole: quote(_hole_text(hole, given, variables, needed=True), safe=""), spec.url)
     path = _decoded(url.partition("://")[2].partition("/")[2].partition("?")[0])
     if any(part in (".", "..") for part in re.split(r"[/\\]", path)) or not path.isprintable():
-        raise ToolError("One of the values given cannot be used here.", f"the path would become /{path!r}")
+        raise ToolError("One of the values given cannot be used here.", f"the path would become /{path!r}", "arguments")
     query = [
         (name, _HOLE.sub(lambda hole: _hole_text(hole, given, variables, needed=True), text))
         for name, text in spec.query.items()
@@ -74,14 +74,18 @@ def _request(spec: HttpTool, arguments: Mapping[str, Any], variables: Mapping[st
         pairs = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query)
         url += ("&" if "?" in url else "?") + pairs
     if len(url) > URL_MAX:
-        raise ToolError("One of the values given is too long.", f"the address would be {len(url)} characters long")
+        raise ToolError(
+            "One of the values given is too long.", f"the address would be {len(url)} characters long", "arguments"
+        )
 
     headers = {
         name: _HOLE.sub(lambda hole: _hole_text(hole, {}, variables), text) for name, text in spec.headers.items()
     }
     for name, text in headers.items():
         if not text.isprintable():
-            raise ToolError("This does not work for this caller.", f"the header {name} would hold a line break")
+            raise ToolError(
+                "This does not work for this caller.", f"the header {name} would hold a line break", "arguments"
+            )
     return Request(URL(url, encoded=True), headers, None if body is None else msgspec.json.encode(body))
 
 
@@ -96,7 +100,7 @@ def _hole_text(
     else:
         text = "" if needed else hole[0]
     if needed and not text:
-        raise ToolError(f"A value for {hole[1] or hole[2]} is needed.", f"{hole[0]} is empty")
+        raise ToolError(f"A value for {hole[1] or hole[2]} is needed.", f"{hole[0]} is empty", "arguments")
     return text
 
 

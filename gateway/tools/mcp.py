@@ -193,7 +193,8 @@ class McpTools:
                     await self._up.wait()
         client = self._client
         if client is None:
-            raise ToolError("This cannot be used just now. Offer to try again in a while.", f"{self.name} is not there")
+            message = "This cannot be used just now. Offer to try again in a while."
+            raise ToolError(message, f"{self.name} is not there", "unreachable")
         try:
             # Servers that know the key can act once for a call that is made twice.
             meta: Any = {"idempotencyKey": call.idempotency_key}
@@ -201,12 +202,13 @@ class McpTools:
         except Exception as error:
             record = f"{self.name}: {name}: {_first(error)}"
             if mcp_link.unreadable(error):
-                message = "The answer was too long or could not be read. Ask for less."
+                reason, message = "bad_answer", "The answer was too long or could not be read. Ask for less."
             else:
+                reason = "unreachable"
                 message = "This broke off. It is not known whether it took effect: check before you try again."
                 if client is self._client and mcp_link.is_closed(error):
                     self._ended()
-            raise ToolError(message, self._environment.mask(record)) from None
+            raise ToolError(message, self._environment.mask(record), reason) from None
         told = _told(result)
         if result.is_error:
             text = told if isinstance(told, str) else str(told)

@@ -103,7 +103,9 @@ class ToolRunner:
         """Raises `CancelledError` alone."""
         tool = self._tools.get(call.name)
         if tool is None:
-            return ToolResult(Outcome.FAILED, refusal(f"There is no tool named {call.name}."), "no such tool")
+            return ToolResult(
+                Outcome.FAILED, refusal(f"There is no tool named {call.name}."), "no such tool", "unknown_tool"
+            )
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -117,15 +119,20 @@ class ToolRunner:
             return ToolResult(Outcome.DONE, answer(value, self.redactor))
         except BadArguments as error:
             message = self.redactor.text(str(error))
-            return ToolResult(Outcome.FAILED, refusal(message, retryable=True), f"wrong arguments: {message}")
+            return ToolResult(
+                Outcome.FAILED, refusal(message, retryable=True), f"wrong arguments: {message}", "arguments"
+            )
         except TimeoutError:
             return ToolResult(
-                Outcome.TIMED_OUT, refusal("This takes too long just now."), f"no answer within {tool.timeout_s:g} s"
+                Outcome.TIMED_OUT,
+                refusal("This takes too long just now."),
+                f"no answer within {tool.timeout_s:g} s",
+                "timeout",
             )
         except ToolError as error:
             message = clipped_text(str(error), self.redactor, RECORD_LIMIT)
             record = clipped_text(error.record or str(error), self.redactor, RECORD_LIMIT)
-            return ToolResult(Outcome.FAILED, refusal(message), record)
+            return ToolResult(Outcome.FAILED, refusal(message), record, error.reason)
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
@@ -158,7 +165,7 @@ class ToolRunner:
 
     def _failed(self, call: ToolCall, what: str) -> ToolResult:
         record = clipped_text(what, self.redactor, RECORD_LIMIT)
-        return ToolResult(Outcome.FAILED, refusal("This did not work."), record)
+        return ToolResult(Outcome.FAILED, refusal("This did not work."), record, "exception")
 
 
 _REHEARSED = {

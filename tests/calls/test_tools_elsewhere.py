@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -204,6 +205,12 @@ def test_the_operator_is_told_more_than_the_model(lived: Lived) -> None:
     assert broken.error.endswith("(3 attempts)")
     (moved,) = outcomes["http elsewhere"].record.tool_calls
     assert "a redirect to http://10.0.0.1/?key=[secret]: redirects are not followed" in moved.error
+
+
+def test_each_failure_is_counted_by_why(lived: Lived) -> None:
+    counted = dict(re.findall(r'offhook_tool_failures_total\{reason="(\w+)"\} (\S+)', lived[3]))
+    found = {reason: float(count) for reason, count in counted.items() if float(count)}
+    assert found == {"arguments": 2, "timeout": 1, "status": 2, "bad_answer": 2, "tool_error": 1}
 
 
 def test_no_secret_is_in_a_record_a_metric_or_a_log(lived: Lived) -> None:

@@ -19,6 +19,7 @@ from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
 from gateway.tools import ToolCall, ToolError, ToolHost
 from gateway.tools.http import HttpTools
+from metrics.catalogue import TOOL_FAILURES
 
 SECRET = "planted-canary-4711"
 HOST = cast(ToolHost, None)  # an HTTP tool has nothing to do with the call itself
@@ -91,6 +92,7 @@ async def refused(tools: HttpTools, **arguments: Any) -> ToolError:
         await call(tools, **arguments)
     assert SECRET not in f"{caught.value!r} {caught.value} {caught.value.record}"
     assert str(caught.value).endswith((".", "}", "]")), "a plain sentence for the model"
+    assert caught.value.reason in TOOL_FAILURES
     return caught.value
 
 

@@ -26,6 +26,7 @@ from gateway.tools import ToolCall, ToolError, ToolHost
 from gateway.tools import mcp as tools_mcp
 from gateway.tools.build import build_tools
 from gateway.tools.mcp import McpTools
+from metrics.catalogue import TOOL_FAILURES
 
 require("mcp")
 
@@ -57,6 +58,7 @@ async def refused(tools: McpTools, name: str, **arguments: Any) -> ToolError:
     with pytest.raises(ToolError) as caught:
         await call(tools, name, **arguments)
     assert SECRET not in f"{caught.value!r} {caught.value.record}"
+    assert caught.value.reason in TOOL_FAILURES
     return caught.value
 
 
