@@ -31,7 +31,7 @@ class Settings:
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     redis_url: str = ""  # OFFHOOK_REDIS_URL, secret
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret
-    console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: lets others than loopback see console and metrics
+    console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks

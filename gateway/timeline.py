@@ -22,6 +22,7 @@ __all__ = ["Timeline"]
 
 SAMPLE_MS = 1000 / 8000
 FRAME_S = 0.02
+SO_FAR_TURNS = 40  # of a live call, for whoever watches it each second: a bound on what that costs
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -177,13 +178,21 @@ class Timeline:
         self.record.transcript = self._transcript()
 
     def so_far(self, at_s: float) -> CallRecord:
-        """The record of a call that goes on, as known at `at_s`; a copy."""
-        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None]
+        """The record of a call that goes on, as known at `at_s`: a copy, with its last `SO_FAR_TURNS` turns."""
+        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
         return msgspec.structs.replace(
-            self.record, duration_ms=self._ms(at_s), turns=turns, transcript=self._transcript()
+            self.record,
+            duration_ms=self._ms(at_s),
+            turns=turns,
+            barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
+            tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
+            transcript=self._transcript(SO_FAR_TURNS),
         )
 
-    def _transcript(self) -> list[TranscriptLine]:
+    def _transcript(self, last: int | None = None) -> list[TranscriptLine]:
+        """What was said, in order; `last`: only of so many turns."""
+        newest = -last if last is not None else None
+        said = transcript.Transcript(self._said.replies[newest:], self._said.caller[newest:])
         sounded, over = {}, set()
         for turn in self._turns.values():
             if turn.first_sent_s is not None:
@@ -199,7 +208,7 @@ class Timeline:
                 # Of a reply that is still being heard nobody can say how far it will have been.
                 heard_text=line.heard_text if line.at_s in over else None,
             )
-            for line in transcript.lines(self._said, sounded)
+            for line in transcript.lines(said, sounded)
         ]
 
     def ms(self, at_s: float) -> float:

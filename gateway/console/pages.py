@@ -102,7 +102,7 @@ class Console:
         return [
             web.get("/console", self._page),
             web.get("/console/static/{name:.+}", self._static),
-            web.get("/console/events", self._events),
+            web.get("/console/events", self._events, allow_head=False),
             web.get("/console/api/percentiles", self._percentiles),
             web.get("/console/api/calls", self._calls),
             web.get("/console/api/calls/{sid}", self._call),

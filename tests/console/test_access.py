@@ -35,7 +35,7 @@ async def console(token: str = "") -> AsyncIterator[Any]:
     async with staged({"OFFHOOK_CONSOLE_TOKEN": token} if token else {}) as stage, aiohttp.ClientSession() as session:
 
         async def get(path: str, headers: Mapping[str, str] = {}) -> tuple[int, Any]:
-            async with session.get(stage.url + path, headers=headers, timeout=aiohttp.ClientTimeout(5)) as answer:
+            async with session.get(stage.url + path, headers=headers, timeout=aiohttp.ClientTimeout(30)) as answer:
                 return answer.status, answer.headers
 
         get.metrics = stage.gateway.metrics  # type: ignore[attr-defined]

@@ -4,32 +4,36 @@ import { body, cell, h, row, svg, table } from "./dom.js";
 import { NONE, at, clock, duration, ms, title, verdict, words } from "./format.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
+const LIVE_TURNS = 40;  // as many as the gateway tells of a call that goes on
 const SCALE = 24;  // pixels per second of the picture, at least
 const LANES = { caller: 22, agent: 62, tool: 102 };
 
-function picture(record, wide) {
-  const total = Math.max(record.duration_ms, 1000);
+function picture(record, wide, cut) {
+  const first = cut ? record.turns[0].caller_started_ms ?? record.turns[0].reply_started_ms : 0;
+  const begin = Math.floor(first / 10000) * 10000;
+  const total = Math.max(record.duration_ms - begin, 1000);
   const width = Math.max(wide, (total / 1000) * SCALE);
-  const x = (value) => ((value / total) * (width - 2)).toFixed(1);
+  const x = (value) => (((value - begin) / total) * (width - 2)).toFixed(1);
   const box = (from, to, y, kind) => svg("rect", { x: x(from), y, width: Math.max(1.5, x(to) - x(from)), height: 24, rx: 4, class: kind });
   const parts = [];
   const step = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600].find((s) => (s * 1000 * width) / total >= 56) || 1200;
   for (let second = 0; second * 1000 <= total; second += step) {
-    parts.push(svg("line", { x1: x(second * 1000), x2: x(second * 1000), y1: 14, y2: 134, class: "grid" }));
-    parts.push(svg("text", { x: Number(x(second * 1000)) + 3, y: 146, class: "tick" }, duration(second * 1000)));
+    const here = x(begin + second * 1000);
+    parts.push(svg("line", { x1: here, x2: here, y1: 14, y2: 134, class: "grid" }));
+    parts.push(svg("text", { x: Number(here) + 3, y: 146, class: "tick" }, duration(begin + second * 1000)));
   }
   for (const turn of record.turns) {
-    if (turn.caller_started_ms !== null) parts.push(box(turn.caller_started_ms, turn.caller_ended_ms ?? turn.reply_started_ms ?? total, LANES.caller, "said caller"));
+    if (turn.caller_started_ms !== null) parts.push(box(turn.caller_started_ms, turn.caller_ended_ms ?? turn.reply_started_ms ?? record.duration_ms, LANES.caller, "said caller"));
     if (turn.reply_started_ms !== null) {
       const over = turn.reply_ended_ms !== null;
-      const heard = turn.reply_started_ms + (over ? turn.heard_ms : Math.max(0, Math.min(turn.sent_ms, total - turn.reply_started_ms)));
+      const heard = turn.reply_started_ms + (over ? turn.heard_ms : Math.max(0, Math.min(turn.sent_ms, record.duration_ms - turn.reply_started_ms)));
       const whole = turn.reply_started_ms + Math.max(turn.received_ms, turn.heard_ms);
-      if (over && turn.interrupted && whole > heard) parts.push(box(heard, Math.min(whole, total), LANES.agent, "said unheard"));
+      if (over && turn.interrupted && whole > heard) parts.push(box(heard, Math.min(whole, record.duration_ms), LANES.agent, "said unheard"));
       parts.push(box(turn.reply_started_ms, heard, LANES.agent, "said agent"));
     }
   }
-  for (const tool of record.tool_calls) parts.push(box(tool.requested_ms, tool.finished_ms ?? total, LANES.tool, `said tool ${tool.outcome}`));
-  for (const one of record.barge_ins) {
+  for (const tool of record.tool_calls.filter((one) => one.requested_ms >= begin)) parts.push(box(tool.requested_ms, tool.finished_ms ?? record.duration_ms, LANES.tool, `said tool ${tool.outcome}`));
+  for (const one of record.barge_ins.filter((each) => each.decided_ms >= begin)) {
     parts.push(svg("line", { x1: x(one.decided_ms), x2: x(one.decided_ms), y1: 14, y2: 94, class: `cut ${one.verdict}` }));
     parts.push(svg("path", { d: `M${x(one.decided_ms)} 14l-5 -8h10z`, class: `cut ${one.verdict}` }));
   }
@@ -126,10 +130,12 @@ export function callPage(callSid) {
         h("span", { class: live ? "chip on" : "chip" }, live ? "on the line" : "over"));
       const scroll = content.querySelector(".scroll");
       const [left, focused] = [scroll?.scrollLeft ?? 0, scroll !== null && scroll === document.activeElement];
+      const cut = live && record.turns.length >= LIVE_TURNS;
       content.replaceChildren(
         facts(record, live),
         record.errors.length ? part("errors", "Errors", h("ul", { class: "errors" }, record.errors.map((error) => h("li", {}, error)))) : "",
-        part("line", "The line", picture(record, content.clientWidth - 92)),
+        cut ? h("p", { class: "quiet" }, `The last ${LIVE_TURNS} turns; all of them once the call is over.`) : "",
+        part("line", "The line", picture(record, content.clientWidth - 92, cut)),
         part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
         part("turns", "Turns", legend(), turnTable(record, bars)));
       const again = content.querySelector(".scroll");
