@@ -202,6 +202,27 @@ def scenario_schema() -> None:
     print(json.dumps(made(), indent=2))
 
 
+@scenario_app.command("from-call")
+def scenario_from_call(
+    call: Annotated[Path, typer.Argument(help="A call's record, or a report of several (JSON).")],
+    sid: Annotated[str, typer.Option("--call", help="Of several calls this one, by its SID.")] = "",
+    agent: Annotated[Path | None, typer.Option(help="The agent's file; none: made from the record.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The scenario to write, NAME.call.yaml; none: print it.")] = None,
+) -> None:
+    """Make a scenario of a recorded call: its words, timings, tools and faults."""
+    with _rehearsal():
+        from gateway.rehearsal.from_call import read_record, scenario_text
+    folder = out.resolve().parent if out else Path.cwd()
+    beside = os.path.relpath(agent.resolve(), folder) if agent else ""
+    name = out.name.partition(".")[0] if out else "recorded"
+    text = scenario_text(read_record(call, sid), name, beside, folder)
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+        print(f"{out}: play it with `offhook simulate {out}`")
+
+
 @app.command()
 def load(
     files: Annotated[

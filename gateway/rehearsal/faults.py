@@ -22,7 +22,7 @@ import aiohttp
 import msgspec
 from rich.console import Console
 
-from gateway.errors import OperatorError
+from gateway.errors import OffhookError, OperatorError
 from gateway.record import CallRecord
 from gateway.rehearsal.caller import Carrier, SimulatedCall
 from gateway.rehearsal.caller_steps import Step
@@ -153,7 +153,11 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console) -> F
         async with slots:
             began_s = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="offhook-faults-") as folder:
-                outcome = await _run(case, Path(folder))
+                try:
+                    outcome = await _run(case, Path(folder))
+                except OffhookError as error:
+                    faults = [str(error)]
+                    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words="")
             outcome.took_s = round(time.monotonic() - began_s, 1)
         console.print(
             f"{'[green]✓' if outcome.ok else '[red]✗'}[/] {case.number}  {case.name}  [dim]{outcome.words}[/]"
