@@ -758,8 +758,7 @@ class Call(ModelSink):
                 try:
                     await self._socket.send_str(message)
                 except (ConnectionError, RuntimeError):
-                    self.feed(e.StreamLost(self.clock()))
-                    return
+                    continue  # the stream is gone: whoever reads it tells, and another may come
                 self._sent(command)
             self._outbox_ready.clear()
             await self._outbox_ready.wait()

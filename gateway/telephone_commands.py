@@ -82,7 +82,7 @@ def _local(settings: Settings) -> str:
 
 
 async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
-    token = settings.api_token or settings.console_token
+    token = settings.api_token
     if not token:
         raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's: it places no calls without")
     headers = {"Authorization": f"Bearer {token}"}

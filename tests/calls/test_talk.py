@@ -137,7 +137,7 @@ def test_an_interrupted_tool_is_cancelled_for_real(outcomes: dict[str, Outcome])
 
     record = outcomes["interrupted while the tool works"].record
     assert [(t.name, t.outcome) for t in record.tool_calls] == [("slow", "cancelled")]
-    assert slow_tools.OUTCOMES == ["cancelled"]
+    assert set(slow_tools.OUTCOMES) == {"cancelled"}
     # The model is not left waiting (it would get no newer resumption handle), and does not speak of it.
     (session,) = outcomes["interrupted while the tool works"].sessions
     answers = [(a.response["status"], a.scheduling, a.call) for a in session.tool_answers]

@@ -34,6 +34,7 @@ AGENTS = {
     "agrees": ("", Script((GREETING, CONNECTS))),
     "declines": ("", Script((GREETING, DECLINES))),
 }
+CONSOLE_TOKEN = "console-token-canary"
 STAYS = (WaitForAgent("end"), Pause(400), HangUp())
 MACHINE = (WaitForEnd(20_000),)
 CALLEES = {
@@ -68,7 +69,7 @@ def story(function: Callable[[Exchange], Awaitable[Any]]) -> Callable[[Exchange]
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
     async def all_of_them() -> dict[str, Any]:
-        async with exchange(AGENTS, callees=CALLEES.get) as x:
+        async with exchange(AGENTS, callees=CALLEES.get, environ={"OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN}) as x:
             x.gateway.telephone.outbound = Outbound(calls_per_s=4.0)  # the rate itself: tests/test_outbound.py
             outcomes = await asyncio.gather(*(tell(x) for tell in STORIES.values()))
             await x.until(lambda: not x.gateway.calls)
@@ -223,6 +224,7 @@ async def refused(x: Exchange) -> Any:
     return [
         await x.api("POST", "/calls", good, token=""),
         await x.api("POST", "/calls", good, token="wrong"),
+        await x.api("POST", "/calls", good, token=CONSOLE_TOKEN),  # who may look may not call
         await x.api("GET", "/calls/nothing", token=""),
         await x.api("POST", "/calls", {**good, "to": "tel:1"}),
         await x.api("POST", "/calls", {**good, "agent": "nobody"}),
@@ -241,11 +243,11 @@ async def refused(x: Exchange) -> Any:
 
 def test_the_api_refuses_strangers_and_nonsense(told: dict[str, Any]) -> None:
     statuses = [status for status, _ in told["refused"]]
-    assert statuses == [401, 401, 401, 400, 400, 400, 400, 400, 413, 400, 404, 409, 404, 400, 400]
+    assert statuses == [401, 401, 401, 401, 400, 400, 400, 400, 400, 413, 400, 404, 409, 404, 400, 400]
     for status, body in told["refused"]:
         assert status == 409 or body["error"], body  # in the form of the answers, with the cure
-    assert "there are desk, talks" in told["refused"][4][1]["error"]
-    assert "variabels" in told["refused"][7][1]["error"]
+    assert "there are desk, talks" in told["refused"][5][1]["error"]
+    assert "variabels" in told["refused"][8][1]["error"]
 
 
 # --- warm transfer

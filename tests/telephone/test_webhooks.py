@@ -15,6 +15,7 @@ from telephone_rig import AUTH_TOKEN, PUBLIC, Exchange, exchange
 from gateway import call as call_module
 from gateway.carriers.twilio import control
 from gateway.carriers.twilio.signature import sign
+from gateway.conversation.commands import Clear
 from gateway.conversation.endings import Ending
 from gateway.rehearsal.caller import Carrier
 from gateway.rehearsal.caller_steps import HangUp, Pause, WaitForAgent
@@ -190,6 +191,29 @@ async def test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_sh
             "Twilio ended the stream and its socket did not show it",
         ]
         await x.webhook("/twilio/status", {**form, "CallStatus": "completed"})
+        assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
+
+
+async def test_a_connection_that_breaks_while_we_write_is_a_lost_stream_and_not_a_lost_call() -> None:
+    async with exchange(AGENTS) as x:
+        socket = await RawSocket.streaming(x, "quiet")
+        call = x.gateway.calls[socket.call_sid]
+        socket.abort()
+        async with asyncio.timeout(5):
+            while call.attached and call.ending is None:  # written into the void, until the reader notices
+                call._put('{"event":"mark"}', Clear(0))
+                await asyncio.sleep(0)
+        assert call.ending is None
+        form = {"CallSid": socket.call_sid, "AccountSid": x.twilio.account_sid, "CallStatus": "in-progress"}
+        _, text = await x.webhook("/twilio/after", form)
+        async with RawSocket(x) as again:
+            token = text.partition('value="')[2].partition('"')[0]
+            await again.json({"event": "connected"}, start_of(x, socket.call_sid, token))
+            await x.until(lambda: call.attached)
+            call._put('{"event":"mark"}', Clear(0))
+            async with asyncio.timeout(5):
+                assert (await again.received())[1] == b'{"event":"mark"}'  # the new stream is written to
+            await again.stop()
         assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
 
 
