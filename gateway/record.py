@@ -81,6 +81,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     """One call from ring to end."""
 
     call_sid: str
+    trace_id: str = ""  # of its OpenTelemetry trace, 32 hex digits, where traces are sent
     agent: str = ""
     direction: str = "inbound"
     caller: str = ""

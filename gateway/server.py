@@ -41,8 +41,9 @@ from gateway.redact import Redactor, secrets_of
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
 from gateway.tools.build import Toolbox, build_tools
+from gateway.tracing import new_trace_id, traces_for
 from metrics.catalogue import Metrics
-from metrics.exposition import CONTENT_TYPE
+from metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
 
 __all__ = ["Gateway"]
 
@@ -94,6 +95,8 @@ class Gateway:
             self.calls,
             self._new_call,
         )
+        self._traces = traces_for(environ)
+        self._exports: set[asyncio.Task[None]] = set()
         self._access = Access(settings.console_token, self.metrics)
         self.console = Console(
             self._access,
@@ -167,6 +170,9 @@ class Gateway:
             await self._end_all()
             await self.telephone.close()
             await self.console.close()
+            if self._traces is not None:
+                await asyncio.gather(*self._exports)
+                await asyncio.to_thread(self._traces.close)
             await asyncio.gather(*(toolbox.close() for toolbox in self._toolboxes.values()))
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
@@ -241,6 +247,8 @@ class Gateway:
             rang_s=rang_s,
             redactor=self._redactor,
         )
+        if self._traces is not None:
+            call.record.trace_id = new_trace_id()
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
@@ -259,6 +267,10 @@ class Gateway:
         while len(self.records) > MAX_RECORDS:
             self.records.popitem(last=False)
         log.info("call %s over: %s", call_sid, call.record.end_reason)
+        if self._traces is not None:  # some milliseconds of work: not on the loop
+            task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
+            self._exports.add(task)
+            task.add_done_callback(self._exports.discard)
 
     # --- calls we place, and steering calls
 
@@ -335,8 +347,10 @@ class Gateway:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._access.check(request, "metrics")
-        body = await self.metrics.render_in_slices()
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+        # Exemplars are OpenMetrics', and without traces there are none.
+        openmetrics = self._traces is not None and "application/openmetrics-text" in request.headers.get("Accept", "")
+        body = await self.metrics.render_in_slices(openmetrics)
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
 
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]

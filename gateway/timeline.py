@@ -125,7 +125,7 @@ class Timeline:
 
     def model_segment(self, name: str, seconds: float) -> None:
         """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
-        self._metrics.observe(name, seconds)
+        self._observe(name, seconds)
         self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
 
     def model_event_seen(self, generation: int, at_s: float) -> None:
@@ -279,7 +279,7 @@ class Timeline:
             self._clear_pending = False
             if self._barge_in is not None and self._barge_in.stopped_ms is None:
                 self._barge_in.stopped_ms = self._ms(event.at_s)
-            self._metrics.observe("bargein_stop", event.at_s - self._decided_s)
+            self._observe("bargein_stop", event.at_s - self._decided_s)
 
     def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
         """The model asked for this tool; the arguments are bounded, and without secrets."""
@@ -342,7 +342,7 @@ class Timeline:
 
     def clear_sent(self, at_s: float) -> None:
         """The clear was handed to the carrier's socket."""
-        self._metrics.observe("bargein_clear_sent", at_s - self._decided_s)
+        self._observe("bargein_clear_sent", at_s - self._decided_s)
         if self._barge_in is not None and self._barge_in.clear_sent_ms is None:
             self._barge_in.clear_sent_ms = self._ms(at_s)
 
@@ -355,7 +355,7 @@ class Timeline:
             record.generation = command.generation
             record.onset_ms = self._ms(command.onset_s)
             if command.verdict is not c.Verdict.CONFIRMED_BY_MODEL:
-                self._metrics.observe("bargein_detect", decided_s - command.onset_s)
+                self._observe("bargein_detect", decided_s - command.onset_s)
         record.verdict = command.verdict.value
         if command.verdict is not c.Verdict.SUSPECTED:
             record.verdict_ms = self._ms(decided_s)
@@ -384,7 +384,7 @@ class Timeline:
 
     def _endpoint(self, command: c.ActivityEnd, decided_s: float) -> None:
         if self._speech_end_s is not None:
-            self._metrics.observe("endpoint_delay", decided_s - self._speech_end_s)
+            self._observe("endpoint_delay", decided_s - self._speech_end_s)
 
     # --- closing
 
@@ -395,7 +395,7 @@ class Timeline:
         began_s, record = started
         record.finished_ms, record.outcome = self._ms(at_s), outcome
         self._metrics.tool_calls_total.inc(outcome)
-        self._metrics.observe("tool_call", at_s - began_s, record.name)
+        self._observe("tool_call", at_s - began_s, record.name)
 
     def _close(self, turn: _Turn, missing: str) -> None:
         """All that can be known of this reply is known: its segments are counted, once."""
@@ -427,6 +427,9 @@ class Timeline:
             if begin_s is not None and turn.onset_played_s is not None:
                 self._call_segment("answer_to_greeting", turn.onset_played_s - begin_s)
 
+    def _observe(self, name: str, seconds: float, label: str = "") -> None:
+        self._metrics.observe(name, seconds, label, self.record.trace_id)
+
     def _turn_segment(
         self, turn: _Turn, name: str, begin_s: float, end_s: float | None, missing: str, label: str = ""
     ) -> None:
@@ -434,12 +437,12 @@ class Timeline:
             self._metrics.incomplete(name, missing)
             return
         seconds = end_s - begin_s
-        self._metrics.observe(name, seconds, label)  # a negative one is counted as invalid
+        self._observe(name, seconds, label)  # a negative one is counted as invalid
         if seconds >= 0:
             turn.record.segments[name] = round(seconds * 1000, 3)
 
     def _call_segment(self, name: str, seconds: float) -> None:
-        self._metrics.observe(name, seconds)
+        self._observe(name, seconds)
         self.record.segments[name] = round(seconds * 1000, 3)
 
     def _turn(self, generation: int) -> _Turn:

@@ -185,14 +185,15 @@ class Metrics:
 
     # --- segments
 
-    def observe(self, segment: Segment | str, seconds: float, label: str = "") -> None:
-        """Count one sample of a segment (or its name). `label`: the segment's label value, if it has one.
+    def observe(self, segment: Segment | str, seconds: float, label: str = "", trace_id: str = "") -> None:
+        """Count one sample of a segment (or its name). `label`: the segment's label value, if it has one;
+        `trace_id`: of the call's trace, to be shown as the exemplar of the sample's bucket.
 
         A negative or infinite duration or NaN is a broken measurement: it is counted as incomplete.
         """
         by_label = self._series[segment]
         if 0.0 <= seconds < inf:
-            (by_label.get(label) or by_label[OTHER]).observe(self._clock(), seconds)
+            (by_label.get(label) or by_label[OTHER]).observe(self._clock(), seconds, trace_id)
         else:
             self.incomplete(segment, "invalid")
 
@@ -232,9 +233,12 @@ class Metrics:
         """The body of `GET /metrics` (content type `metrics.exposition.CONTENT_TYPE`)."""
         return self._exposition.render()
 
-    async def render_in_slices(self) -> bytes:
-        """As `render`, never holding the event loop for more than about half a millisecond at a time."""
-        return await self._exposition.render_in_slices()
+    async def render_in_slices(self, openmetrics: bool = False) -> bytes:
+        """As `render`, never holding the event loop for more than about half a millisecond at a time.
+
+        `openmetrics`: with exemplars (content type `metrics.exposition.OPENMETRICS_TYPE`).
+        """
+        return await self._exposition.render_in_slices(openmetrics)
 
     # --- the catalogue
 

@@ -1,4 +1,4 @@
-"""The registry in Prometheus' text format (version 0.0.4), without stalling the calls.
+"""The registry in Prometheus' text format (version 0.0.4), without stalling the calls; OpenMetrics with exemplars.
 
 All constant text is cached; a histogram that has not changed since the last scrape costs nothing, a changed
 one a single formatting of its counts. The content is that of `prometheus_client.generate_latest` without the
@@ -15,9 +15,10 @@ from prometheus_client.registry import CollectorRegistry
 
 from metrics.histogram import HistogramFamily, escape_label
 
-__all__ = ["CONTENT_TYPE", "Exposition"]
+__all__ = ["CONTENT_TYPE", "OPENMETRICS_TYPE", "Exposition"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A slice of the event loop short enough not to show beside a 20 ms frame.
 SLICE_S = 0.0005
@@ -35,41 +36,47 @@ class Exposition:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._headers: dict[str, str] = {}
+        self._headers: dict[tuple[str, bool], str] = {}
         self._prefixes: dict[tuple[str, ...], str] = {}
 
     def render(self) -> bytes:
         """Everything at once: about a millisecond for the whole catalogue. The body of `GET /metrics`."""
         return "".join(self._families()).encode()
 
-    async def render_in_slices(self) -> bytes:
+    async def render_in_slices(self, openmetrics: bool = False) -> bytes:
         """As `render`, giving the loop back whenever half a millisecond has been used.
 
         Each family is of one instant; different families may be some loop turns apart.
         """
         parts = []
         since_s = perf_counter()
-        for part in self._families():
+        for part in self._families(openmetrics):
             parts.append(part)
             if perf_counter() - since_s > SLICE_S:
                 await asyncio.sleep(0)
                 since_s = perf_counter()
+        if openmetrics:
+            parts.append("# EOF\n")
         return "".join(parts).encode()
 
-    def _families(self) -> Iterator[str]:
+    def _families(self, openmetrics: bool = False) -> Iterator[str]:
         for metric in self._registry.collect():
-            yield self._header(metric)
-            yield metric.text() if isinstance(metric, HistogramFamily) else self._lines(metric)
+            yield self._header(metric, openmetrics)
+            yield metric.text(openmetrics) if isinstance(metric, HistogramFamily) else self._lines(metric)
 
-    def _header(self, metric: Metric) -> str:
-        header = self._headers.get(metric.name)
-        if header is None:
+    def _header(self, metric: Metric, openmetrics: bool) -> str:
+        header = self._headers.get((metric.name, openmetrics))
+        if header is None and openmetrics:
+            text = metric.documentation.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+            header = f"# HELP {metric.name} {text}\n# TYPE {metric.name} {metric.type}\n"
+            self._headers[metric.name, openmetrics] = header
+        elif header is None:
             suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
             kind = {"info": "gauge", "unknown": "untyped"}.get(metric.type, metric.type)
             name = metric.name + suffix
             text = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
             header = f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
-            self._headers[metric.name] = header
+            self._headers[metric.name, openmetrics] = header
         return header
 
     def _lines(self, metric: Metric) -> str:

@@ -10,6 +10,7 @@ Not locked: observed and rendered on the event loop's thread only.
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from time import time
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
@@ -28,13 +29,14 @@ def escape_label(value: str) -> str:
 class Series:
     """One label value of one segment: bucket counts, sum, and the last hour of samples."""
 
-    __slots__ = ("_bounds", "_counts", "_labels", "_sum_s", "_template", "_text", "_unchanged", "window")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_labels", "_sum_s", "_template", "_text", "_unchanged", "window")
 
     def __init__(self, metric: str, bounds_s: Sequence[float], label: str | None, value: str) -> None:
         self.window = SlidingWindow()
         self._bounds = list(bounds_s)
         self._counts = [0] * (len(bounds_s) + 1)
         self._sum_s = 0.0
+        self._exemplars: dict[int, str] = {}  # bucket -> its newest one, as it is written
         self._labels = {label: value} if label else {}
         before = f'{label}="{escape_label(value)}",' if label else ""
         alone = f"{{{before[:-1]}}}" if before else ""
@@ -46,9 +48,12 @@ class Series:
         self._text = ""
         self._unchanged = False
 
-    def observe(self, now_s: float, seconds: float) -> None:
+    def observe(self, now_s: float, seconds: float, trace_id: str = "") -> None:
         """Count one sample (>= 0, finite), in the buckets and in the sliding window."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
+        bucket = bisect_left(self._bounds, seconds)
+        self._counts[bucket] += 1
+        if trace_id:
+            self._exemplars[bucket] = f' # {{trace_id="{trace_id}"}} {seconds!r} {time():.3f}'
         self._sum_s += seconds
         self._unchanged = False
         self.window.observe(now_s, seconds)
@@ -60,6 +65,15 @@ class Series:
             self._text = self._template % (*cumulative, cumulative[-1], self._sum_s)
             self._unchanged = True
         return self._text
+
+    def openmetrics(self) -> str:
+        """As `text`, with an exemplar behind each bucket that has one."""
+        if not self._exemplars:
+            return self.text()
+        lines = self.text().splitlines()
+        for bucket, exemplar in self._exemplars.items():
+            lines[bucket] += exemplar
+        return "\n".join(lines) + "\n"
 
     def samples(self, metric: str) -> Iterable[Sample]:
         """The same as prometheus_client's values."""
@@ -88,9 +102,9 @@ class HistogramFamily(Metric):
     def samples(self, value: list[Sample]) -> None:
         """Metric's constructor sets an empty list; there is nothing to keep."""
 
-    def text(self) -> str:
+    def text(self, openmetrics: bool = False) -> str:
         """All series in the text format."""
-        return "".join([series.text() for series in self._series])
+        return "".join([series.openmetrics() if openmetrics else series.text() for series in self._series])
 
 
 class SegmentHistogram:

@@ -47,7 +47,11 @@ def test_names_of_metrics_exist() -> None:
 def test_segments_observed_and_reasons_for_incomplete_ones() -> None:
     seen = 0
     for where, name, values, _ in calls():
-        if name.endswith(("metrics.observe", "metrics.incomplete")) and values and values[0] is not None:
+        if (
+            name.endswith(("metrics.observe", "self._observe", "metrics.incomplete"))
+            and values
+            and values[0] is not None
+        ):
             seen += 1
             assert values[0] in BY_NAME, f"{where}: {values[0]!r}"
             if name.endswith("incomplete"):
