@@ -107,7 +107,7 @@ async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> Non
         await page.goto(f"{stage.url}/console")
         calls = [asyncio.create_task(stage.call(SHORT, agent=1, caller=f"+1555010{i}").run()) for i in range(2)]
         turns = page.get_by_role("region", name="Last turns").get_by_role("listitem")
-        await turns.filter(has_text="waiting list, turn 2").first.wait_for(timeout=30_000)
+        await turns.filter(has_text="turn 2, waiting list").first.wait_for(timeout=30_000)
         await look()
         await asyncio.gather(*calls)
         await page.get_by_role("region", name="Calls that ended").get_by_role("link").first.click()

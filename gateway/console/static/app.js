@@ -36,7 +36,7 @@ function listen() {
 
 function refresh() {
   if (!news || !view) return;
-  const marks = [news.simulated && "rehearsal", news.draining && "draining: takes no new calls"].filter(Boolean);
+  const marks = [news.simulated && "rehearsal", news.draining && "draining"].filter(Boolean);
   if (chips.textContent !== marks.join("")) chips.replaceChildren(...marks.map((mark) => h("span", { class: "chip" }, mark)));
   put(outside, news.outside);
   put(version, `Offhook ${news.version}`);

@@ -118,6 +118,7 @@ export function callPage(callSid) {
       if (!response.ok && response.status !== 404) throw new Error(`the gateway answered ${response.status}`);
       const text = await response.text();
       if (!response.ok) {
+        over = true;
         content.replaceChildren(h("p", { class: "empty" }, "No such call: it may have been long ago, or in another process."));
         return;
       }

@@ -11,6 +11,7 @@ const MIN_P95 = 20;
 const MIN_P99 = 300;
 
 function verdict(segment) {  // [class, text]: never by colour alone
+  if (!segment.count) return ["unsure", "no samples in this window"];
   if (segment.target_ms === undefined) return ["", ""];
   const target = ms(segment.target_ms);
   if (segment.p95_ms === undefined) return ["unsure", `target ${target}: too few samples`];
@@ -118,7 +119,7 @@ function turnItem(turn) {
 
 function fillTurn(element, turn, longest) {
   const [link, bars, gap, text] = element.children;
-  put(link, `${clock(turn.at)} ${turn.agent}, turn ${turn.number}${turn.interrupted ? ", interrupted" : ""}`);
+  put(link, `${clock(turn.at)} turn ${turn.number}${turn.interrupted ? ", interrupted" : ""}, ${turn.agent}`);
   put(gap, ms(turn.gap_ms));
   put(text, `${turn.played ? "" : "until sent, "}${said(turn.bars)}`);
   const key = JSON.stringify([turn.bars, longest]);
