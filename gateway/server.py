@@ -290,6 +290,8 @@ class Gateway:
         body = await self._api(request)
         if unknown := body.keys() - {"to", "agent", "from", "variables"}:
             raise web.HTTPBadRequest(text=f"no such field: {min(unknown)[:60]}")
+        if self.admission.draining:
+            raise web.HTTPServiceUnavailable(text="this gateway is draining and places no more calls")
         texts = {name: body.get(name, "") for name in ("to", "agent", "from")}
         variables = body.get("variables", {})
         sound = all(isinstance(text, str) for text in texts.values()) and isinstance(variables, dict)

@@ -596,8 +596,6 @@ class Telephone:
             raise OperatorError(
                 "calls cannot be placed: set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and OFFHOOK_PUBLIC_URL"
             )
-        if self._admission.draining:
-            raise OperatorError("this gateway is draining and places no more calls")
         return self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
 
     def _agent_of(self, placed: Placed) -> Agent | None:

@@ -126,6 +126,8 @@ async def test_no_room_and_no_more_calls() -> None:
         reasons = {'reason="at_limit"': 4.0, 'reason="no_agent"': 1.0, 'reason="draining"': 1.0}
         assert x.counted("calls_rejected_total") == reasons
         assert (await x.http.get(x.url + "/readyz")).status == 503
+        status, refusal = await x.api("POST", "/calls", {"to": "+15550300001", "agent": "desk"})
+        assert (status, "draining" in refusal["error"]) == (503, True)
 
 
 @pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/after"])
