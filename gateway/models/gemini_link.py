@@ -581,9 +581,11 @@ class GeminiLink:
         if value.reason:
             self.faults.append(f"turn ended: {value.reason[:60]}")
         if not value.more:
-            cut = not self._calls and broke_off(self._characters, self._spoken_bytes / (2 * wire.OUTPUT_RATE_HZ))
+            audio_s = self._spoken_bytes / (2 * wire.OUTPUT_RATE_HZ)
+            cut = not self._calls and broke_off(self._characters, audio_s)
             if cut:
                 self.counts["turns_cut"] += 1
+                self.faults.append(f"a turn broke off: {self._characters} characters in {audio_s:.1f} s")
             self._sink.model_event(TurnComplete(at_s, generation, cut))
             self._line_ended = True
             self._turns_made += 1

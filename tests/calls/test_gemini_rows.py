@@ -475,6 +475,7 @@ def test_16_a_sentence_cut_off_is_gone_on_with(outcomes: dict[str, Outcome]) -> 
     assert asked([session], "Your last words broke off") == 1
     assert [r.trigger for r in session.replies] == ["text", "caller", "text"]
     assert outcome.record.turns[2].reply_text == "one at half past nine."
+    assert any("a turn broke off" in error for error in outcome.record.errors)
 
 
 def test_17_a_stalled_session_is_replaced_in_seconds(outcomes: dict[str, Outcome]) -> None:
