@@ -25,7 +25,7 @@ __all__ = ["read_record", "scenario_from", "scenario_text"]
 ENDPOINT_MS = 480.0  # of the rehearsal model: from the caller's last sound until it knows that the turn is over
 SAME_MS = 60.0  # tools asked for within this belong together
 PAUSE_MAX_MS = 10_000.0
-BUILT_IN = frozenset({"end_call", "transfer", "send_digits"})
+PLAIN = ("end_call", "send_dtmf", "collect_digits", "remember")  # built in, and nothing to be set
 UNKNOWN_WORDS = "Uh-huh."  # where the record has no transcript; bundled
 _CODE = re.compile(r"model: .*?\b(1\d{3})\b")
 
@@ -81,7 +81,7 @@ def scenario_from(record: CallRecord, name: str, agent: str = "") -> tuple[dict[
         fields["carrier"] = carrier
     fields["model"] = {"replies": _replies(record, turns, greeted), "default": {"say": "Yes."}, **faults}
     known = bool(agent)
-    if not known and (foreign := sorted({tool.name for tool in record.tool_calls} - BUILT_IN)):
+    if not known and (foreign := sorted({tool.name for tool in record.tool_calls} - set(PLAIN))):
         notes.append(f"Its tools {', '.join(foreign)} are not in the record: name the agent's file as `agent`.")
     fields["expect"] = _expect(record, turns, known)
     return fields, notes
@@ -97,8 +97,10 @@ def _agent(record: CallRecord, greeted: bool) -> dict[str, Any]:
     if greeted:
         agent["greeting"] = {"text": "Greet the caller."}
     used = {tool.name for tool in record.tool_calls}
-    if "end_call" in used or record.end_reason == "agent_hung_up":
-        agent["tools"] = [{"builtin": "end_call"}]
+    if record.end_reason == "agent_hung_up":
+        used.add("end_call")
+    if tools := [{"builtin": name} for name in PLAIN if name in used]:
+        agent["tools"] = tools
     return agent
 
 
@@ -184,7 +186,7 @@ def _replies(record: CallRecord, turns: Sequence[TurnRecord], greeted: bool) -> 
             else:
                 reply["do"].append(_asked(what))
             asked_ms = at_ms
-            if what.outcome != "cancelled" and what.name not in BUILT_IN:
+            if what.outcome != "cancelled":
                 wait_for(f"tool:{what.name}")
         else:
             reply["do"].append(_spoken(what, reply))
@@ -247,7 +249,7 @@ def _expect(record: CallRecord, turns: Sequence[TurnRecord], tools_known: bool) 
         expect["answered_within_ms"] = 100 * ceil((max(gaps) + 500) / 100)
     if any(barge_in.verdict.startswith("confirmed") for barge_in in record.barge_ins):
         expect["barge_in_stopped_within_ms"] = 300
-    called = list(dict.fromkeys(tool.name for tool in record.tool_calls if tools_known or tool.name == "end_call"))
+    called = list(dict.fromkeys(tool.name for tool in record.tool_calls if tools_known or tool.name in PLAIN))
     if called:
         expect["tool_called"] = called if len(called) > 1 else called[0]
     if record.end_reason:
