@@ -189,6 +189,7 @@ class Agent(_Spec, frozen=True):
     fallback: Fallback = Fallback()
     outbound: Outbound = Outbound()
     variables: dict[str, str] = {}
+    board: str = ""  # module:function of yours; the lists it returns are shown live on the console
     directory: str = "."  # where the agent file stands; relative paths start here
 
 

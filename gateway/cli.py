@@ -126,7 +126,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     from gateway.models.gemini_setup import check as check_model
     from gateway.models.prices import check_limit, load_prices
     from gateway.sounds import load_sounds
-    from gateway.tools.build import build_tools
+    from gateway.tools.build import board_of, build_tools
 
     bad = False
     prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
@@ -135,6 +135,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
         check_limit(agent, prices)
         tools = build_tools(agent, os.environ).tools
         load_sounds(agent)
+        board_of(agent)
         problems = check_model(agent, tools.values())
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)

@@ -111,6 +111,7 @@ class Gateway:
                 "agents": [agent.name for agent in agents],
                 "simulated": settings.simulated,
             },
+            boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         self._idle = asyncio.Event()  # no calls
         self._idle.set()

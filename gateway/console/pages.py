@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.console.access import Access
+from gateway.console.boards import Boards
 from gateway.console.views import (
     WINDOWS,
     LiveCall,
@@ -81,10 +82,12 @@ class Console:
         live_record: Callable[[str], CallRecord | None],
         draining: Callable[[], bool],
         about: Mapping[str, object],
+        boards: Boards | None = None,
     ) -> None:
         self._access, self._metrics, self._records = access, metrics, records
         self._live, self._live_record, self._draining = live, live_record, draining
         self._about = dict(about)
+        self._boards = boards or Boards({})
         self._files = {
             path.relative_to(STATIC).as_posix(): (path.read_bytes(), TYPES[path.suffix])
             for path in STATIC.rglob("*")
@@ -117,6 +120,7 @@ class Console:
         if self._broadcaster is not None:
             self._broadcaster.cancel()
             await asyncio.gather(self._broadcaster, return_exceptions=True)
+        await self._boards.close()
 
     # --- the page
 
@@ -243,6 +247,7 @@ class Console:
                 "turns": turns,
                 "segments": segments,
                 "outside": OUTSIDE,
+                "boards": await self._boards.now(),
             }
         )
 

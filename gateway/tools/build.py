@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gateway.agent import Agent, ToolSettings
 from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolSource
 from gateway.tools.builtins import builtin_tool
-from gateway.tools.function import function_tool, functions_named
+from gateway.tools.function import THREADS, function_tool, functions_named
 from gateway.tools.http import HttpTools
 
-__all__ = ["Toolbox", "build_tools"]
+__all__ = ["Toolbox", "board_of", "build_tools"]
 
 
 class Toolbox:
@@ -53,6 +54,17 @@ def build_tools(agent: Agent, environ: Mapping[str, str]) -> Toolbox:
                 raise OperatorError(f"agent {agent.name}: two tools are named {tool.name}: give one another name")
             own[tool.name] = tool
     return Toolbox(own, sources)
+
+
+def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
+    """The agent's `board` function, to be run in a thread; None without one. Raises `OperatorError`."""
+    if not agent.board:
+        return None
+    module, _, name = agent.board.partition(":")
+    if not name:
+        raise OperatorError(f"agent {agent.name}: board: name the function, as in {module}:snapshot")
+    (function,) = functions_named(agent.board, agent.directory)
+    return lambda: THREADS.run(function)
 
 
 def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:

@@ -129,10 +129,50 @@ function fillTurn(element, turn, longest) {
   }
 }
 
+function board(given) {
+  return h("div", { class: "board" }, h("h3", {}, `Lists of ${given.agent}`), h("p", { class: "mark bad", hidden: true }),
+    h("p", { class: "empty", hidden: true }, "No lists yet."), h("ul", { class: "cards lists" }));
+}
+
+function listCard() {
+  return h("li", { class: "card" }, h("div", { class: "top-line" }, h("h4", {}), h("span", { class: "samples" })),
+    h("ul", { class: "items" }), h("p", { class: "quiet" }));
+}
+
+function listItem() {
+  return h("li", {}, h("span", { class: "tick" }), h("span", { class: "text" }), h("span", { class: "person" }));
+}
+
+function fillItem(element, item) {
+  const [tick, text, person] = element.children;
+  put(tick, item.done ? "✓" : "");
+  element.classList.toggle("done", item.done);
+  put(text, item.done ? `${item.text} (done)` : item.text);
+  put(person, item.person);
+}
+
+function fillList(element, list) {
+  put(element.querySelector("h4"), list.name);
+  const open = list.items.filter((item) => !item.done).length;
+  put(element.querySelector(".samples"), [list.kind, `${open} open`].filter(Boolean).join(", "));
+  keyed(element.querySelector(".items"), list.items.map((item, i) => ({ ...item, i })), (item) => item.i, listItem, fillItem);
+  put(element.querySelector(".quiet"), list.more ? `and ${list.more} more` : "");
+}
+
+function fillBoard(element, given) {
+  const [, error, empty, lists] = element.children;
+  put(error, given.error);
+  error.hidden = !given.error;
+  empty.hidden = Boolean(given.lists.length || given.error);
+  keyed(lists, given.lists.map((list, i) => ({ ...list, i })), (list) => `${list.i} ${list.name}`, listCard, fillList);
+}
+
 export function overview({ choose, window }) {
   const calls = body();
   const noCalls = h("p", { class: "empty" }, "Nobody is on the line.");
   const callTable = table("Calls now", [["Caller"], ["Agent"], ["Phase"], ["For", "number"], ["Turns", "number"], ["Last turn gap", "number"]], calls);
+  const boards = h("div", {});
+  const boardSection = section("boards", "Boards", null, boards);
   const cards = h("ul", { class: "cards" });
   const segments = body();
   const segmentTable = table("Percentiles of the other segments",
@@ -155,6 +195,7 @@ export function overview({ choose, window }) {
   const element = h("div", {},
     h("h1", { class: "unseen", tabindex: "-1" }, "Calls and latency"),
     section("now", "Calls now", summary, callTable, noCalls),
+    boardSection,
     section("latency", "Where the milliseconds go", picker, outside, cards),
     section("turns", "Last turns: what waited for what", null, legend(), noTurns, turns, scale),
     section("ended", "Calls that ended", endedSummary, endedTable, noEnded),
@@ -168,6 +209,9 @@ export function overview({ choose, window }) {
       keyed(calls, news.calls, (call) => call.call_sid, activeRow, fillActive);
       callTable.hidden = !news.calls.length;
       noCalls.hidden = Boolean(news.calls.length);
+
+      keyed(boards, news.boards, (given) => given.agent, board, fillBoard);
+      boardSection.hidden = !news.boards.length;
 
       put(outside, `${news.outside} A P95 is shown from ${MIN_P95} samples on, a P99 from ${MIN_P99}.`);
       const headline = news.segments.filter((segment) => segment.headline);
