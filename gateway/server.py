@@ -29,7 +29,7 @@ from gateway.agent import Agent
 from gateway.briefing import BRIEFING_TOOLS, briefing_agent
 from gateway.call import Call, CallFacts, detector_of
 from gateway.config import Settings
-from gateway.console import Access, Console, LiveCall
+from gateway.console import Access, Boards, Console, LiveCall
 from gateway.conversation.endings import Ending
 from gateway.door import KEEP_ALIVE_S, Door
 from gateway.errors import ModelRefused, OperatorError
@@ -40,7 +40,7 @@ from gateway.record import CallRecord
 from gateway.redact import Redactor, secrets_of
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
-from gateway.tools.build import Toolbox, build_tools
+from gateway.tools.build import Toolbox, board_of, build_tools
 from gateway.tracing import new_trace_id, traces_for
 from metrics.catalogue import Metrics
 from metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
