@@ -268,6 +268,20 @@ def faults(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    what: Annotated[str, typer.Argument(help="SID of an ended call, or a JSON file: a report, or a call's record.")],
+    call: Annotated[str, typer.Option(help="Of several calls in the file this one, by its SID.")] = "",
+    url: Annotated[str, typer.Option(help="The gateway that had the call.")] = "http://127.0.0.1:8080",
+    out: Annotated[Path, typer.Option(help="Where the call's picture goes.")] = Path("out/report"),
+) -> None:
+    """Show one call: its turns with every latency, barge-ins and tools; and draw its picture."""
+    with _rehearsal():
+        from gateway.report_command import report as run_report
+
+        run_report(what, call, url, out, os.environ)
+
+
 @app.command("rehearsal-model")
 def rehearsal_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,

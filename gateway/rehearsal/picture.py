@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
+from gateway.record import TurnRecord
 from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.report import CallReport, LineBargeIn
 from media.mulaw import RATE_HZ, decode
@@ -27,7 +28,7 @@ _WIDTH_IN, _HEIGHT_IN = 16.0, 8.6
 _INK, _FAINT, _GRID = "#212529", "#868e96", "#e9ecef"
 _CALLER, _AGENT = "#0c8599", "#6741d9"
 _CUT, _TOOL, _DONE = "#e03131", "#f08c00", "#2f9e44"
-_MODEL, _GATEWAY = "#ced4da", "#343a40"
+_MODEL, _GATEWAY, _PLAYING = "#ced4da", "#343a40", "#91a7ff"
 _CLEAN = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # behind words, so that no line strikes them
 
 # Lanes, from the top, in units of the axis.
@@ -90,6 +91,7 @@ def figure_of(truth: CallTruth, report: CallReport) -> Figure:
     _caller_words(axes, report, scale, end_s)
     _agent_words(axes, report, scale, end_s)
     _answers(axes, report, scale)
+    _segments(axes, report, scale)
     _tools(axes, report, scale, end_s)
     _title(figure, report)
     _legend(figure, report)
@@ -270,6 +272,30 @@ def _answers(axes: Axes, report: CallReport, scale: _Scale) -> None:
             _text(axes, aside_s, _ANSWER_Y - 0.06, share, _FAINT, 9, va="top", bbox=_CLEAN)
 
 
+def _segments(axes: Axes, report: CallReport, scale: _Scale) -> None:
+    """The answers of a call of which only the gateway's record is known, by its segments."""
+    free_s = -inf
+    for turn in _measured(report):
+        gap_ms, start_s = turn.segments["turn_gap"], (turn.caller_ended_ms or 0.0) / 1000
+        model_ms = turn.segments.get("model_first_audio", 0.0)
+        onset_ms = min(turn.segments.get("output_onset_sent", 0.0), gap_ms - model_ms)
+        at_s = start_s
+        for ms, colour in ((model_ms, _MODEL), (onset_ms, _GATEWAY), (gap_ms - model_ms - onset_ms, _PLAYING)):
+            axes.add_patch(Rectangle((at_s, _ANSWER_Y - 0.1), max(0.0, ms) / 1000, 0.2, facecolor=colour, lw=0))
+            at_s += max(0.0, ms) / 1000
+        aside_s = start_s + gap_ms / 1000 + scale.px(5)
+        if aside_s >= free_s:
+            free_s = aside_s + scale.seconds_of("00000 ms ", 11)
+            _text(axes, aside_s, _ANSWER_Y, f"{gap_ms:.0f} ms", _INK, 11, va="center", fontweight="bold", bbox=_CLEAN)
+
+
+def _measured(report: CallReport) -> list[TurnRecord]:
+    """The turns to draw by their segments: none where the answers were heard by a rehearsal's caller."""
+    if report.record is None or any(said.answered_ms is not None for said in report.line.caller):
+        return []
+    return [turn for turn in report.record.turns if "turn_gap" in turn.segments and turn.caller_ended_ms is not None]
+
+
 def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
     """One bar a tool call; a label that would run into the next one moves down a row."""
     taken: list[float] = []  # per row: where its last label ends
@@ -332,6 +358,8 @@ def _legend(figure: Figure, report: CallReport) -> None:
     ]
     if any(None not in (said.line_to_model_ms, said.model_to_line_ms) for said in report.line.caller):
         handles.append(Patch(color=_GATEWAY, label="gateway's share"))
+    if _measured(report):
+        handles.append(Patch(color=_PLAYING, label="until it is played"))
     if report.line.barge_ins:
         handles.append(Line2D([], [], color=_CUT, linestyle=(0, (4, 2)), label="caller speaks over the agent"))
         handles.append(Patch(facecolor="white", edgecolor="#ced4da", hatch="////", label="taken out of the queue"))
