@@ -130,7 +130,7 @@ function fillTurn(element, turn, longest) {
 }
 
 function board(given) {
-  return h("div", { class: "board" }, h("h3", {}, `Lists of ${given.agent}`), h("p", { class: "mark bad", hidden: true }),
+  return h("div", { class: "board" }, h("h3", {}, given.agent), h("p", { class: "mark bad", hidden: true }),
     h("p", { class: "empty", hidden: true }, "No lists yet."), h("ul", { class: "cards lists" }));
 }
 
