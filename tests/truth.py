@@ -258,7 +258,7 @@ async def place(
         return call
 
     done = await asyncio.gather(*(one(index) for index in range(calls)))
-    sessions = {sid_of(session.setup): session for session in model.sessions}
+    sessions = {sid_of(session.setup): session for session in model.sessions if session.setup}
     return [Lived(call, call.truth, sessions.get(call.call_sid)) for call in done]
 
 

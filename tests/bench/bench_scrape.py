@@ -81,9 +81,11 @@ async def measure(calls: int, pairs: int, seconds: float, folder: Path) -> None:
         for call in placed:
             call.hang_up()
         await asyncio.gather(*tasks)
-    sessions = {sid_of(session.setup): session for session in model.sessions}
+    sessions = {sid_of(session.setup): session for session in model.sessions if session.setup}
     frames: list[tuple[float, float]] = []  # sent, late
     for call in placed:
+        if call.call_sid not in sessions:
+            continue
         arrivals = sessions[call.call_sid].audio_arrivals
         ends = [end for _, end in arrivals]
         for number, sent_s in enumerate(call.sent_s.values(), 1):
@@ -91,7 +93,9 @@ async def measure(calls: int, pairs: int, seconds: float, folder: Path) -> None:
             if index < len(ends):
                 frames.append((sent_s, arrivals[index][0] - sent_s))
     middle_ms = statistics.median(took_s) * 1e3 if took_s else float("nan")
-    print(f"{alive} of {calls} calls to the end, {len(took_s)} scrapes of {middle_ms:.1f} ms (median)")
+    print(
+        f"{alive} of {calls} calls to the end, {len(sessions)} sessions, {len(took_s)} scrapes of {middle_ms:.1f} ms (median)"
+    )
     whole: dict[bool, list[float]] = {False: [], True: []}
     each: dict[bool, list[float]] = {False: [], True: []}
     for began_s, ended_s, on in stretches:
