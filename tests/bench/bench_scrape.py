@@ -93,9 +93,8 @@ async def measure(calls: int, pairs: int, seconds: float, folder: Path) -> None:
             if index < len(ends):
                 frames.append((sent_s, arrivals[index][0] - sent_s))
     middle_ms = statistics.median(took_s) * 1e3 if took_s else float("nan")
-    print(
-        f"{alive} of {calls} calls to the end, {len(sessions)} sessions, {len(took_s)} scrapes of {middle_ms:.1f} ms (median)"
-    )
+    print(f"{alive} of {calls} calls to the end, {len(sessions)} sessions")
+    print(f"{len(took_s)} scrapes of {middle_ms:.1f} ms (median)")
     whole: dict[bool, list[float]] = {False: [], True: []}
     each: dict[bool, list[float]] = {False: [], True: []}
     for began_s, ended_s, on in stretches:
