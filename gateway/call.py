@@ -625,7 +625,7 @@ class Call(ModelSink):
                 "variables": {**self.agent.variables, **self.facts.parameters},
             },
         )
-        self.timeline.tool_started(call_id, name, self._shown(arguments), now_s)
+        self.timeline.tool_started(call_id, self._masked(name), self._shown(arguments), now_s)
         if tool is None:
             self.feed(e.ToolRequested(now_s, call_id))
             return
@@ -858,7 +858,7 @@ class Call(ModelSink):
             self._metrics.tool_failures_total.inc(result.failure)
         self.timeline.tool_told(call.call_id, msgspec.json.encode(self._shown(result.response)).decode(), result.record)
         if result.record:
-            self.timeline.error(f"tool {call.name}: {result.record}")
+            self.timeline.error(f"tool {self._masked(call.name)}: {result.record}")
         self.feed(e.ToolFinished(self.clock(), call.call_id, result.outcome))
 
     def _answer_tool(self, command: c.AnswerTool) -> None:

@@ -19,12 +19,13 @@ MASK = "[secret]"
 MIN_LENGTH = 6  # a shorter value stands in ordinary text by chance
 
 _SECRET_NAME = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
+_FOLDERS = {"PWD", "OLDPWD"}  # the shell's: where we are, which stands in every traceback
 _NAMED = re.compile(r"\$\{(\w+)\}")
 
 
 def secrets_of(environ: Mapping[str, str], named_in: Iterable[Any] = ()) -> set[str]:
     """The secret values of an environment. `named_in`: settings in which `${NAME}` refers to it."""
-    names = {name for name in environ if _SECRET_NAME.search(name.upper())}
+    names = {name for name in environ if _SECRET_NAME.search(name.upper())} - _FOLDERS
     for text in _texts(named_in):
         names.update(_NAMED.findall(text))
     values: set[str] = set()
@@ -46,7 +47,7 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets = frozenset(secrets)
-        forms = {form for s in self._secrets for form in (s, quote(s, safe=""), quote_plus(s), json.dumps(s)[1:-1])}
+        forms = {form for secret in self._secrets for form in _forms(secret)}
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
@@ -80,6 +81,12 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return self._redactor.text(super().format(record))
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """How it is written: as it is, in a URL, in JSON, in a Python value."""
+    jsons = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    return (secret, quote(secret, safe=""), quote_plus(secret), *jsons, repr([secret])[2:-2])
 
 
 def _texts(value: Any) -> Iterator[str]:

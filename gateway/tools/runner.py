@@ -104,7 +104,10 @@ class ToolRunner:
         tool = self._tools.get(call.name)
         if tool is None:
             return ToolResult(
-                Outcome.FAILED, refusal(f"There is no tool named {call.name}."), "no such tool", "unknown_tool"
+                Outcome.FAILED,
+                refusal(f"There is no tool named {self.redactor.text(call.name)}."),
+                "no such tool",
+                "unknown_tool",
             )
         task = asyncio.current_task()
         assert task is not None
@@ -118,7 +121,7 @@ class ToolRunner:
             # A secret that a tool answers with would be spoken.
             return ToolResult(Outcome.DONE, answer(value, self.redactor))
         except BadArguments as error:
-            message = self.redactor.text(str(error))
+            message = error.told(self.redactor)
             return ToolResult(
                 Outcome.FAILED, refusal(message, retryable=True), f"wrong arguments: {message}", "arguments"
             )

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.redact import Redactor
+
 __all__ = ["BadArguments", "checked", "inlined"]
 
 MAX_DEPTH = 20
@@ -18,7 +20,20 @@ _NULL = {"type": "null"}
 
 
 class BadArguments(ValueError):
-    """Arguments that do not fit, in words the model can act upon."""
+    """Arguments that do not fit, in words the model can act upon: a text, or a text, the wrong value and a text."""
+
+    def __str__(self) -> str:
+        return self.told(Redactor())
+
+    def told(self, redactor: Redactor) -> str:
+        """The words, without secrets."""
+        text, *more = self.args
+        if not more:
+            return redactor.text(text)
+        value, after = more
+        plain = redactor.value(value)  # and then cut: half a secret would not be known as one
+        shown = repr(plain[:SHOWN_CHARACTERS]) if isinstance(plain, str) else repr(plain)[:SHOWN_CHARACTERS]
+        return f"{redactor.text(text)}{shown}{redactor.text(after)}"
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +112,9 @@ def _checked(schema: Any, value: Any, where: str, depth: int) -> Any:
         value = _typed([types] if isinstance(types, str) else list(types), value, where)
     if "enum" in schema and value not in schema["enum"]:
         choices = ", ".join(str(choice) for choice in schema["enum"])
-        raise BadArguments(f"{where} must be one of {choices}, not {_shown(value)}.")
+        raise BadArguments(f"{where} must be one of {choices}, not ", value, ".")
     if "const" in schema and value != schema["const"]:
-        raise BadArguments(f"{where} must be {schema['const']}, not {_shown(value)}.")
+        raise BadArguments(f"{where} must be {schema['const']}, not ", value, ".")
     if isinstance(value, str):
         _bounds(schema, len(value), "minLength", "maxLength", where, " characters long")
         pattern = schema.get("pattern")
@@ -137,7 +152,7 @@ def _object(schema: Mapping[str, Any], value: dict[str, Any], where: str, depth:
             result[name] = _checked(properties[name], item, path, depth + 1)
         elif further is False:
             known = ", ".join(properties) or "none"
-            raise BadArguments(f"There is no parameter {_shown(path)}: the parameters are {known}.")
+            raise BadArguments("There is no parameter ", path, f": the parameters are {known}.")
         else:
             result[name] = _checked(further, item, path, depth + 1)
     for name in required:
@@ -182,7 +197,7 @@ def _typed(types: list[str], value: Any, where: str) -> Any:
         if converted is not None:
             return converted
     wanted = " or ".join(_WORDS.get(name, name) for name in types)
-    raise BadArguments(f"{where or 'The value'} must be {wanted}, not {_shown(value)}.")
+    raise BadArguments(f"{where or 'The value'} must be {wanted}, not ", value, ".")
 
 
 def _is(name: Any, value: Any) -> bool:
@@ -230,8 +245,3 @@ def _bounds(schema: Mapping[str, Any], size: float, least: str, most: str, where
         raise BadArguments(f"{where} must be at least {schema[least]}{unit}.")
     if most in schema and size > schema[most]:
         raise BadArguments(f"{where} must be at most {schema[most]}{unit}.")
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return repr(text[:SHOWN_CHARACTERS]) if isinstance(value, str) else text[:SHOWN_CHARACTERS]

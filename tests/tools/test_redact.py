@@ -6,6 +6,7 @@ import json
 import logging
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from gateway.redact import MASK, RedactingFormatter, Redactor, secrets_of
@@ -18,6 +19,7 @@ ENVIRON = {
     "BOOKINGS": "named in the agent file",
     "SHORT_KEY": "abc",
     "HOME": "/home/someone",
+    "PWD": "/srv/offhook",  # in every traceback
 }
 
 
@@ -53,9 +55,10 @@ def test_values_keep_their_shape() -> None:
     assert Redactor().value(value) is value
 
 
-def test_a_secret_with_quotes_is_found_in_json() -> None:
-    secret = 'pass"word\\1\n'
-    assert "word" not in Redactor([secret]).text(json.dumps({"p": secret}))
+@pytest.mark.parametrize("secret", ['pass"word\\1\n', "pass'word\"", 'pässword"'])
+def test_a_secret_with_quotes_is_found_in_json_and_in_a_value(secret: str) -> None:
+    for written in (json.dumps({"p": secret}), msgspec.json.encode({"p": secret}).decode(), repr({"p": secret})):
+        assert "word" not in Redactor([secret]).text(written)
 
 
 def test_a_log_line_holds_no_secret_nor_does_its_traceback() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.redact import Redactor
 from gateway.tools.schema import BadArguments, checked, inlined
 
 
@@ -75,6 +76,14 @@ def test_a_long_wrong_value_is_shown_in_part() -> None:
     with pytest.raises(BadArguments) as error:
         of({"type": "integer"}, "x" * 100_000)
     assert len(str(error.value)) < 150
+
+
+@pytest.mark.parametrize("value", ["x" * 50 + " s3cret-long-one", ["x" * 50, "s3cret-long-one"]])
+def test_no_half_of_a_secret_is_shown(value: Any) -> None:
+    with pytest.raises(BadArguments) as error:
+        of({"type": "integer"}, value)
+    assert "s3c" in str(error.value)
+    assert "s3c" not in error.value.told(Redactor(["s3cret-long-one"]))
 
 
 def test_null_for_a_parameter_that_may_be_left_out_is_as_good_as_none() -> None:
