@@ -28,6 +28,8 @@ STILL = {
     "offhook_call_capacity": "a constant",
     "offhook_samples_after_clear_total": "an invariant: it moves when there is a bug",
     "offhook_stuck_calls_total": "a part that does not let go: tests/telephone/test_webhooks.py",
+    "offhook_tool_failures_total": "a tool that fails: tests/calls/test_tools_elsewhere.py",
+    "offhook_tool_afterwards_total": "a tool that outlives its call: tests/calls/test_tool_calls.py",
     "offhook_draining": "the process is about to end: shown below",
     "offhook_calls_active": "0 before and after: shown below",
     "offhook_marks_outstanding": "0 before and after: shown below",
