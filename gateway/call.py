@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -64,6 +65,7 @@ RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
 PLAYOUT_GRACE_S = 2.0
 SHOWN_BYTES = 2_000  # of a tool's arguments and answer, in the record
 KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
+LAST_TONE_S = 0.3  # of a secret's last key: the carrier may know the key before its tone is over
 SILENT_CODE = bytes([mulaw.SILENCE])
 COST_WARNING = 0.8  # of the cost limit
 TOLD_MAX = 2_000  # characters of a result that nobody waits for
@@ -191,7 +193,7 @@ class Call(ModelSink):
         )
         self._model_session = 0  # a session that knows nothing of the one before begins a new one
         self._keys: asyncio.Queue[str] | None = None  # a tool that takes the caller's key presses
-        self._keys_secret = False
+        self._secret_until_s = -inf  # the caller enters digits that are nobody's business
         self._over = asyncio.Event()
         self.ending: Ending | None = None
         self._last_words: tuple[Ending, int] | None = None  # and the last reply before them
@@ -491,7 +493,7 @@ class Call(ModelSink):
         now_s = self.clock()
         self._frames_in += 1
         if self._recorder is not None:
-            self._recorder.caller(SILENT_CODE * len(codes) if self._keys_secret else codes, now_s)
+            self._recorder.caller(SILENT_CODE * len(codes) if now_s < self._secret_until_s else codes, now_s)
         self._samples_in += len(codes)
         if self._last_frame_s is not None:
             self._uplink_gap.add(now_s, now_s - self._last_frame_s)
@@ -526,7 +528,7 @@ class Call(ModelSink):
             self.feed(e.CallerSpeechEnded(now_s, self._came_s[-min(frames_ago + 1, len(self._came_s))]))
 
     def _uplink(self, pcm: bytes, received_s: float) -> None:
-        if self._muted or self._keys_secret:
+        if self._muted or received_s < self._secret_until_s:
             pcm = bytes(len(pcm))
         if self._policy.local_turns and not self._activity:
             self._pre_roll.append(pcm)
@@ -678,11 +680,15 @@ class Call(ModelSink):
     def keys(self, *, secret: bool) -> Iterator[asyncio.Queue[str]]:
         if self._keys is not None:
             raise ToolError("The caller is entering something already.", "two tools wait for keys")
-        self._keys, self._keys_secret = asyncio.Queue(KEYS_MAX), secret
+        self._keys = asyncio.Queue(KEYS_MAX)
+        if secret:
+            self._secret_until_s = inf
         try:
             yield self._keys
         finally:
-            self._keys, self._keys_secret = None, False
+            self._keys = None
+            if secret:
+                self._secret_until_s = self.clock() + LAST_TONE_S
 
     def take_message(self, recipient: str, text: str) -> None:
         at_ms = self.timeline.call_ms(self.clock())

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from gateway.agent import Agent
+from gateway.agent import Agent, filler_line
 
 __all__ = [
     "KNOWN_VARIABLES",
@@ -170,6 +170,10 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
             found.append(Problem(f"tools[{i}].parameters", "the schema's type must be object"))
         if tool.blocking and model.calls == "not blocking":
             found.append(Problem(f"tools[{i}].blocking", f"{name} never waits for a tool: remove it"))
+    for i, settings in enumerate(agent.tools):
+        if filler_line(settings.filler) and model.calls == "blocking only":
+            cure = f"{name} waits for every tool and cannot say a line meanwhile: use tone or a WAV file, or remove it"
+            found.append(Problem(f"tools[{i}].filler", cure))
     return found
 
 

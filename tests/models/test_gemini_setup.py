@@ -7,7 +7,7 @@ import pytest
 from google.genai import types
 from link_rig import linked
 
-from gateway.agent import Agent, BargeIn, ModelSettings, TurnDetection
+from gateway.agent import Agent, BargeIn, ModelSettings, ToolSettings, TurnDetection
 from gateway.models.gemini_setup import (
     MODELS,
     check,
@@ -78,6 +78,14 @@ REFUSED = {
         agent_with(),
         [SimpleNamespace(**{**vars(BOOK), "parameters": {"type": "array"}})],
         "tools[0].parameters",
+    ),
+    "a line to be said where every tool blocks": (
+        agent_with(
+            model=ModelSettings(name="gemini-3.1-flash-live-preview"),
+            tools=(ToolSettings(function="shop:find", filler="One moment."),),
+        ),
+        (),
+        "tools[0].filler",
     ),
     "a blocking tool where none blocks": (on("gemini-3.8-live-extended-thinking"), [WAIT], "tools[0].blocking"),
 }

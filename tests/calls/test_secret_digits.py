@@ -1,0 +1,68 @@
+"""What a caller enters in secret reaches the tool that needs it, and nobody who listens meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import wave
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import phone_tools
+import pytest
+from rig import Plan, place_calls
+from test_tool_calls import GREETING, HELLO, SATURDAY, YES, agent
+
+from gateway.rehearsal.caller_steps import Digit, HangUp, Pause, Say, WaitForAgent
+from gateway.rehearsal.model_script import CallTool, Reply, Script
+
+PIN = "51947306"
+LOUD = 200  # of 32,768: less is the line's own noise
+
+
+def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    plan = Plan(
+        # They read the second half out while they press it.
+        (
+            *(WaitForAgent("end"), Say(HELLO), Pause(1_500), Digit(PIN[:4]), Say(YES), Digit(PIN[4:])),
+            *(WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), HangUp()),
+        ),
+        Script(
+            (
+                GREETING,
+                Reply("caller", (CallTool("enter_pin"),)),
+                Reply("tool:enter_pin", (CallTool("check_pin", {"pin": "secret-1"}),)),
+                Reply("tool:check_pin", (SATURDAY,)),
+                Reply("caller", (SATURDAY,)),
+            )
+        ),
+        agent=agent(
+            "builtin: collect_digits, name: enter_pin, options: {length: 8, secret: true}",
+            "function: 'phone_tools:check_pin'",
+        )
+        + f"\nrecording: {{enabled: true, directory: {tmp_path}}}",
+    )
+    metrics: list[str] = []
+    outcome = place_calls({"pin": plan}, metrics=metrics)["pin"]
+    assert outcome.violations == []
+    assert [(t.name, t.outcome) for t in outcome.record.tool_calls] == [("enter_pin", "done"), ("check_pin", "done")]
+    assert f"pin {PIN}" in phone_tools.DONE
+    (session,) = outcome.sessions
+    told = str([answer.response for answer in session.tool_answers]) + str(session.texts)
+    record = msgspec.json.encode(outcome.record).decode()
+    for where in (told, record, metrics[0], caplog.text):
+        assert not [part for part in (PIN[:6], PIN[2:]) if part in where]
+    before, secretly, after = outcome.truth.spoken
+    heard = np.abs(np.frombuffer(bytes(session.audio), "<i2"))
+    (path,) = tmp_path.glob("*.wav")
+    with wave.open(str(path)) as file:
+        kept = np.abs(np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)[:, 0])
+    for samples, rate_hz in ((heard, 16_000), (kept, 8_000)):
+        loud = np.flatnonzero(samples > LOUD) / rate_hz
+        # Silence from the end of one utterance to the beginning of the next but one, theirs in between and unheard.
+        gap_s = max(later - earlier for earlier, later in pairwise(loud))
+        assert gap_s > after.onset_s - before.end_s - 1.0
+        assert secretly.end_s - secretly.onset_s > 1.0
+        assert loud[-1] - loud[0] > after.end_s - before.onset_s - 1.0
