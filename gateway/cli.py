@@ -127,13 +127,14 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     from gateway.models.prices import check_limit, load_prices
     from gateway.sounds import load_sounds
     from gateway.tools.build import board_of, build_tools
+    from gateway.tools.http import HttpClient
 
     bad = False
     prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
     for path in paths:
         agent = load_agent(path)
         check_limit(agent, prices)
-        tools = build_tools(agent, os.environ).tools
+        tools = build_tools(agent, os.environ, HttpClient()).tools
         load_sounds(agent)
         board_of(agent)
         problems = check_model(agent, tools.values())

@@ -41,6 +41,7 @@ from gateway.redact import Redactor, secrets_of
 from gateway.sounds import load_sounds
 from gateway.telephone import Telephone
 from gateway.tools.build import Toolbox, board_of, build_tools
+from gateway.tools.http import HttpClient
 from gateway.tracing import new_trace_id, traces_for
 from metrics.catalogue import Metrics
 from metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
@@ -68,7 +69,8 @@ class Gateway:
         self.settings = settings
         self.agents = tuple(agents)
         self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
-        self._toolboxes = {agent.name: build_tools(agent, environ) for agent in agents}
+        self._http = HttpClient()
+        self._toolboxes = {agent.name: build_tools(agent, environ, self._http) for agent in agents}
         self._sounds = {agent.name: load_sounds(agent) for agent in agents}
         for agent in agents:
             detector_of(agent)  # not installed: now, and not when somebody calls
@@ -161,7 +163,7 @@ class Gateway:
                 "choose another OFFHOOK_PORT"
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
-        await asyncio.gather(*(toolbox.start() for toolbox in self._toolboxes.values()))
+        await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
         await self.telephone.open()
         await self.models.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
@@ -174,7 +176,7 @@ class Gateway:
             if self._traces is not None:
                 await asyncio.gather(*self._exports)
                 await asyncio.to_thread(self._traces.close)
-            await asyncio.gather(*(toolbox.close() for toolbox in self._toolboxes.values()))
+            await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
             listener.close()

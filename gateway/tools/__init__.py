@@ -217,7 +217,7 @@ class ToolContext:
 
 
 class ToolSource(Protocol):
-    """Tools that need something kept open for the process's life: an HTTP session, an MCP server.
+    """Tools that need something kept open for the process's life, as an MCP server.
 
     `start` is told before the first call and must not fail because a far server is down; `close` after the last.
     `tools` may change in between; a call sees the tools there were when it began.

@@ -13,7 +13,7 @@ from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolSource
 from gateway.tools.builtins import builtin_tool
 from gateway.tools.function import THREADS, function_tool, functions_named
-from gateway.tools.http import HttpTools
+from gateway.tools.http import HttpClient
 
 __all__ = ["Toolbox", "board_of", "build_tools"]
 
@@ -39,18 +39,16 @@ class Toolbox:
         await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
 
 
-def build_tools(agent: Agent, environ: Mapping[str, str]) -> Toolbox:
-    """The agent's tools. Raises `OperatorError` that says what to change."""
+def build_tools(agent: Agent, environ: Mapping[str, str], http: HttpClient) -> Toolbox:
+    """The agent's tools. Raises `OperatorError` that says what to change. `http` is for its maker to start and close."""
     sources: list[ToolSource] = []
-    https = [settings for settings in agent.tools if settings.http is not None]
-    if https:
-        sources.append(HttpTools(https, environ, variables=agent.variables))
     own: dict[str, Tool] = {}
     for settings in agent.tools:
         if settings.mcp is not None:
             sources.append(_mcp(settings, environ, agent.directory))
-        for tool in _own(settings, agent.directory):
-            if tool.name in own or any(tool.name in source.tools for source in sources):
+        made = [http.tool(settings, environ, agent.variables)] if settings.http else _own(settings, agent.directory)
+        for tool in made:
+            if tool.name in own:
                 raise OperatorError(f"agent {agent.name}: two tools are named {tool.name}: give one another name")
             own[tool.name] = tool
     return Toolbox(own, sources)

@@ -24,6 +24,7 @@ from gateway.errors import OperatorError
 from gateway.redact import Redactor, secrets_of
 from gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
 from gateway.tools.build import build_tools
+from gateway.tools.http import HttpClient
 from gateway.tools.runner import ToolRunner
 
 __all__ = ["mount"]
@@ -121,8 +122,8 @@ async def _run(
 @asynccontextmanager
 async def _toolbox(spec: Agent) -> AsyncIterator[tuple[dict[str, Tool], dict[str, str]]]:
     """The agent's tools, open, and what kind each is."""
-    toolbox = build_tools(spec, os.environ)
-    await toolbox.start()
+    toolbox = build_tools(spec, os.environ, http := HttpClient())
+    await asyncio.gather(http.start(), toolbox.start())
     try:
         tools = dict(toolbox.tools)
         kinds = {s.name: "http" for s in spec.tools if s.http is not None}
@@ -130,7 +131,7 @@ async def _toolbox(spec: Agent) -> AsyncIterator[tuple[dict[str, Tool], dict[str
         kinds |= {name: "function" if name in toolbox.own else "mcp" for name in tools if name not in kinds}
         yield tools, kinds
     finally:
-        await toolbox.close()
+        await asyncio.gather(http.close(), toolbox.close())
 
 
 def _redactor(spec: Agent) -> Redactor:

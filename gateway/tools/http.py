@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from gateway.tools.environment import Environment
 from gateway.tools.http_guard import AddressRefused, GuardedResolver, url_refusal
 from gateway.tools.http_request import Request, arguments_named, inflate, request_of, select
 
-__all__ = ["HttpTools"]
+__all__ = ["HttpClient"]
 
 ATTEMPTS = 3
 PAUSES_S = (0.2, 0.6)  # between attempts, each up to half as long again: callers are waiting
@@ -53,26 +53,20 @@ class _Failure:
     sent: bool = True  # the service may have acted on it
 
 
-class HttpTools:
-    """All HTTP tools of one agent: a `ToolSource`. Raises `OperatorError` for what cannot work.
+class HttpClient:
+    """What the HTTP tools of all agents of a process share: connections, and a circuit breaker for each host.
 
-    `resolver` looks names up (the system's unless given), `clock` gives monotonic seconds.
+    `start` before the first call, `close` after the last. `resolver` looks names up (the system's unless given),
+    `clock` gives monotonic seconds.
     """
 
     def __init__(
-        self,
-        settings: Sequence[ToolSettings],
-        environ: Mapping[str, str],
-        *,
-        variables: Mapping[str, str] | None = None,
-        resolver: AbstractResolver | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, *, resolver: AbstractResolver | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._variables, self._resolver, self._clock = dict(variables or {}), resolver, clock
+        self._resolver, self._clock = resolver, clock
         self._breakers: dict[str, Breaker] = defaultdict(Breaker)
         # Two, since a pooled connection into the private network must not serve a tool that may not go there.
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.tools: dict[str, Tool] = {tool.name: tool for tool in (self._tool(s, environ) for s in settings)}
 
     async def start(self) -> None:
         for private in (False, True):
@@ -91,7 +85,8 @@ class HttpTools:
         for session in sessions.values():
             await session.close()
 
-    def _tool(self, settings: ToolSettings, environ: Mapping[str, str]) -> Tool:
+    def tool(self, settings: ToolSettings, environ: Mapping[str, str], known: Mapping[str, str] | None = None) -> Tool:
+        """The tool of these settings. `known`: the agent's variables. Raises `OperatorError` for what cannot work."""
         assert settings.http is not None
         environment = Environment(environ, f"tool {settings.name}")
         spec = _filled_in(settings.http, environment)
@@ -112,7 +107,7 @@ class HttpTools:
 
         async def run(call: ToolCall, host: ToolHost) -> Any:
             try:
-                return await self._run(spec, origin, settings.timeout_s, environment, call)
+                return await self._run(spec, origin, settings.timeout_s, environment, call, known or {})
             except ToolError as error:
                 where = f"{settings.http.method} {settings.http.url}" if settings.http else ""
                 record = environment.mask(f"{where}: {error.record or error}")
@@ -133,11 +128,17 @@ class HttpTools:
         )
 
     async def _run(
-        self, spec: HttpTool, origin: URL, timeout_s: float, environment: Environment, call: ToolCall
+        self,
+        spec: HttpTool,
+        origin: URL,
+        timeout_s: float,
+        environment: Environment,
+        call: ToolCall,
+        known: Mapping[str, str],
     ) -> Any:
         facts = {key: value for key, value in call.facts.items() if isinstance(value, str)}
         of_call = call.facts.get("variables")
-        variables = {**self._variables, **(of_call if isinstance(of_call, dict) else {}), **facts}
+        variables = {**known, **(of_call if isinstance(of_call, dict) else {}), **facts}
         request = request_of(spec, call.arguments, variables)
         if request.url.origin() != origin:  # cannot happen; if it does, nothing is sent
             raise ToolError(

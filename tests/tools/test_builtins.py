@@ -15,6 +15,7 @@ from gateway.errors import AgentFileError, OperatorError
 from gateway.tools import Secret
 from gateway.tools.build import build_tools
 from gateway.tools.builtins import builtin_tool
+from gateway.tools.http import HttpClient
 
 TARGETS = {"sales": "+15550123", "home": "sip:ana@pbx.example"}
 
@@ -86,7 +87,9 @@ def test_digits_survive_a_caller_who_speaks_and_take_their_time() -> None:
     tool = builtin_tool("collect_digits", Options(length=10, wait_s=8.0))
     assert tool.on_barge_in is ToolPolicy.FINISH
     assert tool.timeout_s == 88.0
-    built = build_tools(parse_agent("name: a\ntools: [{builtin: collect_digits, options: {length: 10}}]"), {})
+    built = build_tools(
+        parse_agent("name: a\ntools: [{builtin: collect_digits, options: {length: 10}}]"), {}, HttpClient()
+    )
     assert built.tools["collect_digits"].timeout_s == 88.0
 
 
@@ -133,4 +136,6 @@ def test_an_agent_file_that_cannot_work_says_where(tool: str, says: str) -> None
 
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(OperatorError, match="two tools are named end_call"):
-        build_tools(parse_agent("name: a\ntools: [{builtin: end_call}, {builtin: remember, name: end_call}]"), {})
+        build_tools(
+            parse_agent("name: a\ntools: [{builtin: end_call}, {builtin: remember, name: end_call}]"), {}, HttpClient()
+        )

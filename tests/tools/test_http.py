@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -13,12 +13,13 @@ import pytest
 from aiohttp import web
 from test_http_guard import Answers
 
-from gateway.agent import ToolSettings
+from gateway.agent import ToolSettings, parse_agent
 from gateway.agent_tools import HttpTool
 from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
-from gateway.tools import ToolCall, ToolError, ToolHost
-from gateway.tools.http import HttpTools
+from gateway.tools import Tool, ToolCall, ToolError, ToolHost
+from gateway.tools.build import build_tools
+from gateway.tools.http import HttpClient
 from metrics.catalogue import TOOL_FAILURES
 
 SECRET = "planted-canary-4711"
@@ -63,15 +64,19 @@ class Service:
             await runner.cleanup()
 
 
+TOKEN = {"TOKEN": SECRET}
+
+
 @asynccontextmanager
-async def tools_for(*settings: ToolSettings, **kwargs: Any) -> AsyncIterator[HttpTools]:
-    kwargs.setdefault("environ", {"TOKEN": SECRET})
-    tools = HttpTools(settings, **kwargs)
-    await tools.start()
+async def tools_for(
+    *settings: ToolSettings, environ: Mapping[str, str] = TOKEN, **kwargs: Any
+) -> AsyncIterator[dict[str, Tool]]:
+    client = HttpClient(**kwargs)
+    await client.start()
     try:
-        yield tools
+        yield {s.name: client.tool(s, environ) for s in settings}
     finally:
-        await tools.close()
+        await client.close()
 
 
 def tool(url: str, timeout_s: float = 10.0, **http: Any) -> ToolSettings:
@@ -83,11 +88,11 @@ def tool(url: str, timeout_s: float = 10.0, **http: Any) -> ToolSettings:
     )
 
 
-async def call(tools: HttpTools, key: str = "CA1:s1:1", **arguments: Any) -> Any:
-    return await tools.tools["orders"].run(ToolCall("1", "orders", arguments, key, {"caller": "+49111"}), HOST)
+async def call(tools: Mapping[str, Tool], key: str = "CA1:s1:1", **arguments: Any) -> Any:
+    return await tools["orders"].run(ToolCall("1", "orders", arguments, key, {"caller": "+49111"}), HOST)
 
 
-async def refused(tools: HttpTools, **arguments: Any) -> ToolError:
+async def refused(tools: Mapping[str, Tool], **arguments: Any) -> ToolError:
     with pytest.raises(ToolError) as caught:
         await call(tools, **arguments)
     assert SECRET not in f"{caught.value!r} {caught.value} {caught.value.record}"
@@ -116,7 +121,7 @@ async def test_an_order_is_looked_up() -> None:
             select="order.items[0].name",
         )
         async with tools_for(settings) as tools:
-            assert tools.tools["orders"].parameters == {
+            assert tools["orders"].parameters == {
                 "type": "object",
                 "properties": {"order_id": {"type": "string"}},
                 "required": ["order_id"],
@@ -320,6 +325,30 @@ async def test_a_service_that_is_gone_is_left_alone_after_some_failures_and_foun
             assert (await call(tools))["order"]
 
 
+async def test_a_host_that_fails_one_agent_is_left_alone_for_all_agents_of_the_process() -> None:
+    service = Service()
+    service.answer = answering(500)
+    async with service.up() as url:
+        client = HttpClient()
+        toolbox, another = (
+            build_tools(
+                parse_agent(
+                    f"name: {name}\ntools:\n"
+                    f"- {{name: orders, description: d, http: {{url: '{url}/{name}', allow_private: true}}}}"
+                ),
+                {},
+                client,
+            )
+            for name in ("one", "two")
+        )
+        await client.start()
+        for _ in range(2):  # tried three times each, and left alone after the fifth
+            await refused(toolbox.tools)
+        assert (await refused(another.tools)).reason == "left_alone"
+        assert {request.path for request in service.seen} == {"/one"}
+        await client.close()
+
+
 async def test_refusals_by_a_healthy_service_do_not_open_the_breaker() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url)) as tools:
@@ -385,7 +414,7 @@ async def test_what_one_tool_may_reach_opens_nothing_to_another() -> None:
         async with tools_for(inside, outside) as tools:
             await call(tools)
             with pytest.raises(ToolError, match="may not be reached"):
-                await tools.tools["outside"].run(ToolCall("2", "outside", {}, "k"), HOST)
+                await tools["outside"].run(ToolCall("2", "outside", {}, "k"), HOST)
 
 
 @pytest.mark.parametrize(
@@ -404,13 +433,13 @@ async def test_what_one_tool_may_reach_opens_nothing_to_another() -> None:
 )
 def test_an_address_that_can_never_be_reached_is_found_at_the_start(url: str) -> None:
     with pytest.raises(OperatorError, match=r"tool orders: http\.url: "):
-        HttpTools([tool(url, allow_private=False)], {"BASE": "https://10.0.0.1"})
+        HttpClient().tool(tool(url, allow_private=False), {"BASE": "https://10.0.0.1"})
 
 
 @pytest.mark.parametrize("environ", [{}, {"TOKEN": ""}, {"TOKEN": "two\nlines"}])
 def test_a_secret_that_is_missing_or_breaks_the_line_is_found_at_the_start(environ: dict[str, str]) -> None:
     with pytest.raises(OperatorError, match=r"tool orders: http\.headers\.Authorization: TOKEN") as caught:
-        HttpTools([tool("https://a.example/", headers={"Authorization": "Bearer ${TOKEN}"})], environ)
+        HttpClient().tool(tool("https://a.example/", headers={"Authorization": "Bearer ${TOKEN}"}), environ)
     assert "two" not in str(caught.value)
 
 
@@ -452,11 +481,12 @@ async def test_a_secret_is_sent_where_it_belongs_and_comes_out_nowhere(caplog: p
 
 
 async def test_a_tool_asked_before_the_start_or_after_the_end_is_an_error() -> None:
-    tools = HttpTools([tool("https://a.example/")], {})
+    client = HttpClient()
+    tools = {"orders": client.tool(tool("https://a.example/"), {})}
     with pytest.raises(ToolError):
         await call(tools)
-    await tools.start()
-    await tools.close()
+    await client.start()
+    await client.close()
     with pytest.raises(ToolError):
         await call(tools)
 
@@ -474,6 +504,6 @@ def test_the_settings_of_the_agent_file_reach_the_tool() -> None:
         filler="tone",
         outside_effects=True,
     )
-    built = HttpTools([settings], {}).tools["orders"]
+    built = HttpClient().tool(settings, {})
     assert (built.blocking, built.on_barge_in, built.silent) == (True, ToolPolicy.FINISH, True)
     assert (built.timeout_s, built.filler, built.outside_effects) == (3, "tone", True)

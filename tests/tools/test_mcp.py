@@ -25,6 +25,7 @@ from gateway.errors import OperatorError
 from gateway.tools import ToolCall, ToolError, ToolHost
 from gateway.tools import mcp as tools_mcp
 from gateway.tools.build import build_tools
+from gateway.tools.http import HttpClient
 from gateway.tools.mcp import McpTools
 from metrics.catalogue import TOOL_FAILURES
 
@@ -248,7 +249,7 @@ def test_without_the_extra_the_operator_is_told_what_to_install(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "mcp", None)
     agent = parse_agent("name: a\ntools:\n  - mcp: {url: 'https://x'}")
     with pytest.raises(OperatorError, match=r"pip install 'offhook\[mcp\]'"):
-        build_tools(agent, {})
+        build_tools(agent, {}, HttpClient())
 
 
 # --- over HTTP
