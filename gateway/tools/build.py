@@ -40,7 +40,7 @@ class Toolbox:
 
 
 def build_tools(agent: Agent, environ: Mapping[str, str], http: HttpClient) -> Toolbox:
-    """The agent's tools. Raises `OperatorError` that says what to change. `http` is for its maker to start and close."""
+    """The agent's tools. Raises `OperatorError` that says what to change. Whoever made `http` starts and closes it."""
     sources: list[ToolSource] = []
     own: dict[str, Tool] = {}
     for settings in agent.tools:
