@@ -90,6 +90,8 @@ def http_mistakes(
         yield "url", "holds a #fragment, which is never sent: remove it"
     if re.search(r"[^!-~]", VARIABLE.sub("", tool.url)):
         yield "url", "holds a space or a letter outside ASCII: percent-encode it"
+    if re.search(r"[{}]", ARGUMENT.sub("", VARIABLE.sub("", ENVIRONMENT.sub("", tool.url)))) and "{" not in origin:
+        yield "url", "holds a brace that stands alone: write {argument}, {{variable}} or ${NAME}"
     if tool.body is not None and tool.method not in ("POST", "PUT", "PATCH"):
         yield "body", f"is not sent with {tool.method}: use POST, PUT or PATCH"
     if tool.idempotent and tool.method not in ("POST", "PATCH"):

@@ -143,6 +143,8 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
         bad = bad or bool(problems)
         if not problems:
             print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")
+            if any(tool.mcp for tool in agent.tools):
+                print(f"{path}: those of its MCP servers are not counted: offhook tools list {path} asks the servers")
     if bad:
         raise typer.Exit(2)
 

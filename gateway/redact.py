@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
+from gateway.agent_tools import ENVIRONMENT
+
 __all__ = ["MASK", "RedactingFormatter", "Redactor", "secrets_of"]
 
 MASK = "[secret]"
@@ -20,14 +22,14 @@ MIN_LENGTH = 6  # a shorter value stands in ordinary text by chance
 
 _SECRET_NAME = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
 _FOLDERS = {"PWD", "OLDPWD"}  # the shell's: where we are, which stands in every traceback
-_NAMED = re.compile(r"\$\{(\w+)\}")
+_RUN = re.compile(r"[\w.~-]{12,}")
 
 
 def secrets_of(environ: Mapping[str, str], named_in: Iterable[Any] = ()) -> set[str]:
     """The secret values of an environment. `named_in`: settings in which `${NAME}` refers to it."""
     names = {name for name in environ if _SECRET_NAME.search(name.upper())} - _FOLDERS
     for text in _texts(named_in):
-        names.update(_NAMED.findall(text))
+        names.update(ENVIRONMENT.findall(text))
     values: set[str] = set()
     for name in names:
         value = environ.get(name, "").strip()
@@ -86,7 +88,9 @@ class RedactingFormatter(logging.Formatter):
 def _forms(secret: str) -> tuple[str, ...]:
     """How it is written: as it is, in a URL, in JSON, in a Python value."""
     jsons = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-    return (secret, quote(secret, safe=""), quote_plus(secret), *jsons, repr([secret])[2:-2])
+    # Escaped in a way nobody thought of, its long runs are still the same; those of an address are no secrets.
+    runs = [] if "://" in secret else _RUN.findall(secret)
+    return (secret, *runs, quote(secret, safe=""), quote_plus(secret), *jsons, repr([secret])[2:-2])
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -34,6 +34,7 @@ def agent(text: str) -> Agent:
         ("http:\n  url: '${BASE}{path}'", 7, "tools[0].http.url", "never in the scheme"),
         ("http:\n  url: 'https:///{x}'", 7, "tools[0].http.url", "never in the scheme"),
         ("http:\n  url: 'https://[::1'", 7, "tools[0].http.url", "IPv6"),
+        ("http:\n  url: 'https://a.example/{x'", 7, "tools[0].http.url", "a brace that stands alone"),
         ("http:\n  url: https://a.example/#x", 7, "tools[0].http.url", "fragment"),
         ("http:\n  url: https://a.example/a b", 7, "tools[0].http.url", "percent-encode"),
         ("http:\n  url: 'https://a.example/{{nobody}}'", 7, "tools[0].http.url", "is not known"),

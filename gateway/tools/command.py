@@ -76,11 +76,16 @@ def tools_call(
     async def main() -> tuple[ToolResult, float]:
         async with _toolbox(spec) as (tools, _):
             if name not in tools:
-                raise OperatorError(f"agent {spec.name} has no tool {name}: one of {', '.join(tools) or 'none'}")
+                raise OperatorError(
+                    f"agent {spec.name} has no tool {name}: "
+                    + (f"one of {', '.join(tools)}" if tools else "it has none")
+                )
             return await _run(spec, tools, name, given, really)
 
     result, took_s = asyncio.run(main())
     response = msgspec.json.encode(result.response)
+    if result.response.get("rehearsed"):
+        print("it has outside effects and was not run: --really runs it", file=sys.stderr)
     if json:
         told = {"outcome": result.outcome.value, "ms": round(took_s * 1000, 1), "response": result.response}
         print(msgspec.json.format(msgspec.json.encode({**told, "error": result.record}), indent=2).decode())
@@ -176,12 +181,12 @@ def _said(schema: dict[str, Any]) -> str:
 def _argument(text: str) -> tuple[str, Any]:
     name, is_there, value = text.partition("=")
     if not is_there:
-        raise OperatorError(f"{text}: arguments are KEY=VALUE")
+        raise OperatorError(f"{text}: arguments are KEY=VALUE, as in name={text}")
     if value[:1] in ("[", "{", '"') or value in ("true", "false", "null"):
         try:
             return name, msgspec.json.decode(value)
         except msgspec.DecodeError as error:
-            raise OperatorError(f"{text}: {error}") from None
+            raise OperatorError(f"{text}: lists, objects and quoted texts are JSON, and this is not: {error}") from None
     return name, value
 
 

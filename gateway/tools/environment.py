@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from gateway.agent_tools import ENVIRONMENT
@@ -11,15 +10,12 @@ from gateway.redact import MIN_LENGTH, Redactor
 
 __all__ = ["Environment"]
 
-_RUN = re.compile(r"[\w.~-]{12,}")
-
 
 class Environment:
     """The process's environment for one tool. `where` names the tool in errors."""
 
     def __init__(self, environ: Mapping[str, str], where: str) -> None:
         self._environ, self._where = environ, where
-        self._secrets: set[str] = set()
         self._redactor = Redactor()
 
     def fill(self, text: str, field: str) -> str:
@@ -31,10 +27,7 @@ class Environment:
             if not value.isprintable():
                 raise OperatorError(f"{self._where}: {field}: {name} holds a line break or another control character")
             if len(value) >= MIN_LENGTH:
-                self._secrets.add(value)
-                if "://" not in value:  # escaped in a way nobody thought of, its long runs are still the same
-                    self._secrets.update(_RUN.findall(value))
-                self._redactor = Redactor(self._secrets)
+                self._redactor = self._redactor.knowing(value)
         return ENVIRONMENT.sub(lambda found: self._environ[found[1]], text)
 
     def mask(self, text: str) -> str:

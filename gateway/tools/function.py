@@ -39,6 +39,11 @@ def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
         sys.path.append(directory)  # behind everything else: an agent's folder replaces no installed module
     try:
         module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        cure = f"put {module_name.partition('.')[0]}.py beside the agent file, or install it"
+        if error.name != module_name.partition(".")[0]:
+            cure = f"{module_name} needs {error.name}: install it"
+        raise OperatorError(f"function {path}: there is no module {error.name}: {cure}") from None
     except Exception as error:
         raise OperatorError(f"function {path}: cannot import {module_name} ({type(error).__name__}: {error})") from None
     if not name:
@@ -48,7 +53,8 @@ def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
         return found
     function = getattr(module, name, None)
     if not callable(function):
-        raise OperatorError(f"function {path}: there is no function {name} in {module_name}")
+        known = ", ".join(n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module_name)
+        raise OperatorError(f"function {path}: there is no function {name} in {module_name}: it has {known or 'none'}")
     return [function]
 
 

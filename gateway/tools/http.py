@@ -267,7 +267,9 @@ def _told(spec: HttpTool, response: aiohttp.ClientResponse, text: str, cut: bool
         value = msgspec.json.decode(text)
         return select(value, spec.select) if spec.select else value
     except (msgspec.DecodeError, RecursionError) as error:
-        return _Failure("bad_answer", "The service gave an answer that cannot be read.", f"not JSON: {error}")
+        return _Failure(
+            "bad_answer", "The service gave an answer that cannot be read.", f"not JSON but {kind}: {error}"
+        )
     except LookupError as error:
         record = f"select {spec.select}: {error}"
         return _Failure("bad_answer", "The service's answer lacks what was asked for.", record)

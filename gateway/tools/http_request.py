@@ -157,6 +157,7 @@ def select(value: Any, path: str) -> Any:
             value = value[int(index)]
         else:
             if not isinstance(value, dict) or key not in value:
-                raise LookupError(f"{key}: not there")
+                there = f", there is {', '.join(value)[:100] or 'nothing'}" if isinstance(value, dict) else ""
+                raise LookupError(f"{key}: not there{there}")
             value = value[key]
     return value

@@ -80,7 +80,9 @@ def test_a_tool_is_tried_and_no_secret_shown(agent: str) -> None:
 
 
 def test_what_acts_outside_is_only_run_when_asked_to(agent: str) -> None:
-    rehearsed = json.loads(run("call", agent, "order", 'articles=["a", "b"]', "--json")[1])
+    _, out, err = run("call", agent, "order", 'articles=["a", "b"]', "--json")
+    rehearsed = json.loads(out)
+    assert "--really runs it" in err
     assert rehearsed["response"]["rehearsed"] is True
     really = json.loads(run("call", agent, "order", 'articles=["a", "b"]', "--really", "--json")[1])
     assert really["response"]["result"] == "ordered 2"
@@ -96,10 +98,18 @@ def test_a_tool_that_fails_says_so_and_exits_with_1(agent: str) -> None:
     ("arguments", "says"),
     [
         (("nothing",), "has no tool nothing: one of price, order, transfer_call"),
-        (("price", "A7"), "arguments are KEY=VALUE"),
-        (("price", "article=[1"), "article="),
+        (("price", "A7"), "arguments are KEY=VALUE, as in name=A7"),
+        (("price", "article=[1"), r"article=\[1: lists, objects and quoted texts are JSON"),
     ],
 )
 def test_mistakes_of_the_operator_are_said_so(agent: str, arguments: tuple[str, ...], says: str) -> None:
     with pytest.raises(OperatorError, match=says):
         run("call", agent, *arguments)
+
+
+def test_a_check_says_how_the_tools_of_mcp_servers_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("name: a\ntools: [{mcp: {command: 'true'}}]")
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.exit_code == 0, result.exception
+    assert f"offhook tools list {path} asks the servers" in result.stdout

@@ -196,8 +196,11 @@ def test_a_function_no_model_can_call_is_refused_before_the_first_call(function:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("no_such_module:f", "cannot import no_such_module"),
-        ("tools.hosts:f", "there is no function f in tools.hosts"),
+        (
+            "no_such_module:f",
+            "there is no module no_such_module: put no_such_module.py beside",
+        ),
+        ("tools.hosts:f", "there is no function f in tools.hosts: it has "),
         ("tools.hosts", "no function there has @tool"),
     ],
 )

@@ -285,7 +285,7 @@ async def test_a_selected_part_that_is_missing_is_an_error() -> None:
     async with service.up() as url, tools_for(tool(url, select="order.total")) as tools:
         error = await refused(tools)
     assert str(error) == "The service's answer lacks what was asked for."
-    assert "select order.total: total: not there" in error.record
+    assert "select order.total: total: not there, there is items" in error.record
 
 
 async def test_cancelling_hangs_up_on_the_service() -> None:
