@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.agent import Agent, ToolSettings
-from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolSource
 from gateway.tools.builtins import builtin_tool
+from gateway.tools.conduct import conducted
 from gateway.tools.function import THREADS, function_tool, functions_named
 from gateway.tools.http import HttpClient
 
@@ -85,18 +85,11 @@ def _own(settings: ToolSettings, directory: str) -> list[Tool]:
 
 
 def _configured(tool: Tool, settings: ToolSettings) -> Tool:
-    """The tool as the agent file wants it; what the tool itself asks for is not taken away from it."""
-    finish = settings.on_barge_in == "finish"
-    return replace(
+    """The tool as the agent file wants it."""
+    named = replace(
         tool,
         name=settings.name or tool.name,
         description=settings.description or tool.description,
         parameters=settings.parameters or tool.parameters,
-        blocking=settings.blocking,
-        on_barge_in=ToolPolicy.FINISH if finish else tool.on_barge_in,
-        silent=tool.silent or settings.announce == "silent",
-        timeout_s=max(tool.timeout_s, settings.timeout_s),
-        filler=settings.filler,
-        filler_after_ms=settings.filler_after_ms,
-        outside_effects=tool.outside_effects or settings.outside_effects,
     )
+    return conducted(named, settings)

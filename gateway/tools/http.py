@@ -21,10 +21,10 @@ from yarl import URL
 
 from gateway.agent import ToolSettings
 from gateway.agent_tools import HttpTool
-from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolCall, ToolError, ToolHost
 from gateway.tools.breaker import Breaker
+from gateway.tools.conduct import conducted
 from gateway.tools.environment import Environment
 from gateway.tools.http_guard import AddressRefused, GuardedResolver, url_refusal
 from gateway.tools.http_request import Request, arguments_named, inflate, request_of, select
@@ -113,19 +113,7 @@ class HttpClient:
                 record = environment.mask(f"{where}: {error.record or error}")
                 raise ToolError(environment.mask(str(error)), record, error.reason) from None
 
-        return Tool(
-            settings.name,
-            settings.description,
-            parameters,
-            run,
-            blocking=settings.blocking,
-            on_barge_in=ToolPolicy(settings.on_barge_in),
-            silent=settings.announce == "silent",
-            timeout_s=settings.timeout_s,
-            filler=settings.filler,
-            filler_after_ms=settings.filler_after_ms,
-            outside_effects=settings.outside_effects,
-        )
+        return conducted(Tool(settings.name, settings.description, parameters, run, timeout_s=0.0), settings)
 
     async def _run(
         self,

@@ -23,9 +23,9 @@ from mcp import Client
 from mcp.types import CallToolResult
 
 from gateway.agent import ToolSettings
-from gateway.conversation.events import ToolPolicy
 from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolCall, ToolError, ToolHost, mcp_link
+from gateway.tools.conduct import conducted
 from gateway.tools.environment import Environment
 from gateway.tools.schema import inlined
 
@@ -169,19 +169,8 @@ class McpTools:
 
         # Models take letters, digits and underscores, 64 of them.
         known_as = re.sub(r"\W", "_", f"{settings.name}_{name}" if settings.name else name, flags=re.ASCII)[:64]
-        return Tool(
-            known_as,
-            description[:DESCRIPTION_MAX],
-            {"properties": {}, **parameters, "type": "object"},
-            run,
-            blocking=settings.blocking,
-            on_barge_in=ToolPolicy(settings.on_barge_in),
-            silent=settings.announce == "silent",
-            timeout_s=settings.timeout_s,
-            filler=settings.filler,
-            filler_after_ms=settings.filler_after_ms,
-            outside_effects=settings.outside_effects,
-        )
+        parameters = {"properties": {}, **parameters, "type": "object"}
+        return conducted(Tool(known_as, description[:DESCRIPTION_MAX], parameters, run, timeout_s=0.0), settings)
 
     # --- calls
 

@@ -1,13 +1,14 @@
 """JSON schemas of arguments: made plain for the model, and what a model sends checked and converted by them.
 
 The checks are of what such schemas use: types, enum, const, required, properties, items, bounds, lengths, pattern,
-anyOf, oneOf, allOf. Other words of JSON Schema are left to whoever gets the arguments.
+dates, anyOf, oneOf, allOf. Other words of JSON Schema are left to whoever gets the arguments.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from gateway.redact import Redactor
@@ -120,6 +121,8 @@ def _checked(schema: Any, value: Any, where: str, depth: int) -> Any:
         pattern = schema.get("pattern")
         if isinstance(pattern, str) and not re.search(pattern, value):
             raise BadArguments(f"{where} does not look right: it must match {pattern}.")
+        if schema.get("format") == "date" and not _is_date(value):
+            raise BadArguments(f"{where} must be a date such as 2026-03-31, not ", value, ".")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         _bounds(schema, value, "minimum", "maximum", where, "")
         if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
@@ -218,6 +221,13 @@ def _is(name: Any, value: Any) -> bool:
             return value is None
         case _:
             return False
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _converted(name: str, value: Any) -> Any:

@@ -58,6 +58,7 @@ def test_what_says_the_same_is_converted(schema: dict[str, Any], value: Any, res
         ({"type": "integer", "exclusiveMaximum": 9}, 9, "v must be less than 9."),
         ({"type": "string", "pattern": "^a"}, "b", "v does not look right: it must match ^a."),
         ({"const": "yes"}, "no", "v must be yes, not 'no'."),
+        ({"type": "string", "format": "date"}, "tomorrow", "v must be a date such as 2026-03-31, not 'tomorrow'."),
         ({"enum": ["a", "b"]}, "c", "v must be one of a, b, not 'c'."),
         (
             {"type": "array", "items": {"properties": {"n": {"type": "integer"}}}},
