@@ -122,7 +122,10 @@ async def test_arguments_arrive_as_the_hints_say() -> None:
         ({"day": "2026-11-30", "people": 2, "guests": [{"age": 3}]}, "guests[0].name is missing."),
         ({"day": "2026-11-30", "people": 2, "guests": [], "size": "huge"}, "size must be one of large, small, not 'h"),
         ({"day": "2026-11-30", "people": 2, "guests": [], "hour": 7}, "There is no parameter 'hour': the parameters"),
-        ({"day": "next Friday", "people": 2, "guests": []}, "day: Invalid RFC3339 encoded date."),
+        (
+            {"day": "next Friday", "people": 2, "guests": []},
+            "day must be a date such as 2026-03-31, not 'next Friday'.",
+        ),
         (["2026-11-30"], "The arguments must be an object"),
     ],
 )
