@@ -81,7 +81,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Iterator[Running]:
+def running(
+    folder: Path, *, calls: int, turns: int, at_once: int | None = None, faults: bool = True
+) -> Iterator[Running]:
     """Place the calls; the gateway and Prometheus stay for as long as the block."""
     ready: threading.Event = threading.Event()
     enough = threading.Event()
@@ -89,7 +91,7 @@ def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Ite
 
     async def live() -> None:
         try:
-            async with _running(folder, calls, turns, faults) as result:
+            async with _running(folder, calls, turns, at_once, faults) as result:
                 found.append(result)
                 ready.set()
                 await asyncio.to_thread(enough.wait)
@@ -112,7 +114,7 @@ def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Ite
 
 
 @contextlib.asynccontextmanager
-async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncIterator[Running]:
+async def _running(folder: Path, calls: int, turns: int, at_once: int | None, faults: bool) -> AsyncIterator[Running]:
     scripts: dict[str, Script] = {}
     agents = {"truth.yaml": AGENT, **(MORE_AGENTS if faults else {})}
     for name, text in agents.items():
@@ -145,7 +147,7 @@ async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncI
             late_s: list[float] = []
             probe = asyncio.create_task(_probe(late_s))
             began_s = time.monotonic()
-            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, named=named)
+            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, at_once=at_once, named=named)
             probe.cancel()
             took_s = time.monotonic() - began_s
             truth = Truth()
