@@ -174,7 +174,8 @@ def test_after_the_verdict_it_plays_on_at_once(outcomes: dict[str, Outcome], nam
         again_s = next(m.at_s for m in outcome.truth.media if m.at_s > clear.at_s)
         late_ms = (again_s - started_s) * 1000 - barge_in.verdict_ms
         print(f"{name}: played on {late_ms:.1f} ms after the verdict")
-        assert late_ms <= 40 + outcome.truth.latest_tick_ms
+        # Verdict, sending and reading take their turns in one loop; each may wait as long as the carrier did.
+        assert late_ms <= 40 + 2 * outcome.truth.latest_tick_ms
 
 
 @pytest.mark.parametrize("name", UNTOUCHED)

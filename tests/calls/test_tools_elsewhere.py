@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from needs import require
-from rig import Outcome, Plan, place_calls, sound
+from rig import Outcome, Plan, place_together, sound
 
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from gateway.rehearsal.model_script import CallTool, Reply, Script
@@ -155,7 +155,13 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     }
     metrics: list[str] = []
     with Service() as service:
-        outcomes = place_calls(plans, environ={"KEY": SECRET, "BASE": service.url}, metrics=metrics)
+
+        def anew() -> None:
+            diary.write_text("")
+            for kept in (lines, service.seen, service.left):
+                kept.clear()
+
+        outcomes = place_together(plans, environ={"KEY": SECRET, "BASE": service.url}, metrics=metrics, anew=anew)
     logging.getLogger().removeHandler(keep)
     for logger, level in loggers.items():
         logger.removeHandler(keep)
