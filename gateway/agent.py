@@ -216,6 +216,8 @@ def load_agent(path: str | Path) -> Agent:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise AgentFileError(str(path), f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise AgentFileError(str(path), "is not text in UTF-8") from None
     return parse_agent(text, path=str(path), directory=str(path.resolve().parent))
 
 

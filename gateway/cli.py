@@ -9,6 +9,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import sys
@@ -21,7 +22,7 @@ import typer
 
 from gateway import __version__
 from gateway.agent import Agent, load_agent
-from gateway.config import Settings, settings_from
+from gateway.config import Settings, misspelt, settings_from
 from gateway.errors import OffhookError, OperatorError
 from gateway.redact import RedactingFormatter, Redactor, secrets_of
 from gateway.telephone_commands import mount as mount_telephone
@@ -52,8 +53,31 @@ def main() -> None:
     except OffhookError as error:
         print(f"offhook: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:  # a path that cannot be written, a full disk; anything else is ours: a bug
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"offhook: {where}{error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _to_write(*paths: Path | None) -> None:
+    """What is written at the end must be writable at the start: nobody waits minutes to learn that it is not."""
+    for path in paths:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise OperatorError(f"{path}: nothing can be written there: choose another --out")
 
 
 def _version(wanted: bool) -> None:
@@ -103,6 +127,7 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
         log.warning("OFFHOOK_INSECURE=1: no signature and no token is checked; for trying things out only")
     async with gateway.listening() as url:
         print(f"listening on {url}", flush=True)
+        log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
         await stop.wait()
         draining = asyncio.create_task(gateway.drain())
         stop.clear()
@@ -117,12 +142,15 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
     for name, value in settings_from(os.environ).shown().items():
-        print(f"{name:22} {value}")
+        print(f"{name:24} {value}")
+    for problem in misspelt(os.environ):
+        print(f"offhook: {problem}", file=sys.stderr)
 
 
 @app.command()
 def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> None:
     """Check agent files as `serve` would, before a caller does."""
+    from gateway.call import detector_of
     from gateway.models.gemini_setup import check as check_model
     from gateway.models.prices import check_limit, load_prices
     from gateway.sounds import load_sounds
@@ -132,12 +160,19 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     bad = False
     prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
     for path in paths:
-        agent = load_agent(path)
-        check_limit(agent, prices)
-        tools = build_tools(agent, os.environ, HttpClient()).tools
-        load_sounds(agent)
-        board_of(agent)
-        problems = check_model(agent, tools.values())
+        try:
+            agent = load_agent(path)
+            check_limit(agent, prices)
+            tools = build_tools(agent, os.environ, HttpClient()).tools
+            load_sounds(agent)
+            board_of(agent)
+            detector_of(agent)
+            problems = check_model(agent, tools.values())
+        except OperatorError as error:  # the next file is checked all the same
+            said = str(error)
+            print(f"offhook: {said}" if str(path) in said else f"offhook: {path}: {said}", file=sys.stderr)
+            bad = True
+            continue
         for problem in problems:
             print(f"{path}: {problem}", file=sys.stderr)
         bad = bad or bool(problems)
@@ -157,6 +192,8 @@ def demo(
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
         from gateway.rehearsal.run import demo as run_demo
+    _folder(out)
+    _to_write(json)
     _run(run_demo(out, json))
 
 
@@ -181,6 +218,8 @@ def simulate(
     """
     with _rehearsal():
         from gateway.rehearsal.command import simulate as run_simulate
+    _folder(out)
+    _to_write(json, junit)
     wanted = run_simulate(
         files or [],
         out,
@@ -223,6 +262,7 @@ def scenario_from_call(
     if out is None:
         print(text, end="")
     else:
+        _to_write(out)
         out.write_text(text, encoding="utf-8")
         print(f"{out}: play it with `offhook simulate {out}`")
 
@@ -250,6 +290,7 @@ def load(
         from gateway.rehearsal.command import load as run_load
         from gateway.rehearsal.load import Ask
     ask = Ask(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
+    _folder(out)
     if not _run(run_load(files or [], out, ask, url)):
         raise typer.Exit(1)
 
@@ -267,6 +308,7 @@ def faults(
     """
     with _rehearsal():
         from gateway.rehearsal.command import faults as run_faults
+    _to_write(json)
     if not _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json)):
         raise typer.Exit(1)
 
@@ -295,6 +337,7 @@ def rehearsal_model(
     """Serve the rehearsal model alone: any program that honours GOOGLE_GEMINI_BASE_URL can be tested against it."""
     with _rehearsal():
         from gateway.rehearsal.command import rehearsal_model as run_model
+    _to_write(ca_out)
     _run(run_model(host, port, script, ca_out))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
-from gateway.errors import OperatorError
+from gateway.errors import OperatorError, nearest
 
-__all__ = ["Settings", "settings_from"]
+__all__ = ["Settings", "misspelt", "settings_from"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -43,7 +43,7 @@ class Settings:
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
     def shown(self) -> dict[str, str]:
-        """Every setting as text, secrets masked."""
+        """Every setting as text under its variable's name, secrets masked."""
         shown = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -53,8 +53,30 @@ class Settings:
                 text = ", ".join(value)
             else:
                 text = str(value)
-            shown[field.name] = text
+            shown[_variable(field.name)] = text
         return shown
+
+
+UNLIKE = {"gemini_base_url": "GOOGLE_GEMINI_BASE_URL", "twilio_auth_tokens": "TWILIO_AUTH_TOKEN"}
+UNLIKE |= {"twilio_base_url": "OFFHOOK_TWILIO_BASE_URL", "agents": "OFFHOOK_AGENT"}
+
+
+def _variable(field: str) -> str:
+    """The environment variable of a setting."""
+    own = field.startswith(("gemini_", "twilio_"))
+    return UNLIKE.get(field) or ("" if own else "OFFHOOK_") + field.upper()
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Variables that are almost one of ours, each in a line; a tool's own may begin with `OFFHOOK_`, too."""
+    known = {_variable(field.name).removeprefix("OFFHOOK_") for field in fields(Settings)}
+    given = sorted(name.removeprefix("OFFHOOK_") for name in environ if name.startswith("OFFHOOK_"))
+    hints = {name: nearest(name, known) for name in given if name not in known}
+    return [
+        f"OFFHOOK_{name} is not a setting; {hint.strip().replace('mean ', 'mean OFFHOOK_')}"
+        for name, hint in hints.items()
+        if hint
+    ]
 
 
 SECRETS = frozenset(

@@ -160,7 +160,7 @@ class Gateway:
             await runner.cleanup()
             raise OperatorError(
                 f"cannot listen on {self.settings.host}:{self.settings.port} ({error.strerror}): "
-                "choose another OFFHOOK_PORT"
+                "choose another OFFHOOK_PORT or OFFHOOK_HOST"
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
         await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))

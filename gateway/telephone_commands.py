@@ -123,7 +123,7 @@ def _error_of(text: str) -> str:
     try:
         return str(msgspec.json.decode(text)["error"])
     except (ValueError, KeyError, TypeError):  # not the gateway's: a proxy's
-        return text.strip()[:300]
+        return " ".join(text.split())[:200]
 
 
 def number_list() -> None:

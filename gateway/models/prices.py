@@ -60,7 +60,7 @@ def load_prices(path: str) -> Mapping[str, Prices]:
     except OSError as error:
         raise OperatorError(f"OFFHOOK_PRICES: {path} cannot be read ({error.strerror})") from None
     except msgspec.MsgspecError as error:
-        raise OperatorError(f"OFFHOOK_PRICES: {path}: {error}") from None
+        raise OperatorError(f"OFFHOOK_PRICES: {path}: {' '.join(str(error).split())}") from None
     return prices_from(rows)
 
 

@@ -10,6 +10,7 @@ is their end. What generates the load is thus never measured with the gateway.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import re
 import sys
@@ -272,12 +273,13 @@ def main() -> None:
 
     kind, path = sys.argv[1:]
     mix = msgspec.json.decode(Path(path).read_bytes(), type=Mix)
-    if kind == "model":
-        uvloop.run(model_main(mix))
-        return
-    callers = Callers(mix)
-    gc.freeze()
-    uvloop.run(callers.run())
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent says what there is to say
+        if kind == "model":
+            uvloop.run(model_main(mix))
+            return
+        callers = Callers(mix)
+        gc.freeze()
+        uvloop.run(callers.run())
 
 
 if __name__ == "__main__":

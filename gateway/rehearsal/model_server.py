@@ -13,6 +13,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 import trustme
 from aiohttp import web
 
+from gateway.errors import OperatorError
 from gateway.rehearsal.model_link import Link
 from gateway.rehearsal.model_record import SessionRecord, Violation
 from gateway.rehearsal.model_script import Close, Script
@@ -290,7 +292,13 @@ def _seconds(stamp: Any, default_s: float) -> float:
 
 async def serve(host: str, port: int, script: Script, ca_out: Path | None = None) -> None:
     """Serve one script to whoever comes, until cancelled. The certificate to trust is written to `ca_out`."""
-    async with ModelServer(script, host=host, port=port, keep_audio=False) as server:
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(ModelServer(script, host=host, port=port, keep_audio=False))
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"
+            ) from None
         if ca_out is not None:
             shutil.copyfile(server.ca_path, ca_out)
         print(f"rehearsal model at {server.url}, trust {ca_out or server.ca_path}", flush=True)

@@ -159,7 +159,13 @@ def load_scenario(path: str | Path) -> Scenario:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
+        if not path.suffix and not path.exists():  # meant as a name
+            bundled_names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
+            hint = f"no file and no bundled scenario of that name; {nearest(path, bundled_names)}".rstrip("; ")
+            raise ScenarioError(str(path), hint) from None
         raise ScenarioError(str(path), f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(str(path), "is not text in UTF-8") from None
     return parse_scenario(text, path=str(path), directory=path.resolve().parent)
 
 
