@@ -126,14 +126,14 @@ async def test_compression_is_declined() -> None:
 
 async def test_going_away_may_come_and_the_session_ends_in_a_reply() -> None:
     """goAway is no promise of a quiet end: the close comes when it comes."""
-    long = Say("One two three", length_ms=3_000, delay_ms=0, chunk_ms=(100,), speed=1)
+    long = Say("One two three", length_ms=60_000, delay_ms=0, chunk_ms=(100,), speed=1)
     script = Script(replies=(Reply("text", (GoAway(0.3), long)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.send({"realtimeInput": {"text": "go"}})
         assert (await client.closed())[0] == 1011
         [reply] = server.sessions[0].replies
         assert reply.ended == "cut off"
-        assert 100 <= reply.audio_ms < 1_500
+        assert 100 <= reply.audio_ms < 30_000  # not all of it, however late this machine is
         assert "turnComplete" not in str(client.seen)
 
 
