@@ -41,15 +41,19 @@ OVER = (
 )
 
 
+# A port each: a service that fails five times in a row is left alone, whoever asks.
+SERVICES = ("OK", "ORDER", "SLOW", "BROKEN", "BIG", "ELSEWHERE")
+
+
 class Service(threading.Thread):
-    """An HTTP service in a thread of its own."""
+    """HTTP services in a thread of their own."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.seen: list[str] = []
         self.left: list[str] = []
         self._ready = threading.Event()
-        self.url = ""
+        self.urls: dict[str, str] = {}
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(request.path)
@@ -75,8 +79,10 @@ class Service(threading.Thread):
             app.router.add_get("/{path}", self._answer)
             runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            for _ in SERVICES:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+            ports = [address[1] for address in runner.addresses]
+            self.urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(SERVICES, ports, strict=True)}
             self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
             self._ready.set()
             await self._end.wait()
@@ -98,7 +104,11 @@ def http(path: str, **more: Any) -> str:
     tool = {
         "name": "ask",
         "description": "Asks.",
-        "http": {"url": "${BASE}/" + path, "headers": {"Authorization": "Bearer ${KEY}"}, "query": {"key": "${KEY}"}},
+        "http": {
+            "url": f"${{{path.strip('{}').upper()}}}/{path}",
+            "headers": {"Authorization": "Bearer ${KEY}"},
+            "query": {"key": "${KEY}"},
+        },
     }
     tool["http"] = {**tool["http"], "allow_private": True, **more}  # type: ignore[dict-item]
     return f"greeting: {{text: Greet.}}\ntools: {json.dumps([tool])}"
@@ -161,7 +171,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
             for kept in (lines, service.seen, service.left):
                 kept.clear()
 
-        outcomes = place_together(plans, environ={"KEY": SECRET, "BASE": service.url}, metrics=metrics, anew=anew)
+        outcomes = place_together(plans, environ={"KEY": SECRET, **service.urls}, metrics=metrics, anew=anew)
     logging.getLogger().removeHandler(keep)
     for logger, level in loggers.items():
         logger.removeHandler(keep)
@@ -207,7 +217,7 @@ def test_an_interruption_reaches_whoever_was_asked(lived: Lived) -> None:
 def test_the_operator_is_told_more_than_the_model(lived: Lived) -> None:
     outcomes = lived[0]
     (broken,) = outcomes["http broken"].record.tool_calls
-    assert broken.error.startswith("GET ${BASE}/broken: answered 500: ")
+    assert broken.error.startswith("GET ${BROKEN}/broken: answered 500: ")
     assert broken.error.endswith("(3 attempts)")
     (moved,) = outcomes["http elsewhere"].record.tool_calls
     assert "a redirect to http://10.0.0.1/?key=[secret]: redirects are not followed" in moved.error

@@ -19,7 +19,7 @@ from metrics.quantiles import MIN_SAMPLES_P99, exact
 from metrics.segments import BY_NAME, SEGMENTS
 from tests.needs import require
 
-LATE_MS = 25.0  # P99 of a process that is to tell the truth of times
+VAGUE_MS = 60.0  # P95 of what is not known of a turn gap: see `tests.truth.Truth`
 QUANTILES = ("p50", "p95", "p99")
 HEADLINE = [segment.name for segment in SEGMENTS if segment.headline]
 
@@ -44,15 +44,16 @@ ONLY_UNDER: dict[str, str] = {}
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     require("prometheus")
-    # What a carrier behind its own clock saw says little of the gateway. Where the machine is too busy for all calls at
-    # once, they are placed again, at another gateway, in companies that still end within the windows of five minutes.
+    # On a machine too busy for all calls at once every process is behind, and the truth is not known well enough to
+    # compare with. Then they are placed again, at another gateway, in companies that still end within five minutes,
+    # the windows of the percentiles.
     for at_once in (24, 12, 8):
         folder = tmp_path_factory.mktemp("running")
         with running(folder, calls=24, turns=15, at_once=at_once) as result:
-            late = exact(result.late_s)
-            assert late.p99 is not None
-            print(f"{at_once} calls at once, {result.took_s:.0f} s: timers late by {1000 * late.p99:.1f} ms P99")
-            if 1000 * late.p99 <= LATE_MS or at_once == 8:
+            vague = exact([most_s - least_s for least_s, most_s in result.truth.samples["turn_gap"]])
+            vague_ms = math.inf if vague.p95 is None else 1000 * vague.p95
+            print(f"{at_once} calls at once, {result.took_s:.0f} s: turn gaps known to {vague_ms:.0f} ms, P95")
+            if vague_ms <= VAGUE_MS or at_once == 8:
                 yield result
                 return
 
