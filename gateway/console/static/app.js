@@ -14,6 +14,9 @@ let window_ = WINDOWS.some(([value]) => value === localStorage.getItem("window")
 let stream = null;
 let view = null;
 let news = null;
+let heard = Date.now();
+
+const SILENT_MS = 8000;  // a snapshot comes each second; a connection that is dead says nothing, not even that
 
 function say(text, kind) {  // only when it changes: it is read aloud
   put(state, text);
@@ -25,6 +28,7 @@ function listen() {
   stream = new EventSource(`/console/events?window=${window_}`);
   stream.addEventListener("snapshot", (event) => {
     news = JSON.parse(event.data);
+    heard = Date.now();
     say("Live", "on");
     refresh();
   });
@@ -66,5 +70,11 @@ document.querySelector(".skip").addEventListener("click", (event) => {  // the h
   main.focus();
 });
 addEventListener("hashchange", () => route(true));
+setInterval(() => {
+  if (Date.now() - heard < SILENT_MS) return;
+  heard = Date.now();
+  say("Not connected: trying again", "off");
+  listen();
+}, 2000);
 route(false);
 listen();
