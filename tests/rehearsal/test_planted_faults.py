@@ -27,7 +27,10 @@ spec.loader.exec_module(faults)
 
 CALL = """\
 name: planted
-agent: {name: anna, greeting: {text: Hello}, tools: [{function: "gateway.rehearsal.scenarios.demo_tools:find_table"}]}
+agent:
+  name: anna
+  greeting: {text: Hello}
+  tools: [{function: "gateway.rehearsal.scenarios.restaurant_tools:find_table"}]
 caller:
   steps:
     - wait_for_agent: {timeout_ms: 8000}

@@ -28,6 +28,10 @@ LINES: dict[str, tuple[str, ...]] = {
         "You are booked for Tuesday at ten, with Doctor Okafor. Your reference is one, zero, zero, one.",
         "Yes. Shall I move it to two o'clock?",
         "It is moved to two o'clock on Tuesday. Goodbye!",
+        "Certainly. Let me look at Tuesday morning for you. We are rather full in the mornings, so please give me "
+        "a moment while I go through the book.",
+        "Yes. I have two o'clock on Tuesday. Shall I book it, and for whom?",
+        "That is booked, Tuesday at two. Your reference is one, zero, zero, one. Goodbye!",
         "Hello, I am listening.",
         "Milk, eggs and bread are on your shopping list.",
         "The party list has lemons and eggs.",
@@ -42,6 +46,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "Ten o'clock, please. My name is Jo Marsh.",
         "Wait, is there anything in the afternoon?",
         "That is better, yes. Thanks, bye!",
+        "That would be lovely. My name is Jo Marsh. Thanks, bye!",
         "Put milk, eggs and bread on my shopping list.",
         "And a list for the party, with lemons and eggs.",
         "Make it one list, and give it to Sam. Bye!",
