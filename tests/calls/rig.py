@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+from quick_clock import SPEED, run_quickly
+
 from gateway.agent import parse_agent
 from gateway.config import settings_from
 from gateway.models.gemini_recovery import Patience
@@ -29,19 +31,13 @@ from gateway.server import Gateway
 SOUNDS = Path(__file__).parents[2] / "gateway" / "rehearsal" / "sounds"
 
 __all__ = [
-    "PROMPT_MS",
     "SOUNDS",
     "Outcome",
     "Plan",
     "left_behind",
     "place_calls",
-    "place_in_time",
-    "place_together",
     "sound",
 ]
-
-LATE_MS = 250.0  # a carrier this late has a busy machine, not a bad gateway
-PROMPT_MS = 60.0  # in time for what is promised to a few frames
 
 
 def sound(part: str) -> Path:
@@ -77,62 +73,15 @@ def place_calls(
     *,
     environ: Mapping[str, str] | None = None,
     metrics: list[str] | None = None,
-    at_once: int | None = None,
+    speed: float = SPEED,
 ) -> dict[str, Outcome]:
-    """Place all calls, all or so many at once, and wait for their ends. `metrics` receives the exposition after the
-    last.
+    """Place all calls at once through one gateway, on the quick clock, and wait for their ends. `metrics` receives the
+    exposition after the last. `speed` is 1 where they talk to what is outside this process.
     """
-    return asyncio.run(_place(plans, dict(environ or {}), metrics, at_once or len(plans)))
+    return run_quickly(_place(plans, dict(environ or {}), metrics), speed)
 
 
-def place_in_time(
-    plans: Mapping[str, Plan],
-    *,
-    at_once: int = 24,
-    late_ms: float = LATE_MS,
-    environ: Mapping[str, str] | None = None,
-    metrics: list[str] | None = None,
-) -> dict[str, Outcome]:
-    """As `place_calls`, so many at a time. A call whose carrier could not keep its own clock to `late_ms` says nothing
-    of the gateway, which shares the process: it is placed again in smaller company, at last alone.
-    """
-    outcomes: dict[str, Outcome] = {}
-    todo = list(plans)
-    for company in (at_once, at_once // 4, 2, 1, 1):
-        now = min(at_once, max(1, company))
-        for first in range(0, len(todo), now):
-            some = {name: plans[name] for name in todo[first : first + now]}
-            outcomes |= place_calls(some, environ=environ, metrics=metrics)
-        todo = [name for name in todo if outcomes[name].truth.latest_tick_ms > late_ms]
-    for name in todo:
-        print(f"{name}: the carrier itself was {outcomes[name].truth.latest_tick_ms:.0f} ms late, every time")
-    return {name: outcomes[name] for name in plans}
-
-
-def place_together(
-    plans: Mapping[str, Plan],
-    *,
-    environ: Mapping[str, str] | None = None,
-    metrics: list[str] | None = None,
-    anew: Callable[[], object] = lambda: None,
-) -> dict[str, Outcome]:
-    """As `place_in_time`, for calls that are counted together and so need one gateway: if any was late all are placed
-    again, fewer at once. `anew` is called before, to forget what the last ones left behind.
-    """
-    outcomes: dict[str, Outcome] = {}
-    for at_once in (len(plans), 4, 2):
-        anew()
-        if metrics is not None:
-            metrics.clear()
-        outcomes = place_calls(plans, environ=environ, metrics=metrics, at_once=at_once)
-        if max(outcome.truth.latest_tick_ms for outcome in outcomes.values()) <= LATE_MS:
-            break
-    return outcomes
-
-
-async def _place(
-    plans: Mapping[str, Plan], extra: dict[str, str], metrics: list[str] | None, at_once: int
-) -> dict[str, Outcome]:
+async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list[str] | None) -> dict[str, Outcome]:
     numbers = {name: f"+1555020{i:04d}" for i, name in enumerate(plans)}
     agents = [
         parse_agent(
@@ -175,19 +124,7 @@ async def _place(
                 for name, plan in plans.items():
                     if plan.during is not None:
                         plan.during(gateway, calls[name])
-                # One after the other: a crowd of first requests would keep the carriers of this process from their
-                # clocks.
-                lines = asyncio.Semaphore(at_once)
-
-                async def run(call: SimulatedCall) -> CallTruth:
-                    async with lines:
-                        return await call.run()
-
-                running = []
-                for call in calls.values():
-                    running.append(asyncio.create_task(run(call)))
-                    await asyncio.sleep(0.05)
-                truths = dict(zip(calls, await asyncio.gather(*running), strict=True))
+                truths = dict(zip(calls, await asyncio.gather(*(call.run() for call in calls.values())), strict=True))
                 # The carrier may know of the end first.
                 async with asyncio.timeout(20):
                     while gateway.calls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
-from rig import Outcome, Plan, place_together, sound
+from rig import Outcome, Plan, place_calls, sound
 
 from gateway import call
 from gateway.conversation import machine
@@ -27,7 +27,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    return place_together(PLANS)
+    return place_calls(PLANS)
 
 
 def told(outcome: Outcome) -> list[str]:
@@ -64,7 +64,7 @@ def test_a_part_that_overruns_its_own_bounds_is_given_up_and_counted() -> None:
     }
     exposition: list[str] = []
     with mock.patch.object(call, "TOOL_GRACE_S", -19.5), mock.patch.object(machine, "LINK_LOST_S", 0.4):
-        outcomes = place_together(plans, metrics=exposition)
+        outcomes = place_calls(plans, metrics=exposition)
     tool, link = outcomes["a tool"].record, outcomes["the link"].record
     assert "a tool did not end in its time" in tool.errors
     assert tool.tool_calls[0].outcome == "cancelled"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rig import Outcome, Plan, place_together, sound
+from rig import Outcome, Plan, place_calls, sound
 
 from gateway.models.prices import PRICES, cost
 from gateway.rehearsal.caller_steps import HangUp, Say, WaitForAgent, WaitForEnd
@@ -52,7 +52,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    return place_together(PLANS)
+    return place_calls(PLANS)
 
 
 def test_a_call_that_costs_too_much_is_told_so_and_then_ended(outcomes: dict[str, Outcome]) -> None:

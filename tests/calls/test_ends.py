@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rig import Outcome, Plan, place_together, sound
+from rig import Outcome, Plan, place_calls, sound
 
 from gateway.conversation.endings import Ending
 from gateway.rehearsal.caller import Carrier, SimulatedCall
@@ -64,7 +64,7 @@ EXPOSITION: list[str] = []
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
-    return place_together(PLANS, metrics=EXPOSITION)
+    return place_calls(PLANS, metrics=EXPOSITION)
 
 
 def test_ends_and_sessions_are_counted(outcomes: dict[str, Outcome]) -> None:

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from google import genai
 from google.genai import errors, types
-from rig import Outcome, Plan, place_in_time
+from rig import Outcome, Plan, place_calls
 from websockets.asyncio.client import connect
 
 from gateway.rehearsal.caller import Carrier
@@ -249,7 +249,7 @@ def outcomes() -> dict[str, Outcome]:
     # The library's own pings, a hundred times as often as usual: whoever leaves them on loses the call with the late
     # pongs.
     with mock.patch.dict(connect.__init__.__kwdefaults__, {"ping_interval": 0.2, "ping_timeout": 0.2}):
-        return place_in_time(PLANS, at_once=18, late_ms=100.0, metrics=EXPOSITION)
+        return place_calls(PLANS, metrics=EXPOSITION)
 
 
 def counted(name: str) -> float:

@@ -7,7 +7,7 @@ import logging
 import msgspec
 import phone_tools
 import pytest
-from rig import Outcome, Plan, place_together, sound
+from rig import Outcome, Plan, place_calls, sound
 
 from gateway.rehearsal.caller_steps import Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from gateway.rehearsal.model_script import Abort, CallTool, Fault, Reply, Script
@@ -182,15 +182,11 @@ def placed() -> Placed:
     handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
     logging.getLogger("gateway").addHandler(handler)
     metrics: list[str] = []
-
-    def anew() -> None:
-        phone_tools.DONE.clear()
-        lines.clear()
-
+    phone_tools.DONE.clear()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SHOP_API_KEY", KEY)
-            outcomes = place_together(PLANS, environ={"SHOP_API_KEY": KEY}, metrics=metrics, anew=anew)
+            outcomes = place_calls(PLANS, environ={"SHOP_API_KEY": KEY}, metrics=metrics)
     finally:
         logging.getLogger("gateway").removeHandler(handler)
     return Placed(outcomes, metrics[0], "\n".join(lines))

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from needs import require
-from rig import Outcome, Plan, place_together, sound
+from rig import Outcome, Plan, place_calls, sound
 
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from gateway.rehearsal.model_script import CallTool, Reply, Script
@@ -165,13 +165,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     }
     metrics: list[str] = []
     with Service() as service:
-
-        def anew() -> None:
-            diary.write_text("")
-            for kept in (lines, service.seen, service.left):
-                kept.clear()
-
-        outcomes = place_together(plans, environ={"KEY": SECRET, **service.urls}, metrics=metrics, anew=anew)
+        outcomes = place_calls(plans, environ={"KEY": SECRET, **service.urls}, metrics=metrics, speed=1.0)
     logging.getLogger().removeHandler(keep)
     for logger, level in loggers.items():
         logger.removeHandler(keep)
