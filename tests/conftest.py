@@ -1,4 +1,4 @@
-"""Which clock a test's event loop keeps."""
+"""Which clock a test's event loop keeps: the quick one, unless the test is marked `wall_clock`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from quick_clock import QuickLoop
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The wall's clock, or the quick one for tests marked so."""
-    if item.get_closest_marker("quick_clock"):
-        return {"quick": QuickLoop}
-    return {"wall": asyncio.new_event_loop}
+    if item.get_closest_marker("wall_clock"):
+        return {"wall": asyncio.new_event_loop}
+    return {"quick": QuickLoop}

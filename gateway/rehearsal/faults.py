@@ -224,7 +224,7 @@ async def _settled(rig: Rig, before: Scrape) -> Scrape:
         after = await rig.counters()
         quiet = not after.get("offhook_calls_active")
         if quiet and after.get("process_open_fds") <= before.get("process_open_fds"):
-            return after
+            return await rig.counters()  # a page is made in slices: a call may have ended between two of the last one
         if time.monotonic() > deadline_s:
             return after
         await asyncio.sleep(0.1)

@@ -71,7 +71,7 @@ class _Budget:
         if isinstance(value, Enum):
             return self.take(value.value, depth)
         if isinstance(value, int):
-            if value.bit_length() > 63:  # more than JSON readers take for a number; it can be as long as any text
+            if not -(2**63) <= value < 2**63:  # more than JSON readers take for a number; it can be as long as any text
                 return self._text(str(value) if value.bit_length() < 4_000 else "a very large number")
             self._left -= len(str(value))
             return value

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import pytest
 from console_rig import HOSTILE, Watch, chromium
 from needs import require
 from rig import sound
@@ -86,6 +87,7 @@ def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.wall_clock  # Chromium keeps it
 async def test_lists_made_by_voice_appear_while_the_call_goes_on() -> None:
     require("chromium", "playwright")
     agent = load_agent(os.path.join(os.path.dirname(examples.__file__), "lists.agent.yaml"))

@@ -13,6 +13,8 @@ import pytest
 from console_rig import HOSTILE, SHORT, Stage, Watch, chromium, staged
 from needs import require
 
+pytestmark = pytest.mark.wall_clock  # Chromium keeps it
+
 SERIOUS = ("serious", "critical")
 
 

@@ -88,6 +88,7 @@ async def test_what_the_caller_says_is_sent_sample_for_sample_and_its_onset_know
     assert not spoken.over_agent
 
 
+@pytest.mark.wall_clock
 async def test_the_clock_makes_up_for_a_hiccup_and_does_not_drift():
     async with StubGateway(hangs_on) as stub:
         call = SimulatedCall(stub.url, [Pause(900), HangUp()])

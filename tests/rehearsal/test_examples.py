@@ -11,6 +11,7 @@ from gateway.rehearsal.run import run_scenario
 from gateway.rehearsal.scenario import load_scenario
 
 
+@pytest.mark.wall_clock
 async def test_both_examples_do_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFHOOK_APPOINTMENTS_DB", str(tmp_path / "the-real-book.sqlite"))
     names = ("appointments", "lists")

@@ -59,6 +59,7 @@ async def test_a_close_at_any_point_of_a_reply(code, reason):
     assert server.violations == []
 
 
+@pytest.mark.wall_clock  # it talks without a pause, in which the quick clock stands still
 async def test_a_close_reaches_a_client_that_keeps_talking():
     async with ModelServer(Script(faults=(Fault(0.1, (Close(1011, "Internal error"),)),))) as server:
         for _ in range(10):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from quick_clock import run_quickly
 from telephone_rig import GREETING, Exchange, exchange, sound
 
 from gateway.conversation.state import Phase
@@ -58,7 +59,7 @@ def told() -> dict[str, Any]:
             await x.until(lambda: not x.gateway.calls)
             return dict(zip(STORIES, outcomes, strict=True)) | {"counted": x.counted("calls_total")}
 
-    return asyncio.run(all_of_them())
+    return run_quickly(all_of_them())
 
 
 def verbs(truth: CallTruth) -> list[tuple[str, str]]:

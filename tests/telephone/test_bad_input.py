@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from quick_clock import run_quickly
 from raw_socket import BINARY, CLOSE, FRAME, PING, TEXT, RawSocket, media, ring, start_of
 from telephone_rig import API_TOKEN, GREETING, PUBLIC, Exchange, exchange, sound
 
@@ -418,7 +419,7 @@ def outcome() -> dict[str, Any]:
                 found["endings"] = x.counted("calls_total")
         return found
 
-    return asyncio.run(everything())
+    return run_quickly(everything())
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 
+import pytest
 from bench.fuzz_media import fuzz
 
 SEED = int(os.environ.get("OFFHOOK_FUZZ_SEED") or random.randrange(10**6))  # a failure names it
 
 
+@pytest.mark.wall_clock  # it goes on for so many seconds
 async def test_nothing_escapes_and_nothing_is_left() -> None:
     report = await fuzz(3.0, SEED)
     assert not report.escaped, f"seed {SEED}: {report.escaped[0][:500]}"

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from quick_clock import run_quickly
 from telephone_rig import Exchange, exchange, sound
 
 from gateway.outbound import LOOK_S, Outbound
@@ -75,7 +76,7 @@ def told() -> dict[str, Any]:
             await x.until(lambda: not x.gateway.calls)
             return dict(zip(STORIES, outcomes, strict=True)) | {"counted": x.counted("calls_total")}
 
-    return asyncio.run(all_of_them())
+    return run_quickly(all_of_them())
 
 
 async def called(x: Exchange, to: str, agent: str = "desk", **more: Any) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from metrics.catalogue import TOOL_FAILURES
 
 require("mcp")
 
+pytestmark = pytest.mark.wall_clock  # the servers are processes of their own
+
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "planted-canary-4711"
 HOST = cast(ToolHost, None)
