@@ -27,7 +27,7 @@ simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures o
 	@$(BIN)/offhook simulate --parallel 8 --junit out/simulate/junit.xml
 
 test: setup system ## Run every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile  # a file shares its calls; most of a call is waiting
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # a file shares its calls
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python

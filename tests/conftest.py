@@ -1,9 +1,10 @@
-"""Which clock a test's event loop keeps: the quick one, unless the test is marked `wall_clock`."""
+"""Which clock a test's event loop keeps: the quick one, unless the test is marked `wall_clock` or `clock_speed`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from quick_clock import QuickLoop
@@ -14,4 +15,18 @@ def pytest_asyncio_loop_factories(
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     if item.get_closest_marker("wall_clock"):
         return {"wall": asyncio.new_event_loop}
+    if (marked := item.get_closest_marker("clock_speed")) is not None:
+        return {"quick": partial(QuickLoop, *marked.args)}
     return {"quick": QuickLoop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those first that measure or place one call at a time, then others that wait for processes, then what computes:
+    beside their like they find the machine punctual.
+    """
+
+    def haste(item: pytest.Item) -> int:
+        marked = item.get_closest_marker("wall_clock")
+        return 2 if marked is None else 0 if marked.kwargs.get("calm") else 1
+
+    items.sort(key=haste)

@@ -14,6 +14,8 @@ import typer
 
 from gateway.cli import app
 
+pytestmark = pytest.mark.wall_clock
+
 AGENT = "name: a\ninstructions: Answer.\n"
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 from rig import sound
 
@@ -19,6 +20,8 @@ from gateway.rehearsal.model_script import CallTool, Reply, Script
 from gateway.rehearsal.model_script import Say as Speak
 from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
+
+pytestmark = pytest.mark.wall_clock(calm=True)
 
 HERE = Path(__file__).parent
 PLANTED = {

@@ -87,7 +87,7 @@ def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.wall_clock  # Chromium keeps it
+@pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
 async def test_lists_made_by_voice_appear_while_the_call_goes_on() -> None:
     require("chromium", "playwright")
     agent = load_agent(os.path.join(os.path.dirname(examples.__file__), "lists.agent.yaml"))

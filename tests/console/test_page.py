@@ -13,7 +13,7 @@ import pytest
 from console_rig import HOSTILE, SHORT, Stage, Watch, chromium, staged
 from needs import require
 
-pytestmark = pytest.mark.wall_clock  # Chromium keeps it
+pytestmark = pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
 
 SERIOUS = ("serious", "critical")
 

@@ -19,6 +19,8 @@ from metrics.quantiles import MIN_SAMPLES_P99, exact
 from metrics.segments import BY_NAME, SEGMENTS
 from tests.needs import require
 
+pytestmark = pytest.mark.wall_clock(calm=True)
+
 VAGUE_MS = 60.0  # P95 of what is not known of a turn gap: see `tests.truth.Truth`
 QUANTILES = ("p50", "p95", "p99")
 HEADLINE = [segment.name for segment in SEGMENTS if segment.headline]

@@ -1,21 +1,40 @@
-"""The example agents, each in a call through the gateway's own process, as `offhook simulate` places it."""
+"""The example agents as a rehearsal has them; `make simulate` plays their scenarios."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
+from gateway.rehearsal import examples
 from gateway.rehearsal.run import run_scenario
-from gateway.rehearsal.scenario import load_scenario
+from gateway.rehearsal.scenario import parse_scenario
+
+pytestmark = pytest.mark.wall_clock(calm=True)
+
+BOOKS = f"""\
+name: books
+agent: {Path(examples.__file__).parent / "appointments.agent.yaml"}
+allow_outside_effects: true
+caller:
+  steps: [wait_for_end]
+model:
+  replies:
+    - on: text
+      do:
+        - tool: book_appointment
+          args: {{day: Tuesday, time: "10:00", service: check-up, name: Jo Marsh}}
+    - on: tool:book_appointment
+      do:
+        - {{say: Goodbye, length_ms: 500}}
+        - tool: end_call
+expect:
+  tool_outcomes: {{book_appointment: done}}
+"""
 
 
-@pytest.mark.wall_clock
-async def test_both_examples_do_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rehearsal_writes_into_nobodys_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFHOOK_APPOINTMENTS_DB", str(tmp_path / "the-real-book.sqlite"))
-    names = ("appointments", "lists")
-    reports = await asyncio.gather(*(run_scenario(load_scenario(name), tmp_path / name) for name in names))
-    for report in reports:
-        assert [verdict.words for call in report.calls for verdict in call.verdicts if not verdict.ok] == []
-    assert not (tmp_path / "the-real-book.sqlite").exists(), "a rehearsal writes into nobody's book"
+    report = await run_scenario(parse_scenario(BOOKS), tmp_path / "out")
+    assert [verdict.words for verdict in report.calls[0].verdicts if not verdict.ok] == []
+    assert not (tmp_path / "the-real-book.sqlite").exists()

@@ -14,6 +14,8 @@ from gateway.rehearsal.report import CallReport
 from gateway.rehearsal.run import run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, load_scenario, parse_scenario
 
+pytestmark = pytest.mark.wall_clock
+
 # The agent's voice breaks off, the caller hangs up on it, the model's link is lost, a step cannot be done.
 BAD_DAY = """\
 name: bad-day

@@ -19,6 +19,8 @@ from gateway.rehearsal.faults import Seen, always, chosen, faults
 from gateway.rehearsal.model_record import SessionRecord
 from gateway.rehearsal.scrape import Scrape
 
+pytestmark = pytest.mark.wall_clock
+
 RECORD = CallRecord(call_sid="CA1", end_reason="caller_hung_up")
 GOOD = {
     'offhook_frames_total{direction="inbound"}': 100.0,

@@ -12,9 +12,12 @@ from needs import require
 
 from gateway.errors import OperatorError
 from gateway.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
+from gateway.rehearsal import scenarios
 from gateway.rehearsal.from_call import read_record, scenario_from, scenario_text
 from gateway.rehearsal.report import Report
 from gateway.rehearsal.scenario import parse_scenario
+
+pytestmark = pytest.mark.wall_clock(calm=True)
 
 GREETING = TurnRecord(
     number=1, generation=1, reply_started_ms=200, reply_ended_ms=1_200, reply_text="Hello", heard_text="Hello",
@@ -47,6 +50,29 @@ CALL = CallRecord(
         ToolRecord(call_id="2", name="end_call", requested_ms=8_200, finished_ms=8_210, outcome="done"),
     ],
 )
+
+AGENT = Path(scenarios.__file__).parent / "restaurant.agent.yaml"
+TALK = f"""\
+name: talk
+agent: {AGENT}
+caller:
+  steps:
+    - wait_for_agent: end
+    - say: A table for two, please.
+    - say_over: Wait, stop!
+      after_ms: 1500
+    - wait_for_agent: end
+    - hang_up
+model:
+  replies:
+    - {{on: text, say: "Blue Heron, how can I help?"}}
+    - on: caller
+      heard: [" A table for two, please."]
+      do:
+        - {{tool: find_table, args: {{day: Friday, people: 2}}}}
+        - {{say: "I am looking for one on Friday, please bear with me.", length_ms: 4000}}
+    - {{on: caller, heard: [" Wait, stop!"], say: "Hello, I am listening."}}
+"""
 
 
 def test_words_timings_and_tools_are_the_call_s():
@@ -127,7 +153,7 @@ def test_what_is_no_call_is_said_in_a_line(tmp_path):
 
 
 def test_a_call_becomes_a_scenario_that_goes_as_the_call_went(tmp_path):
-    """The bundled demo is played; its report becomes a scenario; that is played, with the demo's own agent."""
+    """A scenario is played; its report becomes one; that is played, with the same agent."""
     require("espeak-ng")
 
     def offhook(*given: str) -> str:
@@ -137,15 +163,13 @@ def test_a_call_becomes_a_scenario_that_goes_as_the_call_went(tmp_path):
         assert ran.returncode == 0, (given, ran.stdout, ran.stderr)
         return ran.stdout
 
-    offhook("simulate", "demo", "--out", "first")
-    import gateway.rehearsal.scenarios as bundled
-
-    agent = Path(bundled.__file__).parent / "demo.agent.yaml"
-    said = offhook("scenario", "from-call", "first/demo/report.json", "--agent", str(agent), "--out", "again.call.yaml")
+    (tmp_path / "talk.call.yaml").write_text(TALK)
+    offhook("simulate", "talk.call.yaml", "--out", "first")
+    said = offhook("scenario", "from-call", "first/talk/report.json", "--agent", str(AGENT), "--out", "again.call.yaml")
     assert "offhook simulate again.call.yaml" in said
     offhook("simulate", "again.call.yaml", "--out", "second")
     calls = []
-    for path in ("first/demo/report.json", "second/again/report.json"):
+    for path in ("first/talk/report.json", "second/again/report.json"):
         report = msgspec.json.decode((tmp_path / path).read_bytes(), type=Report)
         calls.append(report.calls[0].record)
     first, second = calls

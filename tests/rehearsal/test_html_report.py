@@ -21,6 +21,8 @@ from gateway.rehearsal.command import simulate
 from gateway.rehearsal.html_report import page
 from gateway.rehearsal.report import Percentiles, Verdict, report_of
 
+pytestmark = pytest.mark.wall_clock
+
 LIVELY = SHORT.replace("name: short", "name: lively").replace(
     "caller:", "carrier: {noise_dbfs: -50, jitter_ms: 30}\ncaller:", 1
 )

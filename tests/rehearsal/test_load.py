@@ -21,6 +21,8 @@ from gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from gateway.rehearsal.scenario import parse_scenario
 from gateway.rehearsal.scrape import Late, Scrape, late_between, parse_metrics
 
+pytestmark = pytest.mark.wall_clock(calm=True)
+
 ASK = Ask(start=10, most=1_000)
 
 
@@ -135,7 +137,6 @@ def test_a_short_load_with_processes_of_its_own(tmp_path):
     assert not (tmp_path / "out" / "load" / "mix.json").exists(), "it held the token that signs"
 
 
-@pytest.mark.wall_clock  # the gateway is a process of its own
 async def test_a_gateway_elsewhere_that_takes_one_call_fails_at_two_and_says_why(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
     agent = tmp_path / "agent.yaml"

@@ -18,6 +18,8 @@ from gateway.rehearsal.report import CallReport
 from gateway.rehearsal.run import gateway_process, rehearse
 from gateway.rehearsal.scenario import parse_scenario
 
+pytestmark = pytest.mark.wall_clock
+
 PLANTED = Path(__file__).parent / "planted"
 spec = importlib.util.spec_from_file_location("planted_faults", PLANTED / "sitecustomize.py")
 assert spec is not None

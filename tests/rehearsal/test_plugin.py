@@ -12,6 +12,8 @@ from test_run import SHORT
 from gateway.rehearsal.model_server import ModelServer
 from gateway.rehearsal.scenario import parse_scenario
 
+pytestmark = pytest.mark.wall_clock
+
 pytest_plugins = ["pytester"]
 
 HAND_MADE = """
@@ -90,7 +92,6 @@ def test_a_real_model_needs_a_key(suite: pytest.Pytester, monkeypatch: pytest.Mo
     assert result.ret != 0
 
 
-@pytest.mark.wall_clock  # the gateway is a process of its own
 async def test_a_model_of_the_environment_s_is_held_to_what_can_be_expected_of_it(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from needs import require
 
+pytestmark = pytest.mark.wall_clock(calm=True)
+
 DOC = Path(__file__).parents[2] / "docs" / "rehearsals.md"
 BLOCK = re.compile(
     r"(?:<!-- (?P<note>[^>]*) -->\n)?(?:`(?P<file>[\w./]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.S

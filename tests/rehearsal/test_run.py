@@ -22,7 +22,7 @@ from gateway.rehearsal.scenario import parse_scenario
 from gateway.server import Gateway
 from media.wav import read_wav
 
-pytestmark = pytest.mark.wall_clock  # the gateway is a process of its own
+pytestmark = pytest.mark.wall_clock(calm=True)
 
 SHORT = """\
 name: short

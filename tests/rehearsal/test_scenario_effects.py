@@ -12,6 +12,8 @@ from gateway.rehearsal.report import CallReport
 from gateway.rehearsal.run import run_scenario
 from gateway.rehearsal.scenario import parse_scenario
 
+pytestmark = pytest.mark.wall_clock
+
 TOOL = '''\
 """A tool whose effect is a file."""
 

@@ -31,7 +31,7 @@ from metrics.catalogue import TOOL_FAILURES
 
 require("mcp")
 
-pytestmark = pytest.mark.wall_clock  # the servers are processes of their own
+pytestmark = pytest.mark.wall_clock(calm=True)
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "planted-canary-4711"

@@ -35,6 +35,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "Hello, I am listening.",
         "Milk, eggs and bread are on your shopping list.",
         "The party list has lemons and eggs.",
+        "Blue Heron, how can I help?",
+        "All right, you are down for two.",
         "Done. Four things to buy, and Sam will see to them. Goodbye!",
     ),
     "caller": (
