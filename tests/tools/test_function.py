@@ -17,6 +17,8 @@ from gateway.errors import OperatorError
 from gateway.tools import Tool, ToolContext, ToolError, tool
 from gateway.tools.function import described, function_tool, functions_named
 
+pytestmark = pytest.mark.wall_clock(calm=True)  # threads keep it
+
 
 class Size(enum.Enum):
     SMALL = "small"

@@ -20,6 +20,8 @@ from gateway.tools.answer import ANSWER_LIMIT
 from gateway.tools.function import function_tool
 from gateway.tools.threads import Threads
 
+pytestmark = pytest.mark.wall_clock(calm=True)  # threads keep it
+
 KEY = "sk-planted-7f3a9c"
 
 
