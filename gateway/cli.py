@@ -29,7 +29,7 @@ from gateway.redact import RedactingFormatter, Redactor, secrets_of
 from gateway.telephone_commands import mount as mount_telephone
 from gateway.tools.command import mount as mount_tools
 
-__all__ = ["app", "main"]
+__all__ = ["app", "log_to_stderr", "main"]
 
 app = typer.Typer(
     name="offhook",
@@ -102,11 +102,12 @@ def serve(agent: AgentPaths = None) -> None:
     """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
     settings = settings_from(os.environ)
     agents = _agents(agent, settings)
-    _log(settings.log_level, agents)
+    log_to_stderr(settings.log_level, agents)
     _run(_serve(settings, agents))
 
 
-def _log(level: str, agents: list[Agent]) -> None:
+def log_to_stderr(level: str, agents: list[Agent]) -> None:
+    """Have this process's log on standard error, without the secrets of its environment and its agents' tools."""
     secrets = secrets_of(os.environ, (msgspec.to_builtins(agent.tools) for agent in agents))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
@@ -212,6 +213,14 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option(help="Of noise, jitter and names: the same seed, the same calls. Repeats count on.")
     ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            max=50,
+            help="Up to so many times as fast, on a clock that leaves computing out.",
+        ),
+    ] = 1,
     json: Annotated[Path | None, typer.Option(help="Write one report of all calls here.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     details: Annotated[bool, typer.Option(help="Show the tables of good calls, too.")] = False,
@@ -230,6 +239,7 @@ def simulate(
         parallel=parallel,
         repeat=repeat,
         seed=seed,
+        speed=speed,
         json_path=json,
         junit=junit,
         details=details,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from quick_clock import QuickLoop
+
+from gateway.rehearsal.quick_clock import QuickLoop
 
 
 def pytest_asyncio_loop_factories(

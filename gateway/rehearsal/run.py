@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
@@ -48,7 +48,9 @@ __all__ = [
     "GatewayFailed",
     "demo",
     "fetch_record",
+    "gateway_environment",
     "gateway_process",
+    "last_words",
     "rehearse",
     "run_demo",
     "run_scenario",
@@ -104,6 +106,27 @@ class GatewayFailed(OffhookError):
     """The gateway did not start; the message holds its last words."""
 
 
+def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str) -> dict[str, str]:
+    """What a rehearsed gateway finds in its environment: see `gateway_process`."""
+    ours = ("TWILIO_", "OFFHOOK_") if model is None else ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    if model is not None:
+        env |= {
+            "GOOGLE_GEMINI_BASE_URL": model.url,
+            "SSL_CERT_FILE": model.ca_path,
+            "GEMINI_API_KEY": "rehearsal",
+        }
+    return env | {
+        "TWILIO_AUTH_TOKEN": auth_token,
+        "OFFHOOK_PUBLIC_URL": PUBLIC_URL,
+        "OFFHOOK_HOST": "127.0.0.1",
+        "OFFHOOK_PORT": "0",
+        "OFFHOOK_AGENT": str(agent_file),
+        "OFFHOOK_SIMULATED": "1",
+        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"))),
+    }
+
+
 @asynccontextmanager
 async def gateway_process(
     agent_file: Path,
@@ -120,24 +143,7 @@ async def gateway_process(
     gateway talks to the model that the environment names. Its log goes to a file. `limits`: of the process's
     resources, such as `{"RLIMIT_NOFILE": 64}`.
     """
-    ours = ("TWILIO_", "OFFHOOK_") if model is None else ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    if model is not None:
-        env |= {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "SSL_CERT_FILE": model.ca_path,
-            "GEMINI_API_KEY": "rehearsal",
-        }
-    env |= {
-        "TWILIO_AUTH_TOKEN": auth_token,
-        "OFFHOOK_PUBLIC_URL": PUBLIC_URL,
-        "OFFHOOK_HOST": "127.0.0.1",
-        "OFFHOOK_PORT": "0",
-        "OFFHOOK_AGENT": str(agent_file),
-        "OFFHOOK_SIMULATED": "1",
-        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"))),
-    }
-    env |= environment or {}
+    env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
     command = [sys.executable, "-m", "gateway", "serve"]
     if limits:
         command = [sys.executable, "-c", _LIMITED, msgspec.json.encode(limits).decode(), *command]
@@ -157,7 +163,7 @@ async def gateway_process(
         except TimeoutError:
             first = ""
         if not first.startswith("listening on "):
-            raise GatewayFailed(f"the gateway did not start: {_last_words(log) or first or 'it said nothing'}")
+            raise GatewayFailed(f"the gateway did not start: {last_words(log) or first or 'it said nothing'}")
         yield first.removeprefix("listening on ")
     finally:
         await _stop(process)
@@ -173,7 +179,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """What a log ends with."""
     return log.read_text(encoding="utf-8", errors="replace").strip()[-800:]
 
 
@@ -321,26 +328,27 @@ async def run_scenario(
     environment: Mapping[str, str] | None = None,
     real_model: bool = False,
     watch: Watch | None = None,
+    gateway: Callable[..., AbstractAsyncContextManager[str]] = gateway_process,
 ) -> Report:
     """A scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
     `call.wav` (left what the caller said, right what the caller heard), `call.png` and `report.json`; of
     several calls, recordings and pictures are numbered. `real_model`: no rehearsal model but the one that this
-    process's environment leads to, with its key.
+    process's environment leads to, with its key. `gateway`: what begins it, called as `gateway_process` is.
     """
     agent_file = _agent_file(scenario, out_dir)
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script()))
         twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL))
-        gateway = gateway_process(
+        begun = gateway(
             agent_file,
             model,
             auth_token=auth_token,
             log=out_dir / "gateway.log",
             environment={**environment_of(scenario, twilio), **(environment or {})},
         )
-        url = await stack.enter_async_context(gateway)
+        url = await stack.enter_async_context(begun)
         lived = await rehearse(
             scenario,
             url,
@@ -358,7 +366,7 @@ async def run_scenario(
     for number, (truth, report) in enumerate(lived, 1):
         suffix = f"-{number}" if len(lived) > 1 else ""
         paths |= await asyncio.get_running_loop().run_in_executor(
-            _draughtsman(), write_call, out_dir, truth, report, suffix
+            _draughtsman() if gateway is gateway_process else None, write_call, out_dir, truth, report, suffix
         )
     whole = report_of([report for _, report in lived], paths | {"report": str(out_dir / "report.json")})
     await asyncio.to_thread(write_report, whole, out_dir / "report.json")

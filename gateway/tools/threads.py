@@ -28,6 +28,12 @@ class Threads:
         self._lock = threading.Lock()
         self._threads = self._idle = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether a function runs, or is about to."""
+        with self._lock:
+            return self._threads > self._idle
+
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Begin this, or queue it. Cancelling the future keeps it from beginning; once begun it runs to its end."""
         context = contextvars.copy_context()

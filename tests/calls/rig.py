@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from quick_clock import SPEED, run_quickly
-
 from gateway.agent import parse_agent
 from gateway.config import settings_from
 from gateway.models.gemini_recovery import Patience
@@ -26,6 +24,7 @@ from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.model_record import SessionRecord, Violation
 from gateway.rehearsal.model_script import Script
 from gateway.rehearsal.model_server import ModelServer
+from gateway.rehearsal.quick_clock import SPEED, run_quickly
 from gateway.server import Gateway
 
 SOUNDS = Path(__file__).parents[2] / "gateway" / "rehearsal" / "sounds"

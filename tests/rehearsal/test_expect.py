@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
 import msgspec
 import pytest
 
+from gateway.quickly import gateway_here
 from gateway.rehearsal.expect import KINDS, Expectation, judge
+from gateway.rehearsal.quick_clock import run_quickly
 from gateway.rehearsal.report import CallReport
 from gateway.rehearsal.run import run_scenario
 from gateway.rehearsal.scenario import SCENARIOS, load_scenario, parse_scenario
-
-pytestmark = pytest.mark.wall_clock
+from gateway.tools.function import THREADS
 
 # The agent's voice breaks off, the caller hangs up on it, the model's link is lost, a step cannot be done.
 BAD_DAY = """\
@@ -107,10 +107,10 @@ def reports(tmp_path_factory) -> dict[str, CallReport]:
 
     async def all_of_them() -> dict[str, CallReport]:
         scenarios = [parse_scenario(BAD_DAY), *map(load_scenario, CALLS)]
-        ran = await asyncio.gather(*(run_scenario(scenario, folder / scenario.name) for scenario in scenarios))
+        ran = [await run_scenario(one, folder / one.name, gateway=gateway_here) for one in scenarios]
         return {scenario.name: report.calls[0] for scenario, report in zip(scenarios, ran, strict=True)}
 
-    return asyncio.run(all_of_them())
+    return run_quickly(all_of_them(), others_work=lambda: THREADS.busy)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -167,7 +167,7 @@ def test_a_call_becomes_a_scenario_that_goes_as_the_call_went(tmp_path):
     offhook("simulate", "talk.call.yaml", "--out", "first")
     said = offhook("scenario", "from-call", "first/talk/report.json", "--agent", str(AGENT), "--out", "again.call.yaml")
     assert "offhook simulate again.call.yaml" in said
-    offhook("simulate", "again.call.yaml", "--out", "second")
+    offhook("simulate", "again.call.yaml", "--out", "second", "--speed", "20")
     calls = []
     for path in ("first/talk/report.json", "second/again/report.json"):
         report = msgspec.json.decode((tmp_path / path).read_bytes(), type=Report)

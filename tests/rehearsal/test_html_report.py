@@ -17,6 +17,7 @@ from needs import require
 from test_report import paper_report
 from test_run import SHORT
 
+from gateway.errors import OperatorError
 from gateway.rehearsal.command import simulate
 from gateway.rehearsal.html_report import page
 from gateway.rehearsal.report import Percentiles, Verdict, report_of
@@ -121,6 +122,35 @@ def test_the_page_plays_and_shows_the_calls_in_a_browser(simulated):
         shown.screenshot(path=folder / "page.png", full_page=True)
         assert errors == []
         browser.close()
+
+
+def test_on_the_quick_clock_the_same_is_expected_and_the_page_says_what_it_leaves_out(tmp_path):
+    for name in ("short", "hasty"):
+        text = SHORT if name == "short" else SHORT.replace("2500", "1")
+        (tmp_path / f"{name}.call.yaml").write_text(text.replace("name: short", f"name: {name}"))
+    ran = subprocess.run(
+        [sys.executable, "-m", "gateway", "simulate", "short.call.yaml", "hasty.call.yaml", "--speed", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "✓ short" in ran.stdout
+    assert re.search(r"answered after \d+ ms, later than 1", ran.stdout)
+    assert "1 passed, 1 failed" in ran.stdout
+    shown = (tmp_path / "out" / "simulate" / "index.html").read_text()
+    assert "The clock stood still while anything was computed" in shown
+    call = json.loads((tmp_path / "out" / "simulate" / "short" / "report.json").read_text())["calls"][0]
+    assert 2_000 < call["line"]["duration_ms"] < 20_000
+    assert (tmp_path / "out" / "simulate" / "short" / "call.png").stat().st_size > 10_000
+
+
+async def test_what_keeps_a_gateway_on_the_quick_clock_from_starting_is_said_in_a_line(tmp_path):
+    tools = "  tools: [{function: 'nowhere:at_all'}]\n"
+    (tmp_path / "a.call.yaml").write_text(SHORT.replace("caller:", f"{tools}caller:", 1))
+    with pytest.raises(OperatorError, match=r"^short: .*nowhere"):
+        await simulate([tmp_path / "a.call.yaml"], tmp_path / "out", speed=20.0)
 
 
 def test_the_same_seed_gives_the_same_report_times_aside(tmp_path):

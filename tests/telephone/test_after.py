@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from quick_clock import run_quickly
 from telephone_rig import GREETING, Exchange, exchange, sound
 
 from gateway.conversation.state import Phase
@@ -16,6 +15,7 @@ from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent, Wai
 from gateway.rehearsal.caller_truth import CallTruth
 from gateway.rehearsal.model_script import CallTool, Close, Reply, Script
 from gateway.rehearsal.model_script import Say as Speak
+from gateway.rehearsal.quick_clock import run_quickly
 
 HELLO = Reply("text", (Speak("Hello.", length_ms=600),))
 GOODBYE = Speak("It is booked. Goodbye!", length_ms=900)

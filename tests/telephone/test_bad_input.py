@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from quick_clock import run_quickly
 from raw_socket import BINARY, CLOSE, FRAME, PING, TEXT, RawSocket, media, ring, start_of
 from telephone_rig import API_TOKEN, GREETING, PUBLIC, Exchange, exchange, sound
 
@@ -24,6 +23,7 @@ from gateway.carriers.twilio.signature import sign
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent
 from gateway.rehearsal.model_script import Reply, Script
 from gateway.rehearsal.model_script import Say as Speak
+from gateway.rehearsal.quick_clock import run_quickly
 
 HEALTHY = 10
 SATURDAY = Reply("caller", (Speak("Saturday for two is no problem.", sound("saturday")),))

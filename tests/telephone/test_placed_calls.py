@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from quick_clock import run_quickly
 from telephone_rig import Exchange, exchange, sound
 
 from gateway.outbound import LOOK_S, Outbound
 from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from gateway.rehearsal.model_script import CallTool, Reply, Script
 from gateway.rehearsal.model_script import Say as Speak
+from gateway.rehearsal.quick_clock import run_quickly
 from gateway.rehearsal.twilio_account import Callee
 
 YES = str(sound("uh_huh"))

@@ -1,11 +1,9 @@
-"""A clock for simulated calls inside one process: it stands still while the process works and runs SPEED times as fast
+"""A clock for simulated calls inside one process: it stands still while the process works and runs many times as fast
 as the wall's while it waits.
 
-While a thread works for the loop it keeps the wall's pace: threads have no other clock.
-
-A call then takes the time of its computing, and a busy machine makes nobody late, so what these tests see is what was
-decided and in which order. How long the computing takes is measured elsewhere, on the real clock: `make demo`, the
-bundled scenarios, tests/infra/test_running_gateway.py, tests/bench.
+A call then takes the time of its computing, and a busy machine makes nobody late: what is seen is what was decided and
+in which order, not how long the computing took. While a thread works for the loop it keeps the wall's pace: threads
+have no other clock.
 """
 
 from __future__ import annotations
@@ -13,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
-from unittest import mock
 
 __all__ = ["SPEED", "QuickLoop", "run_quickly"]
 
@@ -29,9 +26,9 @@ _wall_s = time.monotonic  # before anybody puts another in its place
 class _Selector(selectors.DefaultSelector):
     """Waits for sockets on the quick clock, `now_s`."""
 
-    def __init__(self, speed: float) -> None:
+    def __init__(self, speed: float, others_work: Callable[[], bool]) -> None:
         super().__init__()
-        self._speed = speed
+        self._speed, self._others_work = speed, others_work
         self.threads = 0  # at work for the loop
         self.now_s = _wall_s()
         self._owed_s = 0.0  # waits of the wall's clock too short to make one by one
@@ -40,7 +37,7 @@ class _Selector(selectors.DefaultSelector):
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
-        speed = 1.0 if self.threads else self._speed
+        speed = 1.0 if self.threads or self._others_work() else self._speed
         if timeout is not None:
             self._owed_s += timeout / speed
             if self._owed_s < _LEAST_WAIT_S:
@@ -55,16 +52,21 @@ class _Selector(selectors.DefaultSelector):
 
 
 class QuickLoop(asyncio.SelectorEventLoop):
-    """An event loop on the quick clock. At a speed of 1 it may wait for what is outside this process."""
+    """An event loop on the quick clock. At a speed of 1 it may wait for what is outside this process.
 
-    def __init__(self, speed: float = SPEED) -> None:
-        self._quick = _Selector(speed)
+    `others_work`: whether threads that the loop does not know of are at work for it.
+    """
+
+    def __init__(self, speed: float = SPEED, others_work: Callable[[], bool] = lambda: False) -> None:
+        self._quick = _Selector(speed, others_work)
         super().__init__(self._quick)
 
     def time(self) -> float:
         return self._quick.now_s
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
         work = super().run_in_executor(executor, func, *args)
         self._quick.threads += 1
         work.add_done_callback(self._thread_is_done)
@@ -75,11 +77,17 @@ class QuickLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """While it runs, `time.monotonic` is this loop's clock."""
-        with mock.patch("time.monotonic", self.time):
+        before = time.monotonic
+        time.monotonic = self.time
+        try:
             super().run_forever()
+        finally:
+            time.monotonic = before
 
 
-def run_quickly(main: Coroutine[Any, Any, T], speed: float = SPEED) -> T:
+def run_quickly(
+    main: Coroutine[Any, Any, T], speed: float = SPEED, others_work: Callable[[], bool] = lambda: False
+) -> T:
     """As `asyncio.run`, on the quick clock."""
-    with asyncio.Runner(loop_factory=lambda: QuickLoop(speed)) as runner:
+    with asyncio.Runner(loop_factory=lambda: QuickLoop(speed, others_work)) as runner:
         return runner.run(main)
