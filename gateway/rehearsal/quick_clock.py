@@ -18,6 +18,7 @@ __all__ = ["SPEED", "QuickLoop", "run_quickly"]
 
 SPEED = 20.0  # so that a thread or the kernel still has real time to do its part before a deadline of ours
 _LEAST_WAIT_S = 0.001  # epoll waits no shorter
+_LATE_S = 1e-6  # nobody is woken early, whatever is lost in adding up seconds
 
 T = TypeVar("T")
 _wall_s = time.monotonic  # before anybody puts another in its place
@@ -41,13 +42,13 @@ class _Selector(selectors.DefaultSelector):
         if timeout is not None:
             self._owed_s += timeout / speed
             if self._owed_s < _LEAST_WAIT_S:
-                self.now_s += timeout
+                self.now_s += timeout + _LATE_S
                 return ready
         began_s = _wall_s()
         ready = super().select(None if timeout is None else self._owed_s)
         self._owed_s = 0.0
         passed_s = speed * (_wall_s() - began_s)
-        self.now_s += passed_s if timeout is None else min(timeout, passed_s) if ready else timeout
+        self.now_s += passed_s if timeout is None else min(timeout, passed_s) if ready else timeout + _LATE_S
         return ready
 
 
