@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
+export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
 .PHONY: help setup system demo simulate test contract lint figures bench bench-vad clean
 
