@@ -43,7 +43,7 @@ RECORD = CallRecord(
             number=2,
             generation=2,
             caller_ended_ms=3_000.0,
-            caller_text="my number is 12345",
+            caller_text="my word is Grasmere",
             reply_started_ms=3_600.0,
             reply_ended_ms=5_000.0,
             interrupted=True,
@@ -102,7 +102,7 @@ def test_nobodys_number_or_words_are_in_a_trace() -> None:
     traces.close()
     told = " ".join(span.to_json() for span in exporter.get_finished_spans())
     assert "5551234567" not in told
-    assert "12345" not in told.replace(RECORD.trace_id, "")
+    assert "Grasmere" not in told
 
 
 @pytest.mark.parametrize(

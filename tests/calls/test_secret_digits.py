@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -52,8 +53,9 @@ def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pyt
     (session,) = outcome.sessions
     told = str([answer.response for answer in session.tool_answers]) + str(session.texts)
     record = msgspec.json.encode(outcome.record).decode()
-    for where in (told, record, metrics[0], caplog.text):
-        assert not [part for part in (PIN[:6], PIN[2:]) if part in where]
+    for where in (told, record, metrics[0], "\n".join(caplog.messages)):
+        numbers = re.findall(r"(?<![\d.])\d{6,}", where)  # not the decimals of some time, which are any digits
+        assert not [number for number in numbers if PIN[:6] in number or PIN[2:] in number]
     before, secretly, after = outcome.truth.spoken
     heard = np.abs(np.frombuffer(bytes(session.audio), "<i2"))
     (path,) = tmp_path.glob("*.wav")
