@@ -7,7 +7,6 @@ Standard error is the gateway's log; what keeps it from starting is the last lin
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -46,7 +45,6 @@ async def gateway_here(
         agents = [load_agent(path) for path in settings.agents]
         log_to_stderr(settings.log_level, agents)
         async with Gateway(settings, agents, env).listening() as url:
-            gc.freeze()
             yield url
     finally:
         os.environ.clear()

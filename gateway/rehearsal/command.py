@@ -106,7 +106,7 @@ async def simulate(
     passed = sum(report.ok for _, report in reports)
     if len(reports) > 1:
         show_totals(whole, console)
-    elif speed > 1:
+    if speed > 1:
         console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
     console.print(f"[dim]to listen and look: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")

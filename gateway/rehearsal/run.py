@@ -362,12 +362,11 @@ async def run_scenario(
         )
         for failure in model.failures if model else ():
             raise failure
+    painter = _draughtsman() if gateway is gateway_process else None  # elsewhere no clock goes on that it could delay
     paths: dict[str, str] = {}
     for number, (truth, report) in enumerate(lived, 1):
         suffix = f"-{number}" if len(lived) > 1 else ""
-        paths |= await asyncio.get_running_loop().run_in_executor(
-            _draughtsman() if gateway is gateway_process else None, write_call, out_dir, truth, report, suffix
-        )
+        paths |= await asyncio.get_running_loop().run_in_executor(painter, write_call, out_dir, truth, report, suffix)
     whole = report_of([report for _, report in lived], paths | {"report": str(out_dir / "report.json")})
     await asyncio.to_thread(write_report, whole, out_dir / "report.json")
     return whole

@@ -75,7 +75,7 @@ def place_calls(
     speed: float = SPEED,
 ) -> dict[str, Outcome]:
     """Place all calls at once through one gateway, on the quick clock, and wait for their ends. `metrics` receives the
-    exposition after the last. `speed` is 1 where they talk to what is outside this process.
+    exposition after the last. `speed` is less where threads take part, 1 where other processes do.
     """
     return run_quickly(_place(plans, dict(environ or {}), metrics), speed)
 

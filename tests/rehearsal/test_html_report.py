@@ -139,6 +139,7 @@ def test_on_the_quick_clock_the_same_is_expected_and_the_page_says_what_it_leave
     assert "✓ short" in ran.stdout
     assert re.search(r"answered after \d+ ms, later than 1", ran.stdout)
     assert "1 passed, 1 failed" in ran.stdout
+    assert "The clock stood still while anything was computed" in ran.stdout
     shown = (tmp_path / "out" / "simulate" / "index.html").read_text()
     assert "The clock stood still while anything was computed" in shown
     call = json.loads((tmp_path / "out" / "simulate" / "short" / "report.json").read_text())["calls"][0]
