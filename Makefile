@@ -11,11 +11,12 @@ help: ## Show this
 
 setup: .venv/.ready ## Make .venv with the `offhook` command, at the versions of constraints.txt
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt .ci/link
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up .venv with the packages of constraints.txt: once, a minute or a few"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rehearsal,dev]'
+	@sh .ci/link
 	@touch $@
 
 system: setup ## Install what some tests need from the system, where that may be done

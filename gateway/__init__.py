@@ -1,4 +1,4 @@
-"""Offhook: a telephony voice agent gateway between Twilio Media Streams and the Gemini Live API."""
+"""The gateway between telephone carriers and speech models, and its rehearsals."""
 
 __version__ = "0.1.0"
 __all__ = ["__version__"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
-from gateway.errors import OperatorError, nearest
+from offhook.gateway.errors import OperatorError, nearest
 
 __all__ = ["Settings", "misspelt", "settings_from"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from media.mulaw import SILENCE_DBOV
+from offhook.media.mulaw import SILENCE_DBOV
 
 __all__ = ["EchoGuard"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media.mulaw import FRAME_BYTES, SILENCE
+from offhook.media.mulaw import FRAME_BYTES, SILENCE
 
 __all__ = ["Framer"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from media.mulaw import SILENCE_DBOV
+from offhook.media.mulaw import SILENCE_DBOV
 
 __all__ = [
     "active_level_dbov",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from media import mulaw
+from offhook.media import mulaw
 
 __all__ = ["RATE_HZ", "Recording", "repair"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
-from media.mulaw import ENCODE_TABLE
+from offhook.media.mulaw import ENCODE_TABLE
 
 __all__ = [
     "DOWN_TAPS",

@@ -1,6 +1,6 @@
 """Sounds a telephone makes: DTMF keys, made and recognised, and two soft sounds for a line that must not seem dead.
 
-All makers give PCM16 samples at 8 kHz; `media.mulaw.encode` makes carrier audio of them.
+All makers give PCM16 samples at 8 kHz; `offhook.media.mulaw.encode` makes carrier audio of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from media.mulaw import RATE_HZ
+from offhook.media.mulaw import RATE_HZ
 
 __all__ = ["DTMF_KEYS", "DtmfDetector", "comfort_tone", "dtmf", "thinking_sound"]
 

@@ -4,7 +4,7 @@ Three questions are asked of every frame, each by a part of its own:
 
 - Is it louder than this line's background? `_Line`: twelve bands, each over its own tracked floor, and the
   sum of what rises above them against what the background itself does.
-- Could it be the agent's own voice? `media.echo.EchoGuard`, which learns how loud that comes back here.
+- Could it be the agent's own voice? `offhook.media.echo.EchoGuard`, which learns how loud that comes back here.
 - Is it a voice? `EnergyDetector` looks for pitch, `SileroDetector` asks a small neural network.
 
 `_Edges` adds the answers up and says when speech began and ended.
@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from media.echo import EchoGuard
-from media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE_DBOV
+from offhook.media.echo import EchoGuard
+from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE_DBOV
 
 __all__ = ["EnergyDetector", "SileroDetector", "SpeechDetector", "SpeechEdge"]
 

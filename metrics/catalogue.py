@@ -1,6 +1,6 @@
 """Every metric of the gateway, in one place.
 
-`Metrics(registry)` makes them; nothing else does. Segments (see `metrics.segments`) go through `observe`,
+`Metrics(registry)` makes them; nothing else does. Segments (see `offhook.metrics.segments`) go through `observe`,
 which feeds the exported histogram and the console's sliding windows alike, so that both show the same.
 All label values come from the closed lists here; anything else is counted as "other", so a peer cannot
 grow the number of series. Nothing that names a caller or a call is ever a label.
@@ -19,10 +19,10 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
-from metrics.exposition import Exposition
-from metrics.histogram import SegmentHistogram, Series
-from metrics.quantiles import Counts, Summary, summarise
-from metrics.segments import BY_NAME, SEGMENTS, Segment
+from offhook.metrics.exposition import Exposition
+from offhook.metrics.histogram import SegmentHistogram, Series
+from offhook.metrics.quantiles import Counts, Summary, summarise
+from offhook.metrics.segments import BY_NAME, SEGMENTS, Segment
 
 __all__ = [
     "AUTH_KINDS",
@@ -215,7 +215,7 @@ class Metrics:
         return found
 
     def window(self, segment: Segment | str, span_s: float, label: str | None = None) -> Summary:
-        """Percentiles of the last `span_s` seconds, for the console (1 % bins; see `metrics.quantiles`)."""
+        """Percentiles of the last `span_s` seconds, for the console (1 % bins; see `offhook.metrics.quantiles`)."""
         return summarise(self.counts(segment, span_s, label))
 
     def history(self, segment: Segment | str, span_s: float, points: int) -> list[Counts]:
@@ -230,13 +230,13 @@ class Metrics:
     # --- exposition
 
     def render(self) -> bytes:
-        """The body of `GET /metrics` (content type `metrics.exposition.CONTENT_TYPE`)."""
+        """The body of `GET /metrics` (content type `offhook.metrics.exposition.CONTENT_TYPE`)."""
         return self._exposition.render()
 
     async def render_in_slices(self, openmetrics: bool = False) -> bytes:
         """As `render`, never holding the event loop for more than about half a millisecond at a time.
 
-        `openmetrics`: with exemplars (content type `metrics.exposition.OPENMETRICS_TYPE`).
+        `openmetrics`: with exemplars (content type `offhook.metrics.exposition.OPENMETRICS_TYPE`).
         """
         return await self._exposition.render_in_slices(openmetrics)
 

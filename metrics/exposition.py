@@ -13,7 +13,7 @@ from time import perf_counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 
-from metrics.histogram import HistogramFamily, escape_label
+from offhook.metrics.histogram import HistogramFamily, escape_label
 
 __all__ = ["CONTENT_TYPE", "OPENMETRICS_TYPE", "Exposition"]
 

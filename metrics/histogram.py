@@ -2,7 +2,7 @@
 
 prometheus_client's own histogram walks its buckets one by one under a lock and is rendered line by line: with
 the buckets a truthful P95 needs, that would cost a few audio frames at every scrape. This one is an ordinary
-collector to prometheus_client and hands finished text to `metrics.exposition`.
+collector to prometheus_client and hands finished text to `offhook.metrics.exposition`.
 
 Not locked: observed and rendered on the event loop's thread only.
 """
@@ -15,8 +15,8 @@ from time import time
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-from metrics.quantiles import SlidingWindow
-from metrics.segments import Segment
+from offhook.metrics.quantiles import SlidingWindow
+from offhook.metrics.segments import Segment
 
 __all__ = ["HistogramFamily", "SegmentHistogram", "Series", "escape_label"]
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from gateway.rehearsal.quick_clock import QuickLoop
+from offhook.gateway.rehearsal.quick_clock import QuickLoop
 
 
 def pytest_asyncio_loop_factories(

@@ -17,4 +17,4 @@ grep -v -E '^(google-|websockets=|httpx|httpcore|pydantic|anyio|tenacity)' const
   'websockets>=14,<18' 'hypothesis>=6.100,<7' 'pytest>=8.3,<10' 'pytest-asyncio>=1.0,<2'
 "$folder/venv/bin/python" -c 'from importlib.metadata import version as v; print("google-genai", v("google-genai"), "websockets", v("websockets"))'
 PYTHONPATH=. "$folder/venv/bin/python" -m pytest \
-  tests/models/test_gemini_contract.py tests/models/test_gemini_setup.py tests/models/test_gemini_link.py
+  tests/models/gemini/test_contract.py tests/models/gemini/test_setup.py tests/models/gemini/test_link.py

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS / "calls"), str(TESTS / "console")]
+from tests.web.console.console_rig import SHORT, TALK, Stage, chromium, staged
 
-from console_rig import SHORT, TALK, Stage, chromium, staged  # noqa: E402 - found on the path just made
+TESTS = Path(__file__).parent
+
 
 PHONE = {"width": 390, "height": 844}
 

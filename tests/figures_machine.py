@@ -10,7 +10,6 @@ the table's fingerprint; a test fails when it is older than the table.
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from math import hypot
 from pathlib import Path
@@ -22,12 +21,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from offhook.gateway.conversation.state import Mode, Phase, Policy
+from tests.conversation.walker import fingerprint, walk
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "conversation"))
 
-from walker import fingerprint, walk  # noqa: E402
-
-from gateway.conversation.state import Mode, Phase, Policy  # noqa: E402
 
 OUT = HERE.parent / "docs" / "machine.svg"
 INK, GREY, FAINT, VOICE = "#1f2933", "#7b8794", "#d3d9df", "#b23a48"

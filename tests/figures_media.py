@@ -14,7 +14,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS
+from offhook.media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS
 
 OUT = Path(__file__).parents[1] / "docs" / "filters.png"
 

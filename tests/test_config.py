@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Settings, settings_from
-from gateway.errors import OperatorError
+from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.errors import OperatorError
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

@@ -23,7 +23,7 @@ def test_all_is_there_and_true(path: Path) -> None:
     if all(isinstance(part, ast.Expr) for part in tree.body):  # a package's description, or nothing
         return
     named = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-    module = importlib.import_module(named)
+    module = importlib.import_module(f"offhook.{named}")
     assert isinstance(module.__all__, (list, tuple)), f"{path} has no __all__"
     missing = [name for name in module.__all__ if not hasattr(module, name)]
     assert not missing

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from gateway.rehearsal.caller import Carrier, SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from gateway.rehearsal.caller_truth import CallTruth, MarkReceived, StreamTruth
-from gateway.rehearsal.model_record import SessionRecord
-from gateway.rehearsal.model_script import Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.voice import SOUNDS, audible_span
-from media.wav import read_wav, write_wav
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
+from offhook.gateway.rehearsal.phone.truth import CallTruth, MarkReceived, StreamTruth
+from offhook.gateway.rehearsal.phone.voice import SOUNDS, audible_span
+from offhook.media.wav import read_wav, write_wav
 
 __all__ = ["AGENT", "Lived", "Truth", "place", "script_for"]
 

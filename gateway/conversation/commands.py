@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import Event, Outcome
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import Event, Outcome
 
 __all__ = [
     "ActivityEnd",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.conversation.endings import Ending
+from offhook.gateway.conversation.endings import Ending
 
 __all__ = [
     "TIMERS",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import ToolPolicy
-from gateway.conversation.ledger import Ledger
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.conversation.ledger import Ledger
 
 __all__ = ["Greets", "Link", "Mode", "Phase", "Policy", "RunningTool", "State"]
 

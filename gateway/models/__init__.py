@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any, Protocol
 
-from gateway.conversation.commands import Scheduling
-from gateway.conversation.events import Event
+from offhook.gateway.conversation.commands import Scheduling
+from offhook.gateway.conversation.events import Event
 
 __all__ = ["ModelLink", "ModelSink"]
 

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from gateway.errors import OffhookError
-from gateway.rehearsal.caller_truth import CallTruth
-from gateway.rehearsal.scenario import Outbound, Scenario
-from gateway.rehearsal.twilio_account import SimulatedTwilio
+from offhook.gateway.errors import OffhookError
+from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
+from offhook.gateway.rehearsal.scenario.load import Outbound, Scenario
 
 __all__ = ["API_TOKEN", "NOBODY", "account_for", "counters", "environment_of", "legs", "moved", "place_outbound"]
 

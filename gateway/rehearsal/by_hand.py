@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from gateway.rehearsal import voice
-from gateway.rehearsal.caller import SimulatedCall, StepFailed
-from gateway.rehearsal.report import CallReport
-from gateway.rehearsal.run import run_scenario
-from gateway.rehearsal.scenario import parse_scenario
-from media.mulaw import RATE_HZ
+from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.call import SimulatedCall, StepFailed
+from offhook.gateway.rehearsal.results.report import CallReport
+from offhook.gateway.rehearsal.run import run_scenario
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
+from offhook.media.mulaw import RATE_HZ
 
 __all__ = ["HandCall", "Offhook"]
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.errors import OffhookError
+from offhook.gateway.errors import OffhookError
 
 if TYPE_CHECKING:  # loaded with every pytest of the environment: what is heavy waits until it is needed
-    from gateway.rehearsal.by_hand import Offhook
-    from gateway.rehearsal.scenario import Scenario
+    from offhook.gateway.rehearsal.by_hand import Offhook
+    from offhook.gateway.rehearsal.scenario.load import Scenario
 
 __all__ = ["offhook", "pytest_addoption", "pytest_collect_file", "pytest_pyfunc_call"]
 
@@ -66,7 +66,7 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterable[pytest.Item]:
         try:
-            from gateway.rehearsal.scenario import load_scenario
+            from offhook.gateway.rehearsal.scenario.load import load_scenario
 
             scenario = load_scenario(self.path)
         except OffhookError as error:
@@ -84,7 +84,7 @@ class ScenarioItem(pytest.Item):
         self.scenario = scenario
 
     def runtest(self) -> None:
-        from gateway.rehearsal.run import run_scenario
+        from offhook.gateway.rehearsal.run import run_scenario
 
         report = asyncio.run(
             run_scenario(self.scenario, _folder(self.config, self.nodeid), real_model=_real_model(self.config))
@@ -106,7 +106,7 @@ class ScenarioItem(pytest.Item):
 @pytest.fixture
 def offhook(request: pytest.FixtureRequest) -> Iterator[Offhook]:
     """Places simulated calls: `call = await offhook.call(agent, model=[...])`. Files are sought beside the test."""
-    from gateway.rehearsal.by_hand import Offhook
+    from offhook.gateway.rehearsal.by_hand import Offhook
 
     out = _folder(request.config, request.node.nodeid)
     with Offhook(request.path.parent, out, real_model=_real_model(request.config)) as calls:

@@ -29,19 +29,27 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gateway.errors import OffhookError
-from gateway.record import CallRecord
-from gateway.rehearsal.account import NOBODY, account_for, counters, environment_of, legs, moved, place_outbound
-from gateway.rehearsal.caller import Glance, SimulatedCall
-from gateway.rehearsal.caller_truth import CallTruth
-from gateway.rehearsal.expect import judge, kept_to_the_rules
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.picture import draw
-from gateway.rehearsal.report import CallReport, Report, Verdict, call_report, report_of, show, write_report
-from gateway.rehearsal.scenario import Scenario, load_scenario
-from gateway.rehearsal.twilio_account import SimulatedTwilio
-from media.mulaw import RATE_HZ, decode
-from media.wav import write_wav
+from offhook.gateway.errors import OffhookError
+from offhook.gateway.rehearsal.account import NOBODY, account_for, counters, environment_of, legs, moved, place_outbound
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
+from offhook.gateway.rehearsal.results.picture import draw
+from offhook.gateway.rehearsal.results.report import (
+    CallReport,
+    Report,
+    Verdict,
+    call_report,
+    report_of,
+    show,
+    write_report,
+)
+from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
+from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.gateway.store.record import CallRecord
+from offhook.media.mulaw import RATE_HZ, decode
+from offhook.media.wav import write_wav
 
 __all__ = [
     "PUBLIC_URL",
@@ -144,7 +152,7 @@ async def gateway_process(
     resources, such as `{"RLIMIT_NOFILE": 64}`.
     """
     env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
-    command = [sys.executable, "-m", "gateway", "serve"]
+    command = [sys.executable, "-m", "offhook", "serve"]
     if limits:
         command = [sys.executable, "-c", _LIMITED, msgspec.json.encode(limits).decode(), *command]
     with log.open("wb") as log_file:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import Outcome, ToolPolicy
-from gateway.errors import PeerError
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import Outcome, ToolPolicy
+from offhook.gateway.errors import PeerError
 
 __all__ = [
     "MARK",

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.redact import Redactor
+from offhook.gateway.observe.redact import Redactor
 
 __all__ = ["ANSWER_LIMIT", "answer", "clipped", "clipped_text", "refusal"]
 

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gateway.agent import Agent, ToolSettings
-from gateway.errors import OperatorError
-from gateway.tools import Tool, ToolSource
-from gateway.tools.builtins import builtin_tool
-from gateway.tools.conduct import conducted
-from gateway.tools.function import THREADS, function_tool, functions_named
-from gateway.tools.http import HttpClient
+from offhook.gateway.agent.spec import Agent, ToolSettings
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.tools import Tool, ToolSource
+from offhook.gateway.tools.builtins import builtin_tool
+from offhook.gateway.tools.conduct import conducted
+from offhook.gateway.tools.function import THREADS, function_tool, functions_named
+from offhook.gateway.tools.http.client import HttpClient
 
 __all__ = ["Toolbox", "board_of", "build_tools"]
 
@@ -67,7 +67,7 @@ def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
 
 def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:
     try:
-        from gateway.tools.mcp import McpTools
+        from offhook.gateway.tools.mcp.tools import McpTools
     except ModuleNotFoundError:
         raise OperatorError("an agent with mcp tools needs the extra: pip install 'offhook[mcp]'") from None
     return McpTools(settings, environ, directory=directory)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.agent_builtins import Options
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import ToolPolicy
-from gateway.tools import Secret, Tool, ToolCall, ToolError, ToolHost
+from offhook.gateway.agent.builtins import Options
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.tools import Secret, Tool, ToolCall, ToolError, ToolHost
 
 __all__ = ["builtin_tool"]
 

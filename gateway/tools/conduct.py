@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.agent import ToolSettings
-from gateway.conversation.events import ToolPolicy
-from gateway.tools import Tool
+from offhook.gateway.agent.spec import ToolSettings
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.tools import Tool
 
 __all__ = ["conducted"]
 

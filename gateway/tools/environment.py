@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.agent_tools import ENVIRONMENT
-from gateway.errors import OperatorError
-from gateway.redact import MIN_LENGTH, Redactor
+from offhook.gateway.agent.tools import ENVIRONMENT
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.observe.redact import MIN_LENGTH, Redactor
 
 __all__ = ["Environment"]
 

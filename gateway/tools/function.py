@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gateway.conversation.events import ToolPolicy
-from gateway.errors import OperatorError
-from gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
-from gateway.tools.schema import BadArguments, inlined
-from gateway.tools.threads import Threads
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from offhook.gateway.tools.schema import BadArguments, inlined
+from offhook.gateway.tools.threads import Threads
 
 __all__ = ["described", "function_tool", "functions_named"]
 

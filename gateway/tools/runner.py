@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gateway.conversation.events import Outcome
-from gateway.redact import Redactor
-from gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
-from gateway.tools.answer import answer, clipped_text, refusal
-from gateway.tools.schema import BadArguments, checked
+from offhook.gateway.conversation.events import Outcome
+from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
+from offhook.gateway.tools.answer import answer, clipped_text, refusal
+from offhook.gateway.tools.schema import BadArguments, checked
 
 __all__ = ["ToolRunner"]
 

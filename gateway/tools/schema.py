@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from gateway.redact import Redactor
+from offhook.gateway.observe.redact import Redactor
 
 __all__ = ["BadArguments", "checked", "inlined"]
 

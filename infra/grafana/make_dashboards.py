@@ -8,7 +8,6 @@ Every latency panel shows its sample count and withholds percentiles that too fe
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 from grafana_foundation_sdk.models import text as text_models
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from offhook.metrics import segments as s
+from offhook.metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99
+from offhook.metrics.segments import Segment
 
-from metrics import segments as s  # noqa: E402
-from metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99  # noqa: E402
-from metrics.segments import Segment  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+
 
 __all__ = ["dashboards"]
 

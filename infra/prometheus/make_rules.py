@@ -7,16 +7,15 @@ The percentiles aggregate over replicas before the quantile is taken, and are wi
 stand behind them: P95 below 20, P99 below 300, in the rule's own window.
 """
 
-import sys
 from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from offhook.metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99
+from offhook.metrics.segments import BARGEIN_STOP, SEGMENTS, TURN_GAP, Segment
 
-from metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99  # noqa: E402
-from metrics.segments import BARGEIN_STOP, SEGMENTS, TURN_GAP, Segment  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+
 
 __all__ = ["FAULTS", "rule_files"]
 

@@ -13,15 +13,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.record import CallRecord
-from gateway.rehearsal.caller import SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, SayOver
-from gateway.rehearsal.caller_truth import CallTruth
-from gateway.rehearsal.model_script import Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.run import fetch_record, gateway_process
-from metrics.quantiles import exact
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, SayOver
+from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.run import fetch_record, gateway_process
+from offhook.gateway.store.record import CallRecord
+from offhook.metrics.quantiles import exact
 from tests.bench.bench_calls import SOUNDS
 
 PER_CALL = 10

@@ -41,8 +41,8 @@ def rss_mib(pid: int) -> float:
 
 
 async def model_main(ca_out: str) -> None:
-    from gateway.rehearsal.model_script import Reply, Say, Script
-    from gateway.rehearsal.model_server import ModelServer
+    from offhook.gateway.rehearsal.model.script import Reply, Say, Script
+    from offhook.gateway.rehearsal.model.server import ModelServer
 
     sound = next(SOUNDS.glob("agent_of_course*.wav"))
     script = Script((Reply("text", (Say("hello", sound),)),), default=Reply("caller", (Say("of course", sound),)))
@@ -123,8 +123,8 @@ def spawn(arguments: list[str], environ: dict[str, str]) -> tuple[subprocess.Pop
 
 async def calls_main(url: str, pid: int, calls: int, seconds: float) -> tuple[float, float]:
     """CPU milliseconds of `pid` per call-second while `calls` calls talk, and MiB per call."""
-    from gateway.rehearsal.caller import SimulatedCall
-    from gateway.rehearsal.caller_steps import Pause, Say, WaitForAgent
+    from offhook.gateway.rehearsal.phone.call import SimulatedCall
+    from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 
     line = str(next(SOUNDS.glob("caller_hello*.wav")))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
@@ -172,7 +172,7 @@ def main() -> None:
             "OFFHOOK_LOG_LEVEL": "warning",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        kinds = {"gateway": ["-m", "gateway", "serve"], "relay": ["-m", "tests.bench.bench_calls", "--relay"]}
+        kinds = {"gateway": ["-m", "offhook", "serve"], "relay": ["-m", "tests.bench.bench_calls", "--relay"]}
         print(f"{'calls':>6} {'gateway':>16} {'relay':>16} {'ratio':>6} {'gateway memory':>16}")
         for calls in arguments.calls:
             figures = {}

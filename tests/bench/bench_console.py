@@ -25,12 +25,13 @@ from typing import Any
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from gateway.console import Access, Console, LiveCall
-from gateway.record import CallRecord, ToolRecord, TurnRecord
-from gateway.rehearsal.caller import SimulatedCall
-from gateway.rehearsal.caller_steps import Pause, Say, WaitForAgent
-from metrics.catalogue import Metrics
-from metrics.segments import SEGMENTS
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
+from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
+from offhook.gateway.web.access import Access
+from offhook.gateway.web.console import Console, LiveCall
+from offhook.metrics.catalogue import Metrics
+from offhook.metrics.segments import SEGMENTS
 from tests.bench.bench_calls import SOUNDS, cpu_s, spawn
 
 CALLS, ENDED, TURNS = 100, 1_000, 40
@@ -171,7 +172,7 @@ def main() -> None:
             "OFFHOOK_LOG_LEVEL": "warning",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        process, url = spawn(["-m", "gateway", "serve"], environ)
+        process, url = spawn(["-m", "offhook", "serve"], environ)
         try:
             asyncio.run(watched(url, process.pid, calls))
         finally:

@@ -13,15 +13,15 @@ import multiprocessing
 import sys
 import time
 
-from gateway.agent import Agent
-from gateway.conversation.events import Event, ModelReady
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.conversation.events import Event, ModelReady
 
 try:
     from uvloop import run as runner  # as `offhook serve` does
 except ImportError:
     runner = asyncio.run
 
-from gateway.models.gemini import GeminiSettings, Models
+from offhook.gateway.models.gemini.client import GeminiSettings, Models
 
 ROUNDS = 3
 PCM = bytes(range(256)) * 2 + bytes(128)
@@ -54,8 +54,8 @@ class Counting:
 
 def serve(pipe, length_s: float) -> None:
     """The other end, in its own process."""
-    from gateway.rehearsal.model_script import Reply, Say, Script
-    from gateway.rehearsal.model_server import ModelServer
+    from offhook.gateway.rehearsal.model.script import Reply, Say, Script
+    from offhook.gateway.rehearsal.model.server import ModelServer
 
     say = Say("", length_ms=length_s * 1000, delay_ms=0, chunk_ms=(40,), speed=1.0, transcript="none")
 

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.conversation import events
-from gateway.conversation.machine import step
-from gateway.conversation.state import Greets, Phase, Policy, State
+from offhook.gateway.conversation import events
+from offhook.gateway.conversation.machine import step
+from offhook.gateway.conversation.state import Greets, Phase, Policy, State
 
 CALL = Path(__file__).parents[1] / "conversation" / "recorded_call.json"
 POLICY = Policy(greets=Greets.MODEL)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from media import mulaw
-from media.framing import Framer
-from media.recording import Recording
-from media.resample import Down24To8, Up8To16, resample
-from media.tones import DtmfDetector
+from offhook.media import mulaw
+from offhook.media.framing import Framer
+from offhook.media.recording import Recording
+from offhook.media.resample import Down24To8, Up8To16, resample
+from offhook.media.tones import DtmfDetector
 from tests.media import signals
 
 with warnings.catch_warnings():

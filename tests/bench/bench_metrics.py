@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from metrics.catalogue import Metrics, WorstPerSecond
-from metrics.quantiles import exact
-from metrics.segments import SEGMENTS, TURN_GAP, UPLINK_RELATIVE_DELAY
+from offhook.metrics.catalogue import Metrics, WorstPerSecond
+from offhook.metrics.quantiles import exact
+from offhook.metrics.segments import SEGMENTS, TURN_GAP, UPLINK_RELATIVE_DELAY
 
 N = 200_000
 

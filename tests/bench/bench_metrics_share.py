@@ -30,8 +30,8 @@ def feeders() -> list[tuple[Any, str]]:
     """Everything on the call path that feeds a metric, by class and name."""
     from prometheus_client import Counter, Gauge
 
-    from gateway.call import Call
-    from metrics.catalogue import Metrics, Tally, WorstPerSecond
+    from offhook.gateway.call.call import Call
+    from offhook.metrics.catalogue import Metrics, Tally, WorstPerSecond
 
     return [
         (Metrics, "observe"),
@@ -47,7 +47,7 @@ def feeders() -> list[tuple[Any, str]]:
 
 def gateway_main(kind: str) -> None:
     """`offhook serve`, with the feeders timed ("timed") or made to do nothing ("mute"). SIGUSR1 writes the times."""
-    from gateway.cli import app
+    from offhook.gateway.cli.main import app
 
     spent_ns, depth = 0, 0
     counted: dict[str, int] = {}

@@ -15,12 +15,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from gateway.rehearsal.caller import SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from metrics.quantiles import exact
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
+from offhook.metrics.quantiles import exact
 from tests.bench.bench_calls import SOUNDS, spawn
 
 FRAME_S = 0.02
@@ -45,7 +45,7 @@ async def measure(calls: int, turns: int) -> tuple[list[float], list[float]]:
                 "OFFHOOK_AGENT": str(agent),
                 "OFFHOOK_LOG_LEVEL": "error",
             }
-            process, url = await asyncio.to_thread(spawn, ["-m", "gateway", "serve"], environ)
+            process, url = await asyncio.to_thread(spawn, ["-m", "offhook", "serve"], environ)
             try:
                 talk = (WaitForAgent("end"), Pause(200), Say(line)) * turns
                 placed = [SimulatedCall(url, (*talk, WaitForAgent("end"), HangUp())) for _ in range(calls)]

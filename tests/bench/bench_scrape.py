@@ -21,12 +21,12 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
-from gateway.rehearsal.caller_steps import Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.run import PUBLIC_URL, gateway_process
-from metrics.quantiles import exact
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
+from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
+from offhook.metrics.quantiles import exact
 from tests.truth import AGENT, FRAME_AT_MODEL, Watched, buzz, sid_of, words
 
 

@@ -41,8 +41,8 @@ def computing() -> str:
 
 
 async def model_main(ca_out: str, tool: str) -> None:
-    from gateway.rehearsal.model_script import CallTool, Reply, Say, Script
-    from gateway.rehearsal.model_server import ModelServer
+    from offhook.gateway.rehearsal.model.script import CallTool, Reply, Say, Script
+    from offhook.gateway.rehearsal.model.server import ModelServer
 
     say = Say("of course", next(SOUNDS.glob("agent_saturday*.wav")))
     does = (say, CallTool(tool)) if tool in ("asleep", "computing") else (say,)
@@ -70,8 +70,8 @@ def percentile_ms(before: dict[float, float], after: dict[float, float], share: 
 
 async def talk(url: str, calls: int, seconds: float) -> list[tuple[float, float]]:
     """P50 and P99 in ms of each segment, while the calls talk."""
-    from gateway.rehearsal.caller import SimulatedCall
-    from gateway.rehearsal.caller_steps import Pause, Say, WaitForAgent
+    from offhook.gateway.rehearsal.phone.call import SimulatedCall
+    from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 
     line = str(next(SOUNDS.glob("caller_yes*.wav")))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
@@ -121,7 +121,7 @@ def main() -> None:
                 "OFFHOOK_LOG_LEVEL": "error",
                 "OPENBLAS_NUM_THREADS": "1",
             }
-            gateway, url = spawn(["-m", "gateway", "serve"], environ)
+            gateway, url = spawn(["-m", "offhook", "serve"], environ)
             try:
                 figures = asyncio.run(talk(url, arguments.calls, arguments.seconds))
             finally:

@@ -9,16 +9,12 @@ same clock (tests/truth.py), a stretch as wide as this machine was late. "off" i
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "infra"), str(Path(__file__).parents[1])]
-
-from running import running  # noqa: E402
-
-from metrics.quantiles import exact  # noqa: E402
-from metrics.segments import BY_NAME  # noqa: E402
+from offhook.metrics.quantiles import exact
+from offhook.metrics.segments import BY_NAME
+from tests.infra.running import running
 
 
 def off(got_s: float, least_s: float, most_s: float) -> str:

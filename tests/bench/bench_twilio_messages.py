@@ -11,7 +11,7 @@ import os
 import timeit
 from collections.abc import Callable
 
-from gateway.carriers.twilio.messages import Outbound, parse, parse_mark
+from offhook.gateway.carriers.twilio.messages import Outbound, parse, parse_mark
 
 N = 100_000
 MZ = "MZ" + "18" * 16

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from media.vad import EnergyDetector, SileroDetector, SpeechDetector
+from offhook.media.vad import EnergyDetector, SileroDetector, SpeechDetector
 from tests.media import signals
 from tests.media.detection import Noise, Onsets, edges, onsets, starts
 from tests.media.signals import Samples

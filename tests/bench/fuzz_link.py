@@ -24,14 +24,14 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from gateway.agent import Agent, ModelSettings
-from gateway.conversation.commands import Scheduling
-from gateway.conversation.events import Event, ModelDown, ModelFailed, ModelReady, ReplyComplete, TurnComplete
-from gateway.models.gemini import GeminiSettings, Models
-from gateway.models.gemini_link import UPLINK_MAX_FRAMES, GeminiLink
-from gateway.models.gemini_recovery import Patience
-from gateway.rehearsal import model_script as m
-from gateway.rehearsal.model_server import ModelServer
+from offhook.gateway.agent.spec import Agent, ModelSettings
+from offhook.gateway.conversation.commands import Scheduling
+from offhook.gateway.conversation.events import Event, ModelDown, ModelFailed, ModelReady, ReplyComplete, TurnComplete
+from offhook.gateway.models.gemini.client import GeminiSettings, Models
+from offhook.gateway.models.gemini.link import UPLINK_MAX_FRAMES, GeminiLink
+from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.rehearsal.model import script as m
+from offhook.gateway.rehearsal.model.server import ModelServer
 
 __all__ = ["Report", "fuzz"]
 

@@ -23,10 +23,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.agent import parse_agent
-from gateway.config import settings_from
-from gateway.conversation.events import ModelReady
-from gateway.server import Gateway
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.config import settings_from
+from offhook.gateway.conversation.events import ModelReady
 
 __all__ = ["Report", "fuzz"]
 

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from gateway.tools import ToolContext, ToolError, tool
+from offhook import ToolContext, ToolError, tool
 
 DONE: list[str] = []
 log = logging.getLogger(__name__)

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from gateway.agent import parse_agent
-from gateway.config import settings_from
-from gateway.models.gemini_recovery import Patience
-from gateway.record import CallRecord
-from gateway.rehearsal.caller import Carrier, SimulatedCall
-from gateway.rehearsal.caller_steps import Step
-from gateway.rehearsal.caller_truth import CallTruth
-from gateway.rehearsal.model_record import SessionRecord, Violation
-from gateway.rehearsal.model_script import Script
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.quick_clock import SPEED, run_quickly
-from gateway.server import Gateway
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.config import settings_from
+from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
+from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import Step
+from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.quick_clock import SPEED, run_quickly
+from offhook.gateway.store.record import CallRecord
 
 SOUNDS = Path(__file__).parents[2] / "gateway" / "rehearsal" / "sounds"
 

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from gateway.tools import ToolContext, ToolError
+from offhook import ToolContext, ToolError
 
 log = logging.getLogger(__name__)
 

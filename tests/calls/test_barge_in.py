@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from rig import Outcome, Plan, place_calls, sound
-from test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
 
-from gateway.rehearsal.caller import Carrier
-from gateway.rehearsal.caller_steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_script import CallTool, Interrupted, Reply, Script, Wait
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.rehearsal.model.script import CallTool, Interrupted, Reply, Script, Wait
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
+from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
 
 UH_HUH = str(sound("uh_huh"))
 LONG_LINE, SATURDAY_LINE = sound("of_course"), sound("saturday")
@@ -53,7 +53,8 @@ PLANS = {
     "after the tool was done": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_500), *AGAIN),
         Script((GREETING, Reply("caller", (LONG, CallTool("quick"))), Reply("caller", (SATURDAY,)))),
-        agent="greeting: {text: Greet.}\ntools: [{function: 'slow_tools:quick', name: quick, announce: silent}]",
+        agent="greeting: {text: Greet.}\n"
+        "tools: [{function: 'tests.calls.slow_tools:quick', name: quick, announce: silent}]",
     ),
     "both start together": Plan((Pause(350), Say(HELLO), *AGAIN), Script((GREETING, Reply("caller", (SATURDAY,))))),
     "the model alone hears something": Plan(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway import call
-from gateway.conversation import machine
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.call import call
+from offhook.gateway.conversation.handlers import floor
+from offhook.gateway.rehearsal.model.script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
+from tests.calls.rig import Outcome, Plan, place_calls, sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=800),))
 HELLO = Say(str(sound("hello_i_would")))
-A_WHILE = "greeting: {{text: Greet.}}\ntools: [{{function: 'slow_tools:a_while', name: a_while, on_barge_in: {}}}]"
+A_WHILE = """greeting: {{text: Greet.}}
+tools: [{{function: 'tests.calls.slow_tools:a_while', name: a_while, on_barge_in: {}}}]"""
 TAKEN_BACK = Script((GREETING, Reply("caller", (CallTool("a_while", {}), Wait(200), CancelTools()))))
 STEPS = (WaitForAgent("end"), HELLO, Pause(3_500), HangUp())
 
@@ -63,7 +64,7 @@ def test_a_part_that_overruns_its_own_bounds_is_given_up_and_counted() -> None:
         ),
     }
     exposition: list[str] = []
-    with mock.patch.object(call, "TOOL_GRACE_S", -19.5), mock.patch.object(machine, "LINK_LOST_S", 0.4):
+    with mock.patch.object(call, "TOOL_GRACE_S", -19.5), mock.patch.object(floor, "LINK_LOST_S", 0.4):
         outcomes = place_calls(plans, metrics=exposition)
     tool, link = outcomes["a tool"].record, outcomes["the link"].record
     assert "a tool did not end in its time" in tool.errors

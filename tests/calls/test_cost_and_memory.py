@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway.models.prices import PRICES, cost
-from gateway.rehearsal.caller_steps import HangUp, Say, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_script import Abort, Close, Fault, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.models.pricing import PRICES, cost
+from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent, WaitForEnd
+from tests.calls.rig import Outcome, Plan, place_calls, sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 SHORT = Reply("caller", (Speak("Of course.", length_ms=600),), heard=("And what else?",))

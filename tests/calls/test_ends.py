@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway.conversation.endings import Ending
-from gateway.rehearsal.caller import Carrier, SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_script import Abort, CallTool, Close, Fault, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.server import Gateway
+from offhook.gateway.app import Gateway
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.rehearsal.model.script import Abort, CallTool, Close, Fault, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
+from tests.calls.rig import Outcome, Plan, place_calls, sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))

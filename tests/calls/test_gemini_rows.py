@@ -15,13 +15,10 @@ from unittest import mock
 import pytest
 from google import genai
 from google.genai import errors, types
-from rig import Outcome, Plan, place_calls
 from websockets.asyncio.client import connect
 
-from gateway.rehearsal.caller import Carrier
-from gateway.rehearsal.caller_steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_record import SessionRecord
-from gateway.rehearsal.model_script import (
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.model.script import (
     Abort,
     CallTool,
     Close,
@@ -35,8 +32,11 @@ from gateway.rehearsal.model_script import (
     Stall,
     Wait,
 )
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
+from tests.calls.rig import Outcome, Plan, place_calls
 
 TROUBLES = {
     1: "the client's own pings close the connection: pongs of 8 to 30 s",
@@ -75,7 +75,11 @@ ANSWERED = Reply("caller", (SATURDAY,))
 NUDGED = Reply("text:waiting", (SATURDAY,))
 ASK, MORE = "A table for two, on Saturday, please.", "Wait, I meant Sunday, not Saturday."
 TALK: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), HangUp())
-TOOLS = "tools: [{function: 'slow_tools:slow', name: slow}, {function: 'slow_tools:quick', name: quick}]\n"
+TOOLS = """tools: [
+  {function: 'tests.calls.slow_tools:slow', name: slow},
+  {function: 'tests.calls.slow_tools:quick', name: quick},
+]
+"""
 GREETS = "greeting: {text: Greet the caller.}\n"
 IMPATIENT = GREETS + "model: {silent_after_ms: 1500}\n"
 TWO = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), Say(MORE), WaitForAgent("end"), HangUp())
@@ -122,7 +126,7 @@ PLANS = {
                 Reply("tool:while", (SATURDAY,)),
             )
         ),
-        agent=GREETS + "tools: [{function: 'slow_tools:a_while', name: while}]\n",
+        agent=GREETS + "tools: [{function: 'tests.calls.slow_tools:a_while', name: while}]\n",
     ),
     "handle refused as invalid": Plan(
         TALK,

@@ -11,11 +11,11 @@ from itertools import pairwise
 from unittest import mock
 
 import pytest
-from rig import Outcome, Plan, place_calls
 
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, Step, WaitForAgent
-from gateway.rehearsal.model_script import Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, Step, WaitForAgent
+from tests.calls.rig import Outcome, Plan, place_calls
 
 SCALE = 150
 LASTS_S = 65 * 60 / SCALE
@@ -43,7 +43,7 @@ SCRIPT = Script(
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    with mock.patch("gateway.conversation.machine.GO_AWAY_MARGIN_S", 0.2):
+    with mock.patch("offhook.gateway.conversation.handlers.link.GO_AWAY_MARGIN_S", 0.2):
         return list(place_calls({f"call {n}": Plan(talk(), SCRIPT) for n in range(CALLS)}).values())
 
 

@@ -6,13 +6,13 @@ import wave
 from pathlib import Path
 
 import numpy as np
-from rig import Plan, place_calls
-from test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT
 
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from gateway.rehearsal.model_script import Reply, Script
-from media import mulaw
-from media.measure import delay_samples
+from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
+from offhook.media import mulaw
+from offhook.media.measure import delay_samples
+from tests.calls.rig import Plan, place_calls
+from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT
 
 FRAME = 160
 

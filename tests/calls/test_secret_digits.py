@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import phone_tools
 import pytest
-from rig import Plan, place_calls
-from test_tool_calls import GREETING, HELLO, SATURDAY, YES, agent
 
-from gateway.rehearsal.caller_steps import Digit, HangUp, Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, WaitForAgent
+from tests.calls import phone_tools
+from tests.calls.rig import Plan, place_calls
+from tests.calls.test_tool_calls import GREETING, HELLO, SATURDAY, YES, agent
 
 PIN = "51947306"
 LOUD = 200  # of 32,768: less is the line's own noise
@@ -41,7 +41,7 @@ def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pyt
         ),
         agent=agent(
             "builtin: collect_digits, name: enter_pin, options: {length: 8, secret: true}",
-            "function: 'phone_tools:check_pin'",
+            "function: 'tests.calls.phone_tools:check_pin'",
         )
         + f"\nrecording: {{enabled: true, directory: {tmp_path}}}",
     )

@@ -12,14 +12,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from rig import sound
 
-from gateway.rehearsal.caller import SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, WaitForAgent
-from gateway.rehearsal.model_script import CallTool, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
+from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
+from tests.calls.rig import sound
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
@@ -30,7 +30,7 @@ PLANTED = {
     "STAFF": 'planted-staff "quoted" é',  # looks different in JSON and in a URL
 }
 TOOLS = [
-    {"function": "served_tools:leak"},
+    {"function": "tests.calls.served_tools:leak"},
     {
         "name": "ask",
         "description": "Ask.",

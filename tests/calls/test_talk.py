@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from needs import require
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_script import CallTool, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from media import mulaw
-from media.measure import delay_samples, largest_step
-from media.resample import resample
-from media.wav import read_wav
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
+from offhook.media import mulaw
+from offhook.media.measure import delay_samples, largest_step
+from offhook.media.resample import resample
+from offhook.media.wav import read_wav
+from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.needs import require
 
 GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
 LONG = Speak(
@@ -44,7 +44,7 @@ PLANS = {
     "interrupted while the tool works": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_500), WaitForAgent("end"), HangUp()),
         Script((GREETING, Reply("caller", (LONG, CallTool("slow", {}))), Reply("caller", (SATURDAY,)))),
-        agent="greeting: {text: Greet.}\ntools: [{function: 'slow_tools:slow', name: slow}]",
+        agent="greeting: {text: Greet.}\ntools: [{function: 'tests.calls.slow_tools:slow', name: slow}]",
     ),
     "greeting from a file": Plan(
         (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), HangUp()),
@@ -134,7 +134,7 @@ def test_the_model_learns_what_was_heard(outcomes: dict[str, Outcome]) -> None:
 
 
 def test_an_interrupted_tool_is_cancelled_for_real(outcomes: dict[str, Outcome]) -> None:
-    import slow_tools
+    from tests.calls import slow_tools
 
     record = outcomes["interrupted while the tool works"].record
     assert [(t.name, t.outcome) for t in record.tool_calls] == [("slow", "cancelled")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 import msgspec
-import phone_tools
 import pytest
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway.rehearsal.caller_steps import Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
-from gateway.rehearsal.model_script import Abort, CallTool, Fault, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.rehearsal.model.script import Abort, CallTool, Fault, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
+from tests.calls import phone_tools
+from tests.calls.rig import Outcome, Plan, place_calls, sound
 
 GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
 LONG = Speak("Of course. Let me look for a table on Friday evening.", sound("of_course"))
@@ -40,17 +40,17 @@ PLANS = {
                 Reply("caller", (SATURDAY,)),
             )
         ),
-        agent=agent("function: 'phone_tools:book_slowly'"),
+        agent=agent("function: 'tests.calls.phone_tools:book_slowly'"),
     ),
     "one that finishes": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_000), WaitForAgent("end"), Pause(2_500), HangUp()),
         Script((GREETING, Reply("caller", (CallTool("look_slowly"), LONG)), Reply("caller", (SATURDAY,)))),
-        agent=agent("function: 'phone_tools:look_slowly', on_barge_in: finish, announce: silent"),
+        agent=agent("function: 'tests.calls.phone_tools:look_slowly', on_barge_in: finish, announce: silent"),
     ),
     "a rehearsal": Plan(
         ASK,
         Script((GREETING, Reply("caller", (CallTool("charge", {"cents": "500"}),)), Reply("tool:charge", (SATURDAY,)))),
-        agent=agent("function: phone_tools"),
+        agent=agent("function: tests.calls.phone_tools"),
     ),
     # The connection breaks, and the resumed session asks for the same again.
     "a repeat": Plan(
@@ -66,7 +66,7 @@ PLANS = {
             ),
             faults=(Fault(11.5, (Abort(),)),),
         ),
-        agent=agent("function: 'phone_tools:count'"),
+        agent=agent("function: 'tests.calls.phone_tools:count'"),
     ),
     "a secret number": Plan(
         (WaitForAgent("end"), Say(HELLO), Pause(1_500), Digit(PIN), WaitForAgent("end"), HangUp()),
@@ -80,7 +80,7 @@ PLANS = {
         ),
         agent=agent(
             "builtin: collect_digits, name: enter_pin, options: {length: 8, secret: true}",
-            "function: 'phone_tools:check_pin'",
+            "function: 'tests.calls.phone_tools:check_pin'",
         ),
     ),
     "a number": Plan(
@@ -121,7 +121,9 @@ PLANS = {
                 Reply("tool:look_slowly", (GOODBYE,)),
             )
         ),
-        agent=agent("function: 'phone_tools:look_slowly', filler: 'One moment, please.', filler_after_ms: 300"),
+        agent=agent(
+            "function: 'tests.calls.phone_tools:look_slowly', filler: 'One moment, please.', filler_after_ms: 300"
+        ),
     ),
     "a message": Plan(
         ASK,
@@ -162,7 +164,7 @@ PLANS = {
                 Reply("tool:leak", (SATURDAY,)),
             )
         ),
-        agent=agent("function: 'phone_tools:leak'"),
+        agent=agent("function: 'tests.calls.phone_tools:leak'"),
     ),
 }  # fmt: skip
 
@@ -180,7 +182,7 @@ def placed() -> Placed:
     handler = logging.Handler()
     handler.setFormatter(formatter := logging.Formatter("%(name)s %(message)s"))
     handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
-    logging.getLogger("gateway").addHandler(handler)
+    logging.getLogger("offhook.gateway").addHandler(handler)
     metrics: list[str] = []
     phone_tools.DONE.clear()
     try:
@@ -189,7 +191,7 @@ def placed() -> Placed:
             # Tools have threads of their own.
             outcomes = place_calls(PLANS, environ={"SHOP_API_KEY": KEY}, metrics=metrics, speed=4.0)
     finally:
-        logging.getLogger("gateway").removeHandler(handler)
+        logging.getLogger("offhook.gateway").removeHandler(handler)
     return Placed(outcomes, metrics[0], "\n".join(lines))
 
 
@@ -297,7 +299,7 @@ def test_planted_secrets_come_out_nowhere(placed: Placed) -> None:
     record = msgspec.json.encode(outcome.record).decode()
     for where in (record, placed.metrics, str(told(placed, "secrets"))):
         assert KEY not in where
-    ours = [line for line in placed.log.splitlines() if not line.startswith("phone_tools")]
+    ours = [line for line in placed.log.splitlines() if not line.startswith("tests.calls.phone_tools")]
     assert KEY not in "\n".join(ours)
 
 

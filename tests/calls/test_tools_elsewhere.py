@@ -18,17 +18,17 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from needs import require
-from rig import Outcome, Plan, place_calls, sound
 
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from gateway.rehearsal.model_script import CallTool, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
+from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.needs import require
 
 require("mcp")
 
 SECRET = "planted-canary-4711"
-MCP_SERVER = str(Path(__file__).parents[1] / "tools" / "mcp_server.py")
+MCP_SERVER = str(Path(__file__).parents[1] / "tools" / "mcp" / "mcp_server.py")
 GREETING = Reply("text", (Speak("Hello.", length_ms=400),))
 ANSWER = Reply("any", (Speak("So be it.", length_ms=400),))
 STEPS = (WaitForAgent("end"), Say(str(sound("uh_huh"))), WaitForAgent("end"), Pause(300), HangUp())

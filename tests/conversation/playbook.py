@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, fields
 
-from reference_shell import Shell, feed
-
-from gateway.conversation import commands as c
-from gateway.conversation import events as e
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Link, Phase, Policy, State
+from offhook.gateway.conversation import commands as c
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.state import Link, Phase, Policy, State
+from tests.conversation.reference_shell import Shell, feed
 
 __all__ = ["CLOSE", "HELD", "LISTENING", "SPEAKING", "THINKING", "Playbook", "Until"]
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.conversation import commands as c
-from gateway.conversation import events as e
-from gateway.conversation import ledger as lg
-from gateway.conversation.machine import YIELDING, step
-from gateway.conversation.state import Link, Mode, Phase, Policy, State
+from offhook.gateway.conversation import commands as c
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation import ledger as lg
+from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS
+from offhook.gateway.conversation.machine import step
+from offhook.gateway.conversation.state import Link, Mode, Phase, Policy, State
 
 __all__ = ["Shell", "Violated", "feed"]
 
@@ -226,7 +227,9 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
             _check(s.ending is not None, "CLOSING without a reason")
     if s.ending is not None:
         _check(s.phase in (Phase.CLOSING, Phase.HELD), "a reason to end in", s.phase)
-        _check(s.ending in YIELDING or s.phase is not Phase.LISTENING, "the gateway's reason was talked away")
+        _check(
+            s.ending in INTERRUPTIBLE_ENDINGS or s.phase is not Phase.LISTENING, "the gateway's reason was talked away"
+        )
     if s.muted:
         _check(any(r.protected for r in replies), "muted, and nothing is protected")
     if s.phase is Phase.LISTENING and s.caller_speaking and policy.local_turns:

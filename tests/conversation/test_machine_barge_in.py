@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
-from gateway.conversation.commands import (
+from offhook.gateway.conversation.commands import (
     ActivityEnd,
     ActivityStart,
     AnswerTool,
@@ -27,8 +26,8 @@ from gateway.conversation.commands import (
     TellHeard,
     Verdict,
 )
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import (
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import (
     BargeInLasted,
     CallerSpeechEnded,
     CallerSpeechStarted,
@@ -56,8 +55,9 @@ from gateway.conversation.events import (
     TurnComplete,
     VerdictTimeout,
 )
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Mode, Phase, Policy, RunningTool
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.state import Mode, Phase, Policy, RunningTool
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
 SUSPECTED, DISMISSED = Verdict.SUSPECTED, Verdict.DISMISSED
 BY_MODEL, LOCALLY = Verdict.CONFIRMED_BY_MODEL, Verdict.CONFIRMED_LOCALLY

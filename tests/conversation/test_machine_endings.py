@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
-from gateway.conversation.commands import (
+from offhook.gateway.conversation.commands import (
     ActivityEnd,
     ActivityStart,
     AnswerTool,
@@ -25,8 +24,8 @@ from gateway.conversation.commands import (
     TellHeard,
     Verdict,
 )
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import (
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import (
     TIMERS,
     BargeInLasted,
     CallerSpeechEnded,
@@ -53,9 +52,10 @@ from gateway.conversation.events import (
     TurnComplete,
     VerdictTimeout,
 )
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.machine import EVENTS
-from gateway.conversation.state import Link, Mode, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.machine import EVENTS
+from offhook.gateway.conversation.state import Link, Mode, Phase, Policy, RunningTool, State
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
 HUNG_UP, TRANSFERRED, STOPPED = Ending.AGENT_HUNG_UP, Ending.TRANSFERRED, Ending.SERVER_STOPPED
 WHOLE = SPEAKING._replace(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
-from gateway.conversation.commands import (
+from offhook.gateway.conversation.commands import (
     AskModel,
     End,
     Play,
@@ -17,8 +16,8 @@ from gateway.conversation.commands import (
     SetTimer,
     StopTimer,
 )
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import (
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import (
     CallerSpeechEnded,
     CallerSpeechStarted,
     ConnectTimeout,
@@ -37,8 +36,9 @@ from gateway.conversation.events import (
     ToolWithdrawn,
     TurnComplete,
 )
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
 STOPPING = LISTENING._replace(phase=Phase.STOPPING, acknowledged=False, newest=1, dead=1, owed=True)
 CLOSING = SPEAKING._replace(phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP)
@@ -221,7 +221,7 @@ def test_never_while_a_tool_runs_that_the_new_connection_would_not_know():
     finishing = RunningTool("b", ToolPolicy.FINISH, withdrawn=True)
     waiting = THINKING._replace(tools=(TOOL, finishing), answered=True)
     play = Playbook(waiting) >> GoAway(2.0, 50.0) >> ToolWithdrawn(3.0, "a")
-    from gateway.conversation.commands import AnswerTool, CancelTool
+    from offhook.gateway.conversation.commands import AnswerTool, CancelTool
 
     play << CancelTool("a") << Phase.LISTENING
     play >> ToolFinished(4.0, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, None)

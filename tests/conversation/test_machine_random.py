@@ -7,14 +7,14 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_shell import Shell, feed
 
-from gateway.conversation import commands as c
-from gateway.conversation import events as e
-from gateway.conversation import ledger as lg
-from gateway.conversation.endings import Ending
-from gateway.conversation.machine import step
-from gateway.conversation.state import Greets, Mode, Phase, Policy, State
+from offhook.gateway.conversation import commands as c
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation import ledger as lg
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.machine import step
+from offhook.gateway.conversation.state import Greets, Mode, Phase, Policy, State
+from tests.conversation.reference_shell import Shell, feed
 
 WAITS_S = st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3, 0.7, 2.0, 8.0])
 GENERATIONS = st.integers(-1, 2)  # from the newest number seen

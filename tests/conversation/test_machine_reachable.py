@@ -6,13 +6,13 @@ import time
 from collections import Counter
 
 import pytest
-from reference_shell import Violated
-from walker import alone, walk
 
-from gateway.conversation import events as e
-from gateway.conversation import machine
-from gateway.conversation.machine import TABLE, ignore
-from gateway.conversation.state import Greets, Link, Mode, Phase, Policy
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation.handlers import barge_in, replies, tools
+from offhook.gateway.conversation.machine import TABLE, ignore
+from offhook.gateway.conversation.state import Greets, Link, Mode, Phase, Policy
+from tests.conversation.reference_shell import Violated
+from tests.conversation.walker import alone, walk
 
 # The time limit bounds everything: without it the rest must do.
 UNBOUNDED = Policy(call_limit_s=0)
@@ -59,7 +59,7 @@ def test_what_always_holds_holds_in_every_reachable_state_and_each_ends_by_itsel
 
 def dies_not(p, s, ev, do):
     """A confirmed barge-in that forgets what it killed."""
-    return machine.interrupted_held(p, s, ev, do)._replace(dead=s.dead)
+    return barge_in.interrupted_held(p, s, ev, do)._replace(dead=s.dead)
 
 
 def talks_on(p, s, ev, do):
@@ -70,16 +70,16 @@ def talks_on(p, s, ev, do):
 def plays_twice(p, s, ev, do):
     """A dismissed barge-in that begins at the reply's beginning."""
     replies = tuple(r._replace(placed=0) for r in s.ledger.replies)
-    return machine.verdict_timeout(p, s._replace(ledger=s.ledger._replace(replies=replies)), ev, do)
+    return barge_in.verdict_timeout(p, s._replace(ledger=s.ledger._replace(replies=replies)), ev, do)
 
 
 def answers_twice(p, s, ev, do):
-    return machine.tool_finished(p, s, ev, do)._replace(tools=s.tools)
+    return tools.tool_finished(p, s, ev, do)._replace(tools=s.tools)
 
 
 def never_quiet(p, s, ev, do):
     """The marks are noted, and the phase stays."""
-    return machine.mark_returned(p, s, ev, do)._replace(phase=Phase.SPEAKING)
+    return replies.mark_returned(p, s, ev, do)._replace(phase=Phase.SPEAKING)
 
 
 def nobody_waits(p, s, ev, do):

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import test_machine_barge_in
-import test_machine_endings
-import test_machine_link
-import test_machine_tools
-import test_machine_turns
-from walker import fingerprint
 
-import gateway.conversation
-from gateway.conversation import commands, events
-from gateway.conversation.machine import EVENTS, TABLE, ignore, step
-from gateway.conversation.state import Phase, Policy, State
+from offhook.gateway import conversation
+from offhook.gateway.conversation import commands, events
+from offhook.gateway.conversation.machine import EVENTS, TABLE, ignore, step
+from offhook.gateway.conversation.state import Phase, Policy, State
+from tests.conversation import (
+    test_machine_barge_in,
+    test_machine_endings,
+    test_machine_link,
+    test_machine_tools,
+    test_machine_turns,
+)
+from tests.conversation.walker import fingerprint
 
 DIALOGUES = (
     test_machine_barge_in,
@@ -71,7 +73,9 @@ def test_time_is_a_time(at_s):
 
 
 def test_every_module_says_what_it_offers():
-    for found in pkgutil.iter_modules(gateway.conversation.__path__, "gateway.conversation."):
+    for found in pkgutil.walk_packages(conversation.__path__, "offhook.gateway.conversation."):
+        if found.ispkg:
+            continue
         module = importlib.import_module(found.name)
         assert module.__doc__
         for name in module.__all__:
@@ -81,8 +85,7 @@ def test_every_module_says_what_it_offers():
             for name, value in vars(module).items()
             if not name.startswith("_") and getattr(value, "__module__", None) == found.name and callable(value)
         }
-        if found.name.rpartition(".")[2] != "machine":  # its handlers are the table's
-            assert public <= set(module.__all__), found.name
+        assert public <= set(module.__all__), found.name
 
 
 def test_the_picture_in_the_documentation_is_of_this_table():
@@ -91,7 +94,8 @@ def test_the_picture_in_the_documentation_is_of_this_table():
 
 
 def test_every_command_is_frozen_and_said_by_the_machine():
-    source = importlib.resources.files("gateway.conversation").joinpath("machine.py").read_text()
+    handlers = importlib.resources.files("offhook.gateway.conversation").joinpath("handlers")
+    source = "".join(path.read_text() for path in handlers.iterdir() if path.name.endswith(".py"))
     for name in commands.__all__:
         value = getattr(commands, name)
         if issubclass(value, commands.Command) and value is not commands.Command:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
-from gateway.conversation.commands import (
+from offhook.gateway.conversation.commands import (
     AnswerTool,
     AskModel,
     BargeIn,
@@ -23,8 +22,8 @@ from gateway.conversation.commands import (
     TellHeard,
     Verdict,
 )
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import (
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import (
     CallerSpeechEnded,
     CallerSpeechStarted,
     CallerTranscribed,
@@ -47,8 +46,9 @@ from gateway.conversation.events import (
     ToolWithdrawn,
     TurnComplete,
 )
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.state import Phase, Policy, RunningTool, State
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
 DONE, FAILED = Outcome.DONE, Outcome.FAILED
 INTERRUPT, WHEN_IDLE, SILENT = Scheduling.INTERRUPT, Scheduling.WHEN_IDLE, Scheduling.SILENT

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playbook import LISTENING, SPEAKING, THINKING, Playbook, Until
 
-from gateway.conversation.commands import (
+from offhook.gateway.conversation.commands import (
     ActivityEnd,
     ActivityStart,
     AskModel,
@@ -20,8 +19,8 @@ from gateway.conversation.commands import (
     SetTimer,
     StopTimer,
 )
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import (
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import (
     CallerSpeechEnded,
     CallerSpeechStarted,
     CallerTranscribed,
@@ -43,8 +42,9 @@ from gateway.conversation.events import (
     TimeWarning,
     TurnComplete,
 )
-from gateway.conversation.ledger import Ledger, Reply
-from gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.ledger import Ledger, Reply
+from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
+from tests.conversation.playbook import LISTENING, SPEAKING, THINKING, Playbook, Until
 
 LOCAL = Policy(local_turns=True)
 UP = State(link=Link.UP)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.conversation.transcript import (
+from offhook.gateway.conversation.transcript import (
     Line,
     Sounded,
     Transcript,

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
-from reference_shell import Shell, Violated, feed
-
-from gateway.conversation import events as e
-from gateway.conversation import ledger as lg
-from gateway.conversation.endings import Ending
-from gateway.conversation.machine import TABLE, YIELDING, ignore
-from gateway.conversation.state import Link, Phase, Policy
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation import ledger as lg
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS, ignore
+from offhook.gateway.conversation.machine import TABLE
+from offhook.gateway.conversation.state import Link, Phase, Policy
+from tests.conversation.reference_shell import Shell, Violated, feed
 
 __all__ = ["Walk", "alone", "fingerprint", "walk"]
 
@@ -69,7 +69,7 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.rotation_due,
         s.acknowledged,
         s.muted,
-        s.ending and s.ending in YIELDING,
+        s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
         frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
     )
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from infra_files import INFRA
 
-from metrics.exposition import CONTENT_TYPE
+from offhook.metrics.exposition import CONTENT_TYPE
+from tests.infra.infra_files import INFRA
 
 TOKEN = "only-for-this-test"
 DEADLINE_S = 30.0

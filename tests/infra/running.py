@@ -21,17 +21,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import uvloop
-from live_prometheus import LivePrometheus, prometheus
 
-from gateway.record import CallRecord
-from gateway.rehearsal.caller import SimulatedCall
-from gateway.rehearsal.caller_steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from gateway.rehearsal.caller_wire import sign
-from gateway.rehearsal.model_script import Abort, CallTool, Fault, Reply, Script
-from gateway.rehearsal.model_script import Say as Speak
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.report import call_report, report_of, write_report
-from gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
+from offhook.gateway.rehearsal.model.script import Abort, CallTool, Fault, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
+from offhook.gateway.rehearsal.phone.twilio_wire import sign
+from offhook.gateway.rehearsal.results.report import call_report, report_of, write_report
+from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
+from offhook.gateway.store.record import CallRecord
+from tests.infra.live_prometheus import LivePrometheus, prometheus
 from tests.truth import AGENT, Truth, buzz, place, sid_of, words
 
 __all__ = ["Running", "running"]
@@ -50,7 +50,7 @@ name: tools
 numbers: ['{TOOLS}']
 instructions: 'call {{{{call_sid}}}}.'
 greeting: {{text: Greet the caller.}}
-tools: [{{function: 'slow_tools:a_while', name: a_while}}]
+tools: [{{function: 'tests.calls.slow_tools:a_while', name: a_while}}]
 """,
 }
 

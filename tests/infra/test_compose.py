@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
-from infra_files import INFRA, ROOT
 
-from gateway.config import settings_from
+from offhook.gateway.config import settings_from
+from tests.infra.infra_files import INFRA, ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 import pytest
-from infra_files import DASHBOARDS, INFRA, alerts, dashboards, panel_queries, panels
 
-from metrics.segments import BY_NAME, OUTSIDE, SEGMENTS
+from offhook.metrics.segments import BY_NAME, OUTSIDE, SEGMENTS
+from tests.infra.infra_files import DASHBOARDS, INFRA, alerts, dashboards, panel_queries, panels
 
 ALL = dashboards()
 

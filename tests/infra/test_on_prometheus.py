@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from infra_files import alerts, grouped_by, panel_queries, recorded, selectors
-from live_prometheus import LivePrometheus, Page, prometheus, serving
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics.catalogue import CALL_ENDINGS, INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
-from metrics.quantiles import exact
-from metrics.segments import (
+from offhook.metrics.catalogue import CALL_ENDINGS, INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
+from offhook.metrics.quantiles import exact
+from offhook.metrics.segments import (
     ANSWER_TO_GREETING,
     BARGEIN_STOP,
     MODEL_FIRST_AUDIO,
@@ -27,6 +25,8 @@ from metrics.segments import (
     UPLINK_RELATIVE_DELAY,
     Segment,
 )
+from tests.infra.infra_files import alerts, grouped_by, panel_queries, recorded, selectors
+from tests.infra.live_prometheus import LivePrometheus, Page, prometheus, serving
 from tests.needs import require
 
 SAMPLES = 2000

@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pytest
 import yaml
-from infra_files import INFRA, RULES, alerts, recorded
 
-from metrics.catalogue import CALL_ENDINGS
-from metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
+from offhook.metrics.catalogue import CALL_ENDINGS
+from offhook.metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
+from tests.infra.infra_files import INFRA, RULES, alerts, recorded
 from tests.needs import require
 
 HERE = Path(__file__).parent

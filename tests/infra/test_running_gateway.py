@@ -8,15 +8,15 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from infra_files import alerts, panel_queries, recorded, selectors
 from prometheus_client.parser import text_string_to_metric_families
-from running import Running, running
 
-from gateway.agent import parse_agent
-from gateway.config import settings_from
-from gateway.server import Gateway
-from metrics.quantiles import MIN_SAMPLES_P99, exact
-from metrics.segments import BY_NAME, SEGMENTS
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.config import settings_from
+from offhook.metrics.quantiles import MIN_SAMPLES_P99, exact
+from offhook.metrics.segments import BY_NAME, SEGMENTS
+from tests.infra.infra_files import alerts, panel_queries, recorded, selectors
+from tests.infra.running import Running, running
 from tests.needs import require
 
 pytestmark = pytest.mark.wall_clock(calm=True)
@@ -30,7 +30,7 @@ STILL = {
     "offhook_build_info": "a constant",
     "offhook_call_capacity": "a constant",
     "offhook_samples_after_clear_total": "an invariant: it moves when there is a bug",
-    "offhook_stuck_calls_total": "a part that does not let go: tests/telephone/test_webhooks.py",
+    "offhook_stuck_calls_total": "a part that does not let go: tests/carriers/twilio/test_webhooks.py",
     "offhook_tool_failures_total": "a tool that fails: tests/calls/test_tools_elsewhere.py",
     "offhook_tool_afterwards_total": "a tool that outlives its call: tests/calls/test_tool_calls.py",
     "offhook_draining": "the process is about to end: shown below",

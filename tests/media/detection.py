@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from media import mulaw
-from media.vad import SpeechDetector, SpeechEdge
+from offhook.media import mulaw
+from offhook.media.vad import SpeechDetector, SpeechEdge
 from tests.media import signals
 from tests.media.signals import FRAME, RATE_HZ, Samples
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from media.echo import EchoGuard
-from media.mulaw import SILENCE_DBOV
+from offhook.media.echo import EchoGuard
+from offhook.media.mulaw import SILENCE_DBOV
 
 Levels = NDArray[np.float64]
 

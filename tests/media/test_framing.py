@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media.framing import Framer
+from offhook.media.framing import Framer
 
 
 @given(st.lists(st.binary(max_size=700)), st.integers(1, 200))

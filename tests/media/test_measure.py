@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from media.measure import active_level_dbov, delay_samples, largest_step, level_dbov, snr_db, to_level
+from offhook.media.measure import active_level_dbov, delay_samples, largest_step, level_dbov, snr_db, to_level
 from tests.media import signals
 from tests.needs import require
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from media import mulaw, recording
-from media.recording import Recording, repair
+from offhook.media import mulaw, recording
+from offhook.media.recording import Recording, repair
 from tests.media import signals
 
 CALLER = mulaw.encode(signals.white(3.0, -20.0, seed=1))
@@ -99,7 +99,7 @@ def test_a_killed_process_leaves_a_playable_file(tmp_path: Path) -> None:
     path = tmp_path / "call.wav"
     program = f"""
         import os, time
-        from media.recording import Recording
+        from offhook.media.recording import Recording
         made = Recording({str(path)!r})
         for at in range(0, 24000, 160):
             made.caller(at, bytes([0x20]) * 160)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from media import alaw, mulaw
+from offhook.media import alaw, mulaw
 from tests.needs import require
 
 with warnings.catch_warnings():

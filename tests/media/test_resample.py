@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from media import mulaw
-from media.measure import delay_samples
-from media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS, Down24To8, StreamingFir, Up8To16, resample
+from offhook.media import mulaw
+from offhook.media.measure import delay_samples
+from offhook.media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS, Down24To8, StreamingFir, Up8To16, resample
 from tests.media import signals
 from tests.needs import require
 

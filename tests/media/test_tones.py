@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from media import mulaw
-from media.measure import largest_step, level_dbov
-from media.tones import DTMF_KEYS, DtmfDetector, comfort_tone, dtmf, thinking_sound
+from offhook.media import mulaw
+from offhook.media.measure import largest_step, level_dbov
+from offhook.media.tones import DTMF_KEYS, DtmfDetector, comfort_tone, dtmf, thinking_sound
 from tests.media import signals
 from tests.needs import require
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from media import vad
-from media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
+from offhook.media import vad
+from offhook.media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
 from tests.media import signals
 from tests.media.detection import Onsets, edges, onsets, starts
 from tests.media.signals import RATE_HZ

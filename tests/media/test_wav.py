@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.wav import read_wav, write_wav
+from offhook.media.wav import read_wav, write_wav
 from tests.needs import require
 
 TONE = np.rint(12000 * np.sin(2 * np.pi * 440 / 8000 * np.arange(801))).astype(np.int16)

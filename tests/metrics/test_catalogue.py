@@ -4,26 +4,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.conversation.commands import Verdict
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import Outcome
-from metrics.catalogue import (
-    BARGE_IN_VERDICTS,
-    CALL_ENDINGS,
-    MAX_TOOLS,
-    TOOL_OUTCOMES,
-    Metrics,
-    WorstPerSecond,
-)
-from metrics.quantiles import summarise
-from metrics.segments import (
-    BARGEIN_STOP,
-    MIC_TO_UPLINK,
-    SEGMENTS,
-    TOOL_CALL,
-    TURN_GAP,
-    UPLINK_FORWARD,
-)
+from offhook.gateway.conversation.commands import Verdict
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import Outcome
+from offhook.metrics.catalogue import BARGE_IN_VERDICTS, CALL_ENDINGS, MAX_TOOLS, TOOL_OUTCOMES, Metrics, WorstPerSecond
+from offhook.metrics.quantiles import summarise
+from offhook.metrics.segments import BARGEIN_STOP, MIC_TO_UPLINK, SEGMENTS, TOOL_CALL, TURN_GAP, UPLINK_FORWARD
 
 
 class Clock:

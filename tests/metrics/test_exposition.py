@@ -5,10 +5,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Summary, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics import exposition
-from metrics.catalogue import Metrics
-from metrics.exposition import Exposition
-from metrics.segments import SEGMENTS, TOOL_CALL, TURN_GAP
+from offhook.metrics import exposition
+from offhook.metrics.catalogue import Metrics
+from offhook.metrics.exposition import Exposition
+from offhook.metrics.segments import SEGMENTS, TOOL_CALL, TURN_GAP
 from tests.needs import require
 
 # Change between two readings whatever we do.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.admission import Refusal
-from metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, REJECT_REASONS, Metrics, Tally
-from metrics.segments import BY_NAME
+from offhook.gateway.telephony.admission import Refusal
+from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, REJECT_REASONS, Metrics, Tally
+from offhook.metrics.segments import BY_NAME
 
 GATEWAY = Path(__file__).resolve().parents[2] / "gateway"
 METRICS = Metrics(CollectorRegistry())
@@ -72,8 +72,8 @@ def test_reasons_for_malformed_messages() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", b"\xff", '{"event": "media"}', "[" * 100_000])
 def test_reasons_of_the_carriers_parser(text: str | bytes) -> None:
-    from gateway.carriers.twilio.messages import parse
-    from gateway.errors import Malformed
+    from offhook.gateway.carriers.twilio.messages import parse
+    from offhook.gateway.errors import Malformed
 
     with pytest.raises(Malformed) as caught:
         parse(text)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.quantiles import Counts, SlidingWindow, Summary, exact, summarise
+from offhook.metrics.quantiles import Counts, SlidingWindow, Summary, exact, summarise
 
 seconds = st.floats(min_value=1e-5, max_value=3600, allow_nan=False)
 

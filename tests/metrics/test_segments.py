@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from metrics.segments import BY_NAME, GROWTH, GROWTH_HEADLINE, SEGMENTS, TURN_GAP, Segment
+from offhook.metrics.segments import BY_NAME, GROWTH, GROWTH_HEADLINE, SEGMENTS, TURN_GAP, Segment
 
 
 @pytest.mark.parametrize("segment", SEGMENTS, ids=lambda s: s.name)

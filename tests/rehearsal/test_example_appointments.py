@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.rehearsal.examples import appointments
-from gateway.rehearsal.examples.appointments import (
+from offhook.gateway.rehearsal.examples import appointments
+from offhook.gateway.rehearsal.examples.appointments import (
     SCHEMA,
     Book,
     book_appointment,
@@ -18,8 +18,8 @@ from gateway.rehearsal.examples.appointments import (
     find_times,
     my_appointments,
 )
-from gateway.rehearsal.examples.database import Database
-from gateway.tools import ToolContext, ToolError
+from offhook.gateway.rehearsal.examples.database import Database
+from offhook.gateway.tools import ToolContext, ToolError
 
 NOW = datetime(2026, 11, 23, 9, 0)  # a Monday
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.rehearsal.examples import lists
-from gateway.rehearsal.examples.database import Database
-from gateway.rehearsal.examples.lists import (
+from offhook.gateway.rehearsal.examples import lists
+from offhook.gateway.rehearsal.examples.database import Database
+from offhook.gateway.rehearsal.examples.lists import (
     SCHEMA,
     add_to_list,
     assign,
@@ -21,7 +21,7 @@ from gateway.rehearsal.examples.lists import (
     snapshot,
     tick_off,
 )
-from gateway.tools import ToolContext, ToolError
+from offhook.gateway.tools import ToolContext, ToolError
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.rehearsal import examples
-from gateway.rehearsal.run import run_scenario
-from gateway.rehearsal.scenario import parse_scenario
+from offhook.gateway.rehearsal import examples
+from offhook.gateway.rehearsal.run import run_scenario
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 

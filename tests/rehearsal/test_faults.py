@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gateway.errors import OperatorError
-from gateway.record import CallRecord
-from gateway.rehearsal.caller_truth import CallTruth, StreamTruth, Violation
-from gateway.rehearsal.fault_cases import CASES
-from gateway.rehearsal.faults import Seen, always, chosen, faults
-from gateway.rehearsal.model_record import SessionRecord
-from gateway.rehearsal.scrape import Scrape
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.faults.cases import CASES
+from offhook.gateway.rehearsal.faults.run import Seen, always, chosen, faults
+from offhook.gateway.rehearsal.load.scrape import Scrape
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.phone.truth import CallTruth, StreamTruth, Violation
+from offhook.gateway.store.record import CallRecord
 
 pytestmark = pytest.mark.wall_clock
 
@@ -85,9 +85,9 @@ def test_a_few_cases_with_a_real_gateway():
 def test_a_case_that_is_not_good_is_said_in_words_and_by_the_exit_code(tmp_path):
     """The gateway of this case is told to take more calls than the case allows for."""
     program = (
-        "import os, dataclasses, gateway.rehearsal.command as command\n"
+        "import os, dataclasses, offhook.gateway.cli.rehearse as command\n"
         "command.CASES = tuple(dataclasses.replace(case, environment={}) for case in command.CASES)\n"
-        "from gateway.cli import main\n"
+        "from offhook.gateway.cli.main import main\n"
         "main()\n"
     )
     ran = subprocess.run(

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_run import SHORT
 
-from gateway.errors import OperatorError
-from gateway.rehearsal.load import Ask, LoadReport, Step, load, next_calls, verdict_on
-from gateway.rehearsal.load_worker import Lateness
-from gateway.rehearsal.model_record import SessionRecord
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.run import PUBLIC_URL, gateway_process
-from gateway.rehearsal.scenario import parse_scenario
-from gateway.rehearsal.scrape import Late, Scrape, late_between, parse_metrics
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, parse_metrics
+from offhook.gateway.rehearsal.load.search import Ask, LoadReport, Step, load, next_calls, verdict_on
+from offhook.gateway.rehearsal.load.worker import Lateness
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
+from tests.rehearsal.test_run import SHORT
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
@@ -113,7 +113,7 @@ def test_a_short_load_with_processes_of_its_own(tmp_path):
     (tmp_path / "other.call.yaml").write_text(SHORT.replace("say: Hello,", "say: Good day,"))
     given = "short.call.yaml other.call.yaml --start 3 --most 3 --hold 6 --ramp 0.5"
     ran = subprocess.run(
-        [sys.executable, "-m", "gateway", "load", *given.split()],
+        [sys.executable, "-m", "offhook", "load", *given.split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.report import CallReport
-from gateway.rehearsal.run import gateway_process, rehearse
-from gateway.rehearsal.scenario import parse_scenario
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.results.report import CallReport
+from offhook.gateway.rehearsal.run import gateway_process, rehearse
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
 
 pytestmark = pytest.mark.wall_clock
 
@@ -32,7 +32,7 @@ name: planted
 agent:
   name: anna
   greeting: {text: Hello}
-  tools: [{function: "gateway.rehearsal.scenarios.restaurant_tools:find_table"}]
+  tools: [{function: "offhook.gateway.rehearsal.scenarios.restaurant_tools:find_table"}]
 caller:
   steps:
     - wait_for_agent: {timeout_ms: 8000}

@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_run import SHORT
 
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.scenario import parse_scenario
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
+from tests.rehearsal.test_run import SHORT
 
 pytestmark = pytest.mark.wall_clock
 
@@ -52,13 +52,13 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     """A pytest with our plugin and no other, whether ours is installed or not."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    pytester.makeini("[pytest]\naddopts = -p gateway.rehearsal.pytest_plugin\n")
+    pytester.makeini("[pytest]\naddopts = -p offhook.gateway.rehearsal.pytest_plugin\n")
     return pytester
 
 
 def test_the_plugin_is_announced_to_pytest():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["pytest11"] == {"offhook": "gateway.rehearsal.pytest_plugin"}
+    assert project["entry-points"]["pytest11"] == {"offhook": "offhook.gateway.rehearsal.pytest_plugin"}
 
 
 def test_scenarios_are_tests_that_fail_in_words(suite: pytest.Pytester):

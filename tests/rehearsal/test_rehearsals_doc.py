@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from needs import require
+
+from tests.needs import require
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
@@ -28,7 +29,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
         "PYTHONPATH": str(DOC.parents[1]),
         # Whether ours is installed or not, and nobody else's beside it.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "PYTEST_ADDOPTS": "-p gateway.rehearsal.pytest_plugin",
+        "PYTEST_ADDOPTS": "-p offhook.gateway.rehearsal.pytest_plugin",
     }
     said, run = "", 0
     for block in BLOCK.finditer(DOC.read_text(encoding="utf-8")):
@@ -62,7 +63,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", re.findall(r"^offhook (\w[\w-]*)", DOC.read_text(encoding="utf-8"), re.M))
 def test_every_command_of_the_page_is_known(command: str) -> None:
-    from gateway.cli import app
+    from offhook.gateway.cli.main import app
 
     names = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
     assert command in names | {group.name for group in app.registered_groups}

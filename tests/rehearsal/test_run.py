@@ -10,17 +10,17 @@ import os
 import msgspec
 import pytest
 from rich.console import Console
-from test_report import paper_report
 
-from gateway.config import settings_from
-from gateway.rehearsal import run
-from gateway.rehearsal.caller import Glance
-from gateway.rehearsal.expect import Expectation, judge
-from gateway.rehearsal.model_server import ModelServer
-from gateway.rehearsal.report import Report, report_of
-from gateway.rehearsal.scenario import parse_scenario
-from gateway.server import Gateway
-from media.wav import read_wav
+from offhook.gateway.app import Gateway
+from offhook.gateway.config import settings_from
+from offhook.gateway.rehearsal import run
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Glance
+from offhook.gateway.rehearsal.results.report import Report, report_of
+from offhook.gateway.rehearsal.scenario.expect import Expectation, judge
+from offhook.gateway.rehearsal.scenario.load import parse_scenario
+from offhook.media.wav import read_wav
+from tests.rehearsal.results.test_report import paper_report
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gateway.conversation.endings import Ending
-from gateway.redact import Redactor
-from gateway.tools import Afterwards, Tool, ToolCall, ToolResult
-from gateway.tools.runner import ToolRunner
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolResult
+from offhook.gateway.tools.runner import ToolRunner
 
 __all__ = ["FACTS", "Desk", "Host"]
 

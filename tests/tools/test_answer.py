@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tools.answer import clipped
+from offhook.gateway.tools.answer import clipped
 
 
 class Colour(enum.Enum):

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tools.hosts import Desk
 
-from gateway.agent import parse_agent
-from gateway.agent_builtins import BUILTINS, Options
-from gateway.conversation.endings import Ending
-from gateway.conversation.events import Outcome, ToolPolicy
-from gateway.errors import AgentFileError, OperatorError
-from gateway.tools import Secret
-from gateway.tools.build import build_tools
-from gateway.tools.builtins import builtin_tool
-from gateway.tools.http import HttpClient
+from offhook.gateway.agent.builtins import BUILTINS, Options
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.events import Outcome, ToolPolicy
+from offhook.gateway.errors import AgentFileError, OperatorError
+from offhook.gateway.tools import Secret
+from offhook.gateway.tools.build import build_tools
+from offhook.gateway.tools.builtins import builtin_tool
+from offhook.gateway.tools.http.client import HttpClient
+from tests.tools.hosts import Desk
 
 TARGETS = {"sales": "+15550123", "home": "sip:ana@pbx.example"}
 

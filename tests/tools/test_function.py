@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
-from tools.hosts import Desk
 
-from gateway.conversation.events import Outcome, ToolPolicy
-from gateway.errors import OperatorError
-from gateway.tools import Tool, ToolContext, ToolError, tool
-from gateway.tools.function import described, function_tool, functions_named
+from offhook.gateway.conversation.events import Outcome, ToolPolicy
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.tools import Tool, ToolContext, ToolError, tool
+from offhook.gateway.tools.function import described, function_tool, functions_named
+from tests.tools.hosts import Desk
 
 pytestmark = pytest.mark.wall_clock(calm=True)  # threads keep it
 
@@ -205,8 +205,8 @@ def test_a_function_no_model_can_call_is_refused_before_the_first_call(function:
             "no_such_module:f",
             "there is no module no_such_module: put no_such_module.py beside",
         ),
-        ("tools.hosts:f", "there is no function f in tools.hosts: it has "),
-        ("tools.hosts", "no function there has @tool"),
+        ("tests.tools.hosts:f", "there is no function f in tests.tools.hosts: it has "),
+        ("tests.tools.hosts", "no function there has @tool"),
     ],
 )
 def test_a_function_that_is_not_there_is_said_to_be(path: str, says: str) -> None:

@@ -12,13 +12,13 @@ import time
 from typing import Any
 
 import pytest
-from tools.hosts import Desk
 
-from gateway.conversation.events import Outcome
-from gateway.tools import Afterwards, Secret, Tool, ToolContext, tool
-from gateway.tools.answer import ANSWER_LIMIT
-from gateway.tools.function import function_tool
-from gateway.tools.threads import Threads
+from offhook.gateway.conversation.events import Outcome
+from offhook.gateway.tools import Afterwards, Secret, Tool, ToolContext, tool
+from offhook.gateway.tools.answer import ANSWER_LIMIT
+from offhook.gateway.tools.function import function_tool
+from offhook.gateway.tools.threads import Threads
+from tests.tools.hosts import Desk
 
 pytestmark = pytest.mark.wall_clock(calm=True)  # threads keep it
 

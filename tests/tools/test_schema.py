@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.redact import Redactor
-from gateway.tools.schema import BadArguments, checked, inlined
+from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.tools.schema import BadArguments, checked, inlined
 
 
 def of(schema: dict[str, Any], value: Any) -> Any:

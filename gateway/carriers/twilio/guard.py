@@ -6,11 +6,10 @@ ends the call. Only a stream that floods is closed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from offhook.gateway.carriers.twilio.messages import Dtmf, Mark, Media, Start, Stop
+from offhook.gateway.web.allowance import Allowance
 
-from gateway.carriers.twilio.messages import Dtmf, Mark, Media, Start, Stop
-
-__all__ = ["Allowance", "StreamGuard"]
+__all__ = ["StreamGuard"]
 
 MESSAGES_PER_S = 300.0  # Twilio sends 50 frames a second and a mark's echo for each of ours
 MESSAGES_BURST = 3_000.0  # a stalled connection delivers what it held at once; so does a clear's echoes
@@ -18,28 +17,6 @@ AHEAD_MS = 10_000  # a media clock further ahead of ours than this is none
 AUDIO_AHEAD_SAMPLES = 5 * 8_000  # more audio than time has passed: a caller speaks no faster than real time
 GAP_MAX = 10_000  # a count further ahead than this is no count: it must not make all later ones look old
 _FILE_HEADERS = (b"RIFF", b".snd", b"OggS")
-
-
-@dataclass(slots=True)
-class Allowance:
-    """A token bucket: `per_s` on average, `burst` at once."""
-
-    per_s: float
-    burst: float
-    _left: float = field(init=False)
-    _at_s: float = field(init=False, default=0.0)
-
-    def __post_init__(self) -> None:
-        self._left = self.burst
-
-    def take(self, now_s: float) -> bool:
-        """Whether one more is allowed now; if so it is taken."""
-        self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.per_s)
-        self._at_s = now_s
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
 
 
 class StreamGuard:

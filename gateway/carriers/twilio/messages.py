@@ -16,7 +16,7 @@ import msgspec
 import pybase64
 from msgspec import Meta, Struct, field
 
-from gateway.errors import Malformed
+from offhook.gateway.errors import Malformed
 
 __all__ = [
     "MAX_MESSAGE_BYTES",

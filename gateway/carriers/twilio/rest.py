@@ -27,7 +27,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from gateway.errors import OperatorError, PeerError
+from offhook.gateway.errors import OperatorError, PeerError
 
 __all__ = ["API_URL", "NewCall", "PhoneNumber", "TwilioError", "TwilioRest"]
 

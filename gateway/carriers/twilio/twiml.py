@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from twilio.twiml.voice_response import Dial, VoiceResponse
 
-from gateway.agent import Fallback
-from gateway.errors import OperatorError
+from offhook.gateway.agent.spec import Fallback
+from offhook.gateway.errors import OperatorError
 
 __all__ = [
     "CONTENT_TYPE",

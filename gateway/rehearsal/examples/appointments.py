@@ -9,8 +9,8 @@ import sqlite3
 from datetime import date, datetime, time, timedelta
 from typing import Any, Literal
 
-from gateway.rehearsal.examples.database import Database
-from gateway.tools import ToolContext, ToolError, tool
+from offhook import ToolContext, ToolError, tool
+from offhook.gateway.rehearsal.examples.database import Database
 
 __all__ = ["Book", "book_appointment", "cancel_appointment", "change_appointment", "find_times", "my_appointments"]
 

@@ -11,8 +11,8 @@ import sqlite3
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from gateway.rehearsal.examples.database import Database
-from gateway.tools import ToolContext, ToolError, tool
+from offhook import ToolContext, ToolError, tool
+from offhook.gateway.rehearsal.examples.database import Database
 
 __all__ = [
     "add_to_list",

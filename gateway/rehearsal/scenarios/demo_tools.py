@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from gateway.rehearsal.examples import appointments
-from gateway.rehearsal.examples.appointments import Service
+from offhook.gateway.rehearsal.examples import appointments
+from offhook.gateway.rehearsal.examples.appointments import Service
 
 __all__ = ["find_times"]
 

@@ -11,8 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from gateway.rehearsal.voice import SOUNDS, VOICES, speak
-from media.wav import write_wav
+from offhook.gateway.rehearsal.phone.voice import SOUNDS, VOICES, speak
+from offhook.media.wav import write_wav
 
 __all__ = ["LINES", "main"]
 

@@ -83,7 +83,7 @@ TWIML = {
 
 
 def plant_on_the_line() -> None:
-    from gateway.carriers.twilio.messages import Outbound
+    from offhook.gateway.carriers.twilio.messages import Outbound
 
     faults, build = iter(LINE.values()), Outbound.media
 
@@ -115,7 +115,7 @@ def plant_before_the_model() -> None:
         return await send(self, data, **more)
 
     Connection.send = sent
-    from gateway.models.gemini_wire import SocketWire
+    from offhook.gateway.models.gemini.wire import SocketWire
 
     began = SocketWire.__init__
 
@@ -127,7 +127,7 @@ def plant_before_the_model() -> None:
 
 
 def plant_in_twiml() -> None:
-    from gateway.carriers.twilio import twiml
+    from offhook.gateway.carriers.twilio import twiml
 
     faults, build = iter(TWIML.values()), twiml.connect_stream
 

@@ -1,0 +1,1 @@
+"""Agent files: one file, one frozen spec."""

@@ -1,0 +1,33 @@
+"""Sound files an agent plays by itself (greeting, fillers), ready to send: read once, before the first call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.errors import AgentFileError
+from offhook.media import mulaw
+from offhook.media.resample import resample
+from offhook.media.tones import thinking_sound
+from offhook.media.wav import read_wav
+
+__all__ = ["load_sounds"]
+
+TONE_S = 2.4  # the filler "tone": one round of soft notes
+
+
+def load_sounds(agent: Agent) -> dict[str, bytes]:
+    """Mu-law 8 kHz by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
+    names = [("greeting.sound", agent.greeting.sound)]
+    names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools)]
+    sounds = {"tone": mulaw.encode(thinking_sound(TONE_S))}
+    for field, name in names:
+        if not name or name == "tone" or filler_line(name):
+            continue
+        path = Path(agent.directory) / name
+        try:
+            samples, rate_hz = read_wav(path)
+        except (OSError, ValueError) as error:
+            raise AgentFileError(agent.name, f"{name} cannot be played ({error})", field=field) from None
+        sounds[name] = mulaw.encode(resample(samples, rate_hz, 8000))
+    return sounds

@@ -1,0 +1,189 @@
+"""Agent files: YAML in, a frozen `Agent` out, errors with line and field.
+
+The file's keys are the fields below; unknown keys are refused. Contradictions are refused with the cure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from offhook.gateway.agent.builtins import Options
+from offhook.gateway.agent.tools import HttpTool, McpServer
+
+__all__ = [
+    "Agent",
+    "BargeIn",
+    "Fallback",
+    "Greeting",
+    "Idle",
+    "Limits",
+    "ModelSettings",
+    "Outbound",
+    "RecordingSettings",
+    "Repair",
+    "ToolSettings",
+    "TurnDetection",
+    "filler_line",
+]
+
+Ms = Annotated[int, msgspec.Meta(ge=0, le=600_000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Mode = Literal["hold", "stop", "model", "off"]
+
+
+class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class BargeIn(_Spec, frozen=True):
+    """How the caller interrupts the agent."""
+
+    mode: Mode = "hold"
+    min_speech_ms: Annotated[int, msgspec.Meta(ge=20, le=600_000)] = 60  # this much speech stops playback (hold, stop)
+    min_barge_in_ms: Ms = 600  # this much confirms it without the model's word (hold)
+    verdict_timeout_ms: Ms = 400  # silence after a shorter one, before the agent goes on (hold)
+    dtmf: bool = False  # a key press interrupts, too
+    detector: Literal["energy", "silero"] = "energy"
+
+
+class Repair(_Spec, frozen=True):
+    """What the model is told of words the caller did not hear."""
+
+    mode: Literal["note", "ask", "none"] = "note"
+
+
+class TurnDetection(_Spec, frozen=True):
+    """Who decides that the caller's turn is over: the model, or the gateway's own detector."""
+
+    mode: Literal["model", "local"] = "model"
+    end_silence_ms: Ms | None = None  # model: silenceDurationMs; local: 700 unless given
+    pre_roll_ms: Ms | None = None  # local: caller audio sent with activityStart, 300 unless given
+    start_sensitivity: Literal["high", "low"] | None = None  # model only
+    end_sensitivity: Literal["high", "low"] | None = None  # model only
+    prefix_padding_ms: Ms | None = None  # model only
+
+
+class Greeting(_Spec, frozen=True):
+    """The agent's first words: `text` asks the model, `sound` plays a file at once."""
+
+    text: str = ""
+    sound: str = ""  # WAV file, relative to the agent file
+    protected: bool = False  # cannot be interrupted
+
+
+class Idle(_Spec, frozen=True):
+    """A caller who says nothing, counted from the end of playback, the goodbye anew from that of the prompt.
+
+    0 switches a step off.
+    """
+
+    prompt_after_s: Seconds = 10.0
+    prompt: str = "The caller has been silent. Ask briefly whether they are still there."
+    goodbye_after_s: Seconds = 20.0
+    goodbye: str = "The caller is still silent. Say a short goodbye."
+
+
+class Limits(_Spec, frozen=True):
+    """Bounds of one call."""
+
+    call_s: Seconds = 3600.0
+    warning_s: Seconds = 60.0  # before the limit, 0: no warning
+    warning: str = "The call has to end within a minute. Tell the caller."
+    # USD by the price table. Near it the caller is told (`warning`); the turn that passes it is the last.
+    cost: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    tools_at_once: Annotated[int, msgspec.Meta(ge=1, le=50)] = 4
+
+
+class RecordingSettings(_Spec, frozen=True):
+    """Recording is off unless switched on; consent is the operator's duty."""
+
+    enabled: bool = False
+    directory: str = "recordings"
+
+
+class Fallback(_Spec, frozen=True):
+    """What the caller gets when no agent can answer: a line or a recording, then a human, a queue or a hang-up."""
+
+    say: str = "Sorry, nobody can take your call right now. Please try again later."  # by itself not before a human
+    play: str = ""  # URL of a sound file that Twilio plays instead of saying the line
+    dial: str = ""  # number or SIP address
+    enqueue: str = ""  # queue name
+
+
+class Outbound(_Spec, frozen=True):
+    """Calls this agent places: the number it shows, and what it does when a machine answers."""
+
+    caller_id: str = ""  # one of the account's numbers, E.164; the first of `numbers` unless given
+    ring_s: Annotated[int, msgspec.Meta(ge=5, le=600)] = 30
+    detect_machine: bool = True
+    on_machine: Literal["hang_up", "leave_message", "talk"] = "hang_up"
+    message: str = ""  # leave_message: what the model is asked to say to the machine
+
+
+class ModelSettings(_Spec, frozen=True):
+    """The model and what is particular to it."""
+
+    name: str = "gemini-3.8-live"
+    temperature: float | None = None
+    thinking_level: Literal["minimal", "low", "medium", "high"] | None = None
+    thinking_budget: int | None = None
+    compress_at_tokens: Annotated[int, msgspec.Meta(ge=1000)] = 16_000
+    compress_to_tokens: Annotated[int, msgspec.Meta(ge=500)] = 8_000
+    # After twice as many turns: in a quiet moment a fresh session that is told the last `keep_turns` of them and
+    # the facts remembered. Every turn is billed for all that the session holds. 0: the compression alone.
+    keep_turns: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
+    silent_after_ms: Annotated[int, msgspec.Meta(ge=1_000, le=600_000)] = (
+        6_000  # caller's turn ended, nothing came: nudge, then reconnect
+    )
+    setup_timeout_s: Seconds = 10.0
+
+
+class ToolSettings(_Spec, frozen=True):
+    """One tool of the agent: Python (`function: module:name`), `http`, `mcp`, or `builtin`. See `tools`."""
+
+    name: str = ""
+    function: str = ""
+    builtin: str = ""
+    options: Options = Options()  # of a built-in tool
+    http: HttpTool | None = None
+    mcp: McpServer | None = None
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    blocking: bool = False
+    on_barge_in: Literal["cancel", "finish"] = "cancel"
+    announce: Literal["speak", "silent"] = "speak"
+    timeout_s: Seconds = 20.0
+    filler: str = ""  # "", "tone", a WAV file, or a line (with spaces) to say; after filler_after_ms of tool silence
+    filler_after_ms: Ms = 1_500
+    outside_effects: bool = False  # blocked in rehearsals unless the scenario allows it
+
+
+class Agent(_Spec, frozen=True):
+    """One agent: who it is, how it talks, what it may do."""
+
+    name: str
+    numbers: tuple[str, ...] = ()  # dialled numbers, E.164; empty: any
+    model: ModelSettings = ModelSettings()
+    voice: str = "Kore"
+    language: str = "en-US"
+    instructions: str = ""
+    greeting: Greeting = Greeting()
+    tools: tuple[ToolSettings, ...] = ()
+    barge_in: BargeIn = BargeIn()
+    repair: Repair = Repair()
+    turn_detection: TurnDetection = TurnDetection()
+    idle: Idle = Idle()
+    limits: Limits = Limits()
+    recording: RecordingSettings = RecordingSettings()
+    fallback: Fallback = Fallback()
+    outbound: Outbound = Outbound()
+    variables: dict[str, str] = {}
+    board: str = ""  # module:function of yours; the lists it returns are shown live on the console
+    directory: str = "."  # where the agent file stands; relative paths start here
+
+
+def filler_line(filler: str) -> str:
+    """The filler, if it is a line to be said and not the name of a sound; else ""."""
+    return filler if " " in filler.strip() and not filler.lower().endswith(".wav") else ""

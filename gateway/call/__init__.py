@@ -1,0 +1,1 @@
+"""One call: the shell around the conversation machine."""

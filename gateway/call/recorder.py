@@ -1,0 +1,89 @@
+"""A call's recording, fed by the call: left the caller as received, right the agent as heard.
+
+What the agent's side holds is the ledger's word: a reply's samples are placed once a mark, a clear or the reply's
+end says that they were heard, ending at that moment; what was cleared is never placed. Writing is off the call path
+(`offhook.media.recording`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.call.playout import Playout
+from offhook.gateway.conversation.ledger import Ledger
+from offhook.media.recording import Recording
+
+__all__ = ["Recorder"]
+
+log = logging.getLogger(__name__)
+
+RATE_HZ = 8_000
+HOLE = RATE_HZ // 5  # the caller's audio stood still for longer than jitter: the axis goes on without it
+SEAM = RATE_HZ // 20  # marks come a little early or late: within this, what follows on is placed seamlessly
+
+
+class Recorder:
+    """Records one call to `<recording.directory>/<call_sid>.wav`, relative to the agent file."""
+
+    def __init__(self, agent: Agent, call_sid: str, playout: Playout) -> None:
+        directory = Path(agent.directory) / agent.recording.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"{call_sid}.wav"
+        self._recording = Recording(self.path)
+        self._playout = playout
+        self._begun_s: float | None = None
+        self._received = 0  # the axis: samples of the caller since the first frame
+        self._last_s = 0.0
+        self._placed: dict[int, int] = {}  # generation -> samples of it that are on the recording
+        self._free = 0  # the agent's side is placed up to here
+
+    def caller(self, codes: bytes, now_s: float) -> None:
+        """A frame of the caller, just received."""
+        if self._begun_s is None:
+            self._begun_s = now_s - len(codes) / RATE_HZ
+        elapsed = int((now_s - self._begun_s) * RATE_HZ)
+        if elapsed - self._received - len(codes) > HOLE:
+            self._received = elapsed - len(codes)
+        self._recording.caller(self._received, codes)
+        self._received += len(codes)
+        self._last_s = now_s
+
+    def heard(self, ledger: Ledger, at_s: float) -> None:
+        """Place what the ledger knows to have been heard since it was asked last."""
+        for reply in ledger.replies:
+            self.reply_heard(reply.generation, reply.heard, at_s)
+
+    def reply_heard(self, generation: int, heard: int, at_s: float) -> None:
+        """`heard` samples of this reply have been heard by `at_s`."""
+        known = self._placed.get(generation, 0)
+        if heard <= known or self._begun_s is None:
+            return
+        codes = self._playout.span(generation, known, heard)
+        end = self._received + int((at_s - self._last_s) * RATE_HZ)
+        start = max(end - len(codes), 0)
+        if abs(start - self._free) <= SEAM or start < self._free:
+            start = self._free
+        self._recording.agent(start, codes)
+        self._free = start + len(codes)
+        self._placed[generation] = heard
+
+    def pause(self) -> None:
+        """Keep nothing from now on: card numbers."""
+        self._recording.pause(self._received)
+
+    def resume(self) -> None:
+        """Keep again."""
+        self._recording.resume(self._received)
+
+    async def close(self) -> str:
+        """Wait until all is on disk. What went wrong, "" for nothing."""
+        try:
+            await asyncio.wrap_future(self._recording.close())
+        except OSError as error:
+            return f"the recording failed: {error.strerror}"
+        if self._recording.dropped_samples:
+            return f"{self._recording.dropped_samples} samples are missing from the recording"
+        return ""

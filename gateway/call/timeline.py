@@ -1,0 +1,462 @@
+"""The one place that says which event starts and which ends each segment of latency.
+
+Fed with everything the conversation machine is told and everything it decides; feeds the histograms and the
+call's record, so that `/metrics`, the console, the record and the picture show the same numbers. A segment
+whose end never came is absent and counted, never zero. All times are the loop's monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from offhook.gateway.conversation import commands as c
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation import transcript
+from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TranscriptLine, TurnRecord
+from offhook.metrics.catalogue import Metrics
+
+__all__ = ["Timeline"]
+
+SAMPLE_MS = 1000 / 8000
+FRAME_S = 0.02
+SO_FAR_TURNS = 40  # of a live call, for whoever watches it each second: a bound on what that costs
+LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
+
+
+class _Turn:
+    """One reply on its way: the times between which its segments lie."""
+
+    __slots__ = (
+        "audible",
+        "caller_end_s",
+        "closed",
+        "first_audio_s",
+        "first_event_s",
+        "first_sent_s",
+        "interrupted",
+        "onset_played_s",
+        "onset_sent_s",
+        "playing_until_s",
+        "received",
+        "record",
+        "tool_answered_s",
+    )
+
+    def __init__(self, record: TurnRecord) -> None:
+        self.record = record
+        self.caller_end_s: float | None = None
+        self.first_event_s: float | None = None
+        self.first_audio_s: float | None = None
+        self.first_sent_s: float | None = None
+        self.onset_sent_s: float | None = None
+        self.onset_played_s: float | None = None
+        self.audible: int | None = None
+        self.playing_until_s: float | None = None
+        self.tool_answered_s: float | None = None
+        self.interrupted = False
+        self.closed = False
+        self.received = 0
+
+
+class Timeline:
+    """One call's times, from ring to end."""
+
+    def __init__(self, record: CallRecord, metrics: Metrics, *, rang_s: float | None = None) -> None:
+        self.record = record
+        self._metrics = metrics
+        self._zero_s: float | None = None  # the call's own axis begins at the carrier's `start`
+        self._rang_s = rang_s
+        self._answered_webhook_s: float | None = None
+        self._turns: dict[int, _Turn] = {}
+        self._speech_start_s: float | None = None
+        self._speech_end_s: float | None = None  # of the caller's last turn, until a reply takes it
+        self._speaking = False
+        self._awaiting_end: _Turn | None = None  # a reply that came before the detector's hangover was over
+        self._barge_in: BargeInRecord | None = None
+        self._decided_s = 0.0
+        self._clear_pending = False
+        self._tools: dict[str, tuple[float, ToolRecord]] = {}
+        self._tool_answered_s: float | None = None
+        self._greeted = False
+        self._pending_caller_text = ""
+        self._onset_s: float | None = None  # of the caller's newest speech
+        self._said = transcript.Transcript()
+        self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
+            e.StreamStarted: self._stream_started,
+            e.CallerSpeechStarted: self._speech_started,
+            e.CallerSpeechEnded: self._speech_ended,
+            e.ReplyAudio: self._reply_audio,
+            e.MarkReturned: self._mark_returned,
+            e.ClearAcknowledged: self._clear_acknowledged,
+        }
+        self._on_command: dict[type[c.Command], Callable[[Any, float], None]] = {
+            c.Play: self._played,
+            c.Replay: self._played,
+            c.Clear: self._cleared,
+            c.BargeIn: self._barged_in,
+            c.ReplyEnded: self._reply_ended,
+            c.AnswerTool: self._tool_answered,
+            c.CancelTool: self._tool_cancelled,
+            c.ActivityEnd: self._endpoint,
+        }
+
+    # --- what the shell tells it
+
+    def event(self, event: e.Event) -> None:
+        """Something happened; told before the machine decides."""
+        handler = self._on_event.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def command(self, command: c.Command, decided_s: float) -> None:
+        """The machine decided `command` upon an event of `decided_s`; told as it is carried out."""
+        handler = self._on_command.get(type(command))
+        if handler is not None:
+            handler(command, decided_s)
+
+    def webhook_answered(self, at_s: float) -> None:
+        """The TwiML was handed to the socket."""
+        self._answered_webhook_s = at_s
+        if self._rang_s is not None:
+            self._call_segment("webhook_response", at_s - self._rang_s)
+
+    def model_segment(self, name: str, seconds: float) -> None:
+        """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
+        self._observe(name, seconds)
+        self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
+
+    def model_event_seen(self, generation: int, at_s: float) -> None:
+        """First sign of a new turn of the model, of any kind."""
+        turn = self._turn(generation)
+        if turn.first_event_s is None:
+            turn.first_event_s = at_s
+
+    def sound_reply(self, generation: int, kind: str) -> None:
+        """This reply is no turn of the model: `sound` (greeting) or `filler`."""
+        self._turn(generation).record.kind = kind
+
+    def caller_text(self, text: str, finished: bool, at_s: float) -> None:
+        """A piece of the caller's words; they belong to the reply that follows."""
+        self._pending_caller_text += text
+        began_s = self._onset_s if self._onset_s is not None else at_s
+        self._said = transcript.caller_said(self._said, text, began_s, finished)
+
+    def reply_text(self, generation: int, text: str) -> None:
+        """A piece of what the agent says in this reply."""
+        turn = self._turn(generation)
+        turn.record.reply_text += text
+        self._said = transcript.agent_said(self._said, generation, text, turn.received)
+
+    def heard_text(self, generation: int, heard: int) -> str | None:
+        """The words of this reply that the caller heard; None when its words are not known."""
+        turn = self._turns.get(generation)
+        if turn is None or not turn.record.reply_text:
+            return None
+        return transcript.heard_text(self._said, generation, heard, turn.received)
+
+    def error(self, what: str) -> None:
+        """Something went wrong that the operator should see with this call."""
+        if len(self.record.errors) < 50:  # a stuck peer must not grow the record without end
+            self.record.errors.append(what)
+
+    def ended(self, at_s: float) -> None:
+        """The call is over: close what is open."""
+        self.record.duration_ms = self._ms(at_s)
+        if self._speech_end_s is not None and at_s - self._speech_end_s > LONG_WAIT_S:
+            self._metrics.incomplete("turn_gap", "no_audio")  # they waited, and then the call was over
+        for turn in self._turns.values():
+            self._close(turn, "call_ended")
+        # A turn without a sound (a tool call, an interruption before the first word) is no reply.
+        self.record.turns = [t.record for t in self._turns.values() if t.first_audio_s is not None]
+        for number, record in enumerate(self.record.turns, 1):
+            record.number = number
+        for call_id in list(self._tools):
+            self._tool_done(call_id, at_s, "cancelled")
+        self.record.transcript = self._transcript()
+
+    def so_far(self, at_s: float) -> CallRecord:
+        """The record of a call that goes on, as known at `at_s`: a copy, with its last `SO_FAR_TURNS` turns."""
+        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
+        return msgspec.structs.replace(
+            self.record,
+            duration_ms=self._ms(at_s),
+            turns=turns,
+            barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
+            tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
+            transcript=self._transcript(SO_FAR_TURNS),
+        )
+
+    def _transcript(self, last: int | None = None) -> list[TranscriptLine]:
+        """What was said, in order; `last`: only of so many turns."""
+        newest = -last if last is not None else None
+        said = transcript.Transcript(self._said.replies[newest:], self._said.caller[newest:])
+        sounded, over = {}, set()
+        for turn in self._turns.values():
+            if turn.first_sent_s is not None:
+                heard = int(turn.record.heard_ms / SAMPLE_MS)
+                sounded[turn.record.generation] = transcript.Sounded(turn.first_sent_s, heard, turn.received)
+            if turn.closed:
+                over.add(turn.first_sent_s)
+        return [
+            TranscriptLine(
+                at_ms=self._ms(line.at_s),
+                who=line.who,
+                text=line.text,
+                # Of a reply that is still being heard nobody can say how far it will have been.
+                heard_text=line.heard_text if line.at_s in over else None,
+            )
+            for line in transcript.lines(said, sounded)
+        ]
+
+    def ms(self, at_s: float) -> float:
+        """`at_s` on the call's own axis."""
+        return self._ms(at_s)
+
+    # --- events
+
+    def _stream_started(self, event: e.StreamStarted) -> None:
+        if self._zero_s is None:
+            self._zero_s = event.at_s
+            if self._answered_webhook_s is not None:
+                self._call_segment("stream_setup", event.at_s - self._answered_webhook_s)
+
+    def _speech_started(self, event: e.CallerSpeechStarted) -> None:
+        self._speaking = True
+        self._onset_s = event.onset_s
+        if self._speech_start_s is None or self._speech_end_s is None:
+            self._speech_start_s = event.onset_s
+        self._speech_end_s = None
+
+    def _speech_ended(self, event: e.CallerSpeechEnded) -> None:
+        self._speaking = False
+        waiting, self._awaiting_end = self._awaiting_end, None
+        if waiting is not None:
+            if waiting.first_audio_s is not None and event.offset_s <= waiting.first_audio_s:
+                waiting.caller_end_s = event.offset_s
+                waiting.record.caller_ended_ms = self._ms(event.offset_s)
+                self._speech_start_s = None
+            else:  # the caller talked on over the reply: where the turn ended nobody can say
+                self._metrics.incomplete("turn_gap", "superseded")
+            return
+        self._speech_end_s = event.offset_s
+
+    def _reply_audio(self, event: e.ReplyAudio) -> None:
+        turn = self._turn(event.generation)
+        turn.received += event.samples
+        if event.audible_sample is not None:
+            turn.audible = event.audible_sample
+        if turn.first_audio_s is not None:
+            return
+        turn.first_audio_s = event.at_s
+        if turn.first_event_s is None:
+            turn.first_event_s = event.at_s
+        turn.tool_answered_s, self._tool_answered_s = self._tool_answered_s, None
+        if turn.record.kind == "filler":
+            return  # no answer: the caller is still waiting
+        record = turn.record
+        record.caller_text, self._pending_caller_text = self._pending_caller_text.strip(), ""
+        if self._speech_start_s is not None:
+            record.caller_started_ms = self._ms(self._speech_start_s)
+        if self._speech_end_s is not None:
+            turn.caller_end_s = self._speech_end_s
+            record.caller_ended_ms = self._ms(self._speech_end_s)
+            self._speech_start_s = self._speech_end_s = None
+        elif self._speaking:
+            self._awaiting_end = turn
+
+    def _mark_returned(self, event: e.MarkReturned) -> None:
+        turn = self._turns.get(event.generation)
+        if turn is None or turn.onset_played_s is not None or turn.audible is None or turn.interrupted:
+            return
+        if event.sample >= turn.audible:
+            turn.onset_played_s = event.at_s - FRAME_S  # the mark stands behind the frame
+
+    def _clear_acknowledged(self, event: e.ClearAcknowledged) -> None:
+        if self._clear_pending:
+            self._clear_pending = False
+            if self._barge_in is not None and self._barge_in.stopped_ms is None:
+                self._barge_in.stopped_ms = self._ms(event.at_s)
+            self._observe("bargein_stop", event.at_s - self._decided_s)
+
+    def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
+        """The model asked for this tool; the arguments are bounded, and without secrets."""
+        if call_id in self._tools:
+            return
+        record = ToolRecord(call_id=call_id, name=name, arguments=arguments, requested_ms=self._ms(at_s))
+        self._tools[call_id] = (at_s, record)
+        self.record.tool_calls.append(record)
+
+    def tool_told(self, call_id: str, answer: str, error: str) -> None:
+        """What the tool's run came to."""
+        if call_id in self._tools:
+            record = self._tools[call_id][1]
+            record.answer, record.error = answer, error
+
+    def tool_afterwards(self, call_id: str, state: str, what: str) -> None:
+        """What becomes of a run that had its outcome before."""
+        self._metrics.tool_afterwards_total.inc(state)
+        for record in reversed(self.record.tool_calls):
+            if record.call_id == call_id:
+                record.afterwards = f"{state}: {what}" if what else state
+                return
+
+    # --- commands
+
+    def _played(self, command: c.Play | c.Replay, decided_s: float) -> None:
+        turn = self._turn(command.generation)
+        record = turn.record
+        record.sent_ms = max(record.sent_ms, command.to_sample * SAMPLE_MS)
+        now_s = decided_s
+        if turn.first_sent_s is None:
+            turn.first_sent_s = now_s
+            record.reply_started_ms = self._ms(now_s)
+        elif turn.playing_until_s is not None and not isinstance(command, c.Replay):
+            gap_ms = (now_s - turn.playing_until_s) * 1000
+            record.longest_gap_ms = max(record.longest_gap_ms, gap_ms)
+        length_s = (command.to_sample - command.from_sample) / 8000
+        turn.playing_until_s = max(turn.playing_until_s or now_s, now_s) + length_s
+
+    def sent(self, command: c.Play | c.Replay, at_s: float) -> None:
+        """The audio was handed to the carrier's socket."""
+        turn = self._turns.get(command.generation)
+        if turn is None or turn.onset_sent_s is not None or turn.audible is None:
+            return
+        if command.to_sample >= turn.audible:
+            turn.onset_sent_s = at_s
+
+    def _cleared(self, command: c.Clear, decided_s: float) -> None:
+        self._decided_s = decided_s
+        self._clear_pending = True
+        for turn in self._turns.values():
+            turn.playing_until_s = None
+        record = BargeInRecord(
+            generation=0,
+            onset_ms=self._ms(decided_s),
+            decided_ms=self._ms(decided_s),
+        )
+        self._barge_in = record
+        self.record.barge_ins.append(record)
+
+    def clear_sent(self, at_s: float) -> None:
+        """The clear was handed to the carrier's socket."""
+        self._observe("bargein_clear_sent", at_s - self._decided_s)
+        if self._barge_in is not None and self._barge_in.clear_sent_ms is None:
+            self._barge_in.clear_sent_ms = self._ms(at_s)
+
+    def _barged_in(self, command: c.BargeIn, decided_s: float) -> None:
+        record = self._barge_in
+        self._metrics.barge_ins_total.inc(command.verdict.value)
+        if record is None:
+            return
+        if record.generation == 0:
+            record.generation = command.generation
+            record.onset_ms = self._ms(command.onset_s)
+            if command.verdict is not c.Verdict.CONFIRMED_BY_MODEL:
+                self._observe("bargein_detect", decided_s - command.onset_s)
+        record.verdict = command.verdict.value
+        if command.verdict is not c.Verdict.SUSPECTED:
+            record.verdict_ms = self._ms(decided_s)
+
+    def _reply_ended(self, command: c.ReplyEnded, decided_s: float) -> None:
+        turn = self._turns.get(command.generation)
+        if turn is None:
+            return
+        record = turn.record
+        record.received_ms = command.received * SAMPLE_MS
+        record.heard_ms = command.heard * SAMPLE_MS
+        record.interrupted = turn.interrupted = command.interrupted
+        record.heard_text = self.heard_text(command.generation, command.heard) or ""
+        record.reply_ended_ms = self._ms(decided_s)
+        if self._barge_in is not None and self._barge_in.generation == command.generation:
+            self._barge_in.heard_ms = record.heard_ms
+        self._close(turn, "interrupted" if command.interrupted else "no_mark")
+
+    def _tool_answered(self, command: c.AnswerTool, decided_s: float) -> None:
+        self._tool_done(command.call_id, decided_s, command.outcome.value)
+        if command.scheduling is not None and command.scheduling is not c.Scheduling.SILENT:
+            self._tool_answered_s = decided_s
+
+    def _tool_cancelled(self, command: c.CancelTool, decided_s: float) -> None:
+        self._tool_done(command.call_id, decided_s, "cancelled")
+
+    def _endpoint(self, command: c.ActivityEnd, decided_s: float) -> None:
+        if self._speech_end_s is not None:
+            self._observe("endpoint_delay", decided_s - self._speech_end_s)
+
+    # --- closing
+
+    def _tool_done(self, call_id: str, at_s: float, outcome: str) -> None:
+        started = self._tools.pop(call_id, None)
+        if started is None:
+            return
+        began_s, record = started
+        record.finished_ms, record.outcome = self._ms(at_s), outcome
+        self._metrics.tool_calls_total.inc(outcome)
+        self._observe("tool_call", at_s - began_s, record.name)
+
+    def _close(self, turn: _Turn, missing: str) -> None:
+        """All that can be known of this reply is known: its segments are counted, once."""
+        if turn.closed:
+            return
+        turn.closed = True
+        record = turn.record
+        if self._awaiting_end is turn:
+            self._awaiting_end = None
+            self._metrics.incomplete("turn_gap", "superseded")
+        if turn.first_audio_s is None:
+            return  # a turn without a sound: a tool call, or nothing
+        if record.kind == "model" and turn.caller_end_s is not None:
+            if turn.first_event_s is not None:
+                self._turn_segment(turn, "model_first_event", turn.caller_end_s, turn.first_event_s, missing)
+            self._turn_segment(turn, "model_first_audio", turn.caller_end_s, turn.first_audio_s, missing)
+            self._turn_segment(turn, "output_onset_played", turn.caller_end_s, turn.onset_played_s, missing)
+            played = turn.onset_played_s is not None
+            end_s = turn.onset_played_s if played else turn.onset_sent_s
+            self._turn_segment(
+                turn, "turn_gap", turn.caller_end_s, end_s, missing, label="played" if played else "sent"
+            )
+        self._turn_segment(turn, "output_onset_sent", turn.first_audio_s, turn.onset_sent_s, missing)
+        if turn.tool_answered_s is not None:
+            self._turn_segment(turn, "tool_to_audio", turn.tool_answered_s, turn.first_audio_s, missing)
+        if not self._greeted:
+            self._greeted = True
+            begin_s = self._rang_s if self._rang_s is not None else self._zero_s
+            if begin_s is not None and turn.onset_played_s is not None:
+                self._call_segment("answer_to_greeting", turn.onset_played_s - begin_s)
+
+    def _observe(self, name: str, seconds: float, label: str = "") -> None:
+        self._metrics.observe(name, seconds, label, self.record.trace_id)
+
+    def _turn_segment(
+        self, turn: _Turn, name: str, begin_s: float, end_s: float | None, missing: str, label: str = ""
+    ) -> None:
+        if end_s is None:
+            self._metrics.incomplete(name, missing)
+            return
+        seconds = end_s - begin_s
+        self._observe(name, seconds, label)  # a negative one is counted as invalid
+        if seconds >= 0:
+            turn.record.segments[name] = round(seconds * 1000, 3)
+
+    def _call_segment(self, name: str, seconds: float) -> None:
+        self._observe(name, seconds)
+        self.record.segments[name] = round(seconds * 1000, 3)
+
+    def _turn(self, generation: int) -> _Turn:
+        turn = self._turns.get(generation)
+        if turn is None:
+            record = TurnRecord(number=len(self.record.turns) + 1, generation=generation)
+            turn = self._turns[generation] = _Turn(record)
+            self.record.turns.append(record)
+        return turn
+
+    def call_ms(self, at_s: float) -> float:
+        """A time on the call's own axis, in milliseconds."""
+        return self._ms(at_s)
+
+    def _ms(self, at_s: float) -> float:
+        zero_s = self._zero_s if self._zero_s is not None else (self._rang_s or at_s)
+        return round((at_s - zero_s) * 1000, 3)

@@ -1,0 +1,303 @@
+"""`offhook doctor`: what must be right before a call can be answered, each failure with its cure.
+
+The public URL is tried from outside in, through DNS, TLS and whatever stands between, as Twilio would: with
+signed requests. A gateway that listens already is the one that is tried; else one is started for the moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.carriers.twilio.rest import PhoneNumber, TwilioError
+from offhook.gateway.carriers.twilio.signature import SIGNATURE_HEADER, sign
+from offhook.gateway.carriers.twilio.webhooks import rest_for
+from offhook.gateway.config import Settings
+from offhook.gateway.errors import ModelRefused, OperatorError
+
+__all__ = ["Finding", "examine", "points_here"]
+
+TIMEOUT_S = 10.0
+CLOCK_OFF_MAX_S = 60.0  # tokens and certificates are judged by the clock
+CERTIFICATE_DAYS_MIN = 14.0
+NO_CALL = "CA" + "0" * 32
+
+_UNREACHED = "open the port to the internet, or start the tunnel (a router may also refuse its own public address)"
+HTTP_CURES = {
+    404: "something else answers there: does the proxy or tunnel lead to this gateway's port?",
+    502: "the proxy cannot reach the gateway: is it running, and on the port that the proxy knows?",
+    503: "the gateway or its proxy takes no requests now: is it draining?",
+    504: "the proxy waits in vain for the gateway: check its address and port",
+}
+MODEL_CURES = {
+    0: "no answer in time: check the network, and GOOGLE_GEMINI_BASE_URL if it is set",
+    400: "the key is not valid for this API: check GEMINI_API_KEY",
+    401: "the key is not valid: check GEMINI_API_KEY",
+    403: "the key may not use this model: enable the Gemini API for its project",
+    404: "there is no such model: check `model.name` in the agent file",
+    429: "the quota is used up: wait, or raise it",
+    1007: "the model does not take this agent's settings: run `offhook check`",
+    1008: "there is no such model for this key, or the key is not valid: check `model.name` and GEMINI_API_KEY",
+    1011: "the service has a fault: try again in a minute",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing examined. `ok` None: could not be examined, or does not matter now. `cure`: what to do."""
+
+    what: str
+    ok: bool | None
+    says: str
+    cure: str = ""
+
+
+async def examine(settings: Settings, agents: Sequence[Agent], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Everything, in the order in which a call would meet it."""
+    async with AsyncExitStack() as stack:
+        trust = aiohttp.TCPConnector(ssl=ssl.create_default_context())  # as the environment is now (SSL_CERT_FILE)
+        session = aiohttp.ClientSession(connector=trust, cookie_jar=aiohttp.DummyCookieJar())
+        http = await stack.enter_async_context(session)
+        for finding in _settings(settings):
+            yield finding
+        yield await _listening(settings, agents, environ, stack)
+        async for finding in _public(settings, http):
+            yield finding
+        async for finding in _account(settings, agents, http):
+            yield finding
+        yield await _clock(settings, http)
+        for agent in agents:
+            yield await _model(agent, environ)
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    found = []
+    url = urlsplit(settings.public_url)
+    if not settings.public_url:
+        cure = (
+            "set OFFHOOK_PUBLIC_URL to the https address at which Twilio reaches this gateway (`offhook tunnel-help`)"
+        )
+        found.append(Finding("settings", False, "no public URL", cure))
+    elif url.scheme != "https":
+        cure = "media streams need TLS: put a proxy with a certificate, or a tunnel, in front (`offhook tunnel-help`)"
+        found.append(Finding("settings", False, f"the public URL is {url.scheme}", cure))
+    elif url.path:
+        cure = "that works only if the proxy takes the path away again; better give the gateway a host of its own"
+        found.append(Finding("settings", None, f"the public URL has a path, {url.path}", cure))
+    if not settings.twilio_auth_tokens:
+        cure = "set TWILIO_AUTH_TOKEN to the account's primary token, or no webhook can be verified"
+        found.append(Finding("settings", False, "no auth token", cure))
+    if settings.insecure:
+        found.append(Finding("settings", False, "OFFHOOK_INSECURE=1", "remove it: anybody could start calls"))
+    return found or [Finding("settings", True, settings.public_url)]
+
+
+async def _listening(
+    settings: Settings, agents: Sequence[Agent], environ: Mapping[str, str], stack: AsyncExitStack
+) -> Finding:
+    """The gateway that is there, or one of our own for the moment."""
+    from offhook.gateway.app import Gateway
+
+    where = f"{settings.host}:{settings.port}"
+    probe = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    probe.settimeout(1.0)
+    with probe:
+        taken = settings.port != 0 and await asyncio.to_thread(probe.connect_ex, (settings.host, settings.port)) == 0
+    if taken:
+        return Finding("port", True, f"something listens on {where}; it is taken for the gateway")
+    if not agents:
+        return Finding("port", None, f"nothing listens on {where}", "name an agent file, so that it can be tried")
+    try:
+        await stack.enter_async_context(Gateway(settings, agents, environ).listening())
+    except OperatorError as error:
+        return Finding("port", False, str(error), "see above")
+    return Finding("port", True, f"{where} is free; a gateway listens there for this examination")
+
+
+async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
+    if not settings.public_url:
+        return
+    host = urlsplit(settings.public_url).hostname or ""
+    try:
+        addresses = {a[4][0] for a in await asyncio.get_running_loop().getaddrinfo(host, None)}
+    except OSError:
+        yield Finding(
+            "name", False, f"{host} has no address", "check the host of OFFHOOK_PUBLIC_URL, and its DNS record"
+        )
+        return
+    yield Finding("name", True, f"{host} is {', '.join(sorted(map(str, addresses)))}")
+    secure = urlsplit(settings.public_url).scheme == "https"
+    if secure:
+        certificate = await _certificate(host, urlsplit(settings.public_url).port or 443)
+        yield certificate
+        if certificate.ok is False and not certificate.says.startswith("ends"):
+            return
+    try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with http.get(settings.public_url + "/livez", timeout=timeout, allow_redirects=False) as answer:
+            body = await answer.content.read(100)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        yield Finding("public URL", False, f"no connection ({type(error).__name__})", _UNREACHED)
+        return
+    if answer.status != 200 or body.strip() != b"alive":
+        cure = HTTP_CURES.get(answer.status, "does the proxy or tunnel lead to this gateway's port?")
+        if 300 <= answer.status < 400:
+            there = answer.headers.get("Location", "")[:100]
+            cure = f"streams do not follow redirections: set OFFHOOK_PUBLIC_URL to where this leads ({there})"
+        yield Finding("public URL", False, f"/livez answered {answer.status}", cure)
+        return
+    yield Finding("public URL", True, "the gateway answers there")
+    yield await _webhook(settings, http)
+    yield await _upgrade(settings, http)
+
+
+async def _certificate(host: str, port: int) -> Finding:
+    """What is shown at the public URL's port, as strictly as Twilio looks at it."""
+    what = "certificate"
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
+    except ssl.SSLCertVerificationError as error:
+        cure = "Twilio takes certificates of public authorities only, with their whole chain: fix the proxy's"
+        return Finding(what, False, error.verify_message or "is not believed", cure)
+    except (ssl.SSLError, ConnectionResetError):
+        return Finding(what, False, "no TLS there", "the public URL must lead to a port that speaks TLS")
+    except (OSError, TimeoutError) as error:
+        return Finding(what, False, f"no connection to {host}:{port} ({type(error).__name__})", _UNREACHED)
+    found = writer.get_extra_info("peercert")
+    writer.close()
+    days = (ssl.cert_time_to_seconds(found["notAfter"]) - time.time()) / 86_400
+    if days < CERTIFICATE_DAYS_MIN:
+        return Finding(what, False, f"ends in {days:.0f} days", "renew it now, and see why that is not automatic")
+    return Finding(what, True, f"good for {days:.0f} days")
+
+
+async def _webhook(settings: Settings, http: aiohttp.ClientSession) -> Finding:
+    """A webhook signed as Twilio signs it; of no call, so that nothing comes of it."""
+    if not settings.twilio_auth_tokens:
+        return Finding("webhook", None, "not tried without an auth token")
+    url, form = settings.public_url + "/twilio/status", {"CallSid": NO_CALL}
+    headers = {SIGNATURE_HEADER: sign(settings.twilio_auth_tokens[0], url, form)}
+    try:
+        async with http.post(url, data=form, headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Finding("webhook", False, f"no answer ({type(error).__name__})", "see the proxy's log")
+    if status == 204:
+        return Finding("webhook", True, "a signed webhook is believed")
+    if status == 403:
+        cure = "the gateway that runs has another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN, or a proxy changes the path"
+        return Finding("webhook", False, "a signed webhook is refused (403)", cure)
+    return Finding("webhook", False, f"answered {status}", HTTP_CURES.get(status, "see the gateway's log"))
+
+
+async def _upgrade(settings: Settings, http: aiohttp.ClientSession) -> Finding:
+    """The media socket, as far as the 101."""
+    url = settings.public_url.replace("http", "ws", 1) + "/twilio/media"
+    token = next(iter(settings.twilio_auth_tokens), "")
+    try:
+        socket_ = await http.ws_connect(
+            url,
+            headers={SIGNATURE_HEADER: sign(token, url)},
+            compress=15,
+            timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+        )
+    except aiohttp.WSServerHandshakeError as error:
+        cures = {
+            400: "the proxy does not pass WebSockets on: it must forward `Upgrade` and `Connection`",
+            403: "the gateway that runs has another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN",
+            426: "the proxy does not pass WebSockets on: it must forward `Upgrade` and `Connection`",
+        }
+        cure = cures.get(error.status) or HTTP_CURES.get(error.status, "see the proxy's log")
+        return Finding("media stream", False, f"{url} answered {error.status}, not 101", cure)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Finding("media stream", False, f"no answer ({type(error).__name__})", "see the proxy's log")
+    compressed = bool(socket_.compress)
+    with suppress(aiohttp.ClientError, ConnectionError):
+        await socket_.close()
+    if compressed:
+        cure = "something between compresses WebSocket messages: switch that off, it only costs"
+        return Finding("media stream", False, "101, with permessage-deflate", cure)
+    return Finding("media stream", True, f"{url} answers 101")
+
+
+async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
+    try:
+        rest = rest_for(settings, http)
+    except OperatorError as error:
+        yield Finding("Twilio", False, "no credentials", str(error))
+        return
+    try:
+        status = await rest.account_status()
+        numbers = {number.number: number for number in await rest.numbers()}
+    except TwilioError as error:
+        cure = "see status.twilio.com, and OFFHOOK_TWILIO_BASE_URL if it is set"
+        if error.status in (401, 403):
+            cure = "the SID, token or key is wrong, or belongs to another region (US1 credentials fail elsewhere)"
+        yield Finding("Twilio", False, str(error), cure)
+        return
+    if status != "active":
+        yield Finding("Twilio", False, f"the account is {status}", "see the Twilio console")
+        return
+    yield Finding("Twilio", True, f"the account is active and has {len(numbers)} numbers")
+    wanted = [number for agent in agents for number in (*agent.numbers, agent.outbound.caller_id) if number]
+    for wants in dict.fromkeys(wanted):
+        number = numbers.get(wants)
+        if number is None:
+            yield Finding("number", False, f"{wants} is not the account's", "buy it, or correct the agent file")
+        elif settings.public_url and not points_here(number, settings.public_url):
+            cure = f"offhook number set {wants}"
+            yield Finding("number", False, f"calls to {wants} go to {number.voice_url or 'nowhere'}", cure)
+        else:
+            yield Finding("number", True, f"calls to {wants} come here")
+
+
+def points_here(number: PhoneNumber, public_url: str) -> bool:
+    """Whether this number's calls come to the gateway at `public_url`."""
+    return number.voice_url == f"{public_url}/twilio/voice"
+
+
+async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
+    """Ours against Twilio's, by the Date of an answer (whole seconds)."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with http.get(settings.twilio_base_url, timeout=timeout, allow_redirects=False) as answer:
+            off_s = abs(parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time())
+    except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
+        return Finding("clock", None, f"not examined ({type(error).__name__})")
+    if off_s > CLOCK_OFF_MAX_S:
+        return Finding("clock", False, f"{off_s:.0f} s off", "set it by NTP: certificates and tokens are judged by it")
+    return Finding("clock", True, f"right to {off_s + 1:.0f} s")
+
+
+async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
+    """A session with this agent's model, set up and closed."""
+    from offhook.gateway.models.gemini.client import GeminiSettings, Models
+    from offhook.gateway.models.gemini.setup import instruction, live_config
+
+    what, name = "model", agent.model.name
+    try:
+        models = Models(GeminiSettings.read(environ))
+    except OperatorError as error:
+        return Finding(what, False, "not configured", str(error))
+    began_s = time.monotonic()
+    try:
+        config = live_config(agent, (), instruction(agent, {}))
+        async with models.session(name, config, asyncio.timeout(TIMEOUT_S)):
+            took_ms = (time.monotonic() - began_s) * 1000
+    except ModelRefused as error:
+        cure = MODEL_CURES.get(error.code, "see the reason above")
+        return Finding(what, False, f"{name} refused ({error.code}: {error.reason[:120]})", cure)
+    finally:
+        await models.close()
+    return Finding(what, True, f"{name} answers; a session is set up in {took_ms:.0f} ms")

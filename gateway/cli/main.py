@@ -1,0 +1,384 @@
+"""The `offhook` command. Errors an operator can cure are one line on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy is imported: the conversions are small, and a second BLAS thread only costs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from offhook.gateway import __version__
+from offhook.gateway.agent.load import load_agent
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.cli.phone import mount as mount_telephone
+from offhook.gateway.cli.tools import mount as mount_tools
+from offhook.gateway.config import Settings, misspelt, settings_from
+from offhook.gateway.errors import OffhookError, OperatorError
+from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
+
+__all__ = ["app", "log_to_stderr", "main"]
+
+app = typer.Typer(
+    name="offhook",
+    help="Pick up the phone with a model: Twilio Media Streams to the Gemini Live API, and rehearsals of both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+scenario_app = typer.Typer(help="Scenarios of rehearsals.", no_args_is_help=True)
+app.add_typer(scenario_app, name="scenario")
+log = logging.getLogger("offhook")
+
+AgentPaths = Annotated[
+    list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); several for several numbers.")
+]
+
+
+def main() -> None:
+    """Run the command line; an operator's error is one line and exit code 2."""
+    gc.disable()  # there is no garbage among what is imported; `_run` collects what comes up in long work
+    try:
+        app()
+    except OffhookError as error:
+        print(f"offhook: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:  # a path that cannot be written, a full disk; anything else is ours: a bug
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"offhook: {where}{error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _to_write(*paths: Path | None) -> None:
+    """What is written at the end must be writable at the start: nobody waits minutes to learn that it is not."""
+    for path in paths:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise OperatorError(f"{path}: nothing can be written there: choose another --out")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"offhook {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(agent: AgentPaths = None) -> None:
+    """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
+    settings = settings_from(os.environ)
+    agents = _agents(agent, settings)
+    log_to_stderr(settings.log_level, agents)
+    _run(_serve(settings, agents))
+
+
+def log_to_stderr(level: str, agents: list[Agent]) -> None:
+    """Have this process's log on standard error, without the secrets of its environment and its agents' tools."""
+    secrets = secrets_of(os.environ, (msgspec.to_builtins(agent.tools) for agent in agents))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+async def _serve(settings: Settings, agents: list[Agent]) -> None:
+    from offhook.gateway.app import Gateway
+
+    # A tool that computes in its thread holds the interpreter for this long at a time, a loop with frames to pass on
+    # waits as often as it wakes. Python's own 5 ms delayed frames by hundreds (tests/bench/bench_tool_blocking.py).
+    sys.setswitchinterval(0.0005)
+    gateway = Gateway(settings, agents, os.environ)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop.set)
+    if settings.insecure:
+        log.warning("OFFHOOK_INSECURE=1: no signature and no token is checked; for trying things out only")
+    async with gateway.listening() as url:
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it anew took 60 ms, with every call waiting
+        print(f"listening on {url}", flush=True)
+        log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
+        await stop.wait()
+        draining = asyncio.create_task(gateway.drain())
+        stop.clear()
+        again = asyncio.create_task(stop.wait())  # a second signal ends the calls at once
+        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+        await asyncio.gather(draining, again, return_exceptions=True)
+
+
+@app.command()
+def config() -> None:
+    """Show the settings read from the environment, secrets masked."""
+    for name, value in settings_from(os.environ).shown().items():
+        print(f"{name:24} {value}")
+    for problem in misspelt(os.environ):
+        print(f"offhook: {problem}", file=sys.stderr)
+
+
+@app.command()
+def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> None:
+    """Check agent files as `serve` would, before a caller does."""
+    from offhook.gateway.agent.policy import detector_of
+    from offhook.gateway.agent.sounds import load_sounds
+    from offhook.gateway.models.gemini.setup import check as check_model
+    from offhook.gateway.models.pricing import check_limit, load_prices
+    from offhook.gateway.tools.build import board_of, build_tools
+    from offhook.gateway.tools.http.client import HttpClient
+
+    bad = False
+    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
+    for path in paths:
+        try:
+            agent = load_agent(path)
+            check_limit(agent, prices)
+            tools = build_tools(agent, os.environ, HttpClient()).tools
+            load_sounds(agent)
+            board_of(agent)
+            detector_of(agent)
+            problems = check_model(agent, tools.values())
+        except OperatorError as error:  # the next file is checked all the same
+            said = str(error)
+            print(f"offhook: {said}" if str(path) in said else f"offhook: {path}: {said}", file=sys.stderr)
+            bad = True
+            continue
+        for problem in problems:
+            print(f"{path}: {problem}", file=sys.stderr)
+        bad = bad or bool(problems)
+        if not problems:
+            print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")
+            if any(tool.mcp for tool in agent.tools):
+                print(f"{path}: those of its MCP servers are not counted: offhook tools list {path} asks the servers")
+    if bad:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where recording, picture and report go.")] = Path("out/demo"),
+    json: Annotated[Path | None, typer.Option(help="Write the report here as well.")] = None,
+) -> None:
+    """Place a simulated call through the real gateway: no key, no account, no network."""
+    with _rehearsal():
+        from offhook.gateway.rehearsal.run import demo as run_demo
+    _folder(out)
+    _to_write(json)
+    _run(run_demo(out, json))
+
+
+@app.command()
+def simulate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Scenarios (*.call.yaml, or the name of a bundled one); none: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where recordings, pictures and reports go.")] = Path("out/simulate"),
+    parallel: Annotated[int, typer.Option(min=1, max=50, help="Calls at once.")] = 4,
+    repeat: Annotated[int, typer.Option(min=1, help="Times each scenario is played.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Of noise, jitter and names: the same seed, the same calls. Repeats count on.")
+    ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            max=50,
+            help="Up to so many times as fast, on a clock that leaves computing out.",
+        ),
+    ] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write one report of all calls here.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    details: Annotated[bool, typer.Option(help="Show the tables of good calls, too.")] = False,
+) -> None:
+    """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
+
+    OUT/index.html has them all: verdicts, recordings, pictures, latency. Exit code 1 when one failed.
+    """
+    with _rehearsal():
+        from offhook.gateway.cli.rehearse import simulate as run_simulate
+    _folder(out)
+    _to_write(json, junit)
+    wanted = run_simulate(
+        files or [],
+        out,
+        parallel=parallel,
+        repeat=repeat,
+        seed=seed,
+        speed=speed,
+        json_path=json,
+        junit=junit,
+        details=details,
+    )
+    good = _run(wanted)
+    if not good:
+        raise typer.Exit(1)
+
+
+@scenario_app.command("schema")
+def scenario_schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    import json
+
+    with _rehearsal():
+        from offhook.gateway.rehearsal.scenario.schema import scenario_schema as made
+    print(json.dumps(made(), indent=2))
+
+
+@scenario_app.command("from-call")
+def scenario_from_call(
+    call: Annotated[Path, typer.Argument(help="A call's record, or a report of several (JSON).")],
+    sid: Annotated[str, typer.Option("--call", help="Of several calls this one, by its SID.")] = "",
+    agent: Annotated[Path | None, typer.Option(help="The agent's file; none: made from the record.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The scenario to write, NAME.call.yaml; none: print it.")] = None,
+) -> None:
+    """Make a scenario of a recorded call: its words, timings, tools and faults."""
+    with _rehearsal():
+        from offhook.gateway.rehearsal.scenario.from_call import read_record, scenario_text
+    folder = out.resolve().parent if out else Path.cwd()
+    beside = os.path.relpath(agent.resolve(), folder) if agent else ""
+    name = out.name.partition(".")[0] if out else "recorded"
+    text = scenario_text(read_record(call, sid), name, beside, folder)
+    if out is None:
+        print(text, end="")
+    else:
+        _to_write(out)
+        out.write_text(text, encoding="utf-8")
+        print(f"{out}: play it with `offhook simulate {out}`")
+
+
+@app.command()
+def load(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Scenarios, played in turn by all callers; none: the demo's.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="A gateway that runs already, http://HOST:PORT; none: one of our own, rehearsal model.")
+    ] = "",
+    start: Annotated[int, typer.Option(min=1, help="Calls of the first step.")] = 5,
+    most: Annotated[int, typer.Option(min=1, help="Calls at which to stop, come what may.")] = 1_000,
+    hold: Annotated[float, typer.Option(min=1, help="Seconds each number of calls is held.")] = 30.0,
+    ramp: Annotated[float, typer.Option(min=0, help="Seconds in which it is reached.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes of callers.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where load.json and load.png go.")] = Path("out/load"),
+) -> None:
+    """Find how many calls a gateway carries: none failed, frame lateness P99 within 5 ms; and why not more.
+
+    Calls are doubled until a step fails, then halved between. Exit code 1 when not even the first step was good.
+    """
+    with _rehearsal():
+        from offhook.gateway.cli.rehearse import load as run_load
+        from offhook.gateway.rehearsal.load.search import Ask
+    ask = Ask(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
+    _folder(out)
+    if not _run(run_load(files or [], out, ask, url)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def faults(
+    numbers: Annotated[list[int] | None, typer.Argument(help="Cases by number; none: all.")] = None,
+    quick: Annotated[bool, typer.Option(help="Only those that take seconds.")] = False,
+    parallel: Annotated[int, typer.Option(min=1, max=50, help="Cases at once.")] = 4,
+    json: Annotated[Path | None, typer.Option(help="Write the outcomes here.")] = None,
+) -> None:
+    """What goes wrong, made to go wrong: each case with a gateway of its own, its calls and a checker.
+
+    Exit code 1 when one failed.
+    """
+    with _rehearsal():
+        from offhook.gateway.cli.rehearse import faults as run_faults
+    _to_write(json)
+    if not _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    what: Annotated[str, typer.Argument(help="SID of an ended call, or a JSON file: a report, or a call's record.")],
+    call: Annotated[str, typer.Option(help="Of several calls in the file this one, by its SID.")] = "",
+    url: Annotated[str, typer.Option(help="The gateway that had the call.")] = "http://127.0.0.1:8080",
+    out: Annotated[Path, typer.Option(help="Where the call's picture goes.")] = Path("out/report"),
+) -> None:
+    """Show one call: its turns with every latency, barge-ins and tools; and draw its picture."""
+    with _rehearsal():
+        from offhook.gateway.cli.report import report as run_report
+
+        run_report(what, call, url, out, os.environ)
+
+
+@app.command("rehearsal-model")
+def rehearsal_model(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
+    ca_out: Annotated[Path | None, typer.Option(help="Write the certificate to trust (SSL_CERT_FILE) here.")] = None,
+) -> None:
+    """Serve the rehearsal model alone: any program that honours GOOGLE_GEMINI_BASE_URL can be tested against it."""
+    with _rehearsal():
+        from offhook.gateway.cli.rehearse import rehearsal_model as run_model
+    _to_write(ca_out)
+    _run(run_model(host, port, script, ca_out))
+
+
+mount_telephone(app)
+mount_tools(app)
+
+
+@contextlib.contextmanager
+def _rehearsal() -> Iterator[None]:
+    """Rehearsals need an extra: say so when it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
+
+
+def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:
+    return [load_agent(path) for path in paths or settings.agents]
+
+
+def _run(main: Any) -> Any:
+    """Run a coroutine on uvloop where there is one."""
+    gc.freeze()
+    gc.enable()
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

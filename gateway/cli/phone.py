@@ -1,0 +1,196 @@
+"""The `offhook` commands of the telephone side: `call`, `number list|set`, `doctor`, `tunnel-help`.
+
+`mount(app)` adds them to the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import msgspec
+import typer
+
+from offhook.gateway.agent.load import load_agent
+from offhook.gateway.carriers.twilio.webhooks import rest_for
+from offhook.gateway.cli.doctor import Finding, examine, points_here
+from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.telephony.leg import FINAL
+
+__all__ = ["mount"]
+
+POLL_S = 0.5
+
+TUNNEL_HELP = """\
+Twilio must reach this gateway over https and wss, at an address with a certificate of a public authority.
+
+To try things out, a tunnel to the local port does (it adds some 50 ms each way):
+    cloudflared tunnel --url http://localhost:{port}        prints https://....trycloudflare.com
+    ngrok http {port}                                       prints https://....ngrok-free.app
+
+For calls that matter, a proxy on a host of your own, near Twilio's region (Virginia for US1). It must
+  - pass WebSockets on, with `Upgrade` and `Connection`, and not cut them when they are long or silent
+    (nginx: proxy_http_version 1.1; proxy_read_timeout 4h; Caddy does all of it by itself),
+  - leave the path and the query as they are: they are signed.
+
+Then
+    export OFFHOOK_PUBLIC_URL=https://voice.example.com
+    offhook doctor                    tries it all, from outside in
+    offhook number set +15551234567   points a number here
+"""
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(call)
+    app.command()(doctor)
+    app.command("tunnel-help")(tunnel_help)
+    numbers = typer.Typer(help="The account's numbers and where their calls go.", no_args_is_help=True)
+    numbers.command("list")(number_list)
+    numbers.command("set")(number_set)
+    app.add_typer(numbers, name="number")
+
+
+def call(
+    to: Annotated[str, typer.Argument(help="A number as +15551234567, or a SIP address.")],
+    agent: Annotated[str, typer.Option("--agent", "-a", help="Name of the agent; else the gateway's first.")] = "",
+    caller_id: Annotated[str, typer.Option("--from", help="The number shown; else the agent's.")] = "",
+    var: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the agent's instructions; repeatable.")] = None,
+    url: Annotated[str, typer.Option(help="The running gateway; else the one on OFFHOOK_HOST and OFFHOOK_PORT.")] = "",
+) -> None:
+    """Have a running gateway call somebody, and follow the call to its end."""
+    settings = settings_from(os.environ)
+    variables = {}
+    for given in var or []:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise OperatorError(f"--var takes NAME=VALUE, not {given!r}")
+        variables[name] = value
+    body = {"to": to, "agent": agent, "from": caller_id, "variables": variables}
+    status = asyncio.run(_call(settings, url or _local(settings), body))
+    if status != "completed":
+        raise typer.Exit(1)
+
+
+def _local(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
+    token = settings.api_token
+    if not token:
+        raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's: it places no calls without")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as http:
+        placed = await _ask(http, "POST", f"{url}/calls", body)
+        shown = ""
+        while True:
+            line = placed["status"]
+            if placed["answered_by"]:
+                line += f", answered by {placed['answered_by']}"
+            if placed["error"]:
+                line += f": {placed['error']}"
+            if line != shown:
+                print(line, flush=True)
+                shown = line
+            if placed["status"] in FINAL:
+                return str(placed["status"])
+            await asyncio.sleep(POLL_S)
+            placed = await _ask(http, "GET", f"{url}/calls/{placed['id']}")
+
+
+async def _ask(
+    http: aiohttp.ClientSession, method: str, url: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    try:
+        async with http.request(method, url, json=body) as answer:
+            if answer.status >= 400:
+                raise OperatorError(f"the gateway answered {answer.status}: {_error_of(await answer.text())}")
+            placed: dict[str, Any] = await answer.json()
+            return placed
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise OperatorError(
+            f"no gateway at {url.rpartition('/calls')[0]} ({type(error).__name__}): start it first"
+        ) from None
+
+
+def _error_of(text: str) -> str:
+    try:
+        return str(msgspec.json.decode(text)["error"])
+    except (ValueError, KeyError, TypeError):  # not the gateway's: a proxy's
+        return " ".join(text.split())[:200]
+
+
+def number_list() -> None:
+    """The account's numbers and where their calls go."""
+    settings = settings_from(os.environ)
+
+    async def listed() -> None:
+        async with aiohttp.ClientSession() as http:
+            for number in await rest_for(settings, http).numbers():
+                here = settings.public_url and points_here(number, settings.public_url)
+                goes = "here" if here else number.voice_url or "nowhere"
+                print(f"{number.number:16} {number.name:24} {goes}")
+
+    asyncio.run(listed())
+
+
+def number_set(
+    number: Annotated[str, typer.Argument(help="One of the account's numbers, as +15551234567.")],
+    fallback_url: Annotated[
+        str,
+        typer.Option(help="Asked when this gateway does not answer; best on another host. Else the gateway itself."),
+    ] = "",
+) -> None:
+    """Point a number's calls at this gateway: voice URL, fallback URL and status callback."""
+    settings = settings_from(os.environ)
+    public = settings.public_url
+    if not public:
+        raise OperatorError("set OFFHOOK_PUBLIC_URL: it is what the number is pointed at (`offhook tunnel-help`)")
+
+    async def set_it() -> None:
+        async with aiohttp.ClientSession() as http:
+            rest = rest_for(settings, http)
+            found = await rest.numbers(number)
+            if not found:
+                raise OperatorError(f"{number} is not one of the account's numbers: see `offhook number list`")
+            now = await rest.set_number(
+                found[0].sid,
+                voice_url=f"{public}/twilio/voice",
+                fallback_url=fallback_url or f"{public}/twilio/fallback",
+                status_callback_url=f"{public}/twilio/status",
+            )
+            print(f"{now.number}: {found[0].voice_url or 'nowhere'} -> {now.voice_url}")
+
+    asyncio.run(set_it())
+
+
+def doctor(
+    agent: Annotated[list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML).")] = None,
+) -> None:
+    """Try everything a call needs, from outside in; each failure comes with its cure."""
+    settings = settings_from(os.environ)
+    agents = [load_agent(path) for path in agent or map(Path, settings.agents)]
+
+    async def examined() -> list[Finding]:
+        findings = []
+        async for finding in examine(settings, agents, os.environ):
+            mark = {True: "ok  ", False: "FAIL", None: "?   "}[finding.ok]
+            print(f"{mark} {finding.what}: {finding.says}", flush=True)
+            if finding.cure:
+                print(f"     -> {finding.cure}", flush=True)
+            findings.append(finding)
+        return findings
+
+    if any(finding.ok is False for finding in asyncio.run(examined())):
+        raise typer.Exit(1)
+
+
+def tunnel_help() -> None:
+    """How to be reached by Twilio: tunnels to try things out, proxies for calls that matter."""
+    print(TUNNEL_HELP.format(port=settings_from(os.environ).port), end="")

@@ -1,0 +1,189 @@
+"""`offhook simulate` and `offhook rehearsal-model`: rehearsals from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.faults.cases import CASES
+from offhook.gateway.rehearsal.faults.run import chosen
+from offhook.gateway.rehearsal.faults.run import faults as run_faults
+from offhook.gateway.rehearsal.load.picture import draw_load
+from offhook.gateway.rehearsal.load.search import Ask, show_load
+from offhook.gateway.rehearsal.load.search import load as run_load
+from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
+from offhook.gateway.rehearsal.model.server import serve
+from offhook.gateway.rehearsal.results.page import write_page
+from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
+from offhook.gateway.rehearsal.run import GatewayFailed, last_words, run_scenario
+from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario
+
+__all__ = ["faults", "load", "rehearsal_model", "simulate"]
+
+
+WITHOUT_COMPUTING = "The clock stood still while anything was computed: no latency here holds that."
+
+
+async def simulate(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    parallel: int = 4,
+    repeat: int = 1,
+    seed: int | None = None,
+    speed: float = 1.0,
+    json_path: Path | None = None,
+    junit: Path | None = None,
+    details: bool = False,
+) -> bool:
+    """Rehearse these scenarios (all bundled ones when none is named); whether every verdict was good.
+
+    Each runs against a gateway process of its own; `parallel` at once. A line for each as it ends, its failed
+    verdicts in words; results in `out/<name>/`, all of them on the page `out/index.html`. The last line counts.
+    `seed`: of the first of `repeat` times; the next ones count on from it. `speed` beyond 1: each in one process with
+    its gateway, on the quick clock.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
+    scenarios = [load_scenario(path) for path in paths]
+    names = [scenario.name for scenario in scenarios]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
+    runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
+    slots = asyncio.Semaphore(parallel)
+    reports: list[tuple[str, Report]] = []
+    going: list[str] = []
+    status = console.status("") if console.is_terminal else None
+
+    def progress() -> None:
+        if status is not None:
+            status.update(f"{len(reports)} of {len(runs)} done; on the phone: {', '.join(going)}"[: console.width - 4])
+
+    async def one(path: Path, scenario: Scenario, number: int) -> None:
+        name = scenario.name if repeat == 1 else f"{scenario.name}-{number + 1}"
+        async with slots:
+            going.append(name)
+            progress()
+            try:
+                its_seed = None if seed is None else seed + number
+                if speed > 1:
+                    report = await _quickly(path, out / name, speed, its_seed)
+                else:
+                    report = await run_scenario(scenario, out / name, seed=its_seed)
+            except GatewayFailed as error:
+                raise OperatorError(f"{name}: {error}") from None
+            going.remove(name)
+        reports.append((name, report))
+        progress()
+        failed = [v for call in report.calls for v in call.verdicts if not v.ok]
+        console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{escape(scenario.about)}[/]")
+        for verdict in failed:
+            console.print(f"    [red]{escape(verdict.words)}[/]")
+        if details or not report.ok:
+            show(report, console)
+
+    with status or nullcontext():
+        await asyncio.gather(*(one(*run) for run in runs))
+    whole = report_of([c for _, r in reports for c in r.calls])
+    if speed > 1:
+        whole.note = f"{WITHOUT_COMPUTING} {whole.note}"
+    page = out / "index.html"
+    await asyncio.to_thread(write_page, reports, whole, page)
+    if json_path is not None:
+        await asyncio.to_thread(write_report, whole, json_path)
+    if junit is not None:
+        await asyncio.to_thread(_write_junit, reports, junit)
+    passed = sum(report.ok for _, report in reports)
+    if len(reports) > 1:
+        show_totals(whole, console)
+    if speed > 1:
+        console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
+    console.print(f"[dim]to listen and look: {page}[/]")
+    console.print(f"{passed} passed, {len(reports) - passed} failed")
+    return passed == len(reports)
+
+
+async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> Report:
+    """A scenario in a process of its own, gateway and all. Raises `GatewayFailed`."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    given = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
+    log = folder / "gateway.log"
+    with log.open("wb") as log_file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "offhook.gateway.cli.quickly",
+            *given,
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=log_file,
+        )
+    try:
+        failed = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if failed:
+        raise GatewayFailed(last_words(log) or "it said nothing")
+    return msgspec.json.decode(await asyncio.to_thread((folder / "report.json").read_bytes), type=Report)
+
+
+def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suite = ElementTree.Element("testsuite", name="offhook simulate", tests=str(len(reports)))
+    suite.set("failures", str(sum(not report.ok for _, report in reports)))
+    for name, report in reports:
+        seconds = sum(call.record.duration_ms for call in report.calls if call.record) / 1000
+        case = ElementTree.SubElement(suite, "testcase", classname="offhook", name=name, time=f"{seconds:.3f}")
+        failed = [v.words for call in report.calls for v in call.verdicts if not v.ok]
+        if failed:
+            ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
+    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
+    """Find how many calls a gateway carries; tables, `out/load.json`, `out/load.png`. Whether it carried any."""
+    report = await run_load(files, out, ask, url=url)
+    await asyncio.to_thread(draw_load, report, out / "load.png")
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 130)
+    show_load(report, console)
+    console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
+    return report.highest_good > 0
+
+
+async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
+    """Run the fault cases; whether all were good. A line for each, the last one counts."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console)
+    if json_path is not None:
+        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        await asyncio.to_thread(json_path.write_bytes, body)
+    good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
+    console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
+    return report.ok
+
+
+async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:
+    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part."""
+    if script is None:
+        loaded = script_from({"default": {"say": "Hello. This is the rehearsal model."}})
+    elif script.suffix == ".json":
+        try:
+            loaded = script_from(json.loads(await asyncio.to_thread(script.read_text, "utf-8")), script.parent)
+        except (OSError, ValueError, ScriptError) as error:
+            raise OperatorError(f"{script}: {error}") from None
+    else:
+        loaded = load_scenario(script).script()
+    assert isinstance(loaded, Script)
+    await serve(host, port, loaded, ca_out)

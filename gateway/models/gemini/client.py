@@ -1,0 +1,246 @@
+"""Gemini Live through google-genai: one client per process, one link per call.
+
+The SDK makes the client, the credentials, the setup message and the connection. Caller audio and received
+messages then go over the session's own WebSocket, past the SDK's model classes: those cost three to five times as
+much, and one new kind of server message ends the SDK's `receive()`.
+
+Beside this file: `gemini_link` (a call's link), `gemini_wire` (a session's two directions) and the pure parts
+`gemini_setup`, `gemini_messages`, `gemini_turns`, `gemini_recovery`. Foreign exceptions end in these files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google import genai
+from google.genai import errors as genai_errors
+from google.genai import types
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.models import ModelSink
+from offhook.gateway.models.gemini.link import GeminiLink, said_now
+from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
+from offhook.gateway.models.gemini.setup import Declared, instruction, live_config
+from offhook.gateway.models.gemini.wire import SdkWire, SocketWire, Wire
+
+__all__ = ["GeminiSettings", "Models"]
+
+MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
+CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not hold up the next connection
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiSettings:
+    """How the service is reached. `ca_file` replaces the trusted certificates (`SSL_CERT_FILE`)."""
+
+    api_key: str = field(default="", repr=False)
+    vertex: bool = False
+    project: str = ""
+    location: str = ""
+    base_url: str = ""
+    api_version: str = ""  # "": v1beta, v1beta1 on Vertex AI; never the SDK's default, which moved in 3.0
+    ca_file: str = ""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
+        """From the variables that google-genai itself reads. Raises `OperatorError` when they are not enough."""
+        vertex = any(
+            environ.get(name, "").lower() in ("1", "true")
+            for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
+        )
+        version = environ.get("GOOGLE_GENAI_API_VERSION", "")
+        project = environ.get("GOOGLE_CLOUD_PROJECT", "") if vertex else ""
+        location = environ.get("GOOGLE_CLOUD_LOCATION", "") if vertex else ""
+        # The SDK prefers GOOGLE_API_KEY; so must we, or `offhook config` would show what is not used. Beside a
+        # project it refuses a key.
+        key = environ.get("GOOGLE_API_KEY") or ("" if vertex else environ.get("GEMINI_API_KEY", ""))
+        settings = cls(
+            api_key="" if project and location else key,
+            vertex=vertex,
+            project=project,
+            location=location,
+            base_url=environ.get("GOOGLE_VERTEX_BASE_URL" if vertex else "GOOGLE_GEMINI_BASE_URL", ""),
+            api_version="" if version == "beta" else version,  # "beta" is the SDK's word for our default
+            ca_file=environ.get("SSL_CERT_FILE", ""),
+        )
+        if vertex and not (settings.project and settings.location) and not settings.api_key:
+            raise OperatorError(
+                "Vertex AI needs GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or GOOGLE_API_KEY): set them"
+            )
+        if not vertex and not settings.api_key:
+            raise OperatorError("no key for the Gemini API: set GEMINI_API_KEY")
+        return settings
+
+
+class Models:
+    """The process's one client. `warm_up` before the first call: the SDK builds much of itself on first use."""
+
+    def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE, use_socket: bool = True) -> None:
+        """`use_socket=False` keeps to the SDK's public calls. Raises `OperatorError` for unusable settings."""
+        self.settings, self.patience = settings, patience
+        self._use_socket = use_socket
+        # These can write headers and frames, key and handles included, to a debug log.
+        for name in ("websockets", "google_genai", "httpcore", "httpx"):
+            logger = logging.getLogger(name)
+            if logger.getEffectiveLevel() < logging.INFO:
+                logger.setLevel(logging.INFO)
+        socket_log = logging.getLogger(f"{__name__}.socket")
+        socket_log.setLevel(logging.WARNING)
+        connecting: dict[str, Any] = {
+            "ping_interval": None,  # pongs of many seconds have been seen; death is noticed below
+            "max_size": MESSAGE_MAX_BYTES,
+            "compression": None,  # base64 of speech shrinks by a quarter and would double the cost of a send
+            "open_timeout": None,  # the setup timeout covers it
+            "close_timeout": CLOSE_TIMEOUT_S,
+            "logger": socket_log,
+        }
+        if settings.ca_file:
+            # The SDK would read the process's environment; the settings were read from what was handed in.
+            try:
+                connecting["ssl"] = ssl.create_default_context(cafile=settings.ca_file)
+            except (OSError, ssl.SSLError):
+                raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
+        options = types.HttpOptions(
+            api_version=settings.api_version or ("v1beta1" if settings.vertex else "v1beta"),
+            base_url=settings.base_url or None,
+            async_client_args=connecting,
+        )
+        try:
+            self._client = genai.Client(
+                vertexai=settings.vertex,
+                api_key=settings.api_key or None,
+                project=settings.project or None,
+                location=settings.location or None,
+                http_options=options,
+            )
+        except ValueError as error:
+            raise OperatorError(f"the settings for Gemini do not go together: {self.masked(str(error))}") from None
+
+    def masked(self, text: str) -> str:
+        """`text` without the key, should a peer or the SDK have put it in; on one line, of bounded length."""
+        if self.settings.api_key:
+            text = text.replace(self.settings.api_key, "***")
+        return " ".join(text.split())[:300]
+
+    async def warm_up(self) -> None:
+        """Have everything built that is built on first use; takes a few tenths of a second, needs no network.
+
+        The one way through `connect` with public means alone is to connect: to a port of this machine where
+        nobody listens. It fails at the socket, and all that comes before it has been done.
+        """
+        nowhere = types.HttpOptions(base_url="https://127.0.0.1:9")
+        config = live_config(Agent(name="warm-up"), (), "")
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                async with self._client.aio.live.connect(
+                    model="gemini-3.8-live", config=types.LiveConnectConfig(**config, http_options=nowhere)
+                ):
+                    pass
+        types.LiveServerMessage.model_validate({"setupComplete": {}})
+
+    def link(
+        self,
+        agent: Agent,
+        tools: Iterable[Declared],
+        sink: ModelSink,
+        variables: Mapping[str, str],
+        clock: Callable[[], float],
+        facts: Mapping[str, str] | None = None,
+    ) -> GeminiLink:
+        """A call's link; `run` starts it. `variables` and `facts` are read anew at each setup.
+
+        `clock`: the event loop's time, seconds; all events carry it.
+        """
+        return GeminiLink(self, agent, tuple(tools), sink, variables, clock, facts if facts is not None else {})
+
+    async def token(
+        self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0
+    ) -> str:
+        """An ephemeral token: one session straight from a browser, with this agent's setup and no other.
+
+        To be used within a minute, for `expires_s` at most. Raises `ModelRefused`; `OperatorError` on Vertex AI,
+        which has no such tokens.
+        """
+        if self.settings.vertex:
+            raise OperatorError("Vertex AI has no ephemeral tokens: use a key of the Gemini Developer API")
+        config = live_config(agent, tools, instruction(agent, said_now(agent, variables)))
+        now = datetime.now(UTC)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "experimental"
+                made = await self._client.aio.auth_tokens.create(
+                    config=types.CreateAuthTokenConfig(
+                        uses=1,
+                        expire_time=now + timedelta(seconds=expires_s),
+                        new_session_expire_time=now + timedelta(seconds=60),
+                        # No list of fields to lock: everything is.
+                        live_connect_constraints=types.LiveConnectConstraints(
+                            model=agent.model.name, config=types.LiveConnectConfig(**config)
+                        ),
+                    )
+                )
+        except Exception as error:
+            raise self.translated(error) from None
+        return made.name or ""
+
+    async def close(self) -> None:
+        """The process ends. Links have their own `close`."""
+        await self._client.aio.aclose()
+
+    @contextlib.asynccontextmanager
+    async def session(self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout) -> AsyncIterator[Wire]:
+        """A session that is set up. Raises `ModelRefused`, for setup alone; code 0 when no answer came in time."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with timeout:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        connecting = self._client.aio.live.connect(model=model, config=dict(config))  # type: ignore[arg-type]
+                        session = await stack.enter_async_context(connecting)
+            except TimeoutError:
+                raise ModelRefused(0, "no answer to the setup in time") from None
+            except Exception as error:
+                raise self.translated(error) from None
+            socket_ = getattr(session, "_ws", None) if self._use_socket else None
+            fast = hasattr(socket_, "send") and hasattr(socket_, "recv")
+            wired: Wire = SocketWire(socket_) if fast else SdkWire(session)
+            if getattr(session, "setup_complete", None) is None:
+                await wired.close()
+                raise ModelRefused(0, "the first message was not setupComplete")
+            try:
+                yield wired
+            finally:
+                # Before the SDK does it: leaving its context by an exception would close with 1011.
+                await wired.close()
+
+    def translated(self, error: BaseException) -> ModelRefused:
+        """Any exception of the SDK, the socket or the network as a code and a reason without secrets."""
+        match error:
+            case genai_errors.APIError():
+                code, reason = error.code or 1006, str(error.details or error.message or "")
+            case ConnectionClosed():
+                code = error.rcvd.code if error.rcvd else 1006
+                reason = error.rcvd.reason if error.rcvd else "connection lost"
+            case InvalidStatus():
+                code, reason = error.response.status_code, "handshake refused"
+            case ssl.SSLCertVerificationError():
+                code, reason = 1015, f"its certificate is not trusted: {error.verify_message}"
+            case OSError():
+                code, reason = 1006, f"network: {error.strerror or type(error).__name__}"
+            case WebSocketException():
+                code, reason = 1006, f"handshake failed ({type(error).__name__})"
+            case _:
+                # The SDK's own complaints (ValueError, TypeError): the setup, or a first message it cannot read.
+                # The first line only: the others quote what was sent.
+                code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return ModelRefused(code, self.masked(reason))

@@ -1,0 +1,448 @@
+"""Gemini Live's messages as plain values, both ways; pure.
+
+What we send is written as JSON in the reference's camelCase, one object per text frame, audio from a
+template. What we receive is read key by key: an unknown key, a part that cannot be read or a new enum value
+costs that key and nothing else, and one frame may hold any mixture (Google: Live API reference,
+BidiGenerateContent; a server message with a single new key must not end a call).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pybase64
+
+from offhook.gateway.errors import Malformed
+
+__all__ = [
+    "INPUT_RATE_HZ",
+    "OUTPUT_RATE_HZ",
+    "UNNAMED",
+    "ActivityEnd",
+    "ActivityStart",
+    "Audio",
+    "CallerText",
+    "CallsWithdrawn",
+    "ClosingSoon",
+    "Context",
+    "GenerationComplete",
+    "Handle",
+    "Incoming",
+    "Interrupted",
+    "ModelText",
+    "NotRead",
+    "Outgoing",
+    "SetupComplete",
+    "Text",
+    "ToolAnswer",
+    "ToolAsked",
+    "TurnEnd",
+    "Usage",
+    "Written",
+    "encode",
+    "parse",
+    "values_of",
+]
+
+INPUT_RATE_HZ = 16_000  # what the model takes natively (Live API: audio formats)
+OUTPUT_RATE_HZ = 24_000  # the only rate it gives
+UNNAMED = "unnamed-call-"
+
+
+# --- to the model
+
+
+class Text(msgspec.Struct, frozen=True):
+    """Realtime text: the model answers it."""
+
+    text: str
+
+
+class Context(msgspec.Struct, frozen=True):
+    """A user turn the model takes in without answering."""
+
+    text: str
+
+
+class ActivityStart(msgspec.Struct, frozen=True):
+    """The caller's turn begins (own turn detection)."""
+
+
+class ActivityEnd(msgspec.Struct, frozen=True):
+    """The caller's turn is over (own turn detection)."""
+
+
+class ToolAnswer(msgspec.Struct, frozen=True):
+    """A tool's result. `scheduling` is None where the call blocks: the API refuses or ignores it there.
+
+    A `call_id` that begins with `UNNAMED` was given here to a call that came without one, and is not sent.
+    """
+
+    call_id: str
+    name: str
+    response: dict[str, Any]
+    scheduling: str | None = None
+
+
+Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | ToolAnswer
+"""Caller audio travels as itself: `bytes`, PCM16 LE mono at `INPUT_RATE_HZ`."""
+
+_AUDIO_HEAD = b'{"realtimeInput":{"audio":{"data":"'
+_AUDIO_TAIL = b'","mimeType":"audio/pcm;rate=16000"}}}'
+
+_b64encode = pybase64.b64encode
+
+
+def encode(message: Outgoing) -> bytes:
+    """One text frame, UTF-8."""
+    if type(message) is bytes:
+        return _AUDIO_HEAD + _b64encode(message) + _AUDIO_TAIL
+    return msgspec.json.encode(_body(message))
+
+
+def _body(message: Outgoing) -> dict[str, Any]:
+    match message:
+        case Text(text):
+            return {"realtimeInput": {"text": text}}
+        case Context(text):
+            turns = [{"role": "user", "parts": [{"text": text}]}]
+            return {"clientContent": {"turns": turns, "turnComplete": False}}
+        case ActivityStart():
+            return {"realtimeInput": {"activityStart": {}}}
+        case ActivityEnd():
+            return {"realtimeInput": {"activityEnd": {}}}
+        case ToolAnswer(call_id, name, response, scheduling):
+            answer: dict[str, Any] = {"name": name, "response": response}
+            if not call_id.startswith(UNNAMED):
+                answer["id"] = call_id
+            if scheduling:
+                answer["scheduling"] = scheduling
+            return {"toolResponse": {"functionResponses": [answer]}}
+    raise TypeError(f"not a message for the model: {type(message).__name__}")
+
+
+# --- from the model
+
+
+class SetupComplete(msgspec.Struct, frozen=True):
+    """The session is up."""
+
+
+class Audio(msgspec.Struct, frozen=True):
+    """PCM16 LE mono at `OUTPUT_RATE_HZ`, any length, never empty."""
+
+    pcm: bytes
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A text, code or other part of the model's turn: content, but nothing that is spoken."""
+
+    thought: bool
+
+
+class ModelText(msgspec.Struct, frozen=True):
+    """A piece of what the model says (output transcription)."""
+
+    text: str
+
+
+class CallerText(msgspec.Struct, frozen=True):
+    """A piece of what the caller said (input transcription)."""
+
+    text: str
+    finished: bool
+
+
+class ToolAsked(msgspec.Struct, frozen=True):
+    """The model calls a function. `call_id` is "" when it came without one."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class CallsWithdrawn(msgspec.Struct, frozen=True):
+    """The model no longer wants the results of these calls."""
+
+    call_ids: tuple[str, ...]
+
+
+class GenerationComplete(msgspec.Struct, frozen=True):
+    """The turn's content is all sent."""
+
+
+class Interrupted(msgspec.Struct, frozen=True):
+    """The model heard the caller and stopped."""
+
+
+class TurnEnd(msgspec.Struct, frozen=True):
+    """`turnComplete`. `more`: the interaction goes on (extended thinking, `interactionStatus` IN_PROGRESS)."""
+
+    more: bool
+    reason: str  # turnCompleteReason, "" for the ordinary end
+
+
+class ClosingSoon(msgspec.Struct, frozen=True):
+    """`goAway`."""
+
+    time_left_s: float
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """`sessionResumptionUpdate`: `value` is "" unless `resumable`. Secret: it opens the conversation."""
+
+    value: str
+    resumable: bool
+
+    def __repr__(self) -> str:
+        return f"Handle(value=<{len(self.value)} characters>, resumable={self.resumable})"
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts by the API's own names; a modality's share as `promptTokensDetails.AUDIO`."""
+
+    counts: dict[str, int]
+
+
+class NotRead(msgspec.Struct, frozen=True):
+    """Something in a frame that was passed over: a key nobody knows, or a value of the wrong kind."""
+
+    where: str
+    unknown: bool
+
+
+Incoming = (
+    SetupComplete
+    | Audio
+    | Written
+    | ModelText
+    | CallerText
+    | ToolAsked
+    | CallsWithdrawn
+    | GenerationComplete
+    | Interrupted
+    | TurnEnd
+    | ClosingSoon
+    | Handle
+    | Usage
+    | NotRead
+)
+
+_TOP = frozenset(
+    (
+        "setupComplete",
+        "serverContent",
+        "toolCall",
+        "toolCallCancellation",
+        "goAway",
+        "sessionResumptionUpdate",
+        "usageMetadata",
+        "voiceActivity",  # seen by the SDK; nothing here hangs on them
+        "voiceActivityDetectionSignal",
+    )
+)
+_CONTENT = frozenset(
+    (
+        "modelTurn",
+        "interrupted",
+        "generationComplete",
+        "turnComplete",
+        "turnCompleteReason",
+        "waitingForInput",
+        "inputTranscription",
+        "interimInputTranscription",
+        "outputTranscription",
+        "groundingMetadata",
+        "urlContextMetadata",
+        "interactionStatus",
+    )
+)
+_WITHOUT_A_DEADLINE_S = 10.0  # for a goAway whose timeLeft cannot be read: 50 s is usual, this is in time anyway
+_URLSAFE = str.maketrans("-_", "+/")
+# Vertex AI says "candidates" where the Developer API says "response".
+_USAGE_NAMES = {
+    "candidatesTokenCount": "responseTokenCount",
+    "candidatesTokensDetails": "responseTokensDetails",
+}
+
+_decode = msgspec.json.Decoder().decode
+
+
+def parse(frame: bytes | str) -> list[Incoming]:
+    """The values in one frame, text or binary, in the order in which they are to be acted on.
+
+    An empty frame has none. Raises `Malformed` when the frame is not a JSON object; anything less is a
+    `NotRead` among the values.
+    """
+    if not frame or (len(frame) < 8 and not frame.strip()):
+        return []
+    try:
+        message = _decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Malformed("model", "not_json", "a frame is not JSON") from None
+    if type(message) is not dict:
+        raise Malformed("model", "not_an_object", "a frame is not a JSON object")
+    return values_of(message)
+
+
+def values_of(message: Mapping[str, Any]) -> list[Incoming]:
+    """As `parse`, from a decoded message in camelCase. Audio may be base64 text or bytes.
+
+    Order: what the caller said, then the turn's words, its audio, its calls, its ends, and last of all what
+    concerns the connection; so a turn is whole before it is over, whichever way the frame was packed.
+    """
+    found: list[Incoming] = []
+    content = message.get("serverContent")
+    if content is not None and len(message) == 1:  # the hot one
+        _content(content, {}, found)
+        return found
+    for key in message:
+        if key not in _TOP:
+            found.append(NotRead(key, unknown=True))
+    if "setupComplete" in message:
+        found.append(SetupComplete())
+    if (body := message.get("toolCallCancellation")) is not None:
+        ids = _get(body, "ids", list, "toolCallCancellation", found) or ()
+        found.append(CallsWithdrawn(tuple(i for i in ids if isinstance(i, str))))
+    if content is not None or "toolCall" in message or "usageMetadata" in message:
+        _content(content if content is not None else {}, message, found)
+    if (body := message.get("sessionResumptionUpdate")) is not None and _is_object(
+        body, "sessionResumptionUpdate", found
+    ):
+        value = body.get("newHandle")
+        value = value if isinstance(value, str) else ""
+        resumable = body.get("resumable") is True and bool(value)
+        found.append(Handle(value if resumable else "", resumable))
+    if (body := message.get("goAway")) is not None:
+        found.append(ClosingSoon(_seconds(body.get("timeLeft") if isinstance(body, dict) else None, found)))
+    return found
+
+
+def _content(content: Any, message: Mapping[str, Any], found: list[Incoming]) -> None:
+    if not _is_object(content, "serverContent", found):
+        content = {}
+    for key in content:
+        if key not in _CONTENT:
+            found.append(NotRead(f"serverContent.{key}", unknown=True))
+    if (body := content.get("inputTranscription")) is not None:
+        text = _get(body, "text", str, "inputTranscription", found)
+        finished = isinstance(body, dict) and body.get("finished") is True
+        if text or finished:
+            found.append(CallerText(text or "", finished))
+    if (body := content.get("outputTranscription")) is not None:
+        text = _get(body, "text", str, "outputTranscription", found)
+        if text:
+            found.append(ModelText(text))
+    if (turn := content.get("modelTurn")) is not None:
+        for part in _get(turn, "parts", list, "modelTurn", found) or ():
+            _part(part, found)
+    if (body := message.get("toolCall")) is not None:
+        for call in _get(body, "functionCalls", list, "toolCall", found) or ():
+            _call(call, found)
+    if content.get("generationComplete") is True:
+        found.append(GenerationComplete())
+    if content.get("interrupted") is True:
+        found.append(Interrupted())
+    if (body := message.get("usageMetadata")) is not None:
+        _usage(body, found)
+    if content.get("turnComplete") is True:
+        reason = content.get("turnCompleteReason")
+        found.append(
+            TurnEnd(
+                more=content.get("interactionStatus") == "IN_PROGRESS",
+                reason=str(getattr(reason, "value", reason)) if isinstance(reason, str) else "",
+            )
+        )
+
+
+def _part(part: Any, found: list[Incoming]) -> None:
+    if not _is_object(part, "modelTurn.parts", found):
+        return
+    blob = part.get("inlineData")
+    if blob is None:
+        if part:
+            found.append(Written(thought=part.get("thought") is True))
+        return
+    data = blob.get("data") if isinstance(blob, dict) else None
+    mime_type = blob.get("mimeType") if isinstance(blob, dict) else None
+    # No MIME type at all is taken for audio: nothing else is ever asked for.
+    if mime_type is not None and not (isinstance(mime_type, str) and mime_type.startswith("audio/pcm")):
+        found.append(NotRead("inlineData.mimeType", unknown=False))
+        return
+    if mime_type and "rate=" in mime_type and not mime_type.endswith("rate=24000"):
+        found.append(NotRead("inlineData.mimeType", unknown=False))
+        return
+    if type(data) is str:
+        if "-" in data or "_" in data:
+            data = data.translate(_URLSAFE)
+        try:
+            data = pybase64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+        except ValueError:
+            data = None
+    if not isinstance(data, bytes):
+        found.append(NotRead("inlineData.data", unknown=False))
+    elif data:
+        found.append(Audio(data))
+
+
+def _call(call: Any, found: list[Incoming]) -> None:
+    if not _is_object(call, "toolCall.functionCalls", found):
+        return
+    call_id, name, arguments = call.get("id"), call.get("name"), call.get("args")
+    if not isinstance(name, str) or not name:
+        found.append(NotRead("toolCall.functionCalls.name", unknown=False))
+        return
+    if arguments is not None and not isinstance(arguments, dict):
+        found.append(NotRead("toolCall.functionCalls.args", unknown=False))
+        arguments = None
+    found.append(ToolAsked(call_id if isinstance(call_id, str) else "", name, arguments or {}))
+
+
+def _usage(body: Any, found: list[Incoming]) -> None:
+    if not _is_object(body, "usageMetadata", found):
+        return
+    counts: dict[str, int] = {}
+    for key, value in body.items():
+        name = _USAGE_NAMES.get(key, key)
+        if isinstance(value, int) and not isinstance(value, bool):
+            counts[name] = value
+        elif isinstance(value, list):
+            for detail in value:
+                if isinstance(detail, dict) and isinstance(detail.get("tokenCount"), int):
+                    modality = detail.get("modality", "UNSPECIFIED")
+                    share = f"{name}.{getattr(modality, 'value', modality)}"  # the SDK gives an enum
+                    counts[share] = counts.get(share, 0) + detail["tokenCount"]
+    if counts:
+        found.append(Usage(counts))
+
+
+def _seconds(duration: Any, found: list[Incoming]) -> float:
+    """A protobuf Duration in JSON, "50s" or "9.5s"."""
+    try:
+        left = float(duration.removesuffix("s"))
+        if 0 <= left < 1e6:
+            return left
+    except (AttributeError, ValueError):
+        pass
+    found.append(NotRead("goAway.timeLeft", unknown=False))
+    return _WITHOUT_A_DEADLINE_S
+
+
+def _is_object(value: Any, where: str, found: list[Incoming]) -> bool:
+    if isinstance(value, dict):
+        return True
+    found.append(NotRead(where, unknown=False))
+    return False
+
+
+def _get(value: Any, key: str, kind: type, where: str, found: list[Incoming]) -> Any:
+    """`value[key]` when it is of that kind; None when absent, or (said) when not."""
+    if not _is_object(value, where, found):
+        return None
+    inner = value.get(key)
+    if inner is None or isinstance(inner, kind):
+        return inner
+    found.append(NotRead(f"{where}.{key}", unknown=False))
+    return None

@@ -1,0 +1,1 @@
+"""What operators see besides metrics: logs without secrets, traces, TCP."""

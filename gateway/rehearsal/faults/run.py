@@ -1,0 +1,300 @@
+"""The runner of `offhook faults`: each case is a gateway process of its own, calls through it, and one fault.
+
+After every case the same is asked, whatever went wrong: was every frame of the callers' that the gateway received
+forwarded to the model or counted as dropped; did a sample of a dropped reply come behind its `clear`; did every
+call end once, with a record; and did the process let everything go, descriptors and tasks. The gateway is seen
+through its sockets, its metrics and its log alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from rich.console import Console
+
+from offhook.gateway.errors import OffhookError, OperatorError
+from offhook.gateway.rehearsal.load.scrape import Scrape, scrape
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import Step
+from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
+from offhook.gateway.store.record import CallRecord
+
+__all__ = ["Case", "FaultReport", "Outcome", "Rig", "Seen", "always", "chosen", "faults", "until"]
+
+SETTLE_S = 15.0  # for a call's end to be told everywhere
+IN_FLIGHT = 3  # frames that may be on their way when a call ends
+COMPLAINTS = ("Traceback", "was never retrieved", "was destroyed but it is pending", "was never awaited")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known after a case's calls."""
+
+    truths: Sequence[CallTruth]
+    records: Sequence[CallRecord | None]
+    sessions: Sequence[SessionRecord]
+    before: Scrape
+    after: Scrape
+    log: str
+    noted: Mapping[str, Any]  # what `during` or `whole` returned
+
+    def moved(self, name: str) -> float:
+        """How far a counter went, all its series together."""
+        return self.after.total(name) - self.before.total(name)
+
+    def moved_one(self, series: str) -> float:
+        return self.after.get(series) - self.before.get(series)
+
+    @property
+    def truth(self) -> CallTruth:
+        return self.truths[0]
+
+    @property
+    def record(self) -> CallRecord:
+        """The first call's."""
+        record = self.records[0]
+        return record if record is not None else CallRecord(call_sid="", end_reason="(no record)")
+
+
+@dataclass(slots=True)
+class Rig:
+    """The gateway and model of one case."""
+
+    url: str
+    auth_token: str
+    model: ModelServer
+    http: aiohttp.ClientSession
+    folder: Path
+    truths: list[CallTruth] = field(default_factory=list)
+
+    def call(self, steps: Sequence[Step], carrier: Carrier | None = None) -> SimulatedCall:
+        return SimulatedCall(
+            self.url, steps, public_url=PUBLIC_URL, auth_token=self.auth_token, carrier=carrier or Carrier()
+        )
+
+    async def run(self, call: SimulatedCall) -> CallTruth:
+        truth = await call.run()
+        self.truths.append(truth)
+        return truth
+
+    async def counters(self) -> Scrape:
+        return await scrape(self.http, self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that goes wrong, and what must come of it.
+
+    `check` gives what is wrong in words. `during` runs beside the calls, `whole` instead of them; what they return is
+    `Seen.noted`. `lost`: frames of the callers' that may be lost on a connection that broke, known to nobody.
+    `limits`: resource limits of the gateway process, by the names of `resource`. `quick`: a matter of seconds.
+    """
+
+    number: int
+    name: str
+    check: Callable[[Seen], Sequence[str]]
+    steps: Sequence[Step] = ()
+    script: Script = field(default_factory=Script)
+    agent: str = "greeting: {text: Greet the caller.}"
+    carrier: Carrier = field(default_factory=Carrier)
+    calls: int = 1
+    during: Callable[[Rig, SimulatedCall], Awaitable[Mapping[str, Any]]] | None = None
+    whole: Callable[[Rig], Awaitable[Mapping[str, Any]]] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    lost: int = 0
+    quick: bool = True
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What came of a case: `faults` in words, none when it was good."""
+
+    number: int
+    name: str
+    calls: int
+    took_s: float
+    faults: list[str]
+    words: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+
+class FaultReport(msgspec.Struct, kw_only=True):
+    """All cases of a run."""
+
+    cases: list[Outcome]
+
+    @property
+    def ok(self) -> bool:
+        return all(case.ok for case in self.cases)
+
+
+async def faults(cases: Sequence[Case], *, parallel: int, console: Console) -> FaultReport:
+    """Run the cases, `parallel` at once; a line for each as it ends."""
+    slots = asyncio.Semaphore(parallel)
+
+    async def one(case: Case) -> Outcome:
+        async with slots:
+            began_s = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="offhook-faults-") as folder:
+                try:
+                    outcome = await _run(case, Path(folder))
+                except OffhookError as error:
+                    faults = [str(error)]
+                    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words="")
+            outcome.took_s = round(time.monotonic() - began_s, 1)
+        console.print(
+            f"{'[green]✓' if outcome.ok else '[red]✗'}[/] {case.number}  {case.name}  [dim]{outcome.words}[/]"
+        )
+        for fault in outcome.faults:
+            console.print(f"      [red]{fault}[/]")
+        return outcome
+
+    return FaultReport(cases=list(await asyncio.gather(*map(one, cases))))
+
+
+async def _run(case: Case, folder: Path) -> Outcome:
+    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
+    agent = folder / "agent.yaml"
+    agent.write_text(f"name: under-fault\n{case.agent}\n", encoding="utf-8")
+    auth_token = secrets.token_hex(16)
+    log = folder / "gateway.log"
+    async with ModelServer(case.script, keep_audio=False, keep_arrivals=True) as model, aiohttp.ClientSession() as http:
+        async with gateway_process(
+            agent, model, auth_token=auth_token, log=log, environment=case.environment, limits=case.limits
+        ) as url:
+            rig = Rig(url, auth_token, model, http, folder)
+            await rig.counters()  # opens the connection that the next ones are asked over
+            before = await rig.counters()
+            noted = await _calls(case, rig)
+            after = await _settled(rig, before)
+            async with http.get(f"{url}/console/api/calls") as response:
+                every = msgspec.json.decode(await response.read(), type=list[CallRecord])
+        for failure in model.failures:
+            raise failure
+    said = await asyncio.to_thread(log.read_text, "utf-8", "replace")
+    kept = {record.call_sid: record for record in every}
+    records = [kept.get(truth.call_sid) for truth in rig.truths]
+    seen = Seen(rig.truths, records, model.sessions, before, after, said, noted)
+    outcome.calls = len(rig.truths)
+    outcome.faults = [*case.check(seen), *always(seen, every, lost=case.lost)]
+    outcome.words = _account(seen)
+    return outcome
+
+
+async def _calls(case: Case, rig: Rig) -> Mapping[str, Any]:
+    if case.whole is not None:
+        return await case.whole(rig)
+    calls = [rig.call(case.steps, case.carrier) for _ in range(case.calls)]
+    beside = asyncio.create_task(_beside(case, rig, calls[0])) if case.during else None
+
+    async def place(n: int, call: SimulatedCall) -> None:
+        await asyncio.sleep(0.05 * n)
+        await rig.run(call)
+
+    await asyncio.gather(*(place(n, call) for n, call in enumerate(calls)))
+    return await beside if beside is not None else {}
+
+
+async def _beside(case: Case, rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
+    assert case.during is not None
+    return await case.during(rig, call)
+
+
+async def _settled(rig: Rig, before: Scrape) -> Scrape:
+    """The counters once no call is left and no descriptor more is open than before, or after a while as they are."""
+    deadline_s = time.monotonic() + SETTLE_S
+    while True:
+        after = await rig.counters()
+        quiet = not after.get("offhook_calls_active")
+        if quiet and after.get("process_open_fds") <= before.get("process_open_fds"):
+            return await rig.counters()  # a page is made in slices: a call may have ended between two of the last one
+        if time.monotonic() > deadline_s:
+            return after
+        await asyncio.sleep(0.1)
+
+
+def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[str]:
+    """What must hold after whatever went wrong; what did not, in words."""
+    found = []
+    got, down, dropped = _frames(seen)
+    missing = got - down - dropped
+    if missing > IN_FLIGHT * max(1, len(seen.truths)) + lost or missing < -IN_FLIGHT * max(1, len(seen.truths)):
+        found.append(f"{got:.0f} frames received, {down:.0f} reached the model, {dropped:.0f} were counted as dropped")
+    if n := seen.moved("offhook_samples_after_clear_total"):
+        found.append(f"{n:.0f} samples of a dropped reply came behind its clear")
+    with_stream = [truth for truth in seen.truths if any(stream.started_s is not None for stream in truth.streams)]
+    ended = seen.moved("offhook_calls_total")
+    sids = [record.call_sid for record in every]
+    if ended != len(sids) or len(set(sids)) != len(sids):
+        found.append(f"{ended:.0f} ends were counted for {len(set(sids))} calls with {len(sids)} records")
+    if absent := [truth.call_sid for truth in with_stream if truth.call_sid not in sids]:
+        found.append(f"{len(absent)} calls left no record")
+    if n := seen.after.get("offhook_calls_active"):
+        found.append(f"{n:.0f} calls are still active")
+    if n := seen.moved("offhook_stuck_calls_total"):
+        found.append(f"{n:.0f} calls did not end by themselves")
+    if (n := seen.after.get("process_open_fds") - seen.before.get("process_open_fds")) > 0:
+        found.append(f"{n:.0f} descriptors more are open than before")
+    if complaints := [word for word in COMPLAINTS if word in seen.log]:
+        found.append(f"the log says {', '.join(complaints)}")
+    for truth in seen.truths:
+        found += [f"{fault.code}: {fault.what}" for fault in truth.violations if fault.code not in _OURS]
+    return found
+
+
+# Warnings of the carrier's that the faults themselves bring: the webhook, the stream and its refusals.
+_OURS = frozenset({11200, 31920, 31921, 31924, 31930})
+
+
+def _frames(seen: Seen) -> tuple[float, float, float]:
+    """Of the callers' frames: received by the gateway, arrived at the model, dropped and counted."""
+    got = seen.moved_one('offhook_frames_total{direction="inbound"}')
+    arrived = sum(session.audio_bytes for session in seen.sessions) / 640
+    reasons = ("uplink_full", "model_down", "call_over", "malformed")
+    dropped = sum(seen.moved_one(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in reasons)
+    return got, arrived, dropped
+
+
+def _account(seen: Seen) -> str:
+    got, arrived, dropped = _frames(seen)
+    ends: dict[str, int] = {}
+    for record in seen.records:
+        if record is not None:
+            ends[record.end_reason] = ends.get(record.end_reason, 0) + 1
+    words = ", ".join(f"{n} {reason}" for reason, n in ends.items()) or "no call"
+    sessions = f"{len(seen.sessions)} model sessions"
+    return f"{words}; {sessions}; frames {got:.0f} received, {arrived:.0f} at the model, {dropped:.0f} dropped"
+
+
+async def until(ready: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    """Whether it became so in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not ready():  # noqa: ASYNC110 - another task's truth
+                await asyncio.sleep(0.01)
+    return ready()
+
+
+def chosen(cases: Sequence[Case], numbers: Sequence[int], quick: bool) -> list[Case]:
+    """The cases to run: these numbers, or all, or the quick ones. Raises `OperatorError`."""
+    known = {case.number for case in cases}
+    if unknown := set(numbers) - known:
+        raise OperatorError(f"no case {min(unknown)}; there are {', '.join(map(str, sorted(known)))}")
+    return [case for case in cases if (not numbers or case.number in numbers) and (case.quick or not quick)]

@@ -1,0 +1,286 @@
+"""The processes of `offhook load`: the rehearsal model, and callers who keep so many calls going.
+
+    python -m offhook.gateway.rehearsal.load.worker model MIX
+    python -m offhook.gateway.rehearsal.load.worker callers MIX
+
+Both are told by lines of JSON on standard input and answer by lines on standard output; the end of standard input
+is their end. What generates the load is thus never measured with the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from offhook.gateway.rehearsal.load.scrape import Late
+from offhook.gateway.rehearsal.model.record import SessionRecord
+from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.results.report import call_report
+from offhook.gateway.rehearsal.run import fetch_record
+from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
+from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.metrics.quantiles import exact
+
+__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "Tally", "mark_of"]
+
+LATE_S = 0.005  # a frame later than this is late
+PAUSE_S = 0.25  # between a caller's calls
+CLOCK_S = 0.020
+# Kinds of expectation about what the model or the whole gateway saw: with many calls nobody knows whose it was.
+OF_ONE_CALL = frozenset({"told_model", "tool_answers", "model_sessions", "counted"})
+_MARK = re.compile(r"\[part (\d+) of the mix\]")
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """One scenario of the mix: its file, and the number under which its agent is reached."""
+
+    scenario: str
+    dials: str
+
+
+class Mix(msgspec.Struct, kw_only=True):
+    """What the processes play. `judged`: by all that the scenarios expect, which needs our gateway and model."""
+
+    parts: list[Part]
+    url: str = ""
+    public_url: str = ""
+    auth_token: str | None = None
+    judged: bool = True
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """Keep `calls` going, reached evenly within `ramp_s`; tell what happened since the last order."""
+
+    calls: int
+    ramp_s: float = 0.0
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What a process of callers saw since the last one: calls ended, failures by their words, its own lateness."""
+
+    live: int
+    ended: int
+    failed: int
+    reasons: dict[str, int]
+    clock_p99_ms: float | None
+    frames: int
+
+
+def mark_of(part: int) -> str:
+    """What is added to an agent's instructions, so that the model knows which script to play."""
+    return f"[part {part} of the mix]"
+
+
+async def model_main(mix: Mix) -> None:
+    """Serve the scripts of all parts: first where (URL, the certificate's path), then, for each line, a `Late`."""
+    scenarios = [load_scenario(part.scenario) for part in mix.parts]
+
+    def script_for(setup: dict[str, Any]) -> Script:
+        found = _MARK.search(str(setup.get("systemInstruction", "")))
+        return scenarios[int(found[1]) if found else 0].script()
+
+    async with ModelServer(script_for, keep_audio=False, keep_arrivals=True) as server:
+        _say([server.url, server.ca_path])
+        lateness = Lateness()
+        async for _ in _lines():
+            _say(lateness.since(server.sessions))
+
+
+class Lateness:
+    """How much later than its call's fastest a frame of the caller's arrives, from the simulated phone to the model.
+
+    A frame's place in the audio says when it was due. The first second of a session does not count: what was said
+    while it was being set up comes in one go.
+    """
+
+    def __init__(self) -> None:
+        self._fastest_s: dict[int, float] = {}
+
+    def since(self, sessions: Sequence[SessionRecord]) -> Late:
+        """Of all frames since the last time; the records of their arrival are let go."""
+        late_ms: list[float] = []
+        for session in sessions:
+            if not session.audio_arrivals:
+                continue
+            arrivals, session.audio_arrivals = session.audio_arrivals, []
+            bytes_a_second = 2 * session.audio_rate_hz
+            delays_s = [at_s - count / bytes_a_second for at_s, count in arrivals if count > bytes_a_second]
+            fastest_s = min([*delays_s, self._fastest_s.get(session.index, inf)])
+            self._fastest_s[session.index] = fastest_s
+            late_ms += [1000.0 * (delay_s - fastest_s) for delay_s in delays_s]
+        found = exact(late_ms)
+        return Late(found.count, found.p50, found.p99, sum(ms > 1000.0 * LATE_S for ms in late_ms))
+
+
+class Callers:
+    """Keeps a number of calls going, one scenario after the other."""
+
+    def __init__(self, mix: Mix) -> None:
+        self._mix = mix
+        self._scenarios = [replace(load_scenario(part.scenario), dials=part.dials) for part in mix.parts]
+        self._calls: dict[asyncio.Task[None], SimulatedCall | None] = {}
+        self._wanted = 0
+        self._placed = 0
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._reasons: Counter[str] = Counter()
+        self._ended = self._failed = self._frames = 0
+        self._late_ms: list[float] = []
+
+    async def run(self) -> None:
+        clock = asyncio.create_task(self._watch_clock())
+        ramp: asyncio.Task[None] | None = None
+        _say(["ready"])
+        async for line in _lines():
+            order = msgspec.json.decode(line, type=Order)
+            if order.calls != self._wanted:
+                if ramp is not None:
+                    ramp.cancel()
+                ramp = asyncio.create_task(self._reach(order))
+            self._say_tally()
+        clock.cancel()
+        if ramp is not None:
+            ramp.cancel()
+        await self._reach(Order(calls=0))
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _reach(self, order: Order) -> None:
+        self._wanted = order.calls
+        staying = [task for task in self._calls if task not in self._leaving]
+        for task in staying[order.calls :]:
+            self._leaving.add(task)
+            if call := self._calls[task]:
+                call.hang_up()
+        more = order.calls - len(staying)
+        for _ in range(more):
+            task = asyncio.create_task(self._caller())
+            self._calls[task] = None
+            task.add_done_callback(self._gone)
+            await asyncio.sleep(order.ramp_s / more)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._calls.pop(task, None)
+        self._leaving.discard(task)
+
+    async def _caller(self) -> None:
+        """Call after call, until told to stop."""
+        me = asyncio.current_task()
+        assert me is not None
+        while me not in self._leaving:
+            scenario = self._scenarios[self._placed % len(self._scenarios)]
+            self._placed += 1
+            try:
+                await self._one(me, scenario, self._placed)
+            except Exception as error:
+                self._ended += 1
+                self._failed += 1
+                self._reasons[f"{scenario.name}: the simulated caller broke: {error!r}"] += 1
+            await asyncio.sleep(PAUSE_S)
+
+    async def _one(self, me: asyncio.Task[None], scenario: Scenario, number: int) -> None:
+        mix = self._mix
+        call = SimulatedCall(
+            mix.url,
+            scenario.steps,
+            public_url=mix.public_url or None,
+            auth_token=mix.auth_token,
+            caller=f"+1555{number % 10_000_000:07d}",
+            dialled=scenario.dials,
+            carrier=replace(scenario.carrier, seed=number),
+            directory=scenario.directory,
+        )
+        self._calls[me] = call
+        truth = await call.run()
+        self._calls[me] = None
+        self._frames += sum(stream.frames for stream in truth.streams)
+        if me in self._leaving:  # hung up by us: not the call that was meant
+            return
+        record = await fetch_record(mix.url, truth) if mix.judged else None
+        report = call_report(truth, record, scenario=scenario.name)
+        verdicts = [kept_to_the_rules(report)]
+        if mix.judged:
+            verdicts += [judge(one, report) for one in scenario.expect if one.kind not in OF_ONE_CALL]
+        bad = [verdict.words for verdict in verdicts if not verdict.ok]
+        if not truth.streams:
+            said = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
+            bad.insert(0, f"not connected: {said or truth.ended_by}")
+        elif not truth.agent:
+            bad.insert(0, "the agent was never heard")
+        self._ended += 1
+        self._failed += bool(bad)
+        if bad:
+            self._reasons[re.sub(r"\d+(\.\d+)?", "N", f"{scenario.name}: {bad[0]}")] += 1
+
+    async def _watch_clock(self) -> None:
+        """How late this process itself is: what it says of others is only as good."""
+        due_s = time.monotonic()
+        while True:
+            due_s = max(due_s + CLOCK_S, time.monotonic())
+            await asyncio.sleep(due_s - time.monotonic())
+            self._late_ms.append(1000.0 * (time.monotonic() - due_s))
+
+    def _say_tally(self) -> None:
+        live = sum(call is not None and not call.over for call in self._calls.values())
+        clock = exact(self._late_ms).p99
+        _say(
+            Tally(
+                live=live,
+                ended=self._ended,
+                failed=self._failed,
+                reasons=dict(self._reasons),
+                clock_p99_ms=clock,
+                frames=self._frames,
+            )
+        )
+        self._ended = self._failed = self._frames = 0
+        self._reasons.clear()
+        self._late_ms.clear()
+
+
+class _lines:
+    """Lines of standard input, to its end."""
+
+    def __aiter__(self) -> _lines:
+        return self
+
+    async def __anext__(self) -> str:
+        line: str = await asyncio.to_thread(sys.stdin.readline)
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+
+def _say(what: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    import uvloop
+
+    kind, path = sys.argv[1:]
+    mix = msgspec.json.decode(Path(path).read_bytes(), type=Mix)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent says what there is to say
+        if kind == "model":
+            uvloop.run(model_main(mix))
+            return
+        callers = Callers(mix)
+        gc.freeze()
+        uvloop.run(callers.run())
+
+
+if __name__ == "__main__":
+    main()

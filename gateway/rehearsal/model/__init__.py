@@ -1,0 +1,1 @@
+"""The rehearsal model: it speaks the Gemini Live protocol from a script."""

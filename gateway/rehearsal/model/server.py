@@ -1,0 +1,305 @@
+"""The rehearsal model: a server that speaks the Gemini Live protocol from a script, over TLS.
+
+Clients reach it as they reach the service: base URL `ModelServer.url`, trust `ModelServer.ca_path`. It reads
+the protocol for itself and notes what the client did wrong.
+"""
+
+import asyncio
+import copy
+import re
+import secrets
+import shutil
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trustme
+from aiohttp import web
+
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.model.link import Link
+from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
+from offhook.gateway.rehearsal.model.script import Close, Script
+from offhook.gateway.rehearsal.model.session import Handle, Session
+from offhook.gateway.rehearsal.model.turns import Progress
+from offhook.gateway.rehearsal.model.wire import Refused, camel_keys
+
+__all__ = ["ModelServer", "serve"]
+
+_LIVE_PATH = re.compile(
+    r"/ws/(?:google\.ai\.generativelanguage\.(?P<version>v1|v1beta|v1alpha)\.GenerativeService"
+    r"\.(?P<method>BidiGenerateContent|BidiGenerateContentConstrained)"
+    r"|google\.cloud\.aiplatform\.(?P<vertex>\w+)\.LlmBidiService/BidiGenerateContent)$"
+)
+_HANDLE_LIFE_S = 2 * 3600.0
+_TOKEN_LIFE_S = 30 * 60.0
+_TOKEN_NEW_SESSION_S = 60.0
+_BAD_KEY = Close(1007, "API key not valid. Please pass a valid API key.")
+_NO_KEY = Close(1008, "Method doesn't allow unregistered callers. Please use an API key.")
+
+
+@dataclass(slots=True)
+class _Token:
+    uses: int | None
+    expires_s: float
+    new_session_until_s: float
+    setup: dict[str, Any]
+    locked: tuple[str, ...] | None  # None: everything
+
+
+class ModelServer:
+    """`async with ModelServer(script) as server:` serves at `server.url` until the block is left.
+
+    `script` is a Script for all connections or a function from the (camelCase) setup of each new session to
+    its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
+    `keep_audio`: what was received, and (unless `keep_arrivals` says otherwise) when, stays in the records.
+    `api_keys` None takes any key but none at all. Without `tls`, plain HTTP for hand-written clients.
+
+    `sessions` and `violations` grow as things happen; `failures` are exceptions of this server's own.
+    """
+
+    def __init__(
+        self,
+        script: Script | Callable[[dict[str, Any]], Script],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        time_scale: float = 1.0,
+        api_keys: frozenset[str] | None = None,
+        keep_audio: bool = True,
+        keep_arrivals: bool | None = None,
+        tls: bool = True,
+    ) -> None:
+        self._script = script
+        self._host, self._port, self._tls = host, port, tls
+        self.time_scale, self.keep_audio = time_scale, keep_audio
+        self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
+        self._api_keys = api_keys
+        self.sessions: list[SessionRecord] = []
+        self.violations: list[Violation] = []
+        self.failures: list[BaseException] = []
+        self.url = ""
+        self.ca_path = ""
+        self._links: set[Link] = set()
+        self._handles: dict[str, Handle] = {}
+        self._carried: list[Progress] = []
+        self._tokens: dict[str, _Token] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> "ModelServer":
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        context = self._certificate() if self._tls else None
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=context, backlog=512)
+        try:
+            await site.start()
+        except OSError:
+            await self.__aexit__()
+            raise
+        port = self._runner.addresses[0][1]
+        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
+        self.url = f"{'https' if self._tls else 'http'}://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        for link in self._links:
+            link.close(Close(1001, "The server is going down."))
+        await self._runner.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _certificate(self) -> ssl.SSLContext:
+        ca = trustme.CA()
+        names = {"localhost", "127.0.0.1", "::1", self._host} - {"0.0.0.0", "::"}
+        certificate = ca.issue_cert(*sorted(names))
+        self._folder = tempfile.TemporaryDirectory(prefix="offhook-rehearsal-")
+        self.ca_path = str(Path(self._folder.name) / "ca.pem")
+        ca.cert_pem.write_to_path(self.ca_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        return context
+
+    # -- HTTP ---------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = re.sub("/{2,}", "/", request.path)
+        if request.method == "POST" and (token := re.fullmatch(r"/(v1|v1beta|v1alpha)/auth_tokens", path)):
+            return await self._mint(request, token.group(1))
+        live = _LIVE_PATH.search(path)
+        if request.method != "GET" or live is None:
+            return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
+        constrained = live["method"] == "BidiGenerateContentConstrained"
+        if constrained and live["version"] == "v1":
+            return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
+        # Compression is refused: audio in base64 costs more to squeeze than to send.
+        ws = web.WebSocketResponse(autoping=False, autoclose=True, compress=False, max_msg_size=0, timeout=5.0)
+        if not ws.can_prepare(request).ok:
+            return web.json_response({"error": {"code": 400, "status": "FAILED_PRECONDITION"}}, status=400)
+        auth, secret = _credentials(request)
+        record = SessionRecord(len(self.sessions), path, auth, time.monotonic())
+        self.sessions.append(record)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:  # gone before it was answered
+            record.closed_at_s, record.closed_by = time.monotonic(), "network"
+            return web.Response(status=400)
+        link = Link(ws, request, record)
+        version = live["version"] or live["vertex"]
+        self._links.add(link)
+        try:
+            denied = self._denied(auth, secret, constrained)
+            await Session(self, link, record, version, vertex=live["vertex"] is not None).run(denied, secret)
+        finally:
+            self._links.discard(link)
+        return ws
+
+    def _denied(self, auth: str, secret: str, constrained: bool) -> Close | None:
+        if auth == "none":
+            return _NO_KEY
+        if auth == "token":
+            return self._token_denied(secret) if constrained else _BAD_KEY
+        if auth == "key" and (constrained or (self._api_keys is not None and secret not in self._api_keys)):
+            return _BAD_KEY
+        return None
+
+    # -- what sessions ask of the server ------------------------------------------------------------------
+
+    def progress_for(self, setup: dict[str, Any]) -> Progress:
+        """The script of a new session, at its beginning or where another session left it."""
+        script = self._script(setup) if callable(self._script) else self._script
+        if not script.carries_on:
+            return Progress(script, time.monotonic())
+        for progress in self._carried:
+            if progress.script is script:
+                return progress
+        self._carried.append(Progress(script, time.monotonic()))
+        return self._carried[-1]
+
+    def keep_handle(self, name: str, handle: Handle) -> None:
+        self._handles[name] = handle
+
+    def resumed(self, name: str, model: str) -> Handle:
+        """What the handle stands for. Refused: 1007 unknown, expired or another model, 1011 still in use."""
+        handle = self._handles.get(name)
+        if handle is None:
+            raise Refused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
+        ended_s = handle.owner.closed_at_s
+        if ended_s is None:
+            # A frozen session cannot have seen its client go: still a refusal, but not the client's fault.
+            in_use = "Internal error encountered. The session is still in use."
+            raise Refused(1011, in_use, scripted=handle.link.stalled)
+        progress = handle.conversation.progress
+        if progress.resumes_refused < len(progress.script.refuse_resumes):
+            refusal = progress.script.refuse_resumes[progress.resumes_refused]
+            progress.resumes_refused += 1
+            raise Refused(refusal.code, refusal.reason, scripted=True)
+        if time.monotonic() - ended_s > _HANDLE_LIFE_S / self.time_scale:
+            raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
+        if model != handle.model:
+            raise Refused(1007, "Request contains an invalid argument. The model may not change on resumption.")
+        return handle
+
+    # -- ephemeral tokens ---------------------------------------------------------------------------------
+
+    async def _mint(self, request: web.Request, version: str) -> web.Response:
+        if version == "v1":
+            return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
+        auth, secret = _credentials(request)
+        if self._denied(auth, secret, constrained=False) is not None:
+            return web.json_response({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, status=400)
+        try:
+            body = camel_keys(msgspec.json.decode(await request.read() or b"{}", type=dict))
+            now_s = time.time()
+            mask = body.get("fieldMask")
+            token = _Token(
+                uses=int(body.get("uses", 1)) or None,
+                expires_s=_seconds(body.get("expireTime"), now_s + _TOKEN_LIFE_S),
+                new_session_until_s=_seconds(body.get("newSessionExpireTime"), now_s + _TOKEN_NEW_SESSION_S),
+                setup=(body.get("bidiGenerateContentSetup") or {}),
+                locked=None if mask is None else tuple(_camel_path(part) for part in mask.split(",") if part),
+            )
+        except (msgspec.DecodeError, ValueError, TypeError, AttributeError):
+            return web.json_response({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, status=400)
+        name = f"auth_tokens/{secrets.token_hex(16)}"
+        self._tokens[name] = token
+        return web.json_response({"name": name})
+
+    def _token_denied(self, secret: str) -> Close | None:
+        token = self._tokens.get(secret)
+        now_s = time.time()
+        if token is None or now_s > min(token.expires_s, token.new_session_until_s):
+            return Close(1008, "Token expired or not valid.")
+        if token.uses is not None:
+            if token.uses == 0:
+                return Close(1008, "Token has been used up.")
+            token.uses -= 1
+        return None
+
+    def locked_setup(self, secret: str, setup: dict[str, Any]) -> dict[str, Any]:
+        """The setup that counts: a token may lock all of it (the client's is ignored) or some fields."""
+        token = self._tokens.get(secret)
+        if token is None or not token.setup:
+            return setup
+        if token.locked is None:
+            return {"model": setup.get("model"), **token.setup}
+        out = copy.deepcopy(setup)
+        for path in token.locked:
+            first, _, second = path.partition(".")
+            into, source, key = out, token.setup, first
+            if second:
+                into, source, key = out.setdefault(first, {}), token.setup.get(first) or {}, second
+            into.pop(key, None)
+            if key in source:
+                into[key] = source[key]
+        return out
+
+
+def _credentials(request: web.Request) -> tuple[Any, str]:
+    header = request.headers.get("Authorization", "")
+    if header.startswith("Token "):
+        return "token", header[6:]
+    if token := request.query.get("access_token"):
+        return "token", token
+    if key := request.headers.get("x-goog-api-key") or request.query.get("key"):
+        return ("token" if key.startswith("auth_tokens/") else "key"), key
+    if header.startswith("Bearer "):
+        return "bearer", header[7:]
+    return "none", ""
+
+
+def _camel_path(path: str) -> str:
+    [camel] = camel_keys({path: 0})
+    return str(camel)
+
+
+def _seconds(stamp: Any, default_s: float) -> float:
+    if stamp is None:
+        return default_s
+    moment = datetime.fromisoformat(str(stamp))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+async def serve(host: str, port: int, script: Script, ca_out: Path | None = None) -> None:
+    """Serve one script to whoever comes, until cancelled. The certificate to trust is written to `ca_out`."""
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(ModelServer(script, host=host, port=port, keep_audio=False))
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"
+            ) from None
+        if ca_out is not None:
+            shutil.copyfile(server.ca_path, ca_out)
+        print(f"rehearsal model at {server.url}, trust {ca_out or server.ca_path}", flush=True)
+        await asyncio.Event().wait()

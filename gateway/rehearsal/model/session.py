@@ -1,0 +1,309 @@
+"""One session of the rehearsal model: the setup, then what the client sends, turned into what it means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from offhook.gateway.rehearsal.model.link import Link
+from offhook.gateway.rehearsal.model.record import SessionRecord, Speech, TextHeard, Violation
+from offhook.gateway.rehearsal.model.script import Close
+from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, Trigger, Turns, raw_frame
+from offhook.gateway.rehearsal.model.voice import Ear, SpeechEnd, SpeechStart
+from offhook.gateway.rehearsal.model.wire import (
+    BadMessage,
+    Blob,
+    ClientContent,
+    ContextUpdate,
+    Profile,
+    RealtimeInput,
+    Refused,
+    ToolResponse,
+    base64_decoded,
+    checked_setup,
+    client_message,
+    functions,
+    pcm_rate_hz,
+)
+
+if TYPE_CHECKING:
+    from offhook.gateway.rehearsal.model.server import ModelServer
+
+__all__ = ["Handle", "Session"]
+
+_SETUP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What a resumption handle stands for. `owner` and `link` are those of the session it was given to."""
+
+    conversation: Conversation
+    link: Link
+    owner: SessionRecord
+    model: str
+
+
+class Session:
+    """One WebSocket. `run` returns when it is closed."""
+
+    def __init__(self, server: ModelServer, link: Link, record: SessionRecord, version: str, vertex: bool) -> None:
+        self._server, self.link, self._record = server, link, record
+        self._version, self._vertex = version, vertex
+        self._profile: Profile
+        self._conversation: Conversation
+        self._turns: Turns | None = None
+        self._ear: Ear | None = None
+        self._history_open = False
+        self._messages = 0
+        self._resumption: Any = None
+        self._vad_signal = False
+
+    async def run(self, denied: Close | None, secret: str) -> None:
+        """`denied`: the credentials are bad; said after the setup, as the service does."""
+        self.link.start()
+        try:
+            await self._converse(denied, secret)
+        except BadMessage as bad:
+            self._violation(str(bad))
+            self.link.close(Close(1007, str(bad)))
+        except Refused as refused:
+            if not refused.scripted:
+                self._violation(str(refused))
+            self.link.close(Close(refused.code, refused.reason))
+        except Exception as error:  # a fault of ours must not look like the client's
+            self._server.failures.append(error)
+            self.link.close(Close(1011, "Internal error encountered."))
+        finally:
+            try:
+                while not self.link.open and await self.link.receive() is not None:
+                    pass  # nothing counts any more; the client's answer to the close does
+            finally:
+                if self._turns is not None:
+                    self._turns.end()
+                await self.link.stop()
+                self._server.failures += self.link.failures
+
+    def _violation(self, what: str) -> None:
+        self._server.violations.append(Violation(self._record.index, time.monotonic(), what))
+
+    # -- setup --------------------------------------------------------------------------------------------
+
+    async def _converse(self, denied: Close | None, secret: str) -> None:
+        try:
+            data = await asyncio.wait_for(self.link.receive(), _SETUP_TIMEOUT_S)
+        except TimeoutError:
+            raise Refused(1008, "No setup message received.") from None
+        if data is None:
+            return
+        message = client_message(data)
+        if not isinstance(message, dict):
+            raise BadMessage("The first message must be setup.")
+        record = self._record
+        record.setup, record.setup_at_s = message, time.monotonic()
+        record.model = str(message.get("model", ""))
+        if denied is not None:
+            raise Refused(denied.code, denied.reason)
+        record.setup = self._server.locked_setup(secret, message)
+        if not await self._set_up(record.setup):
+            return
+        while (data := await self.link.receive()) is not None:
+            self._receive(data)
+
+    async def _set_up(self, raw: dict[str, Any]) -> bool:
+        """Whether the session may begin; else the connection is already over."""
+        setup, self._profile = checked_setup(raw, self._version, self._vertex)
+        self._resumption, self._vad_signal = setup.session_resumption, bool(setup.explicit_vad_signal)
+        handle = self._resumption and self._resumption.handle
+        if handle:
+            known = self._server.resumed(handle, self._record.model)
+            self._conversation = known.conversation
+            self._record.resumed_from = known.owner.index
+        else:
+            progress = self._server.progress_for(raw)
+            self._conversation = Conversation(progress, time.monotonic(), text_tokens=len(json.dumps(raw)) / 4)
+        script = self._conversation.progress.script
+        self.link.text_frames, self.link.pong_delay_s = script.text_frames, script.pong_delay_s
+        detection = setup.realtime_input_config.automatic_activity_detection
+        if not detection.disabled:
+            self._ear = Ear(detection, self._vertex, script.hears_above_dbfs)
+        self._history_open = setup.history_config.initial_history_in_client_content
+        if script.setup_delay_ms and not await self._patient(script.setup_delay_ms / 1000):
+            return False
+        if script.refuse is not None:
+            self.link.close(script.refuse)
+            return False
+        if script.instead_of_setup is not None:
+            self.link.put(raw_frame(script.instead_of_setup))
+        else:
+            self.link.send({"setupComplete": {}}, self._record.set_up)
+        self._turns = Turns(
+            self.link,
+            self._record,
+            setup,
+            self._profile,
+            self._conversation,
+            vertex=self._vertex,
+            violation=self._violation,
+            idle=self._offer_handle,
+        )
+        self._offer_handle()
+        self._turns.begin(bool(handle), self._server.time_scale)
+        return True
+
+    async def _patient(self, delay_s: float) -> bool:
+        """Let the client wait; False when it gave up."""
+        try:
+            data = await asyncio.wait_for(self.link.receive(), delay_s)
+        except TimeoutError:
+            return True
+        if data is not None:
+            raise BadMessage("A message before setupComplete.")
+        return False
+
+    def _offer_handle(self) -> None:
+        if self._resumption is None or not self.link.open:
+            return
+        name = secrets.token_urlsafe(24)
+        self._server.keep_handle(name, Handle(self._conversation, self.link, self._record, self._record.model))
+        self._record.handles.append(name)
+        update: dict[str, Any] = {"newHandle": name, "resumable": True}
+        if self._resumption.transparent:
+            update["lastConsumedClientMessageIndex"] = str(self._messages)  # int64 is a string in JSON
+        self.link.send({"sessionResumptionUpdate": update})
+
+    # -- what the client sends ----------------------------------------------------------------------------
+
+    def _receive(self, data: str | bytes) -> None:
+        message = client_message(data)
+        self._messages += 1
+        assert self._turns is not None
+        match message:
+            case RealtimeInput():
+                self._realtime(message, self._turns)
+            case ClientContent():
+                self._content(message, self._turns)
+            case ToolResponse(function_responses):
+                for answer in function_responses:
+                    self._turns.tool_answer(answer)
+            case ContextUpdate():
+                self._context_update(message, self._turns)
+            case _:
+                raise BadMessage("setup may only be the first message.")
+
+    def _realtime(self, given: RealtimeInput, turns: Turns) -> None:
+        if given.audio is not None:
+            self._audio(given.audio, turns)
+        for chunk in given.media_chunks:
+            self._audio(chunk, turns)
+        if given.video is not None:
+            base64_decoded(given.video.data)
+        if given.text is not None:
+            self._text(given.text, "realtime")
+            turns.trigger(Trigger("text", given.text))
+        if given.activity_start is not None:
+            self._manual_activity(True, turns)
+        if given.activity_end is not None:
+            self._manual_activity(False, turns)
+        if given.audio_stream_end:
+            self._record.activity.append((time.monotonic(), "audioStreamEnd"))
+            if self._ear is not None and (ended := self._ear.flush()):
+                self._speech_ended(ended.speech_ms, turns)
+
+    def _audio(self, blob: Blob, turns: Turns) -> None:
+        rate_hz = pcm_rate_hz(blob.mime_type)
+        pcm = base64_decoded(blob.data)
+        if len(pcm) % 2:
+            raise BadMessage("PCM16 audio of an odd number of bytes.")
+        now_s = time.monotonic()
+        record = self._record
+        record.audio_rate_hz = rate_hz
+        record.audio_bytes += len(pcm)
+        if self._server.keep_audio:
+            record.audio += pcm
+        if self._server.keep_arrivals:
+            record.audio_arrivals.append((now_s, record.audio_bytes))
+        if self._history_open:
+            return  # the conversation has not begun
+        length_s = len(pcm) / 2 / rate_hz
+        if self._ear is not None:
+            for decided in self._ear.push(pcm, rate_hz):
+                match decided:
+                    case SpeechStart(onset_ms):
+                        self._speech_started(onset_ms, turns)
+                    case SpeechEnd(speech_ms):
+                        self._speech_ended(speech_ms, turns)
+            voiced = self._ear.heard_voice
+        else:
+            voiced = turns.caller_speaks
+            if voiced:
+                record.speech[-1].speech_ms += length_s * 1000
+        if voiced:
+            record.speech[-1].last_voice_at_s = now_s
+        if turns.caller_speaks:
+            self._conversation.audio_tokens += length_s * AUDIO_TOKENS_PER_S
+
+    def _manual_activity(self, started: bool, turns: Turns) -> None:
+        name = "activityStart" if started else "activityEnd"
+        self._record.activity.append((time.monotonic(), name))
+        if self._ear is not None:
+            raise BadMessage(f"{name} is not supported when automatic activity detection is enabled.")
+        if started == turns.caller_speaks:
+            self._violation(f"{name} twice" if started else f"{name} without activityStart")
+        elif started:
+            self._speech_started(self._heard_ms(), turns)
+        else:
+            self._speech_ended(self._record.speech[-1].speech_ms, turns)
+
+    def _heard_ms(self) -> float:
+        return self._record.audio_bytes / 2 / self._record.audio_rate_hz * 1000
+
+    def _speech_started(self, onset_ms: float, turns: Turns) -> None:
+        now_s = time.monotonic()
+        self._record.speech.append(Speech(onset_ms, now_s, now_s))
+        self._activity_signal("ACTIVITY_START")
+        turns.caller_started()
+
+    def _speech_ended(self, speech_ms: float, turns: Turns) -> None:
+        speech = self._record.speech[-1]
+        speech.ended_at_s, speech.speech_ms = time.monotonic(), speech_ms
+        self._activity_signal("ACTIVITY_END")
+        turns.caller_ended(speech_ms)
+
+    def _activity_signal(self, kind: str) -> None:
+        if self._vad_signal:
+            offset = f"{self._heard_ms() / 1000:g}s"
+            self.link.send({"voiceActivity": {"type": kind, "audioOffset": offset}})
+
+    def _text(self, text: str, how: Any, role: str | None = None, turn_complete: bool = False) -> None:
+        self._conversation.text_tokens += len(text) / 4
+        self._record.texts.append(TextHeard(time.monotonic(), text, how, role, turn_complete))
+
+    def _content(self, content: ClientContent, turns: Turns) -> None:
+        if self._profile.client_content == "initial history" and not self._history_open:
+            raise BadMessage(
+                "Request contains an invalid argument. clientContent is only for this model's initial history."
+            )
+        pieces = []
+        for turn in content.turns:
+            if turn.role not in ("user", "model") and (turn.role or self._profile.explicit_roles):
+                raise BadMessage("Request contains an invalid argument. Please use a valid role: user, model.")
+            pieces.append("".join(str(part.get("text", "")) for part in turn.parts))
+            self._text(pieces[-1], "content", turn.role, content.turn_complete)
+        if self._history_open:
+            self._history_open = not content.turn_complete
+        elif content.turn_complete:
+            turns.interrupt()
+            turns.trigger(Trigger("text", " ".join(pieces)))
+
+    def _context_update(self, update: ContextUpdate, turns: Turns) -> None:
+        if not self._profile.context_update:
+            raise BadMessage('Invalid JSON payload received. Unknown name "contextUpdate": Cannot find field.')
+        if update.tools is not None:
+            turns.declare(functions(update.tools.tools))
+        parts = update.system_instruction.parts if update.system_instruction else ()
+        self._text("".join(str(part.get("text", "")) for part in parts), "update")

@@ -1,0 +1,1 @@
+"""The simulated carrier, its account and its callers."""

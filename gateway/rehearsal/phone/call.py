@@ -1,0 +1,1136 @@
+"""A simulated phone call: Twilio on the wire, a caller with a script behind it, and the truth of what happened.
+
+The carrier's clock ticks every 20 ms at absolute times. At tick k it sends what the caller said in the last
+20 ms and begins to play the next 20 ms of what the gateway has queued; both channels share one axis of
+samples. A late tick is made up for at once, so nothing drifts.
+
+All that the call touches is its own sockets; the gateway is known by its address alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, Protocol, assert_never
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+import numpy as np
+import pybase64
+from numpy.typing import NDArray
+
+from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.steps import (
+    Cough,
+    Digit,
+    HangUp,
+    Keyboard,
+    Pause,
+    Say,
+    SayOver,
+    Step,
+    WaitForAgent,
+    WaitForEnd,
+)
+from offhook.gateway.rehearsal.phone.truth import (
+    Announced,
+    CallTruth,
+    ClearReceived,
+    Fetched,
+    MarkReceived,
+    MediaReceived,
+    Played,
+    Spoken,
+    StepTaken,
+    StreamTruth,
+    Stretch,
+    Violation,
+)
+from offhook.gateway.rehearsal.phone.twilio_wire import (
+    ClearMessage,
+    Connect,
+    Dial,
+    Enqueue,
+    Hangup,
+    MarkMessage,
+    Play,
+    Redirect,
+    Reject,
+    Unfit,
+    Verb,
+    message,
+    parse_twiml,
+    payload,
+    sign,
+    signed_socket_url,
+)
+from offhook.gateway.rehearsal.phone.twilio_wire import Pause as PauseVerb
+from offhook.gateway.rehearsal.phone.twilio_wire import Say as SayVerb
+from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
+
+__all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
+
+TICK_S = FRAME_BYTES / RATE_HZ
+ACCOUNT_SID = "AC" + "0" * 32  # no real account's
+WEBHOOK_TIMEOUT_S = 15.0  # Twilio's total for a webhook
+HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 3.0
+OUTBOX_MAX_FRAMES = 250  # 5 s: a gateway that reads no faster loses caller audio, as Twilio's warning 31930 says
+QUEUE_MAX_BYTES = 600 * RATE_HZ  # 10 minutes, beyond which Twilio discards
+VIOLATIONS_MAX = 200  # one broken stream makes thousands of the same
+REPLY_OVER_MS = 400.0  # this much silence with nothing queued ends what the agent says
+BREATH_MAX_MS = 1_000.0  # and this much, whatever is queued
+
+# Not JSON; no object; an event nobody knows; audio that is not base64; a mark and an end of another stream.
+RUBBISH = (
+    "{",
+    "[1]",
+    '{"event":"surprise"}',
+    '{"event":"media","sequenceNumber":"1","media":{"track":"inbound","chunk":"1","timestamp":"1","payload":"!"}}',
+    '{"event":"mark","sequenceNumber":"1","streamSid":"MZ0","mark":{"name":"nobody\'s"}}',
+    '{"event":"stop","sequenceNumber":"1","streamSid":"MZ0","stop":{}}',
+)
+_SILENT_FRAME = bytes([SILENCE]) * FRAME_BYTES
+_SILENT_PAYLOAD = pybase64.b64encode(_SILENT_FRAME).decode()
+# 1 for codes louder than about -38 dBFS; a frame is audible from 3 of them on, so that a click is not.
+_LOUD = bytes(int(abs(int(value)) > 400) for value in decode(bytes(range(256))))
+_LOUD_ENOUGH = 3
+_NO_MORE = ""  # ends an outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """How the line and the carrier behave; the default is a good day.
+
+    `bunch_frames`: frames arrive this many at once. `jitter_ms`: each is late by up to this much, in order.
+    `read_delay_ms`: a pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
+    leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
+    `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
+    first `drops` streams. `rubbish_after_s`: beside the audio comes what no carrier should send, once, see `RUBBISH`.
+    `duplicate_webhook`: the first answer was lost on its way, the webhook is asked again, at once.
+    """
+
+    bunch_frames: int = 1
+    jitter_ms: float = 0.0
+    read_delay_ms: float = 0.0
+    noise_dbfs: float | None = None
+    echo_delay_ms: float = 0.0
+    echo_gain_db: float | None = None
+    marks: Literal["echoed", "lost", "lost when cleared"] = "echoed"
+    silent_after_s: float | None = None
+    drop_after_s: float | None = None
+    drops: int = 1
+    rubbish_after_s: float | None = None
+    duplicate_webhook: bool = False
+    start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
+    dial_status: str = "completed"  # how a <Dial> ends
+    status_callbacks: bool = True  # False: the number has none configured
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A call the gateway has placed: what is asked once it is answered, and where its status is told."""
+
+    url: str
+    status_url: str = ""
+    status_events: tuple[str, ...] = ("completed",)
+
+
+class Conferences(Protocol):
+    """The account's conferences."""
+
+    def join(self, name: str, call_sid: str, *, starts: bool, ends: bool) -> asyncio.Event:
+        """Set when the conference is over."""
+
+    def leave(self, name: str, call_sid: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A call at one moment: seconds since it began, the last 100 ms of both sides, the caller's step."""
+
+    at_s: float
+    caller_dbov: float
+    agent_dbov: float
+    doing: str
+
+
+class StepFailed(Exception):
+    """The caller could not do what the script says."""
+
+
+class SimulatedCall:
+    """One call. `await run()` places it, plays the caller's steps and returns the truth, also in `truth`.
+
+    `url`: where the gateway is, `http://127.0.0.1:8080`. `public_url`: what it believes to be called, whose
+    URLs are signed; requests to it go to `url`. `auth_token` None: nothing is signed. `direct`: no webhook,
+    straight to the media socket with these `parameters`. The steps may be empty: then drive the call by its
+    methods from another task, and end with `hang_up`. `placed`: the call is the gateway's own and has just been
+    answered. `conferences`: where `<Conference>` leads, without them nowhere.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        steps: Sequence[Step] = (),
+        *,
+        public_url: str | None = None,
+        auth_token: str | None = None,
+        direct: bool = False,
+        parameters: Mapping[str, str] | None = None,
+        caller: str = "+15550100",
+        dialled: str = "+15550199",
+        carrier: Carrier | None = None,
+        call_sid: str | None = None,
+        directory: Path | None = None,
+        placed: Placed | None = None,
+        conferences: Conferences | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._public_url = (public_url or url).rstrip("/")
+        self._auth_token, self._direct = auth_token, direct
+        self._parameters = dict(parameters or {})
+        self._carrier = carrier or Carrier()
+        self._steps = tuple(steps)
+        self._directory = directory
+        self._placed, self._conferences = placed, conferences
+        sid = call_sid or "CA" + secrets.token_hex(16)
+        self.truth = CallTruth(call_sid=sid, caller=caller, dialled=dialled)
+        for step in self._steps:  # speech is made before the call, not in it
+            if isinstance(step, Say | SayOver):
+                self._sound(step.line)
+
+        self._random = random.Random(self._carrier.seed)
+        self._over = asyncio.Event()
+        self._hung_up = False
+        self._ended_by = "caller"
+        self._next: bytes | str | None = None  # by REST: a document, or where to ask for one
+        self._problem: BaseException | None = None
+        self._session: aiohttp.ClientSession
+        self._callbacks: set[asyncio.Task[tuple[Fetched, str]]] = set()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        # Where the TwiML being followed came from.
+        self._here = placed.url if placed else self._public_url + "/twilio/voice"
+
+        # The clock.
+        self._tick = 0
+        self._timer: asyncio.Handle | None = None
+        self._left = bytearray()
+        self._right = bytearray()
+
+        # The caller's mouth: (mu-law, base64) a frame.
+        self._mouth: deque[tuple[bytes, str]] = deque()
+        self._noise_bed = (
+            np.zeros(0)
+            if self._carrier.noise_dbfs is None
+            else voice.noise(RATE_HZ, 5.0, self._carrier.noise_dbfs, self._carrier.seed).astype(np.float64)
+        )
+
+        # The carrier's playback queue.
+        self._queue = bytearray()
+        self._queued = 0  # position behind the last sample ever queued
+        self._begun = 0  # position behind the last sample taken for a frame
+        self._heard = 0  # position behind the last sample whose frame is over
+        self._marks: deque[MarkReceived] = deque()
+        self._announcement = bytearray()
+        self._next_stretch = 0
+        self._said_until_s = 0.0
+
+        # The stream under way.
+        self._ws: aiohttp.ClientWebSocketResponse | None = None
+        self._stream: StreamTruth | None = None
+        self._outbox: deque[str] = deque()
+        self._outbox_filled = asyncio.Event()
+        self._held: deque[tuple[float, int, int, str]] = deque()  # frames on their way: when they arrive
+        self._release_s = 0.0
+        self._sequence = self._chunk = 0
+        self._stream_tick = 0
+        self._cut = asyncio.Event()
+        self._rubbish_sent = False
+
+    # -- the call -----------------------------------------------------------------------------------------
+
+    @property
+    def call_sid(self) -> str:
+        return self.truth.call_sid
+
+    @property
+    def over(self) -> bool:
+        """The call has ended."""
+        return self._over.is_set()
+
+    def glance(self) -> Glance:
+        """How the call stands now, for whoever watches."""
+        steps = self.truth.steps
+        return Glance(
+            at_s=len(self._right) / RATE_HZ,
+            caller_dbov=float(levels_dbov(bytes(self._left[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            agent_dbov=float(levels_dbov(bytes(self._right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            doing=steps[-1].step if steps else "",
+        )
+
+    async def run(self) -> CallTruth:
+        """Place the call and live it to its end. Raises only for faults of this simulator's own."""
+        truth = self.truth
+        truth.rang_s = time.monotonic()
+        # A connector of its own: closing it cuts this call's connection and no other's.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        script = asyncio.create_task(self._play_script())
+        try:
+            truth.ended_by = await self._carry()
+        finally:
+            self._over.set()
+            truth.ended_s = time.monotonic()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wake()
+            truth.left, truth.right = bytes(self._left), bytes(self._right)
+            if not self._direct and self._carrier.status_callbacks:
+                self._tell("completed")
+            outcomes = await asyncio.gather(script, *self._callbacks, return_exceptions=True)
+            await self._session.close()
+        if self._problem is not None:
+            raise self._problem
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return truth
+
+    def hang_up(self) -> None:
+        """The caller hangs up: `stop`, and the socket is closed."""
+        self._hung_up = True
+        self._cut.set()
+        self._wake()
+
+    def end(self) -> bool:
+        """Twilio ends the call, as REST asked; False when it was over."""
+        if self.over or self._hung_up:
+            return False
+        self._ended_by = "rest"
+        self.hang_up()
+        return True
+
+    def update(self, document: bytes | str) -> bool:
+        """REST: leave what the call does, follow this document (bytes) or the one at this URL; False: over."""
+        if self.over or self._hung_up:
+            return False
+        self._next = document
+        self._cut.set()
+        return True
+
+    @property
+    def _moved(self) -> bool:
+        return self._hung_up or self._next is not None
+
+    async def _carry(self) -> str:
+        """Do what a carrier does with a call, to its end; who or what ended it."""
+        if self._direct:
+            public = urlsplit(self._public_url)
+            scheme = "wss" if public.scheme == "https" else "ws"
+            url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
+            await self._stream_until_closed(Connect(url, tuple(self._parameters.items())))
+            return self._ended_by if self._hung_up else "stream_closed"
+        status = {"CallStatus": "in-progress" if self._placed else "ringing"}
+        document = await self._fetch(self._here, "POST", status)
+        if self._carrier.duplicate_webhook:
+            document = await self._fetch(self._here, "POST", status)
+        while True:
+            if self._hung_up:
+                return self._ended_by
+            if self._next is not None:  # what was asked for meanwhile is thrown away
+                document = await self._replaced()
+                continue
+            if document is None:
+                return "webhook_failed"
+            outcome = await self._follow(document)
+            if self._moved:
+                continue
+            if isinstance(outcome, str):
+                return outcome
+            document = await self._fetch(*outcome)
+
+    async def _replaced(self) -> tuple[Verb, ...] | None:
+        """The document that REST has put in the place of the last."""
+        what, self._next = self._next, None
+        self._announcement.clear()
+        if isinstance(what, str):
+            return await self._fetch(what, "POST", {"CallStatus": "in-progress"})
+        try:
+            return parse_twiml(what or b"")
+        except Unfit as unfit:
+            self._violation(unfit.code, f"REST: {unfit.what}")
+            return None
+
+    async def _follow(self, document: tuple[Verb, ...]) -> str | tuple[str, str, dict[str, str]]:
+        """Carry out a document: how the call ended, or the request for the next document."""
+        for verb in document:
+            match verb:
+                case Connect():
+                    await self._stream_until_closed(verb)
+                    if not self._moved and verb.action:
+                        return urljoin(self._here, verb.action), verb.method, {"CallStatus": "in-progress"}
+                case SayVerb():
+                    self._announce("say", verb.text)
+                    await self._speak_announcement(verb.text)
+                case Play():
+                    self._announce("play", verb.url or verb.digits)
+                    if verb.loop == 0:
+                        self._begin_axis()
+                        await self._until(lambda: self._moved, None)
+                case PauseVerb():
+                    self._begin_axis()
+                    await self._wait(verb.length_s * 1000.0)
+                case Dial():
+                    self._announce("dial", verb.to)
+                    if verb.conference:
+                        await self._meet(verb)
+                    elif verb.whisper:
+                        await self._whisper(verb)
+                    if not verb.action:
+                        return "dial"
+                    result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
+                    return urljoin(self._here, verb.action), verb.method, result
+                case Enqueue():
+                    self._announce("enqueue", verb.queue)
+                    return "enqueue"
+                case Redirect():
+                    return urljoin(self._here, verb.url), verb.method, {"CallStatus": "in-progress"}
+                case Reject():
+                    self._announce("reject", verb.reason)
+                    return "reject"
+                case Hangup():
+                    self._announce("hangup")
+                    return "twiml_hangup"
+                case _:
+                    assert_never(verb)
+            if self._moved:
+                return ""
+        return "twiml_end"
+
+    async def _meet(self, verb: Dial) -> None:
+        """In a conference, until it is over."""
+        if self._conferences is None:
+            return
+        self._begin_axis()
+        over = self._conferences.join(verb.to, self.call_sid, starts=verb.starts, ends=verb.ends)
+        await self._until(lambda: self._moved or over.is_set(), None)
+        self._conferences.leave(verb.to, self.call_sid)
+
+    async def _whisper(self, verb: Dial) -> None:
+        """What the dialled party hears before the caller is there."""
+        leg = {**self._fields(), "CallSid": "CA" + secrets.token_hex(16), "ParentCallSid": self.call_sid}
+        fetched, content_type = await self._request(urljoin(self._here, verb.whisper), "POST", leg)
+        try:
+            for said in parse_twiml(fetched.answer.encode(), content_type):
+                if isinstance(said, SayVerb):
+                    self._announce("whisper", said.text)
+        except Unfit as unfit:
+            self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
+
+    def _tell(self, status: str) -> None:
+        """A status callback, if it was asked for."""
+        if self._placed is None:
+            self._callback(self._public_url + "/twilio/status", {"CallStatus": status})
+        elif self._placed.status_url and status in self._placed.status_events:
+            self._callback(self._placed.status_url, {"CallStatus": status})
+
+    def _announce(self, verb: str, text: str = "") -> None:
+        self.truth.announced.append(Announced(at_s=time.monotonic(), verb=verb, text=text))
+
+    async def _speak_announcement(self, text: str) -> None:
+        self._begin_axis()
+        try:
+            samples = await asyncio.to_thread(voice.line, text, RATE_HZ, "agent")
+            self._announcement += encode(samples)
+        except voice.VoiceError:  # no espeak-ng: the words stand in the report, their time passes in silence
+            self._announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
+        await self._until(lambda: not self._announcement or self._moved, None)
+
+    # -- HTTP ---------------------------------------------------------------------------------------------
+
+    def _fields(self) -> dict[str, str]:
+        truth = self.truth
+        return {
+            "CallSid": truth.call_sid,
+            "AccountSid": ACCOUNT_SID,
+            "From": truth.caller,
+            "To": truth.dialled,
+            "Caller": truth.caller,
+            "Called": truth.dialled,
+            "Direction": "outbound-api" if self._placed else "inbound",
+            "ApiVersion": "2010-04-01",
+        }
+
+    def _reached(self, url: str) -> str:
+        """The same URL at the address where the gateway really is."""
+        there, public, real = urlsplit(url), urlsplit(self._public_url), urlsplit(self._url)
+        if there.netloc != public.netloc:
+            return url
+        scheme = {"https": "wss", "http": "ws"}[real.scheme] if there.scheme in ("ws", "wss") else real.scheme
+        return urlunsplit((scheme, real.netloc, there.path, there.query, ""))
+
+    async def _request(self, url: str, method: str, fields: Mapping[str, str]) -> tuple[Fetched, str]:
+        """Ask a webhook: the account of it (status 0: no answer) and the answer's content type."""
+        if method == "GET":
+            url, fields = f"{url}?{urlencode(fields)}", {}
+        headers = {"User-Agent": "TwilioProxy/1.1", "I-Twilio-Idempotency-Token": secrets.token_hex(8)}
+        if self._auth_token is not None:
+            headers["X-Twilio-Signature"] = sign(url, fields, self._auth_token)
+        fetched = Fetched(at_s=time.monotonic(), took_ms=0.0, path=urlsplit(url).path, status=0)
+        self.truth.fetched.append(fetched)
+        content_type = ""
+        try:
+            async with self._session.request(
+                method,
+                self._reached(url),
+                data=fields or None,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT_S),
+            ) as response:
+                fetched.answer = (await response.read()).decode("utf-8", "replace")
+                fetched.status, content_type = response.status, response.content_type
+        except (aiohttp.ClientError, TimeoutError) as error:
+            fetched.answer = f"{type(error).__name__}: {error}"
+        fetched.took_ms = 1000.0 * (time.monotonic() - fetched.at_s)
+        return fetched, content_type
+
+    async def _fetch(self, url: str, method: str, extra: Mapping[str, str]) -> tuple[Verb, ...] | None:
+        """A TwiML document, or None when there is none to be had: Twilio would end the call."""
+        fetched, content_type = await self._request(url, method, {**self._fields(), **extra})
+        if not 200 <= fetched.status < 300:
+            self._violation(11200, f"{fetched.path} answered {fetched.status or 'not'}: {fetched.answer[:200]}")
+            return None
+        self._here = url
+        try:
+            return parse_twiml(fetched.answer.encode(), content_type)
+        except Unfit as unfit:
+            self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
+            return None
+
+    def _callback(self, url: str, extra: Mapping[str, str]) -> None:
+        """A status callback: told, its answer kept for the report and not waited for."""
+        task = asyncio.create_task(self._request(url, "POST", {**self._fields(), **extra}))
+        self._callbacks.add(task)
+
+    def _stream_status(self, url: str, stream: StreamTruth, event: str) -> None:
+        if url:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+            about = {"StreamSid": stream.stream_sid, "StreamName": stream.stream_sid, "Timestamp": stamp}
+            self._callback(urljoin(self._here, url), {**about, "StreamEvent": event})
+
+    # -- the media socket ---------------------------------------------------------------------------------
+
+    async def _stream_until_closed(self, connect: Connect) -> None:
+        """One `<Stream>`, from the handshake until either side closes it."""
+        named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
+        stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=time.monotonic())
+        self.truth.streams.append(stream)
+        headers = {"User-Agent": "Twilio.TmeWs/1.0"}
+        if self._auth_token is not None:
+            headers["X-Twilio-Signature"] = sign(signed_socket_url(connect.url), {}, self._auth_token)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                ws = await self._session.ws_connect(
+                    self._reached(connect.url),
+                    headers=headers,
+                    autoping=True,
+                    compress=0,
+                    max_msg_size=0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            stream.refused = f"answered {error.status} instead of 101"
+            self._violation(31920, stream.refused)
+            return
+        except (aiohttp.ClientError, TimeoutError) as error:
+            stream.refused = f"{type(error).__name__}: {error}"
+            self._violation(31901 if isinstance(error, TimeoutError) else 31902, stream.refused)
+            return
+
+        self._outbox.clear()
+        self._held.clear()
+        self._sequence = self._chunk = 0
+        self._queue.clear()
+        self._begun = self._heard = self._queued
+        self._marks.clear()
+        self._cut.clear()
+        self._put(_json({"event": "connected", "protocol": "Call", "version": "1.0.0"}))
+        self._put(
+            _json(
+                {
+                    "event": "start",
+                    "sequenceNumber": self._next_sequence(),
+                    "start": {
+                        "accountSid": ACCOUNT_SID,
+                        "streamSid": stream.stream_sid,
+                        "callSid": self.truth.call_sid,
+                        "tracks": ["inbound"],
+                        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": RATE_HZ, "channels": 1},
+                        "customParameters": dict(connect.parameters),
+                    },
+                    "streamSid": stream.stream_sid,
+                }
+            )
+        )
+        self._begin_axis()
+        stream.started_s = time.monotonic()
+        self._stream_tick = self._tick
+        self._ws, self._stream = ws, stream
+        self._stream_status(connect.status_callback, stream, "stream-started")
+        if self._moved:
+            self._cut.set()
+        sender = asyncio.create_task(self._send(ws))
+        reader = asyncio.create_task(self._read(ws, stream))
+        cut = asyncio.create_task(self._cut.wait())
+        try:
+            await asyncio.wait((reader, cut), return_when=asyncio.FIRST_COMPLETED)
+            self._ws = None
+            if not reader.done():
+                if self._moved:
+                    await self._stop(ws, stream, sender)
+                else:  # dropped: no close frame, the peer sees 1006
+                    stream.closed_by, stream.close_code = "network", 1006
+                    connector = self._session.connector
+                    assert connector is not None
+                    await connector.close()
+        finally:
+            self._ws = self._stream = None
+            for task in (sender, reader, cut):
+                task.cancel()
+            ended = await asyncio.gather(sender, reader, cut, return_exceptions=True)
+            stream.closed_s = time.monotonic()
+            stream.unplayed = len(self._queue)
+            self._queue.clear()
+            self._begun = self._heard = self._queued
+            self._marks.clear()
+            if stream.closed_by == "network":
+                await self._session.close()
+                self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+                )
+            else:
+                await ws.close()
+            for outcome in ended:
+                if isinstance(outcome, Exception) and self._problem is None:
+                    self._problem = outcome
+        self._stream_status(connect.status_callback, stream, "stream-stopped")
+
+    async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
+        """The caller has hung up: what is left to be sent, `stop`, and the close."""
+        self._release(stream, inf)
+        self._put(
+            _json(
+                {
+                    "event": "stop",
+                    "sequenceNumber": self._next_sequence(),
+                    "streamSid": stream.stream_sid,
+                    "stop": {"accountSid": ACCOUNT_SID, "callSid": self.truth.call_sid},
+                }
+            )
+        )
+        self._put(_NO_MORE)
+        await asyncio.wait((sender,), timeout=CLOSE_TIMEOUT_S)
+        stream.closed_by = "carrier"
+        await ws.close()
+        stream.close_code = ws.close_code
+
+    async def _send(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        """Everything to the gateway goes through here, in order."""
+        try:
+            while True:
+                while self._outbox:
+                    if self._outbox[0] is _NO_MORE:
+                        return
+                    await ws.send_str(self._outbox[0])
+                    self._outbox.popleft()
+                self._outbox_filled.clear()
+                await self._outbox_filled.wait()
+        except (ConnectionError, aiohttp.ClientError):
+            return  # the reader knows how it ended
+
+    def _put(self, text: str) -> None:
+        self._outbox.append(text)
+        self._outbox_filled.set()
+
+    def _next_sequence(self) -> str:
+        self._sequence += 1
+        return str(self._sequence)
+
+    async def _read(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth) -> None:
+        """Read until the gateway closes."""
+        async for frame in ws:
+            now_s = time.monotonic()
+            if frame.type is aiohttp.WSMsgType.TEXT:
+                try:
+                    self._take(frame.data, stream.stream_sid, now_s)
+                except Unfit as unfit:
+                    self._violation(unfit.code, unfit.what)
+            elif frame.type is aiohttp.WSMsgType.BINARY:
+                self._violation(31950, f"a binary frame of {len(frame.data)} bytes")
+            if self._carrier.read_delay_ms:
+                await asyncio.sleep(self._carrier.read_delay_ms / 1000.0)
+        if not stream.closed_by:
+            stream.close_code = ws.close_code
+            stream.closed_by = "network" if ws.close_code in (None, 1006) else "gateway"
+
+    def _take(self, text: str, stream_sid: str, now_s: float) -> None:
+        """One message of the gateway's."""
+        found = message(text, stream_sid)
+        if isinstance(found, ClearMessage):
+            self._clear(now_s)
+        elif isinstance(found, MarkMessage):
+            mark = MarkReceived(at_s=now_s, position=self._queued, name=found.mark.name)
+            self.truth.marks.append(mark)
+            if mark.position <= self._heard:
+                self._echo(mark, "empty")
+            else:
+                self._marks.append(mark)
+        else:
+            audio = payload(found)
+            if len(self._queue) + len(audio) > QUEUE_MAX_BYTES:
+                self._violation(31931, "more than ten minutes of audio queued: discarded")
+                return
+            self.truth.media.append(MediaReceived(at_s=now_s, position=self._queued, samples=len(audio)))
+            self._queue += audio
+            self._queued += len(audio)
+
+    def _clear(self, now_s: float) -> None:
+        playing = self._begun > self._heard  # a frame on its way to the ear is not called back
+        stretch = self.truth.agent[-1] if self.truth.agent else None
+        self.truth.clears.append(
+            ClearReceived(
+                at_s=now_s,
+                position=self._begun,
+                discarded=len(self._queue),
+                stopped_s=self.truth.began_s + self._tick * TICK_S if playing else now_s,
+                while_audible=stretch is not None and stretch.open,
+            )
+        )
+        if stretch is not None and stretch.open:
+            stretch.open, stretch.cut = False, True
+        self._queue.clear()
+        self._begun = self._heard = self._queued
+        waiting, self._marks = self._marks, deque()
+        if self._carrier.marks != "lost when cleared":
+            for mark in waiting:
+                self._echo(mark, "cleared")
+
+    def _echo(self, mark: MarkReceived, why: str) -> None:
+        if self._carrier.marks == "lost" or self._silent() or self._stream is None:
+            return
+        mark.echoed, mark.echoed_s = why, time.monotonic()
+        self._put(
+            _json(
+                {
+                    "event": "mark",
+                    "sequenceNumber": self._next_sequence(),
+                    "streamSid": self._stream.stream_sid,
+                    "mark": {"name": mark.name},
+                }
+            )
+        )
+
+    def _violation(self, code: int, what: str) -> None:
+        if len(self.truth.violations) < VIOLATIONS_MAX:
+            self.truth.violations.append(Violation(at_s=time.monotonic(), code=code, what=what))
+
+    # -- the clock ----------------------------------------------------------------------------------------
+
+    def _begin_axis(self) -> None:
+        """Place 0 is now, unless it has been already."""
+        if self._timer is None and not self.over:
+            self.truth.began_s = time.monotonic()
+            self._timer = asyncio.get_running_loop().call_soon(self._ticks)
+
+    def _ticks(self) -> None:
+        """All ticks that are due, one at a time so that the socket gets its turn between them."""
+        if self.over:
+            return
+        loop = asyncio.get_running_loop()
+        due_s = self.truth.began_s + self._tick * TICK_S
+        now_s = time.monotonic()
+        if now_s >= due_s:
+            self.truth.latest_tick_ms = max(self.truth.latest_tick_ms, 1000.0 * (now_s - due_s))
+            try:
+                self._one_tick(due_s, now_s)
+            except Exception as error:
+                self._problem = error
+                self.hang_up()
+                return
+            self._tick += 1
+            due_s += TICK_S
+        self._timer = loop.call_at(due_s, self._ticks)
+
+    def _one_tick(self, due_s: float, now_s: float) -> None:
+        # What began to play 20 ms ago has been heard.
+        self._heard = self._begun
+        while self._marks and self._marks[0].position <= self._heard:
+            self._echo(self._marks.popleft(), "played")
+
+        if self._tick:  # what the caller said in the last 20 ms
+            frame, text = self._mouth.popleft() if self._mouth else (_SILENT_FRAME, _SILENT_PAYLOAD)
+            if self._carrier.echo_gain_db is not None or self._carrier.noise_dbfs is not None:
+                frame = self._in_its_room(frame)
+                text = pybase64.b64encode(frame).decode()
+            self._left += frame
+            self._send_frame(text, now_s)
+
+        self._right += self._play_frame()
+        self._follow_agent(due_s)
+        if self._carrier.drop_after_s is not None and 0 < len(self.truth.streams) <= self._carrier.drops:
+            started_s = self.truth.streams[-1].started_s
+            if started_s is not None and now_s - started_s >= self._carrier.drop_after_s:
+                self._cut.set()
+        self._send_rubbish(now_s)
+        for ready, future in self._waiting:
+            if not future.done() and ready():
+                future.set_result(None)
+
+    def _send_rubbish(self, now_s: float) -> None:
+        after_s, stream = self._carrier.rubbish_after_s, self._stream
+        if after_s is None or self._rubbish_sent or stream is None or stream.started_s is None:
+            return
+        if now_s - stream.started_s >= after_s:
+            self._rubbish_sent = True
+            for text in RUBBISH:
+                self._put(text)
+
+    def _play_frame(self) -> bytes:
+        """The next 20 ms for the caller's ear, and the account of it."""
+        if self._ws is None:
+            frame = bytes(self._announcement[:FRAME_BYTES])
+            del self._announcement[:FRAME_BYTES]
+        else:
+            frame = bytes(self._queue[:FRAME_BYTES])
+            del self._queue[:FRAME_BYTES]
+            if frame:
+                played, place = self.truth.played, len(self._right)
+                last = played[-1] if played else None
+                if last and last.position + last.samples == self._begun and last.place + last.samples == place:
+                    last.samples += len(frame)
+                else:
+                    played.append(Played(position=self._begun, place=place, samples=len(frame)))
+                self._begun += len(frame)
+        if len(frame) < FRAME_BYTES:
+            frame += _SILENT_FRAME[len(frame) :]
+        return frame
+
+    def _follow_agent(self, due_s: float) -> None:
+        """Keep `truth.agent`: from when to when the agent is audible."""
+        stretches = self.truth.agent
+        stretch = stretches[-1] if stretches and stretches[-1].open else None
+        if self._right[-FRAME_BYTES:].translate(_LOUD).count(1) >= _LOUD_ENOUGH:
+            if stretch is None:
+                stretches.append(Stretch(start_s=due_s, end_s=due_s + TICK_S))
+            else:
+                stretch.end_s = due_s + TICK_S
+        elif stretch is not None:
+            silent_ms = 1000.0 * (due_s + TICK_S - stretch.end_s)
+            nothing_more = not self._queue and not self._announcement
+            if silent_ms >= (REPLY_OVER_MS if nothing_more else BREATH_MAX_MS):
+                stretch.open = False
+
+    def _silent(self) -> bool:
+        """The carrier has fallen silent on purpose."""
+        after_s = self._carrier.silent_after_s
+        if after_s is None or not 0 < len(self.truth.streams) <= self._carrier.drops:
+            return False
+        started_s = self.truth.streams[-1].started_s
+        return started_s is not None and time.monotonic() - started_s >= after_s
+
+    def _send_frame(self, text: str, now_s: float) -> None:
+        stream = self._stream
+        if self._ws is None or stream is None or self._silent():
+            return
+        if len(self._outbox) >= OUTBOX_MAX_FRAMES:
+            self.truth.frames_dropped += 1
+            return
+        self._chunk += 1
+        stream.frames += 1
+        at_ms = (self._tick - 1 - self._stream_tick) * 20 + self._carrier.start_offset_ms
+        if self._carrier.bunch_frames > 1:
+            self._held.append((now_s, self._chunk, at_ms, text))
+            if len(self._held) >= self._carrier.bunch_frames:
+                self._release(stream, now_s)
+        elif self._carrier.jitter_ms:
+            late_s = self._random.uniform(0.0, self._carrier.jitter_ms) / 1000.0
+            self._release_s = max(self._release_s, now_s + late_s)  # TCP: nothing overtakes
+            self._held.append((self._release_s, self._chunk, at_ms, text))
+            loop = asyncio.get_running_loop()
+            loop.call_at(self._release_s, lambda: self._release(stream, time.monotonic()))
+        else:
+            self._put_frame(stream, self._chunk, at_ms, text)
+
+    def _release(self, stream: StreamTruth, now_s: float) -> None:
+        """Send what was held up and is due."""
+        while self._held and self._held[0][0] <= now_s:
+            self._put_frame(stream, *self._held.popleft()[1:])
+
+    def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
+        """By hand: 50 a second and call."""
+        if self._stream is stream:
+            self._put(
+                f'{{"event":"media","sequenceNumber":"{self._next_sequence()}","media":{{"track":"inbound",'
+                f'"chunk":"{chunk}","timestamp":"{at_ms}","payload":"{text}"}},'
+                f'"streamSid":"{stream.stream_sid}"}}'
+            )
+
+    def _in_its_room(self, frame: bytes) -> bytes:
+        """The caller's microphone: the voice, the room's noise, and the agent out of the loudspeaker."""
+        sum_ = decode(frame).astype(np.float64)
+        if len(self._noise_bed):
+            at = len(self._left) % (len(self._noise_bed) - FRAME_BYTES)
+            sum_ += self._noise_bed[at : at + FRAME_BYTES]
+        if self._carrier.echo_gain_db is not None:
+            start = len(self._left) - round(self._carrier.echo_delay_ms * RATE_HZ / 1000.0)
+            if start >= 0:
+                leaked = decode(bytes(self._right[start : start + FRAME_BYTES]))
+                sum_[: len(leaked)] += 10.0 ** (self._carrier.echo_gain_db / 20.0) * leaked
+        return encode(np.clip(np.rint(sum_), -32768, 32767).astype(np.int16))
+
+    # -- the caller ---------------------------------------------------------------------------------------
+
+    async def say(self, line: str) -> Spoken:
+        """Say it (a text, or the path of a WAV file), to the last word."""
+        return await self._utter(line, "say", self._sound(line))
+
+    async def cough(self) -> Spoken:
+        return await self._utter("", "cough", _cut_up(voice.cough(RATE_HZ, self._carrier.seed)))
+
+    async def keyboard(self, ms: float = 2_000.0) -> Spoken:
+        keys = voice.keyboard(RATE_HZ, ms / 1000.0, self._carrier.seed)
+        return await self._utter("", "keyboard", _cut_up(keys))
+
+    async def press(self, keys: str) -> None:
+        """Press keys, 100 ms apart."""
+        for key in keys:
+            if self._stream is None or self.over:
+                raise StepFailed("there is no stream to press a key on")
+            self.truth.digits.append((time.monotonic(), key))
+            self._put(
+                _json(
+                    {
+                        "event": "dtmf",
+                        "streamSid": self._stream.stream_sid,
+                        "sequenceNumber": self._next_sequence(),
+                        "dtmf": {"track": "inbound_track", "digit": key},
+                    }
+                )
+            )
+            await self._listen(100.0)
+
+    async def pause(self, ms: float) -> None:
+        """Say nothing."""
+        await self._listen(ms)
+        if self.over:
+            raise StepFailed("the call ended")
+
+    async def agent_starts(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Stretch:
+        """Wait until the agent is heard: its next words, or its `nth` (from 1). Raises `StepFailed`."""
+        await self._expect(lambda: self._stretch(nth) is not None, timeout_ms, "the agent was not heard")
+        found = self._stretch(nth)
+        assert found is not None
+        return found
+
+    async def agent_ends(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Stretch:
+        """Wait until the agent has said its next words, or its `nth`. Raises `StepFailed`."""
+        until_s = time.monotonic() + timeout_ms / 1000.0
+        stretch = await self.agent_starts(nth, timeout_ms)
+        left_ms = max(0.0, 1000.0 * (until_s - time.monotonic()))
+        await self._expect(lambda: not stretch.open, left_ms, "the agent did not fall silent")
+        self._next_stretch = max(self._next_stretch, self.truth.agent.index(stretch) + 1)
+        return stretch
+
+    async def agent_has_talked(self, ms: float, timeout_ms: float = 15_000.0) -> Stretch:
+        """Wait until the agent's present or next words have lasted so long, or ended before."""
+        stretch = await self.agent_starts(None, timeout_ms)
+        await self._expect(lambda: not stretch.open or time.monotonic() - stretch.start_s >= ms / 1000.0, None)
+        return stretch
+
+    async def ended(self, timeout_ms: float = 15_000.0) -> None:
+        """Wait until the other side has ended the call. Raises `StepFailed`."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000.0):
+                await self._over.wait()
+        except TimeoutError:
+            raise StepFailed(f"the call did not end within {timeout_ms / 1000.0:g} s") from None
+
+    def _stretch(self, nth: int | None) -> Stretch | None:
+        stretches = self.truth.agent
+        if nth is not None:
+            return stretches[nth - 1] if len(stretches) >= nth else None
+        for stretch in stretches[self._next_stretch :]:
+            if stretch.open or stretch.end_s > self._said_until_s:
+                return stretch
+        return None
+
+    def _sound(self, line: str) -> _Utterance:
+        if line.lower().endswith(".wav"):
+            return _utterance(str((self._directory or Path()) / line))
+        return _utterance(line)
+
+    async def _utter(self, text: str, kind: str, sound: _Utterance) -> Spoken:
+        if self.over or self._timer is None:
+            raise StepFailed("there is no call to speak on")
+        # The next frame to be sent, at the coming tick, is what is being said from the last one on.
+        place = len(self._left) + len(self._mouth) * FRAME_BYTES
+        self._mouth.extend(sound.frames)
+        first, last = place + sound.first, place + sound.last
+        stretch = self.truth.agent[-1] if self.truth.agent else None
+        spoken = Spoken(
+            text=text,
+            kind=kind,
+            onset_s=self.truth.began_s + first / RATE_HZ,
+            end_s=self.truth.began_s + last / RATE_HZ,
+            onset_place=first,
+            end_place=last,
+            over_agent=stretch is not None and stretch.open,
+        )
+        self.truth.spoken.append(spoken)
+        if kind == "say":
+            self._said_until_s = spoken.end_s
+        await self._expect(lambda: not self._mouth, None)
+        return spoken
+
+    async def _listen(self, ms: float) -> None:
+        last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
+        await self._until(lambda: self._tick >= last or self._hung_up, None)
+
+    async def _wait(self, ms: float) -> None:
+        """A document's pause; something else may be to be done."""
+        last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
+        await self._until(lambda: self._tick >= last or self._moved, None)
+
+    async def _expect(self, ready: Callable[[], bool], timeout_ms: float | None, what: str = "") -> None:
+        if await self._until(ready, timeout_ms):
+            return
+        if self.over or self._hung_up:
+            raise StepFailed("the call ended first")
+        raise StepFailed(f"{what} within {(timeout_ms or 0.0) / 1000.0:g} s")
+
+    async def _until(self, ready: Callable[[], bool], timeout_ms: float | None) -> bool:
+        """Wait, tick by tick, until `ready()`: whether it is, at the end of the wait or of the call."""
+        if ready() or self.over or self._hung_up:
+            return ready()
+        waiting = (ready, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000.0):
+                await waiting[1]
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.remove(waiting)
+        return ready()
+
+    def _wake(self) -> None:
+        """The call is over, or about to be: nobody waits any more."""
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _play_script(self) -> None:
+        if not self._steps:
+            return
+        for step in self._steps:
+            taken = StepTaken(step=_words(step), began_s=time.monotonic())
+            self.truth.steps.append(taken)
+            try:
+                await self._do(step)
+            except StepFailed as failure:
+                taken.failed = str(failure)
+            taken.ended_s = time.monotonic()
+            if taken.failed:
+                break
+        self.hang_up()
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case WaitForAgent(at="start"):
+                await self.agent_starts(step.nth, step.timeout_ms)
+            case WaitForAgent():
+                await self.agent_ends(step.nth, step.timeout_ms)
+            case Say():
+                await self.say(step.line)
+            case SayOver():
+                await self.agent_has_talked(step.after_ms, step.timeout_ms)
+                await self.say(step.line)
+            case Cough():
+                if step.over_after_ms is not None:
+                    await self.agent_has_talked(step.over_after_ms)
+                await self.cough()
+            case Keyboard():
+                await self.keyboard(step.ms)
+            case Digit():
+                await self.press(step.keys)
+            case Pause():
+                await self.pause(step.ms)
+            case HangUp():
+                self.hang_up()
+            case WaitForEnd():
+                await self.ended(step.timeout_ms)
+            case _:
+                assert_never(step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Utterance:
+    """Speech cut into frames, each as mu-law and as base64; `[first, last)` is what is audible of it."""
+
+    frames: tuple[tuple[bytes, str], ...]
+    first: int
+    last: int
+
+
+@lru_cache(maxsize=256)
+def _utterance(line: str) -> _Utterance:
+    return _cut_up(voice.line(line, RATE_HZ, "caller"))
+
+
+def _cut_up(samples: NDArray[np.int16]) -> _Utterance:
+    codes = encode(samples)
+    codes += _SILENT_FRAME[: -len(codes) % FRAME_BYTES]
+    frames = [codes[at : at + FRAME_BYTES] for at in range(0, len(codes), FRAME_BYTES)]
+    first, last = voice.audible_span(samples, RATE_HZ)
+    return _Utterance(tuple((frame, pybase64.b64encode(frame).decode()) for frame in frames), first, last)
+
+
+def _words(step: Step) -> str:
+    """A step as a report shows it."""
+    match step:
+        case WaitForAgent():
+            which = "" if step.nth is None else f" ({step.nth})"
+            return f"wait for the agent to {'start' if step.at == 'start' else 'finish'}{which}"
+        case Say():
+            return f"say {step.line!r}"
+        case SayOver():
+            return f"say {step.line!r} over the agent after {step.after_ms:g} ms"
+        case Cough():
+            return "cough"
+        case Keyboard():
+            return "type"
+        case Digit():
+            return f"press {step.keys}"
+        case Pause():
+            return f"pause {step.ms:g} ms"
+        case HangUp():
+            return "hang up"
+        case WaitForEnd():
+            return "wait for the end"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,717 @@
+"""What came of rehearsed calls: the gateway's own record beside what was truly heard, as JSON and as tables.
+
+All `_ms` times of a call count from its first stream's `start`, the axis of the gateway's record.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from offhook.gateway import __version__
+from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Spoken
+from offhook.gateway.store.record import CallRecord, TurnRecord
+from offhook.media.mulaw import RATE_HZ, decode
+from offhook.metrics.quantiles import exact
+from offhook.metrics.segments import BY_NAME, OUTSIDE
+
+__all__ = [
+    "LINE_SEGMENTS",
+    "CallReport",
+    "CallerTurn",
+    "Line",
+    "LineBargeIn",
+    "LineReply",
+    "ModelSession",
+    "ModelSide",
+    "Percentiles",
+    "Report",
+    "Totals",
+    "Verdict",
+    "call_report",
+    "report_of",
+    "show",
+    "show_totals",
+    "write_report",
+]
+
+_SAME_MS = 300.0  # the gateway's decision and the clear that the carrier got of it are less apart
+_MARK = re.compile(r"r(\d+)\.\d+\.\d+")
+
+# What only a rehearsal can measure, where caller, carrier, gateway and model share one clock.
+LINE_SEGMENTS: dict[str, str] = {
+    "line_answer": "caller's last audible sample -> agent audible in the caller's ear",
+    "line_bargein_clear": "caller's first audible sample over the agent -> clear received by the carrier",
+    "line_bargein_silence": "caller's first audible sample over the agent -> silence in the caller's ear",
+    "line_to_model": "frame with the caller's last voice sent by the carrier -> received by the model",
+    "model_to_line": "first audio of a reply sent by the model -> received by the carrier",
+    "added": "what the gateway adds to an answer: the two before, summed",
+}
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """Whether an expectation was met, in words."""
+
+    ok: bool
+    expectation: str
+    words: str
+
+
+class CallerTurn(msgspec.Struct, kw_only=True):
+    """One utterance of the caller's, by its audible samples, and how long the answer took."""
+
+    text: str
+    kind: str
+    onset_ms: float
+    end_ms: float
+    over_agent: bool
+    answered_ms: float | None = None
+    line_to_model_ms: float | None = None
+    model_to_line_ms: float | None = None
+
+
+class LineReply(msgspec.Struct, kw_only=True):
+    """One reply as it came over the line. `sent_ms` reached the carrier, `heard_ms` the caller's ear.
+
+    What is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is what nobody heard of its end.
+    """
+
+    generation: int
+    started_ms: float | None
+    ended_ms: float | None
+    sent_ms: float
+    heard_ms: float
+    unheard_tail_ms: float
+    longest_gap_ms: float
+
+
+class LineBargeIn(msgspec.Struct, kw_only=True):
+    """The caller spoke over the agent. `clear_ms` None: playback was never stopped."""
+
+    text: str
+    kind: str
+    generation: int
+    onset_ms: float
+    clear_ms: float | None = None
+    silent_ms: float | None = None
+    onset_to_clear_ms: float | None = None
+    onset_to_silence_ms: float | None = None
+    discarded_ms: float = 0.0
+    old_samples_after_clear: int = 0
+    verdict: str = ""  # the gateway's
+
+
+class Line(msgspec.Struct, kw_only=True):
+    """The call as the simulated carrier and caller had it."""
+
+    ended_by: str
+    duration_ms: float
+    caller: list[CallerTurn]
+    replies: list[LineReply]
+    barge_ins: list[LineBargeIn]
+    announced: list[str]
+    failed_steps: list[str]
+    violations: list[str]
+    unplayed_ms: float
+    frames_sent: int
+    frames_dropped: int
+    latest_tick_ms: float
+    clears: int = 0  # that stopped audible playback
+    legs: list[str] = []  # numbers of the others who were put through to the caller
+
+
+class ModelSide(msgspec.Struct, kw_only=True):
+    """The call as the rehearsal model had it, over all its sessions."""
+
+    sessions: int = 0
+    told: list[str] = []  # every text it was sent
+    tool_answers: list[tuple[str, str]] = []  # name, and the answer as JSON
+
+
+class CallReport(msgspec.Struct, kw_only=True):
+    """One call. `record` is None when the gateway kept none."""
+
+    call_sid: str
+    scenario: str
+    end_reason: str
+    record: CallRecord | None
+    line: Line
+    model: ModelSide | None = None  # None: nobody knows which of several calls a session was for
+    model_violations: list[str] = []
+    counted: dict[str, float] = {}  # the gateway's counters that moved meanwhile, without their prefix
+    verdicts: list[Verdict] = []
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.ok for verdict in self.verdicts)
+
+
+class Percentiles(msgspec.Struct, kw_only=True):
+    """Milliseconds. P95 is withheld below 20 samples and P99 below 300: it would name one unlucky call."""
+
+    count: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    calls: int
+    failed: int
+    segments: dict[str, Percentiles]
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One run of rehearsals."""
+
+    offhook: str = __version__
+    at: str = ""
+    calls: list[CallReport]
+    totals: Totals
+    note: str = OUTSIDE
+    paths: dict[str, str] = {}
+
+    @property
+    def ok(self) -> bool:
+        return all(call.ok for call in self.calls)
+
+
+class _ReplySent(Protocol):
+    decided_at_s: float
+    first_audio_at_s: float | None
+
+
+class _Text(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+class _Answer(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def response(self) -> dict[str, Any]: ...
+
+
+class ModelSession(Protocol):
+    """What is needed of the rehearsal model's account of a session."""
+
+    @property
+    def audio(self) -> bytearray: ...
+
+    @property
+    def audio_rate_hz(self) -> int: ...
+
+    @property
+    def audio_arrivals(self) -> list[tuple[float, int]]: ...
+
+    @property
+    def replies(self) -> Sequence[_ReplySent]: ...
+
+    @property
+    def texts(self) -> Sequence[_Text]: ...
+
+    @property
+    def tool_answers(self) -> Sequence[_Answer]: ...
+
+
+# -- building -------------------------------------------------------------------------------------------------
+
+
+def call_report(
+    truth: CallTruth,
+    record: CallRecord | None,
+    session: ModelSession | None = None,
+    *,
+    scenario: str = "",
+    model_violations: Iterable[str] = (),
+    sessions: Sequence[ModelSession] | None = None,
+    legs: Sequence[str] = (),
+    counted: Mapping[str, float] | None = None,
+) -> CallReport:
+    """One call's report out of the carrier's truth, the gateway's record and the model's account.
+
+    `session` is the one that the whole call was on, None when it had several; `sessions` are all of them, None
+    when they cannot be told from other calls'.
+    """
+    owners = _owners(truth)
+    caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
+    if session is not None:
+        _add_transport(truth, session, caller)
+    return CallReport(
+        call_sid=truth.call_sid,
+        scenario=scenario,
+        end_reason=record.end_reason if record else truth.ended_by,
+        record=record,
+        line=Line(
+            ended_by=truth.ended_by,
+            duration_ms=_round(1000.0 * (truth.ended_s - _zero_s(truth))) if truth.began_s else 0.0,
+            caller=caller,
+            replies=_replies(truth, owners),
+            barge_ins=[
+                _barge_in(truth, owners, spoken, record)
+                for spoken in truth.spoken
+                if spoken.over_agent and spoken.kind == "say"
+            ],
+            announced=[f"{said.verb} {said.text}".strip() for said in truth.announced],
+            failed_steps=[f"{step.step}: {step.failed}" for step in truth.steps if step.failed],
+            violations=[f"{fault.code}: {fault.what}" for fault in truth.violations],
+            unplayed_ms=sum(stream.unplayed for stream in truth.streams) / 8.0,
+            frames_sent=sum(stream.frames for stream in truth.streams),
+            frames_dropped=truth.frames_dropped,
+            latest_tick_ms=_round(truth.latest_tick_ms),
+            clears=sum(clear.while_audible for clear in truth.clears),
+            legs=list(legs),
+        ),
+        model=_model_side([session] if session is not None and sessions is None else sessions),
+        counted=dict(counted or {}),
+        model_violations=list(model_violations),
+    )
+
+
+def _model_side(sessions: Sequence[ModelSession] | None) -> ModelSide | None:
+    if sessions is None:
+        return None
+    return ModelSide(
+        sessions=len(sessions),
+        told=[text.text for session in sessions for text in session.texts],
+        tool_answers=[
+            (answer.name, msgspec.json.encode(answer.response).decode())
+            for session in sessions
+            for answer in session.tool_answers
+        ],
+    )
+
+
+def report_of(calls: Sequence[CallReport], paths: Mapping[str, str] | None = None) -> Report:
+    """The report of a run; percentiles are exact, over all calls' turns."""
+    samples: dict[str, list[float]] = {}
+    for call in calls:
+        for name, ms in _samples(call):
+            samples.setdefault(name, []).append(ms)
+    known = [*BY_NAME, *LINE_SEGMENTS]
+    order = {name: index for index, name in enumerate(known)}
+    names = sorted(samples, key=lambda name: (order.get(name, len(order)), name))
+    return Report(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        calls=list(calls),
+        totals=Totals(
+            calls=len(calls),
+            failed=sum(not call.ok for call in calls),
+            segments={name: _percentiles(samples[name]) for name in names},
+        ),
+        paths=dict(paths or {}),
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """`report` as indented JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+def _zero_s(truth: CallTruth) -> float:
+    started = [stream.started_s for stream in truth.streams if stream.started_s is not None]
+    return started[0] if started else truth.began_s
+
+
+def _ms(truth: CallTruth, at_s: float) -> float:
+    return _round(1000.0 * (at_s - _zero_s(truth)))
+
+
+def _place_ms(truth: CallTruth, place: int) -> float:
+    return _ms(truth, truth.began_s + place / RATE_HZ)
+
+
+def _round(ms: float) -> float:
+    return round(ms, 3)
+
+
+def _caller_turn(truth: CallTruth, spoken: Spoken) -> CallerTurn:
+    return CallerTurn(
+        text=spoken.text,
+        kind=spoken.kind,
+        onset_ms=_ms(truth, spoken.onset_s),
+        end_ms=_ms(truth, spoken.end_s),
+        over_agent=spoken.over_agent,
+        answered_ms=_answered_ms(truth, spoken),
+    )
+
+
+def _answered_ms(truth: CallTruth, spoken: Spoken) -> float | None:
+    """From the last audible sample to the agent's next audible one, before the caller speaks again."""
+    later = [other.onset_s for other in truth.spoken if other.kind == "say" and other.onset_s > spoken.end_s]
+    until_s = min(later, default=float("inf"))
+    for stretch in truth.agent:
+        if spoken.onset_s < stretch.start_s < until_s and stretch.end_s > spoken.end_s:
+            return _round(1000.0 * (stretch.start_s - spoken.end_s))
+    return None
+
+
+def _owners(truth: CallTruth) -> list[tuple[int, int, int]]:
+    """`(from, to, generation)` of all positions: audio belongs to the next mark behind it, 0 to none."""
+    owners: list[tuple[int, int, int]] = []
+    at = 0
+    for mark in truth.marks:
+        found = _MARK.fullmatch(mark.name)
+        if found and mark.position > at:
+            generation = int(found[1])
+            if owners and owners[-1][2] == generation:
+                owners[-1] = (owners[-1][0], mark.position, generation)
+            else:
+                owners.append((at, mark.position, generation))
+            at = mark.position
+    end = max((media.position + media.samples for media in truth.media), default=0)
+    if end > at:
+        owners.append((at, end, 0))
+    return owners
+
+
+def _owner(owners: Sequence[tuple[int, int, int]], position: int) -> int:
+    for first, last, generation in owners:
+        if first <= position < last:
+            return generation
+    return 0
+
+
+def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[LineReply]:
+    """By generation: how much came, how much was heard, and the longest break with nothing thrown away."""
+    found: dict[int, LineReply] = {}
+    for first, last, generation in owners:
+        reply = found.setdefault(
+            generation,
+            LineReply(
+                generation=generation,
+                started_ms=None,
+                ended_ms=None,
+                sent_ms=0.0,
+                heard_ms=0.0,
+                unheard_tail_ms=0.0,
+                longest_gap_ms=0.0,
+            ),
+        )
+        reply.sent_ms += (last - first) / 8.0
+        heard_to = first
+        for run in truth.played:
+            start, end = max(first, run.position), min(last, run.position + run.samples)
+            if start < end:
+                reply.heard_ms += (end - start) / 8.0
+                heard_to = max(heard_to, end)
+                started_ms = _place_ms(truth, run.place + start - run.position)
+                if reply.started_ms is None or started_ms < reply.started_ms:
+                    reply.started_ms = started_ms
+                reply.ended_ms = _place_ms(truth, run.place + end - run.position)
+        reply.unheard_tail_ms = (last - heard_to) / 8.0
+    for run, following in zip(truth.played, truth.played[1:], strict=False):
+        if run.position + run.samples != following.position:
+            continue  # a clear threw away what stood between
+        generation = _owner(owners, following.position)
+        if generation != _owner(owners, following.position - 1):
+            continue
+        if any(clear.position == following.position for clear in truth.clears):
+            continue
+        gap_ms = (following.place - run.place - run.samples) / 8.0
+        found[generation].longest_gap_ms = max(found[generation].longest_gap_ms, gap_ms)
+    return list(found.values())
+
+
+def _barge_in(
+    truth: CallTruth, owners: Sequence[tuple[int, int, int]], spoken: Spoken, record: CallRecord | None
+) -> LineBargeIn:
+    onset_ms = _ms(truth, spoken.onset_s)
+    clear = next((c for c in truth.clears if c.while_audible and spoken.onset_s <= c.at_s <= spoken.end_s + 1.0), None)
+    place = spoken.onset_place
+    playing = [run.position + run.samples - 1 for run in truth.played if run.place <= place]
+    generation = _owner(owners, clear.position - 1 if clear else playing[-1] if playing else 0)
+    if clear is None:
+        return LineBargeIn(text=spoken.text, kind=spoken.kind, generation=generation, onset_ms=onset_ms)
+    clear_ms = _ms(truth, clear.at_s)
+    decided = [b for b in record.barge_ins if abs(b.decided_ms - clear_ms) < _SAME_MS] if record else []
+    verdict = min(decided, key=lambda b: abs(b.decided_ms - clear_ms)).verdict if decided else ""
+    dismissed = verdict == "dismissed"  # no barge-in after all, so the reply rightly goes on
+    return LineBargeIn(
+        text=spoken.text,
+        kind=spoken.kind,
+        generation=generation,
+        onset_ms=onset_ms,
+        clear_ms=clear_ms,
+        silent_ms=_ms(truth, clear.stopped_s),
+        onset_to_clear_ms=_round(1000.0 * (clear.at_s - spoken.onset_s)),
+        onset_to_silence_ms=_round(1000.0 * (clear.stopped_s - spoken.onset_s)),
+        discarded_ms=clear.discarded / 8.0,
+        old_samples_after_clear=0 if dismissed else _old_samples(truth, owners, clear, generation, spoken),
+        verdict=verdict,
+    )
+
+
+def _old_samples(
+    truth: CallTruth,
+    owners: Sequence[tuple[int, int, int]],
+    clear: ClearReceived,
+    generation: int,
+    spoken: Spoken,
+) -> int:
+    """Samples of the dropped reply that came behind the clear: by their marks, or because the caller still spoke."""
+    queued = clear.position + clear.discarded
+    return sum(
+        media.samples
+        for media in truth.media
+        if media.position >= queued and (0 < _owner(owners, media.position) <= generation or media.at_s < spoken.end_s)
+    )
+
+
+def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerTurn]) -> None:
+    """How long speech took to the model and its answer back, where the answer is the model's next."""
+    offset = _alignment(truth, session)
+    for spoken, turn in zip(truth.spoken, caller, strict=True):
+        if spoken.kind != "say" or turn.answered_ms is None:
+            continue
+        if offset is not None:
+            turn.line_to_model_ms = _line_to_model_ms(truth, session, spoken.end_place, offset)
+        reply = next((r for r in session.replies if r.first_audio_at_s and r.first_audio_at_s > spoken.end_s), None)
+        if reply is not None and reply.first_audio_at_s is not None:
+            came = next((m.at_s for m in truth.media if m.at_s >= reply.first_audio_at_s), None)
+            if came is not None:
+                turn.model_to_line_ms = _round(1000.0 * (came - reply.first_audio_at_s))
+
+
+def _alignment(truth: CallTruth, session: ModelSession) -> int | None:
+    """How many places of the left channel stand before the model's first sample, by correlation.
+
+    None when the two do not look like the same voice (a muted caller, an upload with holes).
+    """
+    if session.audio_rate_hz != 2 * RATE_HZ or not session.audio:
+        return None
+    said = decode(truth.left).astype(np.float64)
+    got = np.frombuffer(bytes(session.audio[: len(session.audio) // 4 * 4]), dtype="<i2")[::2].astype(np.float64)
+    size = 1 << (len(said) + len(got)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(got, size)), size)
+    at = int(np.argmax(product))
+    alike = product[at] / (np.linalg.norm(said) * np.linalg.norm(got) + 1e-9)
+    return (at if at < size // 2 else at - size) if alike > 0.8 else None
+
+
+def _line_to_model_ms(truth: CallTruth, session: ModelSession, place: int, offset: int) -> float | None:
+    """From the tick that sent the frame of this place to the arrival of that frame's middle at the model."""
+    frame = (place - 1) // 160
+    sent_s = truth.began_s + (frame + 1) * 0.020
+    wanted = 4 * (frame * 160 + 80 - offset)
+    ends = [end for _, end in session.audio_arrivals]
+    index = bisect_left(ends, wanted)
+    if wanted <= 0 or index >= len(ends):
+        return None
+    return _round(1000.0 * (session.audio_arrivals[index][0] - sent_s))
+
+
+def _samples(call: CallReport) -> Iterable[tuple[str, float]]:
+    if call.record is not None:
+        yield from call.record.segments.items()
+        for turn in call.record.turns:
+            yield from turn.segments.items()
+        for tool in call.record.tool_calls:
+            if tool.finished_ms is not None:
+                yield "tool_call", tool.finished_ms - tool.requested_ms
+        for barge in call.record.barge_ins:
+            yield "bargein_detect", barge.decided_ms - barge.onset_ms
+            if barge.clear_sent_ms is not None:
+                yield "bargein_clear_sent", barge.clear_sent_ms - barge.decided_ms
+            if barge.stopped_ms is not None:
+                yield "bargein_stop", barge.stopped_ms - barge.decided_ms
+    for said in call.line.caller:
+        if said.answered_ms is not None and said.kind == "say":
+            yield "line_answer", said.answered_ms
+        up, down = said.line_to_model_ms, said.model_to_line_ms
+        if up is not None:
+            yield "line_to_model", up
+        if down is not None:
+            yield "model_to_line", down
+        if up is not None and down is not None:
+            yield "added", up + down
+    for barged in call.line.barge_ins:
+        if barged.onset_to_clear_ms is not None:
+            yield "line_bargein_clear", barged.onset_to_clear_ms
+        if barged.onset_to_silence_ms is not None:
+            yield "line_bargein_silence", barged.onset_to_silence_ms
+
+
+def _percentiles(samples_ms: Sequence[float]) -> Percentiles:
+    found = exact(samples_ms)
+    return Percentiles(count=found.count, p50_ms=found.p50, p95_ms=found.p95, p99_ms=found.p99, max_ms=found.max)
+
+
+# -- showing --------------------------------------------------------------------------------------------------
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """The report as tables: per call for a few calls, totals and verdicts for any number."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    for call in report.calls if len(report.calls) <= 3 else ():
+        _show_call(call, console)
+    show_totals(report, console)
+    several = len(report.calls) > 1
+    for call in report.calls:
+        for verdict in call.verdicts:
+            if verdict.ok and several:
+                continue
+            mark = Text("✓ ", "green") if verdict.ok else Text("✗ ", "bold red")
+            console.print(mark + Text(f"{call.scenario} {call.call_sid}: " if several else "") + Text(verdict.words))
+    if several:
+        met = report.totals.calls - report.totals.failed
+        console.print(Text(f"{met} of {report.totals.calls} calls met all expectations", "bold"))
+    console.print()
+    console.print(Text(report.note, "dim"))
+    console.print()
+    for name, path in report.paths.items():
+        if name == "report" or not several:
+            console.print(Text(f"{name:10} ", "dim") + Text(path), soft_wrap=True)
+
+
+def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
+    """Figures stand to the right and are never cut; the `left` columns hold words."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        if column in left:
+            table.add_column(column, overflow="fold", ratio=1 if column == "said" else None)
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _show_call(call: CallReport, console: Console) -> None:
+    record, line = call.record, call.line
+    head = f"{call.scenario or 'call'}: {line.duration_ms / 1000:.1f} s, ended by {call.end_reason or line.ended_by}"
+    console.print()
+    console.print(Text(head, "bold"))
+    if record is not None:
+        console.print()
+        console.print(_turn_table(record, line))
+        if line.barge_ins or record.barge_ins:
+            console.print()
+            console.print(_barge_in_table(record, line))
+        if record.tool_calls:
+            console.print()
+            table = _table("Tools", "tool", "asked at", "took", "outcome", left=("tool", "outcome"))
+            for tool in record.tool_calls:
+                took = None if tool.finished_ms is None else tool.finished_ms - tool.requested_ms
+                table.add_row(tool.name, _s(tool.requested_ms), _int(took), tool.outcome)
+            console.print(table)
+    for fault in [*line.failed_steps, *line.violations, *call.model_violations, *(record.errors if record else ())]:
+        console.print(Text(f"! {fault}", "red"))
+
+
+def _turn_table(record: CallRecord, line: Line) -> Table:
+    table = _table(
+        "Turns (ms)",
+        *("", "said", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
+        left=("said",),
+    )
+    by_generation = {reply.generation: reply for reply in line.replies}
+    caller = [turn for turn in line.caller if turn.kind == "say"]
+    rows: list[tuple[float, tuple[str | Text, ...]]] = []
+    for said in caller:
+        rows.append((said.onset_ms, ("", Text(f"caller: {said.text}", "cyan"), _int(said.answered_ms), *[""] * 6)))
+    for turn in record.turns:
+        heard = by_generation.get(turn.generation)
+        text = Text(f"agent: {_shorter(turn)}", "magenta")
+        if turn.interrupted:
+            text.append(" ✂", "bold red")
+        at_ms = turn.reply_started_ms if turn.reply_started_ms is not None else 0.0
+        segments = turn.segments
+        rows.append(
+            (
+                at_ms,
+                (
+                    str(turn.number),
+                    text,
+                    "",
+                    _int(segments.get("turn_gap")),
+                    _int(segments.get("model_first_audio")),
+                    _one(segments.get("output_onset_sent")),
+                    _int(heard.heard_ms if heard else turn.heard_ms),
+                    _int(turn.received_ms),
+                    _int(heard.longest_gap_ms if heard else turn.longest_gap_ms),
+                ),
+            )
+        )
+    for _, row in sorted(rows, key=lambda pair: pair[0]):
+        table.add_row(*row)
+    return table
+
+
+def _shorter(turn: TurnRecord) -> str:
+    return (turn.heard_text if turn.interrupted else turn.reply_text) or f"({turn.kind})"
+
+
+def _barge_in_table(record: CallRecord, line: Line) -> Table:
+    table = _table(
+        "Barge-ins (ms from the caller's first audible sample)",
+        *("at", "decided", "sent", "received", "silent", "heard", "after", "verdict"),
+        left=("verdict",),
+    )
+    for barge in record.barge_ins:
+        true = min(
+            (b for b in line.barge_ins if b.clear_ms is not None and abs(b.clear_ms - barge.decided_ms) < _SAME_MS),
+            key=lambda b: abs((b.clear_ms or 0.0) - barge.decided_ms),
+            default=None,
+        )
+        zero = true.onset_ms if true else barge.onset_ms
+        table.add_row(
+            _s(zero),
+            _one(barge.decided_ms - zero),
+            _one(None if barge.clear_sent_ms is None else barge.clear_sent_ms - zero),
+            _one(true.onset_to_clear_ms if true else None),
+            _one(true.onset_to_silence_ms if true else None),
+            _int(barge.heard_ms),
+            str(true.old_samples_after_clear if true else record.samples_after_clear),
+            barge.verdict.replace("_", " "),
+        )
+    return table
+
+
+def show_totals(report: Report, console: Console) -> None:
+    """The percentiles of all segments over all calls."""
+    if not report.totals.segments:
+        return
+    wide = console.width >= 140
+    columns = ["segment", "n", "P50", "P95", "P99", "max", *(["from -> to"] if wide else [])]
+    title = f"Segments over {report.totals.calls} call{'s' if report.totals.calls != 1 else ''} (ms)"
+    table = _table(title, *columns, left=("segment", "from -> to"))
+    for name, found in report.totals.segments.items():
+        segment = BY_NAME.get(name)
+        span = f"{segment.start} -> {segment.end}" if segment else LINE_SEGMENTS.get(name, "")
+        figures = (found.p50_ms, found.p95_ms, found.p99_ms, found.max_ms)
+        table.add_row(
+            Text(name, "bold" if segment is not None and segment.headline else ""),
+            str(found.count),
+            *(_one(ms) for ms in figures),
+            *([Text(span, "dim")] if wide else []),
+        )
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def _int(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.0f}"
+
+
+def _one(ms: float | None) -> str:
+    return "–" if ms is None else f"{ms:.1f}"
+
+
+def _s(ms: float) -> str:
+    return f"{ms / 1000:.2f} s"

@@ -1,0 +1,395 @@
+"""A scenario: one rehearsed call as a file, and the frozen values it becomes.
+
+    name: change of mind
+    agent: receptionist.yaml        # or the agent itself, inline
+    caller:
+      steps:
+        - wait_for_agent: end
+        - say: I would like a table, please.     # or a WAV file: say: wish.wav
+        - say_over: Wait, make that two.         # over the agent's voice
+          after_ms: 1500                         # or at_word: table
+        - hang_up
+    carrier: {noise_dbfs: -55}
+    model:                           # what the rehearsal model says and does, see `model_script`
+      replies:
+        - {on: text, say: "Hello!"}
+    expect:
+      answered_within_ms: 2000
+      end_reason: caller_hung_up
+
+`outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then who is called. `others` are numbers
+that may be called besides, a transfer's target for one. Errors name file, line and field. A `say` of the model's
+without `sound` or `length_ms` is really spoken.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
+
+import msgspec
+import yaml
+
+from offhook.gateway.agent.load import YamlLoader, line_of, load_agent, parse_agent
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.errors import AgentFileError, OperatorError, nearest
+from offhook.gateway.rehearsal.model.script import Say as ModelSay
+from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
+from offhook.gateway.rehearsal.model.voice import line_length_ms
+from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.steps import (
+    Cough,
+    Digit,
+    HangUp,
+    Keyboard,
+    Pause,
+    Say,
+    SayOver,
+    Step,
+    WaitForAgent,
+    WaitForEnd,
+)
+from offhook.gateway.rehearsal.phone.twilio_account import Callee
+from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
+
+__all__ = [
+    "CALLER",
+    "FIELDS",
+    "SCENARIOS",
+    "STEPS",
+    "Other",
+    "Outbound",
+    "Scenario",
+    "ScenarioError",
+    "load_scenario",
+    "parse_scenario",
+]
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
+# What a step is called, and which field its value fills.
+STEPS: dict[str, tuple[type, str | None]] = {
+    "wait_for_agent": (WaitForAgent, "at"),
+    "say": (Say, "line"),
+    "say_over": (SayOver, "line"),
+    "cough": (Cough, "over_after_ms"),
+    "type_ms": (Keyboard, "ms"),
+    "press": (Digit, "keys"),
+    "pause_ms": (Pause, "ms"),
+    "hang_up": (HangUp, None),
+    "wait_for_end": (WaitForEnd, "timeout_ms"),
+}
+NUMBER, DIALLED = "+15550100", "+15550199"  # reserved for fiction
+
+FIELDS = (
+    "name", "about", "agent", "caller", "carrier", "model", "expect", "outbound", "others", "allow_outside_effects",
+)  # fmt: skip
+CALLER = ("steps", "number", "dials")
+_OTHER_STEPS = "steps"
+
+
+class ScenarioError(OperatorError):
+    """A scenario that cannot be used: names the file, the line and the field."""
+
+    def __init__(self, path: str, what: str, *, line: int | None = None, field: str = "") -> None:
+        where = f"{path}:{line}" if line else path
+        super().__init__(f"{where}: {field}: {what}" if field else f"{where}: {what}")
+        self.path, self.line, self.field, self.what = path, line, field, what
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """The gateway places the call. `answers`, `answered_by`, `verdict_s`: see `twilio_account.Callee`."""
+
+    to: str = NUMBER
+    answers: Literal["answered", "busy", "no-answer", "failed"] = "answered"
+    answered_by: str = "human"
+    verdict_s: float = 1.0
+    ring_s: float = 0.2
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Somebody else who may be called, beside their steps."""
+
+    answers: Literal["answered", "busy", "no-answer", "failed"] = "answered"
+    ring_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One call to be rehearsed. `agent_file` is None for an agent written inline: then it is `agent_text`.
+
+    `others`: who is called by REST, by number; None when the gateway is to have no way to Twilio's REST API.
+    """
+
+    name: str
+    agent: Agent
+    steps: tuple[Step, ...]
+    model: Mapping[str, Any]  # for model_script.script_from, its lines already sounds
+    carrier: Carrier
+    about: str = ""
+    agent_file: Path | None = None
+    agent_text: str = ""
+    expect: tuple[Expectation, ...] = ()
+    number: str = NUMBER
+    dials: str = DIALLED
+    directory: Path = Path()
+    outbound: Outbound | None = None
+    others: Mapping[str, Callee] | None = None
+    allow_outside_effects: tuple[str, ...] = ()  # tools that act though the call is simulated; "*": all
+
+    def script(self) -> Script:
+        """The model's script."""
+        return script_from(self.model, self.directory)
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
+    path = Path(path)
+    bundled = SCENARIOS / f"{path}.call.yaml"
+    if not path.suffix and not path.exists() and bundled.is_file():
+        path = bundled
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        if not path.suffix and not path.exists():  # meant as a name
+            bundled_names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
+            hint = f"no file and no bundled scenario of that name; {nearest(path, bundled_names)}".rstrip("; ")
+            raise ScenarioError(str(path), hint) from None
+        raise ScenarioError(str(path), f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ScenarioError(str(path), "is not text in UTF-8") from None
+    return parse_scenario(text, path=str(path), directory=path.resolve().parent)
+
+
+def parse_scenario(text: str, *, path: str = "scenario.call.yaml", directory: Path = Path()) -> Scenario:
+    """A scenario from YAML text; files it names are sought in `directory`."""
+    try:
+        root = yaml.compose(text, Loader=YamlLoader)
+        data = yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "is not YAML"
+        raise ScenarioError(path, str(problem), line=mark.line + 1 if mark else None) from None
+    return _Reader(path, directory, root).scenario(data)
+
+
+class _Reader:
+    """Plain YAML values into a `Scenario`; knows where each value stands in the file."""
+
+    def __init__(self, path: str, directory: Path, root: yaml.Node | None) -> None:
+        self._path, self._directory, self._root = path, directory, root
+
+    def scenario(self, data: Any) -> Scenario:
+        self._mapping(data, [], FIELDS)
+        for needed in ("agent", "caller", "model"):
+            if needed not in data:
+                self._fail(f"{needed} is missing", [])
+        agent, agent_file, agent_text = self._agent(data["agent"])
+        caller = data["caller"]
+        self._mapping(caller, ["caller"], CALLER)
+        if not isinstance(caller.get("steps"), list) or not caller["steps"]:
+            self._fail("needs a list of steps, such as `- say: Hello`", ["caller", "steps"])
+        model = self._model(data["model"])
+        steps = self._steps(caller["steps"], ["caller", "steps"], model)
+        carrier = self._dataclass(Carrier, data.get("carrier") or {}, ["carrier"])
+        outbound = None
+        if "outbound" in data:
+            outbound = self._dataclass(Outbound, data["outbound"] or {}, ["outbound"])
+        return Scenario(
+            name=self._made(data.get("name", Path(self._path).name.partition(".")[0]), str, ["name"]),
+            about=self._made(data.get("about", ""), str, ["about"]),
+            agent=agent,
+            agent_file=agent_file,
+            agent_text=agent_text,
+            steps=steps,
+            number=self._made(caller.get("number", NUMBER), str, ["caller", "number"]),
+            dials=self._made(
+                caller.get("dials", agent.numbers[0] if agent.numbers else DIALLED),
+                str,
+                ["caller", "dials"],
+            ),
+            carrier=carrier,
+            model=model,
+            expect=self._expect(data.get("expect") or {}),
+            directory=self._directory,
+            outbound=outbound,
+            others=self._others(data, outbound, steps, carrier, model),
+            allow_outside_effects=self._effects(data.get("allow_outside_effects", False)),
+        )
+
+    def _effects(self, value: Any) -> tuple[str, ...]:
+        allowed = self._made(value, bool | tuple[str, ...], ["allow_outside_effects"])
+        return (("*",) if allowed else ()) if isinstance(allowed, bool) else allowed
+
+    def _others(
+        self,
+        data: Mapping[str, Any],
+        outbound: Outbound | None,
+        steps: tuple[Step, ...],
+        carrier: Carrier,
+        model: Mapping[str, Any],
+    ) -> Mapping[str, Callee] | None:
+        """Everybody whom the gateway may call."""
+        if outbound is None and "others" not in data:
+            return None
+        found: dict[str, Callee] = {}
+        if outbound is not None:
+            found[outbound.to] = Callee(
+                steps, outbound.answers, outbound.ring_s, outbound.answered_by, outbound.verdict_s, carrier
+            )
+        others = data.get("others") or {}
+        self._mapping(others, ["others"], None)
+        for number, value in others.items():
+            where = ["others", number]
+            self._mapping(value, where, (_OTHER_STEPS, *(f.name for f in fields(Other))))
+            other = self._dataclass(Other, {k: v for k, v in value.items() if k != _OTHER_STEPS}, where)
+            other_steps = self._steps(value.get(_OTHER_STEPS) or [], [*where, _OTHER_STEPS], model)
+            found[str(number)] = Callee(other_steps, other.answers, other.ring_s)
+        return MappingProxyType(found)
+
+    def _steps(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> tuple[Step, ...]:
+        if not isinstance(value, list):
+            self._fail("needs a list of steps, such as `- say: Hello`", where)
+        return tuple(self._step(step, [*where, index], model) for index, step in enumerate(value))
+
+    def _agent(self, value: Any) -> tuple[Agent, Path | None, str]:
+        if isinstance(value, str):
+            path = self._directory / value
+            if not path.is_file():
+                self._fail(f"no agent file at {path}", ["agent"])
+            return load_agent(path), path, ""
+        if not isinstance(value, Mapping):
+            self._fail("is the name of an agent file, or an agent", ["agent"])
+        value = copy.deepcopy(dict(value))
+        # The gateway reads the agent from a file that stands elsewhere.
+        greeting = value.get("greeting")
+        if isinstance(greeting, dict) and greeting.get("sound"):
+            greeting["sound"] = str(self._directory.resolve() / greeting["sound"])
+        for tool in value.get("tools") or ():
+            if isinstance(tool, dict) and str(tool.get("filler", "")).lower().endswith(".wav"):
+                tool["filler"] = str(self._directory.resolve() / tool["filler"])
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        try:
+            return parse_agent(text, path=self._path, directory=str(self._directory)), None, text
+        except AgentFileError as error:
+            steps: list[Any] = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", error.field)]
+            self._fail(error.what, ["agent", *steps])
+
+    def _step(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> Step:
+        values = {value: None} if isinstance(value, str) else value
+        self._mapping(values, where, None)
+        named = [name for name in STEPS if name in values]
+        if len(named) != 1:
+            meant = "" if named else "".join(nearest(name, STEPS) for name in values)
+            self._fail(f"{meant}needs exactly one of {', '.join(STEPS)}; has {', '.join(map(str, values))}", where)
+        kind, main = STEPS[named[0]]
+        arguments = {name: given for name, given in values.items() if name != named[0]}
+        given = values[named[0]]
+        if isinstance(given, Mapping):
+            arguments = {**given, **arguments}
+        elif given is not None and main is not None:
+            arguments[main] = str(given) if main == "keys" else given
+        elif given is not None:
+            self._fail(f"{named[0]} takes nothing", where)
+        if kind is SayOver and "at_word" in arguments:
+            if "after_ms" in arguments:
+                self._fail("takes either at_word or after_ms", [*where, "at_word"])
+            arguments["after_ms"] = self._when_said(arguments.pop("at_word"), model, [*where, "at_word"])
+        step: Step = self._dataclass(kind, arguments, where)
+        if isinstance(step, Say | SayOver):
+            self._sound(step.line, "caller", where)
+        return step
+
+    def _when_said(self, word: Any, model: Mapping[str, Any], where: list[Any]) -> float:
+        """How long the agent has been talking when it comes to this word, by the word's place in the line.
+
+        Of the first line of the model's that has it.
+        """
+        word = self._made(word, str, where)
+        script = script_from(model, self._directory)
+        replies = (*script.replies, *([script.default] if script.default else []))
+        said = [action for reply in replies for action in reply.do if isinstance(action, ModelSay)]
+        found = next((action for action in said if word.lower() in action.text.lower()), None)
+        if found is None:
+            self._fail(f"the model never says {word!r}", where)
+        return round(line_length_ms(found) * found.text.lower().index(word.lower()) / len(found.text))
+
+    def _sound(self, line: str, who: str, where: list[Any]) -> Path:
+        """The WAV file of a line. Making it now finds what is missing before a call is placed."""
+        try:
+            if line.lower().endswith(".wav"):
+                voice.line(self._directory / line, 8_000)
+                return self._directory / line
+            return voice.wav_for(line, who)
+        except voice.VoiceError as error:
+            self._fail(str(error), where)
+
+    def _model(self, value: Any) -> Mapping[str, Any]:
+        self._mapping(value, ["model"], None)
+        model = copy.deepcopy(dict(value))
+        keys: list[tuple[Any, ...]] = [("replies", index) for index in range(len(model.get("replies") or ()))]
+        for key in [*keys, *([("default",)] if "default" in model else [])]:
+            reply: Any = model
+            for part in key:
+                reply = reply[part]
+            if not isinstance(reply, dict):
+                continue
+            self._voiced(reply, ["model", *key])
+            for index, action in enumerate(reply.get("do") or ()):
+                if isinstance(action, dict):
+                    self._voiced(action, ["model", *key, "do", index])
+        try:
+            script_from(model, self._directory)
+        except ScriptError as error:
+            place, _, what = str(error).partition(": ")
+            found = re.fullmatch(r"[\w.\[\]]+", place)
+            steps: list[Any] = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", place)] if found else []
+            self._fail(what if found else str(error), steps or ["model"])
+        return MappingProxyType(model)
+
+    def _voiced(self, action: dict[str, Any], where: list[Any]) -> None:
+        if isinstance(action.get("say"), str) and not {"sound", "length_ms"} & action.keys():
+            action["sound"] = str(self._sound(action["say"], "agent", [*where, "say"]).resolve())
+
+    def _expect(self, value: Any) -> tuple[Expectation, ...]:
+        self._mapping(value, ["expect"], tuple(KINDS))
+        made = []
+        for name, given in value.items():
+            kind = KINDS[name]
+            several = isinstance(given, list) and not kind.listed
+            for index, one in enumerate(given if several else [given]):
+                where = ["expect", name, index] if several else ["expect", name]
+                made.append(Expectation(name, self._made(one, kind.takes, where)))
+        return tuple(made)
+
+    def _dataclass(self, kind: type, values: Any, where: list[Any]) -> Any:
+        self._mapping(values, where, tuple(field.name for field in fields(kind)))
+        return self._made(dict(values), kind, where)
+
+    def _made(self, value: Any, kind: Any, where: list[Any]) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            what, _, place = str(error).partition(" - at `$")
+            more = re.findall(r"\w+", place)
+            self._fail(f"{what[:1].lower()}{what[1:]}", [*where, *more])
+
+    def _mapping(self, value: Any, where: list[Any], known: tuple[str, ...] | None) -> None:
+        if not isinstance(value, Mapping):
+            self._fail("must be a mapping of fields", where)
+        for name in value:
+            if known is not None and name not in known:
+                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", [*where, name])
+
+    def _fail(self, what: str, where: list[Any]) -> NoReturn:
+        field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
+        raise ScenarioError(self._path, what, line=line_of(self._root, where), field=field)

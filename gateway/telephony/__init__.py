@@ -1,0 +1,1 @@
+"""The calls of the process, in no carrier's words."""

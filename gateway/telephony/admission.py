@@ -1,0 +1,174 @@
+"""Who may enter: the agent for a dialled number, the limit of calls, draining, and one answer per call. Pure.
+
+A call is **ringing** from its webhook until its stream claims it with the one-time token, then **live** until it
+has ended; both hold a place. A repeated webhook of a call changes nothing: Twilio retries, and a signature has no
+timestamp, so a captured one can be replayed for ever.
+
+`now_s` is one clock that only grows, the same for all methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
+
+__all__ = ["Admission", "Admitted", "Refusal", "Refused", "normal_number"]
+
+MAX_ENDED = 10_000  # ended calls remembered against replays: hours of a busy process, about 1 MB
+
+
+class Refusal(Enum):
+    """Why a call may not enter; the value is what the metric shows."""
+
+    DRAINING = "draining"
+    AT_LIMIT = "at_limit"
+    NO_AGENT = "no_agent"  # no agent answers the dialled number
+    ENDED = "ended"  # a webhook for a call that is over: late or replayed
+    FAULT = "internal_error"  # ours: answering it failed (never `ring`'s own answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Connect this call's stream to this agent. `token` is a secret: keep it out of logs."""
+
+    agent: Agent
+    token: str
+    repeated: bool = False  # the call was admitted before: do not start anything twice
+
+    def __repr__(self) -> str:
+        return f"Admitted(agent={self.agent.name!r}, repeated={self.repeated})"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Answer with this fallback (for `ENDED`, hang up)."""
+
+    reason: Refusal
+    fallback: Fallback
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    agent: Agent
+    token: str
+    gives_up_s: float | None  # a stream is awaited until then; None: it is here
+    live: bool = False  # a stream has been here
+
+
+class Admission:
+    """The calls of one process that ring, talk, or have ended lately.
+
+    Raises `OperatorError` when two agents claim the same number, or two claim every number.
+    """
+
+    def __init__(self, agents: Sequence[Agent], max_calls: int, *, ring_s: float = TOKEN_LIFE_S) -> None:
+        self.draining = False
+        self._by_number, self._any = _by_number(agents)
+        self._max_calls, self._ring_s = max_calls, ring_s
+        self._tokens = StreamTokens(ring_s)
+        self._known: dict[str, _Known] = {}
+        self._ended: dict[str, None] = {}  # oldest first
+
+    @property
+    def calls(self) -> int:
+        """Places taken: ringing and live calls."""
+        return len(self._known)
+
+    def agent_for(self, dialled: str) -> Agent | None:
+        """The agent that names this number, else the one that names none."""
+        return self._by_number.get(normal_number(dialled), self._any)
+
+    def ring(self, call_sid: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
+        """Decide on a call that asks to be answered; `agent` when it is chosen already (calls we place).
+
+        Asked again for the same call, the answer and its token are the same, whatever has changed meanwhile.
+        """
+        if known := self._known.get(call_sid):
+            return Admitted(known.agent, known.token, repeated=True)
+        agent = agent or self.agent_for(dialled)
+        fallback = agent.fallback if agent else Fallback()
+        if call_sid in self._ended:
+            return Refused(Refusal.ENDED, fallback)
+        if self.draining:
+            return Refused(Refusal.DRAINING, fallback)
+        if agent is None:
+            return Refused(Refusal.NO_AGENT, fallback)
+        if len(self._known) >= self._max_calls:
+            return Refused(Refusal.AT_LIMIT, fallback)
+        token = self._tokens.mint(call_sid, now_s)
+        self._known[call_sid] = _Known(agent, token, now_s + self._ring_s)
+        return Admitted(agent, token)
+
+    def start(self, call_sid: str, token: str, now_s: float) -> Agent | None:
+        """A stream claims its call: the agent, once per token; None for a wrong, used or late token."""
+        known = self._known.get(call_sid)
+        if not self._tokens.claim(token, call_sid, now_s) or known is None:
+            return None
+        self._known[call_sid] = replace(known, gives_up_s=None, live=True)
+        return known.agent
+
+    def again(self, call_sid: str, now_s: float) -> Admitted | None:
+        """A new token for a call whose stream is gone or never came, to connect it again; None: not known.
+
+        Draining does not matter: the caller is in already. The new stream is awaited as the first one was. A
+        token that was not used lives on.
+        """
+        known = self._known.get(call_sid)
+        if known is None:
+            return None
+        token = self._tokens.mint(call_sid, now_s)
+        self._known[call_sid] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
+        return Admitted(known.agent, token, repeated=True)
+
+    def end(self, call_sid: str) -> None:
+        """The call is over, however: its place is free, its token opens nothing. Harmless when said twice."""
+        self._known.pop(call_sid, None)
+        self._ended.pop(call_sid, None)
+        while len(self._ended) >= MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[call_sid] = None
+
+    def given_up(self, now_s: float) -> list[str]:
+        """Ends the calls whose awaited stream has not come in time, and tells which. Ask every second."""
+        late = [sid for sid, k in self._known.items() if k.gives_up_s is not None and now_s >= k.gives_up_s]
+        for call_sid in late:
+            self.end(call_sid)
+        return late
+
+
+def normal_number(number: str) -> str:
+    """A number as agents' `numbers` are compared: `+1 (555) 123-4567` and `sip:+15551234567@host` are alike."""
+    number = number.strip().lower()
+    if number.startswith(("sip:", "sips:")):
+        user = number.partition(":")[2].partition("@")[0].partition(";")[0]
+        if not user.lstrip("+").isdigit():
+            return number
+        number = user
+    elif any(c.isalpha() for c in number):
+        return number
+    return "".join(c for c in number if c in "+0123456789*#")
+
+
+def _by_number(agents: Sequence[Agent]) -> tuple[dict[str, Agent], Agent | None]:
+    by_number: dict[str, Agent] = {}
+    for_any: Agent | None = None
+    for agent in agents:
+        for number in map(normal_number, agent.numbers):
+            if number in by_number:
+                raise OperatorError(
+                    f"agents {by_number[number].name!r} and {agent.name!r} both name {number}: "
+                    "remove it from the `numbers` of one"
+                )
+            by_number[number] = agent
+        if not agent.numbers:
+            if for_any is not None:
+                raise OperatorError(
+                    f"agents {for_any.name!r} and {agent.name!r} both take any number: give one of them its `numbers`"
+                )
+            for_any = agent
+    return by_number, for_any

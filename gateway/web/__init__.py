@@ -1,0 +1,1 @@
+"""HTTP: limits, access, the console."""

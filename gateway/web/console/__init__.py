@@ -1,0 +1,8 @@
+"""The console: one page for whoever is on call, live, read only."""
+
+from offhook.gateway.web.access import Access
+from offhook.gateway.web.console.boards import Boards
+from offhook.gateway.web.console.pages import Console
+from offhook.gateway.web.console.views import LiveCall
+
+__all__ = ["Access", "Boards", "Console", "LiveCall"]

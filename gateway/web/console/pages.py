@@ -1,0 +1,274 @@
+"""The console's routes: the page, its JSON, and its stream of server-sent events. Read only.
+
+GET /console                              the page; GET /console/static/FILE what it is made of
+GET /console/events?window=5m             a snapshot each second, as long as somebody watches
+GET /console/api/percentiles?window=5m    every segment's percentiles: 1m, 5m or 1h
+GET /console/api/calls                    records of the last calls, newest first
+GET /console/api/calls/SID                one of them, once it is over
+GET /console/api/view/SID                 a call as the page shows it, live or over
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from offhook.gateway.store.record import CallRecord
+from offhook.gateway.web.access import Access
+from offhook.gateway.web.console.boards import Boards
+from offhook.gateway.web.console.views import (
+    WINDOWS,
+    LiveCall,
+    SegmentView,
+    active_call,
+    bars_of,
+    ended_call,
+    last_turns,
+    masked,
+    points_of,
+    segment_view,
+)
+from offhook.metrics.catalogue import Metrics
+from offhook.metrics.segments import OUTSIDE, SEGMENTS
+
+__all__ = ["Console"]
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+EVERY_S = 1.0
+REMADE_S = {"1m": 0.0, "5m": 0.0, "1h": 5.0}  # an hour's percentiles are dear, and change slowly
+AT_ONCE = 10  # calls looked at before the calls themselves have their turn
+MAX_WATCHERS = 50
+SLOW_S = 5.0  # a watcher that has not taken a snapshot by then is dropped: it can come again
+SHOWN_ENDED = 25
+SHOWN_TURNS = 12
+MAX_LISTED = 1_000
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Console:
+    """One process's console. `live` and `live_record` look at the calls in progress, `records` at the ended ones.
+
+    `about`: fixed facts shown on the page (version, capacity, agents, simulated).
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        metrics: Metrics,
+        records: OrderedDict[str, CallRecord],
+        *,
+        live: Callable[[], Sequence[LiveCall]],
+        live_record: Callable[[str], CallRecord | None],
+        draining: Callable[[], bool],
+        about: Mapping[str, object],
+        boards: Boards | None = None,
+    ) -> None:
+        self._access, self._metrics, self._records = access, metrics, records
+        self._live, self._live_record, self._draining = live, live_record, draining
+        self._about = dict(about)
+        self._boards = boards or Boards({})
+        self._files = {
+            path.relative_to(STATIC).as_posix(): (path.read_bytes(), TYPES[path.suffix])
+            for path in STATIC.rglob("*")
+            if path.suffix in TYPES
+        }
+        self._watching: dict[str, int] = {}  # window -> watchers
+        self._latest: dict[str, bytes] = {}
+        self._made: dict[str, tuple[float, list[SegmentView]]] = {}
+        self._news = asyncio.Condition()
+        self._broadcaster: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def routes(self) -> list[web.RouteDef]:
+        """For the server's application."""
+        return [
+            web.get("/console", self._page),
+            web.get("/console/static/{name:.+}", self._static),
+            web.get("/console/events", self._events, allow_head=False),
+            web.get("/console/api/percentiles", self._percentiles),
+            web.get("/console/api/calls", self._calls),
+            web.get("/console/api/calls/{sid}", self._call),
+            web.get("/console/api/view/{sid}", self._view),
+        ]
+
+    async def close(self) -> None:
+        """Let every watcher go."""
+        self._closed = True
+        async with self._news:
+            self._news.notify_all()
+        if self._broadcaster is not None:
+            self._broadcaster.cancel()
+            await asyncio.gather(self._broadcaster, return_exceptions=True)
+        await self._boards.close()
+
+    # --- the page
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return self._file(request, "index.html")
+
+    async def _static(self, request: web.Request) -> web.Response:
+        return self._file(request, request.match_info["name"])
+
+    def _file(self, request: web.Request, name: str) -> web.Response:
+        self._enter(request)
+        if name not in self._files:
+            raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
+        body, kind = self._files[name]
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
+
+    def _enter(self, request: web.Request) -> None:
+        try:
+            self._access.check(request)
+        except web.HTTPException as refused:
+            refused.headers.update(HEADERS)
+            raise
+
+    # --- JSON
+
+    async def _percentiles(self, request: web.Request) -> web.Response:
+        self._enter(request)
+        window = _window(request)
+        segments = [view async for view in self._segments(window)]
+        return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
+
+    async def _calls(self, request: web.Request) -> web.Response:
+        self._enter(request)
+        return _json([masked(record) for record in islice(reversed(self._records.values()), MAX_LISTED)])
+
+    async def _call(self, request: web.Request) -> web.Response:
+        self._enter(request)
+        record = self._records.get(request.match_info["sid"])
+        if record is None:
+            raise web.HTTPNotFound(text="no such call, or it is not over yet\n", headers=HEADERS)
+        return _json(masked(record))
+
+    async def _view(self, request: web.Request) -> web.Response:
+        self._enter(request)
+        sid = request.match_info["sid"]
+        live = self._live_record(sid)
+        record = live or self._records.get(sid)
+        if record is None:
+            raise web.HTTPNotFound(text="no such call\n", headers=HEADERS)
+        bars = [bars_of(turn, record.tool_calls) for turn in record.turns]
+        return _json({"live": live is not None, "record": masked(record), "bars": bars})
+
+    # --- live
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self._enter(request)
+        window = _window(request)
+        if self._closed or sum(self._watching.values()) >= MAX_WATCHERS:
+            raise web.HTTPServiceUnavailable(text="too many watch already\n", headers=HEADERS)
+        response = web.StreamResponse(
+            headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(request)
+        self._watching[window] = self._watching.get(window, 0) + 1
+        try:
+            if self._broadcaster is None or self._broadcaster.done():
+                self._broadcaster = asyncio.create_task(self._broadcast(), name="console")
+            seen = b""
+            while not self._closed:
+                if (latest := self._latest.get(window, b"")) and latest is not seen:
+                    seen = latest
+                    async with asyncio.timeout(SLOW_S):
+                        await response.write(b"event: snapshot\ndata: " + latest + b"\n\n")
+                async with self._news:
+                    await self._news.wait()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # gone
+        finally:
+            self._watching[window] -= 1
+            if not self._watching[window]:
+                self._latest.pop(window, None)  # the next one to watch gets no old news
+        return response
+
+    async def _broadcast(self) -> None:
+        """One snapshot a second for all watchers of a window; ends when nobody is left."""
+        loop = asyncio.get_running_loop()
+        while any(self._watching.values()):
+            due_s = loop.time() + EVERY_S
+            for window in [name for name, watchers in self._watching.items() if watchers]:
+                self._latest[window] = await self._snapshot(window)
+            async with self._news:
+                self._news.notify_all()
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+
+    async def _snapshot(self, window: str) -> bytes:
+        live = self._live()
+        ended = list(islice(reversed(self._records.values()), SHOWN_ENDED))
+        calls = []
+        for call in live:
+            calls.append(active_call(call))
+            if len(calls) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        turns = last_turns([*(call.record for call in live), *ended[:SHOWN_TURNS]], SHOWN_TURNS)
+        await asyncio.sleep(0)
+        lines = [ended_call(record) for record in ended]
+        now_s = asyncio.get_running_loop().time()
+        made_s, segments = self._made.get(window, (0.0, []))
+        if not segments or now_s - made_s >= REMADE_S[window]:
+            segments = [view async for view in self._segments(window, history=True)]
+            self._made[window] = now_s, segments
+        return msgspec.json.encode(
+            {
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "window": window,
+                **self._about,
+                "draining": self._draining(),
+                "calls": calls,
+                "ended": lines,
+                "ended_count": len(self._records),
+                "turns": turns,
+                "segments": segments,
+                "outside": OUTSIDE,
+                "boards": await self._boards.now(),
+            }
+        )
+
+    async def _segments(self, window: str, *, history: bool = False) -> AsyncIterator[SegmentView]:
+        for segment in SEGMENTS:
+            if not segment.rig_only:
+                view = segment_view(self._metrics, segment, window)
+                await asyncio.sleep(0)  # the calls' turn
+                if history and view.count:
+                    points = points_of(self._metrics, segment, window)
+                    view = msgspec.structs.replace(view, points=points)
+                    await asyncio.sleep(0)
+                yield view
+
+
+def _window(request: web.Request) -> str:
+    window = request.query.get("window", "5m")
+    if window not in WINDOWS:
+        raise web.HTTPBadRequest(text=f"window must be one of {', '.join(WINDOWS)}\n", headers=HEADERS)
+    return window
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", headers=HEADERS)

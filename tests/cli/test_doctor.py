@@ -1,0 +1,204 @@
+"""`offhook doctor` and the other commands, against a gateway behind a TLS proxy and a simulated Twilio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import trustme
+from typer.testing import CliRunner
+
+from offhook.gateway.cli import doctor
+from offhook.gateway.cli.doctor import Finding, examine
+from offhook.gateway.cli.main import app
+from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.model.script import Close, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as Speak
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, WaitForAgent
+from offhook.gateway.rehearsal.phone.twilio_account import Callee
+from tests.carriers.twilio.telephone_rig import API_TOKEN, Exchange, exchange
+
+AGENTS = {
+    "desk": ("greeting: {text: Greet.}", Script((Reply("text", (Speak("Hello.", length_ms=500),)),))),
+    "refused": ("", Script(refuse=Close(1008, "models/unknown is not found"))),
+}
+
+
+@asynccontextmanager
+async def tls_proxy(
+    *, trusted: bool = True, days: float = 90.0, swap: tuple[bytes, bytes] = (b"", b"")
+) -> AsyncIterator[tuple[str, list[int], str]]:
+    """Its URL, where its target's port is to be put, and the trusted CA's file. `swap`: what it changes on the way."""
+    authority, port = trustme.CA(), []
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    certificate = (authority if trusted else trustme.CA()).issue_cert("localhost", not_after=until)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", port[0])
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError, ssl.SSLError):
+                while data := await source.read(65_536):
+                    sink.write(data.replace(*swap) if swap[0] else data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(copy(reader, onward), copy(there, writer))
+
+    server = await asyncio.start_server(pipe, "127.0.0.1", 0, ssl=context)
+    with authority.cert_pem.tempfile() as ca_file:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}", port, ca_file
+    server.close()
+
+
+@asynccontextmanager
+async def behind(**proxy: Any) -> AsyncIterator[tuple[Exchange, Settings, dict[str, str]]]:
+    calls = Callee((WaitForAgent("end"), Pause(100), HangUp()))
+    async with (
+        tls_proxy(**proxy) as (url, port, ca_file),
+        exchange(AGENTS, environ={"OFFHOOK_PUBLIC_URL": url}, callees=lambda _: calls) as x,
+    ):
+        x.twilio.public_url = url
+        port.append(int(x.url.rpartition(":")[2]))
+        for number in x.twilio.numbers.values():
+            number["voice_url"] = f"{url}/twilio/voice"
+        # Both are trusted: the proxy, and the rehearsal model with its own authority.
+        both = Path(ca_file).read_text() + Path(os.environ["SSL_CERT_FILE"]).read_text()
+        Path(ca_file).write_text(both)
+        with mock.patch.dict(os.environ, {"SSL_CERT_FILE": ca_file}):
+            yield x, replace(x.gateway.settings, port=port[0]), dict(os.environ)
+
+
+async def found(settings: Settings, x: Exchange, environ: dict[str, str], agent: str = "desk") -> dict[str, Finding]:
+    agents = [a for a in x.gateway.agents if a.name == agent]
+    return {finding.what: finding async for finding in examine(settings, agents, environ)}
+
+
+WHAT = ["settings", "port", "name", "certificate", "public URL", "webhook", "media stream", "Twilio", "number"]
+WHAT += ["clock", "model"]
+
+
+async def test_all_is_well() -> None:
+    async with behind() as (x, settings, environ):
+        findings = await found(settings, x, environ)
+    assert list(findings) == WHAT
+    assert {f.ok for f in findings.values()} == {True}
+    assert not any(f.cure for f in findings.values())
+
+
+async def test_each_failure_comes_with_its_cure() -> None:
+    async with behind() as (x, settings, environ):
+        model = await found(settings, x, environ, "refused")
+        assert model["model"].ok is False
+        assert "model.name" in model["model"].cure
+
+        other = await found(replace(settings, twilio_auth_tokens=("another",)), x, environ)
+        assert (other["webhook"].ok, other["media stream"].ok, other["Twilio"].ok) == (False, False, False)
+        assert "another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN" in other["webhook"].cure
+        assert "region" in other["Twilio"].cure
+
+        for number in x.twilio.numbers.values():
+            number["voice_url"] = "https://demo.twilio.com/welcome"
+        astray = await found(settings, x, environ)
+        assert astray["number"].cure == f"offhook number set {x.numbers['desk']}"
+        x.twilio.numbers.clear()
+        assert "not the account's" in (await found(settings, x, environ))["number"].says
+
+        long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+        with mock.patch.object(doctor, "parsedate_to_datetime", return_value=long_ago):
+            assert "NTP" in (await doctor._clock(settings, x.http)).cure
+
+        bare = await found(replace(settings, public_url="", twilio_auth_tokens=(), insecure=True), x, environ)
+        assert bare["settings"].ok is False
+        assert "public URL" not in bare
+        assert "TWILIO_AUTH_TOKEN" in bare["Twilio"].cure
+
+
+@pytest.mark.parametrize(
+    ("public_url", "what", "says"),
+    [
+        ("https://no-such-host.invalid", "name", "has no address"),
+        ("https://localhost:9", "certificate", "no connection to localhost:9"),
+        ("http://localhost:9", "public URL", "no connection"),
+        ("https://localhost:{port}", "certificate", "no TLS there"),
+        ("http://localhost:{port}", "settings", "the public URL is http"),
+        ("http://localhost:{port}/deep", "public URL", "answered 404"),
+    ],
+)
+async def test_a_public_url_that_leads_nowhere(public_url: str, what: str, says: str) -> None:
+    async with exchange(AGENTS) as x:
+        port = int(x.url.rpartition(":")[2])
+        settings = replace(x.gateway.settings, public_url=public_url.format(port=port), port=port)
+        findings = await found(settings, x, dict(os.environ))
+    assert findings[what].ok is False
+    assert says in findings[what].says
+    assert findings[what].cure
+
+
+@pytest.mark.parametrize(
+    ("proxy", "what", "says", "cure"),
+    [
+        ({"trusted": False}, "certificate", "issuer", "public authorities"),
+        ({"days": 5.0}, "certificate", "ends in 5 days", "renew it now"),
+        (
+            {"swap": (b"Upgrade: websocket", b"X-grade: websocket")},
+            "media stream",
+            "400, not 101",
+            "must forward `Upgrade`",
+        ),
+    ],
+)
+async def test_a_proxy_that_is_not_right(proxy: dict[str, Any], what: str, says: str, cure: str) -> None:
+    async with behind(**proxy) as (x, settings, environ):
+        findings = await found(settings, x, environ)
+    assert findings[what].ok is False
+    assert says in findings[what].says
+    assert cure in findings[what].cure
+
+
+# --- the commands
+
+
+async def run(environ: dict[str, str], *arguments: str) -> Any:
+    with mock.patch.dict(os.environ, environ):
+        return await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
+
+
+async def test_the_commands() -> None:
+    async with behind() as (x, settings, _):
+        here = {"OFFHOOK_PORT": str(settings.port), "OFFHOOK_PUBLIC_URL": settings.public_url}
+        number = x.numbers["desk"]
+        x.twilio.numbers[next(iter(x.twilio.numbers))] |= {"voice_url": "https://demo.twilio.com/welcome"}
+        assert f"{number}     " in (await run(here, "number", "list")).output
+        pointed = await run(here, "number", "set", number)
+        assert pointed.output == f"{number}: https://demo.twilio.com/welcome -> {settings.public_url}/twilio/voice\n"
+        entry = next(n for n in x.twilio.numbers.values() if n["phone_number"] == number)
+        assert entry["voice_fallback_url"] == f"{settings.public_url}/twilio/fallback"
+        assert entry["status_callback"] == f"{settings.public_url}/twilio/status"
+        assert "here" in (await run(here, "number", "list")).output
+        called = await run(here, "call", "+15550301234", "--agent", "desk", "--var", "who=Ann")
+        assert called.exit_code == 0
+        assert called.output.splitlines()[-1].startswith("completed")
+        assert API_TOKEN not in called.output
+        refused = await run(here, "call", "5551234")
+        assert isinstance(refused.exception, OperatorError)
+        assert "give a number as +15551234567" in str(refused.exception)
+        missing = await run(here, "number", "set", "+15550999999")
+        assert "offhook number list" in str(missing.exception)
+        helped = await run(here, "tunnel-help")
+        assert f"http://localhost:{settings.port}" in helped.output
+        nobody = await run({"OFFHOOK_PORT": "9"}, "call", "+15550301234")
+        assert "start it first" in str(nobody.exception)
+        assert settings_from(os.environ).api_token == API_TOKEN

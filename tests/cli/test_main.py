@@ -1,0 +1,121 @@
+"""The command line as an operator meets it: every mistake is one line with its cure and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from offhook.gateway.cli.main import app
+
+pytestmark = pytest.mark.wall_clock
+
+AGENT = "name: a\ninstructions: Answer.\n"
+
+
+def offhook(folder: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "offhook", *args]
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root, **environ}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agent.yaml").write_text(AGENT)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "bytes.call.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "prices.yaml").write_text("a: [b\n")
+    (tmp_path / "file").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["check", "bytes.yaml"], "bytes.yaml: is not text in UTF-8"),
+        (["simulate", "bytes.call.yaml"], "bytes.call.yaml: is not text in UTF-8"),
+        (["simulate", "goodbey"], "did you mean goodbye?"),
+        (["simulate", "goodbye", "--out", "file/out"], "Not a directory"),
+        (["simulate", "goodbye", "--junit", "file/junit.xml"], "file"),
+        (["demo", "--out", "file"], "File exists"),
+        (["load", "--out", "file/out"], "Not a directory"),
+        (["faults", "16", "--json", "file/faults.json"], "file"),
+        (["rehearsal-model", "--ca-out", "file/ca.pem"], "file"),
+        (["rehearsal-model", "--host", "host.invalid"], "cannot listen on host.invalid"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, args: list[str], says: str) -> None:
+    done = offhook(folder, *args)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("offhook: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_said(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = offhook(folder, "rehearsal-model", "--port", port)
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_prices_that_are_no_yaml_are_one_line(folder: Path) -> None:
+    done = offhook(folder, "check", "agent.yaml", OFFHOOK_PRICES="prices.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("offhook: OFFHOOK_PRICES: prices.yaml: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
+    done = offhook(folder, "check", "nowhere.yaml", "agent.yaml", "bytes.yaml")
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["nowhere.yaml", "bytes.yaml"]
+    assert done.stdout.startswith("agent.yaml: ok")
+
+
+def test_config_names_variables_and_finds_misspelt_ones(folder: Path) -> None:
+    done = offhook(folder, "config", OFFHOOK_AGNET="agent.yaml", OFFHOOK_LISTS_DB="lists.db")
+    assert done.returncode == 0
+    assert "OFFHOOK_PUBLIC_URL" in done.stdout
+    assert "OFFHOOK_AGNET is not a setting; did you mean OFFHOOK_AGENT?" in done.stderr
+    assert "LISTS_DB" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_meets_no_traceback(folder: Path) -> None:
+    command = f"{sys.executable} -m offhook scenario schema | head -1"
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_exists(page: Path) -> None:
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"(?:^|`|bin/|: )offhook ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_readme_has_an_index_of_the_pages() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in readme] == []

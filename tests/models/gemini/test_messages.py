@@ -1,0 +1,249 @@
+"""Messages both ways: a list of values or `Malformed`, nothing else, whatever the frame holds."""
+
+import base64
+import contextlib
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offhook.gateway.errors import Malformed
+from offhook.gateway.models.gemini import messages as wire
+from offhook.gateway.models.gemini.messages import encode, parse
+
+PCM = bytes(range(256)) * 3
+AUDIO = {"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": base64.b64encode(PCM).decode()}}
+
+
+def frame(message: object) -> bytes:
+    return json.dumps(message, indent=2).encode()
+
+
+def content(**keys: object) -> dict[str, object]:
+    return {"serverContent": keys}
+
+
+CASES = {
+    "setup": ({"setupComplete": {}}, [wire.SetupComplete()]),
+    "setup with an id": ({"setupComplete": {"sessionId": "s"}}, [wire.SetupComplete()]),
+    "audio": (content(modelTurn={"role": "model", "parts": [AUDIO]}), [wire.Audio(PCM)]),
+    "audio without a type": (
+        content(modelTurn={"parts": [{"inlineData": {"data": AUDIO["inlineData"]["data"]}}]}),
+        [wire.Audio(PCM)],
+    ),
+    "two parts": (content(modelTurn={"parts": [AUDIO, AUDIO]}), [wire.Audio(PCM), wire.Audio(PCM)]),
+    "empty audio": (content(modelTurn={"parts": [{"inlineData": {"data": ""}}]}), []),
+    "thought": (content(modelTurn={"parts": [{"text": "hm", "thought": True}]}), [wire.Written(thought=True)]),
+    "code": (content(modelTurn={"parts": [{"executableCode": {}}]}), [wire.Written(thought=False)]),
+    "audio and transcript in one frame": (
+        content(outputTranscription={"text": " Hello"}, modelTurn={"parts": [AUDIO]}),
+        [wire.ModelText(" Hello"), wire.Audio(PCM)],
+    ),
+    "caller": (content(inputTranscription={"text": " hi"}), [wire.CallerText(" hi", False)]),
+    "caller, finished": (content(inputTranscription={"finished": True}), [wire.CallerText("", True)]),
+    "complete": (content(generationComplete=True), [wire.GenerationComplete()]),
+    "interrupted": (content(interrupted=True), [wire.Interrupted()]),
+    "false is nothing": (content(interrupted=False, turnComplete=False), []),
+    "turn": (content(turnComplete=True), [wire.TurnEnd(more=False, reason="")]),
+    "turn goes on": (
+        content(turnComplete=True, interactionStatus="IN_PROGRESS"),
+        [wire.TurnEnd(more=True, reason="")],
+    ),
+    "turn, idle by its old name": (
+        content(turnComplete=True, interactionStatus="REQUIRES_ACTION"),
+        [wire.TurnEnd(more=False, reason="")],
+    ),
+    "turn with a reason": (
+        content(turnComplete=True, turnCompleteReason="MALFORMED_FUNCTION_CALL"),
+        [wire.TurnEnd(more=False, reason="MALFORMED_FUNCTION_CALL")],
+    ),
+    "call": (
+        {"toolCall": {"functionCalls": [{"id": "1", "name": "f", "args": {"x": 1}}, {"name": "g"}]}},
+        [wire.ToolAsked("1", "f", {"x": 1}), wire.ToolAsked("", "g", {})],
+    ),
+    "withdrawn": ({"toolCallCancellation": {"ids": ["1", "2"]}}, [wire.CallsWithdrawn(("1", "2"))]),
+    "going": ({"goAway": {"timeLeft": "50s"}}, [wire.ClosingSoon(50.0)]),
+    "going, fraction": ({"goAway": {"timeLeft": "9.5s"}}, [wire.ClosingSoon(9.5)]),
+    "handle": ({"sessionResumptionUpdate": {"newHandle": "h", "resumable": True}}, [wire.Handle("h", True)]),
+    "no handle": ({"sessionResumptionUpdate": {"resumable": False}}, [wire.Handle("", False)]),
+    "handle not to be used": (
+        {"sessionResumptionUpdate": {"newHandle": "h", "resumable": False}},
+        [wire.Handle("", False)],
+    ),
+    "usage": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 7,
+                "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 5}, {"modality": "TEXT", "tokenCount": 2}],
+            }
+        },
+        [
+            wire.Usage(
+                {"promptTokenCount": 7, "promptTokensDetails.AUDIO": 5, "promptTokensDetails.TEXT": 2},
+            )
+        ],
+    ),
+    "usage by Vertex's names": (
+        {
+            "usageMetadata": {
+                "candidatesTokenCount": 3,
+                "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
+            }
+        },
+        [wire.Usage({"responseTokenCount": 3, "responseTokensDetails.AUDIO": 3})],
+    ),
+    "nothing": ({}, []),
+    "a new message": ({"brandNew": {"x": 1}}, [wire.NotRead("brandNew", unknown=True)]),
+    "a new field": (
+        content(turnComplete=True, brandNew=1),
+        [wire.NotRead("serverContent.brandNew", unknown=True), wire.TurnEnd(more=False, reason="")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_message(name):
+    message, values = CASES[name]
+    assert parse(frame(message)) == values
+    assert parse(frame(message).decode()) == values, "a text frame says the same"
+
+
+def test_one_frame_with_everything_is_read_in_the_order_of_acting():
+    message = {
+        "goAway": {"timeLeft": "50s"},
+        "sessionResumptionUpdate": {"newHandle": "h", "resumable": True},
+        "usageMetadata": {"totalTokenCount": 1},
+        "toolCall": {"functionCalls": [{"id": "1", "name": "f"}]},
+        "serverContent": {
+            "turnComplete": True,
+            "interrupted": True,
+            "generationComplete": True,
+            "modelTurn": {"parts": [AUDIO]},
+            "outputTranscription": {"text": "a"},
+            "inputTranscription": {"text": "c"},
+        },
+    }
+    assert [type(value) for value in parse(frame(message))] == [
+        wire.CallerText,
+        wire.ModelText,
+        wire.Audio,
+        wire.ToolAsked,
+        wire.GenerationComplete,
+        wire.Interrupted,
+        wire.Usage,
+        wire.TurnEnd,
+        wire.Handle,
+        wire.ClosingSoon,
+    ]
+
+
+@pytest.mark.parametrize("raw", [b"", b" ", b"\n\n", "", b"{}", b"{ }\n"])
+def test_an_empty_frame_is_nothing(raw):
+    assert parse(raw) == []
+
+
+@pytest.mark.parametrize("raw", [b"x", b"{", b"[]", b"7", b"null", b"\xff\xfe{}", b'"text"', b"[" * 100_000])
+def test_what_is_no_object_is_malformed(raw):
+    with pytest.raises(Malformed) as caught:
+        parse(raw)
+    assert caught.value.peer == "model"
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 240, 7681])
+@pytest.mark.parametrize("urlsafe", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_both_alphabets_padded_or_not(length, urlsafe, padded):
+    pcm = random.Random(length).randbytes(length)
+    data = (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(pcm).decode()
+    part = {"inlineData": {"mimeType": "audio/pcm", "data": data if padded else data.rstrip("=")}}
+    assert parse(frame(content(modelTurn={"parts": [part]}))) == [wire.Audio(pcm)]
+
+
+def test_a_part_that_cannot_be_read_costs_that_part():
+    parts = [
+        {"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": "!!!"}},
+        {"inlineData": {"mimeType": "image/png", "data": "AAAA"}},
+        {"inlineData": {"mimeType": "audio/pcm;rate=48000", "data": "AAAA"}},
+        {"inlineData": 7},
+        "x",
+        AUDIO,
+    ]
+    values = parse(frame(content(modelTurn={"parts": parts}, turnComplete=True)))
+    assert values[-2:] == [wire.Audio(PCM), wire.TurnEnd(more=False, reason="")]
+    assert [v.unknown for v in values[:-2]] == [False] * 5
+
+
+@pytest.mark.parametrize("time_left", [None, "", "soon", 50, "-1s", "nans", "infs", [], "1e99s"])
+def test_a_goaway_without_a_readable_time_is_still_a_goaway(time_left):
+    values = parse(frame({"goAway": {"timeLeft": time_left}}))
+    assert wire.ClosingSoon(10.0) in values
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = [
+    "setupComplete",
+    "serverContent",
+    "toolCall",
+    "toolCallCancellation",
+    "goAway",
+    "sessionResumptionUpdate",
+    "usageMetadata",
+    "modelTurn",
+    "parts",
+    "inlineData",
+    "data",
+    "mimeType",
+    "text",
+    "inputTranscription",
+    "functionCalls",
+    "ids",
+    "args",
+    "name",
+    "promptTokensDetails",
+    "turnComplete",
+]
+SHAPED = st.recursive(
+    JSON,
+    lambda inner: st.dictionaries(st.sampled_from(KEYS), inner, max_size=4) | st.lists(inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(SHAPED)
+def test_values_or_malformed_and_nothing_else(message):
+    try:
+        values = parse(json.dumps(message))
+    except Malformed:
+        assert not isinstance(message, dict)
+    else:
+        assert all(isinstance(value, wire.Incoming) for value in values)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_values_or_malformed(raw):
+    with contextlib.suppress(Malformed):
+        assert isinstance(parse(raw), list)
+
+
+def test_a_handle_does_not_show():
+    assert "secret" not in repr(wire.Handle("secret-handle", True))
+
+
+def test_caller_audio_is_a_text_frame_of_base64():
+    message = json.loads(encode(PCM))
+    assert message == {
+        "realtimeInput": {
+            "audio": {"data": base64.b64encode(PCM).decode(), "mimeType": "audio/pcm;rate=16000"},
+        }
+    }
+
+
+def test_a_result_without_an_id_of_the_models_goes_without_one():
+    answer = json.loads(encode(wire.ToolAnswer(f"{wire.UNNAMED}1", "f", {"ok": True})))
+    assert answer == {"toolResponse": {"functionResponses": [{"name": "f", "response": {"ok": True}}]}}

@@ -1,0 +1,32 @@
+"""What the kernel knows of a connection: on asyncio's sockets and on uvloop's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uvloop
+
+from offhook.gateway.observe.tcp import round_trip_s
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_s_round_trip_is_known_while_it_is_open_and_not_after(run):
+    async def main() -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readline())
+            await writer.drain()
+
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            sock = writer.get_extra_info("socket")
+            writer.write(b"word\n")
+            await reader.readline()
+            found = round_trip_s(sock)
+            assert found is None or 0 < found < 1
+            writer.close()
+            await writer.wait_closed()
+            assert round_trip_s(sock) is None
+        assert round_trip_s(None) is None
+
+    run(main())

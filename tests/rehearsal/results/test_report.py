@@ -1,0 +1,400 @@
+"""The report: figures out of the carrier's truth, and verdicts that fail when they should."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from offhook.gateway.rehearsal.phone.truth import (
+    CallTruth,
+    ClearReceived,
+    MarkReceived,
+    MediaReceived,
+    Played,
+    Spoken,
+    StepTaken,
+    StreamTruth,
+    Stretch,
+    Violation,
+)
+from offhook.gateway.rehearsal.results.report import Report, call_report, report_of, show, write_report
+from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation, judge, kept_to_the_rules
+from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
+from offhook.media.mulaw import encode
+
+# A call on paper. Place 0 is at 100 s, the stream started 10 ms before. The greeting (1 s) is heard whole; the
+# caller asks; the second reply (4 s) is cut after 1 s; the third (2 s) is heard whole, with a break of 60 ms.
+BEGAN_S = 100.0
+GREETING, CUT_OFF, LAST = (0, 8_000), (8_000, 40_000), (40_000, 56_000)
+
+
+def spoken(text: str, onset_s: float, end_s: float, *, over: bool = False, kind: str = "say") -> Spoken:
+    return Spoken(
+        text=text,
+        kind=kind,
+        onset_s=BEGAN_S + onset_s,
+        end_s=BEGAN_S + end_s,
+        onset_place=round(onset_s * 8000),
+        end_place=round(end_s * 8000),
+        over_agent=over,
+    )
+
+
+def mark(name: str, position: int, at_s: float) -> MarkReceived:
+    return MarkReceived(at_s=BEGAN_S + at_s, position=position, name=name)
+
+
+def media(at_s: float, span: tuple[int, int]) -> MediaReceived:
+    return MediaReceived(at_s=BEGAN_S + at_s, position=span[0], samples=span[1] - span[0])
+
+
+def paper_truth() -> CallTruth:
+    return CallTruth(
+        call_sid="CApaper",
+        began_s=BEGAN_S,
+        ended_s=BEGAN_S + 11.0,
+        ended_by="twiml_hangup",
+        streams=[StreamTruth(stream_sid="MZ1", url="", dialled_s=BEGAN_S - 0.1, started_s=BEGAN_S - 0.01, frames=550)],
+        media=[media(0.2, GREETING), media(3.5, (8_000, 24_000)), media(3.6, (24_000, 40_000)), media(7.0, LAST)],
+        marks=[
+            mark("r1.8000.0", 8_000, 0.2),
+            mark("r2.16000.0", 24_000, 3.5),
+            mark("r2.32000.0", 40_000, 3.6),
+            mark("c1", 40_000, 4.62),
+            mark("r3.16000.1", 56_000, 7.0),
+        ],
+        clears=[
+            ClearReceived(
+                at_s=BEGAN_S + 4.62, position=16_000, discarded=24_000, stopped_s=BEGAN_S + 4.64, while_audible=True
+            )
+        ],
+        played=[
+            Played(position=0, place=1_600, samples=8_000),
+            Played(position=8_000, place=28_160, samples=8_000),
+            Played(position=40_000, place=56_160, samples=8_000),
+            Played(position=48_000, place=64_640, samples=8_000),
+        ],
+        agent=[
+            Stretch(start_s=BEGAN_S + 0.2, end_s=BEGAN_S + 1.2, open=False),
+            Stretch(start_s=BEGAN_S + 3.52, end_s=BEGAN_S + 4.64, open=False, cut=True),
+            Stretch(start_s=BEGAN_S + 7.02, end_s=BEGAN_S + 9.1, open=False),
+        ],
+        spoken=[spoken("a table", 1.5, 2.9), spoken("no, two", 4.5, 6.0, over=True)],
+    )
+
+
+def paper_record() -> CallRecord:
+    return CallRecord(
+        call_sid="CApaper",
+        end_reason="agent_hung_up",
+        turns=[
+            TurnRecord(number=1, generation=1, reply_text="Hello.", received_ms=1000, heard_ms=1000),
+            TurnRecord(
+                number=2,
+                generation=2,
+                reply_text="Let me look it up for you.",
+                heard_text="Let me",
+                interrupted=True,
+                received_ms=4000,
+                heard_ms=1000,
+                segments={"turn_gap": 620.0, "model_first_audio": 600.0},
+            ),
+            TurnRecord(
+                number=3, generation=3, reply_text="Two it is.", received_ms=2000, segments={"turn_gap": 1020.0}
+            ),
+        ],
+        barge_ins=[
+            BargeInRecord(
+                generation=2,
+                onset_ms=4511,
+                decided_ms=4625,
+                clear_sent_ms=4626,
+                stopped_ms=4632,
+                verdict="confirmed_by_model",
+            )
+        ],
+        tool_calls=[
+            ToolRecord(call_id="1", name="look", requested_ms=3000, finished_ms=4600, outcome="cancelled"),
+            ToolRecord(call_id="2", name="end_call", requested_ms=8000, finished_ms=8001, outcome="done"),
+        ],
+    )
+
+
+def paper_report(truth: CallTruth | None = None, record: CallRecord | None = None):
+    return call_report(truth or paper_truth(), record or paper_record(), scenario="paper")
+
+
+def test_times_are_on_the_axis_of_the_stream_s_start():
+    line = paper_report().line
+    assert [turn.onset_ms for turn in line.caller] == [1510.0, 4510.0]
+    assert line.duration_ms == pytest.approx(11_010)
+
+
+def test_answers_are_measured_from_last_to_first_audible_sample():
+    first, second = paper_report().line.caller
+    assert first.answered_ms == pytest.approx(620)
+    assert second.answered_ms == pytest.approx(1020)
+
+
+def test_what_was_heard_of_each_reply_by_the_ear():
+    replies = paper_report().line.replies
+    assert [(r.generation, r.sent_ms, r.heard_ms, r.unheard_tail_ms, r.longest_gap_ms) for r in replies] == [
+        (1, 1000.0, 1000.0, 0.0, 0.0),
+        (2, 4000.0, 1000.0, 3000.0, 0.0),
+        (3, 2000.0, 2000.0, 0.0, 60.0),
+    ]
+    assert replies[0].started_ms == pytest.approx(210)
+    assert replies[2].ended_ms == pytest.approx(9090)
+
+
+def test_a_barge_in_from_the_caller_s_first_sound_to_silence():
+    [barge_in] = paper_report().line.barge_ins
+    assert barge_in.generation == 2
+    assert barge_in.onset_to_clear_ms == pytest.approx(120)
+    assert barge_in.onset_to_silence_ms == pytest.approx(140)
+    assert barge_in.discarded_ms == 3000
+    assert barge_in.old_samples_after_clear == 0
+    assert barge_in.verdict == "confirmed_by_model"
+
+
+def test_old_audio_behind_a_clear_is_found_by_its_mark():
+    truth = paper_truth()
+    truth.media.insert(3, media(6.5, (40_000, 41_600)))
+    truth.media[4] = media(7.0, (41_600, 56_000))
+    truth.marks.insert(4, mark("r2.33600.0", 41_600, 6.5))
+    [barge_in] = paper_report(truth).line.barge_ins
+    assert barge_in.old_samples_after_clear == 1600
+
+
+def test_old_audio_behind_a_clear_is_found_without_a_mark_while_the_caller_speaks():
+    truth = paper_truth()
+    truth.media.insert(3, media(5.0, (40_000, 40_160)))
+    truth.media[4] = media(7.0, (40_160, 56_000))
+    [barge_in] = paper_report(truth).line.barge_ins
+    assert barge_in.old_samples_after_clear == 160
+
+
+def test_a_dismissed_barge_in_may_play_on():
+    truth, record = paper_truth(), paper_record()
+    truth.media[3] = media(5.5, LAST)
+    truth.marks[4] = mark("r2.48000.1", 56_000, 5.5)
+    record.barge_ins[0].verdict = "dismissed"
+    assert paper_report(truth, record).line.barge_ins[0].old_samples_after_clear == 0
+    record.barge_ins[0].verdict = "confirmed_locally"
+    assert paper_report(truth, record).line.barge_ins[0].old_samples_after_clear == 16_000
+
+
+def test_an_agent_that_talks_on_is_a_barge_in_without_a_clear():
+    truth = paper_truth()
+    truth.clears.clear()
+    [barge_in] = paper_report(truth).line.barge_ins
+    assert barge_in.onset_to_clear_ms is None
+    assert barge_in.generation == 2
+
+
+class _Session:
+    """A model that got the caller's audio `late_s` after it was sent, from frame `first` on."""
+
+    audio_rate_hz = 16_000
+
+    def __init__(self, truth: CallTruth, left: np.ndarray, first: int, late_s: float) -> None:
+        frames = len(left) // 160
+        self.audio = bytearray(np.repeat(left[first * 160 : frames * 160], 2).astype("<i2").tobytes())
+        self.audio_arrivals = [
+            (truth.began_s + (frame + 1) * 0.02 + late_s, (frame + 1 - first) * 640) for frame in range(first, frames)
+        ]
+        self.texts: list = []
+        self.tool_answers: list = []
+        self.replies = [type("R", (), {"decided_at_s": 0.0, "first_audio_at_s": BEGAN_S + 6.996})()]
+
+
+def test_the_gateway_s_share_is_measured_sample_by_sample():
+    truth = paper_truth()
+    rng = np.random.default_rng(1)
+    left = np.zeros(80_000, np.int16)
+    for said in truth.spoken:
+        left[said.onset_place : said.end_place] = rng.normal(0, 3000, said.end_place - said.onset_place)
+    truth.left = encode(left)
+    report = call_report(truth, paper_record(), _Session(truth, left, 7, 0.0031))
+    second = report.line.caller[1]
+    assert second.line_to_model_ms == pytest.approx(3.1, abs=0.01)
+    assert second.model_to_line_ms == pytest.approx(4.0, abs=0.01)
+    totals = report_of([report]).totals.segments
+    assert totals["added"].p50_ms == pytest.approx(7.1, abs=0.02)
+    # A model that heard something else is not compared.
+    noise = _Session(truth, rng.normal(0, 3000, 80_000).astype(np.int16), 0, 0.0)
+    assert call_report(truth, None, noise).line.caller[1].line_to_model_ms is None
+
+
+def test_percentiles_are_withheld_where_they_mean_nothing():
+    few = report_of([paper_report()] * 9).totals.segments["line_answer"]
+    assert (few.count, few.p95_ms, few.p99_ms) == (18, None, None)
+    some = report_of([paper_report()] * 10).totals.segments["line_answer"]
+    assert (some.count, some.p99_ms) == (20, None)
+    assert (some.p50_ms, some.p95_ms) == (pytest.approx(620), pytest.approx(1020))
+    many = report_of([paper_report()] * 150).totals.segments["line_answer"]
+    assert many.p99_ms == pytest.approx(1020)
+
+
+def test_the_json_reads_back(tmp_path):
+    report = report_of([paper_report()], {"recording": "call.wav"})
+    write_report(report, tmp_path / "deep" / "report.json")
+    text = (tmp_path / "deep" / "report.json").read_bytes()
+    assert msgspec.json.decode(text, type=Report) == report
+    call = json.loads(text)["calls"][0]
+    assert call["record"]["turns"][1]["segments"]["turn_gap"] == 620.0
+    assert call["line"]["replies"][1]["heard_ms"] == 1000.0
+
+
+def test_the_tables_show_turns_barge_ins_tools_verdicts_and_paths():
+    report = paper_report()
+    report.verdicts = [judge(Expectation("tool_cancelled", "look"), report), judge(Expectation("no_gap", True), report)]
+    out = io.StringIO()
+    show(report_of([report], {"recording": "out/call.wav"}), Console(file=out, width=120))
+    shown = out.getvalue()
+    for words in ("caller: no, two", "agent: Let me ✂", "confirmed by model", "look", "cancelled", "turn_gap"):
+        assert words in shown
+    for words in ("✓ look was cancelled", "✗ reply 3 broke off for 60 ms", "out/call.wav", "both phone legs"):
+        assert words in shown
+
+
+def test_a_call_without_a_record_is_reported_all_the_same():
+    report = call_report(paper_truth(), None)
+    assert report.end_reason == "twiml_hangup"
+    show(report_of([report]), Console(file=io.StringIO()))
+
+
+# --- verdicts
+
+
+def test_the_paper_call_meets_what_it_meets():
+    report = paper_report()
+    met = {
+        "answered_within_ms": 1100.0,
+        "barge_in_stopped_within_ms": 130.0,
+        "tool_cancelled": "look",
+        "tool_called": "end_call",
+        "end_reason": "agent_hung_up",
+        "no_gap": False,
+        "goodbye_heard": True,
+    }
+    assert met.keys() <= KINDS.keys()
+    for kind, value in met.items():
+        assert judge(Expectation(kind, value), report).ok, kind
+    assert kept_to_the_rules(report).ok
+
+
+def _never_answered(truth, record):
+    truth.agent.pop()
+
+
+def _said_nothing(truth, record):
+    truth.spoken.clear()
+
+
+def _talked_on(truth, record):
+    truth.clears.clear()
+
+
+def _old_audio(truth, record):
+    truth.media.insert(3, media(5.0, (40_000, 40_160)))
+
+
+def _nobody_over(truth, record):
+    truth.spoken[1].over_agent = False
+
+
+def _finished(truth, record):
+    record.tool_calls[0].outcome = "done"
+
+
+def _no_tools(truth, record):
+    record.tool_calls.clear()
+
+
+def _cut_goodbye(truth, record):
+    truth.played[-1].samples -= 400
+    truth.streams[0].unplayed = 400
+
+
+def _nothing(truth, record):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "change", "words"),
+    [
+        ("answered_within_ms", 1000.0, _nothing, "'no, two' was answered after 1020 ms, later than 1000"),
+        ("answered_within_ms", 5000.0, _never_answered, "'no, two' was never answered"),
+        ("answered_within_ms", 5000.0, _said_nothing, "the caller said nothing"),
+        ("barge_in_stopped_within_ms", 110.0, _nothing, "120 ms after the first sound of 'no, two', later than 110"),
+        ("barge_in_stopped_within_ms", 200.0, _talked_on, "the agent went on talking over 'no, two'"),
+        ("barge_in_stopped_within_ms", 200.0, _old_audio, "samples of the old reply came behind the clear"),
+        ("barge_in_stopped_within_ms", 200.0, _nobody_over, "never spoke over the agent"),
+        ("tool_cancelled", "look", _finished, "look was not cancelled but done"),
+        ("tool_cancelled", "look", _no_tools, "look was not cancelled: never called"),
+        ("tool_called", "book", _nothing, "book was not called, only look, end_call"),
+        ("end_reason", "caller_hung_up", _nothing, "ended by agent_hung_up, not by caller_hung_up"),
+        ("no_gap", True, _nothing, "reply 3 broke off for 60 ms"),
+        ("goodbye_heard", True, _cut_goodbye, "the last 50 ms of the agent's last words were not heard"),
+    ],
+)
+def test_each_expectation_fails_when_it_should(kind, value, change, words):
+    truth, record = paper_truth(), paper_record()
+    change(truth, record)
+    verdict = judge(Expectation(kind, value), paper_report(truth, record))
+    assert not verdict.ok
+    assert words in verdict.words
+
+
+def _broke_protocol(truth):
+    truth.violations.append(Violation(at_s=BEGAN_S, code=31951, what="unknown field"))
+
+
+def _failed_step(truth):
+    truth.steps.append(StepTaken(step="say 'x'", began_s=BEGAN_S, failed="the call ended first"))
+
+
+def _dropped(truth):
+    truth.frames_dropped = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_broke_protocol, "31951: unknown field"),
+        (_failed_step, "say 'x': the call ended first"),
+        (_dropped, "31930: 3 frames were lost"),
+    ],
+)
+def test_the_rules_are_expected_of_every_call(change, words):
+    truth = paper_truth()
+    change(truth)
+    verdict = kept_to_the_rules(paper_report(truth))
+    assert not verdict.ok
+    assert words in verdict.words
+    assert not kept_to_the_rules(call_report(paper_truth(), None, model_violations=["no setup"])).ok
+
+
+def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
+    truth = paper_truth()
+    truth.agent.pop()
+    truth.ended_by, truth.ended_s = "caller", BEGAN_S + 6.5
+    assert judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
+    truth.ended_s = BEGAN_S + 9.0  # waited long, and gave up
+    assert not judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
+
+
+def test_what_was_sent_again_after_a_dismissal_was_heard_to_its_end():
+    truth, record = paper_truth(), paper_record()
+    truth.marks[4] = mark("r2.32000.1", 56_000, 5.5)
+    truth.media[3] = media(6.5, LAST)
+    record.barge_ins[0].verdict = "dismissed"
+    report = paper_report(truth, record)
+    assert report.line.replies[-1].unheard_tail_ms == 0
+    assert judge(Expectation("goodbye_heard", True), report).ok

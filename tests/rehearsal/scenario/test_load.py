@@ -1,0 +1,199 @@
+"""Scenarios: what a file becomes, and what is said of a file that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.steps import (
+    Cough,
+    Digit,
+    HangUp,
+    Keyboard,
+    Pause,
+    Say,
+    SayOver,
+    WaitForAgent,
+    WaitForEnd,
+)
+from offhook.gateway.rehearsal.scenario.expect import Expectation
+from offhook.gateway.rehearsal.scenario.load import SCENARIOS, ScenarioError, load_scenario, parse_scenario
+from offhook.media.wav import write_wav
+
+GOOD = """\
+name: short
+agent:
+  name: anna
+  greeting: {text: Hello}
+caller:
+  steps:
+    - wait_for_agent: end
+    - say: Uh-huh.
+    - hang_up
+model:
+  replies:
+    - {on: text, say: "It is booked. Thank you for calling the Blue Heron. Goodbye!"}
+expect:
+  end_reason: caller_hung_up
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_espeak(monkeypatch, tmp_path):
+    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_bundled_scenario_loads_without_espeak():
+    names = sorted(path.name.removesuffix(".call.yaml") for path in SCENARIOS.glob("*.call.yaml"))
+    assert "demo" in names
+    assert len(names) >= 40
+    for name in names:
+        scenario = load_scenario(name)
+        assert scenario.expect
+        assert scenario.about
+        scenario.script()
+
+
+def test_the_values_of_a_scenario():
+    scenario = parse_scenario(GOOD)
+    assert (scenario.name, scenario.agent.name, scenario.agent_file) == ("short", "anna", None)
+    assert scenario.steps == (WaitForAgent("end"), Say("Uh-huh."), HangUp())
+    assert scenario.expect == (Expectation("end_reason", "caller_hung_up"),)
+    [reply] = scenario.script().replies
+    assert reply.do[0].sound.name.startswith("agent_it_is_booked")
+
+
+@pytest.mark.parametrize(
+    ("written", "step"),
+    [
+        ("wait_for_agent: start", WaitForAgent("start")),
+        ("wait_for_agent: {at: end, nth: 2, timeout_ms: 500}", WaitForAgent("end", 2, 500.0)),
+        ("{say_over: Uh-huh., after_ms: 1500}", SayOver("Uh-huh.", 1500.0)),
+        ("cough", Cough()),
+        ("cough: 700", Cough(700.0)),
+        ("type_ms: 900", Keyboard(900.0)),
+        ("press: 1", Digit("1")),
+        ('press: "12#"', Digit("12#")),
+        ("pause_ms: 20", Pause(20.0)),
+        ("hang_up", HangUp()),
+        ("wait_for_end", WaitForEnd()),
+        ("wait_for_end: 900", WaitForEnd(900.0)),
+    ],
+)
+def test_every_step_can_be_written(written, step):
+    assert parse_scenario(GOOD.replace("hang_up\n", f"{written}\n", 1)).steps[-1] == step
+
+
+def test_over_the_agent_at_a_word():
+    text = GOOD.replace("hang_up\n", "{say_over: Uh-huh., at_word: goodbye}\n", 1)
+    step = parse_scenario(text).steps[-1]
+    assert isinstance(step, SayOver)
+    line_ms = (
+        1000 * len(voice.line("It is booked. Thank you for calling the Blue Heron. Goodbye!", 8000, "agent")) / 8000
+    )
+    assert 0.7 * line_ms < step.after_ms < line_ms
+
+
+def test_who_else_is_called():
+    assert parse_scenario(GOOD).others is None, "no way to Twilio's REST API unless somebody may be called"
+    others = "others: {'+15550177': {answers: busy, steps: [hang_up]}}\n"
+    scenario = parse_scenario(GOOD + "outbound: {to: '+15550133', answered_by: machine_start}\n" + others)
+    assert scenario.outbound is not None
+    assert scenario.others is not None
+    assert scenario.others["+15550133"].steps == scenario.steps
+    assert scenario.others["+15550133"].answered_by == "machine_start"
+    assert (scenario.others["+15550177"].answers, scenario.others["+15550177"].steps) == ("busy", (HangUp(),))
+
+
+def test_files_are_sought_beside_the_scenario(tmp_path):
+    write_wav(tmp_path / "wish.wav", np.zeros(1600, np.int16), 16_000)
+    (tmp_path / "anna.yaml").write_text("name: anna\nnumbers: ['+493012']\n")
+    text = GOOD.replace("say: Uh-huh.", "say: wish.wav").replace(
+        "agent:\n  name: anna\n  greeting: {text: Hello}\n", "agent: anna.yaml\n"
+    )
+    (tmp_path / "it.call.yaml").write_text(text)
+    scenario = load_scenario(tmp_path / "it.call.yaml")
+    assert scenario.agent_file == tmp_path / "anna.yaml"
+    assert scenario.dials == "+493012", "the caller dials the agent's own number"
+    assert scenario.directory == tmp_path
+
+
+def test_an_inline_agent_is_written_so_that_the_gateway_finds_its_sounds(tmp_path):
+    write_wav(tmp_path / "hello.wav", np.zeros(800, np.int16), 8_000)
+    text = GOOD.replace("greeting: {text: Hello}", "greeting: {sound: hello.wav}\n  barge_in: {mode: off}")
+    scenario = parse_scenario(text, directory=tmp_path)
+    assert scenario.agent.barge_in.mode == "off"
+    assert str(tmp_path / "hello.wav") in scenario.agent_text
+    assert "mode: 'off'" in scenario.agent_text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: short", "nam: short", ":1: nam: is not known here; did you mean name\\? known are name, about"),
+        ("name: short", "name: [1", ":2: "),
+        ("name: short", "name: 7", ":1: name: expected `str`, got `int`"),
+        ("    - hang_up", "    - hang", r":9: caller.steps\[2\]: did you mean hang_up\? needs exactly one of"),
+        ("    - hang_up", "    - hang_up: 3", r":9: caller.steps\[2\]: hang_up takes nothing"),
+        ("    - hang_up", "    - {say: Uh-huh., over: 3}", r":9: caller.steps\[2\].over: is not known here"),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., after: 3}",
+            r"\[2\].after: is not known here; did you mean after_ms\?",
+        ),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., at_word: eel}",
+            r":9: caller.steps\[2\].at_word: the model never says",
+        ),
+        (
+            "    - hang_up",
+            "    - {say_over: Uh-huh., at_word: Blue, after_ms: 3}",
+            r"caller.steps\[2\].at_word: takes either at_word or after_ms",
+        ),
+        ("    - hang_up", "    - pause_ms: long", r":9: caller.steps\[2\].ms: expected `float`, got `str`"),
+        ("wait_for_agent: end", "wait_for_agent: later", r":7: caller.steps\[0\].at: invalid enum value 'later'"),
+        ("say: Uh-huh.", "say: Nobody ever said this.", r":8: caller.steps\[1\]: no recording of .* install espeak"),
+        ("say: Uh-huh.", "say: gone.wav", r":8: caller.steps\[1\]: no sound file at gone.wav"),
+        ("name: anna", "voic: anna", ":3: agent.voic: is not a field of an agent file"),
+        ("end_reason: caller", "end_reson: caller", ":14: expect.end_reson: is not known here; did you mean"),
+        ("end_reason: caller_hung_up", "end_reason: caller_hangup", ":14: expect.end_reason: invalid enum value"),
+        ("end_reason: caller_hung_up", "heard_text: [a, 3]", r":14: expect.heard_text\[1\]: expected `str`"),
+        ("end_reason: caller_hung_up", "barge_ins: [denied]", r":14: expect.barge_ins.0: invalid enum value 'denied'"),
+        ("end_reason: caller_hung_up", "segments_within_ms: {gap: 1}", ":14: expect.segments_within_ms: invalid enum"),
+        ("end_reason: caller_hung_up", "tool_called: {name: a, args: {}}", "unknown field `args`"),
+        (
+            "end_reason: caller_hung_up",
+            "answered_within_ms: -1",
+            ":14: expect.answered_within_ms: expected `float` > 0",
+        ),
+        ("end_reason: caller_hung_up", "no_gap: 3", ":14: expect.no_gap: expected `bool`"),
+        ("on: text, say", "on: tex, say", r":12: model.replies\[0\]: reply: on is 'tex'"),
+        ("on: text, say", "on: text, sai", r":12: model.replies\[0\]: did you mean say\? needs exactly one of"),
+        ("on: text, say", "on: text, delay: 3, say", r":12: .*unknown field 'delay'; did you mean delay_ms\?"),
+        ("It is booked.", "It was never recorded.", r":12: model.replies\[0\].say: no recording"),
+        ("model:", "models:", ":10: models: is not known here"),
+        ("expect:", "outbound: {too: '+1'}\nexpect:", ":13: outbound.too: is not known here; did you mean to\\?"),
+        ("expect:", "others: {'+1': {steps: [hop]}}\nexpect:", r":13: others.\+1.steps\[0\]: needs exactly one of"),
+        ("expect:", "allow_outside_effects: often\nexpect:", ":13: allow_outside_effects: expected `bool"),
+        ("expect:", "carrier: {noise: 3}\nexpect:", "carrier.noise: is not known here; did you mean noise_dbfs\\?"),
+        ("expect:", "carrier: {marks: maybe}\nexpect:", "carrier.marks: invalid enum value 'maybe'"),
+    ],
+)
+def test_mistakes_are_named_with_line_and_field(old, new, says):
+    assert old in GOOD
+    with pytest.raises(ScenarioError, match=f"^bad.call.yaml{says}" if says[0] == ":" else says):
+        parse_scenario(GOOD.replace(old, new, 1), path="bad.call.yaml")
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ScenarioError, match="model is missing"):
+        parse_scenario(GOOD.partition("model:")[0])
+    with pytest.raises(ScenarioError, match="must be a mapping"):
+        parse_scenario("- a\n- list\n")
+    with pytest.raises(ScenarioError, match=r"nowhere\.call\.yaml: cannot be read"):
+        load_scenario(Path("nowhere.call.yaml"))

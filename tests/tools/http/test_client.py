@@ -1,0 +1,510 @@
+"""HTTP tools against a real service on this machine: what works, what fails, and what is told to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.agent.spec import ToolSettings
+from offhook.gateway.agent.tools import HttpTool
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
+from offhook.gateway.tools.build import build_tools
+from offhook.gateway.tools.http.client import HttpClient
+from offhook.metrics.catalogue import TOOL_FAILURES
+from tests.tools.http.test_guard import Answers
+
+SECRET = "planted-canary-4711"
+HOST = cast(ToolHost, None)  # an HTTP tool has nothing to do with the call itself
+
+
+class Service:
+    """A real server whose next answers are scripted; `seen` keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[web.Request] = []
+        self.bodies: list[bytes] = []
+        self.answer: Callable[[web.Request], Awaitable[web.StreamResponse]] = self._ok
+        self.arrived = asyncio.Event()
+        self.sent = 0  # bytes of a long answer
+        self.gone = 0  # clients that left before their answer
+
+    async def _ok(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"order": {"items": [{"name": "tea"}]}, "path": request.raw_path})
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(request)
+        self.bodies.append(await request.read())
+        self.arrived.set()
+        try:
+            return await self.answer(request)
+        except (asyncio.CancelledError, ConnectionError):
+            self.gone += 1
+            raise
+
+    @asynccontextmanager
+    async def up(self, port: int = 0) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+TOKEN = {"TOKEN": SECRET}
+
+
+@asynccontextmanager
+async def tools_for(
+    *settings: ToolSettings, environ: Mapping[str, str] = TOKEN, **kwargs: Any
+) -> AsyncIterator[dict[str, Tool]]:
+    client = HttpClient(**kwargs)
+    await client.start()
+    try:
+        yield {s.name: client.tool(s, environ) for s in settings}
+    finally:
+        await client.close()
+
+
+def tool(url: str, timeout_s: float = 10.0, **http: Any) -> ToolSettings:
+    return ToolSettings(
+        name="orders",
+        description="Looks an order up.",
+        timeout_s=timeout_s,
+        http=HttpTool(url=url, allow_private=http.pop("allow_private", True), **http),
+    )
+
+
+async def call(tools: Mapping[str, Tool], key: str = "CA1:s1:1", **arguments: Any) -> Any:
+    return await tools["orders"].run(ToolCall("1", "orders", arguments, key, {"caller": "+49111"}), HOST)
+
+
+async def refused(tools: Mapping[str, Tool], **arguments: Any) -> ToolError:
+    with pytest.raises(ToolError) as caught:
+        await call(tools, **arguments)
+    assert SECRET not in f"{caught.value!r} {caught.value} {caught.value.record}"
+    assert str(caught.value).endswith((".", "}", "]")), "a plain sentence for the model"
+    assert caught.value.reason in TOOL_FAILURES
+    return caught.value
+
+
+def answering(*answers: web.Response | int, then: web.Response | int | None = None) -> Any:
+    """These answers one after the other; the last one, or `then`, again and again."""
+    queue = list(answers)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        found = queue.pop(0) if len(queue) > 1 or (then is not None and queue) else queue[0] if queue else then
+        return web.json_response({"ok": True}, status=found) if isinstance(found, int) else cast(web.Response, found)
+
+    return answer
+
+
+async def test_an_order_is_looked_up() -> None:
+    service = Service()
+    async with service.up() as url:
+        settings = tool(
+            url + "/orders/{order_id}",
+            headers={"Authorization": "Bearer ${TOKEN}", "X-Caller": "{{caller}}"},
+            select="order.items[0].name",
+        )
+        async with tools_for(settings) as tools:
+            assert tools["orders"].parameters == {
+                "type": "object",
+                "properties": {"order_id": {"type": "string"}},
+                "required": ["order_id"],
+            }
+            assert await call(tools, order_id="A/17") == "tea"
+    (request,) = service.seen
+    assert request.raw_path == "/orders/A%2F17"
+    assert request.headers["Authorization"] == f"Bearer {SECRET}"
+    assert request.headers["X-Caller"] == "+49111"
+    assert "Cookie" not in request.headers
+
+
+async def test_text_is_told_as_text_and_nothing_as_its_status() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        service.answer = answering(web.Response(text="Two tables are free."))
+        assert await call(tools) == "Two tables are free."
+        service.answer = answering(web.Response(status=204))
+        assert await call(tools) == {"status": 204}
+        service.answer = answering(web.Response(body=b"\x89PNG", content_type="image/png"))
+        assert "not text" in str(await refused(tools))
+
+
+async def test_wrong_values_are_refused_before_anything_is_sent() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url + "/orders/{order_id}")) as tools:
+        for value in ("..", "", None, "\r\nHost: evil"):
+            await refused(tools, order_id=value)
+    assert service.seen == []
+
+
+async def test_a_service_that_does_not_answer_is_given_up() -> None:
+    service = Service()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    service.answer = hang
+    async with service.up() as url, tools_for(tool(url, attempt_s=0.1)) as tools:
+        error = await refused(tools)
+    assert str(error) == "The service did not answer in time."
+    assert "no answer within 0.1 s (3 attempts)" in error.record
+    assert len(service.seen) == 3
+
+
+async def test_the_tools_own_time_bounds_all_attempts() -> None:
+    service = Service()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    service.answer = hang
+    async with service.up() as url, tools_for(tool(url, timeout_s=0.4, attempt_s=5)) as tools:
+        await refused(tools)
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+async def test_a_failure_that_may_pass_is_tried_again_where_a_repeat_is_harmless(status: int) -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        service.answer = answering(status, 200)
+        assert await call(tools) == {"ok": True}
+    assert len(service.seen) == 2
+
+
+async def test_what_may_have_taken_effect_is_never_repeated_and_the_model_is_told() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, method="POST")) as tools:
+        service.answer = answering(503)
+        error = await refused(tools, people=4)
+    assert str(error).endswith("It is not known whether this took effect: check before you try again.")
+    assert len(service.seen) == 1
+
+
+async def test_an_idempotent_post_is_repeated_with_the_same_key() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, method="POST", idempotent=True)) as tools:
+        service.answer = answering(503, 200)
+        assert await call(tools, key="CA7:s1:42", people=4) == {"ok": True}
+    assert [request.headers["Idempotency-Key"] for request in service.seen] == ["CA7:s1:42"] * 2
+    assert service.bodies == [b'{"people":4}'] * 2
+
+
+async def test_a_repeated_call_carries_the_key_it_had_so_that_the_service_acts_once() -> None:
+    booked: dict[str, int] = {}
+
+    async def book(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"booking": booked.setdefault(request.headers["Idempotency-Key"], len(booked) + 1)})
+
+    service = Service()
+    service.answer = book
+    async with service.up() as url, tools_for(tool(url, method="POST")) as tools:
+        first = await call(tools, key="CA1:s1:1")
+        again = await call(tools, key="CA1:s1:1")
+        other = await call(tools, key="CA1:s1:2")
+    assert first == again == {"booking": 1}
+    assert other == {"booking": 2}
+
+
+async def test_a_refusal_is_told_with_its_reason_and_an_html_page_is_not() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        service.answer = answering(web.json_response({"error": "that table is taken"}, status=409))
+        assert str(await refused(tools)) == 'The service refused this (409): {"error": "that table is taken"}'
+        service.answer = answering(web.Response(text="<h1>Not found</h1>", content_type="text/html", status=404))
+        assert str(await refused(tools)) == "The service refused this (404)."
+        service.answer = answering(web.Response(text="key of tenant 7 expired", status=401))
+        error = await refused(tools)
+    assert str(error) == "The service did not allow this (401)."
+    assert "key of tenant 7 expired" in error.record
+    assert len(service.seen) == 3
+
+
+async def test_ten_megabytes_are_not_read() -> None:
+    service = Service()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": kind})
+        await response.prepare(request)
+        service.sent = 0
+        for _ in range(160):
+            await response.write(b"x" * 65_536)
+            service.sent += 65_536
+        return response
+
+    service.answer = endless
+    async with service.up() as url, tools_for(tool(url, max_bytes=1_000)) as tools:
+        kind = "text/plain"
+        assert await call(tools) == "x" * 1_000 + " [cut after 1000 bytes]"
+        kind = "application/json"
+        assert str(await refused(tools)) == "The service's answer was too long to be used. Ask for less."
+    assert service.sent < 10_000_000
+    assert service.gone == 2
+
+
+async def test_a_compressed_bomb_is_cut_and_an_ordinary_gzip_is_read() -> None:
+    service = Service()
+    zipped = {"Content-Encoding": "gzip", "Content-Type": "text/plain"}
+    async with service.up() as url, tools_for(tool(url, max_bytes=1_000)) as tools:
+        service.answer = answering(web.Response(body=gzip.compress(b"a" * 500_000_0), headers=zipped))
+        assert await call(tools) == "a" * 1_000 + " [cut after 1000 bytes]"
+        service.answer = answering(web.Response(body=gzip.compress(b"fine"), headers=zipped))
+        assert await call(tools) == "fine"
+        service.answer = answering(web.Response(body=b"not gzip", headers=zipped))
+        assert str(await refused(tools)) == "The service gave an answer that cannot be read."
+
+
+@pytest.mark.parametrize("body", ["{", "[" * 100_000, '{"a": NaN}', "\ufffe", "nothing"])
+async def test_json_that_is_none_is_an_error(body: str) -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        service.answer = answering(web.Response(text=body, content_type="application/json"))
+        assert str(await refused(tools)) == "The service gave an answer that cannot be read."
+
+
+async def test_a_selected_part_that_is_missing_is_an_error() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, select="order.total")) as tools:
+        error = await refused(tools)
+    assert str(error) == "The service's answer lacks what was asked for."
+    assert "select order.total: total: not there, there is items" in error.record
+
+
+async def test_cancelling_hangs_up_on_the_service() -> None:
+    service = Service()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    service.answer = hang
+    async with service.up() as url, tools_for(tool(url, method="POST")) as tools:
+        task = asyncio.create_task(call(tools))
+        await service.arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(5):
+            while not service.gone:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_service_that_is_gone_is_left_alone_after_some_failures_and_found_again() -> None:
+    now_s = 0.0
+    service = Service()
+    async with service.up() as url:
+        port = int(url.rpartition(":")[2])
+    async with tools_for(tool(url, method="POST"), clock=lambda: now_s) as tools:
+        errors = [await refused(tools) for _ in range(2)]  # never sent, so tried three times each
+        assert str(errors[0]) == "The service cannot be reached just now."
+        assert "no connection" in errors[0].record
+        assert str(errors[1]) == "The service is out of order just now. Offer to try again in a while."
+        async with service.up(port):
+            await refused(tools)
+            assert service.seen == [], "it is left alone, though it is back"
+            now_s = 30.0
+            assert (await call(tools))["order"]
+            assert (await call(tools))["order"]
+
+
+async def test_a_host_that_fails_one_agent_is_left_alone_for_all_agents_of_the_process() -> None:
+    service = Service()
+    service.answer = answering(500)
+    async with service.up() as url:
+        client = HttpClient()
+        toolbox, another = (
+            build_tools(
+                parse_agent(
+                    f"name: {name}\ntools:\n"
+                    f"- {{name: orders, description: d, http: {{url: '{url}/{name}', allow_private: true}}}}"
+                ),
+                {},
+                client,
+            )
+            for name in ("one", "two")
+        )
+        await client.start()
+        for _ in range(2):  # tried three times each, and left alone after the fifth
+            await refused(toolbox.tools)
+        assert (await refused(another.tools)).reason == "left_alone"
+        assert {request.path for request in service.seen} == {"/one"}
+        await client.close()
+
+
+async def test_refusals_by_a_healthy_service_do_not_open_the_breaker() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        service.answer = answering(404)
+        for _ in range(10):
+            await refused(tools)
+        service.answer = answering(200)
+        assert await call(tools) == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://10.0.0.1/", "http://169.254.169.254/latest/", "https://evil.example/", "/elsewhere", "file:///etc"],
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_never_followed(target: str, status: int) -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, headers={"Authorization": "Bearer ${TOKEN}"})) as tools:
+        service.answer = answering(web.Response(status=status, headers={"Location": target}))
+        error = await refused(tools)
+    assert "redirects are not followed" in error.record
+    assert target in error.record
+    assert len(service.seen) == 1
+
+
+@asynccontextmanager
+async def listening_ear() -> AsyncIterator[tuple[int, list[Any]]]:
+    """A port on this machine, and who connected to it."""
+    connected: list[Any] = []
+    server = await asyncio.start_server(lambda reader, writer: (connected.append(1), writer.close()), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], connected
+
+
+async def test_a_name_that_leads_to_this_machine_is_refused_before_a_byte_is_sent() -> None:
+    async with (
+        listening_ear() as (port, connected),
+        tools_for(tool(f"https://localhost:{port}/", allow_private=False)) as tools,
+    ):
+        error = await refused(tools)
+        assert connected == []
+    assert str(error) == "This service may not be reached."
+    assert "localhost leads to " in error.record
+    assert "allow_private: true opens this" in error.record
+
+
+async def test_a_name_that_is_rebound_between_two_requests_is_refused() -> None:
+    async with listening_ear() as (port, connected):
+        answers = Answers(*[["127.0.0.1"]] * 5)
+        settings = tool(f"https://rebinds.example:{port}/", allow_private=False)
+        async with tools_for(settings, resolver=answers) as tools:
+            error = await refused(tools)
+            assert connected == []
+    assert "rebinds.example leads to 127.0.0.1" in error.record
+
+
+async def test_what_one_tool_may_reach_opens_nothing_to_another() -> None:
+    """The connection of the first is still open when the second asks for the same host."""
+    service = Service()
+    async with service.up() as url:
+        inside = tool(url.replace("127.0.0.1", "localhost"))
+        outside = ToolSettings(name="outside", description="x", http=HttpTool(url="https://localhost:9443/"))
+        async with tools_for(inside, outside) as tools:
+            await call(tools)
+            with pytest.raises(ToolError, match="may not be reached"):
+                await tools["outside"].run(ToolCall("2", "outside", {}, "k"), HOST)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/x",
+        "https://2130706433/x",
+        "https://0x7f.1/x",
+        "https://[::ffff:10.0.0.1]/x",
+        "https://169.254.169.254/x",
+        "https://user@api.example.com/x",
+        "https://api.example.com:22/x",
+        "https://api.example.com:99999/x",
+        "${BASE}/x",
+    ],
+)
+def test_an_address_that_can_never_be_reached_is_found_at_the_start(url: str) -> None:
+    with pytest.raises(OperatorError, match=r"tool orders: http\.url: "):
+        HttpClient().tool(tool(url, allow_private=False), {"BASE": "https://10.0.0.1"})
+
+
+@pytest.mark.parametrize("environ", [{}, {"TOKEN": ""}, {"TOKEN": "two\nlines"}])
+def test_a_secret_that_is_missing_or_breaks_the_line_is_found_at_the_start(environ: dict[str, str]) -> None:
+    with pytest.raises(OperatorError, match=r"tool orders: http\.headers\.Authorization: TOKEN") as caught:
+        HttpClient().tool(tool("https://a.example/", headers={"Authorization": "Bearer ${TOKEN}"}), environ)
+    assert "two" not in str(caught.value)
+
+
+async def test_a_secret_is_sent_where_it_belongs_and_comes_out_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """The service repeats every secret it was given, in answers, refusals and redirects."""
+    caplog.set_level(logging.DEBUG)
+    service = Service()
+    secret = SECRET + '/"ü '
+    statuses = iter((200, 302, 401, 404, 409, 500, 503))
+
+    async def tell_tale(request: web.Request) -> web.StreamResponse:
+        status = next(statuses)
+        told = {"headers": dict(request.headers), "path": request.raw_path, "body": service.bodies[-1].decode()}
+        if status >= 300 and status < 400:
+            return web.Response(status=status, headers={"Location": "http://x/" + request.raw_path})
+        return web.json_response(told, status=status)
+
+    service.answer = tell_tale
+    async with service.up() as url:
+        settings = tool(
+            url + "/hooks",
+            method="POST",
+            headers={"Authorization": "Bearer ${TOKEN}"},
+            query={"key": "${TOKEN}"},
+            body={"secret": "${TOKEN}"},
+        )
+        async with tools_for(settings, environ={"TOKEN": secret}) as tools:
+            said: list[str] = []
+            for _ in range(7):
+                try:
+                    said.append(str(await call(tools)))
+                except ToolError as error:
+                    said.append(f"{error!r} {error.record}")
+    assert len(service.seen) == 7
+    assert all(SECRET in request.headers["Authorization"] for request in service.seen)
+    assert not [text for text in said if SECRET in text]
+    assert SECRET not in caplog.text
+    assert any("[secret]" in text for text in said)
+
+
+async def test_a_tool_asked_before_the_start_or_after_the_end_is_an_error() -> None:
+    client = HttpClient()
+    tools = {"orders": client.tool(tool("https://a.example/"), {})}
+    with pytest.raises(ToolError):
+        await call(tools)
+    await client.start()
+    await client.close()
+    with pytest.raises(ToolError):
+        await call(tools)
+
+
+def test_the_settings_of_the_agent_file_reach_the_tool() -> None:
+    settings = ToolSettings(
+        name="orders",
+        description="d",
+        http=HttpTool(url="https://a.example/"),
+        parameters={"type": "object", "properties": {}},
+        blocking=True,
+        on_barge_in="finish",
+        announce="silent",
+        timeout_s=3,
+        filler="tone",
+        outside_effects=True,
+    )
+    built = HttpClient().tool(settings, {})
+    assert (built.blocking, built.on_barge_in, built.silent) == (True, ToolPolicy.FINISH, True)
+    assert (built.timeout_s, built.filler, built.outside_effects) == (3, "tone", True)

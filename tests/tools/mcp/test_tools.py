@@ -1,0 +1,316 @@
+"""MCP servers that are real processes: listed, called, cancelled, killed, brought back, gone for good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.agent.spec import ToolSettings
+from offhook.gateway.agent.tools import McpServer
+from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.errors import OperatorError
+from offhook.gateway.tools import ToolCall, ToolError, ToolHost
+from offhook.gateway.tools.build import build_tools
+from offhook.gateway.tools.http.client import HttpClient
+from offhook.gateway.tools.mcp import tools as tools_mcp
+from offhook.gateway.tools.mcp.tools import McpTools
+from offhook.metrics.catalogue import TOOL_FAILURES
+from tests.needs import require
+
+require("mcp")
+
+pytestmark = pytest.mark.wall_clock(calm=True)
+
+SERVER = str(Path(__file__).with_name("mcp_server.py"))
+SECRET = "planted-canary-4711"
+HOST = cast(ToolHost, None)
+
+
+def stdio(diary: Path, *, only: tuple[str, ...] = (), **settings: Any) -> ToolSettings:
+    env = {"DIARY": str(diary), "LIBRARY_KEY": "${KEY}", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    return ToolSettings(mcp=McpServer(command=sys.executable, args=(SERVER,), env=env, only=only), **settings)
+
+
+@asynccontextmanager
+async def started(settings: ToolSettings, **kwargs: Any) -> AsyncIterator[McpTools]:
+    tools = McpTools(settings, {"KEY": SECRET, "GATEWAY_SECRET": "x"}, **kwargs)
+    await tools.start()
+    try:
+        yield tools
+    finally:
+        await tools.close()
+
+
+async def call(tools: McpTools, name: str, key: str = "CA1:s1:1", **arguments: Any) -> Any:
+    return await tools.tools[name].run(ToolCall("1", name, arguments, key), HOST)
+
+
+async def refused(tools: McpTools, name: str, **arguments: Any) -> ToolError:
+    with pytest.raises(ToolError) as caught:
+        await call(tools, name, **arguments)
+    assert SECRET not in f"{caught.value!r} {caught.value.record}"
+    assert caught.value.reason in TOOL_FAILURES
+    return caught.value
+
+
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    path = tmp_path / "diary"
+    path.touch()
+    return path
+
+
+def server_pids(diary: Path) -> list[int]:
+    return [int(line.split()[1]) for line in diary.read_text().splitlines() if line.startswith("started")]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]
+
+
+async def test_a_program_is_listed_called_and_ended(diary: Path, tmp_path: Path) -> None:
+    async with started(stdio(diary), directory=str(tmp_path)) as tools:
+        found = tools.tools["find_books"]
+        assert found.description == "Find books about something."
+        assert found.parameters["required"] == ["about"]
+        assert await call(tools, "find_books", about="tea", at_most=2) == ["tea, volume 1", "tea, volume 2"]
+        assert await call(tools, "shelve", book={"title": "Tea"}) == "Tea (None)"
+        assert await call(tools, "where") == str(tmp_path)
+        (pid,) = server_pids(diary)
+        assert alive(pid)
+    assert not alive(pid)
+    assert "ended" in diary.read_text(), "by closing its input, not by a signal"
+
+
+async def test_schemas_are_plain_enough_for_any_model(diary: Path) -> None:
+    async with started(stdio(diary)) as tools:
+        for tool in tools.tools.values():
+            text = json.dumps(tool.parameters)
+            assert "$ref" not in text
+            assert "$defs" not in text
+            assert tool.parameters["type"] == "object"
+        assert tools.tools["shelve"].parameters["properties"]["book"]["properties"]["title"] == {"type": "string"}
+
+
+async def test_only_the_wanted_tools_are_taken_and_a_name_is_put_before_theirs(
+    diary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = stdio(diary, only=("find_books", "fly"), name="my-library", on_barge_in="finish", timeout_s=7.0)
+    async with started(settings) as tools:
+        assert list(tools.tools) == ["my_library_find_books"]
+        tool = tools.tools["my_library_find_books"]
+        assert (tool.on_barge_in, tool.timeout_s) == (ToolPolicy.FINISH, 7.0)
+        assert await call(tools, "my_library_find_books", about="tea", at_most=1) == ["tea, volume 1"]
+    assert "has no tool fly; it has find_books, shelve" in caplog.text
+
+
+async def test_wrong_arguments_and_exceptions_are_told(diary: Path) -> None:
+    async with started(stdio(diary)) as tools:
+        error = await refused(tools, "find_books", at_most="many")
+        assert str(error).startswith("This did not work: ")
+        assert "about" in str(error)
+        assert str(await refused(tools, "fail")).startswith("This did not work: ")
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+
+
+async def test_a_call_that_is_given_up_is_stopped_in_the_server(diary: Path) -> None:
+    async with started(stdio(diary)) as tools:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await call(tools, "hang")
+        await until(lambda: "cancelled" in diary.read_text())
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+
+
+async def test_ten_megabytes_are_refused_and_hold_nobody_up(diary: Path) -> None:
+    async with started(stdio(diary)) as tools:
+        worst_s = 0.0
+
+        async def feel() -> None:
+            nonlocal worst_s
+            while True:
+                before_s = time.perf_counter()
+                await asyncio.sleep(0.001)
+                worst_s = max(worst_s, time.perf_counter() - before_s - 0.001)
+
+        feeling = asyncio.create_task(feel())
+        error = await refused(tools, "everything")
+        feeling.cancel()
+        assert str(error) == "The answer was too long or could not be read. Ask for less."
+        assert worst_s < 0.2, "the package alone holds the loop for 0.3 s on a quiet machine; here it is 0.005 s"
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+        assert len(server_pids(diary)) == 1
+
+
+async def test_the_key_of_a_call_reaches_the_server_so_that_a_repeat_can_be_known(diary: Path) -> None:
+    async with started(stdio(diary)) as tools:
+        await call(tools, "reserve", key="CA1:s1:7", title="Tea")
+        await call(tools, "reserve", key="CA1:s1:7", title="Tea")
+    assert diary.read_text().count("reserve CA1:s1:7") == 2
+
+
+@pytest.mark.parametrize("how", ["by itself", "by a signal"])
+async def test_a_server_that_dies_is_started_again(
+    diary: Path, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started(stdio(diary)) as tools:
+        monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)  # a busy machine starts it in more than 2 s
+        if how == "by itself":
+            error = await refused(tools, "die")
+            assert str(error).startswith("This broke off. It is not known whether it took effect")
+        else:
+            os.kill(server_pids(diary)[0], signal.SIGKILL)
+            await until(lambda: "its connection is gone" in caplog.text)
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+        assert len(server_pids(diary)) == 2
+
+
+async def test_a_server_that_stays_away_is_said_to_be_and_tried_again_in_growing_pauses(
+    tmp_path: Path, diary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "server"
+    program.write_text(f'#!/bin/sh\n[ -e "{tmp_path}/broken" ] && exit 1\nexec {sys.executable} {SERVER}\n')
+    program.chmod(0o755)
+    settings = ToolSettings(mcp=McpServer(command=str(program), env={"DIARY": str(diary)}))
+    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 0.05)
+    async with started(settings) as tools:
+        (tmp_path / "broken").touch()
+        await refused(tools, "die")
+        await until(lambda: "next try in 1 s" in caplog.text)
+        error = await refused(tools, "find_books", about="tea")
+        assert str(error) == "This cannot be used just now. Offer to try again in a while."
+        (tmp_path / "broken").unlink()
+        monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["exit 1", "sleep 60", "echo rubbish; echo '{\"a\":1}'; echo '[]'; cat > /dev/null", "echo $KEY >&2; exit 1"],
+)
+async def test_a_program_that_is_no_server_does_not_keep_the_gateway_from_starting(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    program = tmp_path / "server"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    settings = ToolSettings(mcp=McpServer(command=str(program), start_s=0.5, env={"KEY": "${KEY}"}))
+    async with asyncio.timeout(30), started(settings) as tools:
+        assert tools.tools == {}
+        assert f"MCP server {program.name}: " in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_secrets_come_out_nowhere_and_the_gateways_own_do_not_go_in(
+    diary: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with started(stdio(diary)) as tools:
+        names = await call(tools, "surroundings")
+        assert "LIBRARY_KEY" in names
+        assert not {"GATEWAY_SECRET", "GEMINI_API_KEY", "TWILIO_AUTH_TOKEN", "PYTEST_CURRENT_TEST"} & set(names)
+        await refused(tools, "tell_secrets")
+        await until(lambda: "says: secret on stderr" in caplog.text)
+    assert SECRET not in caplog.text
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_what_cannot_work_is_found_at_the_start() -> None:
+    with pytest.raises(OperatorError, match=r"mcp\.command: no such program: there-is-none"):
+        McpTools(ToolSettings(mcp=McpServer(command="there-is-none")), {})
+    with pytest.raises(OperatorError, match=r"MCP server x: mcp\.headers\.Authorization: TOKEN is not in the env"):
+        McpTools(ToolSettings(name="x", mcp=McpServer(url="https://x", headers={"Authorization": "${TOKEN}"})), {})
+
+
+def test_without_the_extra_the_operator_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("offhook.gateway.tools.mcp.tools", "offhook.gateway.tools.mcp.transport"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    agent = parse_agent("name: a\ntools:\n  - mcp: {url: 'https://x'}")
+    with pytest.raises(OperatorError, match=r"pip install 'offhook\[mcp\]'"):
+        build_tools(agent, {}, HttpClient())
+
+
+# --- over HTTP
+
+
+@asynccontextmanager
+async def http_server(diary: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    env = {**os.environ, "DIARY": str(diary), "LIBRARY_KEY": SECRET}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, SERVER, str(port), env=env, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        await until(listens)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return cast(int, probe.getsockname()[1])
+
+
+async def test_a_server_over_http_is_called_dies_and_comes_back(
+    diary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/mcp?key=${{KEY}}"
+    settings = ToolSettings(mcp=McpServer(url=url, headers={"Authorization": "Bearer ${KEY}"}))
+    async with http_server(diary, port):
+        tools = McpTools(settings, {"KEY": SECRET})
+        await tools.start()
+        assert await call(tools, "find_books", about="tea", at_most=2) == ["tea, volume 1", "tea, volume 2"]
+        assert str(await refused(tools, "fail")).startswith("This did not work: ")
+        await refused(tools, "tell_secrets")
+        error = await refused(tools, "everything")
+        assert str(error) == "The answer was too long or could not be read. Ask for less."
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await call(tools, "hang")
+        await until(lambda: "cancelled" in diary.read_text())
+        error = await refused(tools, "die")
+        assert str(error).startswith("This broke off.")
+    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 0.05)
+    error = await refused(tools, "find_books", about="tea")
+    assert str(error) == "This cannot be used just now. Offer to try again in a while."
+    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)
+    async with http_server(diary, port):
+        assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
+        await tools.close()
+    assert SECRET not in caplog.text

@@ -1,0 +1,162 @@
+"""The console in real Chromium, while simulated calls go through a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from tests.needs import require
+from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, staged
+
+pytestmark = pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(autouse=True)
+def _browser_is_here() -> None:
+    require("chromium", "playwright")
+
+
+@asynccontextmanager
+async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[Any]:
+    async with chromium() as browser:
+        context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page = await context.new_page()
+        watch.page(page, stage.url)
+        yield page
+
+
+async def faults(page: Any) -> list[str]:
+    """What axe-core finds that keeps people out."""
+    require("axe_playwright_python")
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:120]} {v['nodes'][0].get('failureSummary', '')[:300]}"
+        for v in found["violations"]
+        if v["impact"] in SERIOUS
+    ]
+
+
+async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
+    watch = Watch()
+    async with staged(hostile=True) as stage, opened(stage, watch) as page:
+        await page.goto(f"{stage.url}/console")
+        await page.get_by_text("Nobody is on the line.").wait_for()
+        assert await page.get_by_role("status").inner_text() == "Live"
+
+        call = asyncio.create_task(stage.call().run())
+        row = page.get_by_role("row", name="receptionist").first
+        await row.wait_for(timeout=15_000)
+        assert "+15•••87" in await row.inner_text()
+        assert "5550187" not in await page.content()
+        for phase in ("Speaking", "Listening"):  # values change by themselves
+            await row.get_by_text(phase, exact=True).wait_for(timeout=20_000)
+
+        # Its timeline, opened with the keyboard while it goes on.
+        link = page.get_by_role("link", name="+15•••87")
+        await link.focus()
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="Call from +15•••87 on the line").wait_for()
+        assert await page.evaluate("document.activeElement.tagName") == "H1"
+        said = page.get_by_role("listitem")
+        await said.filter(has_text="Thank you for calling the Blue Door.").wait_for()
+        await said.filter(has_text=HOSTILE).wait_for(timeout=20_000)  # as text
+        assert await page.evaluate("window.broken") is None
+        assert await faults(page) == []
+        await said.filter(has_text="confirmed by the model").wait_for(timeout=20_000)
+
+        await call
+        await page.get_by_role("heading", name="Call from +15•••87 over").wait_for(timeout=20_000)
+        assert await page.evaluate("window.broken") is None
+        text = await page.locator("main").inner_text()
+        assert "Agent hung up" in text
+        assert "find_table done after" in text
+        cut = page.get_by_role("listitem").filter(has_text="Let me look for a table").locator("s")
+        assert "not heard" in await cut.inner_text()
+        (record,) = stage.gateway.records.values()
+        gap_ms = record.turns[1].segments["turn_gap"]
+        shown = await page.get_by_role("row", name="Turn 2").get_by_role("cell").first.inner_text()
+        assert shown in (f"{gap_ms:.0f} ms", f"{gap_ms / 1000:.2f} s")
+
+        await page.get_by_role("link", name="All calls").click()
+        ended = page.get_by_role("region", name="Calls that ended").get_by_role("row", name="receptionist")
+        assert "Agent hung up" in await ended.inner_text()
+        turns = page.get_by_role("region", name="Last turns").get_by_role("listitem").filter(has_text="turn 2")
+        assert await turns.count() == 1
+    assert watch.complaints == []
+    assert watch.elsewhere == []
+
+
+async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> None:
+    watch = Watch()
+    async with staged() as stage, opened(stage, watch, reduced_motion="reduce") as page:
+
+        async def look() -> None:
+            for width, colours in [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]:
+                await page.set_viewport_size({"width": width, "height": 844})
+                await page.emulate_media(color_scheme=colours)
+                assert await faults(page) == [], (width, colours)
+                assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (width, colours)
+
+        await page.goto(f"{stage.url}/console")
+        calls = [asyncio.create_task(stage.call(SHORT, agent=1, caller=f"+1555010{i}").run()) for i in range(2)]
+        turns = page.get_by_role("region", name="Last turns").get_by_role("listitem")
+        await turns.filter(has_text="turn 2, waiting list").first.wait_for(timeout=30_000)
+        await look()
+        await asyncio.gather(*calls)
+        await page.get_by_role("region", name="Calls that ended").get_by_role("link").first.click()
+        await page.get_by_role("heading", name="What was said").wait_for()
+        await look()
+    assert watch.complaints == []
+
+
+async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
+    watch = Watch()
+    async with staged() as stage, opened(stage, watch) as page:
+        await page.goto(f"{stage.url}/console")
+        await page.get_by_text("Nobody is on the line.").wait_for()
+        seen = []
+        focused = "document.activeElement"
+        ringed = f"({focused}.type === 'radio' ? {focused}.nextSibling : {focused})"
+        for _ in range(8):
+            await page.keyboard.press("Tab")
+            seen.append(await page.evaluate(f"{focused}.textContent.trim() || {focused}.value"))
+            assert await page.evaluate(f"getComputedStyle({ringed}).outlineStyle") != "none", seen[-1]
+            if seen[-1] == "Percentiles and definitions":
+                break
+        assert seen == ["Skip to the calls", "Offhook console", "5m", "Percentiles and definitions"]
+        await page.get_by_role("radio", name="5 minutes").focus()
+        async with page.expect_request(lambda r: "window=1h" in r.url):
+            await page.keyboard.press("ArrowRight")
+    assert watch.complaints == []
+
+
+async def test_a_browser_logs_in_and_the_page_goes_on_after_a_restart() -> None:
+    watch = Watch()
+    credentials = {"username": "anyone", "password": "let me in"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ = {"OFFHOOK_CONSOLE_TOKEN": "let me in", "OFFHOOK_PORT": str(port)}
+    async with chromium() as browser:
+        async with staged(environ) as stage:
+            refused = await (await browser.new_context()).request.get(f"{stage.url}/console")
+            assert refused.status == 401
+            page = await (await browser.new_context(http_credentials=credentials)).new_page()
+            watch.page(page, stage.url)
+            await page.goto(f"{stage.url}/console")
+            await page.get_by_text("Nobody is on the line.").wait_for()
+            assert await page.get_by_role("status").inner_text() == "Live"
+            assert watch.complaints == []
+        await page.get_by_text("Not connected").wait_for(timeout=15_000)
+        async with staged(environ):
+            await page.get_by_role("status").filter(has_text="Live").wait_for(timeout=30_000)
