@@ -8,16 +8,16 @@ __all__ = ["Framer"]
 
 
 class Framer:
-    """Cuts a stream of mu-law bytes into whole frames.
+    """Cuts a stream of encoded audio into whole frames.
 
     Inside a reply the remainder waits for the next chunk: padding there would be a gap in a word.
-    Only `flush`, at the end of a reply, pads (with 0xFF, mu-law silence).
+    Only `flush`, at the end of a reply, pads (with `silence`, one sample of it: 0xFF in mu-law).
     """
 
-    def __init__(self, frame_bytes: int = FRAME_BYTES) -> None:
+    def __init__(self, frame_bytes: int = FRAME_BYTES, silence: bytes = bytes([SILENCE])) -> None:
         if frame_bytes < 1:
             raise ValueError(f"frame_bytes must be at least 1, not {frame_bytes}")
-        self._frame_bytes = frame_bytes
+        self._frame_bytes, self._silence = frame_bytes, silence
         self._rest = b""
 
     @property
@@ -36,4 +36,6 @@ class Framer:
     def flush(self) -> bytes:
         """The remainder padded with silence to one whole frame, or b"" when there is none."""
         rest, self._rest = self._rest, b""
-        return rest.ljust(self._frame_bytes, bytes([SILENCE])) if rest else b""
+        if not rest:
+            return b""
+        return rest + self._silence * ((self._frame_bytes - len(rest)) // len(self._silence))

@@ -1,117 +1,121 @@
-"""A call's outgoing audio: each reply's mu-law frames by sample position, kept until heard or dropped.
+"""A call's outgoing audio: each reply's frames by sample position, kept until heard or dropped.
 
-The conversation machine decides what is played; this holds the bytes it decides about. Model audio is converted
-on its way in, so what the machine is told of can be sent as it is.
+The conversation machine decides what is played; this holds the bytes it decides about, in the line's own format,
+so that what the machine hears of can be sent as it is.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from offhook.media import mulaw
+from offhook.gateway.conversation import ledger as lg
+from offhook.media.formats import MULAW_8K, AudioFormat, converter
 from offhook.media.framing import Framer
-from offhook.media.resample import Down24To8
 
-__all__ = ["AUDIBLE_DBOV", "FRAME", "Playout", "fade_in"]
+__all__ = ["AUDIBLE_DBOV", "NOTHING_DBOV", "Playout", "fade_in"]
 
-FRAME = 160  # samples and bytes of 20 ms
 AUDIBLE_DBOV = -50.0  # a frame above this is voice: speech stands around -26, a quiet line around -65
-FADE_SAMPLES = 40  # 5 ms: long enough not to click, too short to swallow a consonant
+FADE_S = 0.005  # long enough not to click, too short to swallow a consonant
 NOTHING_DBOV = -100.0
 
 
 class _Reply:
-    """One reply's frames and their levels; `converter` while the model still brings more."""
+    """One reply's frames and their levels."""
 
-    __slots__ = ("audible_told", "codes", "converter", "framer", "levels")
+    __slots__ = ("audible_reported", "codes", "framer", "levels")
 
-    def __init__(self) -> None:
+    def __init__(self, framer: Framer) -> None:
         self.codes = bytearray()
         self.levels: list[float] = []
-        self.converter: Down24To8 | None = None
-        self.framer = Framer(FRAME)
-        self.audible_told = False
+        self.framer = framer
+        self.audible_reported = False
 
 
 class Playout:
-    """Replies by generation. Positions are 8 kHz samples from a reply's beginning."""
+    """Replies by generation, in one format. Positions are samples of it from a reply's beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, audio: AudioFormat) -> None:
+        self._format, self._width, self._frame = audio, audio.bytes_per_sample, audio.frame_samples
         self._replies: dict[int, _Reply] = {}
 
     def __len__(self) -> int:
         return len(self._replies)
 
-    def push_pcm(self, generation: int, pcm: bytes) -> tuple[int, int | None]:
-        """Model audio, PCM16 LE 24 kHz of any length. See `push_codes` for what comes back."""
-        reply = self._open(generation)
-        if reply.converter is None:
-            reply.converter = Down24To8()
-        return self._append(reply, reply.framer.push(reply.converter.push(pcm)))
+    def push(self, generation: int, codes: bytes) -> tuple[int, int | None]:
+        """Audio of any length, in the line's format.
 
-    def push_codes(self, generation: int, codes: bytes) -> tuple[int, int | None]:
-        """Ready mu-law of any length.
-
-        Returns how many samples became ready (whole frames), and, once per reply, the sample before which its
+        Returns how many samples became ready (whole frames) and, once per reply, the sample before which its
         first audible frame stands.
         """
-        reply = self._open(generation)
-        return self._append(reply, reply.framer.push(codes))
-
-    def finish(self, generation: int) -> tuple[int, int | None]:
-        """No more of this reply will come: what the filter and the frame still held, padded with silence."""
         reply = self._replies.get(generation)
         if reply is None:
-            return 0, None
-        rest = b""
-        if reply.converter is not None:
-            rest = reply.framer.push(reply.converter.flush())
-            reply.converter = None
-        return self._append(reply, rest + reply.framer.flush())
+            framer = Framer(self._format.frame_bytes, self._format.silence)
+            reply = self._replies[generation] = _Reply(framer)
+        return self._append(reply, reply.framer.push(codes))
+
+    def push_sound(self, generation: int, codes: bytes) -> tuple[int, int | None]:
+        """A whole reply at once, mu-law 8 kHz. See `push` for what comes back."""
+        if convert := converter(MULAW_8K, self._format):
+            codes = convert.push(codes) + convert.flush()
+        samples, audible = self.push(generation, codes)
+        rest, audible_later = self.finish(generation)
+        return samples + rest, audible if audible is not None else audible_later
+
+    def finish(self, generation: int) -> tuple[int, int | None]:
+        """No more of this reply will come: the last partial frame, padded with silence. See `push`."""
+        reply = self._replies.get(generation)
+        return (0, None) if reply is None else self._append(reply, reply.framer.flush())
 
     def span(self, generation: int, start: int, end: int) -> bytes:
-        """The frames `[start, end)`; empty when the reply is gone."""
+        """The samples `[start, end)`; empty when the reply is gone."""
         reply = self._replies.get(generation)
-        return bytes(reply.codes[start:end]) if reply else b""
+        return bytes(reply.codes[start * self._width : end * self._width]) if reply else b""
+
+    def heard_level_dbov(self, ledger: lg.Ledger, now_s: float) -> float:
+        """Level of the frame that the caller is hearing now, by the ledger; -100 for silence."""
+        if not ledger.replies:
+            return NOTHING_DBOV
+        position = lg.line_heard(ledger, now_s)
+        if position >= ledger.queued_to:
+            return NOTHING_DBOV
+        for reply in ledger.replies:
+            sample = position - reply.base
+            if 0 <= sample < reply.placed:
+                return self.level_dbov(reply.generation, sample)
+        return NOTHING_DBOV
 
     def level_dbov(self, generation: int, sample: int) -> float:
         """Level of the frame at `sample`, as the caller hears it; -100 where there is nothing."""
         reply = self._replies.get(generation)
-        index = sample // FRAME
+        index = sample // self._frame
         return reply.levels[index] if reply and index < len(reply.levels) else NOTHING_DBOV
 
     def drop(self, generation: int) -> None:
-        """The reply is dead, or heard to its end. Harmless when said twice."""
+        """The reply is dead, or heard to its end. Harmless when repeated."""
         self._replies.pop(generation, None)
-
-    def _open(self, generation: int) -> _Reply:
-        reply = self._replies.get(generation)
-        if reply is None:
-            reply = self._replies[generation] = _Reply()
-        return reply
 
     def _append(self, reply: _Reply, frames: bytes) -> tuple[int, int | None]:
         if not frames:
             return 0, None
         before = len(reply.levels)
-        levels = mulaw.levels_dbov(frames).tolist()
+        levels = self._format.levels_dbov(frames).tolist()
         reply.codes += frames
         reply.levels += levels
-        if reply.audible_told:
-            return len(frames), None
+        samples = len(frames) // self._width
+        if reply.audible_reported:
+            return samples, None
         for index, level in enumerate(levels):
             if level > AUDIBLE_DBOV:
-                reply.audible_told = True
-                return len(frames), (before + index + 1) * FRAME
-        return len(frames), None
+                reply.audible_reported = True
+                return samples, (before + index + 1) * self._frame
+        return samples, None
 
 
-_RAMP: NDArray[np.float64] = np.arange(1, FADE_SAMPLES + 1) / (FADE_SAMPLES + 1)
-
-
-def fade_in(codes: bytes) -> bytes:
+def fade_in(codes: bytes, audio: AudioFormat) -> bytes:
     """The same audio, its first 5 ms rising from silence."""
-    head = mulaw.decode(codes[:FADE_SAMPLES])
-    faded = np.rint(head * _RAMP[: len(head)]).astype(np.int16)
-    return mulaw.encode(faded) + codes[FADE_SAMPLES:]
+    samples = round(FADE_S * audio.rate_hz)
+    head = codes[: samples * audio.bytes_per_sample]
+    ramp = np.arange(1, samples + 1) / (samples + 1)
+    decoded = audio.decode(head)
+    faded = np.rint(decoded * ramp[: len(decoded)]).astype(np.int16)
+    return audio.encode(faded) + codes[len(head) :]

@@ -1,22 +1,30 @@
 """A call's recording, fed by the call: left the caller as received, right the agent as heard.
 
-What the agent's side holds is the ledger's word: a reply's samples are placed once a mark, a clear or the reply's
-end says that they were heard, ending at that moment; what was cleared is never placed. Writing is off the call path
-(`offhook.media.recording`).
+What the agent's side holds follows the ledger: a reply's samples are placed once a mark, a clear or the reply's end
+shows that they were heard, ending at that moment; what was cleared is never placed. The file is 8 kHz whatever the
+line carries. Writing is off the call path (`offhook.media.recording`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from offhook.gateway.agent.spec import Agent
+from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.playout import Playout
+from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.conversation.commands import Command, ReplyEnded
+from offhook.gateway.conversation.events import Event
 from offhook.gateway.conversation.ledger import Ledger
+from offhook.media import mulaw
+from offhook.media.formats import MULAW_8K, converter
 from offhook.media.recording import Recording
+from offhook.media.resample import resample
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "recorder_for"]
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +36,13 @@ SEAM = RATE_HZ // 20  # marks come a little early or late: within this, what fol
 class Recorder:
     """Records one call to `<recording.directory>/<call_sid>.wav`, relative to the agent file."""
 
-    def __init__(self, agent: Agent, call_sid: str, playout: Playout) -> None:
+    def __init__(self, agent: Agent, facts: CallFacts, playout: Playout) -> None:
+        """Raises OSError or ValueError when the file cannot be begun."""
         directory = Path(agent.directory) / agent.recording.directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / f"{call_sid}.wav"
+        self.path = directory / f"{facts.call_sid}.wav"
+        self._takes = facts.formats.takes
+        self._convert = converter(facts.formats.gives, MULAW_8K)
         self._recording = Recording(self.path)
         self._playout = playout
         self._begun_s: float | None = None
@@ -41,7 +52,9 @@ class Recorder:
         self._free = 0  # the agent's side is placed up to here
 
     def caller(self, codes: bytes, now_s: float) -> None:
-        """A frame of the caller, just received."""
+        """A frame of the caller in the line's format, just received."""
+        if self._convert is not None:
+            codes = self._convert.push(codes)
         if self._begun_s is None:
             self._begun_s = now_s - len(codes) / RATE_HZ
         elapsed = int((now_s - self._begun_s) * RATE_HZ)
@@ -51,10 +64,13 @@ class Recorder:
         self._received += len(codes)
         self._last_s = now_s
 
-    def heard(self, ledger: Ledger, at_s: float) -> None:
-        """Place what the ledger knows to have been heard since it was asked last."""
+    def observe(self, event: Event, commands: Iterable[Command], ledger: Ledger) -> None:
+        """One step of the machine: place what is now known to have been heard, before the commands drop it."""
+        for command in commands:
+            if type(command) is ReplyEnded:
+                self.reply_heard(command.generation, command.heard, event.at_s)
         for reply in ledger.replies:
-            self.reply_heard(reply.generation, reply.heard, at_s)
+            self.reply_heard(reply.generation, reply.heard, event.at_s)
 
     def reply_heard(self, generation: int, heard: int, at_s: float) -> None:
         """`heard` samples of this reply have been heard by `at_s`."""
@@ -62,6 +78,8 @@ class Recorder:
         if heard <= known or self._begun_s is None:
             return
         codes = self._playout.span(generation, known, heard)
+        if self._takes != MULAW_8K:
+            codes = mulaw.encode(resample(self._takes.decode(codes), self._takes.rate_hz, RATE_HZ))
         end = self._received + int((at_s - self._last_s) * RATE_HZ)
         start = max(end - len(codes), 0)
         if abs(start - self._free) <= SEAM or start < self._free:
@@ -87,3 +105,15 @@ class Recorder:
         if self._recording.dropped_samples:
             return f"{self._recording.dropped_samples} samples are missing from the recording"
         return ""
+
+
+def recorder_for(agent: Agent, facts: CallFacts, playout: Playout, timeline: Timeline) -> Recorder | None:
+    """The call's recorder, when the agent records. A disk that fails costs the recording, not the call."""
+    if not agent.recording.enabled:
+        return None
+    try:
+        return Recorder(agent, facts, playout)
+    except (OSError, ValueError) as error:
+        log.error("call %s: no recording: %s", facts.call_sid, error)
+        timeline.error("the recording could not be begun")
+        return None

@@ -7,11 +7,12 @@ whose end never came is absent and counted, never zero. All times are the loop's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
+from offhook.gateway.call.line import Span
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import transcript
@@ -20,7 +21,6 @@ from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Timeline"]
 
-SAMPLE_MS = 1000 / 8000
 FRAME_S = 0.02
 SO_FAR_TURNS = 40  # of a live call, for whoever watches it each second: a bound on what that costs
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
@@ -64,8 +64,12 @@ class _Turn:
 class Timeline:
     """One call's times, from ring to end."""
 
-    def __init__(self, record: CallRecord, metrics: Metrics, *, rang_s: float | None = None) -> None:
+    def __init__(
+        self, record: CallRecord, metrics: Metrics, rate_hz: int = 8_000, *, rang_s: float | None = None
+    ) -> None:
+        """`rate_hz`: of the samples that events and commands count, the line's own."""
         self.record = record
+        self._sample_ms = 1000 / rate_hz
         self._metrics = metrics
         self._zero_s: float | None = None  # the call's own axis begins at the carrier's `start`
         self._rang_s = rang_s
@@ -103,19 +107,15 @@ class Timeline:
             c.ActivityEnd: self._endpoint,
         }
 
-    # --- what the shell tells it
+    # --- what the shell reports
 
-    def event(self, event: e.Event) -> None:
-        """Something happened; told before the machine decides."""
-        handler = self._on_event.get(type(event))
-        if handler is not None:
-            handler(event)
-
-    def command(self, command: c.Command, decided_s: float) -> None:
-        """The machine decided `command` upon an event of `decided_s`; told as it is carried out."""
-        handler = self._on_command.get(type(command))
-        if handler is not None:
-            handler(command, decided_s)
+    def observe(self, event: e.Event, commands: Iterable[c.Command]) -> None:
+        """One step of the machine: what happened, and what was decided upon it."""
+        if (on_event := self._on_event.get(type(event))) is not None:
+            on_event(event)
+        for command in commands:
+            if (on_command := self._on_command.get(type(command))) is not None:
+                on_command(command, event.at_s)
 
     def webhook_answered(self, at_s: float) -> None:
         """The TwiML was handed to the socket."""
@@ -127,12 +127,6 @@ class Timeline:
         """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
         self._observe(name, seconds)
         self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
-
-    def model_event_seen(self, generation: int, at_s: float) -> None:
-        """First sign of a new turn of the model, of any kind."""
-        turn = self._turn(generation)
-        if turn.first_event_s is None:
-            turn.first_event_s = at_s
 
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""
@@ -164,7 +158,7 @@ class Timeline:
 
     def ended(self, at_s: float) -> None:
         """The call is over: close what is open."""
-        self.record.duration_ms = self._ms(at_s)
+        self.record.duration_ms = self.ms(at_s)
         if self._speech_end_s is not None and at_s - self._speech_end_s > LONG_WAIT_S:
             self._metrics.incomplete("turn_gap", "no_audio")  # they waited, and then the call was over
         for turn in self._turns.values():
@@ -182,7 +176,7 @@ class Timeline:
         turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
         return msgspec.structs.replace(
             self.record,
-            duration_ms=self._ms(at_s),
+            duration_ms=self.ms(at_s),
             turns=turns,
             barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
             tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
@@ -196,13 +190,13 @@ class Timeline:
         sounded, over = {}, set()
         for turn in self._turns.values():
             if turn.first_sent_s is not None:
-                heard = int(turn.record.heard_ms / SAMPLE_MS)
+                heard = int(turn.record.heard_ms / self._sample_ms)
                 sounded[turn.record.generation] = transcript.Sounded(turn.first_sent_s, heard, turn.received)
             if turn.closed:
                 over.add(turn.first_sent_s)
         return [
             TranscriptLine(
-                at_ms=self._ms(line.at_s),
+                at_ms=self.ms(line.at_s),
                 who=line.who,
                 text=line.text,
                 # Of a reply that is still being heard nobody can say how far it will have been.
@@ -212,8 +206,9 @@ class Timeline:
         ]
 
     def ms(self, at_s: float) -> float:
-        """`at_s` on the call's own axis."""
-        return self._ms(at_s)
+        """`at_s` on the call's own axis, in milliseconds."""
+        zero_s = self._zero_s if self._zero_s is not None else (self._rang_s or at_s)
+        return round((at_s - zero_s) * 1000, 3)
 
     # --- events
 
@@ -236,7 +231,7 @@ class Timeline:
         if waiting is not None:
             if waiting.first_audio_s is not None and event.offset_s <= waiting.first_audio_s:
                 waiting.caller_end_s = event.offset_s
-                waiting.record.caller_ended_ms = self._ms(event.offset_s)
+                waiting.record.caller_ended_ms = self.ms(event.offset_s)
                 self._speech_start_s = None
             else:  # the caller talked on over the reply: where the turn ended nobody can say
                 self._metrics.incomplete("turn_gap", "superseded")
@@ -259,10 +254,10 @@ class Timeline:
         record = turn.record
         record.caller_text, self._pending_caller_text = self._pending_caller_text.strip(), ""
         if self._speech_start_s is not None:
-            record.caller_started_ms = self._ms(self._speech_start_s)
+            record.caller_started_ms = self.ms(self._speech_start_s)
         if self._speech_end_s is not None:
             turn.caller_end_s = self._speech_end_s
-            record.caller_ended_ms = self._ms(self._speech_end_s)
+            record.caller_ended_ms = self.ms(self._speech_end_s)
             self._speech_start_s = self._speech_end_s = None
         elif self._speaking:
             self._awaiting_end = turn
@@ -278,14 +273,14 @@ class Timeline:
         if self._clear_pending:
             self._clear_pending = False
             if self._barge_in is not None and self._barge_in.stopped_ms is None:
-                self._barge_in.stopped_ms = self._ms(event.at_s)
+                self._barge_in.stopped_ms = self.ms(event.at_s)
             self._observe("bargein_stop", event.at_s - self._decided_s)
 
     def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
         """The model asked for this tool; the arguments are bounded, and without secrets."""
         if call_id in self._tools:
             return
-        record = ToolRecord(call_id=call_id, name=name, arguments=arguments, requested_ms=self._ms(at_s))
+        record = ToolRecord(call_id=call_id, name=name, arguments=arguments, requested_ms=self.ms(at_s))
         self._tools[call_id] = (at_s, record)
         self.record.tool_calls.append(record)
 
@@ -308,23 +303,23 @@ class Timeline:
     def _played(self, command: c.Play | c.Replay, decided_s: float) -> None:
         turn = self._turn(command.generation)
         record = turn.record
-        record.sent_ms = max(record.sent_ms, command.to_sample * SAMPLE_MS)
+        record.sent_ms = max(record.sent_ms, command.to_sample * self._sample_ms)
         now_s = decided_s
         if turn.first_sent_s is None:
             turn.first_sent_s = now_s
-            record.reply_started_ms = self._ms(now_s)
+            record.reply_started_ms = self.ms(now_s)
         elif turn.playing_until_s is not None and not isinstance(command, c.Replay):
             gap_ms = (now_s - turn.playing_until_s) * 1000
             record.longest_gap_ms = max(record.longest_gap_ms, gap_ms)
-        length_s = (command.to_sample - command.from_sample) / 8000
+        length_s = (command.to_sample - command.from_sample) * self._sample_ms / 1000
         turn.playing_until_s = max(turn.playing_until_s or now_s, now_s) + length_s
 
-    def sent(self, command: c.Play | c.Replay, at_s: float) -> None:
+    def sent(self, span: Span, at_s: float) -> None:
         """The audio was handed to the carrier's socket."""
-        turn = self._turns.get(command.generation)
+        turn = self._turns.get(span.generation)
         if turn is None or turn.onset_sent_s is not None or turn.audible is None:
             return
-        if command.to_sample >= turn.audible:
+        if span.to_sample >= turn.audible:
             turn.onset_sent_s = at_s
 
     def _cleared(self, command: c.Clear, decided_s: float) -> None:
@@ -334,8 +329,8 @@ class Timeline:
             turn.playing_until_s = None
         record = BargeInRecord(
             generation=0,
-            onset_ms=self._ms(decided_s),
-            decided_ms=self._ms(decided_s),
+            onset_ms=self.ms(decided_s),
+            decided_ms=self.ms(decided_s),
         )
         self._barge_in = record
         self.record.barge_ins.append(record)
@@ -344,7 +339,7 @@ class Timeline:
         """The clear was handed to the carrier's socket."""
         self._observe("bargein_clear_sent", at_s - self._decided_s)
         if self._barge_in is not None and self._barge_in.clear_sent_ms is None:
-            self._barge_in.clear_sent_ms = self._ms(at_s)
+            self._barge_in.clear_sent_ms = self.ms(at_s)
 
     def _barged_in(self, command: c.BargeIn, decided_s: float) -> None:
         record = self._barge_in
@@ -353,23 +348,23 @@ class Timeline:
             return
         if record.generation == 0:
             record.generation = command.generation
-            record.onset_ms = self._ms(command.onset_s)
+            record.onset_ms = self.ms(command.onset_s)
             if command.verdict is not c.Verdict.CONFIRMED_BY_MODEL:
                 self._observe("bargein_detect", decided_s - command.onset_s)
         record.verdict = command.verdict.value
         if command.verdict is not c.Verdict.SUSPECTED:
-            record.verdict_ms = self._ms(decided_s)
+            record.verdict_ms = self.ms(decided_s)
 
     def _reply_ended(self, command: c.ReplyEnded, decided_s: float) -> None:
         turn = self._turns.get(command.generation)
         if turn is None:
             return
         record = turn.record
-        record.received_ms = command.received * SAMPLE_MS
-        record.heard_ms = command.heard * SAMPLE_MS
+        record.received_ms = command.received * self._sample_ms
+        record.heard_ms = command.heard * self._sample_ms
         record.interrupted = turn.interrupted = command.interrupted
         record.heard_text = self.heard_text(command.generation, command.heard) or ""
-        record.reply_ended_ms = self._ms(decided_s)
+        record.reply_ended_ms = self.ms(decided_s)
         if self._barge_in is not None and self._barge_in.generation == command.generation:
             self._barge_in.heard_ms = record.heard_ms
         self._close(turn, "interrupted" if command.interrupted else "no_mark")
@@ -393,7 +388,7 @@ class Timeline:
         if started is None:
             return
         began_s, record = started
-        record.finished_ms, record.outcome = self._ms(at_s), outcome
+        record.finished_ms, record.outcome = self.ms(at_s), outcome
         self._metrics.tool_calls_total.inc(outcome)
         self._observe("tool_call", at_s - began_s, record.name)
 
@@ -452,11 +447,3 @@ class Timeline:
             turn = self._turns[generation] = _Turn(record)
             self.record.turns.append(record)
         return turn
-
-    def call_ms(self, at_s: float) -> float:
-        """A time on the call's own axis, in milliseconds."""
-        return self._ms(at_s)
-
-    def _ms(self, at_s: float) -> float:
-        zero_s = self._zero_s if self._zero_s is not None else (self._rang_s or at_s)
-        return round((at_s - zero_s) * 1000, 3)

@@ -1,0 +1,177 @@
+"""The caller's audio: a frame in, its level and speech edges out, and the frame on to the model.
+
+Detection runs for all calls together (`Detection`): a call submits a frame and gets it back, decoded, with what was
+decided about it (`Hearing.heard`), in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offhook.gateway.agent.policy import pre_roll_s
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.call.recorder import Recorder
+from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, Event
+from offhook.gateway.conversation.state import Policy
+from offhook.media.formats import PCM16_8K, AudioFormat, converter
+from offhook.media.vad import SpeechDetector, SpeechEdge
+from offhook.metrics.catalogue import Metrics, WorstPerSecond
+from offhook.metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
+
+__all__ = ["Detection", "Hearing", "Uplink"]
+
+FRAME_S = 0.02
+ARRIVALS_KEPT = 256  # 5 s: no edge of speech is decided later than that
+LAST_TONE_S = 0.3  # of a secret's last key: the carrier may report the key before its tone is over
+DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
+
+
+class Uplink(Protocol):
+    """Where the caller's audio goes: the part of a model link that hearing needs."""
+
+    def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz."""
+
+
+class Hearing:
+    """One call's ear. `agent_level_dbov(now_s)`: what the caller hears of the agent now, for the echo guard."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        policy: Policy,
+        detector: SpeechDetector,
+        detection: Detection,
+        *,
+        line_format: AudioFormat,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        recorder: Recorder | None,
+        uplink: Uplink,
+        feed: Callable[[Event], None],
+        agent_level_dbov: Callable[[float], float],
+    ) -> None:
+        self.decode, self.detector, self.agent_level_dbov = line_format.decode, detector, agent_level_dbov
+        self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
+        self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
+        self.uplink = uplink
+        self._detection, self._clock, self._recorder, self._feed = detection, clock, recorder, feed
+        self._metrics = metrics
+        self._local_turns = policy.local_turns
+        self.muted = False  # the model gets silence: a protected reply is heard
+        self.turn_open = False  # local turns: the model is being sent the caller's turn
+        self._secret_until_s = -inf  # the caller enters digits that neither model nor recording may have
+        # Local turns: the audio sent with a turn's start begins before the onset, which lies before the decision
+        # and, with mode `hold`, before the verdict.
+        kept_s = pre_roll_s(agent) + policy.min_barge_in_s + policy.hangover_s + 0.2
+        self._pre_roll: deque[tuple[bytes, NDArray[np.int16]]] = deque(maxlen=int(kept_s / FRAME_S) or 1)
+        self._partial = b""  # of a frame: carriers send whole ones as a rule
+        self._silence = line_format.silence * line_format.frame_samples, np.zeros(DETECTED, np.int16)
+        self.received_samples = 0
+        self._uncounted_frames = 0  # received since the last flush
+        self._arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
+        self.last_frame_s: float | None = None
+        self._delay_floor_s: float | None = None
+        self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
+        self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
+        self.uplink_forward = WorstPerSecond(metrics, UPLINK_FORWARD)
+
+    # --- frames
+
+    def caller_audio(self, codes: bytes, media_ms: int) -> None:
+        """Audio of the caller in the line's format, 20 ms as a rule; `media_ms`: the stream's own clock."""
+        now_s = self._clock()
+        self._uncounted_frames += 1
+        if self._recorder is not None:
+            hidden = now_s < self._secret_until_s
+            self._recorder.caller(self._silent(len(codes)) if hidden else codes, now_s)
+        self.received_samples += len(codes) // self._bytes_per_sample
+        if self.last_frame_s is not None:
+            self._uplink_gap.add(now_s, now_s - self.last_frame_s)
+        self.last_frame_s = now_s
+        # The carrier's clock and ours differ by an unknown constant: the call's own best frame is the zero.
+        offset_s = now_s - media_ms / 1000
+        if self._delay_floor_s is None or offset_s < self._delay_floor_s:
+            self._delay_floor_s = offset_s
+        self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
+        whole = self._frame_bytes
+        if len(codes) == whole and not self._partial:
+            self._detection.submit(self, codes, now_s)
+            return
+        self._partial += codes
+        while len(self._partial) >= whole:
+            frame, self._partial = self._partial[:whole], self._partial[whole:]
+            self._detection.submit(self, frame, now_s)
+
+    def _silent(self, length: int) -> bytes:
+        silence = self._silence[0]
+        return (silence * (length // len(silence) + 1))[:length]
+
+    def heard(self, codes: bytes, samples: NDArray[np.int16], edge: SpeechEdge | None, received_s: float) -> None:
+        """A submitted frame, decoded (int16, 8 kHz), and the edge of speech that it decided, if any."""
+        self._arrivals_s.append(received_s)
+        if edge is not None:
+            # Back-dated to that frame's arrival, not by the length of the audio since: frames come late and in bunches.
+            frames_ago = (edge.decided_sample - edge.sample) // DETECTED
+            arrivals_s = self._arrivals_s
+            if edge.speaking:
+                onset_s = arrivals_s[-min(max(frames_ago, 1), len(arrivals_s))] - FRAME_S
+                self._feed(CallerSpeechStarted(received_s, onset_s))
+            else:
+                self._feed(CallerSpeechEnded(received_s, arrivals_s[-min(frames_ago + 1, len(arrivals_s))]))
+        if self.muted or received_s < self._secret_until_s:
+            codes, samples = self._silence
+        if self._local_turns and not self.turn_open:
+            self._pre_roll.append((codes, samples))
+        else:
+            self.uplink.caller_audio(codes, samples, received_s)
+
+    def open_turn(self) -> None:
+        """Local turns: send the pre-roll, and every frame from now on."""
+        self.turn_open = True
+        while self._pre_roll:
+            self.uplink.caller_audio(*self._pre_roll.popleft(), 0.0)
+
+    def close_turn(self) -> None:
+        """Local turns: keep frames for the next turn's pre-roll."""
+        self.turn_open = False
+
+    # --- what the call needs besides
+
+    def stream_began(self, now_s: float) -> None:
+        """Another stream: its clock and gaps are measured anew."""
+        self.last_frame_s, self._delay_floor_s = now_s, None
+
+    def hide(self, hidden: bool) -> None:
+        """While the caller enters a secret, model and recording get silence."""
+        self._secret_until_s = inf if hidden else self._clock() + LAST_TONE_S
+
+    def flush_frame_count(self) -> None:
+        """Report the frames received since the last flush: counting each would cost ten times that."""
+        if self._uncounted_frames:
+            self._metrics.frames_in.inc(self._uncounted_frames)
+            self._uncounted_frames = 0
+
+    def flush(self) -> None:
+        """Report everything that is still held back for the metrics."""
+        for worst in (self._relative_delay, self._uplink_gap, self.uplink_forward):
+            worst.flush()
+        self.flush_frame_count()
+
+
+class Detection:
+    """Decoding and speech detection for all calls of the process."""
+
+    def submit(self, hearing: Hearing, codes: bytes, received_s: float) -> None:
+        """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
+        samples = hearing.decode(codes)
+        if hearing.to_8k is not None:
+            samples = np.frombuffer(hearing.to_8k.push(codes), np.int16)
+        edge = hearing.detector.push(samples, hearing.agent_level_dbov(received_s))
+        hearing.heard(codes, samples, edge, received_s)

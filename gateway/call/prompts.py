@@ -1,0 +1,60 @@
+"""Every sentence the gateway itself says to a model, as functions of values. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.conversation.commands import Prompt
+
+__all__ = ["heard_note", "key_note", "late_result_note", "say", "text_of"]
+
+RESULT_MAX = 2_000  # characters of a result that no reply waits for
+
+
+def text_of(prompt: Prompt, agent: Agent, last_words: str = "") -> str:
+    """What the model is prompted with, the agent file's words where it has some."""
+    match prompt:
+        case Prompt.GREETING:
+            return agent.greeting.text
+        case Prompt.NUDGE:
+            return "The caller is waiting for your answer. Answer now."
+        case Prompt.GO_ON:
+            return "Your last words broke off. Say the rest of them now, and nothing that was already said."
+        case Prompt.IDLE:
+            return agent.idle.prompt
+        case Prompt.IDLE_GOODBYE:
+            return agent.idle.goodbye
+        case Prompt.TIME_WARNING:
+            return agent.limits.warning
+        case Prompt.COST_WARNING:
+            return "This call has to end soon. Tell the caller, and bring what you are doing to an end."
+        case Prompt.LAST_WORDS:
+            return say(last_words)
+
+
+def say(text: str) -> str:
+    """Have the model speak `text` as it stands."""
+    return f"Say this to the caller now, word for word: {text}"
+
+
+def heard_note(heard_text: str, *, ask: bool) -> str:
+    """What the caller heard of a reply that was interrupted; `ask`: the agent offers to repeat the rest."""
+    if heard_text:
+        note = f'The caller interrupted you and heard only: "{heard_text}"'
+    else:
+        note = "The caller interrupted you before hearing any of your last words."
+    return f"{note} If what they missed matters, ask whether you should repeat it." if ask else note
+
+
+def key_note(key: str) -> str:
+    """The caller pressed a key that no tool waits for."""
+    return f"The caller pressed the key {key}."
+
+
+def late_result_note(tool: str, response: Any) -> str:
+    """A tool call that the model withdrew ran to its end all the same: without this it may be made again."""
+    result = msgspec.json.encode(response).decode()[:RESULT_MAX]
+    return f"The tool {tool} was called off too late: it ran to its end. Its result: {result}"

@@ -1,0 +1,214 @@
+"""A call's tools: what the model requests, how each run ends, and what a running tool may do with the call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.call import prompts
+from offhook.gateway.call.facts import CallFacts, Transfer
+from offhook.gateway.call.hearing import Hearing
+from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.conversation import commands as c
+from offhook.gateway.conversation import events as e
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.models import ModelLink
+from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.store.record import MessageRecord
+from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
+from offhook.gateway.tools.answer import clipped
+from offhook.gateway.tools.runner import ToolRunner
+from offhook.metrics.catalogue import Metrics
+
+__all__ = ["CallTools"]
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
+SHOWN_BYTES = 2_000  # of a tool's arguments and result, in the record
+KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
+
+
+class CallTools:
+    """The host of one call's tools (`ToolHost`), and the carrier-out of the machine's tool commands."""
+
+    def __init__(
+        self,
+        facts: CallFacts,
+        agent: Agent,
+        tools: Mapping[str, Tool],
+        *,
+        timeline: Timeline,
+        hearing: Hearing,
+        link: Callable[[], ModelLink],
+        feed: Callable[[e.Event], None],
+        clock: Callable[[], float],
+        metrics: Metrics,
+        redactor: Redactor | None,
+    ) -> None:
+        self._facts, self._agent, self._tools = facts, agent, tools
+        self._timeline, self._hearing, self._link = timeline, hearing, link
+        self._feed, self._clock, self._metrics = feed, clock, metrics
+        self._runner = ToolRunner(
+            tools, self, limit=agent.limits.tools_at_once, on_finished=self._finished, redactor=redactor
+        )
+        self._requests: dict[str, ToolCall] = {}
+        self._results: dict[str, ToolResult] = {}
+        self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
+        self.model_session = 0  # grows with each session that does not know of the one before
+        self.remembered: dict[str, str] = {}
+        self.final_words = ""  # said instead of anything else, before the call ends
+        self.transfer_to: Transfer | None = None
+        self.on_digits: Callable[[str], bool] | None = None  # the carrier's side, where it can press keys
+
+    # --- the model's requests
+
+    def requested(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+        """The model calls a tool."""
+        now_s, facts = self._clock(), self._facts
+        self._requests[call_id] = ToolCall(
+            call_id=call_id,
+            name=name,
+            arguments=arguments,
+            idempotency_key=f"{facts.call_sid}:{self.model_session}:{call_id}",
+            facts={
+                "call_sid": facts.call_sid,
+                "caller": facts.caller,
+                "dialled": facts.dialled,
+                "direction": facts.direction,
+                "simulated": facts.simulated,
+                "effects": facts.effects,
+                "variables": {**self._agent.variables, **facts.parameters},
+            },
+        )
+        self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
+        tool = self._tools.get(name)
+        if tool is None:
+            self._feed(e.ToolRequested(now_s, call_id))
+            return
+        filler_s = tool.filler_after_ms / 1000 if tool.filler else None
+        limit_s = tool.timeout_s + GRACE_S
+        self._feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s, limit_s))
+
+    # --- the machine's commands
+
+    def run(self, command: c.RunTool) -> None:
+        """Start a requested run."""
+        self._runner.start(self._requests[command.call_id])
+
+    def cancel(self, command: c.CancelTool) -> None:
+        """Stop a run; the model gets no result of it."""
+        self._runner.cancel(command.call_id)
+        self._link().tool_cancelled(command.call_id)
+        self._requests.pop(command.call_id, None)
+
+    def answer(self, command: c.AnswerTool) -> None:
+        """Send a run's result to the model, once."""
+        request, result = self._requests.pop(command.call_id, None), self._results.pop(command.call_id, None)
+        if request is None or result is None:
+            return
+        if command.scheduling is not None:
+            self._link().tool_result(command.call_id, request.name, result.response, command.scheduling)
+        else:
+            self._link().note(prompts.late_result_note(request.name, result.response))
+
+    def filler(self, command: c.PlayFiller) -> str:
+        """The filler of this slow call: the sound to play, or "" where there is none or the model says a line."""
+        request = self._requests.get(command.call_id)
+        tool = self._tools.get(request.name) if request else None
+        if tool is None or not tool.filler:
+            return ""
+        if line := filler_line(tool.filler):
+            self.say(line)
+            return ""
+        return tool.filler
+
+    def _finished(self, call: ToolCall, result: ToolResult) -> None:
+        self._results[call.call_id] = result
+        if result.failure:
+            self._metrics.tool_failures_total.inc(result.failure)
+        response = msgspec.json.encode(self._shown(result.response)).decode()
+        self._timeline.tool_told(call.call_id, response, result.record)
+        if result.record:
+            self._timeline.error(f"tool {self.masked(call.name)}: {result.record}")
+        self._feed(e.ToolFinished(self._clock(), call.call_id, result.outcome))
+
+    # --- keys
+
+    def key_pressed(self, key: str) -> bool:
+        """Whether a tool takes this key."""
+        if self._keys is None:
+            return False
+        if not self._keys.full():
+            self._keys.put_nowait(key)
+        return True
+
+    # --- what a running tool may do (ToolHost)
+
+    def say(self, text: str) -> None:
+        self._link().prompt(prompts.say(text))
+
+    def remember(self, key: str, value: str) -> None:
+        self.remembered[key] = value
+
+    def end_call(self, reason: str, call_id: str) -> None:
+        self._feed(e.EndRequested(self._clock(), Ending.AGENT_HUNG_UP, call_id))
+
+    def transfer(self, target: str, call_id: str, *, whisper: str = "", warm: bool = False) -> None:
+        self.transfer_to = Transfer(target, whisper, warm)
+        self._feed(e.EndRequested(self._clock(), Ending.TRANSFERRED, call_id))
+
+    def send_digits(self, digits: str) -> bool:
+        return self.on_digits is not None and self.on_digits(digits)
+
+    @contextmanager
+    def keys(self, *, secret: bool) -> Iterator[asyncio.Queue[str]]:
+        if self._keys is not None:
+            raise ToolError("The caller is entering something already.", "two tools wait for keys")
+        self._keys = asyncio.Queue(KEYS_MAX)
+        if secret:
+            self._hearing.hide(True)
+        try:
+            yield self._keys
+        finally:
+            self._keys = None
+            if secret:
+                self._hearing.hide(False)
+
+    def take_message(self, recipient: str, text: str) -> None:
+        at_ms = self._timeline.ms(self._clock())
+        self._timeline.record.messages.append(
+            MessageRecord(at_ms=at_ms, recipient=self.masked(recipient), text=self.masked(text))
+        )
+
+    def last_words(self, text: str, ending: Ending) -> None:
+        self.final_words = text
+        self._feed(e.SayAndEnd(self._clock(), ending))
+
+    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+        outcome = "" if what is None else msgspec.json.encode(self._shown(what)).decode()
+        self._timeline.tool_afterwards(call.call_id, state.value, outcome)
+        log.warning(
+            "call %s: tool %s was abandoned, %s: %s", self._facts.call_sid, call.name, state.value, outcome
+        )
+
+    # ---
+
+    def masked(self, value: Any) -> Any:
+        """`value` without secrets."""
+        return self._runner.redactor.value(value)
+
+    def _shown(self, value: Any) -> Any:
+        """A tool's arguments or result as the record may show it: of bounded length, without secrets."""
+        # Cut twice: half a secret at the first cut would not be recognised as one.
+        return clipped(self.masked(clipped(value, 2 * SHOWN_BYTES)[0]), SHOWN_BYTES)[0]
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for it, within the runner's bounds."""
+        await self._runner.close()
