@@ -8,8 +8,9 @@ from offhook.gateway.rehearsal.model.script import CallTool, Interrupted, Reply,
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
-from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 UH_HUH = str(sound("uh_huh"))
 LONG_LINE, SATURDAY_LINE = sound("of_course"), sound("saturday")

@@ -11,7 +11,8 @@ from offhook.gateway.conversation.handlers import floor
 from offhook.gateway.rehearsal.model.script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=800),))
 HELLO = Say(str(sound("hello_i_would")))

@@ -8,7 +8,8 @@ from offhook.gateway.models.pricing import PRICES, cost
 from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 SHORT = Reply("caller", (Speak("Of course.", length_ms=600),), heard=("And what else?",))

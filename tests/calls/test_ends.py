@@ -12,7 +12,8 @@ from offhook.gateway.rehearsal.model.script import Abort, CallTool, Close, Fault
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))

@@ -36,7 +36,7 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls
+from tests.rig.calls import Outcome, Plan, place_calls
 
 TROUBLES = {
     1: "the client's own pings close the connection: pongs of 8 to 30 s",

@@ -15,7 +15,7 @@ import pytest
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, Step, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls
+from tests.rig.calls import Outcome, Plan, place_calls
 
 SCALE = 150
 LASTS_S = 65 * 60 / SCALE

@@ -6,24 +6,15 @@ import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
-from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from offhook.media import mulaw
 from offhook.media.measure import delay_samples, largest_step
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.calls.lines import GOODBYE, GREETING, HELLO, LONG, SATURDAY, WAIT, YES
 from tests.needs import require
-
-GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
-LONG = Speak(
-    "Of course. Let me look for a table on Friday evening. We are nearly full that night, so please give me a moment "
-    "while I go through the book.",
-    sound("of_course"),
-)
-SATURDAY = Speak("Saturday for two is no problem.", sound("saturday"))
-GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
-HELLO, WAIT, YES = (str(sound(part)) for part in ("hello_i_would", "oh_sorry", "yes_please"))
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 PLANS = {
     "a call": Plan(

@@ -11,23 +11,15 @@ from offhook.gateway.rehearsal.model.script import Abort, CallTool, Fault, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from tests.calls import phone_tools
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.calls.lines import GOODBYE, GREETING, HELLO, SATURDAY, WAIT, agent
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
-GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
 LONG = Speak("Of course. Let me look for a table on Friday evening.", sound("of_course"))
-SATURDAY = Speak("Saturday for two is no problem.", sound("saturday"))
-GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
 MOMENT = Speak("One moment, please.", sound("saturday"))
-HELLO, WAIT, YES = (str(sound(part)) for part in ("hello_i_would", "oh_sorry", "yes_please"))
 
 PIN = "80739264"
 KEY = "sk-planted-51c08d77"
-
-
-def agent(*tools: str) -> str:
-    return "greeting: {text: Greet.}\ntools:\n" + "\n".join(f"- {{{tool}}}" for tool in tools)
-
-
 ASK = (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Pause(200), HangUp())
 
 PLANS = {

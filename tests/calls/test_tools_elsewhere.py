@@ -22,8 +22,9 @@ from aiohttp import web
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls, sound
 from tests.needs import require
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 require("mcp")
 

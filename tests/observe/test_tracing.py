@@ -26,7 +26,8 @@ from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, WaitForA
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import TURN_GAP
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 RECORD = CallRecord(
     call_sid="CA1",

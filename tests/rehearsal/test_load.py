@@ -19,7 +19,7 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 

@@ -10,7 +10,7 @@ import pytest
 
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock
 

@@ -15,7 +15,8 @@ from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import run_quickly
-from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
+from tests.rig.sounds import sound
 
 HELLO = Reply("text", (Speak("Hello.", length_ms=600),))
 GOODBYE = Speak("It is booked. Goodbye!", length_ms=900)

@@ -21,7 +21,8 @@ from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
 from tests.carriers.twilio.raw_socket import CLOSE, TEXT, RawSocket, media, start_of
-from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
+from tests.rig.sounds import sound
 
 TESTS = Path(__file__).parents[2]
 

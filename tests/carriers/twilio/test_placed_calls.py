@@ -16,7 +16,8 @@ from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAge
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.quick_clock import run_quickly
 from offhook.gateway.telephony.outbound import LOOK_S, Outbound
-from tests.carriers.twilio.telephone_rig import Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import Exchange, exchange
+from tests.rig.sounds import sound
 
 YES = str(sound("uh_huh"))
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=1_200),))

@@ -19,8 +19,8 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
 from offhook.gateway.rehearsal.results.report import Percentiles, Verdict, report_of
 from tests.needs import require
-from tests.rehearsal.results.test_report import paper_report
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.results.paper_call import paper_report
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock
 

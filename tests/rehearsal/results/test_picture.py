@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.results.picture import draw, figure_of
 from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.store.record import ToolRecord
 from offhook.media.mulaw import encode
-from tests.rehearsal.results.test_report import paper_record, paper_truth
+from tests.rehearsal.results.paper_call import paper_record, paper_truth
 
 
 def sounding(truth: CallTruth) -> CallTruth:

@@ -6,17 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from tests.needs import require
-from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, staged
+from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, faults, staged
 
 pytestmark = pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
-
-SERIOUS = ("serious", "critical")
 
 
 @pytest.fixture(autouse=True)
@@ -31,19 +28,6 @@ async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[An
         page = await context.new_page()
         watch.page(page, stage.url)
         yield page
-
-
-async def faults(page: Any) -> list[str]:
-    """What axe-core finds that keeps people out."""
-    require("axe_playwright_python")
-    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-    await page.evaluate(axe)
-    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{v['id']}: {v['nodes'][0]['html'][:120]} {v['nodes'][0].get('failureSummary', '')[:300]}"
-        for v in found["violations"]
-        if v["impact"] in SERIOUS
-    ]
 
 
 async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
