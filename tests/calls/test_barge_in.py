@@ -22,6 +22,7 @@ def deaf(*replies: Reply) -> Script:
     return Script(replies, hears_above_dbfs=0.0)
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "at the first word": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 100), *AGAIN),

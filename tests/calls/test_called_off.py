@@ -21,6 +21,7 @@ tools: [{{function: 'tests.calls.slow_tools:a_while', name: a_while, on_barge_in
 TAKEN_BACK = Script((GREETING, Reply("caller", (CallTool("a_while", {}), Wait(200), CancelTools()))))
 STEPS = (WaitForAgent("end"), HELLO, Pause(3_500), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "finish": Plan(STEPS, TAKEN_BACK, agent=A_WHILE.format("finish")),
     "cancel": Plan(STEPS, TAKEN_BACK, agent=A_WHILE.format("cancel")),

@@ -29,6 +29,7 @@ def remember(gateway, call) -> None:
     call.noting = asyncio.create_task(note())
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "dear": Plan(
         (WaitForAgent("end"), Say(str(sound("yes_please"))), WaitForEnd(30_000)),

@@ -30,6 +30,7 @@ def stop_soon(gateway: Gateway, call: SimulatedCall) -> None:
     call.stopper = asyncio.create_task(stop())  # type: ignore[attr-defined]
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "caller hangs up": Plan((WaitForAgent("start"), Pause(500), HangUp()), Script((GREETING,))),
     "agent hangs up": Plan(

@@ -85,6 +85,7 @@ IMPATIENT = GREETS + "model: {silent_after_ms: 1500}\n"
 TWO = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), Say(MORE), WaitForAgent("end"), HangUp())
 OVER: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), SayOver(MORE, 1_000), WaitForAgent("end"), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "late pongs": Plan(TALK, Script((GREETING, ANSWERED), pong_delay_s=30.0)),
     "error in a tool": Plan(

@@ -16,6 +16,7 @@ from tests.needs import require
 from tests.rig.calls import Outcome, Plan, place_calls
 from tests.rig.sounds import sound
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "a call": Plan(
         (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Say(YES), WaitForEnd(30_000)),

@@ -22,6 +22,7 @@ PIN = "80739264"
 KEY = "sk-planted-51c08d77"
 ASK = (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Pause(200), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "a thread is interrupted": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_000), WaitForAgent("end"), Pause(1_500), HangUp()),
