@@ -12,6 +12,10 @@ import pytest
 
 TESTS = Path(__file__).parent
 MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
+# Where the names of tests are at most this long; the other folders follow.
+NAME_LENGTH = 50
+SHORT_NAMES = {"call", "calls", "cli", "infra", "observe", "rehearsal", "rig", "web"}
+NOT_YET = {Path("rehearsal/scenario"), Path("rehearsal/model/test_script.py")}
 LOCAL_NAMES = {path.stem for path in MODULES} | {path.parent.name for path in MODULES if path.parent.name}
 
 
@@ -76,3 +80,16 @@ def test_refused_import_is_reported(source: str) -> None:
 @pytest.mark.parametrize("source", ["import http", "import mcp.types", "from tests.calls.lines import HELLO"])
 def test_allowed_import_is_not_reported(source: str) -> None:
     assert refused_imports(source, "tests.calls") == []
+
+
+def test_names_of_tests_are_short() -> None:
+    long = [
+        f"{path}::{node.name}"
+        for path in MODULES
+        if path.parts[0] in SHORT_NAMES and not NOT_YET & {path, *path.parents}
+        for node in ast.walk(ast.parse((TESTS / path).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and len(node.name) > NAME_LENGTH
+    ]
+    assert long == [], f"say given and expected in {NAME_LENGTH} characters"

@@ -208,7 +208,7 @@ def test_the_models_word_alone_stops_the_agent(outcomes: dict[str, Outcome]) -> 
         assert outcomes[name].record.turns[0].interrupted, name
 
 
-def test_the_detectors_word_alone_is_enough_when_it_lasts(outcomes: dict[str, Outcome]) -> None:
+def test_lasting_speech_alone_confirms_the_barge_in(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["the detector alone hears somebody"]
     (barge_in,) = outcome.record.barge_ins
     assert barge_in.verdict == "confirmed_locally"
@@ -240,7 +240,7 @@ def test_a_caller_who_never_speaks_is_asked_and_let_go(outcomes: dict[str, Outco
     assert 1_000 <= prompt.reply_started_ms - first.reply_ended_ms <= 2_000  # counted from the end of playback
 
 
-def test_a_caller_who_never_stops_does_not_break_the_call(outcomes: dict[str, Outcome]) -> None:
+def test_endless_caller_speech_does_not_break_the_call(outcomes: dict[str, Outcome]) -> None:
     assert outcomes["a caller who never stops"].record.end_reason == "caller_hung_up"
     assert outcomes["a caller who never stops"].record.errors == []
 

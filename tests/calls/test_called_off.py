@@ -37,7 +37,7 @@ def told(outcome: Outcome) -> list[str]:
     return [t.text for s in outcome.sessions for t in s.texts if t.how == "content" and "a_while" in t.text]
 
 
-def test_the_model_learns_of_what_was_done_although_it_took_it_back(outcomes: dict[str, Outcome]) -> None:
+def test_withdrawn_tool_that_was_done_is_sent_to_model(outcomes: dict[str, Outcome]) -> None:
     (call,) = outcomes["finish"].record.tool_calls
     assert call.outcome == "done"
     (text,) = told(outcomes["finish"])
@@ -53,7 +53,7 @@ def test_of_what_was_not_done_it_is_told_nothing(outcomes: dict[str, Outcome]) -
     assert told(outcomes["cancel"]) == []
 
 
-def test_a_part_that_overruns_its_own_bounds_is_given_up_and_counted() -> None:
+def test_stuck_tool_or_link_is_abandoned_and_counted() -> None:
     """The tool's runner and the model's link end by themselves; here the call is made to lose patience first."""
     plans = {
         "a tool": Plan(

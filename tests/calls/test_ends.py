@@ -90,7 +90,7 @@ def test_the_caller_hangs_up(outcomes: dict[str, Outcome]) -> None:
 
 
 @pytest.mark.parametrize("name", ["agent hangs up", "ends before its goodbye"])
-def test_the_agent_hangs_up_after_its_goodbye_was_heard(outcomes: dict[str, Outcome], name: str) -> None:
+def test_agent_hangs_up_after_its_goodbye_was_heard(outcomes: dict[str, Outcome], name: str) -> None:
     record, truth = outcomes[name].record, outcomes[name].truth
     assert record.end_reason == "agent_hung_up"
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms > 3000
@@ -105,7 +105,7 @@ def test_an_unreachable_model_gives_the_fallback_line(outcomes: dict[str, Outcom
     assert [(a.verb, a.text) for a in truth.announced] == [("say", "Please call again tomorrow."), ("hangup", "")]
 
 
-def test_a_model_lost_in_mid_call_gives_the_fallback_line(outcomes: dict[str, Outcome]) -> None:
+def test_model_lost_in_mid_call_plays_the_fallback(outcomes: dict[str, Outcome]) -> None:
     record, truth = outcomes["model lost"].record, outcomes["model lost"].truth
     assert record.end_reason == "model_lost"
     assert record.turns[0].heard_ms == record.turns[0].received_ms
@@ -118,7 +118,7 @@ def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome])
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms
 
 
-def test_a_line_on_which_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
+def test_call_whose_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
     record, truth = outcomes["stream lost"].record, outcomes["stream lost"].truth
     assert record.end_reason == "stream_lost"
     assert len(record.streams) == 4

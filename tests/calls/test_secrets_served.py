@@ -70,7 +70,7 @@ async def echo(request: web.Request) -> web.Response:
     return web.json_response(sent, status=status)
 
 
-async def test_a_served_process_writes_no_secret_of_its_tools_anywhere(tmp_path: Path) -> None:
+async def test_served_process_writes_no_secret_of_its_tools(tmp_path: Path) -> None:
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", echo)
     runner = web.AppRunner(app, access_log=None)

@@ -139,7 +139,7 @@ def test_an_interrupted_tool_is_cancelled_for_real(outcomes: dict[str, Outcome])
     assert session.replies[-1].trigger == "caller"
 
 
-def test_a_greeting_from_a_file_does_not_wait_for_the_model(outcomes: dict[str, Outcome]) -> None:
+def test_greeting_from_a_file_precedes_the_model_setup(outcomes: dict[str, Outcome]) -> None:
     record = outcomes["greeting from a file"].record
     assert record.segments["model_setup"] > 2_000
     assert record.segments["answer_to_greeting"] < record.segments["model_setup"] - 1_000
@@ -152,7 +152,7 @@ def test_neither_side_broke_the_protocol(outcomes: dict[str, Outcome]) -> None:
     assert {n: o.violations for n, o in outcomes.items() if o.violations} == {}
 
 
-def test_the_transcript_stands_in_the_order_of_the_line(outcomes: dict[str, Outcome]) -> None:
+def test_transcript_is_in_the_order_of_the_call(outcomes: dict[str, Outcome]) -> None:
     lines = outcomes["interrupted"].record.transcript
     assert [line.who for line in lines] == ["agent", "caller", "agent", "agent"]
     assert [line.at_ms for line in lines] == sorted(line.at_ms for line in lines)

@@ -196,7 +196,7 @@ def told(placed: Placed, name: str) -> list[dict]:
     return [answer.response for s in placed.outcomes[name].sessions for answer in s.tool_answers]
 
 
-def test_an_interrupted_thread_is_cancelled_and_what_it_still_did_is_recorded(placed: Placed) -> None:
+def test_interrupted_thread_is_cancelled_and_recorded(placed: Placed) -> None:
     outcome = placed.outcomes["a thread is interrupted"]
     assert tools_of(placed, "a thread is interrupted") == [("book_slowly", "cancelled")]
     assert "booked" not in str(told(placed, "a thread is interrupted"))
@@ -214,12 +214,12 @@ def test_the_caller_is_heard_while_a_thread_is_blocked(placed: Placed) -> None:
     assert truth.clears[0].at_s - over.onset_s < 1.0  # of the thread's three
 
 
-def test_a_tool_that_finishes_is_done_and_told_though_interrupted(placed: Placed) -> None:
+def test_interrupted_tool_that_finishes_is_reported(placed: Placed) -> None:
     assert tools_of(placed, "one that finishes") == [("look_slowly", "done")]
     assert [answer["result"] for answer in told(placed, "one that finishes")] == ["found"]
 
 
-def test_what_acts_outside_is_rehearsed_in_a_simulated_call(placed: Placed) -> None:
+def test_outside_effects_are_rehearsed_in_simulation(placed: Placed) -> None:
     assert tools_of(placed, "a rehearsal") == [("charge", "done")]
     (answer,) = told(placed, "a rehearsal")
     assert answer["rehearsed"] is True
@@ -232,7 +232,7 @@ def test_a_repeated_call_is_answered_and_not_run_again(placed: Placed) -> None:
     assert [answer["result"] for answer in told(placed, "a repeat")] == [1, 1, 2]
 
 
-def test_secret_digits_reach_the_tool_that_needs_them_and_nothing_else(placed: Placed) -> None:
+def test_secret_digits_reach_only_the_tool(placed: Placed) -> None:
     outcome = placed.outcomes["a secret number"]
     assert tools_of(placed, "a secret number") == [("enter_pin", "done"), ("check_pin", "done")]
     assert f"pin {PIN}" in phone_tools.DONE
@@ -245,14 +245,14 @@ def test_secret_digits_reach_the_tool_that_needs_them_and_nothing_else(placed: P
         assert PIN not in where
 
 
-def test_digits_are_collected_until_the_terminator_and_told_as_keys_afterwards(placed: Placed) -> None:
+def test_digits_after_the_terminator_are_plain_keys(placed: Placed) -> None:
     (answer,) = told(placed, "a number")
     assert answer["result"] == {"digits": "12", "count": 2, "complete": True}
     texts = [t.text for s in placed.outcomes["a number"].sessions for t in s.texts if "pressed" in t.text]
     assert texts == ["The caller pressed the key 7."]
 
 
-def test_a_caller_is_transferred_only_where_the_agent_file_says(placed: Placed) -> None:
+def test_transfer_only_to_targets_of_the_agent_file(placed: Placed) -> None:
     outcome = placed.outcomes["a transfer"]
     refused, done = told(placed, "a transfer")
     assert refused["message"] == "target must be one of sales, office, not '+19005550199'."
@@ -277,7 +277,7 @@ def test_messages_and_facts_stand_in_the_record(placed: Placed) -> None:
     assert "de-DE" in record.remembered["language"]
 
 
-def test_a_message_is_left_on_a_machine_and_the_call_ended(placed: Placed) -> None:
+def test_message_left_on_a_machine_ends_the_call(placed: Placed) -> None:
     record = placed.outcomes["an answering machine"].record
     assert record.end_reason == "agent_hung_up"
     assert record.turns[-1].reply_text.startswith("It is booked")

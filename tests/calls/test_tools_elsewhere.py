@@ -192,7 +192,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         ("mcp barge-in", "cancelled", "whether any of it was done is not known"),
     ],
 )
-def test_what_came_of_a_tool_and_what_the_model_was_told(lived: Lived, plan: str, outcome: str, told: str) -> None:
+def test_tool_outcome_and_answer_sent_to_the_model(lived: Lived, plan: str, outcome: str, told: str) -> None:
     made = lived[0][plan]
     (call,) = made.record.tool_calls
     assert call.outcome == outcome, call

@@ -50,7 +50,7 @@ async def test_a_scenario_through_the_gateway_s_own_process(tmp_path):
     assert any("say 'Uh-huh.'" in glance.doing for glance in glances)
 
 
-async def test_calls_at_once_through_a_gateway_in_this_process():
+async def test_two_calls_at_once_through_in_process_gateway():
     scenario = parse_scenario(SHORT)
     async with (
         ModelServer(scenario.script()) as model,
@@ -72,7 +72,7 @@ async def test_a_gateway_that_cannot_start_says_why(tmp_path):
                 pass
 
 
-async def test_none_of_our_own_keys_reach_a_rehearsed_gateway(monkeypatch, tmp_path):
+async def test_own_keys_do_not_reach_a_rehearsed_gateway(monkeypatch, tmp_path):
     monkeypatch.setenv("GEMINI_API_KEY", "a real one")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "1")
     monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC1")
@@ -94,7 +94,7 @@ async def test_none_of_our_own_keys_reach_a_rehearsed_gateway(monkeypatch, tmp_p
     assert not {"GOOGLE_GENAI_USE_VERTEXAI", "TWILIO_ACCOUNT_SID"} & seen.keys()
 
 
-async def test_a_failed_demo_exits_with_1_and_writes_its_json(monkeypatch, tmp_path):
+async def test_failed_demo_exits_with_1_and_writes_json(monkeypatch, tmp_path):
     async def failed(out_dir, progress):
         for doing in ("wait for the agent to finish", "wait for the agent to finish", "hang up"):
             progress(Glance(at_s=1.0, caller_dbov=-30.0, agent_dbov=-100.0, doing=doing))

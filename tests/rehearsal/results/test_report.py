@@ -35,7 +35,7 @@ def test_times_are_on_the_axis_of_the_stream_s_start():
     assert line.duration_ms == pytest.approx(11_010)
 
 
-def test_answers_are_measured_from_last_to_first_audible_sample():
+def test_answers_are_timed_between_audible_samples():
     first, second = paper_report().line.caller
     assert first.answered_ms == pytest.approx(620)
     assert second.answered_ms == pytest.approx(1020)
@@ -52,7 +52,7 @@ def test_what_was_heard_of_each_reply_by_the_ear():
     assert replies[2].ended_ms == pytest.approx(9090)
 
 
-def test_a_barge_in_from_the_caller_s_first_sound_to_silence():
+def test_barge_in_is_timed_from_onset_to_silence():
     [barge_in] = paper_report().line.barge_ins
     assert barge_in.generation == 2
     assert barge_in.onset_to_clear_ms == pytest.approx(120)
@@ -71,7 +71,7 @@ def test_old_audio_behind_a_clear_is_found_by_its_mark():
     assert barge_in.old_samples_after_clear == 1600
 
 
-def test_old_audio_behind_a_clear_is_found_without_a_mark_while_the_caller_speaks():
+def test_old_audio_during_speech_is_found_without_mark():
     truth = paper_truth()
     truth.media.insert(3, media(5.0, (40_000, 40_160)))
     truth.media[4] = media(7.0, (40_160, 56_000))
@@ -89,7 +89,7 @@ def test_a_dismissed_barge_in_may_play_on():
     assert paper_report(truth, record).line.barge_ins[0].old_samples_after_clear == 16_000
 
 
-def test_an_agent_that_talks_on_is_a_barge_in_without_a_clear():
+def test_agent_talking_on_is_a_barge_in_without_clear():
     truth = paper_truth()
     truth.clears.clear()
     [barge_in] = paper_report(truth).line.barge_ins
@@ -113,7 +113,7 @@ class _Session:
         self.replies = [type("R", (), {"decided_at_s": 0.0, "first_audio_at_s": BEGAN_S + 6.996})()]
 
 
-def test_the_gateway_s_share_is_measured_sample_by_sample():
+def test_gateway_share_is_measured_by_sample():
     truth = paper_truth()
     rng = np.random.default_rng(1)
     left = np.zeros(80_000, np.int16)
@@ -131,7 +131,7 @@ def test_the_gateway_s_share_is_measured_sample_by_sample():
     assert call_report(truth, None, noise).line.caller[1].line_to_model_ms is None
 
 
-def test_percentiles_are_withheld_where_they_mean_nothing():
+def test_percentiles_of_few_samples_are_withheld():
     few = report_of([paper_report()] * 9).totals.segments["line_answer"]
     assert (few.count, few.p95_ms, few.p99_ms) == (18, None, None)
     some = report_of([paper_report()] * 10).totals.segments["line_answer"]
@@ -151,7 +151,7 @@ def test_the_json_reads_back(tmp_path):
     assert call["line"]["replies"][1]["heard_ms"] == 1000.0
 
 
-def test_the_tables_show_turns_barge_ins_tools_verdicts_and_paths():
+def test_tables_show_turns_barge_ins_tools_verdicts():
     report = paper_report()
     report.verdicts = [judge(Expectation("tool_cancelled", "look"), report), judge(Expectation("no_gap", True), report)]
     out = io.StringIO()
@@ -163,7 +163,7 @@ def test_the_tables_show_turns_barge_ins_tools_verdicts_and_paths():
         assert words in shown
 
 
-def test_a_call_without_a_record_is_reported_all_the_same():
+def test_call_without_a_record_is_still_reported():
     report = call_report(paper_truth(), None)
     assert report.end_reason == "twiml_hangup"
     show(report_of([report]), Console(file=io.StringIO()))
@@ -281,7 +281,7 @@ def test_the_rules_are_expected_of_every_call(change, words):
     assert not kept_to_the_rules(call_report(paper_truth(), None, model_violations=["no setup"])).ok
 
 
-def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
+def test_speech_before_hanging_up_needs_no_answer():
     truth = paper_truth()
     truth.agent.pop()
     truth.ended_by, truth.ended_s = "caller", BEGAN_S + 6.5
@@ -290,7 +290,7 @@ def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
     assert not judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
 
 
-def test_what_was_sent_again_after_a_dismissal_was_heard_to_its_end():
+def test_audio_resent_after_dismissal_counts_as_heard():
     truth, record = paper_truth(), paper_record()
     truth.marks[4] = mark("r2.32000.1", 56_000, 5.5)
     truth.media[3] = media(6.5, LAST)

@@ -64,7 +64,7 @@ def test_a_board_that_fails_says_so_and_nothing_secret() -> None:
     assert shown([{"items": 3}])["error"] == "cannot be shown: it is not a list of lists"
 
 
-def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
+def test_slow_board_blocks_nothing_and_is_read_once() -> None:
     asked = []
 
     async def ask() -> Any:
@@ -85,7 +85,7 @@ def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
 
 
 @pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
-async def test_lists_made_by_voice_appear_while_the_call_goes_on() -> None:
+async def test_lists_made_by_voice_appear_during_the_call() -> None:
     require("chromium", "playwright")
     agent = load_agent(os.path.join(os.path.dirname(examples.__file__), "lists.agent.yaml"))
     done = Reply("tool:add_to_list", (Speak("Done.", length_ms=600),))

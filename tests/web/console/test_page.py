@@ -30,7 +30,7 @@ async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[An
         yield page
 
 
-async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
+async def test_call_is_shown_from_ringing_to_its_record() -> None:
     watch = Watch()
     async with staged(hostile=True) as stage, opened(stage, watch) as page:
         await page.goto(f"{stage.url}/console")
@@ -80,7 +80,7 @@ async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
     assert watch.elsewhere == []
 
 
-async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> None:
+async def test_page_is_accessible_in_every_theme_and_width() -> None:
     watch = Watch()
     async with staged() as stage, opened(stage, watch, reduced_motion="reduce") as page:
 
@@ -103,7 +103,7 @@ async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> Non
     assert watch.complaints == []
 
 
-async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
+async def test_keyboard_reaches_everything_with_a_focus_ring() -> None:
     watch = Watch()
     async with staged() as stage, opened(stage, watch) as page:
         await page.goto(f"{stage.url}/console")
@@ -124,7 +124,7 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
     assert watch.complaints == []
 
 
-async def test_a_browser_logs_in_and_the_page_goes_on_after_a_restart() -> None:
+async def test_browser_logs_in_and_reconnects_after_restart() -> None:
     watch = Watch()
     credentials = {"username": "anyone", "password": "let me in"}
     with socket.socket() as free:
