@@ -147,7 +147,10 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
 @app.command()
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
-    for name, value in settings_from(os.environ).shown().items():
+    from offhook.gateway.models.gemini.client import GeminiSettings
+
+    shown = {**GeminiSettings.found(os.environ).shown(), **settings_from(os.environ).shown()}
+    for name, value in shown.items():
         print(f"{name:24} {value}")
     for problem in misspelt(os.environ):
         print(f"offhook: {problem}", file=sys.stderr)

@@ -286,9 +286,12 @@ async def _step(
     return step, dict(reasons)
 
 
+DROPS = ("uplink_full", "model_down")  # within a call: frames after its end and of a flushed reply do not count
+
+
 def _dropped(seen: Scrape) -> float:
-    """Frames thrown away in calls; what comes after a call's end does not count."""
-    return sum(seen.get(f'offhook_frames_dropped_total{{reason="{why}"}}') for why in ("uplink_full", "outbound_full"))
+    """Caller frames dropped in calls."""
+    return sum(seen.get(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in DROPS)
 
 
 class _Watch:
