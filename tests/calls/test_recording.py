@@ -10,9 +10,9 @@ import numpy as np
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples
 from tests.calls.rig import Plan, place_calls
 from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT
+from tests.media.measure import delay_samples
 
 FRAME = 160
 

@@ -9,10 +9,10 @@ from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples, largest_step
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
 from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.media.measure import delay_samples, largest_step
 from tests.needs import require
 
 GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
