@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
@@ -54,7 +55,7 @@ def record(sid: str) -> CallRecord:
 def full_console() -> Console:
     """With every segment's windows full."""
     now_s = [0.0]
-    metrics = Metrics(CollectorRegistry(), clock=lambda: now_s[0])
+    metrics = Metrics(CollectorRegistry(), LABELS, clock=lambda: now_s[0])
     chance = random.Random(8)
     for second in range(3_600):
         now_s[0] = 100_000.0 + second

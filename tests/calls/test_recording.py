@@ -10,8 +10,8 @@ import numpy as np
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples
 from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT
+from tests.media.measure import delay_samples
 from tests.rig.calls import Plan, place_calls
 
 FRAME = 160

@@ -8,10 +8,10 @@ import pytest
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples, largest_step
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
 from tests.calls.lines import GOODBYE, GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.media.measure import delay_samples, largest_step
 from tests.needs import require
 from tests.rig.calls import Outcome, Plan, place_calls
 from tests.rig.sounds import sound

@@ -90,6 +90,14 @@ def test_config_lists_variables_and_misspelt_ones(folder: Path) -> None:
     assert "LISTS_DB" not in done.stderr
 
 
+def test_config_masks_the_key_of_the_model(folder: Path) -> None:
+    done = offhook(folder, "config", GEMINI_API_KEY="canary-1", GOOGLE_GEMINI_BASE_URL="http://localhost:9")
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) > 1)
+    assert shown["GEMINI_API_KEY"] == "(set)"
+    assert shown["GOOGLE_GEMINI_BASE_URL"] == "http://localhost:9"
+    assert "canary-1" not in done.stdout
+
+
 def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m offhook scenario schema | head -1"
     root = str(Path(__file__).parents[2])

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
+from offhook.gateway.labels import LABELS
 from offhook.gateway.observe.tracing import CallTraces, new_trace_id, stretches_of, traces_for
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -225,7 +226,7 @@ def test_exemplars_name_the_trace(lived: tuple[Outcome, Receiver, str]) -> None:
 
 
 def test_openmetrics_holds_what_the_text_format_holds() -> None:
-    metrics = Metrics(CollectorRegistry(), tools=["find"])
+    metrics = Metrics(CollectorRegistry(), LABELS, tools=["find"])
     metrics.observe(TURN_GAP, 0.7, "played", "0" * 31 + "1")
     metrics.observe(TURN_GAP, 99.0, "played", "0" * 31 + "2")  # the last bucket
     page = asyncio.run(metrics.render_in_slices(openmetrics=True)).decode()

@@ -62,6 +62,25 @@ def test_page_has_verdicts_and_no_sparse_percentile():
     assert "http" not in text, "nothing from afar"
 
 
+HOSTILE = """<script>alert("x")</script>' onmouseover='y"""
+
+
+def test_hostile_texts_on_the_page_are_escaped():
+    call = paper_report()
+    call.line.caller[0].text = HOSTILE
+    call.line.barge_ins[0].text = HOSTILE
+    call.end_reason = HOSTILE
+    call.record.errors = [HOSTILE]
+    for turn in call.record.turns:
+        turn.reply_text = turn.heard_text = HOSTILE
+    call.verdicts = [Verdict(ok=False, expectation="x", words=HOSTILE)]
+    report = report_of([call], {"recording": f"/out/{HOSTILE}.wav", "picture": f"/out/{HOSTILE}.png"})
+    text = page([(HOSTILE, report)], report, Path("/out"))
+    assert text.count("&lt;script&gt;") >= 10
+    assert "<script" not in text
+    assert not re.search(r"onmouseover=['\"]", text)
+
+
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str]:
     """A good and a bad scenario, run as a user does; the folder."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.gateway.web.console.views import (
     LiveCall,
@@ -114,7 +115,7 @@ def test_mask(number: str, shown: str) -> None:
 
 
 def test_percentile_is_withheld_below_its_sample_count() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), LABELS)
     for count, p95, p99 in [(19, False, False), (20, True, False), (299, True, False), (300, True, True)]:
         while (view := segment_view(metrics, BARGEIN_STOP, "1h")).count < count:
             metrics.observe("bargein_stop", 0.1 if view.count % 10 else 0.5)
