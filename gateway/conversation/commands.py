@@ -1,6 +1,6 @@
-"""What to do: everything the machine can ask of the shell. Carried out at once, in order, without awaiting.
+"""What to do: everything the machine can have the shell do. Carried out at once, in order, without awaiting.
 
-Samples are 8 kHz mono; `generation` numbers a reply.
+Samples are those of the audio sent to the line, mono; `generation` numbers a reply.
 """
 
 from __future__ import annotations
@@ -9,36 +9,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.events import Event, Outcome
+from offhook.gateway.conversation.events import Outcome, Timer
 
+# fmt: off
 __all__ = [
-    "ActivityEnd",
-    "ActivityStart",
-    "AnswerTool",
-    "AskModel",
-    "BargeIn",
-    "CancelTool",
-    "Clear",
-    "Command",
-    "Drop",
-    "End",
-    "MuteCaller",
-    "Play",
-    "PlayFiller",
-    "PlayGreeting",
-    "Prompt",
-    "ReconnectModel",
-    "Replay",
-    "ReplyEnded",
-    "RotateModel",
-    "RunTool",
-    "Scheduling",
-    "SendMark",
-    "SetTimer",
-    "StopTimer",
-    "TellHeard",
-    "Verdict",
+    "AnswerTool", "BargeIn", "CancelTool", "Clear", "CloseTurn", "Command", "Drop", "End", "OpenTurn", "Play",
+    "PlayFiller", "PlayGreeting", "Prompt", "ReconnectModel", "Replay", "ReplyEnded", "ReportHeard", "RotateModel",
+    "RunTool", "SendMark", "SendPrompt", "SetTimer", "Speak", "StopTimer", "Verdict",
 ]
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +25,12 @@ class Command:
     """One thing to do."""
 
 
-# --- playout
+# --- the line
 
 
 @dataclass(frozen=True, slots=True)
 class Play(Command):
-    """Send `[from_sample, to_sample)` of this reply to the carrier."""
+    """Send `[from_sample, to_sample)` of this reply to the line."""
 
     generation: int
     from_sample: int
@@ -60,7 +39,7 @@ class Play(Command):
 
 @dataclass(frozen=True, slots=True)
 class Replay(Command):
-    """As `Play`, after a dismissed barge-in: faded in over a few milliseconds, so that it does not click."""
+    """As `Play`, where playback was cut (a dismissed barge-in, a lost stream): faded in, so that it does not click."""
 
     generation: int
     from_sample: int
@@ -69,7 +48,7 @@ class Replay(Command):
 
 @dataclass(frozen=True, slots=True)
 class SendMark(Command):
-    """Have the carrier tell when all before `sample` of this reply has been played (Twilio "mark")."""
+    """Have the line report when all before `sample` of this reply has been played: `MarkReturned`."""
 
     generation: int
     sample: int
@@ -78,14 +57,14 @@ class SendMark(Command):
 
 @dataclass(frozen=True, slots=True)
 class Clear(Command):
-    """Empty the carrier's queue (Twilio "clear") and send a mark behind it, named for this `epoch`."""
+    """Empty the line's queue and have it confirmed: `ClearAcknowledged(epoch)`."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Drop(Command):
-    """This reply is dead: forget its audio, and whatever of it still arrives."""
+    """This reply is dead: drop its audio, and whatever of it still arrives."""
 
     generation: int
 
@@ -112,18 +91,11 @@ class PlayFiller(Command):
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class MuteCaller(Command):
-    """While a protected reply is heard the model gets silence, or it would interrupt itself."""
-
-    muted: bool
-
-
 # --- barge-in
 
 
 class Verdict(Enum):
-    """What became of a barge-in."""
+    """The state of a barge-in."""
 
     SUSPECTED = "suspected"
     CONFIRMED_BY_MODEL = "confirmed_by_model"
@@ -133,7 +105,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BargeIn(Command):
-    """For the record: what became of the barge-in over `generation` that began at `onset_s`."""
+    """For the record: the state of the barge-in over `generation` that began at `onset_s`."""
 
     generation: int
     onset_s: float
@@ -144,7 +116,7 @@ class BargeIn(Command):
 
 
 class Prompt(Enum):
-    """What the model is asked to say now; the words are the agent file's."""
+    """What the model is to speak of now; the text is the agent file's, or the shell's."""
 
     GREETING = "greeting"
     NUDGE = "nudge"
@@ -152,36 +124,38 @@ class Prompt(Enum):
     IDLE = "idle"
     IDLE_GOODBYE = "idle_goodbye"
     TIME_WARNING = "time_warning"
+    COST_WARNING = "cost_warning"
+    LAST_WORDS = "last_words"  # those of the last `SayAndEnd`
 
 
 @dataclass(frozen=True, slots=True)
-class AskModel(Command):
-    """Have the model speak (realtime text)."""
+class SendPrompt(Command):
+    """Have the model speak now."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class TellHeard(Command):
-    """Repair: tell the model, without asking for a reply, how far `generation` was heard."""
+class ReportHeard(Command):
+    """Repair: report to the model, without requesting a reply, how much of `generation` was heard."""
 
     generation: int
     heard: int
 
 
 @dataclass(frozen=True, slots=True)
-class ActivityStart(Command):
+class OpenTurn(Command):
     """Local turn detection: the caller's turn begins (with the pre-roll kept by the shell)."""
 
 
 @dataclass(frozen=True, slots=True)
-class ActivityEnd(Command):
+class CloseTurn(Command):
     """Local turn detection: the caller's turn is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class RotateModel(Command):
-    """Change to a new model connection with the resumption handle: a quiet moment, or the last."""
+    """Change to a new model connection that resumes this one: in a quiet moment, or in the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +166,12 @@ class ReconnectModel(Command):
 # --- tools
 
 
-class Scheduling(Enum):
-    """When the model is to speak of a tool's result (Gemini FunctionResponse.scheduling)."""
+class Speak(Enum):
+    """When the model is to speak of a tool's result."""
 
-    INTERRUPT = "INTERRUPT"
-    WHEN_IDLE = "WHEN_IDLE"
-    SILENT = "SILENT"
+    NOW = "now"
+    WHEN_IDLE = "when_idle"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,18 +183,18 @@ class RunTool(Command):
 
 @dataclass(frozen=True, slots=True)
 class CancelTool(Command):
-    """Stop this tool call's task, really. It has no result; the model is told no more than that."""
+    """Stop this tool call's task. It has no result; the model learns no more than that."""
 
     call_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerTool(Command):
-    """This tool call has its outcome. Send its result to the model, once; no scheduling: never (withdrawn)."""
+    """This tool call has its outcome: send its result to the model, once. `speak` None: never (withdrawn)."""
 
     call_id: str
     outcome: Outcome
-    scheduling: Scheduling | None
+    speak: Speak | None
 
 
 # --- time and the end
@@ -230,19 +204,19 @@ class AnswerTool(Command):
 class SetTimer(Command):
     """Deliver `event(at_s=...)` at `at_s`; one timer per event class, setting it again moves it."""
 
-    event: type[Event]
+    event: type[Timer]
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class StopTimer(Command):
-    """The timer for this event class is not wanted any more; harmless when it is not running."""
+    """The timer for this event class is not needed any more; harmless when it is not running."""
 
-    event: type[Event]
+    event: type[Timer]
 
 
 @dataclass(frozen=True, slots=True)
 class End(Command):
-    """Leave the call; always the last command there is."""
+    """End the call; always the last command."""
 
     ending: Ending

@@ -32,7 +32,6 @@ class Ending(Enum):
     STREAM_LOST = "stream_lost"
     STREAM_NEVER_STARTED = "stream_never_started"
     SERVER_STOPPED = "server_stopped"
-    HANDED_OVER = "handed_over"
     INTERNAL_ERROR = "internal_error"
 
     @property
@@ -53,6 +52,5 @@ _SIDES = {
     Ending.STREAM_LOST: Side.CARRIER,
     Ending.STREAM_NEVER_STARTED: Side.CARRIER,
     Ending.SERVER_STOPPED: Side.GATEWAY,
-    Ending.HANDED_OVER: Side.GATEWAY,
     Ending.INTERNAL_ERROR: Side.GATEWAY,
 }

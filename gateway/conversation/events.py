@@ -1,7 +1,7 @@
 """What happened: everything that can reach one call's conversation machine.
 
 Frozen values, each with the time it happened: `at_s`, seconds on the one monotonic clock of the process.
-Samples are 8 kHz mono (one mu-law byte each) throughout; `generation` numbers a reply and only grows.
+Samples are those of the audio sent to the line, mono; `generation` numbers a reply and only grows.
 """
 
 from __future__ import annotations
@@ -11,46 +11,17 @@ from enum import Enum
 
 from offhook.gateway.conversation.endings import Ending
 
+# fmt: off
 __all__ = [
-    "TIMERS",
-    "BargeInLasted",
-    "CallerSpeechEnded",
-    "CallerSpeechStarted",
-    "CallerTranscribed",
-    "ClearAcknowledged",
-    "ClearTimeout",
-    "ConnectTimeout",
-    "DigitPressed",
-    "EndRequested",
-    "EndpointTimeout",
-    "Event",
-    "FillerDue",
-    "GoAway",
-    "GoAwayDeadline",
-    "GoodbyeTimeout",
-    "IdleTimeout",
-    "MarkReturned",
-    "ModelDown",
-    "ModelFailed",
-    "ModelInterrupted",
-    "ModelReady",
-    "ModelSilent",
-    "Outcome",
-    "PlayoutTimeout",
-    "ReplyAudio",
-    "ReplyComplete",
-    "StreamLost",
-    "StreamStarted",
-    "StreamStopped",
-    "TimeLimit",
-    "TimeWarning",
-    "ToolFinished",
-    "ToolPolicy",
-    "ToolRequested",
-    "ToolWithdrawn",
-    "TurnComplete",
-    "VerdictTimeout",
+    "BargeInLasted", "CallerSpeechEnded", "CallerSpeechStarted", "CallerTranscribed", "CancelReply",
+    "ClearAcknowledged", "ClearTimeout", "ConnectTimeout", "CostWarning", "DigitPressed", "EndRequested",
+    "EndpointTimeout", "Event", "FillerDue", "GoAway", "GoAwayDeadline", "GoodbyeTimeout", "IdleTimeout", "LineAway",
+    "LineBack", "MarkReturned", "ModelDown", "ModelFailed", "ModelInterrupted", "ModelReady", "ModelSilent",
+    "Outcome", "PlayoutTimeout", "ReplyAudio", "ReplyComplete", "SayAndEnd", "StreamLost", "StreamStarted",
+    "StreamStopped", "TimeLimit", "TimeWarning", "Timer", "ToolFinished", "ToolPolicy", "ToolRequested",
+    "ToolWithdrawn", "TurnComplete", "VerdictTimeout",
 ]
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +35,43 @@ class Event:
             raise ValueError(f"at_s must not be negative: {self.at_s}")
 
 
-# --- the carrier
+# --- the line
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted(Event):
-    """The carrier's media stream is up (Twilio "start")."""
+    """The call's first media stream is up."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStopped(Event):
-    """The caller hung up (Twilio "stop")."""
+    """The caller hung up."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLost(Event):
-    """The media socket died, or nothing has come over it for too long."""
+    """The media stream is gone, or has brought nothing for too long, and none will take its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineAway(Event):
+    """The media stream is gone and another may come; what the far end had queued is lost.
+
+    The shell bounds the wait: `LineBack`, or `StreamLost`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class LineBack(Event):
+    """Another media stream has taken the place of the one that was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class MarkReturned(Event):
-    """All of `generation` before `sample` has left the carrier's queue (Twilio "mark").
+    """All of `generation` before `sample` was played.
 
-    `epoch` is the number of clears sent before the mark was: a mark older than the last clear is also echoed
-    when it is thrown away, so it proves nothing.
+    `epoch` is that of its `SendMark`: a mark from before the last clear is also echoed when the clear drops it,
+    so it proves nothing.
     """
 
     generation: int
@@ -97,14 +81,14 @@ class MarkReturned(Event):
 
 @dataclass(frozen=True, slots=True)
 class ClearAcknowledged(Event):
-    """The mark sent right behind clear number `epoch` came back: the carrier's queue was empty."""
+    """The line confirmed clear number `epoch`: its queue was empty."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class DigitPressed(Event):
-    """The caller pressed a key (Twilio "dtmf", or heard in the audio). Which one is the shell's affair."""
+    """The caller pressed a key; which one is the shell's affair."""
 
 
 # --- the caller's voice, from the gateway's own detector
@@ -112,14 +96,14 @@ class DigitPressed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallerSpeechStarted(Event):
-    """The detector is sure that the caller speaks; the voice began at `onset_s`."""
+    """The detector decided that the caller speaks; the voice began at `onset_s`."""
 
     onset_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class CallerSpeechEnded(Event):
-    """The detector is sure that the caller fell silent; the last speech frame was received at `offset_s`."""
+    """The detector decided that the caller fell silent; the last speech frame was received at `offset_s`."""
 
     offset_s: float
 
@@ -129,14 +113,14 @@ class CallerSpeechEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class ModelReady(Event):
-    """A model session is set up. `resumed`: it knows the conversation so far."""
+    """A model session is set up. `resumed`: it has the conversation so far."""
 
     resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDown(Event):
-    """The model link was lost; the link is trying to get it back."""
+    """The model connection was lost; the link is reconnecting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +130,7 @@ class ModelFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class GoAway(Event):
-    """The model will close this connection in `time_left_s` (Gemini "goAway")."""
+    """The model will close this connection in `time_left_s`."""
 
     time_left_s: float
 
@@ -155,28 +139,26 @@ class GoAway(Event):
 class ReplyAudio(Event):
     """`samples` more of a reply are ready to be played.
 
-    `audible_sample`: the first voice of this reply stands before this sample (given once per reply).
-    `protected`: the caller's voice does not stop this reply (legal notice).
+    `audible_sample`: the first voice of this reply is before this sample (given once per reply).
     """
 
     generation: int
     samples: int
     audible_sample: int | None = None
-    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyComplete(Event):
-    """No more audio of this reply will come (Gemini "generationComplete", or a sound file's end)."""
+    """No more audio of this reply will come: the model has generated it, or the sound file is at its end."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class TurnComplete(Event):
-    """The model's turn is over (Gemini "turnComplete"); `generation` is that turn's number, audio or not.
+    """The model's turn is over; `generation` is that turn's number, audio or not.
 
-    `cut`: it broke off: there is far less audio of it than words.
+    `cut`: it broke off: there is far less audio of it than text.
     """
 
     generation: int
@@ -185,14 +167,14 @@ class TurnComplete(Event):
 
 @dataclass(frozen=True, slots=True)
 class ModelInterrupted(Event):
-    """The model heard the caller and stopped generating `generation` (Gemini "interrupted")."""
+    """The model heard the caller and stopped generating `generation`."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class CallerTranscribed(Event):
-    """The model wrote down something the caller said: it heard a turn, whatever the detector thinks."""
+    """The model transcribed the caller: it heard a turn, whatever the detector decided."""
 
 
 # --- tools
@@ -216,9 +198,9 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolRequested(Event):
-    """The model asks for a tool (Gemini "toolCall"). `silent`: its result is told without being spoken of.
+    """The model requests a tool. `silent`: its result is sent without being spoken of.
 
-    `limit_s`: the runner ends it sooner than this, whatever happens; past it the machine gives the tool up.
+    `limit_s`: the runner ends it sooner than this, whatever happens; after it the machine gives the tool up.
     """
 
     call_id: str
@@ -230,7 +212,7 @@ class ToolRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished(Event):
-    """A running tool ended by itself (never `CANCELLED`: that is the machine's word)."""
+    """A running tool ended by itself (never `CANCELLED`: only the machine cancels)."""
 
     call_id: str
     outcome: Outcome
@@ -238,7 +220,7 @@ class ToolFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class ToolWithdrawn(Event):
-    """The model no longer wants this call's result (Gemini "toolCallCancellation")."""
+    """The model no longer wants this call's result."""
 
     call_id: str
 
@@ -247,93 +229,104 @@ class ToolWithdrawn(Event):
 class EndRequested(Event):
     """End the call once what is being said has been heard (the agent's `end_call`, a transfer, a drain).
 
-    `call_id`: the tool call that asked, "" when none did; one that is not running any more is not heard.
+    `call_id`: the tool call that requests it, "" for none; one that is not running any more is ignored.
     """
 
     ending: Ending
     call_id: str = ""
 
 
-# --- timers: set by `SetTimer`, fired by the shell
+@dataclass(frozen=True, slots=True)
+class CancelReply(Event):
+    """Stop what the agent is saying, for good; the caller did not interrupt it.
+
+    `generation`: the highest number given out, whose audio may not have come yet.
+    """
+
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectTimeout(Event):
-    """The model was not ready in time for this call, or not ready again, and the link has not said so."""
+class SayAndEnd(Event):
+    """As `CancelReply`; then the agent says its last words, and the call ends once that turn has been heard."""
+
+    ending: Ending
+    generation: int = 0
+
+
+# --- timers
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictTimeout(Event):
+class Timer(Event):
+    """An event that `SetTimer` schedules; the shell delivers it when it is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectTimeout(Timer):
+    """The model was not ready in time for this call, or not again, and the link did not report it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTimeout(Timer):
     """The suspected barge-in is over and the model has not confirmed it."""
 
 
 @dataclass(frozen=True, slots=True)
-class BargeInLasted(Event):
+class BargeInLasted(Timer):
     """The caller has spoken over the agent for `min_barge_in_ms`, and goes on: the detector's hangover is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClearTimeout(Event):
-    """The carrier has not acknowledged a clear in time."""
+class ClearTimeout(Timer):
+    """The line has not acknowledged a clear in time."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlayoutTimeout(Event):
+class PlayoutTimeout(Timer):
     """By the clock all that was sent has been heard, but its marks or the rest of the reply have not come."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSilent(Event):
-    """The model owes the caller a word and has brought nothing; or the tool it waits for does not end."""
+class ModelSilent(Timer):
+    """The model owes the caller a reply and has brought nothing; or the tool it waits for does not end."""
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointTimeout(Event):
+class EndpointTimeout(Timer):
     """Local turn detection: the caller has been silent long enough for the turn to be over."""
 
 
 @dataclass(frozen=True, slots=True)
-class FillerDue(Event):
+class FillerDue(Timer):
     """A tool has kept the caller waiting in silence."""
 
 
 @dataclass(frozen=True, slots=True)
-class IdleTimeout(Event):
+class IdleTimeout(Timer):
     """Neither side has said anything since the end of playback."""
 
 
 @dataclass(frozen=True, slots=True)
-class GoodbyeTimeout(Event):
+class GoodbyeTimeout(Timer):
     """The goodbye did not begin, or did not end, in time."""
 
 
 @dataclass(frozen=True, slots=True)
-class GoAwayDeadline(Event):
+class GoAwayDeadline(Timer):
     """The model's connection is about to be closed: change it now, quiet or not."""
 
 
 @dataclass(frozen=True, slots=True)
-class TimeWarning(Event):
+class TimeWarning(Timer):
     """The call's time limit is near."""
 
 
 @dataclass(frozen=True, slots=True)
-class TimeLimit(Event):
+class CostWarning(Timer):
+    """The call's cost limit is near. Delivered by the shell first; a timer repeats it until a quiet moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit(Timer):
     """The call's time limit is reached."""
-
-
-TIMERS: tuple[type[Event], ...] = (
-    ConnectTimeout,
-    VerdictTimeout,
-    BargeInLasted,
-    ClearTimeout,
-    PlayoutTimeout,
-    ModelSilent,
-    EndpointTimeout,
-    FillerDue,
-    IdleTimeout,
-    GoodbyeTimeout,
-    GoAwayDeadline,
-    TimeWarning,
-    TimeLimit,
-)

@@ -1,14 +1,50 @@
 """The conversation machine: `step(policy, state, event) -> (state, commands)`.
 
-It decides everything about turns and does nothing itself. Time comes in with the event; a timer is a command,
-its firing an event. The shell carries commands out at once and in order.
+It decides everything about turns and does nothing itself. Time comes in with the event; a timer is a command, its
+firing an event. The shell (`offhook.gateway.call`) carries commands out at once and in order. Read this page, then
+`TABLE`: for each phase it names the handler of each event. An event without meaning there is ignored by name
+(`ignore`); a test refuses a missing pair.
 
-The theory in short. A **reply** is numbered (its generation) where it is made: a turn of the model, a greeting
-from a file, a filler. Its audio is sent ahead; the ledger knows what was heard. When the caller speaks over the
-agent (mode `hold`) the carrier's queue is emptied at once and the unheard tail kept (HELD) until a **verdict**:
-the model says `interrupted`, or the caller goes on speaking: the reply is dead, and everything up to its number
-is dropped wherever it turns up; or the caller falls silent and the model says nothing: the tail is played on.
-Tool calls live beside the phases; each gets exactly one outcome. There is one way out: `End`, the last command.
+**Replies.** A reply is one stretch of the agent's audio: a turn of the model, a greeting from a file, a filler. Each
+has a number, its *generation*, given out where it is made; numbers only grow. Events of the model carry them, so
+that audio which arrives late is not taken for something new. The machine knows positions in a reply, the shell has
+the bytes.
+
+**The ledger** (`ledger`) keeps of each open reply how much was received, sent, placed in the far end's queue, and
+heard. Audio comes from the model faster than it is played, and is sent on at once; what the caller has *heard* is
+known from marks that the far end returns and, between them, from the clock. A reply is over when it is complete and
+heard to its end: from then on the caller's silence counts.
+
+**The floor.** The phase says who has it. CONNECTING: there is no stream yet. LISTENING: the caller, or neither
+side. THINKING: the model, which owes a reply (`State.due`). SPEAKING: the agent is heard. HELD and STOPPING: the
+caller is taking the floor from the agent. CLOSING: a goodbye is awaited or heard. ENDED: nothing happens any more.
+
+**Barge-in.** When the caller speaks over the agent (mode `hold`) the far end's queue is emptied at once and the
+unheard tail kept: HELD, a *suspected* barge-in. The verdict follows. *Confirmed*: the model reports an interruption,
+or the caller goes on speaking for `min_barge_in_s`; the reply is dead, as is everything up to its number wherever it
+turns up, tools that yield are cancelled, the model is sent what was heard, and STOPPING lasts until the far end
+confirms the clear. *Dismissed*: the caller fell silent and the model reported nothing, it was a cough or an "uh-huh";
+the tail is played on from the first unheard sample. The call's first reply may be protected: nothing stops it, and
+the model gets silence meanwhile (`State.caller_muted`). `CancelReply` stops the agent without a barge-in: an
+answering machine is met, for example; the record counts none, and the model is not told that it was interrupted.
+
+**The line away.** Streams are lost, and calls are moved: `LineAway` says that the stream is gone and another may come.
+`State.line` is independent of the phase, for the rest of the conversation goes on: the model speaks and is kept, tools
+run, the caller's goodbye counts down. What the far end had queued is lost; what had been heard by then is all that was.
+Nothing is sent until `LineBack`, and neither the end of playback nor the caller's silence is timed. Then the unheard
+part of each open reply is sent again, once. The shell bounds the wait: `StreamLost` ends the call.
+
+**The link.** The connection to the model comes and goes as well (`State.link`). What was received of a reply is heard
+to its end, and the rest is due when the link is back. A model that owes a reply and brings nothing is prompted, then
+reconnected, then given up. A connection that is about to close (`GoAway`) is changed in a quiet moment, or in its last.
+
+**Tools** run beside the phases; each call gets exactly one outcome. While one runs that the conversation waits for, its
+own limit bounds THINKING, and a filler may cover the silence.
+
+**Endings.** There is one way out: `End`, the last command. A request to end waits until what is being said has been
+heard. If the reason is the agent's or the caller's silence, the caller can keep the call alive by speaking into the
+goodbye; the gateway's own reasons stand. `SayAndEnd` has the agent say given words instead of everything else, and
+ends the call once the turn that follows has been heard. Warnings of a limit wait for a quiet moment.
 
 Every phase has a bounded way on, if nothing else ever happens:
 
@@ -19,17 +55,14 @@ Every phase has a bounded way on, if nothing else ever happens:
     STOPPING   ClearTimeout
     CLOSING    GoodbyeTimeout
 
-CONNECTING is bounded by the server: a call that no stream claims is told StreamLost.
-
-`TABLE` says for each phase what each event means. What is ignored is ignored by name (`ignore`); a test refuses
-a missing pair.
+LISTENING and SPEAKING while the line is away, and CONNECTING, are bounded by the shell: `StreamLost`.
 """
 
 from __future__ import annotations
 
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
-from offhook.gateway.conversation.handlers import barge_in, closing, link, replies, tools
+from offhook.gateway.conversation.handlers import barge_in, closing, line, link, replies, tools
 from offhook.gateway.conversation.handlers.floor import Handler, ignore
 from offhook.gateway.conversation.state import Phase, Policy, State
 
@@ -43,13 +76,13 @@ def step(policy: Policy, state: State, event: e.Event) -> tuple[State, tuple[c.C
     return state, tuple(out)
 
 
-# --- the table
-
-# What means the same wherever the stream is up.
+# What has the same meaning in every phase of a call.
 _COMMON: dict[type[e.Event], Handler] = {
-    e.StreamStarted: ignore,  # a second start: the stream is up already
+    e.StreamStarted: ignore,  # the call has started
     e.StreamStopped: link.stream_stopped,
     e.StreamLost: link.stream_lost,
+    e.LineAway: line.away,
+    e.LineBack: line.back,
     e.ClearAcknowledged: replies.clear_acknowledged,
     e.ClearTimeout: replies.clear_timeout,
     e.ModelReady: link.model_ready,
@@ -62,12 +95,14 @@ _COMMON: dict[type[e.Event], Handler] = {
     e.ToolFinished: tools.tool_finished,
     e.ToolWithdrawn: tools.tool_withdrawn,
     e.EndRequested: closing.end_requested,
+    e.CancelReply: barge_in.cancel_unheard,
+    e.SayAndEnd: closing.say_and_end,
     e.EndpointTimeout: barge_in.endpoint,
     e.TimeWarning: closing.time_warning,
+    e.CostWarning: closing.cost_warning,
     e.TimeLimit: closing.time_limit,
     e.TurnComplete: replies.turn_complete,
-    # While the agent is heard, the words it answers may still be written down.
-    e.CallerTranscribed: ignore,
+    e.CallerTranscribed: ignore,  # of the turn that the agent is replying to
     # Timers of other phases may fire once more while they are being stopped.
     e.VerdictTimeout: ignore,
     e.BargeInLasted: ignore,
@@ -104,16 +139,18 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         e.GoAway: link.go_away,
         e.GoAwayDeadline: link.go_away_deadline,
         e.EndRequested: closing.end_requested_connecting,
+        e.SayAndEnd: closing.say_and_end_connecting,
     },
     Phase.LISTENING: {
         **_AGENT_SILENT,
+        e.LineBack: line.back_listening,
         e.TurnComplete: replies.turn_complete_listening,
         e.IdleTimeout: closing.idle,
         e.DigitPressed: barge_in.digit_listening,
     },
     Phase.THINKING: {
         **_AGENT_SILENT,
-        e.CallerSpeechEnded: ignore,  # whoever speaks has the word: LISTENING
+        e.CallerSpeechEnded: ignore,  # a caller who speaks has the floor: LISTENING
         e.EndpointTimeout: ignore,
         e.TurnComplete: replies.turn_complete_thinking,
         e.ModelSilent: link.model_silent,
@@ -122,6 +159,9 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     },
     Phase.SPEAKING: {
         **_COMMON,
+        e.LineAway: line.away_playing,
+        e.LineBack: line.back_playing,
+        e.CancelReply: barge_in.cancel_heard,
         e.CallerSpeechStarted: barge_in.speech_over_agent,
         e.CallerSpeechEnded: barge_in.speech_ended_over_agent,
         e.ModelInterrupted: barge_in.interrupted_over_agent,
@@ -134,6 +174,7 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     },
     Phase.HELD: {
         **_COMMON,
+        e.CancelReply: barge_in.cancel_heard,
         e.CallerSpeechStarted: barge_in.speech_while_held,
         e.CallerSpeechEnded: barge_in.speech_ended_held,
         e.ModelInterrupted: barge_in.interrupted_held,
@@ -147,6 +188,8 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     },
     Phase.STOPPING: {
         **_COMMON,
+        e.LineAway: line.away_stopping,
+        e.LineBack: ignore,  # a line that is away confirms nothing, and nothing is waited for
         e.CallerSpeechStarted: barge_in.speech_while_stopping,
         e.CallerSpeechEnded: barge_in.speech_ended_stopping,
         e.ModelInterrupted: barge_in.interrupted,
@@ -159,6 +202,9 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     },
     Phase.CLOSING: {
         **_COMMON,
+        e.LineAway: line.away_playing,
+        e.LineBack: line.back_playing,
+        e.CancelReply: barge_in.cancel_heard,
         e.CallerSpeechStarted: barge_in.speech_while_closing,
         e.CallerSpeechEnded: barge_in.speech_ended_closing,
         e.ModelInterrupted: barge_in.interrupted_closing,

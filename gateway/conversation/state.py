@@ -1,46 +1,54 @@
-"""What the machine knows of a call between two events, and what was decided before the call."""
+"""The machine's memory between two events (`State`), and the rules that are fixed before the call (`Policy`)."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.conversation.ledger import Ledger
+from offhook.gateway.conversation.units import RATE_HZ
 
-__all__ = ["Greets", "Link", "Mode", "Phase", "Policy", "RunningTool", "State"]
+__all__ = ["Caller", "Due", "Greets", "LastWords", "Line", "Link", "Mode", "Phase", "Policy", "RunningTool", "State"]
 
 
 class Phase(Enum):
-    """Whose word it is."""
+    """Who has the floor."""
 
-    CONNECTING = "connecting"  # the carrier's stream has not started
-    LISTENING = "listening"  # the caller's word, or nobody's
-    THINKING = "thinking"  # the model's word, and nothing of it to be heard yet
+    CONNECTING = "connecting"  # the media stream has not started
+    LISTENING = "listening"  # the caller has the floor, or neither side has
+    THINKING = "thinking"  # the model has the floor, and none of its reply is audible yet
     SPEAKING = "speaking"  # the agent is heard
     HELD = "held"  # suspected barge-in: playback stopped, tail kept
-    STOPPING = "stopping"  # confirmed; waiting for the carrier's word that playback has stopped
+    STOPPING = "stopping"  # confirmed barge-in; the line has not acknowledged the clear yet
     CLOSING = "closing"  # the goodbye is awaited or heard
     ENDED = "ended"
 
 
+class Line(Enum):
+    """Whether there is a stream to the caller at present. Independent of the phase."""
+
+    UP = "up"
+    AWAY = "away"  # the stream is gone and another may come: nothing is sent
+
+
 class Link(Enum):
-    """The model link, as far as the conversation cares."""
+    """The model link, as far as the conversation is concerned."""
 
     DIALLING = "dialling"
     UP = "up"
-    DOWN = "down"  # lost or being changed; the link is getting it back
+    DOWN = "down"  # lost or rotated; the link is reconnecting
     FAILED = "failed"
 
 
 class Mode(Enum):
-    """Whose word stops the agent."""
+    """Which sign stops the agent."""
 
-    HOLD = "hold"  # the detector stops, the model or more speech confirms
-    STOP = "stop"  # the detector's word is final
-    MODEL = "model"  # only the model's `interrupted` counts
-    OFF = "off"  # nobody's: the agent finishes
+    HOLD = "hold"  # the detector stops playback; the model, or more speech, confirms
+    STOP = "stop"  # the detector alone
+    MODEL = "model"  # the model's interruption alone
+    OFF = "off"  # none: the agent finishes
 
 
 class Greets(Enum):
@@ -60,11 +68,12 @@ class Policy(NamedTuple):
     mode: Mode = Mode.HOLD
     min_barge_in_s: float = 0.6
     verdict_timeout_s: float = 0.4
-    hangover_s: float = 0.4  # by how much the detector's word comes late that the caller fell silent
+    hangover_s: float = 0.4  # delay of the detector's decision that the caller fell silent
     dtmf_barge_in: bool = False
     local_turns: bool = False  # the gateway decides where the caller's turn ends
     end_silence_s: float = 0.7
     greets: Greets = Greets.NOBODY
+    greeting_protected: bool = False  # the first reply of the call cannot be interrupted
     tell_heard: bool = True
     idle_prompt_s: float = 10.0
     idle_goodbye_s: float = 20.0
@@ -72,6 +81,7 @@ class Policy(NamedTuple):
     warning_s: float = 60.0
     silent_after_s: float = 6.0
     connect_timeout_s: float = 12.0
+    rate_hz: int = RATE_HZ  # of the audio sent to the line
 
 
 class RunningTool(NamedTuple):
@@ -82,32 +92,68 @@ class RunningTool(NamedTuple):
     silent: bool = False
     filler_after_s: float | None = None
     limit_s: float = 600.0
-    withdrawn: bool = False  # finishes, but nobody waits for it and its result is not told
+    withdrawn: bool = False  # runs to its end, but is not waited for and its result is not sent
+
+
+class Caller(NamedTuple):
+    """The caller's side."""
+
+    speaking: bool = False
+    onset_s: float = 0.0  # of the present or last speech
+    turn_open: bool = False  # local turns: `OpenTurn` was sent, `CloseTurn` was not
+    idle_prompted: bool = False  # since the last sign of life
+
+
+class Due(NamedTuple):
+    """What the model owes."""
+
+    reply: bool = False  # a reply to the caller; stays through a cough into the wait
+    failed_prompts: int = 0  # times the model was silent when a reply was due: nudge, reconnect, give up
+    tool_asked: bool = False  # the model's present turn requested a tool: without audio it is not empty
+    continuation_asked: bool = False  # the rest of a reply that broke off was asked for
+
+
+class LastWords(NamedTuple):
+    """The call ends for `ending` once a turn numbered above `after` has been heard."""
+
+    ending: Ending
+    after: int
 
 
 class State(NamedTuple):
     """Everything that decides what the next event means."""
 
     phase: Phase = Phase.CONNECTING
+    line: Line = Line.UP
     link: Link = Link.DIALLING
     ledger: Ledger = Ledger()
     tools: tuple[RunningTool, ...] = ()
-    caller_speaking: bool = False
-    onset_s: float = 0.0  # of the caller's present or last speech
-    activity: bool = False  # local turns: the model has been told that the caller's turn is on
-    newest: int = 0  # newest generation seen
-    dead: int = 0  # generations up to this one are dropped wherever they turn up
-    answered: bool = False  # the agent has been heard since the caller last spoke
-    owed: bool = False  # the model owes the caller a word, also while the caller coughs into the wait
-    asked_tool: bool = False  # the model's present turn asked for a tool: it is not empty without a sound
-    strikes: int = 0  # times the model was silent when it should speak: nudge, reconnect, give up
-    asked_on: bool = False  # the model was asked for the rest of a reply that broke off
-    idle_prompted: bool = False
-    rotation_due: bool = False  # the model wants to close this connection
-    acknowledged: bool = True  # the last clear has been answered
-    muted: bool = False
-    ending: Ending | None = None  # CLOSING and what can interrupt it: why the call will end
+    caller: Caller = Caller()
+    due: Due = Due()
+    agent_replied: bool = False  # a reply was audible since the caller last spoke
+    greeted: bool = False  # the protected greeting has begun
+    rotation_due: bool = False  # the model is about to close this connection
+    ending: Ending | None = None  # in CLOSING, and in HELD during a goodbye: why the call will end
+    last_words: LastWords | None = None
+
+    @property
+    def caller_muted(self) -> bool:
+        """Whether the model gets silence for the caller's audio: it would interrupt its own protected reply."""
+        replies = self.ledger.replies
+        return (
+            bool(replies)
+            and self.phase not in (Phase.LISTENING, Phase.THINKING)
+            and any(reply.protected for reply in replies)
+        )
 
     def with_ledger(self, ledger: Ledger) -> State:
-        """As `_replace(ledger=...)`, at half the price: this is done for every chunk of audio."""
-        return State._make((*self[:2], ledger, *self[3:]))
+        """As `_replace(ledger=...)`, at half the price: used for every chunk of audio."""
+        return State._make((*self[:3], ledger, *self[4:]))
+
+    def with_caller(self, **changes: Any) -> State:
+        """As `_replace`, of fields of `Caller`."""
+        return self._replace(caller=self.caller._replace(**changes))
+
+    def with_due(self, **changes: Any) -> State:
+        """As `_replace`, of fields of `Due`."""
+        return self._replace(due=self.due._replace(**changes))

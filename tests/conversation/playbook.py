@@ -12,35 +12,58 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, fields
+from typing import Any
 
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.ledger import Ledger, Reply
-from offhook.gateway.conversation.state import Link, Phase, Policy, State
-from tests.conversation.reference_shell import Shell, feed
+from offhook.gateway.conversation.state import Caller, Due, Line, Link, Phase, Policy, State
+from tests.conversation.reference_shell import STOPPED_WHILE_AWAY, Shell, feed
 
-__all__ = ["CLOSE", "HELD", "LISTENING", "SPEAKING", "THINKING", "Playbook", "Until"]
+__all__ = ["CLOSE", "HELD", "LISTENING", "SPEAKING", "THINKING", "Playbook", "Until", "changed"]
 
 MAY_BE_LEFT_OUT = (c.SetTimer, c.StopTimer, c.SendMark, c.ReplyEnded)
 CLOSE = 1e-6  # times and positions in seconds are sums of floats
 
-LISTENING = State(Phase.LISTENING, Link.UP, answered=True)
-THINKING = State(Phase.THINKING, Link.UP, owed=True)
+
+def changed(value: Any, **changes: Any) -> Any:
+    """As `_replace`; of a `State` also the fields of its ledger, its caller and what is due.
+
+    A ledger put in keeps the numbers of the one before, unless it has its own.
+    """
+    if not isinstance(value, State):
+        return value._replace(**changes)
+    state = value
+    if "ledger" in changes:
+        kept = {n: getattr(value.ledger, n) for n in ("newest", "dead", "clear_pending")}
+        state = state._replace(ledger=changes.pop("ledger"))
+        if not (state.ledger.newest or state.ledger.dead):
+            state = state._replace(ledger=state.ledger._replace(**kept))
+    for name, part in (("ledger", Ledger), ("caller", Caller), ("due", Due)):
+        of_part = {n: changes.pop(n) for n in part._fields if n in changes}
+        state = state._replace(**{name: getattr(state, name)._replace(**of_part)})
+    return state._replace(**changes)
+
+
+LISTENING = State(Phase.LISTENING, link=Link.UP, agent_replied=True)
+THINKING = State(Phase.THINKING, link=Link.UP, due=Due(reply=True))
 # A second of reply 1 was sent at 2.0 s, all of it; more may come.
 SPEAKING = State(
     Phase.SPEAKING,
-    Link.UP,
-    Ledger((Reply(1, 8_000, 8_000, 8_000, marked=7_200),), queued_to=8_000, anchor_s=2.0, round_trip_s=0.1),
-    newest=1,
-    answered=True,
+    link=Link.UP,
+    ledger=Ledger(
+        (Reply(1, 8_000, 8_000, 8_000, marked=7_200),), queued_to=8_000, anchor_s=2.0, round_trip_s=0.1, newest=1
+    ),
+    agent_replied=True,
 )
 # The caller began to speak at 2.4 s, was heard to at 2.5 s; half a second of the reply is kept.
-HELD = SPEAKING._replace(
+HELD = changed(
+    SPEAKING,
     phase=Phase.HELD,
     ledger=Ledger((Reply(1, 8_000, 8_000, 4_000, 4_000, marked=4_000),), 4_000, 4_000, 2.5, epoch=1, cleared_s=2.5),
-    caller_speaking=True,
+    speaking=True,
     onset_s=2.4,
-    acknowledged=False,
+    clear_pending=True,
 )
 
 TIMERS_OF: dict[Phase, tuple[tuple[type[e.Event], float], ...]] = {
@@ -78,12 +101,14 @@ class Playbook:
 
     def __init__(self, state: State = State(), policy: Policy = Policy()) -> None:  # noqa: B008  frozen values
         timers = TIMERS_OF.get(state.phase, ())
+        if state.line is Line.AWAY:
+            timers = tuple(t for t in timers if t[0] not in STOPPED_WHILE_AWAY)
         if state.link is Link.DOWN:
             timers += ((e.ConnectTimeout, 100.0),)
-        if not state.acknowledged and state.phase is not Phase.HELD:
+        if state.ledger.clear_pending and state.phase is not Phase.HELD:
             timers += ((e.ClearTimeout, 100.0),)
         tools = frozenset(t.call_id for t in state.tools)
-        self.shell = Shell(state, 0.0, timers, state.dead, tools, state.activity, state.muted)
+        self.shell = Shell(state, 0.0, timers, state.ledger.dead, tools, state.caller.turn_open)
         self.policy = policy
         self._felt: deque[c.Command] = deque()
         self._kept: list[c.Command] = []  # bookkeeping, in any order

@@ -6,7 +6,9 @@ I3  Every tool call gets exactly one outcome; none outlives the call.
 I4  heard <= placed <= sent <= received, growing while the reply is open; what is sent follows what was sent,
     and a resume begins at the first unheard sample.
 I5  After ENDED there are no commands; `StreamStopped` ends the call in one step; `End` is said once, last.
-I6  Every clear is answered or bounded by a timer; every phase has a timer that leads on.
+I6  Every clear is acknowledged or bounded by a timer; every phase has a timer that leads on.
+I7  Nothing is sent while the line is away, and nothing timed that needs one.
+I8  When the line is back every unheard sample is sent once; with a line, none is left behind except in HELD.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS
 from offhook.gateway.conversation.machine import step
-from offhook.gateway.conversation.state import Link, Mode, Phase, Policy, State
+from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, State
 
-__all__ = ["Shell", "Violated", "feed"]
+__all__ = ["STOPPED_WHILE_AWAY", "Shell", "Violated", "feed"]
 
+STOPPED_WHILE_AWAY = (e.PlayoutTimeout, e.IdleTimeout, e.ClearTimeout)
 CONFIRMED = (c.Verdict.CONFIRMED_BY_MODEL, c.Verdict.CONFIRMED_LOCALLY)
 
 
@@ -37,8 +40,7 @@ class Shell(NamedTuple):
     timers: tuple[tuple[type[e.Event], float], ...] = ()
     old: int = 0  # a confirmed barge-in killed everything up to here
     tools: frozenset[str] = frozenset()
-    activity: bool = False
-    muted: bool = False
+    turn_open: bool = False
 
     def due_s(self, timer: type[e.Event]) -> float | None:
         return dict(self.timers).get(timer)
@@ -64,12 +66,14 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
     after, commands = step(policy, before, event)
     timers = dict(shell.timers)
     timers.pop(type(event), None)
-    old, tools, activity, muted = shell.old, shell.tools, shell.activity, shell.muted
+    old, tools, turn_open = shell.old, shell.tools, shell.turn_open
     ended = False
     cleared = False
     spans: dict[int, int] = {}
     for command in commands:
         _check(not ended, "I5 nothing follows End", command)
+        if isinstance(command, c.Play | c.Replay | c.SendMark | c.Clear):
+            _check(after.line is Line.UP, "I7 sent while the line is away", command)
         match command:
             case c.SetTimer(timer, at_s):
                 _check(at_s >= event.at_s - 60, "I6 a timer is set for a time to come", command)
@@ -89,9 +93,9 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
                 cleared = True
                 spans = {}
             case c.Drop(generation):
-                _check(generation <= after.dead, "I1 dropped and alive", command, after.dead)
+                _check(generation <= after.ledger.dead, "I1 dropped and alive", command, after.ledger.dead)
             case c.BargeIn(_, _, verdict) if verdict in CONFIRMED:
-                old = max(old, before.newest, *(r.generation for r in before.ledger.replies))
+                old = max(old, before.ledger.newest, *(r.generation for r in before.ledger.replies))
                 _check(not after.ledger.replies, "I1 a confirmed barge-in leaves a reply open")
                 _check(not spans, "I1 something was sent in the step that confirms")
             case c.RunTool(call_id):
@@ -101,17 +105,14 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
                 if before.phase is not Phase.CONNECTING:
                     _check(call_id in tools, "I3 a second outcome", command)
                 tools -= {call_id}
-            case c.ActivityStart():
-                _check(not activity and policy.local_turns, "two activity starts")
-                activity = True
-            case c.ActivityEnd():
-                _check(activity, "an activity end without a start")
-                activity = False
-            case c.MuteCaller(value):
-                _check(value is not muted, "muted twice")
-                muted = value
-            case c.AskModel():
-                _check(after.link is Link.UP, "a model that is not there is asked", command)
+            case c.OpenTurn():
+                _check(not turn_open and policy.local_turns, "a turn is opened twice")
+                turn_open = True
+            case c.CloseTurn():
+                _check(turn_open, "a turn is closed that is not open")
+                turn_open = False
+            case c.SendPrompt():
+                _check(after.link is Link.UP, "a model that is not there is prompted", command)
             case c.RotateModel():
                 _check(before.link is Link.UP, "a link that is not up is rotated")
                 _check(not after.tools or type(event) is e.GoAwayDeadline, "rotated during a tool call", after.tools)
@@ -119,10 +120,20 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
                 ended = True
     if ended:
         timers.clear()  # the real shell stops them all
-    shell = Shell(after, event.at_s, tuple(timers.items()), old, tools, activity, muted)
+    shell = Shell(after, event.at_s, tuple(timers.items()), old, tools, turn_open)
     _check_step(policy, before, event, after, commands, ended=ended, cleared=cleared)
     _check_state(policy, shell, timers)
+    if type(event) is e.LineBack and before.line is Line.AWAY and after.phase in (Phase.SPEAKING, Phase.CLOSING):
+        _check_resent(before, after, spans)
     return shell, commands
+
+
+def _check_resent(before: State, after: State, spans: dict[int, int]) -> None:
+    """`_check_contiguous` has seen to where each begins, and that it has no hole."""
+    for reply in after.ledger.replies:
+        earlier = lg.find(before.ledger, reply.generation)
+        unheard = earlier is not None and earlier.heard < earlier.received
+        _check(not unheard or spans.get(reply.generation) == reply.received, "I8 not sent again", reply, spans)
 
 
 def _check_contiguous(before: State, after: State, command: c.Play | c.Replay, spans: dict[int, int]) -> None:
@@ -131,7 +142,7 @@ def _check_contiguous(before: State, after: State, command: c.Play | c.Replay, s
         _check(start == spans[generation], "I4 a hole or a repetition", command, spans)
         return
     reply = lg.find(before.ledger, generation)
-    _check(start == (reply.placed if reply else 0), "I4 not the first sample that is not on the line", command, reply)
+    _check(start == (reply.placed if reply else 0), "I4 not the first sample that is not queued", command, reply)
 
 
 def _check_step(
@@ -160,7 +171,9 @@ def _check_step(
     ):
         _check(cleared, "I2 the agent talks on", before.phase)
         _check(after.phase in (Phase.HELD, Phase.STOPPING, Phase.ENDED), "I2 not yielding", after.phase)
-    _check(after.dead >= before.dead and after.newest >= before.newest, "I4 numbers only grow")
+    _check(
+        after.ledger.dead >= before.ledger.dead and after.ledger.newest >= before.ledger.newest, "I4 numbers only grow"
+    )
     for reply in after.ledger.replies:
         earlier = lg.find(before.ledger, reply.generation)
         if earlier is not None:
@@ -170,8 +183,8 @@ def _check_step(
                 earlier,
                 reply,
             )
-            if not cleared:
-                _check(reply.placed >= earlier.placed, "I4 taken off the line without a clear", earlier, reply)
+            if not cleared and type(event) is not e.LineAway:
+                _check(reply.placed >= earlier.placed, "I4 taken off the queue without a clear", earlier, reply)
 
 
 # What leads on from each phase, if nothing else happens.
@@ -179,19 +192,23 @@ def _leads_on(policy: Policy, s: State, timers: dict[type[e.Event], float]) -> b
     match s.phase:
         case Phase.CONNECTING | Phase.ENDED:
             return True  # bounded by the server; over
+        case Phase.LISTENING | Phase.SPEAKING if s.line is Line.AWAY:
+            return True  # bounded by the shell
         case Phase.LISTENING:
-            if s.caller_speaking:
+            if s.caller.speaking:
                 return True  # the detector says when that is over
-            if s.activity:
+            if s.caller.turn_open:
                 return e.EndpointTimeout in timers
-            off = not (policy.idle_goodbye_s if s.idle_prompted or not policy.idle_prompt_s else policy.idle_prompt_s)
+            off = not (
+                policy.idle_goodbye_s if s.caller.idle_prompted or not policy.idle_prompt_s else policy.idle_prompt_s
+            )
             return e.IdleTimeout in timers or off
         case Phase.THINKING:
             return e.ModelSilent in timers or (s.link is not Link.UP and e.ConnectTimeout in timers)
         case Phase.SPEAKING:
             return e.PlayoutTimeout in timers
         case Phase.HELD:
-            return (e.BargeInLasted if s.caller_speaking else e.VerdictTimeout) in timers
+            return (e.BargeInLasted if s.caller.speaking else e.VerdictTimeout) in timers
         case Phase.STOPPING:
             return e.ClearTimeout in timers
         case Phase.CLOSING:
@@ -203,14 +220,21 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
     replies = s.ledger.replies
     for r in replies:
         _check(0 <= r.heard <= r.placed <= r.sent <= r.received, "I4 heard <= placed <= sent <= received", r)
-        _check(r.generation > s.dead, "I1 a dead reply is open", r)
-    _check(shell.old <= s.dead, "I1 the machine forgot what it killed", shell.old, s.dead)
+        _check(r.generation > s.ledger.dead, "I1 a dead reply is open", r)
+    _check(shell.old <= s.ledger.dead, "I1 the machine forgot what it killed", shell.old, s.ledger.dead)
     _check(shell.tools == {t.call_id for t in s.tools}, "I3 tools", shell.tools, s.tools)
-    _check(shell.activity == s.activity and shell.muted == s.muted, "what the model was told is what is kept")
+    _check(shell.turn_open == s.caller.turn_open, "the turn that is open is the one that was opened")
     if s.phase is Phase.ENDED:
         _check(not s.tools and not replies, "I3 something outlives the call")
         return
-    _check(s.acknowledged or e.ClearTimeout in timers, "I6 an unanswered clear without a timer")
+    _check(not s.ledger.clear_pending or e.ClearTimeout in timers, "I6 a pending clear without a timer")
+    if s.line is Line.AWAY:
+        _check(not set(timers) & set(STOPPED_WHILE_AWAY), "I7 timed while the line is away", sorted(map(str, timers)))
+        _check(all(r.placed == r.heard for r in replies), "I7 queued on a line that is away", replies)
+        _check(s.phase is not Phase.STOPPING, "I7 waits for a clear that is not acknowledged any more")
+    if s.phase in (Phase.LISTENING, Phase.THINKING) or (s.line is Line.UP and s.phase is not Phase.HELD):
+        for r in replies:
+            _check(r.placed == r.received, "I8 left behind", s.phase, r)
     _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, sorted(t.__name__ for t in timers))
     if s.phase is not Phase.CONNECTING:
         _check(s.link in (Link.UP, Link.FAILED) or e.ConnectTimeout in timers, "I6 a link that nobody waits for")
@@ -220,9 +244,9 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
         case Phase.SPEAKING | Phase.HELD:
             _check(replies, "a reply that is not there is in", s.phase)
         case Phase.STOPPING:
-            _check(not replies and not s.acknowledged, "STOPPING waits for nothing")
+            _check(not replies and s.ledger.clear_pending, "STOPPING waits for nothing")
         case Phase.THINKING:
-            _check(not s.caller_speaking and not s.activity, "THINKING while the caller has the word")
+            _check(not s.caller.speaking and not s.caller.turn_open, "THINKING while the caller has the word")
         case Phase.CLOSING:
             _check(s.ending is not None, "CLOSING without a reason")
     if s.ending is not None:
@@ -230,9 +254,7 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
         _check(
             s.ending in INTERRUPTIBLE_ENDINGS or s.phase is not Phase.LISTENING, "the gateway's reason was talked away"
         )
-    if s.muted:
-        _check(any(r.protected for r in replies), "muted, and nothing is protected")
-    if s.phase is Phase.LISTENING and s.caller_speaking and policy.local_turns:
-        _check(s.activity, "the model is not told that the caller speaks")
+    if s.phase is Phase.LISTENING and s.caller.speaking and policy.local_turns:
+        _check(s.caller.turn_open, "the model is not told that the caller speaks")
     if s.link is Link.FAILED:
         _check(s.phase in (Phase.CONNECTING, Phase.CLOSING, Phase.HELD), "a call without a model goes on in", s.phase)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offhook.gateway.conversation import ledger as lg
-from offhook.gateway.conversation.ledger import FRAME, RATE_HZ, ROUND_TRIP_MAX_S, Ledger, Reply
+from offhook.gateway.conversation.ledger import ROUND_TRIP_MAX_S, Ledger, Reply
+from offhook.gateway.conversation.units import FRAME, RATE_HZ
 
 
 def sent(samples: int, at_s: float = 1.0, generation: int = 1) -> Ledger:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import pytest
 
 from offhook.gateway.conversation.commands import (
-    ActivityEnd,
-    ActivityStart,
     AnswerTool,
-    AskModel,
     BargeIn,
     CancelTool,
     Clear,
+    CloseTurn,
     Drop,
     End,
-    MuteCaller,
+    OpenTurn,
     Play,
     Prompt,
     Replay,
     ReplyEnded,
-    Scheduling,
+    ReportHeard,
     SendMark,
+    SendPrompt,
     SetTimer,
+    Speak,
     StopTimer,
-    TellHeard,
     Verdict,
 )
 from offhook.gateway.conversation.endings import Ending
@@ -57,25 +56,26 @@ from offhook.gateway.conversation.events import (
 )
 from offhook.gateway.conversation.ledger import Ledger, Reply
 from offhook.gateway.conversation.state import Mode, Phase, Policy, RunningTool
-from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until, changed
 
 SUSPECTED, DISMISSED = Verdict.SUSPECTED, Verdict.DISMISSED
 BY_MODEL, LOCALLY = Verdict.CONFIRMED_BY_MODEL, Verdict.CONFIRMED_LOCALLY
 
-STOPPING = SPEAKING._replace(
+STOPPING = changed(
+    SPEAKING,
     phase=Phase.STOPPING,
     ledger=Ledger((), 4_000, 4_000, 2.5, epoch=1, cleared_s=2.5),
-    caller_speaking=True,
+    speaking=True,
     onset_s=2.4,
-    acknowledged=False,
-    answered=False,
-    owed=True,
+    clear_pending=True,
+    agent_replied=False,
+    reply=True,
     dead=1,
 )
 
 # 200 ms of a complete reply are kept.
-AT_THE_END = HELD._replace(
-    ledger=Ledger((Reply(1, 8_000, 8_000, 6_400, 6_400, marked=6_400, complete=True),), 6_400, 6_400, 2.5, 1)
+AT_THE_END = changed(
+    HELD, ledger=Ledger((Reply(1, 8_000, 8_000, 6_400, 6_400, marked=6_400, complete=True),), 6_400, 6_400, 2.5, 1)
 )
 
 
@@ -99,7 +99,7 @@ def test_what_still_arrives_is_kept_with_the_tail():
 
 def test_the_models_interrupted_confirms():
     play = Playbook(HELD) >> ModelInterrupted(2.7, 1)
-    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReplyEnded(1, 8_000, 4_000, True) << TellHeard(1, 4_000)
+    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReplyEnded(1, 8_000, 4_000, True) << ReportHeard(1, 4_000)
     play << Phase.STOPPING << StopTimer(BargeInLasted)
     play >> ReplyAudio(2.8, 1, 800) << Drop(1)  # late audio of the dead reply
     play >> ClearAcknowledged(2.81, 1) << Phase.LISTENING << StopTimer(ClearTimeout)
@@ -124,14 +124,14 @@ def test_the_hangover_is_no_speech():
 
 
 def test_speech_that_goes_on_is_confirmed_though_the_model_says_nothing():
-    play = Playbook(HELD) >> BargeInLasted(3.4) << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 4_000)
+    play = Playbook(HELD) >> BargeInLasted(3.4) << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000)
     play << Phase.STOPPING
     assert play
 
 
 def test_speech_that_lasted_is_confirmed_when_its_end_comes_before_the_timer():
     play = Playbook(HELD) >> CallerSpeechEnded(3.4, offset_s=3.05)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 4_000)
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000)
     play >> ClearAcknowledged(3.41, 1) << Phase.THINKING
     assert play
 
@@ -140,7 +140,7 @@ def test_more_speech_before_the_verdict_is_counted_from_its_own_onset():
     play = Playbook(HELD) >> CallerSpeechEnded(3.0, 2.6) >> CallerSpeechStarted(3.0, 2.95) << Phase.HELD
     play << SetTimer(BargeInLasted, 3.95) << StopTimer(VerdictTimeout)
     play >> VerdictTimeout(3.01) << Phase.HELD  # too late to mean anything
-    play >> BargeInLasted(3.95) << BargeIn(1, 2.95, LOCALLY) << Drop(1) << TellHeard(1, 4_000)
+    play >> BargeInLasted(3.95) << BargeIn(1, 2.95, LOCALLY) << Drop(1) << ReportHeard(1, 4_000)
     assert play
 
 
@@ -174,28 +174,28 @@ def test_an_answer_into_the_last_words_is_no_cough():
 
 def test_an_answer_into_the_last_words_is_told_to_a_model_that_does_not_listen():
     play = Playbook(AT_THE_END, Policy(local_turns=True)) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ActivityStart() << Phase.LISTENING
-    play >> Until(3.7) << ActivityEnd()
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << OpenTurn() << Phase.LISTENING
+    play >> Until(3.7) << CloseTurn()
     assert play
 
 
 def test_okay_cancels_no_tool_that_the_agent_has_just_announced():
     """ "Let me look that up for you." - "Okay." """
-    play = Playbook(AT_THE_END._replace(tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
+    play = Playbook(changed(AT_THE_END, tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << Phase.THINKING
-    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Scheduling.INTERRUPT)
+    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Speak.NOW)
     assert play
 
 
 def test_a_goodbye_that_was_all_heard_when_it_was_held():
     heard = Ledger((Reply(1, 8_000, 8_000, 8_000, 8_000, marked=8_000, complete=True),), 8_000, 8_000, 2.5, 1)
-    play = Playbook(HELD._replace(ledger=heard, ending=Ending.AGENT_HUNG_UP)) >> CallerSpeechEnded(3.0, 2.6)
+    play = Playbook(changed(HELD, ledger=heard, ending=Ending.AGENT_HUNG_UP)) >> CallerSpeechEnded(3.0, 2.6)
     play >> VerdictTimeout(3.0) << BargeIn(1, 2.4, DISMISSED) << End(Ending.AGENT_HUNG_UP)
     assert play
 
 
 def test_goodbye_said_into_the_goodbye_does_not_cancel_it():
-    at_the_end = AT_THE_END._replace(ending=Ending.AGENT_HUNG_UP)
+    at_the_end = changed(AT_THE_END, ending=Ending.AGENT_HUNG_UP)
     play = Playbook(at_the_end) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, DISMISSED) << Replay(1, 6_400, 8_000) << Phase.CLOSING << SetTimer(GoodbyeTimeout, 23.0)
     play >> MarkReturned(3.3, 1, 8_000, 1) << End(Ending.AGENT_HUNG_UP)
@@ -204,11 +204,11 @@ def test_goodbye_said_into_the_goodbye_does_not_cancel_it():
 
 def test_the_caller_who_speaks_after_the_last_sample_answers():
     """Only the last mark is still on its way: nothing is stopped, nothing held."""
-    said = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, 7_200, complete=True),), 8_000, 0, 2.0))
+    said = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, 7_200, complete=True),), 8_000, 0, 2.0))
     play = Playbook(said) >> CallerSpeechStarted(3.05, 3.01) << Phase.LISTENING << ReplyEnded(1, 8_000, 8_000, False)
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.LISTENING
     assert play
-    play = Playbook(said, Policy(local_turns=True)) >> CallerSpeechStarted(3.05, 3.01) << ActivityStart()
+    play = Playbook(said, Policy(local_turns=True)) >> CallerSpeechStarted(3.05, 3.01) << OpenTurn()
     assert play
 
 
@@ -225,21 +225,21 @@ def test_marks_dropped_by_the_clear_are_not_waited_for():
     """The carrier neither echoes the marks nor answers the clear."""
     play = Playbook(STOPPING) >> Until(200) << Phase.LISTENING
     assert play
-    silent = Playbook(STOPPING._replace(caller_speaking=False)) >> ClearTimeout(3.5) << Phase.THINKING
+    silent = Playbook(changed(STOPPING, speaking=False)) >> ClearTimeout(3.5) << Phase.THINKING
     assert silent
     held = Playbook(HELD) >> ClearTimeout(3.5) >> BargeInLasted(3.5) << BargeIn(1, 2.4, LOCALLY) << Drop(1)
-    held << TellHeard(1, 4_000) << Phase.LISTENING
+    held << ReportHeard(1, 4_000) << Phase.LISTENING
     assert held
 
 
 def test_two_interruptions_within_a_second():
     play = Playbook(SPEAKING) >> CallerSpeechStarted(2.5, 2.4) << Clear(1) << BargeIn(1, 2.4, SUSPECTED)
-    play >> ModelInterrupted(2.6, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 4_000)
+    play >> ModelInterrupted(2.6, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000)
     play >> CallerSpeechEnded(3.0, 2.6) >> ReplyAudio(3.05, 2, 8_000) << Phase.SPEAKING
     play << Play(2, 0, 2_400) << Play(2, 2_400, 4_800) << Play(2, 4_800, 7_200) << Play(2, 7_200, 8_000)
     play >> CallerSpeechStarted(3.2, 3.1) << Clear(2) << BargeIn(2, 3.1, SUSPECTED) << Phase.HELD
     play >> ClearAcknowledged(3.25, 1) << Phase.HELD  # the answer to the first is none to the second
-    play >> ModelInterrupted(3.3, 2) << BargeIn(2, 3.1, BY_MODEL) << Drop(2) << TellHeard(2, 1_280) << Phase.STOPPING
+    play >> ModelInterrupted(3.3, 2) << BargeIn(2, 3.1, BY_MODEL) << Drop(2) << ReportHeard(2, 1_280) << Phase.STOPPING
     play >> ClearAcknowledged(3.31, 2) << Phase.LISTENING
     assert play
 
@@ -251,23 +251,23 @@ def test_interruption_before_the_first_sample_is_no_barge_in():
 
 
 def test_interrupted_after_the_generation_was_complete():
-    whole = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
+    whole = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
     play = Playbook(whole) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)
-    play << ReplyEnded(1, 8_000, 4_000, True) << TellHeard(1, 4_000) << Phase.STOPPING
+    play << ReplyEnded(1, 8_000, 4_000, True) << ReportHeard(1, 4_000) << Phase.STOPPING
     assert play
 
 
 def test_a_phantom_interruption_is_mended_by_the_watchdog():
     """The model says `interrupted`, nobody spoke, and it says nothing more."""
     play = Playbook(SPEAKING) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)
-    play << TellHeard(1, 4_000) >> ClearAcknowledged(2.6, 1) << Phase.THINKING
-    play >> Until(8.7) << AskModel(Prompt.NUDGE)
+    play << ReportHeard(1, 4_000) >> ClearAcknowledged(2.6, 1) << Phase.THINKING
+    play >> Until(8.7) << SendPrompt(Prompt.NUDGE)
     assert play
 
 
 def test_the_model_may_hear_the_caller_first():
     play = Playbook(SPEAKING) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)
-    play << TellHeard(1, 4_000) << Phase.STOPPING >> CallerSpeechStarted(2.55, 2.3) << Phase.STOPPING
+    play << ReportHeard(1, 4_000) << Phase.STOPPING >> CallerSpeechStarted(2.55, 2.3) << Phase.STOPPING
     play << StopTimer(EndpointTimeout) >> ClearAcknowledged(2.6, 1) << Phase.LISTENING
     assert play
 
@@ -284,32 +284,32 @@ def test_a_new_turn_interrupted_while_stopping_is_dead_too():
 
 
 def test_a_new_reply_while_stopping_is_played():
-    play = Playbook(STOPPING._replace(caller_speaking=False)) >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
+    play = Playbook(changed(STOPPING, speaking=False)) >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
     play << Phase.SPEAKING >> ClearAcknowledged(2.62, 1) << Phase.SPEAKING << StopTimer(ClearTimeout)
     assert play
-    assert play.state.acknowledged
+    assert not play.state.ledger.clear_pending
     assert abs(play.state.ledger.round_trip_s - 0.12) < 1e-9
-    late = Playbook(STOPPING._replace(caller_speaking=False)) >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
+    late = Playbook(changed(STOPPING, speaking=False)) >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
     late >> ClearTimeout(3.5) << Phase.SPEAKING
     assert late
-    assert late.state.acknowledged
+    assert not late.state.ledger.clear_pending
 
 
 @pytest.mark.parametrize("state", [LISTENING, THINKING], ids=lambda s: s.phase.value)
 def test_a_clear_answered_late_is_answered(state):
     """A dismissed barge-in into the last words: the reply was over before the carrier said a word."""
-    waiting = state._replace(ledger=Ledger(epoch=1, cleared_s=2.5), acknowledged=False)
+    waiting = changed(state, ledger=Ledger(epoch=1, cleared_s=2.5), clear_pending=True)
     play = Playbook(waiting) >> ClearAcknowledged(2.6, 1) << StopTimer(ClearTimeout) << state.phase
-    assert play.state.acknowledged
+    assert not play.state.ledger.clear_pending
     assert play
     play = Playbook(waiting) >> ClearTimeout(3.5) << state.phase
-    assert play.state.acknowledged
+    assert not play.state.ledger.clear_pending
     assert play
 
 
 def test_a_clear_answered_while_held_is_not_waited_for_again():
     play = Playbook(HELD) >> ClearAcknowledged(2.6, 1) << StopTimer(ClearTimeout) << Phase.HELD
-    play >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 4_000)
+    play >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000)
     assert play << Phase.LISTENING
 
 
@@ -320,13 +320,14 @@ def test_a_pause_of_breath_while_stopping():
 
 def test_all_that_is_open_is_dropped():
     """A filler is being heard, the answer waits behind it."""
-    two = HELD._replace(
+    two = changed(
+        HELD,
         ledger=Ledger((Reply(1, 8_000, 8_000, 4_000, 4_000, complete=True), Reply(2, 800, 800)), 4_000, 4_000, 2.5, 1),
         newest=2,
     )
     play = Playbook(two) >> ModelInterrupted(2.7, 2) << BargeIn(1, 2.4, BY_MODEL)
-    play << Drop(1) << ReplyEnded(1, 8_000, 4_000, True) << TellHeard(1, 4_000)
-    play << Drop(2) << ReplyEnded(2, 800, 0, True) << TellHeard(2, 0)
+    play << Drop(1) << ReplyEnded(1, 8_000, 4_000, True) << ReportHeard(1, 4_000)
+    play << Drop(2) << ReplyEnded(2, 800, 0, True) << ReportHeard(2, 0)
     assert play
 
 
@@ -340,13 +341,13 @@ def test_nothing_is_told_where_repair_is_off():
 
 def test_stop_the_detectors_word_is_final():
     play = Playbook(SPEAKING, Policy(mode=Mode.STOP)) >> CallerSpeechStarted(2.5, 2.4) << Clear(1)
-    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << TellHeard(1, 4_000) << Phase.STOPPING
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000) << Phase.STOPPING
     assert play
 
 
 def test_model_only_interrupted_counts():
     play = Playbook(SPEAKING, Policy(mode=Mode.MODEL)) >> CallerSpeechStarted(2.5, 2.4) << Phase.SPEAKING
-    play >> ModelInterrupted(2.8, 1) << Clear(1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 6_400)
+    play >> ModelInterrupted(2.8, 1) << Clear(1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 6_400)
     assert play
 
 
@@ -360,38 +361,53 @@ def test_off_the_agent_finishes():
 
 # --- protected replies
 
-NOTICE = LISTENING
+PROTECTED = Policy(greeting_protected=True)
 
 
-def test_a_protected_reply_is_heard_to_its_end_and_the_model_hears_silence():
-    play = Playbook(NOTICE) >> ReplyAudio(2.0, 1, 8_000, protected=True) << MuteCaller(True)
+def test_a_protected_greeting_is_heard_to_its_end_and_the_model_gets_silence():
+    play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 8_000)
     play << Play(1, 0, 2_400) << Play(1, 2_400, 4_800) << Play(1, 4_800, 7_200) << Play(1, 7_200, 8_000)
+    assert play.state.caller_muted
     play >> ReplyComplete(2.1, 1) >> CallerSpeechStarted(2.5, 2.4) << Phase.SPEAKING
     play >> DigitPressed(2.6) << Phase.SPEAKING >> ModelInterrupted(2.7, 1) << Phase.SPEAKING
-    play >> MarkReturned(3.1, 1, 8_000, 0) << MuteCaller(False) << Phase.LISTENING
+    play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.LISTENING
+    assert play
+    assert not play.state.caller_muted
+
+
+def test_only_the_first_reply_is_the_greeting():
+    play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 800) << Play(1, 0, 800) >> ReplyComplete(2.0, 1)
+    play >> MarkReturned(2.2, 1, 800, 0) >> ReplyAudio(3.0, 2, 800) << Play(2, 0, 800)
+    assert not play.state.caller_muted
+    play >> CallerSpeechStarted(3.05, 3.0) << Clear(1) << BargeIn(2, 3.0, SUSPECTED) << Phase.HELD
+    assert play
+
+
+def test_an_empty_turn_is_no_greeting():
+    play = Playbook(THINKING, PROTECTED) >> TurnComplete(2.0, 1) << SendPrompt(Prompt.NUDGE)
+    play >> ReplyAudio(2.5, 2, 800) << Play(2, 0, 800)
+    assert play.state.caller_muted
     assert play
 
 
 def test_a_caller_who_talks_through_the_notice_stops_what_follows_it():
-    play = Playbook(NOTICE) >> ReplyAudio(2.0, 1, 2_400, protected=True) << MuteCaller(True) << Play(1, 0, 2_400)
+    play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 2_400) << Play(1, 0, 2_400)
     play >> ReplyComplete(2.0, 1) >> ReplyAudio(2.1, 2, 2_400) << Play(2, 0, 2_400)
     play >> CallerSpeechStarted(2.2, 2.1) << Phase.SPEAKING
-    play >> MarkReturned(2.4, 1, 2_400, 0) << MuteCaller(False) << SetTimer(BargeInLasted, 3.0)
-    play >> BargeInLasted(2.5) << Clear(1) << BargeIn(2, 2.1, LOCALLY) << Drop(2) << TellHeard(2, 1_600)
+    play >> MarkReturned(2.4, 1, 2_400, 0) << SetTimer(BargeInLasted, 3.0)
+    assert not play.state.caller_muted
+    play >> BargeInLasted(2.5) << Clear(1) << BargeIn(2, 2.1, LOCALLY) << Drop(2) << ReportHeard(2, 1_600)
     assert play
 
 
 def test_a_protected_reply_that_breaks_off_does_not_leave_the_model_deaf():
-    play = Playbook(NOTICE) >> ReplyAudio(2.0, 1, 800, protected=True) << MuteCaller(True) << Play(1, 0, 800)
-    play >> Until(7.2) << MuteCaller(False) << Phase.THINKING
-    play >> ReplyAudio(7.3, 1, 800, protected=True) << MuteCaller(True) << Play(1, 800, 1_600)
-    assert play
-
-
-def test_muting_ends_with_a_reply_that_dies():
-    play = Playbook(NOTICE) >> ReplyAudio(2.0, 1, 800, protected=True) << MuteCaller(True) << Play(1, 0, 800)
-    play >> Until(7.2) << MuteCaller(False) >> ReplyAudio(7.3, 1, 800, protected=True) << MuteCaller(True)
-    play << Play(1, 800, 1_600) >> ModelDown(7.4) >> MarkReturned(7.5, 1, 1_600, 0) << MuteCaller(False)
+    play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 800) << Play(1, 0, 800)
+    play >> Until(7.2) << Phase.THINKING
+    assert not play.state.caller_muted
+    play >> ReplyAudio(7.3, 1, 800) << Play(1, 800, 1_600)
+    assert play.state.caller_muted
+    play >> ModelDown(7.4) >> MarkReturned(7.5, 1, 1_600, 0)
+    assert not play.state.caller_muted
     assert play
 
 
@@ -400,7 +416,7 @@ def test_muting_ends_with_a_reply_that_dies():
 
 def test_a_key_interrupts_where_it_may():
     play = Playbook(SPEAKING, Policy(dtmf_barge_in=True)) >> DigitPressed(2.5) << Clear(1)
-    play << BargeIn(1, 2.5, LOCALLY) << Drop(1) << TellHeard(1, 4_000) << Phase.STOPPING
+    play << BargeIn(1, 2.5, LOCALLY) << Drop(1) << ReportHeard(1, 4_000) << Phase.STOPPING
     play >> DigitPressed(2.55) << Phase.STOPPING
     play >> ClearAcknowledged(2.6, 1) << Phase.THINKING
     assert play
@@ -409,15 +425,15 @@ def test_a_key_interrupts_where_it_may():
 
 def test_a_key_decides_a_suspected_barge_in():
     play = Playbook(HELD, Policy(dtmf_barge_in=True)) >> DigitPressed(2.6) << BargeIn(1, 2.4, LOCALLY) << Drop(1)
-    play << TellHeard(1, 4_000) << Phase.STOPPING
+    play << ReportHeard(1, 4_000) << Phase.STOPPING
     assert play
     assert Playbook(HELD) >> DigitPressed(2.6) << Phase.HELD
 
 
 def test_a_key_interrupts_a_model_that_leaves_turns_to_us():
     play = Playbook(SPEAKING, Policy(dtmf_barge_in=True, local_turns=True)) >> DigitPressed(2.5) << Clear(1)
-    play << BargeIn(1, 2.5, LOCALLY) << Drop(1) << TellHeard(1, 4_000) << ActivityStart()
-    play >> ClearAcknowledged(2.6, 1) << Phase.LISTENING >> Until(3.3) << ActivityEnd() << Phase.THINKING
+    play << BargeIn(1, 2.5, LOCALLY) << Drop(1) << ReportHeard(1, 4_000) << OpenTurn()
+    play >> ClearAcknowledged(2.6, 1) << Phase.LISTENING >> Until(3.3) << CloseTurn() << Phase.THINKING
     assert play
 
 
@@ -427,7 +443,7 @@ def test_a_key_interrupts_a_model_that_leaves_turns_to_us():
 def test_the_agent_does_not_begin_over_somebody_who_has_just_begun():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(2.1, 1, 800) << Phase.HELD
     play << SetTimer(BargeInLasted, 2.94)
-    play >> BargeInLasted(2.94) << Drop(1) << ReplyEnded(1, 800, 0, True) << TellHeard(1, 0) << Phase.LISTENING
+    play >> BargeInLasted(2.94) << Drop(1) << ReplyEnded(1, 800, 0, True) << ReportHeard(1, 0) << Phase.LISTENING
     assert play
 
 
@@ -456,7 +472,7 @@ def test_a_reply_within_the_hangover_is_played_at_once():
 def test_who_talks_on_over_the_agents_beginning_is_yielded_to():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(4.0, 1, 8_000)
     play << Play(1, 0, 2_400) << Play(1, 2_400, 4_800) << Play(1, 4_800, 7_200) << Play(1, 7_200, 8_000)
-    play >> BargeInLasted(4.6) << Clear(1) << BargeIn(1, 1.94, LOCALLY) << Drop(1) << TellHeard(1, 4_800)
+    play >> BargeInLasted(4.6) << Clear(1) << BargeIn(1, 1.94, LOCALLY) << Drop(1) << ReportHeard(1, 4_800)
     play << Phase.STOPPING
     assert play
 
@@ -468,16 +484,16 @@ def test_the_model_does_not_yield_to_the_detector_where_only_its_word_counts():
 
 
 def test_a_reply_to_an_earlier_turn_waits_while_the_caller_has_the_word_by_our_own_saying():
-    play = Playbook(LISTENING, Policy(local_turns=True)) >> CallerSpeechStarted(2.0, 1.94) << ActivityStart()
-    play >> ReplyAudio(4.0, 1, 800) << Phase.HELD >> Until(4.0) << Drop(1) << TellHeard(1, 0) << Phase.LISTENING
+    play = Playbook(LISTENING, Policy(local_turns=True)) >> CallerSpeechStarted(2.0, 1.94) << OpenTurn()
+    play >> ReplyAudio(4.0, 1, 800) << Phase.HELD >> Until(4.0) << Drop(1) << ReportHeard(1, 0) << Phase.LISTENING
     assert play
 
 
 def test_a_held_reply_may_still_be_interrupted_by_the_model():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(2.1, 1, 800) << Phase.HELD
-    play >> ModelInterrupted(2.2, 1) << Drop(1) << TellHeard(1, 0) << Phase.LISTENING
+    play >> ModelInterrupted(2.2, 1) << Drop(1) << ReportHeard(1, 0) << Phase.LISTENING
     assert play
-    play = Playbook(HELD._replace(dead=0)) >> ModelInterrupted(2.6, 0) << Phase.HELD  # of an older turn
+    play = Playbook(changed(HELD, dead=0)) >> ModelInterrupted(2.6, 0) << Phase.HELD  # of an older turn
     assert play
 
 
@@ -488,17 +504,17 @@ FINISHES = RunningTool("b", ToolPolicy.FINISH)
 
 
 def test_a_confirmed_barge_in_cancels_the_tools_that_yield():
-    play = Playbook(HELD._replace(tools=(TOOL, FINISHES))) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL)
-    play << Drop(1) << TellHeard(1, 4_000) << CancelTool("a")
+    play = Playbook(changed(HELD, tools=(TOOL, FINISHES))) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL)
+    play << Drop(1) << ReportHeard(1, 4_000) << CancelTool("a")
     play >> ToolFinished(2.8, "a", Outcome.DONE)  # too late: dropped
-    play >> ToolFinished(2.9, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, Scheduling.WHEN_IDLE)
+    play >> ToolFinished(2.9, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, Speak.WHEN_IDLE)
     assert play
 
 
 def test_a_dismissed_one_cancels_nothing():
-    play = Playbook(HELD._replace(tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
+    play = Playbook(changed(HELD, tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, DISMISSED) << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000)
-    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Scheduling.WHEN_IDLE)
+    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Speak.WHEN_IDLE)
     assert play
 
 
@@ -508,17 +524,17 @@ def test_a_request_to_end_waits_for_the_verdict():
     play << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000) << Phase.CLOSING
     assert play
     play = Playbook(HELD) >> EndRequested(2.6, Ending.AGENT_HUNG_UP) >> ModelInterrupted(2.7, 1)
-    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 4_000) << Phase.STOPPING
+    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000) << Phase.STOPPING
     assert play
     assert play.state.ending is None
     play = Playbook(HELD) >> EndRequested(2.6, Ending.SERVER_STOPPED) >> ModelInterrupted(2.7, 1)
-    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 4_000) << End(Ending.SERVER_STOPPED)
+    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000) << End(Ending.SERVER_STOPPED)
     assert play
 
 
 def test_the_gateways_reason_is_not_replaced_by_the_agents():
     play = Playbook(HELD) >> TimeLimit(2.6) >> EndRequested(2.65, Ending.AGENT_HUNG_UP) >> ModelInterrupted(2.7, 1)
-    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << TellHeard(1, 4_000) << End(Ending.TIME_LIMIT)
+    play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000) << End(Ending.TIME_LIMIT)
     assert play
 
 

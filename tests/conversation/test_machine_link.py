@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from offhook.gateway.conversation.commands import (
-    AskModel,
     End,
     Play,
     Prompt,
@@ -13,6 +12,7 @@ from offhook.gateway.conversation.commands import (
     ReplyEnded,
     RotateModel,
     SendMark,
+    SendPrompt,
     SetTimer,
     StopTimer,
 )
@@ -38,11 +38,11 @@ from offhook.gateway.conversation.events import (
 )
 from offhook.gateway.conversation.ledger import Ledger, Reply
 from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
-from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
+from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until, changed
 
-STOPPING = LISTENING._replace(phase=Phase.STOPPING, acknowledged=False, newest=1, dead=1, owed=True)
-CLOSING = SPEAKING._replace(phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP)
-WAITING_TO_CLOSE = LISTENING._replace(phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP, answered=False)
+STOPPING = changed(LISTENING, phase=Phase.STOPPING, clear_pending=True, newest=1, dead=1, reply=True)
+CLOSING = changed(SPEAKING, phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP)
+WAITING_TO_CLOSE = changed(LISTENING, phase=Phase.CLOSING, ending=Ending.AGENT_HUNG_UP, agent_replied=False)
 IN_A_CALL = (LISTENING, THINKING, SPEAKING, HELD, STOPPING, CLOSING)
 TOOL = RunningTool("a")
 
@@ -64,7 +64,7 @@ def test_a_lost_link_is_waited_for_no_longer_than_it_tries(state):
 
 @by_phase
 def test_a_link_that_neither_comes_back_nor_gives_up_is_given_up(state):
-    play = Playbook(state._replace(link=Link.DOWN)) >> ConnectTimeout(2.5)
+    play = Playbook(changed(state, link=Link.DOWN)) >> ConnectTimeout(2.5)
     if state.phase in (Phase.LISTENING, Phase.THINKING, Phase.STOPPING):
         assert play << End(Ending.MODEL_LOST) << Phase.ENDED
     elif state.phase is Phase.SPEAKING:
@@ -125,7 +125,7 @@ def test_go_away_before_the_stream_is_remembered():
 
 def test_a_reply_cut_by_the_link_goes_on_without_a_pause():
     play = Playbook(SPEAKING) >> ModelDown(2.2) << SendMark(1, 8_000, 0) << Phase.SPEAKING
-    play >> ModelReady(2.6) << AskModel(Prompt.NUDGE) << Phase.SPEAKING
+    play >> ModelReady(2.6) << SendPrompt(Prompt.NUDGE) << Phase.SPEAKING
     play >> ReplyAudio(2.9, 2, 800) << Play(2, 0, 800)
     play >> MarkReturned(3.1, 1, 8_000, 0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.SPEAKING
     assert play
@@ -134,12 +134,12 @@ def test_a_reply_cut_by_the_link_goes_on_without_a_pause():
 def test_and_when_it_comes_back_late_the_model_still_owes_the_rest():
     play = Playbook(SPEAKING) >> ModelDown(2.2) >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
     play >> ModelSilent(9.1) << Phase.THINKING  # nobody to ask
-    play >> ModelReady(10.0) << AskModel(Prompt.NUDGE) << Phase.THINKING << SetTimer(ModelSilent, 16.0)
+    play >> ModelReady(10.0) << SendPrompt(Prompt.NUDGE) << Phase.THINKING << SetTimer(ModelSilent, 16.0)
     assert play
 
 
 def test_a_reply_that_was_all_there_is_owed_nothing():
-    whole = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
+    whole = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
     play = Playbook(whole) >> ModelDown(2.2) >> ModelReady(2.6) << Phase.SPEAKING
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.LISTENING
     assert play
@@ -147,33 +147,33 @@ def test_a_reply_that_was_all_there_is_owed_nothing():
 
 def test_a_turn_spoken_into_the_gap_is_waited_for_a_moment_and_then_asked_about():
     """What the caller said meanwhile waits in the uplink, if it was short: a nudge at once would answer twice."""
-    play = Playbook(THINKING._replace(link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 7.0)
-    play >> Until(7.0) << AskModel(Prompt.NUDGE)
+    play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 7.0)
+    play >> Until(7.0) << SendPrompt(Prompt.NUDGE)
     assert play
 
 
 def test_a_reply_that_had_broken_off_is_asked_for():
-    broken = SPEAKING._replace(phase=Phase.THINKING, owed=True)
+    broken = changed(SPEAKING, phase=Phase.THINKING, reply=True)
     play = Playbook(broken) >> ModelDown(9.0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.THINKING
-    play >> ModelReady(9.5) << AskModel(Prompt.NUDGE)
+    play >> ModelReady(9.5) << SendPrompt(Prompt.NUDGE)
     assert play
-    talking = broken._replace(phase=Phase.LISTENING, caller_speaking=True)
+    talking = changed(broken, phase=Phase.LISTENING, speaking=True)
     assert Playbook(talking) >> ModelDown(9.0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
 
 
 def test_a_nudge_that_was_lost_is_repeated():
-    play = Playbook(THINKING._replace(link=Link.DOWN, strikes=1)) >> ModelReady(5.0) << AskModel(Prompt.NUDGE)
+    play = Playbook(changed(THINKING, link=Link.DOWN, failed_prompts=1)) >> ModelReady(5.0) << SendPrompt(Prompt.NUDGE)
     play << SetTimer(ModelSilent, 11.0)
     assert play
 
 
 def test_a_link_that_comes_back_while_a_tool_runs_is_not_told_to_speak():
-    assert Playbook(THINKING._replace(link=Link.DOWN, tools=(TOOL,))) >> ModelReady(5.0) << Phase.THINKING
+    assert Playbook(changed(THINKING, link=Link.DOWN, tools=(TOOL,))) >> ModelReady(5.0) << Phase.THINKING
 
 
 def test_a_lost_turn_asked_for_no_tool_any_more():
-    play = Playbook(THINKING._replace(asked_tool=True)) >> ModelDown(2.0) >> ModelReady(2.5)
-    play >> TurnComplete(3.0, 1) << AskModel(Prompt.NUDGE)
+    play = Playbook(changed(THINKING, tool_asked=True)) >> ModelDown(2.0) >> ModelReady(2.5)
+    play >> TurnComplete(3.0, 1) << SendPrompt(Prompt.NUDGE)
     assert play
 
 
@@ -194,14 +194,18 @@ def test_go_away_in_a_quiet_moment_is_followed_at_once():
         HELD,
         STOPPING,
         CLOSING,
-        LISTENING._replace(caller_speaking=True),
-        LISTENING._replace(activity=True, caller_speaking=True),
-        THINKING._replace(tools=(TOOL,)),
+        changed(LISTENING, speaking=True),
+        changed(LISTENING, turn_open=True, speaking=True),
+        changed(THINKING, tools=(TOOL,)),
     ],
     ids=str,
 )
 def test_else_it_waits_until_the_last_moment(state):
-    play = Playbook(state, Policy(local_turns=state.activity)) >> GoAway(2.0, 50.0) << SetTimer(GoAwayDeadline, 49.0)
+    play = (
+        Playbook(state, Policy(local_turns=state.caller.turn_open))
+        >> GoAway(2.0, 50.0)
+        << SetTimer(GoAwayDeadline, 49.0)
+    )
     play << state.phase >> GoAwayDeadline(49.0) << RotateModel() << state.phase
     assert play
     assert play.state.link is Link.DOWN
@@ -219,7 +223,7 @@ def test_a_notice_shorter_than_the_change_takes_is_followed_now():
 
 def test_never_while_a_tool_runs_that_the_new_connection_would_not_know():
     finishing = RunningTool("b", ToolPolicy.FINISH, withdrawn=True)
-    waiting = THINKING._replace(tools=(TOOL, finishing), answered=True)
+    waiting = changed(THINKING, tools=(TOOL, finishing), agent_replied=True)
     play = Playbook(waiting) >> GoAway(2.0, 50.0) >> ToolWithdrawn(3.0, "a")
     from offhook.gateway.conversation.commands import AnswerTool, CancelTool
 
@@ -235,7 +239,7 @@ def test_the_notice_of_a_connection_that_is_gone_means_nothing(state):
         play << RotateModel()
     play >> ModelDown(2.5) << StopTimer(GoAwayDeadline) >> GoAwayDeadline(2.5)
     assert play
-    down = Playbook(state._replace(link=Link.DOWN)) >> GoAway(2.5, 50.0) << StopTimer(GoAwayDeadline)
+    down = Playbook(changed(state, link=Link.DOWN)) >> GoAway(2.5, 50.0) << StopTimer(GoAwayDeadline)
     assert down
 
 
@@ -246,10 +250,10 @@ def test_a_new_connection_has_no_notice():
 
 
 def test_strikes_do_not_count_a_link_that_is_away():
-    play = Playbook(THINKING._replace(strikes=1)) >> ModelSilent(2.0) << ReconnectModel()
-    play >> ModelSilent(8.0) >> ModelDown(8.1) >> ModelReady(9.0) << AskModel(Prompt.NUDGE)
+    play = Playbook(changed(THINKING, failed_prompts=1)) >> ModelSilent(2.0) << ReconnectModel()
+    play >> ModelSilent(8.0) >> ModelDown(8.1) >> ModelReady(9.0) << SendPrompt(Prompt.NUDGE)
     assert play
-    assert play.state.strikes == 2
+    assert play.state.due.failed_prompts == 2
 
 
 def test_the_caller_speaks_into_the_gap():

@@ -12,7 +12,7 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.machine import step
+from offhook.gateway.conversation.machine import EVENTS, step
 from offhook.gateway.conversation.state import Greets, Mode, Phase, Policy, State
 from tests.conversation.reference_shell import Shell, feed
 
@@ -25,7 +25,7 @@ TOOLS = st.sampled_from("ab")
 HAPPENINGS = st.one_of(
     st.tuples(st.just("timer"), st.integers(0, 12)),
     st.tuples(st.just("speech"), st.floats(0.02, 3.0)),
-    st.tuples(st.just("audio"), GENERATIONS, SAMPLES, st.booleans(), st.sampled_from([False, False, False, True])),
+    st.tuples(st.just("audio"), GENERATIONS, SAMPLES, st.booleans()),
     st.tuples(st.just("complete"), GENERATIONS),
     st.tuples(st.just("turn"), GENERATIONS),
     st.tuples(st.just("interrupted"), GENERATIONS),
@@ -38,9 +38,22 @@ HAPPENINGS = st.one_of(
     st.tuples(
         st.just("plain"),
         st.sampled_from(
-            [e.DigitPressed, e.CallerTranscribed, e.ModelReady, e.ModelReady, e.ModelDown, e.StreamStarted]
+            [
+                e.DigitPressed,
+                e.CallerTranscribed,
+                e.ModelReady,
+                e.ModelReady,
+                e.ModelDown,
+                e.StreamStarted,
+                e.LineAway,
+                e.LineBack,
+                e.LineBack,
+                e.CostWarning,
+            ]
         ),
     ),
+    st.tuples(st.just("cancel"), GENERATIONS),
+    st.tuples(st.just("say and end"), st.sampled_from([Ending.AGENT_HUNG_UP, Ending.SERVER_STOPPED]), GENERATIONS),
     st.tuples(st.just("go away"), st.floats(0.0, 60.0)),
 )
 RARE = st.sampled_from([e.ModelFailed, e.StreamStopped, e.StreamLost])
@@ -50,6 +63,7 @@ POLICIES = st.builds(
     dtmf_barge_in=st.booleans(),
     local_turns=st.booleans(),
     greets=st.sampled_from(Greets),
+    greeting_protected=st.booleans(),
     tell_heard=st.booleans(),
     idle_prompt_s=st.sampled_from([0.0, 5.0]),
     idle_goodbye_s=st.sampled_from([0.0, 10.0]),
@@ -68,20 +82,20 @@ def event_of(shell: Shell, at_s: float, what: tuple) -> e.Event | None:  # type:
             timer, due_s = shell.timers[number % len(shell.timers)]
             return timer(max(at_s, due_s) if due_s - at_s < 60 else at_s + 60)
         case ("speech", seconds):
-            if s.caller_speaking:
-                offset_s = max(s.onset_s, at_s - 0.4)
+            if s.caller.speaking:
+                offset_s = max(s.caller.onset_s, at_s - 0.4)
                 return e.CallerSpeechEnded(at_s, offset_s)
             return e.CallerSpeechStarted(at_s, max(0.0, at_s - seconds / 10))
-        case ("audio", back, samples, voiced, protected):
-            return e.ReplyAudio(at_s, max(1, s.newest + back), samples, 160 if voiced else None, protected)
+        case ("audio", back, samples, voiced):
+            return e.ReplyAudio(at_s, max(1, s.ledger.newest + back), samples, 160 if voiced else None)
         case ("complete", back):
-            return e.ReplyComplete(at_s, max(1, s.newest + back))
+            return e.ReplyComplete(at_s, max(1, s.ledger.newest + back))
         case ("turn", back):
-            return e.TurnComplete(at_s, max(1, s.newest + back))
+            return e.TurnComplete(at_s, max(1, s.ledger.newest + back))
         case ("interrupted", back):
-            return e.ModelInterrupted(at_s, max(1, s.newest + back))
+            return e.ModelInterrupted(at_s, max(1, s.ledger.newest + back))
         case ("mark", back, frames, epochs):
-            return e.MarkReturned(at_s, max(1, s.newest + back), frames * 160, s.ledger.epoch + epochs)
+            return e.MarkReturned(at_s, max(1, s.ledger.newest + back), frames * 160, s.ledger.epoch + epochs)
         case ("acknowledged", epochs):
             return e.ClearAcknowledged(at_s, s.ledger.epoch + epochs)
         case ("tool", call_id, policy, silent):
@@ -92,6 +106,10 @@ def event_of(shell: Shell, at_s: float, what: tuple) -> e.Event | None:  # type:
             return e.ToolWithdrawn(at_s, call_id)
         case ("end", ending):
             return e.EndRequested(at_s, ending)
+        case ("cancel", back):
+            return e.CancelReply(at_s, max(0, s.ledger.newest + back))
+        case ("say and end", ending, back):
+            return e.SayAndEnd(at_s, ending, max(0, s.ledger.newest + back))
         case ("go away", left_s):
             return e.GoAway(at_s, left_s)
         case ("plain", kind):
@@ -140,13 +158,15 @@ def anything() -> st.SearchStrategy[e.Event]:
         e.ModelFailed,
         e.CallerTranscribed,
         e.DigitPressed,
-        *e.TIMERS,
+        e.LineAway,
+        e.LineBack,
+        *(x for x in EVENTS if issubclass(x, e.Timer)),
     ]
     return st.one_of(
         st.builds(lambda kind, t: kind(t), st.sampled_from(plain), at_s),
         st.builds(e.CallerSpeechStarted, at_s, at_s),
         st.builds(e.CallerSpeechEnded, at_s, at_s),
-        st.builds(e.ReplyAudio, at_s, number, sample, st.one_of(st.none(), sample), st.booleans()),
+        st.builds(e.ReplyAudio, at_s, number, sample, st.one_of(st.none(), sample)),
         st.builds(e.ReplyComplete, at_s, number),
         st.builds(e.TurnComplete, at_s, number),
         st.builds(e.ModelInterrupted, at_s, number),
@@ -157,6 +177,8 @@ def anything() -> st.SearchStrategy[e.Event]:
         st.builds(e.ToolFinished, at_s, TOOLS, st.sampled_from(e.Outcome)),
         st.builds(e.ToolWithdrawn, at_s, TOOLS),
         st.builds(e.EndRequested, at_s, st.sampled_from(Ending)),
+        st.builds(e.CancelReply, at_s, number),
+        st.builds(e.SayAndEnd, at_s, st.sampled_from(Ending), number),
     )
 
 
@@ -181,5 +203,5 @@ def test_no_nonsense_breaks_the_machine(policy, nonsense):
                 assert reply.received >= earlier.received
         for command in commands:
             if isinstance(command, c.Play | c.Replay):
-                assert command.generation > before.dead
+                assert command.generation > before.ledger.dead
                 assert command.from_sample < command.to_sample

@@ -21,8 +21,10 @@ WALKS = {
     "hold, replies that break off": (UNBOUNDED, "one cut"),
     "hold, link and ends": (UNBOUNDED, "one link ends"),
     "hold, tools": (UNBOUNDED._replace(idle_prompt_s=0), "one tools"),
-    "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True), "one protected digits"),
+    "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True, greeting_protected=True), "digits"),
     "hold, local turns": (UNBOUNDED._replace(local_turns=True, dtmf_barge_in=True), "one digits ends"),
+    "hold, line away": (UNBOUNDED, "one line ends"),
+    "hold, last words": (UNBOUNDED, "one line words"),
     "stop": (UNBOUNDED._replace(mode=Mode.STOP), "one ends"),
     "model": (UNBOUNDED._replace(mode=Mode.MODEL), "one ends"),
     "off, local turns": (UNBOUNDED._replace(mode=Mode.OFF, local_turns=True), "one ends"),
@@ -57,14 +59,18 @@ def test_what_always_holds_holds_in_every_reachable_state_and_each_ends_by_itsel
     print(f"; so far {TOTAL['states']} and {TOTAL['steps']} in {TOTAL['ms'] / 1000:.1f} s", end="")
 
 
+def _undead(s):
+    return s.with_ledger(s.ledger._replace(dead=0))
+
+
 def dies_not(p, s, ev, do):
     """A confirmed barge-in that forgets what it killed."""
-    return barge_in.interrupted_held(p, s, ev, do)._replace(dead=s.dead)
+    return _undead(barge_in.interrupted_held(p, s, ev, do))
 
 
 def talks_on(p, s, ev, do):
     """Speech is noted, and nothing is cleared."""
-    return s._replace(caller_speaking=True, onset_s=ev.onset_s)
+    return s.with_caller(speaking=True, onset_s=ev.onset_s)
 
 
 def plays_twice(p, s, ev, do):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from offhook.gateway.conversation.commands import (
-    ActivityEnd,
-    ActivityStart,
-    AskModel,
+    CloseTurn,
     Drop,
     End,
+    OpenTurn,
     Play,
     PlayGreeting,
     Prompt,
     ReconnectModel,
     ReplyEnded,
     SendMark,
+    SendPrompt,
     SetTimer,
     StopTimer,
 )
@@ -44,11 +44,11 @@ from offhook.gateway.conversation.events import (
 )
 from offhook.gateway.conversation.ledger import Ledger, Reply
 from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, RunningTool, State
-from tests.conversation.playbook import LISTENING, SPEAKING, THINKING, Playbook, Until
+from tests.conversation.playbook import LISTENING, SPEAKING, THINKING, Playbook, Until, changed
 
 LOCAL = Policy(local_turns=True)
 UP = State(link=Link.UP)
-WHOLE = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
+WHOLE = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
 
 
 # --- the beginning
@@ -56,26 +56,26 @@ WHOLE = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=
 
 def test_the_model_greets_once_stream_and_model_are_there():
     policy = Policy(greets=Greets.MODEL, call_limit_s=600, warning_s=60)
-    play = Playbook(UP, policy) >> StreamStarted(1.0) << AskModel(Prompt.GREETING) << Phase.THINKING
+    play = Playbook(UP, policy) >> StreamStarted(1.0) << SendPrompt(Prompt.GREETING) << Phase.THINKING
     play << SetTimer(TimeLimit, 601.0) << SetTimer(TimeWarning, 541.0)
     assert play
     play = Playbook(State(), policy) >> StreamStarted(1.0) << SetTimer(ConnectTimeout, 13.0) << Phase.THINKING
-    play >> StreamStarted(1.1) >> ModelReady(2.0) << AskModel(Prompt.GREETING) << StopTimer(ConnectTimeout)
+    play >> StreamStarted(1.1) >> ModelReady(2.0) << SendPrompt(Prompt.GREETING) << StopTimer(ConnectTimeout)
     play << SetTimer(ModelSilent, 8.0)
     assert play
 
 
 def test_a_greeting_that_was_lost_with_its_connection_is_asked_again():
     policy = Policy(greets=Greets.MODEL)
-    play = Playbook(State(Phase.THINKING, Link.DOWN, owed=True), policy) >> ModelReady(3.0)
-    play << AskModel(Prompt.GREETING) << Phase.THINKING
+    play = Playbook(changed(THINKING, link=Link.DOWN), policy) >> ModelReady(3.0)
+    play << SendPrompt(Prompt.GREETING) << Phase.THINKING
     assert play
 
 
 def test_a_caller_who_says_hello_first_is_heard_out():
     policy = Policy(greets=Greets.MODEL)
-    early = State(Phase.LISTENING, caller_speaking=True, onset_s=1.5)
-    play = Playbook(early, policy) >> ModelReady(2.0) << AskModel(Prompt.GREETING) << Phase.LISTENING
+    early = changed(State(Phase.LISTENING), speaking=True, onset_s=1.5)
+    play = Playbook(early, policy) >> ModelReady(2.0) << SendPrompt(Prompt.GREETING) << Phase.LISTENING
     play >> CallerSpeechEnded(2.2, 1.8) << Phase.THINKING
     assert play
 
@@ -141,7 +141,7 @@ def test_a_cough_into_silence_is_no_turn():
 def test_hello_hello_is_no_cough():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> CallerSpeechEnded(2.6, 2.2) << Phase.LISTENING
     play >> CallerSpeechStarted(5.0, 4.94) >> CallerSpeechEnded(5.6, 5.2) << Phase.THINKING
-    play >> Until(11.6) << AskModel(Prompt.NUDGE)
+    play >> Until(11.6) << SendPrompt(Prompt.NUDGE)
     assert play
 
 
@@ -174,9 +174,9 @@ def test_a_second_reply_is_played_behind_the_first():
 
 
 def test_the_caller_who_spoke_into_an_uninterruptible_reply_has_the_word_after_it():
-    talking = WHOLE._replace(caller_speaking=True, onset_s=2.9)
-    play = Playbook(talking, LOCAL) >> MarkReturned(3.1, 1, 8_000, 0) << ActivityStart() << Phase.LISTENING
-    play >> CallerSpeechEnded(5.0, 4.6) << SetTimer(EndpointTimeout, 5.3) >> Until(5.3) << ActivityEnd()
+    talking = changed(WHOLE, speaking=True, onset_s=2.9)
+    play = Playbook(talking, LOCAL) >> MarkReturned(3.1, 1, 8_000, 0) << OpenTurn() << Phase.LISTENING
+    play >> CallerSpeechEnded(5.0, 4.6) << SetTimer(EndpointTimeout, 5.3) >> Until(5.3) << CloseTurn()
     play << Phase.THINKING
     assert play
 
@@ -185,33 +185,33 @@ def test_the_caller_who_spoke_into_an_uninterruptible_reply_has_the_word_after_i
 
 
 def test_local_turns_are_told_to_the_model():
-    play = Playbook(LISTENING, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << ActivityStart() << Phase.LISTENING
+    play = Playbook(LISTENING, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << OpenTurn() << Phase.LISTENING
     play >> CallerSpeechEnded(4.0, 3.6) << SetTimer(EndpointTimeout, 4.3) << Phase.LISTENING
     play >> CallerSpeechStarted(4.2, 4.1) << StopTimer(EndpointTimeout)  # a pause for breath
-    play >> CallerSpeechEnded(6.0, 5.6) >> Until(6.3) << ActivityEnd() << Phase.THINKING
+    play >> CallerSpeechEnded(6.0, 5.6) >> Until(6.3) << CloseTurn() << Phase.THINKING
     play << SetTimer(ModelSilent, 12.3)
     assert play
 
 
 def test_a_local_cough_is_told_and_not_waited_upon():
-    play = Playbook(LISTENING, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << ActivityStart()
-    play >> CallerSpeechEnded(2.6, 2.2) >> Until(2.9) << ActivityEnd() << Phase.LISTENING
+    play = Playbook(LISTENING, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << OpenTurn()
+    play >> CallerSpeechEnded(2.6, 2.2) >> Until(2.9) << CloseTurn() << Phase.LISTENING
     play << SetTimer(IdleTimeout, 12.9)
     assert play
 
 
 def test_a_late_endpoint_ends_no_turn_that_goes_on():
-    speaking = LISTENING._replace(caller_speaking=True, activity=True)
+    speaking = changed(LISTENING, speaking=True, turn_open=True)
     assert Playbook(speaking, LOCAL) >> EndpointTimeout(2.0) << Phase.LISTENING
     assert Playbook(LISTENING, LOCAL) >> EndpointTimeout(2.0) << Phase.LISTENING
 
 
 @pytest.mark.parametrize("phase", [Phase.SPEAKING, Phase.CLOSING])
 def test_a_turn_that_the_agent_spoke_into_is_ended_all_the_same(phase):
-    talking = WHOLE._replace(phase=phase, caller_speaking=True, onset_s=1.0, activity=True)
-    talking = talking._replace(ending=Ending.TIME_LIMIT) if phase is Phase.CLOSING else talking
+    talking = changed(WHOLE, phase=phase, speaking=True, onset_s=1.0, turn_open=True)
+    talking = changed(talking, ending=Ending.TIME_LIMIT) if phase is Phase.CLOSING else talking
     play = Playbook(talking, LOCAL) >> CallerSpeechEnded(2.2, 1.8) << SetTimer(EndpointTimeout, 2.5)
-    play >> EndpointTimeout(2.5) << ActivityEnd() << phase
+    play >> EndpointTimeout(2.5) << CloseTurn() << phase
     assert play
 
 
@@ -219,15 +219,15 @@ def test_a_turn_is_ended_while_held_and_while_stopping():
     for phase in (Phase.HELD, Phase.STOPPING):
         replies = WHOLE.ledger.replies if phase is Phase.HELD else ()
         ledger = Ledger(replies, 0, 0, 2.0, epoch=1)
-        state = WHOLE._replace(phase=phase, ledger=ledger, activity=True, caller_speaking=True, acknowledged=False)
-        play = Playbook(state._replace(onset_s=1.9), LOCAL) >> CallerSpeechEnded(2.6, 2.2)
-        play << SetTimer(EndpointTimeout, 2.9) >> EndpointTimeout(2.9) << ActivityEnd() << phase
+        state = changed(WHOLE, phase=phase, ledger=ledger, turn_open=True, speaking=True, clear_pending=True)
+        play = Playbook(changed(state, onset_s=1.9), LOCAL) >> CallerSpeechEnded(2.6, 2.2)
+        play << SetTimer(EndpointTimeout, 2.9) >> EndpointTimeout(2.9) << CloseTurn() << phase
         assert play
 
 
 def test_speech_while_stopping_opens_a_turn():
-    stopping = LISTENING._replace(phase=Phase.STOPPING, acknowledged=False)
-    play = Playbook(stopping, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << ActivityStart() << Phase.STOPPING
+    stopping = changed(LISTENING, phase=Phase.STOPPING, clear_pending=True)
+    play = Playbook(stopping, LOCAL) >> CallerSpeechStarted(2.0, 1.94) << OpenTurn() << Phase.STOPPING
     assert play
 
 
@@ -236,17 +236,17 @@ def test_speech_while_stopping_opens_a_turn():
 
 def test_a_silent_model_is_nudged_then_reconnected_then_given_up():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.9) >> CallerSpeechEnded(4.0, 3.6)
-    play >> Until(10.0) << AskModel(Prompt.NUDGE) << Phase.THINKING
+    play >> Until(10.0) << SendPrompt(Prompt.NUDGE) << Phase.THINKING
     play >> Until(16.0) << ReconnectModel() << SetTimer(ConnectTimeout, 56.0)
-    play >> ModelReady(17.0) << AskModel(Prompt.NUDGE)  # a new connection has not heard that somebody waits
+    play >> ModelReady(17.0) << SendPrompt(Prompt.NUDGE)  # a new connection has not heard that somebody waits
     play >> Until(23.0) << End(Ending.MODEL_LOST) << Phase.ENDED
     assert play
 
 
 def test_an_answer_clears_the_strikes():
-    play = Playbook(THINKING._replace(strikes=2)) >> ReplyAudio(3.0, 1, 800) << Play(1, 0, 800)
+    play = Playbook(changed(THINKING, failed_prompts=2)) >> ReplyAudio(3.0, 1, 800) << Play(1, 0, 800)
     assert play
-    assert play.state.strikes == 0
+    assert play.state.due.failed_prompts == 0
 
 
 def test_a_silence_whatever_the_policy_says_has_an_end():
@@ -256,14 +256,14 @@ def test_a_silence_whatever_the_policy_says_has_an_end():
 
 
 def test_an_empty_turn_is_nudged_at_once_and_only_once():
-    play = Playbook(THINKING) >> TurnComplete(2.0, 1) << AskModel(Prompt.NUDGE) << SetTimer(ModelSilent, 8.0)
+    play = Playbook(THINKING) >> TurnComplete(2.0, 1) << SendPrompt(Prompt.NUDGE) << SetTimer(ModelSilent, 8.0)
     play >> TurnComplete(2.5, 2) << Phase.THINKING
     assert play
 
 
 def test_the_end_of_an_earlier_turn_is_not_an_empty_one():
-    assert Playbook(THINKING._replace(newest=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
-    assert Playbook(THINKING._replace(dead=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
+    assert Playbook(changed(THINKING, newest=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
+    assert Playbook(changed(THINKING, dead=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
 
 
 def test_a_reply_that_breaks_off_counts_as_silence():
@@ -274,31 +274,31 @@ def test_a_reply_that_breaks_off_counts_as_silence():
 
 
 def test_a_reply_that_broke_off_was_at_its_end_after_all():
-    broken = SPEAKING._replace(phase=Phase.THINKING, owed=True)
+    broken = changed(SPEAKING, phase=Phase.THINKING, reply=True)
     for end in (ReplyComplete(9.0, 1), TurnComplete(9.0, 1)):
         play = Playbook(broken) >> end << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
         play << SetTimer(IdleTimeout, 19.0)
         assert play
-        spoken_since = Playbook(broken._replace(answered=False)) >> end << ReplyEnded(1, 8_000, 8_000, False)
+        spoken_since = Playbook(changed(broken, agent_replied=False)) >> end << ReplyEnded(1, 8_000, 8_000, False)
         spoken_since << Phase.THINKING
         assert spoken_since
-        listening = Playbook(broken._replace(phase=Phase.LISTENING)) >> end << ReplyEnded(1, 8_000, 8_000, False)
+        listening = Playbook(changed(broken, phase=Phase.LISTENING)) >> end << ReplyEnded(1, 8_000, 8_000, False)
         listening << Phase.LISTENING
         assert listening
 
 
 def test_a_reply_that_broke_off_is_dropped_by_interrupted():
-    broken = SPEAKING._replace(phase=Phase.THINKING, owed=True)
+    broken = changed(SPEAKING, phase=Phase.THINKING, reply=True)
     play = Playbook(broken) >> ModelInterrupted(9.0, 1) << Drop(1) << ReplyEnded(1, 8_000, 8_000, False)
     play << Phase.THINKING << SetTimer(ModelSilent, 15.0)
     assert play
-    play = Playbook(broken._replace(phase=Phase.LISTENING)) >> ModelInterrupted(9.0, 1) << Drop(1) << Phase.LISTENING
+    play = Playbook(changed(broken, phase=Phase.LISTENING)) >> ModelInterrupted(9.0, 1) << Drop(1) << Phase.LISTENING
     assert play
 
 
 def test_the_caller_speaks_where_a_reply_broke_off():
-    talking = SPEAKING._replace(caller_speaking=True, onset_s=4.0)
-    play = Playbook(talking, LOCAL) >> PlayoutTimeout(8.0) << ActivityStart() << Phase.LISTENING
+    talking = changed(SPEAKING, speaking=True, onset_s=4.0)
+    play = Playbook(talking, LOCAL) >> PlayoutTimeout(8.0) << OpenTurn() << Phase.LISTENING
     assert play
 
 
@@ -318,42 +318,42 @@ def test_a_key_keeps_a_waiting_model_from_being_late():
 def test_a_silent_caller_is_prompted_and_then_said_goodbye_to():
     """Both counted from the end of playback, as heard, not from the end of what the model sent."""
     play = Playbook(WHOLE, Policy(idle_prompt_s=10, idle_goodbye_s=20)) >> MarkReturned(3.1, 1, 8_000, 0)
-    play << Phase.LISTENING >> TurnComplete(3.2, 1) >> Until(13.1) << AskModel(Prompt.IDLE) << Phase.THINKING
+    play << Phase.LISTENING >> TurnComplete(3.2, 1) >> Until(13.1) << SendPrompt(Prompt.IDLE) << Phase.THINKING
     play >> ReplyAudio(14.0, 2, 2_400) << Play(2, 0, 2_400) >> ReplyComplete(14.1, 2)
     play >> MarkReturned(14.4, 2, 2_400, 0) << SetTimer(IdleTimeout, 34.4)
-    play >> Until(34.4) << AskModel(Prompt.IDLE_GOODBYE) << Phase.CLOSING
+    play >> Until(34.4) << SendPrompt(Prompt.IDLE_GOODBYE) << Phase.CLOSING
     play >> ReplyAudio(35.0, 3, 2_400) << Play(3, 0, 2_400) >> ReplyComplete(35.1, 3) << Phase.CLOSING
     play >> MarkReturned(35.4, 3, 2_400, 0) << End(Ending.CALLER_IDLE)
     assert play
 
 
 def test_a_goodbye_that_does_not_come_is_not_waited_for():
-    play = Playbook(LISTENING._replace(idle_prompted=True)) >> IdleTimeout(30.0) << AskModel(Prompt.IDLE_GOODBYE)
+    play = Playbook(changed(LISTENING, idle_prompted=True)) >> IdleTimeout(30.0) << SendPrompt(Prompt.IDLE_GOODBYE)
     play << SetTimer(GoodbyeTimeout, 33.0) >> Until(33.0) << End(Ending.CALLER_IDLE)
     assert play
 
 
 def test_a_sign_of_life_begins_anew():
-    prompted = LISTENING._replace(idle_prompted=True)
+    prompted = changed(LISTENING, idle_prompted=True)
     play = Playbook(prompted) >> DigitPressed(3.0) << SetTimer(IdleTimeout, 13.0)
     assert play
-    assert not play.state.idle_prompted
+    assert not play.state.caller.idle_prompted
     play = Playbook(prompted) >> CallerSpeechStarted(3.0, 2.9) << StopTimer(IdleTimeout)
     assert play
-    assert not play.state.idle_prompted
-    assert not (Playbook(THINKING._replace(idle_prompted=True)) >> DigitPressed(3.0)).state.idle_prompted
-    assert not (Playbook(SPEAKING._replace(idle_prompted=True)) >> DigitPressed(3.0)).state.idle_prompted
+    assert not play.state.caller.idle_prompted
+    assert not (Playbook(changed(THINKING, idle_prompted=True)) >> DigitPressed(3.0)).state.caller.idle_prompted
+    assert not (Playbook(changed(SPEAKING, idle_prompted=True)) >> DigitPressed(3.0)).state.caller.idle_prompted
 
 
 def test_a_key_while_the_caller_speaks_starts_no_idle_clock():
-    talking = LISTENING._replace(caller_speaking=True)
+    talking = changed(LISTENING, speaking=True)
     play = Playbook(talking) >> IdleTimeout(3.0) >> DigitPressed(3.0) << Phase.LISTENING << StopTimer(IdleTimeout)
     assert play
 
 
 def test_steps_of_zero_are_off():
     play = Playbook(WHOLE, Policy(idle_prompt_s=0, idle_goodbye_s=20)) >> MarkReturned(3.1, 1, 8_000, 0)
-    play >> Until(23.1) << AskModel(Prompt.IDLE_GOODBYE) << Phase.CLOSING
+    play >> Until(23.1) << SendPrompt(Prompt.IDLE_GOODBYE) << Phase.CLOSING
     assert play
     play = Playbook(WHOLE, Policy(idle_prompt_s=0, idle_goodbye_s=0)) >> MarkReturned(3.1, 1, 8_000, 0)
     play << Phase.LISTENING >> Until(1_000) << Phase.LISTENING
@@ -361,7 +361,7 @@ def test_steps_of_zero_are_off():
 
 
 def test_nobody_is_prompted_by_a_model_that_is_not_there():
-    down = LISTENING._replace(link=Link.DOWN)
+    down = changed(LISTENING, link=Link.DOWN)
     assert Playbook(down) >> IdleTimeout(10.0) << SetTimer(IdleTimeout, 20.0) << Phase.LISTENING
 
 
@@ -369,8 +369,8 @@ def test_nobody_is_prompted_by_a_model_that_is_not_there():
 
 
 def test_the_time_warning_is_spoken_in_a_quiet_moment():
-    assert Playbook(LISTENING) >> TimeWarning(10.0) << AskModel(Prompt.TIME_WARNING) << Phase.THINKING
-    play = Playbook(WHOLE) >> TimeWarning(2.5) << AskModel(Prompt.TIME_WARNING) << Phase.SPEAKING
+    assert Playbook(LISTENING) >> TimeWarning(10.0) << SendPrompt(Prompt.TIME_WARNING) << Phase.THINKING
+    play = Playbook(WHOLE) >> TimeWarning(2.5) << SendPrompt(Prompt.TIME_WARNING) << Phase.SPEAKING
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING  # the warning is on its way
     assert play
 
@@ -380,8 +380,8 @@ def test_the_time_warning_is_spoken_in_a_quiet_moment():
     [
         SPEAKING,  # in mid-reply: a text would cut it short
         THINKING,
-        LISTENING._replace(caller_speaking=True),
-        LISTENING._replace(link=Link.DOWN),
+        changed(LISTENING, speaking=True),
+        changed(LISTENING, link=Link.DOWN),
     ],
 )
 def test_else_it_waits(state):
@@ -398,25 +398,25 @@ def test_late_timers_of_other_phases_mean_nothing():
 
 
 def test_the_rest_of_a_reply_that_broke_off_is_asked_for_while_its_beginning_is_heard():
-    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON) << Phase.SPEAKING
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON) << Phase.SPEAKING
     play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
     assert play >> TurnComplete(2.8, 2) << Phase.SPEAKING
-    assert not play.state.asked_on, "the next one that breaks off is asked for again"
+    assert not play.state.due.continuation_asked, "the next one that breaks off is asked for again"
 
 
 def test_or_after_it_and_then_the_model_owes_it():
-    play = Playbook(LISTENING._replace(newest=1)) >> TurnComplete(5.0, 1, cut=True)
-    assert play << AskModel(Prompt.GO_ON) << Phase.THINKING << SetTimer(ModelSilent, 11.0)
+    play = Playbook(changed(LISTENING, newest=1)) >> TurnComplete(5.0, 1, cut=True)
+    assert play << SendPrompt(Prompt.GO_ON) << Phase.THINKING << SetTimer(ModelSilent, 11.0)
 
 
 def test_nobody_waits_for_ever_for_the_rest():
-    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON)
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON)
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
-    assert play >> Until(9.2) << AskModel(Prompt.NUDGE)
+    assert play >> Until(9.2) << SendPrompt(Prompt.NUDGE)
 
 
 def test_a_model_that_breaks_off_again_and_again_is_asked_once():
-    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << AskModel(Prompt.GO_ON)
+    play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON)
     play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800) >> TurnComplete(2.7, 2, cut=True)
     assert play << Phase.SPEAKING
 
@@ -424,13 +424,13 @@ def test_a_model_that_breaks_off_again_and_again_is_asked_once():
 @pytest.mark.parametrize(
     "state",
     [
-        LISTENING._replace(newest=1, caller_speaking=True),
-        LISTENING._replace(newest=1, dead=1),
-        LISTENING._replace(newest=2),
-        LISTENING._replace(newest=1, link=Link.DOWN),
-        THINKING._replace(newest=1),
-        WHOLE._replace(tools=(RunningTool("a"),)),
-        WHOLE._replace(phase=Phase.CLOSING, ending=Ending.TIME_LIMIT),
+        changed(LISTENING, newest=1, speaking=True),
+        changed(LISTENING, newest=1, dead=1),
+        changed(LISTENING, newest=2),
+        changed(LISTENING, newest=1, link=Link.DOWN),
+        changed(THINKING, newest=1),
+        changed(WHOLE, tools=(RunningTool("a"),)),
+        changed(WHOLE, phase=Phase.CLOSING, ending=Ending.TIME_LIMIT),
     ],
     ids=["the caller speaks", "dropped", "an older one", "no link", "another is due", "tool", "end"],
 )

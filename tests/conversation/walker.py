@@ -19,7 +19,7 @@ from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS, ignore
 from offhook.gateway.conversation.machine import TABLE
-from offhook.gateway.conversation.state import Link, Phase, Policy
+from offhook.gateway.conversation.state import Line, Link, Phase, Policy
 from tests.conversation.reference_shell import Shell, Violated, feed
 
 __all__ = ["Walk", "alone", "fingerprint", "walk"]
@@ -46,30 +46,29 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
             r.sent > 0,
             r.complete,
             r.protected,
-            r.generation == s.newest,
+            r.generation == s.ledger.newest,
         )
         for r in s.ledger.replies
     )
     row = TABLE[s.phase]
     return (
         s.phase,
+        s.line,
         s.link,
         replies,
         lg.is_audible(s.ledger, shell.now_s),
         tuple((t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools),
-        s.caller_speaking and (1 if shell.now_s - s.onset_s < 0.6 else 2),
-        s.activity,
-        s.newest > s.dead,
-        s.answered,
-        s.owed,
-        s.asked_tool,
-        s.strikes,
-        s.asked_on,
-        s.idle_prompted,
+        s.caller.speaking and (1 if shell.now_s - s.caller.onset_s < 0.6 else 2),
+        s.caller.turn_open,
+        s.ledger.newest > s.ledger.dead,
+        s.agent_replied,
+        s.greeted,
+        s.due,
+        s.caller.idle_prompted,
         s.rotation_due,
-        s.acknowledged,
-        s.muted,
+        s.ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
+        s.last_words and s.last_words.after < s.ledger.newest,
         frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
     )
 
@@ -77,25 +76,27 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
 def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     """Everything that can happen now."""
     s, now_s = shell.state, shell.now_s + SOON_S
-    ledger, replies, newest = s.ledger, s.ledger.replies, s.newest
+    ledger, replies, newest = s.ledger, s.ledger.replies, s.ledger.newest
     for timer, _ in shell.timers:
         yield shell.fire(timer)
     yield e.StreamStopped(now_s)
     if s.phase is Phase.CONNECTING:
         yield e.StreamStarted(now_s)
     # the carrier
-    if not s.acknowledged:
+    if s.ledger.clear_pending:
         yield e.ClearAcknowledged(now_s, ledger.epoch)
         yield e.ClearAcknowledged(now_s, ledger.epoch - 1)
     for reply in replies:
-        if reply.marked > reply.heard:
-            heard_s = ledger.anchor_s + (reply.base + reply.marked - ledger.anchor) / lg.RATE_HZ
+        if reply.marked > reply.heard and s.line is Line.UP:
+            heard_s = ledger.anchor_s + (reply.base + reply.marked - ledger.anchor) / ledger.rate_hz
             yield e.MarkReturned(max(now_s, heard_s + 0.05), reply.generation, reply.marked, ledger.epoch)
             yield e.MarkReturned(now_s, reply.generation, reply.marked, ledger.epoch - 1)
+    if "line" in kinds and s.phase is not Phase.CONNECTING:
+        yield e.LineBack(now_s) if s.line is Line.AWAY else e.LineAway(now_s)
     # the caller
-    if s.caller_speaking:
+    if s.caller.speaking:
         for lasts_s in (0.2, 1.0):
-            offset_s = s.onset_s + lasts_s
+            offset_s = s.caller.onset_s + lasts_s
             yield e.CallerSpeechEnded(max(now_s, offset_s + HANGOVER_S), offset_s)
     else:
         yield e.CallerSpeechStarted(now_s, now_s - 0.06)
@@ -105,14 +106,12 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     # the model
     if len(replies) < (1 if "one" in kinds else 2):
         yield e.ReplyAudio(now_s, newest + 1, CHUNK, 160)
-        if "protected" in kinds:
-            yield e.ReplyAudio(now_s, newest + 1, CHUNK, 160, protected=True)
-    if s.dead:
-        yield e.ReplyAudio(now_s, s.dead, CHUNK)
+    if s.ledger.dead:
+        yield e.ReplyAudio(now_s, s.ledger.dead, CHUNK)
     for reply in replies:
         if not reply.complete:
             if reply.received <= CHUNK:
-                yield e.ReplyAudio(now_s, reply.generation, CHUNK, protected=reply.protected)
+                yield e.ReplyAudio(now_s, reply.generation, CHUNK)
             yield e.ReplyComplete(now_s, reply.generation)
     yield e.TurnComplete(now_s, newest)
     if "cut" in kinds:
@@ -141,6 +140,11 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
             yield e.ModelReady(now_s)
             yield e.ModelDown(now_s)
         yield e.ModelFailed(now_s)
+    # the shell
+    if "line" in kinds:
+        yield e.CancelReply(now_s, newest + 1)
+    if "words" in kinds and s.last_words is None:
+        yield e.SayAndEnd(now_s, Ending.AGENT_HUNG_UP, newest + 1)
     # the end
     if "ends" in kinds:
         yield e.EndRequested(now_s, Ending.AGENT_HUNG_UP)
@@ -198,7 +202,7 @@ def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
     while shell.state.phase is not Phase.ENDED and shell.now_s < until_s:
         timer = shell.next_timer()
         s = shell.state
-        if s.caller_speaking and (timer is None or (shell.due_s(timer) or 0) > shell.now_s + 5):
+        if s.caller.speaking and (timer is None or (shell.due_s(timer) or 0) > shell.now_s + 5):
             event: e.Event = e.CallerSpeechEnded(shell.now_s + 1.0, shell.now_s + 0.6)
         elif timer is None:
             break

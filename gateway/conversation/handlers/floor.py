@@ -1,4 +1,4 @@
-"""Who may speak: what the handlers of every kind of event share."""
+"""Who has the floor: what the handlers of every kind of event share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.state import Link, Mode, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.units import MARK_EVERY, PLAYOUT_GRACE_S, RATE_HZ
 
 __all__ = [
     "CLEAR_TIMEOUT_S",
@@ -18,11 +19,9 @@ __all__ = [
     "GOODBYE_START_S",
     "INTERRUPTIBLE_ENDINGS",
     "LINK_LOST_S",
-    "MARK_EVERY",
-    "PLAYOUT_GRACE_S",
     "SILENT_LEAST_S",
     "STALL_S",
-    "Do",
+    "Emit",
     "Handler",
     "after_barge_in",
     "all_complete",
@@ -45,48 +44,44 @@ __all__ = [
     "open_turn",
     "playback_finished",
     "playback_overdue_s",
+    "prompt_again",
     "rotate",
     "send_audio",
     "settle",
     "think",
-    "unmute",
     "wait_for_last_words",
     "was_sent",
+    "watch_playout",
     "watch_s",
 ]
 
-MARK_EVERY: Final = 2_400  # samples, 300 ms: a mark is always outstanding, and few enough to cost nothing
-CLEAR_TIMEOUT_S: Final = 1.0  # an answer takes a round trip; without one playback has long stopped
-PLAYOUT_GRACE_S: Final = 2.0  # marks later than this behind the clock will not come
+CLEAR_TIMEOUT_S: Final = 1.0  # an acknowledgement takes a round trip; without one playback has long stopped
 STALL_S: Final = 5.0  # a reply that was begun and brings nothing for this long is over for the caller
 SILENT_LEAST_S: Final = 1.0  # the model's silence always has an end, whatever the policy says
-LINK_LOST_S: Final = 40.0  # the link gives up by itself after half a minute; if even its word does not come
+LINK_LOST_S: Final = 40.0  # the link gives up by itself after half a minute; this is for a link that does not
 GOODBYE_START_S: Final = 3.0  # a model that ends the call before its goodbye gets this long to begin it
-GOODBYE_PAUSE_S: Final = 1.0  # all was said and heard, it seems: nobody hangs up on the last syllable
+GOODBYE_PAUSE_S: Final = 1.0  # all was said and heard, it seems: a last syllable may be on its way
 GOODBYE_MAX_S: Final = 20.0  # and this long to finish
 INTERRUPTIBLE_ENDINGS: Final = frozenset({Ending.AGENT_HUNG_UP, Ending.TRANSFERRED, Ending.CALLER_IDLE})
-"""Endings with a goodbye, which the caller can talk away. The gateway's own reasons cannot be."""
+"""Endings with a goodbye: the caller may keep the call alive by speaking. The gateway's own reasons stand."""
 
-Do = Callable[[c.Command], None]
-Handler = Callable[[Policy, State, Any, Do], State]  # each takes the one event type it stands under
-
-
-# --- small words the handlers share
+Emit = Callable[[c.Command], None]
+Handler = Callable[[Policy, State, Any, Emit], State]  # the event is of the one type that the table gives it
 
 
-def ignore(p: Policy, s: State, ev: e.Event, do: Do) -> State:
+def ignore(p: Policy, s: State, ev: e.Event, emit: Emit) -> State:
     """This event means nothing in this phase."""
     return s
 
 
-def end_call(s: State, ending: Ending, at_s: float, do: Do) -> State:
+def end_call(s: State, ending: Ending, at_s: float, emit: Emit) -> State:
     """The one way out: every tool call cancelled, every open reply accounted for, `End` last."""
     for tool in s.tools:
-        do(c.CancelTool(tool.call_id))
+        emit(c.CancelTool(tool.call_id))
     for reply in s.ledger.replies:
         heard = lg.heard(s.ledger, reply, at_s)
-        do(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
-    do(c.End(ending))
+        emit(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
+    emit(c.End(ending))
     return s._replace(phase=Phase.ENDED, ledger=lg.without_replies(s.ledger), tools=(), ending=ending)
 
 
@@ -108,22 +103,28 @@ def was_sent(s: State) -> bool:
     return any(r.sent for r in s.ledger.replies)
 
 
-def send_audio(ledger: lg.Ledger, at_s: float, do: Do, *, resumed: bool = False) -> lg.Ledger:
-    """Send everything at hand, with a mark every 300 ms, one behind a reply's first voice, one at its end."""
+def send_audio(s: State, ledger: lg.Ledger, at_s: float, emit: Emit, *, resumed: bool = False) -> lg.Ledger:
+    """Send everything received, with a mark every 300 ms, one after a reply's first voice, one at its end.
+
+    Nothing is sent while the line is away: `LineBack` sends what was not.
+    """
+    if s.line is Line.AWAY:
+        return ledger
+    mark_every = MARK_EVERY * ledger.rate_hz // RATE_HZ
     ledger, spans = lg.place(ledger, at_s)
     for reply, start in spans:
         generation, end, before, voice = reply.generation, reply.placed, reply.marked, reply.audible or 0
         marked = before
         while start < end:
-            stop = voice if start < voice <= end else min(end, marked + MARK_EVERY)
-            do(c.Replay(generation, start, stop) if resumed else c.Play(generation, start, stop))
+            stop = voice if start < voice <= end else min(end, marked + mark_every)
+            emit(c.Replay(generation, start, stop) if resumed else c.Play(generation, start, stop))
             resumed = False  # only the seam is faded in
-            if stop == voice or stop - marked >= MARK_EVERY:
-                do(c.SendMark(generation, stop, ledger.epoch))
+            if stop == voice or stop - marked >= mark_every:
+                emit(c.SendMark(generation, stop, ledger.epoch))
                 marked = stop
             start = stop
         if reply.complete and marked < end:
-            do(c.SendMark(generation, end, ledger.epoch))
+            emit(c.SendMark(generation, end, ledger.epoch))
             marked = end
         if marked != before:
             ledger = lg.mark_sent(ledger, generation, marked)
@@ -139,111 +140,116 @@ def playback_overdue_s(s: State) -> float:
     return lg.ends_at_s(s.ledger) + grace_s
 
 
+def watch_playout(s: State, due_s: float, emit: Emit) -> None:
+    """Bound the wait for the end of playback. While the line is away nothing plays: `LineBack` sets the timer."""
+    if s.line is Line.UP:
+        emit(c.SetTimer(e.PlayoutTimeout, due_s))
+
+
 def close_heard_replies(
-    p: Policy, s: State, ledger: lg.Ledger, over: tuple[lg.Reply, ...], at_s: float, do: Do
+    p: Policy, s: State, ledger: lg.Ledger, over: tuple[lg.Reply, ...], at_s: float, emit: Emit
 ) -> State:
     """These replies were heard to their end."""
     for reply in over:
-        do(c.ReplyEnded(reply.generation, reply.received, reply.heard, False))
-    return unmute(p, s._replace(ledger=ledger), at_s, do)
-
-
-def unmute(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """Behind the last protected reply the model hears the caller again, and so does the agent."""
-    if not s.muted or has_protected(s):
-        return s
-    do(c.MuteCaller(False))
-    s = s._replace(muted=False)
-    if s.ledger.replies and s.caller_speaking and may_interrupt(p, s):
-        do(c.SetTimer(e.BargeInLasted, at_s + watch_s(p)))
+        emit(c.ReplyEnded(reply.generation, reply.received, reply.heard, False))
+    was_protected = has_protected(s)
+    s = s._replace(ledger=ledger)
+    # After the last protected reply the agent can be interrupted again, by a caller who is speaking as well.
+    if was_protected and ledger.replies and s.caller.speaking and may_interrupt(p, s):
+        emit(c.SetTimer(e.BargeInLasted, at_s + watch_s(p)))
     return s
 
 
-def playback_finished(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """Nothing is to be heard of the agent any more: whose word is it now?"""
-    do(c.StopTimer(e.PlayoutTimeout))
+def playback_finished(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The agent has stopped: decide who has the floor."""
+    emit(c.StopTimer(e.PlayoutTimeout))
     if s.ending is not None:
         if (
-            s.caller_speaking and s.ending in INTERRUPTIBLE_ENDINGS and s.link is not Link.FAILED
+            s.caller.speaking and s.ending in INTERRUPTIBLE_ENDINGS and s.link is not Link.FAILED
         ):  # thanks, or more to say?
-            return wait_for_last_words(p, s, at_s, do)
-        return end_call(s, s.ending, at_s, do)
-    if s.caller_speaking:
-        return caller_has_floor(p, s._replace(answered=False), at_s, do)
-    if s.activity:
+            return wait_for_last_words(p, s, at_s, emit)
+        return end_call(s, s.ending, at_s, emit)
+    if s.caller.speaking:
+        return caller_has_floor(p, s._replace(agent_replied=False), at_s, emit)
+    if s.caller.turn_open:
         return s._replace(phase=Phase.LISTENING)
-    if s.owed or awaited_tools(s):
-        return think(p, s, at_s, do)
-    return listen(p, s, at_s, do)
+    if s.due.reply or awaited_tools(s):
+        return think(p, s, at_s, emit)
+    return listen(p, s, at_s, emit)
 
 
-def caller_has_floor(p: Policy, s: State, at_s: float, do: Do) -> State:
+def caller_has_floor(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """The caller is speaking, or about to say more; the agent is not."""
-    return open_turn(p, s, at_s, do)._replace(phase=Phase.LISTENING)
+    return open_turn(p, s, at_s, emit)._replace(phase=Phase.LISTENING)
 
 
-def open_turn(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """Local turns: the model is told that the caller's turn has begun. One without a voice is soon over."""
-    if not p.local_turns or s.activity:
+def open_turn(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """Local turns: the caller's turn begins for the model. One without a voice is soon over."""
+    if not p.local_turns or s.caller.turn_open:
         return s
-    do(c.ActivityStart())
-    if not s.caller_speaking:
-        do(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
-    return s._replace(activity=True)
+    emit(c.OpenTurn())
+    if not s.caller.speaking:
+        emit(c.SetTimer(e.EndpointTimeout, at_s + p.end_silence_s))
+    return s.with_caller(turn_open=True)
 
 
-def listen(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """Nobody's word, from now: the idle clock starts; a due change of connection happens now."""
-    do(c.StopTimer(e.ModelSilent))
-    idle_s = p.idle_goodbye_s if s.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
-    if idle_s:
-        do(c.SetTimer(e.IdleTimeout, at_s + idle_s))
-    s = s._replace(phase=Phase.LISTENING, strikes=0, owed=False)
-    return rotate(s, at_s, do) if s.rotation_due and may_rotate(s) else s
+def listen(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """Neither side has the floor, from now: the idle clock starts; a due change of connection happens now."""
+    emit(c.StopTimer(e.ModelSilent))
+    idle_s = p.idle_goodbye_s if s.caller.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
+    if idle_s and s.line is Line.UP:  # a caller whose line is away cannot answer
+        emit(c.SetTimer(e.IdleTimeout, at_s + idle_s))
+    s = s._replace(phase=Phase.LISTENING, due=s.due._replace(reply=False, failed_prompts=0))
+    return rotate(s, at_s, emit) if s.rotation_due and may_rotate(s) else s
 
 
-def think(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """The model's word. While a tool runs, the tool's own limit bounds the wait; a filler may cover it."""
-    do(c.StopTimer(e.IdleTimeout))
+def think(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The model has the floor. While a tool runs, its own limit bounds the wait; a filler may cover it."""
+    emit(c.StopTimer(e.IdleTimeout))
     tools = awaited_tools(s)
     if tools:
-        do(c.SetTimer(e.ModelSilent, at_s + max(t.limit_s for t in tools)))
+        emit(c.SetTimer(e.ModelSilent, at_s + max(t.limit_s for t in tools)))
         delays = [t.filler_after_s for t in tools if t.filler_after_s is not None]
         if delays:
-            do(c.SetTimer(e.FillerDue, at_s + min(delays)))
+            emit(c.SetTimer(e.FillerDue, at_s + min(delays)))
     else:
-        do(c.SetTimer(e.ModelSilent, at_s + max(SILENT_LEAST_S, p.silent_after_s)))
-    return s._replace(phase=Phase.THINKING, owed=True)
+        emit(c.SetTimer(e.ModelSilent, at_s + max(SILENT_LEAST_S, p.silent_after_s)))
+    return s._replace(phase=Phase.THINKING, due=s.due._replace(reply=True))
 
 
-def lose_link(s: State, at_s: float, do: Do) -> State:
-    """The link is being changed or got back; that, too, is bounded."""
-    do(c.SetTimer(e.ConnectTimeout, at_s + LINK_LOST_S))
+def lose_link(s: State, at_s: float, emit: Emit) -> State:
+    """The link is reconnecting; that, too, is bounded."""
+    emit(c.SetTimer(e.ConnectTimeout, at_s + LINK_LOST_S))
     return s._replace(link=Link.DOWN, rotation_due=False)
 
 
 def may_rotate(s: State) -> bool:
-    """A new connection knows nothing of a tool call that this one is waiting for."""
-    return s.link is Link.UP and not (s.caller_speaking or s.activity or s.tools)
+    """Whether this is a quiet moment; a new connection does not have the tool calls of this one."""
+    return s.link is Link.UP and not (s.caller.speaking or s.caller.turn_open or s.tools)
 
 
-def rotate(s: State, at_s: float, do: Do) -> State:
-    do(c.StopTimer(e.GoAwayDeadline))
-    do(c.RotateModel())
-    return lose_link(s, at_s, do)
+def prompt_again(s: State, emit: Emit) -> None:
+    """The model brought nothing, or its connection was lost: prompt it for what is due."""
+    emit(c.SendPrompt(c.Prompt.NUDGE if s.last_words is None else c.Prompt.LAST_WORDS))
+
+
+def rotate(s: State, at_s: float, emit: Emit) -> State:
+    emit(c.StopTimer(e.GoAwayDeadline))
+    emit(c.RotateModel())
+    return lose_link(s, at_s, emit)
 
 
 # --- barge-in: the steps
 
 
 def may_interrupt(p: Policy, s: State) -> bool:
-    """Whether the detector's word stops the agent now."""
+    """Whether the detector stops the agent now."""
     return p.mode in (Mode.HOLD, Mode.STOP) and not has_protected(s)
 
 
 def lasted_s(p: Policy, s: State) -> float:
-    """When speech that began at the onset has lasted: a shorter one is known to be over by then."""
-    return s.onset_s + p.min_barge_in_s + p.hangover_s
+    """When speech that began at the onset has lasted: the end of a shorter one is known by then."""
+    return s.caller.onset_s + p.min_barge_in_s + p.hangover_s
 
 
 def watch_s(p: Policy) -> float:
@@ -251,47 +257,48 @@ def watch_s(p: Policy) -> float:
     return max(p.min_barge_in_s, p.hangover_s)
 
 
-def after_barge_in(p: Policy, s: State, at_s: float, do: Do) -> State:
+def after_barge_in(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """After a barge-in: the caller is still speaking, or has just stopped and wants an answer."""
-    if s.caller_speaking or s.activity:
-        return caller_has_floor(p, s, at_s, do)
-    return think(p, s, at_s, do)
+    if s.caller.speaking or s.caller.turn_open:
+        return caller_has_floor(p, s, at_s, emit)
+    return think(p, s, at_s, emit)
 
 
-def settle(p: Policy, s: State, at_s: float, do: Do) -> State:
+def settle(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     ledger, over = lg.settle(s.ledger)
     if not over:
         return s
-    s = close_heard_replies(p, s, ledger, over, at_s, do)
-    return s if ledger.replies else playback_finished(p, s, at_s, do)
+    s = close_heard_replies(p, s, ledger, over, at_s, emit)
+    return s if ledger.replies else playback_finished(p, s, at_s, emit)
 
 
 # --- the caller's voice
 
 
-def heard_speaking(s: State, ev: e.CallerSpeechStarted, do: Do) -> State:
-    do(c.StopTimer(e.IdleTimeout))
-    do(c.StopTimer(e.EndpointTimeout))
-    return s._replace(caller_speaking=True, onset_s=ev.onset_s, idle_prompted=False)
+def heard_speaking(s: State, ev: e.CallerSpeechStarted, emit: Emit) -> State:
+    emit(c.StopTimer(e.IdleTimeout))
+    emit(c.StopTimer(e.EndpointTimeout))
+    return s.with_caller(speaking=True, onset_s=ev.onset_s, idle_prompted=False)
 
 
-def heard_silence(p: Policy, s: State, ev: e.CallerSpeechEnded, do: Do) -> State:
-    """`owed` from here on: a cough is no turn, and for one the model may rightly stay silent."""
-    if s.activity:
-        do(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
-    return s._replace(caller_speaking=False, owed=s.owed or ev.offset_s - s.onset_s >= p.min_barge_in_s)
+def heard_silence(p: Policy, s: State, ev: e.CallerSpeechEnded, emit: Emit) -> State:
+    """A reply is due from here on, unless it was a cough: the model may rightly stay silent after one."""
+    if s.caller.turn_open:
+        emit(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
+    lasted = ev.offset_s - s.caller.onset_s >= p.min_barge_in_s
+    return s.with_caller(speaking=False).with_due(reply=s.due.reply or lasted)
 
 
-def complete(p: Policy, s: State, generation: int, at_s: float, do: Do) -> State:
-    """No more of this reply will come: a mark behind its end tells when it was heard."""
+def complete(p: Policy, s: State, generation: int, at_s: float, emit: Emit) -> State:
+    """No more of this reply will come: a mark after its end reports when it was heard."""
     reply = lg.find(s.ledger, generation)
     if reply is None or reply.complete:
         return s
     ledger = lg.complete(s.ledger, generation, only=True)
     if reply.marked < reply.placed:
-        do(c.SendMark(generation, reply.placed, ledger.epoch))
+        emit(c.SendMark(generation, reply.placed, ledger.epoch))
         ledger = lg.mark_sent(ledger, generation, reply.placed)
-    return settle(p, s._replace(ledger=ledger), at_s, do)
+    return settle(p, s._replace(ledger=ledger), at_s, emit)
 
 
 def goodbye_s(ledger: lg.Ledger, at_s: float) -> float:
@@ -299,14 +306,14 @@ def goodbye_s(ledger: lg.Ledger, at_s: float) -> float:
     return max(GOODBYE_MAX_S, lg.ends_at_s(ledger) - at_s + PLAYOUT_GRACE_S)
 
 
-def wait_for_last_words(p: Policy, s: State, at_s: float, do: Do) -> State:
-    """The caller speaks before the line is dropped. A word of thanks ends nothing; who goes on has the word."""
-    do(c.SetTimer(e.BargeInLasted, max(at_s, lasted_s(p, s))))
-    do(c.SetTimer(e.GoodbyeTimeout, max(at_s, lasted_s(p, s)) + GOODBYE_START_S))
+def wait_for_last_words(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The caller speaks before the call ends. A word of thanks changes nothing; a caller who goes on gets the floor."""
+    emit(c.SetTimer(e.BargeInLasted, max(at_s, lasted_s(p, s))))
+    emit(c.SetTimer(e.GoodbyeTimeout, max(at_s, lasted_s(p, s)) + GOODBYE_START_S))
     return s._replace(phase=Phase.CLOSING)
 
 
-def cancel_ending(s: State, do: Do) -> State:
+def cancel_ending(s: State, emit: Emit) -> State:
     """The call goes on after all."""
-    do(c.StopTimer(e.GoodbyeTimeout))
-    return s._replace(ending=None, answered=False, owed=True)
+    emit(c.StopTimer(e.GoodbyeTimeout))
+    return s._replace(ending=None, agent_replied=False, due=s.due._replace(reply=True))

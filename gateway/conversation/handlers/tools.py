@@ -5,12 +5,13 @@ from __future__ import annotations
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.handlers.floor import (
-    Do,
+    Emit,
     all_complete,
     awaited_tools,
     listen,
     playback_overdue_s,
     think,
+    watch_playout,
 )
 from offhook.gateway.conversation.state import Phase, Policy, RunningTool, State
 
@@ -24,25 +25,22 @@ __all__ = [
 ]
 
 
-# --- tools
-
-
-def tool_requested(p: Policy, s: State, ev: e.ToolRequested, do: Do) -> State:
+def tool_requested(p: Policy, s: State, ev: e.ToolRequested, emit: Emit) -> State:
     if any(t.call_id == ev.call_id for t in s.tools):
         return s  # the same request again: one run
     tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s, ev.limit_s)
-    s = s._replace(tools=(*s.tools, tool), asked_tool=True)
-    do(c.RunTool(ev.call_id))
+    s = s._replace(tools=(*s.tools, tool), due=s.due._replace(tool_asked=True))
+    emit(c.RunTool(ev.call_id))
     if s.phase is Phase.SPEAKING and not all_complete(s):  # the filler's time counts from the end of playback
-        do(c.SetTimer(e.PlayoutTimeout, max(ev.at_s, playback_overdue_s(s))))
-    if s.phase is Phase.THINKING or (s.phase is Phase.LISTENING and not s.caller_speaking and not s.activity):
-        return think(p, s, ev.at_s, do)
+        watch_playout(s, max(ev.at_s, playback_overdue_s(s)), emit)
+    if s.phase is Phase.THINKING or (s.phase is Phase.LISTENING and not s.caller.speaking and not s.caller.turn_open):
+        return think(p, s, ev.at_s, emit)
     return s
 
 
-def tool_before_stream(p: Policy, s: State, ev: e.ToolRequested, do: Do) -> State:
-    """Nothing is done for a caller who is not there."""
-    do(c.CancelTool(ev.call_id))
+def tool_before_stream(p: Policy, s: State, ev: e.ToolRequested, emit: Emit) -> State:
+    """There is no caller yet: nothing is done."""
+    emit(c.CancelTool(ev.call_id))
     return s
 
 
@@ -50,55 +48,55 @@ def find_tool(s: State, call_id: str) -> RunningTool | None:
     return next((t for t in s.tools if t.call_id == call_id), None)
 
 
-def tool_finished(p: Policy, s: State, ev: e.ToolFinished, do: Do) -> State:
+def tool_finished(p: Policy, s: State, ev: e.ToolFinished, emit: Emit) -> State:
     tool = find_tool(s, ev.call_id)
     if tool is None:
         return s  # cancelled before: its result is dropped
     s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
-    scheduling = _scheduling(s, tool)
-    do(c.AnswerTool(ev.call_id, ev.outcome, scheduling))
-    return _after_tool(p, s, ev.at_s, do, spoken_of=scheduling not in (None, c.Scheduling.SILENT))
+    speak = _speak(s, tool)
+    emit(c.AnswerTool(ev.call_id, ev.outcome, speak))
+    return _after_tool(p, s, ev.at_s, emit, spoken_of=speak not in (None, c.Speak.SILENT))
 
 
-def _after_tool(p: Policy, s: State, at_s: float, do: Do, *, spoken_of: bool) -> State:
+def _after_tool(p: Policy, s: State, at_s: float, emit: Emit, *, spoken_of: bool) -> State:
     if s.phase is not Phase.THINKING or awaited_tools(s):
         return s
-    do(c.StopTimer(e.FillerDue))
-    # A tool that is not spoken of changes nothing: either the caller was answered, or still waits for it.
-    return think(p, s, at_s, do) if spoken_of or not s.answered else listen(p, s, at_s, do)
+    emit(c.StopTimer(e.FillerDue))
+    # A tool that is not spoken of changes nothing: either the caller has had a reply, or still waits for it.
+    return think(p, s, at_s, emit) if spoken_of or not s.agent_replied else listen(p, s, at_s, emit)
 
 
-def _scheduling(s: State, tool: RunningTool) -> c.Scheduling | None:
+def _speak(s: State, tool: RunningTool) -> c.Speak | None:
     """When the model speaks of a result: at once if nobody speaks, else when there is room; withdrawn: never."""
     if tool.withdrawn:
         return None
-    if tool.silent or (s.ending is not None and s.answered):  # the goodbye is said, or being said
-        return c.Scheduling.SILENT
+    if tool.silent or (s.ending is not None and s.agent_replied):  # the goodbye is said, or being said
+        return c.Speak.SILENT
     if s.phase in (Phase.THINKING, Phase.CLOSING):
-        return c.Scheduling.INTERRUPT
-    if s.phase is Phase.LISTENING and not s.caller_speaking and not s.activity:
-        return c.Scheduling.INTERRUPT
-    return c.Scheduling.WHEN_IDLE
+        return c.Speak.NOW
+    if s.phase is Phase.LISTENING and not s.caller.speaking and not s.caller.turn_open:
+        return c.Speak.NOW
+    return c.Speak.WHEN_IDLE
 
 
-def tool_withdrawn(p: Policy, s: State, ev: e.ToolWithdrawn, do: Do) -> State:
-    """The model does not want the result: a run that yields is cancelled, one that must finish is not told of."""
+def tool_withdrawn(p: Policy, s: State, ev: e.ToolWithdrawn, emit: Emit) -> State:
+    """The model does not want the result: a run that yields is cancelled, that of one that must finish is not sent."""
     tool = find_tool(s, ev.call_id)
     if tool is None or tool.withdrawn:
         return s
     if tool.policy is e.ToolPolicy.FINISH:
         s = s._replace(tools=tuple(t._replace(withdrawn=True) if t is tool else t for t in s.tools))
     else:
-        do(c.CancelTool(tool.call_id))
+        emit(c.CancelTool(tool.call_id))
         s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
-    return _after_tool(p, s, ev.at_s, do, spoken_of=False)
+    return _after_tool(p, s, ev.at_s, emit, spoken_of=False)
 
 
-def filler_due(p: Policy, s: State, ev: e.FillerDue, do: Do) -> State:
-    """For the tool that asked for it first; again after as much silence as an idle caller gets."""
+def filler_due(p: Policy, s: State, ev: e.FillerDue, emit: Emit) -> State:
+    """For the first tool that has one; again after as much silence as an idle caller gets."""
     tool = next((t for t in awaited_tools(s) if t.filler_after_s is not None), None)
     if tool is None:
         return s
-    do(c.PlayFiller(tool.call_id))
+    emit(c.PlayFiller(tool.call_id))
     filled = tool._replace(filler_after_s=p.idle_prompt_s or None)
     return s._replace(tools=tuple(filled if t is tool else t for t in s.tools))
