@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import ModelLink, ModelSink
+from offhook.gateway.models import LINK_METRICS, LinkCount, ModelLink, ModelSink, Speaker, Usage
 from offhook.gateway.models.pricing import Prices, cost
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.observe.tcp import round_trip_s
@@ -42,7 +42,6 @@ from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolRes
 from offhook.gateway.tools.answer import clipped
 from offhook.gateway.tools.runner import ToolRunner
 from offhook.media import mulaw
-from offhook.media.resample import Up8To16
 from offhook.metrics.catalogue import Metrics, WorstPerSecond
 from offhook.metrics.segments import LINK_RTT, UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
@@ -54,10 +53,6 @@ log = logging.getLogger(__name__)
 OUTBOX_MAX_BYTES = 7_000_000
 TOOL_GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
-SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
-# What a model link counts, in the metrics' words.
-ODDITIES = {"unknown_keys": "unknown_event", "unreadable_values": "bad_field"}
-DROPPED = {"audio_dropped": "uplink_full", "audio_dropped_down": "model_down", "audio_left": "call_over"}
 CAME_FRAMES = 256  # 5 s: no edge of speech is decided later than that
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 RESENT_MARK_EVERY = 2_400  # samples, 300 ms, as the machine does
@@ -166,7 +161,6 @@ class Call(ModelSink):
         self.ending: Ending | None = None
         self._last_words: tuple[Ending, int] | None = None  # and the last reply before them
         self._detector = detector_of(agent)
-        self._up = Up8To16()
         self._undetected = b""
         self._samples_in = 0
         self._frames_in = 0  # that the metric does not know of
@@ -183,7 +177,7 @@ class Call(ModelSink):
         pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
         # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
         # and, with mode `hold`, before the verdict.
-        self._pre_roll: deque[bytes] = deque(
+        self._pre_roll: deque[tuple[bytes, NDArray[np.int16]]] = deque(
             maxlen=int((pre_roll_s + self._policy.min_barge_in_s + self._policy.hangover_s + 0.2) / 0.02) or 1
         )
         self._activity = False
@@ -202,7 +196,6 @@ class Call(ModelSink):
         self._link = link_for(self)
         self._unclaimed: asyncio.TimerHandle | None = None
         self._old_links: list[asyncio.Task[None]] = []
-        self._counted: Counter[str] = Counter()  # of what the link counts, what the metrics know already
         self.marks_outstanding = 0  # sent on this stream and not echoed
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: self._play,
@@ -254,8 +247,6 @@ class Call(ModelSink):
     def _release_model(self) -> None:
         """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
         self._unclaimed = None
-        self.take_stock()
-        self._counted.clear()
         self._old_links.append(asyncio.create_task(self._link.close()))
         self._link = self._link_for(self)
         self._state = State()
@@ -336,25 +327,8 @@ class Call(ModelSink):
             self._frames_in = 0
 
     def take_stock(self) -> None:
-        """To the metrics, every few seconds and at the end: what the model link has counted since the last time,
-        and how far away both peers are by the kernel's word."""
-        metrics, counted = self._metrics, self._counted
-        for name, total in self._link.counts.items():
-            new = total - counted[name]
-            if not new:
-                continue
-            counted[name] = total
-            kind, _, word = name.partition(":")
-            if name in DROPPED:
-                metrics.frames_dropped_total.inc(DROPPED[name], by=new)
-            elif kind == "session":
-                metrics.model_sessions_total.inc(word, by=new)
-            elif kind == "malformed" and word:
-                metrics.input_errors_total.inc("model", word, by=new)
-            elif name in ("unknown_keys", "unreadable_values"):
-                metrics.input_errors_total.inc(
-                    "model", "unknown_event" if name == "unknown_keys" else "bad_field", by=new
-                )
+        """To the metrics, every few seconds and at the end: TCP round trips to both peers."""
+        metrics = self._metrics
         model_s = self._link.round_trip_s()
         if model_s is not None:
             metrics.observe(LINK_RTT, model_s, "model")
@@ -471,16 +445,15 @@ class Call(ModelSink):
         if self._delay_floor_s is None or offset_s < self._delay_floor_s:
             self._delay_floor_s = offset_s
         self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
+        samples = mulaw.decode(codes)
         if len(codes) == FRAME and not self._undetected:
-            samples = mulaw.decode(codes)
             self._detect(samples, now_s)
-            self._uplink(self._up.push(samples), now_s)
-            return
-        self._undetected += codes
-        while len(self._undetected) >= FRAME:
-            frame, self._undetected = self._undetected[:FRAME], self._undetected[FRAME:]
-            self._detect(mulaw.decode(frame), now_s)
-        self._uplink(self._up.push(mulaw.decode(codes)), now_s)
+        else:
+            self._undetected += codes
+            while len(self._undetected) >= FRAME:
+                frame, self._undetected = self._undetected[:FRAME], self._undetected[FRAME:]
+                self._detect(mulaw.decode(frame), now_s)
+        self._uplink(codes, samples, now_s)
 
     def _detect(self, samples: NDArray[np.int16], now_s: float) -> None:
         self._came_s.append(now_s)
@@ -495,13 +468,13 @@ class Call(ModelSink):
         else:
             self.feed(e.CallerSpeechEnded(now_s, self._came_s[-min(frames_ago + 1, len(self._came_s))]))
 
-    def _uplink(self, pcm: bytes, received_s: float) -> None:
+    def _uplink(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
         if self._muted or received_s < self._secret_until_s:
-            pcm = bytes(len(pcm))
+            codes, samples = SILENT_CODE * len(codes), np.zeros(len(samples), dtype=np.int16)
         if self._policy.local_turns and not self._activity:
-            self._pre_roll.append(pcm)
+            self._pre_roll.append((codes, samples))
         else:
-            self._link.send_audio(pcm, received_s)
+            self._link.caller_audio(codes, samples, received_s)
 
     def _heard_level_dbov(self, now_s: float) -> float:
         """The level of the agent's frame that the caller is hearing now, by the ledger."""
@@ -521,7 +494,7 @@ class Call(ModelSink):
         """The caller pressed a key."""
         self.feed(e.DigitPressed(self.clock()))
         if self._keys is None:
-            self._link.tell(f"The caller pressed the key {digit}.")
+            self._link.note(f"The caller pressed the key {digit}.")
         elif not self._keys.full():
             self._keys.put_nowait(digit)
 
@@ -539,7 +512,7 @@ class Call(ModelSink):
 
     # --- the model's audio: a chunk down (ModelSink)
 
-    def model_event(self, event: e.Event) -> None:
+    def event(self, event: e.Event) -> None:
         if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
             self._reply_audio(event.generation, *self._playout.finish(event.generation))
         elif isinstance(event, e.ModelReady):
@@ -556,11 +529,11 @@ class Call(ModelSink):
         if self._last_words and isinstance(event, e.TurnComplete) and event.generation > self._last_words[1]:
             self.stop(self._last_words[0])
 
-    def model_audio(self, generation: int, pcm: bytes) -> None:
-        if generation <= self._state.dead or self._state.phase is Phase.ENDED:
-            self._metrics.frames_dropped_total.inc("stale_generation", by=len(pcm) / 960)
+    def reply_audio(self, turn: int, codes: bytes) -> None:
+        if turn <= self._state.dead or self._state.phase is Phase.ENDED:
+            self._metrics.frames_dropped_total.inc("stale_generation", by=len(codes) / FRAME)
             return
-        self._reply_audio(generation, *self._playout.push_pcm(generation, pcm))
+        self._reply_audio(turn, *self._playout.push_codes(turn, codes))
 
     def _reply_audio(self, generation: int, samples: int, audible: int | None, protected: bool = False) -> None:
         if not samples:
@@ -570,14 +543,14 @@ class Call(ModelSink):
         protected = protected or generation == self._protected
         self.feed(e.ReplyAudio(self.clock(), generation, samples, audible, protected))
 
-    def model_text(self, generation: int, text: str) -> None:
-        self.timeline.reply_text(generation, text)
-
-    def caller_text(self, text: str, finished: bool) -> None:
-        self.timeline.caller_text(text, finished, self.clock())
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None:
+        if turn is not None:
+            self.timeline.reply_text(turn, text)
+            return
+        self.timeline.caller_text(text, final, self.clock())
         self.feed(e.CallerTranscribed(self.clock()))
 
-    def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+    def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
         now_s = self.clock()
         tool = self._tools.get(name)
         self._requests[call_id] = ToolCall(
@@ -603,13 +576,18 @@ class Call(ModelSink):
         limit_s = tool.timeout_s + TOOL_GRACE_S
         self.feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s, limit_s))
 
-    def model_usage(self, usage: dict[str, int]) -> None:
-        self._metrics.tokens_total.inc("input", by=usage.get("promptTokenCount", 0))
-        self._metrics.tokens_total.inc("output", by=usage.get("responseTokenCount", 0))
-        for name, count in usage.items():
+    def usage(self, usage: Usage) -> None:
+        self._metrics.tokens_total.inc("input", by=usage.input_total)
+        self._metrics.tokens_total.inc("output", by=usage.output_total)
+        for name, count in usage.by_name.items():
             self.record.usage[name] = self.record.usage.get(name, 0) + count
         if self._prices is not None:
             self._spend(cost(usage, self._prices))
+
+    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
+        if row := LINK_METRICS.get(what):
+            name, *labels = row
+            getattr(self._metrics, name).inc(*labels, *((reason,) if reason else ()), by=by)
 
     def _spend(self, usd: float) -> None:
         """The limit is not the last word: the caller is told first, and hears it, even where one turn leaps over."""
@@ -623,20 +601,20 @@ class Call(ModelSink):
         elif self._cost_warned and spent >= limit:
             self.feed(e.EndRequested(self.clock(), Ending.COST_LIMIT))
 
-    def model_segment(self, name: str, seconds: float) -> None:
+    def segment(self, name: str, seconds: float) -> None:
         if name == "uplink_forward":  # of every frame
             self._uplink_forward.add(self.clock(), seconds)
             return
         self.timeline.model_segment(name, seconds)
 
-    def next_generation(self) -> int:
+    def next_turn(self) -> int:
         self._generation += 1
         return self._generation
 
     # --- what a tool may ask (ToolHost)
 
     def say(self, text: str) -> None:
-        self._link.ask(f"Say this to the caller now, word for word: {text}")
+        self._link.prompt(f"Say this to the caller now, word for word: {text}")
 
     def remember(self, key: str, value: str) -> None:
         self.remembered[key] = value
@@ -719,6 +697,7 @@ class Call(ModelSink):
 
     def _drop(self, command: c.Drop) -> None:
         self._playout.drop(command.generation)
+        self._link.cancel_reply(command.generation)
         self._cleared_below = max(self._cleared_below, command.generation)
 
     async def _send(self) -> None:
@@ -756,7 +735,7 @@ class Call(ModelSink):
 
     def _play_sound(self, name: str, kind: str, protected: bool = False) -> None:
         codes = self._sounds.get(name, b"")
-        generation = self.next_generation()
+        generation = self.next_turn()
         self.timeline.sound_reply(generation, kind)
         samples, audible = self._playout.push_codes(generation, codes)
         rest, audible_later = self._playout.finish(generation)
@@ -791,11 +770,12 @@ class Call(ModelSink):
             c.Prompt.IDLE_GOODBYE: agent.idle.goodbye,
             c.Prompt.TIME_WARNING: agent.limits.warning,
         }
-        self._link.ask(texts[command.prompt])
+        self._link.prompt(texts[command.prompt])
 
     def _tell_heard(self, command: c.TellHeard) -> None:
         said = self.timeline.heard_text(command.generation, command.heard)
         if said is None:
+            self._link.heard(command.generation, command.heard, None)
             return
         told = (
             f'The caller interrupted you and heard only: "{said}"'
@@ -804,17 +784,17 @@ class Call(ModelSink):
         )
         if self.agent.repair.mode == "ask":
             told += " If what they missed matters, ask whether you should repeat it."
-        self._link.tell(told)
+        self._link.heard(command.generation, command.heard, told)
 
     def _activity_start(self, command: c.ActivityStart) -> None:
         self._activity = True
-        self._link.activity_start()
+        self._link.turn_started()
         while self._pre_roll:
-            self._link.send_audio(self._pre_roll.popleft(), 0.0)
+            self._link.caller_audio(*self._pre_roll.popleft(), 0.0)
 
     def _activity_end(self, command: c.ActivityEnd) -> None:
         self._activity = False
-        self._link.activity_end()
+        self._link.turn_ended()
 
     # --- carrying out commands: tools
 
@@ -823,7 +803,7 @@ class Call(ModelSink):
 
     def _cancel_tool(self, command: c.CancelTool) -> None:
         self._runner.cancel(command.call_id)
-        self._link.cancel_tool(command.call_id)
+        self._link.tool_cancelled(command.call_id)
         self._requests.pop(command.call_id, None)
 
     def _tool_finished(self, call: ToolCall, result: ToolResult) -> None:
@@ -840,11 +820,11 @@ class Call(ModelSink):
         if request is None or result is None:
             return
         if command.scheduling is not None:
-            self._link.answer_tool(command.call_id, request.name, result.response, command.scheduling)
+            self._link.tool_result(command.call_id, request.name, result.response, command.scheduling)
             return
         # The model took the call back, and it ran to its end all the same: who knows nothing of it does it again.
         said = msgspec.json.encode(result.response).decode()[:TOLD_MAX]
-        self._link.tell(f"The tool {request.name} was called off too late: it ran to its end. Its result: {said}")
+        self._link.note(f"The tool {request.name} was called off too late: it ran to its end. Its result: {said}")
 
     # --- carrying out commands: time and the end
 

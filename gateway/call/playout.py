@@ -1,7 +1,6 @@
 """A call's outgoing audio: each reply's mu-law frames by sample position, kept until heard or dropped.
 
-The conversation machine decides what is played; this holds the bytes it decides about. Model audio is converted
-on its way in, so what the machine is told of can be sent as it is.
+The conversation machine decides what is played; this holds the bytes it decides about.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from offhook.media import mulaw
 from offhook.media.framing import Framer
-from offhook.media.resample import Down24To8
 
 __all__ = ["AUDIBLE_DBOV", "FRAME", "Playout", "fade_in"]
 
@@ -22,14 +20,13 @@ NOTHING_DBOV = -100.0
 
 
 class _Reply:
-    """One reply's frames and their levels; `converter` while the model still brings more."""
+    """One reply's frames and their levels."""
 
-    __slots__ = ("audible_told", "codes", "converter", "framer", "levels")
+    __slots__ = ("audible_told", "codes", "framer", "levels")
 
     def __init__(self) -> None:
         self.codes = bytearray()
         self.levels: list[float] = []
-        self.converter: Down24To8 | None = None
         self.framer = Framer(FRAME)
         self.audible_told = False
 
@@ -43,13 +40,6 @@ class Playout:
     def __len__(self) -> int:
         return len(self._replies)
 
-    def push_pcm(self, generation: int, pcm: bytes) -> tuple[int, int | None]:
-        """Model audio, PCM16 LE 24 kHz of any length. See `push_codes` for what comes back."""
-        reply = self._open(generation)
-        if reply.converter is None:
-            reply.converter = Down24To8()
-        return self._append(reply, reply.framer.push(reply.converter.push(pcm)))
-
     def push_codes(self, generation: int, codes: bytes) -> tuple[int, int | None]:
         """Ready mu-law of any length.
 
@@ -60,15 +50,11 @@ class Playout:
         return self._append(reply, reply.framer.push(codes))
 
     def finish(self, generation: int) -> tuple[int, int | None]:
-        """No more of this reply will come: what the filter and the frame still held, padded with silence."""
+        """No more of this reply will come: the last frame, padded with silence."""
         reply = self._replies.get(generation)
         if reply is None:
             return 0, None
-        rest = b""
-        if reply.converter is not None:
-            rest = reply.framer.push(reply.converter.flush())
-            reply.converter = None
-        return self._append(reply, rest + reply.framer.flush())
+        return self._append(reply, reply.framer.flush())
 
     def span(self, generation: int, start: int, end: int) -> bytes:
         """The frames `[start, end)`; empty when the reply is gone."""

@@ -32,9 +32,9 @@ __all__ = [
     "ReplyEnded",
     "RotateModel",
     "RunTool",
-    "Scheduling",
     "SendMark",
     "SetTimer",
+    "Speak",
     "StopTimer",
     "TellHeard",
     "Verdict",
@@ -192,12 +192,12 @@ class ReconnectModel(Command):
 # --- tools
 
 
-class Scheduling(Enum):
-    """When the model is to speak of a tool's result (Gemini FunctionResponse.scheduling)."""
+class Speak(Enum):
+    """When the model is to speak of a tool's result."""
 
-    INTERRUPT = "INTERRUPT"
-    WHEN_IDLE = "WHEN_IDLE"
-    SILENT = "SILENT"
+    NOW = "now"
+    WHEN_IDLE = "when_idle"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class AnswerTool(Command):
 
     call_id: str
     outcome: Outcome
-    scheduling: Scheduling | None
+    scheduling: Speak | None
 
 
 # --- time and the end

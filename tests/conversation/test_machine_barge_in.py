@@ -19,9 +19,9 @@ from offhook.gateway.conversation.commands import (
     Prompt,
     Replay,
     ReplyEnded,
-    Scheduling,
     SendMark,
     SetTimer,
+    Speak,
     StopTimer,
     TellHeard,
     Verdict,
@@ -183,7 +183,7 @@ def test_okay_cancels_no_tool_that_the_agent_has_just_announced():
     """ "Let me look that up for you." - "Okay." """
     play = Playbook(AT_THE_END._replace(tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << Phase.THINKING
-    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Scheduling.INTERRUPT)
+    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Speak.NOW)
     assert play
 
 
@@ -491,14 +491,14 @@ def test_a_confirmed_barge_in_cancels_the_tools_that_yield():
     play = Playbook(HELD._replace(tools=(TOOL, FINISHES))) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL)
     play << Drop(1) << TellHeard(1, 4_000) << CancelTool("a")
     play >> ToolFinished(2.8, "a", Outcome.DONE)  # too late: dropped
-    play >> ToolFinished(2.9, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, Scheduling.WHEN_IDLE)
+    play >> ToolFinished(2.9, "b", Outcome.DONE) << AnswerTool("b", Outcome.DONE, Speak.WHEN_IDLE)
     assert play
 
 
 def test_a_dismissed_one_cancels_nothing():
     play = Playbook(HELD._replace(tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, DISMISSED) << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000)
-    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Scheduling.WHEN_IDLE)
+    play >> ToolFinished(3.1, "a", Outcome.DONE) << AnswerTool("a", Outcome.DONE, Speak.WHEN_IDLE)
     assert play
 
 

@@ -17,9 +17,9 @@ from offhook.gateway.conversation.commands import (
     Replay,
     ReplyEnded,
     RunTool,
-    Scheduling,
     SendMark,
     SetTimer,
+    Speak,
     StopTimer,
     TellHeard,
     Verdict,
@@ -106,7 +106,7 @@ def test_after_the_end_there_is_nothing():
 def test_the_goodbye_is_heard_before_the_line_is_dropped():
     play = Playbook(SPEAKING) >> ToolRequested(2.2, "end") << RunTool("end")
     play >> EndRequested(2.21, HUNG_UP, "end") << Phase.CLOSING << SetTimer(GoodbyeTimeout, 22.21)
-    play >> ToolFinished(2.22, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Scheduling.SILENT)
+    play >> ToolFinished(2.22, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Speak.SILENT)
     play >> ReplyAudio(2.3, 1, 800) << Play(1, 8_000, 8_800) >> TurnComplete(2.4, 1) << SendMark(1, 8_800, 0)
     play >> MarkReturned(3.2, 1, 8_800, 0) << ReplyEnded(1, 8_800, 8_800, False) << End(HUNG_UP)
     assert play
@@ -116,7 +116,7 @@ def test_a_tool_that_comes_before_its_goodbye_waits_for_it():
     unanswered = THINKING._replace(tools=(RunningTool("end"),))
     play = Playbook(unanswered) >> EndRequested(2.0, HUNG_UP, "end") << Phase.CLOSING << StopTimer(ModelSilent)
     play << SetTimer(GoodbyeTimeout, 5.0)
-    play >> ToolFinished(2.1, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Scheduling.INTERRUPT)
+    play >> ToolFinished(2.1, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Speak.NOW)
     play >> ReplyAudio(2.8, 1, 800) << Play(1, 0, 800)
     play << SetTimer(GoodbyeTimeout, 22.8) >> ReplyAudio(2.85, 1, 800) << Play(1, 800, 1_600)
     play >> ReplyComplete(2.9, 1) << SendMark(1, 1_600, 0) >> MarkReturned(3.1, 1, 1_600, 0) << End(HUNG_UP)

@@ -16,8 +16,8 @@ from offhook.gateway.conversation.commands import (
     PlayFiller,
     Prompt,
     RunTool,
-    Scheduling,
     SetTimer,
+    Speak,
     StopTimer,
     TellHeard,
     Verdict,
@@ -51,7 +51,7 @@ from offhook.gateway.conversation.state import Phase, Policy, RunningTool, State
 from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until
 
 DONE, FAILED = Outcome.DONE, Outcome.FAILED
-INTERRUPT, WHEN_IDLE, SILENT = Scheduling.INTERRUPT, Scheduling.WHEN_IDLE, Scheduling.SILENT
+INTERRUPT, WHEN_IDLE, SILENT = Speak.NOW, Speak.WHEN_IDLE, Speak.SILENT
 TOOL = RunningTool("a")
 FINISHES = RunningTool("b", ToolPolicy.FINISH)
 WHOLE = SPEAKING._replace(ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))

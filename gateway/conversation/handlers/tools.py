@@ -57,7 +57,7 @@ def tool_finished(p: Policy, s: State, ev: e.ToolFinished, do: Do) -> State:
     s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
     scheduling = _scheduling(s, tool)
     do(c.AnswerTool(ev.call_id, ev.outcome, scheduling))
-    return _after_tool(p, s, ev.at_s, do, spoken_of=scheduling not in (None, c.Scheduling.SILENT))
+    return _after_tool(p, s, ev.at_s, do, spoken_of=scheduling not in (None, c.Speak.SILENT))
 
 
 def _after_tool(p: Policy, s: State, at_s: float, do: Do, *, spoken_of: bool) -> State:
@@ -68,17 +68,17 @@ def _after_tool(p: Policy, s: State, at_s: float, do: Do, *, spoken_of: bool) ->
     return think(p, s, at_s, do) if spoken_of or not s.answered else listen(p, s, at_s, do)
 
 
-def _scheduling(s: State, tool: RunningTool) -> c.Scheduling | None:
+def _scheduling(s: State, tool: RunningTool) -> c.Speak | None:
     """When the model speaks of a result: at once if nobody speaks, else when there is room; withdrawn: never."""
     if tool.withdrawn:
         return None
     if tool.silent or (s.ending is not None and s.answered):  # the goodbye is said, or being said
-        return c.Scheduling.SILENT
+        return c.Speak.SILENT
     if s.phase in (Phase.THINKING, Phase.CLOSING):
-        return c.Scheduling.INTERRUPT
+        return c.Speak.NOW
     if s.phase is Phase.LISTENING and not s.caller_speaking and not s.activity:
-        return c.Scheduling.INTERRUPT
-    return c.Scheduling.WHEN_IDLE
+        return c.Speak.NOW
+    return c.Speak.WHEN_IDLE
 
 
 def tool_withdrawn(p: Policy, s: State, ev: e.ToolWithdrawn, do: Do) -> State:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offhook.gateway.errors import Malformed
+from offhook.gateway.models import Usage
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.messages import encode, parse
+from offhook.gateway.models.gemini.messages import encode, parse, usage_of
 
 PCM = bytes(range(256)) * 3
 AUDIO = {"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": base64.b64encode(PCM).decode()}}
@@ -35,8 +36,8 @@ CASES = {
     ),
     "two parts": (content(modelTurn={"parts": [AUDIO, AUDIO]}), [wire.Audio(PCM), wire.Audio(PCM)]),
     "empty audio": (content(modelTurn={"parts": [{"inlineData": {"data": ""}}]}), []),
-    "thought": (content(modelTurn={"parts": [{"text": "hm", "thought": True}]}), [wire.Written(thought=True)]),
-    "code": (content(modelTurn={"parts": [{"executableCode": {}}]}), [wire.Written(thought=False)]),
+    "thought": (content(modelTurn={"parts": [{"text": "hm", "thought": True}]}), [wire.OtherPart(thought=True)]),
+    "code": (content(modelTurn={"parts": [{"executableCode": {}}]}), [wire.OtherPart(thought=False)]),
     "audio and transcript in one frame": (
         content(outputTranscription={"text": " Hello"}, modelTurn={"parts": [AUDIO]}),
         [wire.ModelText(" Hello"), wire.Audio(PCM)],
@@ -61,9 +62,9 @@ CASES = {
     ),
     "call": (
         {"toolCall": {"functionCalls": [{"id": "1", "name": "f", "args": {"x": 1}}, {"name": "g"}]}},
-        [wire.ToolAsked("1", "f", {"x": 1}), wire.ToolAsked("", "g", {})],
+        [wire.FunctionCall("1", "f", {"x": 1}), wire.FunctionCall("", "g", {})],
     ),
-    "withdrawn": ({"toolCallCancellation": {"ids": ["1", "2"]}}, [wire.CallsWithdrawn(("1", "2"))]),
+    "withdrawn": ({"toolCallCancellation": {"ids": ["1", "2"]}}, [wire.CallsCancelled(("1", "2"))]),
     "going": ({"goAway": {"timeLeft": "50s"}}, [wire.ClosingSoon(50.0)]),
     "going, fraction": ({"goAway": {"timeLeft": "9.5s"}}, [wire.ClosingSoon(9.5)]),
     "handle": ({"sessionResumptionUpdate": {"newHandle": "h", "resumable": True}}, [wire.Handle("h", True)]),
@@ -80,7 +81,7 @@ CASES = {
             }
         },
         [
-            wire.Usage(
+            wire.TokenCounts(
                 {"promptTokenCount": 7, "promptTokensDetails.AUDIO": 5, "promptTokensDetails.TEXT": 2},
             )
         ],
@@ -92,13 +93,13 @@ CASES = {
                 "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
             }
         },
-        [wire.Usage({"responseTokenCount": 3, "responseTokensDetails.AUDIO": 3})],
+        [wire.TokenCounts({"responseTokenCount": 3, "responseTokensDetails.AUDIO": 3})],
     ),
     "nothing": ({}, []),
-    "a new message": ({"brandNew": {"x": 1}}, [wire.NotRead("brandNew", unknown=True)]),
+    "a new message": ({"brandNew": {"x": 1}}, [wire.Skipped("brandNew", unknown=True)]),
     "a new field": (
         content(turnComplete=True, brandNew=1),
-        [wire.NotRead("serverContent.brandNew", unknown=True), wire.TurnEnd(more=False, reason="")],
+        [wire.Skipped("serverContent.brandNew", unknown=True), wire.TurnEnd(more=False, reason="")],
     ),
 }
 
@@ -129,10 +130,10 @@ def test_one_frame_with_everything_is_read_in_the_order_of_acting():
         wire.CallerText,
         wire.ModelText,
         wire.Audio,
-        wire.ToolAsked,
+        wire.FunctionCall,
         wire.GenerationComplete,
         wire.Interrupted,
-        wire.Usage,
+        wire.TokenCounts,
         wire.TurnEnd,
         wire.Handle,
         wire.ClosingSoon,
@@ -245,5 +246,34 @@ def test_caller_audio_is_a_text_frame_of_base64():
 
 
 def test_a_result_without_an_id_of_the_models_goes_without_one():
-    answer = json.loads(encode(wire.ToolAnswer(f"{wire.UNNAMED}1", "f", {"ok": True})))
+    answer = json.loads(encode(wire.FunctionResponse(f"{wire.UNNAMED}1", "f", {"ok": True})))
     assert answer == {"toolResponse": {"functionResponses": [{"name": "f", "response": {"ok": True}}]}}
+
+
+def test_usage_without_a_modality_is_text_and_thoughts_are_text_out():
+    counts = {
+        "promptTokenCount": 1000,
+        "promptTokensDetails.AUDIO": 600,
+        "promptTokensDetails.IMAGE": 70,
+        "promptTokensDetails.VIDEO": 30,
+        "toolUsePromptTokenCount": 100,
+        "responseTokenCount": 200,
+        "responseTokensDetails.AUDIO": 100,
+        "thoughtsTokenCount": 10,
+        "totalTokenCount": 1310,
+    }
+    assert usage_of(counts) == Usage(
+        text_in=400,
+        audio_in=600,
+        image_in=100,
+        text_out=110,
+        audio_out=100,
+        input_total=1000,
+        output_total=200,
+        by_name=counts,
+    )
+
+
+def test_usage_details_above_the_total_are_no_refund():
+    assert usage_of({"promptTokenCount": 5, "promptTokensDetails.AUDIO": 10}).text_in == 0
+    assert usage_of({}) == Usage()
