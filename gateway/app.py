@@ -33,7 +33,8 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.models.gemini.client import GeminiSettings, Models
+from offhook.gateway.models import CallBrief
+from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
@@ -88,7 +89,7 @@ class Gateway:
         self._prices = load_prices(settings.prices)
         for agent in agents:
             check_limit(agent, self._prices)
-        self.models = Models(GeminiSettings.read(environ))
+        self.models = GeminiModel(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
         self.records: OrderedDict[str, CallRecord] = OrderedDict()
         self.telephone = Telephone(
@@ -236,17 +237,19 @@ class Gateway:
             sounds=self._sounds[agent.name],
             metrics=self.metrics,
             link_for=lambda call: self.models.link(
-                agent,
-                tools.values(),
+                CallBrief(
+                    agent=agent,
+                    clock=call.clock,
+                    tools=tuple(tools.values()),
+                    variables={
+                        **facts.parameters,
+                        "caller": facts.caller,
+                        "dialled": facts.dialled,
+                        "call_sid": facts.call_sid,
+                    },
+                    facts=call.remembered,
+                ),
                 call,
-                variables={
-                    **facts.parameters,
-                    "caller": facts.caller,
-                    "dialled": facts.dialled,
-                    "call_sid": facts.call_sid,
-                },
-                clock=call.clock,
-                facts=call.remembered,
             ),
             prices=price_of(agent.model.name, self._prices),
             on_over=self._call_over,

@@ -282,12 +282,12 @@ async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
 
 async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
     """A session with this agent's model, set up and closed."""
-    from offhook.gateway.models.gemini.client import GeminiSettings, Models
+    from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
     from offhook.gateway.models.gemini.setup import instruction, live_config
 
     what, name = "model", agent.model.name
     try:
-        models = Models(GeminiSettings.read(environ))
+        models = GeminiModel(GeminiSettings.read(environ))
     except OperatorError as error:
         return Finding(what, False, "not configured", str(error))
     began_s = time.monotonic()

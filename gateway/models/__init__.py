@@ -1,83 +1,254 @@
-"""The seam to a speech model: what a link tells the call, and what the call asks of a link."""
+"""The seam to a speech model: one `Model` per provider and process, one `ModelLink` per call.
+
+A link translates between the provider's protocol and the conversation's events, and between its audio formats and
+the line's. It decides nothing about the conversation. All methods but the coroutines return at once.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
 
-from offhook.gateway.conversation.commands import Scheduling
+import numpy as np
+from numpy.typing import NDArray
+
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import Event
+from offhook.media.formats import MULAW_8K, AudioFormat
 
-__all__ = ["ModelLink", "ModelSink"]
+__all__ = [
+    "LINK_METRICS",
+    "AudioFormats",
+    "CallBrief",
+    "Declared",
+    "LinkCan",
+    "LinkCount",
+    "Model",
+    "ModelLink",
+    "ModelSink",
+    "Problem",
+    "Speaker",
+    "Usage",
+]
+
+
+class Declared(Protocol):
+    """A tool as it is declared to the model (`offhook.gateway.tools.Tool` is one)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def blocking(self) -> bool: ...
+
+
+class Problem(NamedTuple):
+    """A field of the agent file that the model would refuse or ignore, and how to fix it."""
+
+    field: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormats:
+    """The line's formats: of the caller's audio (to the model) and of the agent's (from the model)."""
+
+    caller: AudioFormat = MULAW_8K
+    agent: AudioFormat = MULAW_8K
+
+
+@dataclass(frozen=True, slots=True)
+class CallBrief:
+    """What a link is made from. `variables` and `facts` are read anew at each session's setup.
+
+    `clock`: seconds, monotonic; every event of the link carries its time.
+    """
+
+    agent: Agent
+    clock: Callable[[], float]
+    tools: tuple[Declared, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    formats: AudioFormats = AudioFormats()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCan:
+    """What a provider's protocol supports."""
+
+    resumes: bool  # a lost session continues in a new one that remembers the conversation
+    withdraws_tools: bool  # the model takes tool calls back (`ToolWithdrawn`)
+    cancels_replies: bool  # `cancel_reply` stops a reply that is being generated
+    truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere its note is sent
+    full_duplex: bool  # one continuous stream of audio without turns
+    session_limit_s: float | None  # of one session, where it cannot be resumed past it
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one turn of the model.
+
+    The counts by kind are what is billed and do not overlap: `cached_in` is in none of the others.
+    """
+
+    text_in: int = 0
+    audio_in: int = 0
+    image_in: int = 0
+    cached_in: int = 0
+    text_out: int = 0
+    audio_out: int = 0
+    input_total: int = 0  # as the provider reports it, for `tokens_total`
+    output_total: int = 0
+    by_name: Mapping[str, int] = field(default_factory=dict)  # the provider's own counts, as the call's record has them
+
+
+class LinkCount(Enum):
+    """Everything that a link counts. `LINK_METRICS` says which metric each one goes to."""
+
+    DROPPED_FULL = "dropped_full"  # caller frames: the outbox was full, with a connection
+    DROPPED_DOWN = "dropped_down"  # caller frames: the outbox was full, without a connection
+    DROPPED_AT_END = "dropped_at_end"  # caller frames that were queued when the link was closed
+    SESSION_FAILED = "session_failed"  # reason: refused, timeout or unreachable
+    MALFORMED = "malformed"  # a message that cannot be read; reason: that of `errors.Malformed`
+    UNKNOWN_FIELD = "unknown_field"
+    BAD_FIELD = "bad_field"
+    # For tests and debugging; these have no metric.
+    NOTE_OMITTED = "note_omitted"  # the model's protocol does not permit it
+    MESSAGE_DROPPED = "message_dropped"  # a text or tool result: the outbox was full
+    RESULT_DROPPED = "result_dropped"  # a tool result for a call that this session does not have open
+    REPEATED = "repeated"  # a transcript or tool call that was received twice
+    TURN_CUT = "turn_cut"  # a turn that ended before its transcript was spoken
+
+
+LINK_METRICS: Mapping[LinkCount, tuple[str, ...]] = {
+    LinkCount.DROPPED_FULL: ("frames_dropped_total", "uplink_full"),
+    LinkCount.DROPPED_DOWN: ("frames_dropped_total", "model_down"),
+    LinkCount.DROPPED_AT_END: ("frames_dropped_total", "call_over"),
+    LinkCount.SESSION_FAILED: ("model_sessions_total",),
+    LinkCount.MALFORMED: ("input_errors_total", "model"),
+    LinkCount.UNKNOWN_FIELD: ("input_errors_total", "model", "unknown_event"),
+    LinkCount.BAD_FIELD: ("input_errors_total", "model", "bad_field"),
+}
+"""Attribute of `offhook.metrics.catalogue.Metrics`, then its label values; a count's `reason` is the last one."""
+
+
+class Speaker(Enum):
+    CALLER = "caller"
+    AGENT = "agent"
+
+
+class Model(Protocol):
+    """One provider of the process."""
+
+    def check(self, agent: Agent, tools: Iterable[Declared]) -> list[Problem]:
+        """What the model would refuse, or silently not do, of this agent; empty when there is nothing."""
+
+    def link(self, brief: CallBrief, sink: ModelSink) -> ModelLink:
+        """A call's link; its `run` connects."""
+
+    async def warm_up(self) -> None:
+        """Build what is built on first use, before the first call; needs no network."""
+
+    async def close(self) -> None:
+        """The process stops. Links are closed by their calls."""
+
+
+class ModelLink(Protocol):
+    """One call's link to the model, across as many sessions and connections as the call takes.
+
+    `faults`: what went wrong, without secrets, for the call's record.
+    """
+
+    can: LinkCan
+    faults: deque[str]
+
+    def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        """A piece of the caller's audio, twice: `codes` as received (`brief.formats.caller`, whole samples), and
+        `samples` as decoded for detection (8 kHz). A link sends whichever its provider takes.
+
+        Queued within a bound; the oldest is dropped and counted. `received_s`: when it was received, for the
+        segment `uplink_forward`; 0 for none.
+        """
+
+    def turn_started(self) -> None:
+        """Local turn detection: the caller's turn begins. Its audio, pre-roll first, follows by `caller_audio`."""
+
+    def turn_ended(self) -> None:
+        """Local turn detection: the caller's turn is over."""
+
+    def prompt(self, text: str) -> None:
+        """Text that the model answers aloud; kept while there is no connection."""
+
+    def note(self, text: str) -> None:
+        """Context without a reply; omitted and counted where the model does not permit it."""
+
+    def heard(self, turn: int, samples: int, note: str | None) -> None:
+        """A reply was interrupted: the caller heard its first `samples` (of `brief.formats.agent`).
+
+        `note`: the same in words, None where there is nothing to say.
+        """
+
+    def cancel_reply(self, turn: int) -> None:
+        """This reply will not be played: stop generating it, where `can.cancels_replies`."""
+
+    def tool_result(self, call_id: str, name: str, response: dict[str, Any], speak: Speak) -> None:
+        """Dropped and counted when the session does not have this call open."""
+
+    def tool_cancelled(self, call_id: str) -> None:
+        """The call was stopped here and has no result; harmless when repeated or unknown."""
+
+    def rotate(self) -> None:
+        """Change to a new connection in this quiet moment."""
+
+    def reconnect(self) -> None:
+        """Drop a stuck connection and recover."""
+
+    def round_trip_s(self) -> float | None:
+        """To the next TCP hop, measured by the kernel; None without a connection, or where it is not known."""
+
+    async def run(self) -> None:
+        """Connect and read until `close`. Every end is reported to the sink as an event; none is raised."""
+
+    async def close(self) -> None:
+        """End the session and wait until nothing of it is left; harmless when repeated."""
 
 
 class ModelSink(Protocol):
     """A call, as its model link sees it. All methods return at once."""
 
-    def model_event(self, event: Event) -> None:
-        """Something for the conversation machine (`ModelReady`, `ReplyComplete`, `ToolWithdrawn`, ...)."""
+    def event(self, event: Event) -> None:
+        """For the conversation machine (`ModelReady`, `ReplyComplete`, `ToolWithdrawn`, ...)."""
 
-    def model_audio(self, generation: int, pcm: bytes) -> None:
-        """PCM16 LE 24 kHz mono of this turn, any length."""
+    def reply_audio(self, turn: int, codes: bytes) -> None:
+        """Audio of this turn in `brief.formats.agent`: whole samples, any number of them, never none.
 
-    def model_text(self, generation: int, text: str) -> None:
-        """A piece of what the agent says in this turn (output transcription)."""
+        What the link's conversion still owes is flushed before `ReplyComplete` and `TurnComplete`.
+        """
 
-    def caller_text(self, text: str, finished: bool) -> None:
-        """A piece of what the caller said (input transcription)."""
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None:
+        """A piece of transcript; `turn` is the agent's, None for the caller. `final`: the utterance is complete."""
 
-    def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
-        """The model asks for a tool."""
+    def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+        """The model requests a tool."""
 
-    def model_usage(self, usage: dict[str, int]) -> None:
-        """Token counts of one turn, by the API's own names."""
+    def usage(self, usage: Usage) -> None:
+        """Tokens of one turn, before its `TurnComplete`."""
 
-    def model_segment(self, name: str, seconds: float) -> None:
-        """A stretch of the link's own: `model_setup`, `model_reconnect_gap`, `uplink_forward`."""
+    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
+        """Counted as it happens; `reason` where `what` has one."""
 
-    def next_generation(self) -> int:
-        """A number for a new turn of the model: call-unique, growing."""
+    def segment(self, name: str, seconds: float) -> None:
+        """A duration of the link's own: `model_setup`, `model_reconnect_gap`, `uplink_forward`."""
 
-
-class ModelLink(Protocol):
-    """One call's link to the model, across as many connections as it takes. Nothing here blocks.
-
-    `counts`, by name: `audio_dropped` and `audio_dropped_down` (frames; the outbox was full, with a connection and
-    without), `malformed:REASON`, `unknown_keys` and `unreadable_values` (messages), `session:RESULT` (dials that
-    failed). `faults`: what went wrong, in words without secrets, for the call's record.
-    """
-
-    counts: Counter[str]
-    faults: deque[str]
-
-    def round_trip_s(self) -> float | None:
-        """To the model's next TCP hop, by the kernel; None without a connection, or where it is not known."""
-
-    async def run(self) -> None:
-        """Connect and read until `close`; every end is told to the sink as an event, none is raised."""
-
-    def send_audio(self, pcm: bytes, received_s: float) -> None:
-        """PCM16 LE 16 kHz of the caller; bounded, oldest dropped and counted."""
-
-    def activity_start(self) -> None: ...
-
-    def activity_end(self) -> None: ...
-
-    def ask(self, text: str) -> None:
-        """Text the model answers aloud."""
-
-    def tell(self, text: str) -> None:
-        """Context the model takes in without answering; left out where the model's rules forbid it."""
-
-    def answer_tool(self, call_id: str, name: str, response: dict[str, Any], scheduling: Scheduling) -> None: ...
-
-    def cancel_tool(self, call_id: str) -> None:
-        """The call was stopped here and has no result. The model is told so, to be silent about, if it still waits."""
-
-    def rotate(self) -> None:
-        """Change connections with the resumption handle."""
-
-    def reconnect(self) -> None:
-        """Drop a stuck connection and recover."""
-
-    async def close(self) -> None: ...
+    def next_turn(self) -> int:
+        """The number of a new turn of the model: unique in the call, increasing."""

@@ -1,4 +1,4 @@
-"""What tokens cost; pure. Prices change and are the operator's to correct: `prices_from` reads a mapping.
+"""What tokens cost; pure. Prices change and operators can correct them: `prices_from` reads a mapping.
 
 The figures are USD per million tokens as published for the paid tier in October 2026. A session's bill is the
 sum over every turn's counts: each turn is charged for the whole context again (Google: Live API pricing).
@@ -14,18 +14,20 @@ import msgspec
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.models import Usage
 
 __all__ = ["PRICES", "Prices", "check_limit", "cost", "load_prices", "price_of", "prices_from"]
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per million tokens, in one currency."""
+    """Per million tokens, in one currency. `cached_in`: of any modality; as text where it is not given."""
 
     text_in: float
     audio_in: float
     image_in: float
     text_out: float
     audio_out: float
+    cached_in: float | None = None
 
 
 _NOW = Prices(text_in=0.75, audio_in=3.00, image_in=1.00, text_out=4.50, audio_out=12.00)
@@ -70,7 +72,7 @@ def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
 
 
 def check_limit(agent: Agent, table: Mapping[str, Prices]) -> None:
-    """Raises `OperatorError` when the agent has a cost limit that nothing could keep."""
+    """Raises `OperatorError` when the agent has a cost limit and its model no known price."""
     if agent.limits.cost is not None and price_of(agent.model.name, table) is None:
         raise OperatorError(
             f"agent {agent.name}: limits.cost cannot be kept, no price is known for {agent.model.name}: "
@@ -78,25 +80,15 @@ def check_limit(agent: Agent, table: Mapping[str, Prices]) -> None:
         )
 
 
-def cost(usage: Mapping[str, float], prices: Prices) -> float:
-    """What one turn's counts (or a sum of them) cost. Names as in `gemini_messages.Usage`.
-
-    What the details leave unsaid is charged as text: the service itself leaves a few dozen tokens a turn
-    without a modality. Thoughts are text out, a tool's prompt is text in.
-    """
-    count = usage.get
-    prompt = count("promptTokenCount", 0)
-    audio_in = count("promptTokensDetails.AUDIO", 0)
-    image_in = count("promptTokensDetails.IMAGE", 0) + count("promptTokensDetails.VIDEO", 0)
-    text_in = max(prompt - audio_in - image_in, 0) + count("toolUsePromptTokenCount", 0)
-    response = count("responseTokenCount", 0)
-    audio_out = count("responseTokensDetails.AUDIO", 0)
-    text_out = max(response - audio_out, 0) + count("thoughtsTokenCount", 0)
+def cost(usage: Usage, prices: Prices) -> float:
+    """What one turn costs, in the currency of `prices`."""
+    cached_in = prices.text_in if prices.cached_in is None else prices.cached_in
     total = (
-        text_in * prices.text_in
-        + audio_in * prices.audio_in
-        + image_in * prices.image_in
-        + text_out * prices.text_out
-        + audio_out * prices.audio_out
+        usage.text_in * prices.text_in
+        + usage.audio_in * prices.audio_in
+        + usage.image_in * prices.image_in
+        + usage.cached_in * cached_in
+        + usage.text_out * prices.text_out
+        + usage.audio_out * prices.audio_out
     )
     return total / 1e6

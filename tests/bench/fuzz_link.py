@@ -24,14 +24,19 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from offhook.gateway.agent.spec import Agent, ModelSettings
-from offhook.gateway.conversation.commands import Scheduling
+from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import Event, ModelDown, ModelFailed, ModelReady, ReplyComplete, TurnComplete
-from offhook.gateway.models.gemini.client import GeminiSettings, Models
-from offhook.gateway.models.gemini.link import UPLINK_MAX_FRAMES, GeminiLink
+from offhook.gateway.models import CallBrief, LinkCount, Speaker, Usage
+from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.link import GeminiLink
+from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.recovery import Patience
 from offhook.gateway.rehearsal.model import script as m
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.media import mulaw
 
 __all__ = ["Report", "fuzz"]
 
@@ -44,6 +49,7 @@ REASONS = re.compile(r"gave up: (\d+ attempts in \d+ s|\w+ after \d+ fresh sessi
 # Nobody's fault: a result that was on its way when the model took the call back, a resume that overtook our close
 # at a server that had stopped reading, and a handle that the model had made up.
 INNOCENT = ("cancelled", "still in use", "Unknown session resumption handle")
+SILENCE, NOTHING = bytes([mulaw.SILENCE]) * mulaw.FRAME_BYTES, np.zeros(mulaw.FRAME_BYTES, dtype=np.int16)
 LOOK = SimpleNamespace(name="look", description="Look.", parameters={}, blocking=False)
 
 
@@ -53,23 +59,26 @@ class Told:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.tool_calls: list[tuple[str, str]] = []
-        self.generation = 0
+        self.counts: Counter[LinkCount] = Counter()
+        self.turn = 0
 
-    def model_event(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
         self.events.append(event)
 
-    def model_audio(self, generation: int, pcm: bytes) -> None: ...
-    def model_text(self, generation: int, text: str) -> None: ...
-    def caller_text(self, text: str, finished: bool) -> None: ...
-    def model_usage(self, usage: dict[str, int]) -> None: ...
-    def model_segment(self, name: str, seconds: float) -> None: ...
+    def reply_audio(self, turn: int, codes: bytes) -> None: ...
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None: ...
+    def usage(self, usage: Usage) -> None: ...
+    def segment(self, name: str, seconds: float) -> None: ...
 
-    def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
+        self.counts[what] += int(by)
+
+    def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
         self.tool_calls.append((call_id, name))
 
-    def next_generation(self) -> int:
-        self.generation += 1
-        return self.generation
+    def next_turn(self) -> int:
+        self.turn += 1
+        return self.turn
 
 
 @dataclass
@@ -149,23 +158,23 @@ def script_of(seed: int) -> m.Script:
 # --- the call
 
 
-async def one_call(models: Models, seed: int, lasts_s: float) -> tuple[Told, GeminiLink]:
+async def one_call(model: GeminiModel, seed: int, lasts_s: float) -> tuple[Told, GeminiLink]:
     """A call through the troubles of one script; everything it does is random too."""
     rng = random.Random(-seed - 1)
     loop = asyncio.get_running_loop()
     told = Told()
     agent = Agent(name="a", instructions="Script {{caller}}.", model=ModelSettings(setup_timeout_s=SETUP_S))
-    link = models.link(agent, [LOOK], told, {"caller": str(seed)}, loop.time)
+    link = model.link(CallBrief(agent=agent, clock=loop.time, tools=(LOOK,), variables={"caller": str(seed)}), told)
     await asyncio.sleep(rng.random() / 2)  # not all handshakes at once
     running = loop.create_task(link.run(), name="gemini-run")
     done = 0
     ends_s = loop.time() + lasts_s
     while loop.time() < ends_s and not running.done():
-        link.send_audio(bytes(640), loop.time())
-        assert link._audio_waiting <= UPLINK_MAX_FRAMES
+        link.caller_audio(SILENCE, NOTHING, loop.time())
+        assert link._outbox.frames <= UPLINK_MAX_FRAMES
         luck = rng.random()
         if luck < 0.02:
-            link.ask("Go on.")
+            link.prompt("Go on.")
         elif luck < 0.025:
             link.rotate()
         elif luck < 0.028:
@@ -174,9 +183,9 @@ async def one_call(models: Models, seed: int, lasts_s: float) -> tuple[Told, Gem
             call_id, name = told.tool_calls[done]
             done += 1
             if rng.random() < 0.2:
-                link.cancel_tool(call_id)
+                link.tool_cancelled(call_id)
             else:
-                link.answer_tool(call_id, name, {"seen": True}, rng.choice(list(Scheduling)))
+                link.tool_result(call_id, name, {"seen": True}, rng.choice(list(Speak)))
         await asyncio.sleep(0.02)
     async with asyncio.timeout(10):
         await link.close()
@@ -200,16 +209,21 @@ def broken_promises(told: Told, link: GeminiLink) -> list[str]:
     ends = [event.generation for event in told.events if isinstance(event, TurnComplete)]
     if ends != sorted(ends):
         found.append(f"turns out of order: {ends}")
-    if any(event.generation > told.generation for event in told.events if isinstance(event, ReplyComplete)):
+    if any(event.generation > told.turn for event in told.events if isinstance(event, ReplyComplete)):
         found.append("the end of a turn that never began")
     times = [event.at_s for event in told.events]
     if times != sorted(times):
         found.append("time ran backwards")
     # One trouble costs at most `attempts`; there are no more troubles than sound sessions, and one before them.
     allowed = (1 + ups.count(ModelDown)) * PATIENCE.attempts
-    if link.counts["connections"] > allowed:
-        found.append(f"{link.counts['connections']} connections, {allowed} allowed")
+    if (connections := connections_of(told)) > allowed:
+        found.append(f"{connections} connections, {allowed} allowed")
     return found
+
+
+def connections_of(told: Told) -> int:
+    """Attempts, the successful ones and the failed."""
+    return sum(isinstance(event, ModelReady) for event in told.events) + told.counts[LinkCount.SESSION_FAILED]
 
 
 async def fuzz(scripts: int, seed: int, lasts_s: float = LASTS_S) -> Report:
@@ -228,12 +242,14 @@ async def _batch(seeds: range, lasts_s: float, report: Report) -> None:
 
     before, sockets_before = asyncio.all_tasks(), _open_files()
     async with ModelServer(script_for, keep_audio=False) as server:
-        models = Models(GeminiSettings(api_key="fuzz", base_url=server.url, ca_file=server.ca_path), patience=PATIENCE)
-        await models.warm_up()
-        calls = await asyncio.gather(*(one_call(models, seed, lasts_s) for seed in seeds), return_exceptions=True)
+        model = GeminiModel(
+            GeminiSettings(api_key="fuzz", base_url=server.url, ca_file=server.ca_path), patience=PATIENCE
+        )
+        await model.warm_up()
+        calls = await asyncio.gather(*(one_call(model, seed, lasts_s) for seed in seeds), return_exceptions=True)
         left = [task.get_name() for task in asyncio.all_tasks() - before if task.get_name().startswith("gemini")]
         report.broken += [f"task left: {name}" for name in left]
-        await models.close()
+        await model.close()
     report.broken += [f"{session.path}: not closed" for session in server.sessions if session.closed_at_s is None]
     for _ in range(100):  # the peers' transports close in the loop's own time
         gc.collect()
@@ -254,8 +270,8 @@ async def _batch(seeds: range, lasts_s: float, report: Report) -> None:
         gave_up = next((fault for fault in link.faults if fault.startswith("gave up")), "goes on")
         report.ends[re.sub(r"\d+", "N", gave_up)] += 1
         report.losses.update(loss[1] for fault in link.faults if (loss := re.match(r"((?:conn|no s).*?: \d+)", fault)))
-        report.connections += link.counts["connections"]
-        report.most_connections = max(report.most_connections, link.counts["connections"])
+        report.connections += connections_of(told)
+        report.most_connections = max(report.most_connections, connections_of(told))
         ready = sum(isinstance(event, ModelReady) for event in told.events)
         report.sessions += ready
         report.outlived += ready > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from offhook.gateway.models.gemini.messages import usage_of
 from offhook.gateway.models.pricing import PRICES, cost
 from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -72,7 +73,7 @@ def test_the_cost_of_a_call_is_that_of_its_tokens(outcomes: dict[str, Outcome]) 
         usage = dict(outcome.record.usage)
         spent = usage.pop("cost_usd")
         assert spent > 0
-        assert spent == pytest.approx(cost(usage, PRICES["gemini-3.8-live"]))
+        assert spent == pytest.approx(cost(usage_of(usage), PRICES["gemini-3.8-live"]))
 
 
 def test_fresh_session_receives_facts_and_turns(outcomes: dict[str, Outcome]) -> None:

@@ -1,41 +1,35 @@
 """What a call costs, by the published prices and the operator's."""
 
+import msgspec
 import pytest
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.models import Usage
 from offhook.gateway.models.pricing import PRICES, cost, prices_from
 
 LIVE = PRICES["gemini-3.8-live"]
 
 
-def test_a_minute_each_way_costs_what_the_price_list_says_of_a_minute():
+def test_a_minute_each_way_costs_the_published_price():
     # 25 tokens a second: 0.005 USD a minute in, 0.018 out (rounded there)
-    assert cost({"promptTokenCount": 1500, "promptTokensDetails.AUDIO": 1500}, LIVE) == pytest.approx(0.0045)
-    assert cost({"responseTokenCount": 1500, "responseTokensDetails.AUDIO": 1500}, LIVE) == pytest.approx(0.018)
+    assert cost(Usage(audio_in=1500), LIVE) == pytest.approx(0.0045)
+    assert cost(Usage(audio_out=1500), LIVE) == pytest.approx(0.018)
 
 
-def test_what_has_no_modality_is_text_and_thoughts_are_text_out():
-    usage = {
-        "promptTokenCount": 1_000_000,
-        "promptTokensDetails.AUDIO": 600_000,
-        "promptTokensDetails.IMAGE": 100_000,
-        "toolUsePromptTokenCount": 100_000,
-        "responseTokenCount": 200_000,
-        "responseTokensDetails.AUDIO": 100_000,
-        "thoughtsTokenCount": 100_000,
-    }
+def test_each_kind_has_its_price():
+    usage = Usage(text_in=400_000, audio_in=600_000, image_in=100_000, text_out=200_000, audio_out=100_000)
     assert cost(usage, LIVE) == pytest.approx(0.4 * 0.75 + 0.6 * 3 + 0.1 * 1 + 0.2 * 4.5 + 0.1 * 12)
+    assert cost(Usage(), LIVE) == 0
 
 
-def test_details_that_exceed_the_total_are_never_a_refund():
-    assert cost({"promptTokenCount": 5, "promptTokensDetails.AUDIO": 10}, LIVE) == pytest.approx(30e-6)
-    assert cost({}, LIVE) == 0
+def test_totals_and_names_cost_nothing():
+    assert cost(Usage(input_total=100, output_total=100, by_name={"total": 200}), LIVE) == 0
 
 
-def test_turns_add_up():
-    turns = [{"promptTokenCount": 100 * n, "responseTokenCount": 30} for n in range(1, 6)]
-    total = {k: sum(t[k] for t in turns) for k in turns[0]}
-    assert sum(cost(t, LIVE) for t in turns) == pytest.approx(cost(total, LIVE))
+def test_cached_tokens_cost_their_price_or_that_of_text():
+    cached = Usage(cached_in=1_000_000)
+    assert cost(cached, LIVE) == pytest.approx(0.75)
+    assert cost(cached, msgspec.structs.replace(LIVE, cached_in=0.04)) == pytest.approx(0.04)
 
 
 def test_the_operators_prices_are_checked():

@@ -12,7 +12,7 @@ import pytest
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
-from offhook.gateway.models.gemini.client import GeminiSettings, Models
+from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 
@@ -48,7 +48,7 @@ def asked(body: object = None, headers: dict[str, str] | None = None, **extra: s
                 assert answer.headers["Cache-Control"] == "no-store"
                 given = await answer.json()
             with_token = {**environ, "GEMINI_API_KEY": given["token"], "GOOGLE_GENAI_API_VERSION": "v1beta"}
-            browser = Models(GeminiSettings.read(with_token))
+            browser = GeminiModel(GeminiSettings.read(with_token))
             wished = {"response_modalities": ["AUDIO"], "system_instruction": "Anything goes."}
             async with browser.session(given["model"], wished, asyncio.timeout(5)):
                 pass

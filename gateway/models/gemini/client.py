@@ -1,11 +1,11 @@
 """Gemini Live through google-genai: one client per process, one link per call.
 
 The SDK makes the client, the credentials, the setup message and the connection. Caller audio and received
-messages then go over the session's own WebSocket, past the SDK's model classes: those cost three to five times as
+messages then go over the session's own WebSocket, without the SDK's model classes: those cost three to five times as
 much, and one new kind of server message ends the SDK's `receive()`.
 
-Beside this file: `gemini_link` (a call's link), `gemini_wire` (a session's two directions) and the pure parts
-`gemini_setup`, `gemini_messages`, `gemini_turns`, `gemini_recovery`. Foreign exceptions end in these files.
+Beside this file: `link` (a call's link) with `outbox` and `audio`, `wire` (a session's socket), and the pure parts
+`setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are translated in `client` and `link`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import logging
 import ssl
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,16 +27,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import ModelRefused, OperatorError
-from offhook.gateway.models import ModelSink
-from offhook.gateway.models.gemini.link import GeminiLink, said_now
+from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
+from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
-from offhook.gateway.models.gemini.setup import Declared, instruction, live_config
-from offhook.gateway.models.gemini.wire import SdkWire, SocketWire, Wire
+from offhook.gateway.models.gemini.setup import check, instruction, live_config, with_time
+from offhook.gateway.models.gemini.wire import SessionSocket
 
-__all__ = ["GeminiSettings", "Models"]
+__all__ = ["GeminiModel", "GeminiSettings"]
 
 MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
-CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not hold up the next connection
+CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,12 @@ class GeminiSettings:
         return {**shown, "GOOGLE_VERTEX_BASE_URL" if self.vertex else "GOOGLE_GEMINI_BASE_URL": self.base_url}
 
 
-class Models:
-    """The process's one client. `warm_up` before the first call: the SDK builds much of itself on first use."""
+class GeminiModel(Model):
+    """The process's client: `offhook.gateway.models.Model`, and the links' `Connector`."""
 
-    def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE, use_socket: bool = True) -> None:
-        """`use_socket=False` keeps to the SDK's public calls. Raises `OperatorError` for unusable settings."""
+    def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE) -> None:
+        """Raises `OperatorError` for unusable settings."""
         self.settings, self.patience = settings, patience
-        self._use_socket = use_socket
         # These can write headers and frames, key and handles included, to a debug log.
         for name in ("websockets", "google_genai", "httpcore", "httpx"):
             logger = logging.getLogger(name)
@@ -109,7 +108,7 @@ class Models:
         socket_log = logging.getLogger(f"{__name__}.socket")
         socket_log.setLevel(logging.WARNING)
         connecting: dict[str, Any] = {
-            "ping_interval": None,  # pongs of many seconds have been seen; death is noticed below
+            "ping_interval": None,  # pongs have taken many seconds; `SessionSocket` detects a dead connection
             "max_size": MESSAGE_MAX_BYTES,
             "compression": None,  # base64 of speech shrinks by a quarter and would double the cost of a send
             "open_timeout": None,  # the setup timeout covers it
@@ -117,7 +116,7 @@ class Models:
             "logger": socket_log,
         }
         if settings.ca_file:
-            # The SDK would read the process's environment; the settings were read from what was handed in.
+            # The SDK would read the process's environment, not the mapping that the settings were read from.
             try:
                 connecting["ssl"] = ssl.create_default_context(cafile=settings.ca_file)
             except (OSError, ssl.SSLError):
@@ -139,16 +138,16 @@ class Models:
             raise OperatorError(f"the settings for Gemini do not go together: {self.masked(str(error))}") from None
 
     def masked(self, text: str) -> str:
-        """`text` without the key, should a peer or the SDK have put it in; on one line, of bounded length."""
+        """`text` without the key, which a peer or the SDK may have put in; on one line, of bounded length."""
         if self.settings.api_key:
             text = text.replace(self.settings.api_key, "***")
         return " ".join(text.split())[:300]
 
     async def warm_up(self) -> None:
-        """Have everything built that is built on first use; takes a few tenths of a second, needs no network.
+        """Build what the SDK builds on first use; takes a few tenths of a second, needs no network.
 
-        The one way through `connect` with public means alone is to connect: to a port of this machine where
-        nobody listens. It fails at the socket, and all that comes before it has been done.
+        With public means this takes a `connect`: to a closed port of this machine. It fails at the socket, after
+        everything before that has been built.
         """
         nowhere = types.HttpOptions(base_url="https://127.0.0.1:9")
         config = live_config(Agent(name="warm-up"), (), "")
@@ -160,33 +159,24 @@ class Models:
                     pass
         types.LiveServerMessage.model_validate({"setupComplete": {}})
 
-    def link(
-        self,
-        agent: Agent,
-        tools: Iterable[Declared],
-        sink: ModelSink,
-        variables: Mapping[str, str],
-        clock: Callable[[], float],
-        facts: Mapping[str, str] | None = None,
-    ) -> GeminiLink:
-        """A call's link; `run` starts it. `variables` and `facts` are read anew at each setup.
+    def check(self, agent: Agent, tools: Iterable[Declared]) -> list[Problem]:
+        return check(agent, tools, vertex=self.settings.vertex)
 
-        `clock`: the event loop's time, seconds; all events carry it.
-        """
-        return GeminiLink(self, agent, tuple(tools), sink, variables, clock, facts if facts is not None else {})
+    def link(self, brief: CallBrief, sink: ModelSink) -> GeminiLink:
+        return GeminiLink(self, brief, sink, self.patience)
 
     async def token(
         self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0
     ) -> str:
-        """An ephemeral token: one session straight from a browser, with this agent's setup and no other.
+        """An ephemeral token: one session directly from a browser, with this agent's setup and no other.
 
-        To be used within a minute, for `expires_s` at most. Raises `ModelRefused`; `OperatorError` on Vertex AI,
-        which has no such tokens.
+        It is valid for a session that begins within a minute and lasts `expires_s` at most. Raises `ModelRefused`;
+        `OperatorError` on Vertex AI, which has no such tokens.
         """
         if self.settings.vertex:
             raise OperatorError("Vertex AI has no ephemeral tokens: use a key of the Gemini Developer API")
-        config = live_config(agent, tools, instruction(agent, said_now(agent, variables)))
         now = datetime.now(UTC)
+        config = live_config(agent, tools, instruction(agent, with_time(agent, variables, now.astimezone())))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "experimental"
@@ -195,7 +185,7 @@ class Models:
                         uses=1,
                         expire_time=now + timedelta(seconds=expires_s),
                         new_session_expire_time=now + timedelta(seconds=60),
-                        # No list of fields to lock: everything is.
+                        # Without a list of fields to lock, all are locked.
                         live_connect_constraints=types.LiveConnectConstraints(
                             model=agent.model.name, config=types.LiveConnectConfig(**config)
                         ),
@@ -206,12 +196,13 @@ class Models:
         return made.name or ""
 
     async def close(self) -> None:
-        """The process ends. Links have their own `close`."""
         await self._client.aio.aclose()
 
     @contextlib.asynccontextmanager
-    async def session(self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout) -> AsyncIterator[Wire]:
-        """A session that is set up. Raises `ModelRefused`, for setup alone; code 0 when no answer came in time."""
+    async def session(
+        self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
+    ) -> AsyncIterator[SessionSocket]:
+        """A session that is set up. Entering raises `ModelRefused`; its code is 0 when no answer came in time."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with timeout:
@@ -223,17 +214,15 @@ class Models:
                 raise ModelRefused(0, "no answer to the setup in time") from None
             except Exception as error:
                 raise self.translated(error) from None
-            socket_ = getattr(session, "_ws", None) if self._use_socket else None
-            fast = hasattr(socket_, "send") and hasattr(socket_, "recv")
-            wired: Wire = SocketWire(socket_) if fast else SdkWire(session)
+            socket = SessionSocket(session)
             if getattr(session, "setup_complete", None) is None:
-                await wired.close()
+                await socket.close()
                 raise ModelRefused(0, "the first message was not setupComplete")
             try:
-                yield wired
+                yield socket
             finally:
                 # Before the SDK does it: leaving its context by an exception would close with 1011.
-                await wired.close()
+                await socket.close()
 
     def translated(self, error: BaseException) -> ModelRefused:
         """Any exception of the SDK, the socket or the network as a code and a reason without secrets."""
@@ -252,7 +241,7 @@ class Models:
             case WebSocketException():
                 code, reason = 1006, f"handshake failed ({type(error).__name__})"
             case _:
-                # The SDK's own complaints (ValueError, TypeError): the setup, or a first message it cannot read.
+                # The SDK's own ValueError or TypeError: about the setup, or a first message it cannot read.
                 # The first line only: the others quote what was sent.
                 code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return ModelRefused(code, self.masked(reason))

@@ -1,13 +1,14 @@
 """Gemini Live's messages as plain values, both ways; pure.
 
-What we send is written as JSON in the reference's camelCase, one object per text frame, audio from a
-template. What we receive is read key by key: an unknown key, a part that cannot be read or a new enum value
-costs that key and nothing else, and one frame may hold any mixture (Google: Live API reference,
-BidiGenerateContent; a server message with a single new key must not end a call).
+Messages are sent as JSON in the reference's camelCase, one object per text frame, audio from a template. Received
+frames are read key by key: an unknown key, a part that cannot be read or a new enum value costs that key and nothing
+else, and one frame may hold any mixture (Google: Live API reference, BidiGenerateContent; a server message with a
+single new key must not end a call).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 import pybase64
 
 from offhook.gateway.errors import Malformed
+from offhook.gateway.models import Usage
 
 __all__ = [
     "INPUT_RATE_HZ",
@@ -24,26 +26,26 @@ __all__ = [
     "ActivityStart",
     "Audio",
     "CallerText",
-    "CallsWithdrawn",
+    "CallsCancelled",
     "ClosingSoon",
     "Context",
+    "FunctionCall",
+    "FunctionResponse",
     "GenerationComplete",
     "Handle",
     "Incoming",
     "Interrupted",
     "ModelText",
-    "NotRead",
+    "OtherPart",
     "Outgoing",
     "SetupComplete",
+    "Skipped",
     "Text",
-    "ToolAnswer",
-    "ToolAsked",
+    "TokenCounts",
     "TurnEnd",
-    "Usage",
-    "Written",
     "encode",
     "parse",
-    "values_of",
+    "usage_of",
 ]
 
 INPUT_RATE_HZ = 16_000  # what the model takes natively (Live API: audio formats)
@@ -74,10 +76,10 @@ class ActivityEnd(msgspec.Struct, frozen=True):
     """The caller's turn is over (own turn detection)."""
 
 
-class ToolAnswer(msgspec.Struct, frozen=True):
+class FunctionResponse(msgspec.Struct, frozen=True):
     """A tool's result. `scheduling` is None where the call blocks: the API refuses or ignores it there.
 
-    A `call_id` that begins with `UNNAMED` was given here to a call that came without one, and is not sent.
+    A `call_id` that begins with `UNNAMED` was assigned here to a call received without one, and is not sent.
     """
 
     call_id: str
@@ -86,7 +88,7 @@ class ToolAnswer(msgspec.Struct, frozen=True):
     scheduling: str | None = None
 
 
-Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | ToolAnswer
+Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | FunctionResponse
 """Caller audio travels as itself: `bytes`, PCM16 LE mono at `INPUT_RATE_HZ`."""
 
 _AUDIO_HEAD = b'{"realtimeInput":{"audio":{"data":"'
@@ -113,7 +115,7 @@ def _body(message: Outgoing) -> dict[str, Any]:
             return {"realtimeInput": {"activityStart": {}}}
         case ActivityEnd():
             return {"realtimeInput": {"activityEnd": {}}}
-        case ToolAnswer(call_id, name, response, scheduling):
+        case FunctionResponse(call_id, name, response, scheduling):
             answer: dict[str, Any] = {"name": name, "response": response}
             if not call_id.startswith(UNNAMED):
                 answer["id"] = call_id
@@ -136,8 +138,8 @@ class Audio(msgspec.Struct, frozen=True):
     pcm: bytes
 
 
-class Written(msgspec.Struct, frozen=True):
-    """A text, code or other part of the model's turn: content, but nothing that is spoken."""
+class OtherPart(msgspec.Struct, frozen=True):
+    """A text, code or other part of the model's turn: content that is not spoken."""
 
     thought: bool
 
@@ -155,16 +157,16 @@ class CallerText(msgspec.Struct, frozen=True):
     finished: bool
 
 
-class ToolAsked(msgspec.Struct, frozen=True):
-    """The model calls a function. `call_id` is "" when it came without one."""
+class FunctionCall(msgspec.Struct, frozen=True):
+    """The model calls a function. `call_id` is "" when it was received without one."""
 
     call_id: str
     name: str
     arguments: dict[str, Any]
 
 
-class CallsWithdrawn(msgspec.Struct, frozen=True):
-    """The model no longer wants the results of these calls."""
+class CallsCancelled(msgspec.Struct, frozen=True):
+    """`toolCallCancellation`: the model no longer wants the results of these calls."""
 
     call_ids: tuple[str, ...]
 
@@ -200,14 +202,14 @@ class Handle(msgspec.Struct, frozen=True):
         return f"Handle(value=<{len(self.value)} characters>, resumable={self.resumable})"
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts by the API's own names; a modality's share as `promptTokensDetails.AUDIO`."""
+class TokenCounts(msgspec.Struct, frozen=True):
+    """`usageMetadata`, by the API's own names; a modality's share as `promptTokensDetails.AUDIO`."""
 
     counts: dict[str, int]
 
 
-class NotRead(msgspec.Struct, frozen=True):
-    """Something in a frame that was passed over: a key nobody knows, or a value of the wrong kind."""
+class Skipped(msgspec.Struct, frozen=True):
+    """Part of a frame that was skipped: an unknown key, or a value of the wrong type."""
 
     where: str
     unknown: bool
@@ -216,18 +218,18 @@ class NotRead(msgspec.Struct, frozen=True):
 Incoming = (
     SetupComplete
     | Audio
-    | Written
+    | OtherPart
     | ModelText
     | CallerText
-    | ToolAsked
-    | CallsWithdrawn
+    | FunctionCall
+    | CallsCancelled
     | GenerationComplete
     | Interrupted
     | TurnEnd
     | ClosingSoon
     | Handle
-    | Usage
-    | NotRead
+    | TokenCounts
+    | Skipped
 )
 
 _TOP = frozenset(
@@ -239,7 +241,7 @@ _TOP = frozenset(
         "goAway",
         "sessionResumptionUpdate",
         "usageMetadata",
-        "voiceActivity",  # seen by the SDK; nothing here hangs on them
+        "voiceActivity",  # known to the SDK; not used here
         "voiceActivityDetectionSignal",
     )
 )
@@ -274,7 +276,7 @@ def parse(frame: bytes | str) -> list[Incoming]:
     """The values in one frame, text or binary, in the order in which they are to be acted on.
 
     An empty frame has none. Raises `Malformed` when the frame is not a JSON object; anything less is a
-    `NotRead` among the values.
+    `Skipped` among the values.
     """
     if not frame or (len(frame) < 8 and not frame.strip()):
         return []
@@ -284,14 +286,34 @@ def parse(frame: bytes | str) -> list[Incoming]:
         raise Malformed("model", "not_json", "a frame is not JSON") from None
     if type(message) is not dict:
         raise Malformed("model", "not_an_object", "a frame is not a JSON object")
-    return values_of(message)
+    return _values_of(message)
 
 
-def values_of(message: Mapping[str, Any]) -> list[Incoming]:
-    """As `parse`, from a decoded message in camelCase. Audio may be base64 text or bytes.
+def usage_of(counts: Mapping[str, int]) -> Usage:
+    """A turn's `usageMetadata` as tokens billed.
 
-    Order: what the caller said, then the turn's words, its audio, its calls, its ends, and last of all what
-    concerns the connection; so a turn is whole before it is over, whichever way the frame was packed.
+    Tokens without a modality are text: the service leaves a few dozen a turn without one. Thoughts are text out, a
+    tool's prompt is text in. Cached tokens have no price of their own in the Live API.
+    """
+    count = counts.get
+    prompt, response = count("promptTokenCount", 0), count("responseTokenCount", 0)
+    audio_in, audio_out = count("promptTokensDetails.AUDIO", 0), count("responseTokensDetails.AUDIO", 0)
+    image_in = count("promptTokensDetails.IMAGE", 0) + count("promptTokensDetails.VIDEO", 0)
+    return Usage(
+        text_in=max(prompt - audio_in - image_in, 0) + count("toolUsePromptTokenCount", 0),
+        audio_in=audio_in,
+        image_in=image_in,
+        text_out=max(response - audio_out, 0) + count("thoughtsTokenCount", 0),
+        audio_out=audio_out,
+        input_total=prompt,
+        output_total=response,
+        by_name=counts,
+    )
+
+
+def _values_of(message: Mapping[str, Any]) -> list[Incoming]:
+    """In this order: the caller's words, the turn's words, its audio, its calls, its ends, and the connection's
+    messages; so a turn is whole before it is over, whichever way the frame was packed.
     """
     found: list[Incoming] = []
     content = message.get("serverContent")
@@ -300,12 +322,12 @@ def values_of(message: Mapping[str, Any]) -> list[Incoming]:
         return found
     for key in message:
         if key not in _TOP:
-            found.append(NotRead(key, unknown=True))
+            found.append(Skipped(key, unknown=True))
     if "setupComplete" in message:
         found.append(SetupComplete())
     if (body := message.get("toolCallCancellation")) is not None:
         ids = _get(body, "ids", list, "toolCallCancellation", found) or ()
-        found.append(CallsWithdrawn(tuple(i for i in ids if isinstance(i, str))))
+        found.append(CallsCancelled(tuple(i for i in ids if isinstance(i, str))))
     if content is not None or "toolCall" in message or "usageMetadata" in message:
         _content(content if content is not None else {}, message, found)
     if (body := message.get("sessionResumptionUpdate")) is not None and _is_object(
@@ -325,7 +347,7 @@ def _content(content: Any, message: Mapping[str, Any], found: list[Incoming]) ->
         content = {}
     for key in content:
         if key not in _CONTENT:
-            found.append(NotRead(f"serverContent.{key}", unknown=True))
+            found.append(Skipped(f"serverContent.{key}", unknown=True))
     if (body := content.get("inputTranscription")) is not None:
         text = _get(body, "text", str, "inputTranscription", found)
         finished = isinstance(body, dict) and body.get("finished") is True
@@ -352,7 +374,7 @@ def _content(content: Any, message: Mapping[str, Any], found: list[Incoming]) ->
         found.append(
             TurnEnd(
                 more=content.get("interactionStatus") == "IN_PROGRESS",
-                reason=str(getattr(reason, "value", reason)) if isinstance(reason, str) else "",
+                reason=reason if isinstance(reason, str) else "",
             )
         )
 
@@ -363,28 +385,27 @@ def _part(part: Any, found: list[Incoming]) -> None:
     blob = part.get("inlineData")
     if blob is None:
         if part:
-            found.append(Written(thought=part.get("thought") is True))
+            found.append(OtherPart(thought=part.get("thought") is True))
         return
     data = blob.get("data") if isinstance(blob, dict) else None
     mime_type = blob.get("mimeType") if isinstance(blob, dict) else None
     # No MIME type at all is taken for audio: nothing else is ever asked for.
     if mime_type is not None and not (isinstance(mime_type, str) and mime_type.startswith("audio/pcm")):
-        found.append(NotRead("inlineData.mimeType", unknown=False))
+        found.append(Skipped("inlineData.mimeType", unknown=False))
         return
     if mime_type and "rate=" in mime_type and not mime_type.endswith("rate=24000"):
-        found.append(NotRead("inlineData.mimeType", unknown=False))
+        found.append(Skipped("inlineData.mimeType", unknown=False))
         return
+    pcm = None
     if type(data) is str:
         if "-" in data or "_" in data:
             data = data.translate(_URLSAFE)
-        try:
-            data = pybase64.b64decode(data + "=" * (-len(data) % 4), validate=True)
-        except ValueError:
-            data = None
-    if not isinstance(data, bytes):
-        found.append(NotRead("inlineData.data", unknown=False))
-    elif data:
-        found.append(Audio(data))
+        with contextlib.suppress(ValueError):
+            pcm = pybase64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+    if pcm is None:
+        found.append(Skipped("inlineData.data", unknown=False))
+    elif pcm:
+        found.append(Audio(pcm))
 
 
 def _call(call: Any, found: list[Incoming]) -> None:
@@ -392,12 +413,12 @@ def _call(call: Any, found: list[Incoming]) -> None:
         return
     call_id, name, arguments = call.get("id"), call.get("name"), call.get("args")
     if not isinstance(name, str) or not name:
-        found.append(NotRead("toolCall.functionCalls.name", unknown=False))
+        found.append(Skipped("toolCall.functionCalls.name", unknown=False))
         return
     if arguments is not None and not isinstance(arguments, dict):
-        found.append(NotRead("toolCall.functionCalls.args", unknown=False))
+        found.append(Skipped("toolCall.functionCalls.args", unknown=False))
         arguments = None
-    found.append(ToolAsked(call_id if isinstance(call_id, str) else "", name, arguments or {}))
+    found.append(FunctionCall(call_id if isinstance(call_id, str) else "", name, arguments or {}))
 
 
 def _usage(body: Any, found: list[Incoming]) -> None:
@@ -411,11 +432,10 @@ def _usage(body: Any, found: list[Incoming]) -> None:
         elif isinstance(value, list):
             for detail in value:
                 if isinstance(detail, dict) and isinstance(detail.get("tokenCount"), int):
-                    modality = detail.get("modality", "UNSPECIFIED")
-                    share = f"{name}.{getattr(modality, 'value', modality)}"  # the SDK gives an enum
+                    share = f"{name}.{detail.get('modality', 'UNSPECIFIED')}"
                     counts[share] = counts.get(share, 0) + detail["tokenCount"]
     if counts:
-        found.append(Usage(counts))
+        found.append(TokenCounts(counts))
 
 
 def _seconds(duration: Any, found: list[Incoming]) -> float:
@@ -426,23 +446,23 @@ def _seconds(duration: Any, found: list[Incoming]) -> float:
             return left
     except (AttributeError, ValueError):
         pass
-    found.append(NotRead("goAway.timeLeft", unknown=False))
+    found.append(Skipped("goAway.timeLeft", unknown=False))
     return _WITHOUT_A_DEADLINE_S
 
 
 def _is_object(value: Any, where: str, found: list[Incoming]) -> bool:
     if isinstance(value, dict):
         return True
-    found.append(NotRead(where, unknown=False))
+    found.append(Skipped(where, unknown=False))
     return False
 
 
 def _get(value: Any, key: str, kind: type, where: str, found: list[Incoming]) -> Any:
-    """`value[key]` when it is of that kind; None when absent, or (said) when not."""
+    """`value[key]` when it is of that type; None when absent, or (with a `Skipped`) when it is not."""
     if not _is_object(value, where, found):
         return None
     inner = value.get(key)
     if inner is None or isinstance(inner, kind):
         return inner
-    found.append(NotRead(f"{where}.{key}", unknown=False))
+    found.append(Skipped(f"{where}.{key}", unknown=False))
     return None

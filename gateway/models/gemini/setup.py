@@ -1,7 +1,7 @@
-"""What a session is set up with: an agent's wishes against what each model accepts; pure.
+"""What a session is set up with: an agent's settings against what each model accepts; pure.
 
-`MODELS` is the one table of models. `check` finds what a model would refuse (with its cure) before anybody
-calls; `live_config` turns a checked agent into the mapping that google-genai's `connect` takes.
+`MODELS` is the one table of models. `check` finds what a model would refuse, and how to fix it, before the first
+call; `live_config` turns a checked agent into the mapping that google-genai's `connect` takes.
 
 Sources: Google's Live API reference and model pages; where those are silent, reports named in the comments.
 """
@@ -13,17 +13,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, Literal
 
 from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.conversation.commands import Speak
+from offhook.gateway.models import Declared, Problem
 
 __all__ = [
     "KNOWN_VARIABLES",
     "MODELS",
     "VOICES",
-    "Declared",
-    "Model",
-    "Problem",
+    "ModelRow",
     "check",
     "config_hash",
     "filled",
@@ -31,31 +32,12 @@ __all__ = [
     "live_config",
     "model_of",
     "scheduling_for",
+    "with_time",
 ]
 
 
-class Declared(Protocol):
-    """A tool, as far as the model is told of it (`offhook.gateway.tools.Tool` is one)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def description(self) -> str: ...
-    @property
-    def parameters(self) -> Mapping[str, Any]: ...
-    @property
-    def blocking(self) -> bool: ...
-
-
-class Problem(NamedTuple):
-    """A field of the agent file that the model would refuse, and what to do about it."""
-
-    field: str
-    cure: str
-
-
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelRow:
     """What one model accepts. Sampling, voice, transcription, compression and resumption all take."""
 
     calls: Literal["both", "blocking only", "not blocking"]
@@ -66,34 +48,34 @@ class Model:
     legacy: bool = False
 
 
-MODELS: dict[str, Model] = {
-    "gemini-3.8-live": Model(calls="both", thinking="none", content_any_time=True),
-    "gemini-3.8-live-extended-thinking": Model(
+MODELS: dict[str, ModelRow] = {
+    "gemini-3.8-live": ModelRow(calls="both", thinking="none", content_any_time=True),
+    "gemini-3.8-live-extended-thinking": ModelRow(
         calls="not blocking",
         thinking="level",
         levels=("low", "medium", "high"),
         content_any_time=False,  # nowhere promised, so not relied upon
     ),
-    "gemini-3.1-flash-live-preview": Model(
+    "gemini-3.1-flash-live-preview": ModelRow(
         calls="blocking only",
         thinking="level",
         levels=("minimal", "low", "medium", "high"),
         content_any_time=False,
         legacy=True,
     ),
-    "gemini-2.5-flash-native-audio-preview-12-2025": Model(
+    "gemini-2.5-flash-native-audio-preview-12-2025": ModelRow(
         calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
     ),
-    "gemini-2.5-flash-native-audio-latest": Model(
+    "gemini-2.5-flash-native-audio-latest": ModelRow(
         calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
     ),
-    "gemini-live-2.5-flash-native-audio": Model(
+    "gemini-live-2.5-flash-native-audio": ModelRow(
         calls="both", thinking="budget", content_any_time=True, vertex=True, legacy=True
     ),
 }
 
-# A model we have not heard of is asked for no more than all known ones can do.
-_UNKNOWN = Model(calls="both", thinking="none", content_any_time=False)
+# An unknown model is set up with what all known models support.
+_UNKNOWN = ModelRow(calls="both", thinking="none", content_any_time=False)
 
 # fmt: off
 VOICES = frozenset((
@@ -115,7 +97,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _VALUE_MAX = 500
 
 
-def model_of(name: str) -> Model:
+def model_of(name: str) -> ModelRow:
     """The table's row for a model name, with or without a resource path before it."""
     return MODELS.get(name.rsplit("/", 1)[-1], _UNKNOWN)
 
@@ -147,8 +129,8 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
         found.append(Problem("model.compress_at_tokens", f"the context ends at {_CONTEXT_TOKENS}: give less"))
     if agent.voice not in VOICES:
         close = [v for v in VOICES if v.lower() == agent.voice.lower()]
-        cure = f"did you mean {close[0]}?" if close else f"use one of {', '.join(sorted(VOICES))}"
-        found.append(Problem("voice", f"{agent.voice} is not a voice of this model: {cure}"))
+        fix = f"did you mean {close[0]}?" if close else f"use one of {', '.join(sorted(VOICES))}"
+        found.append(Problem("voice", f"{agent.voice} is not a voice of this model: {fix}"))
     if not _LANGUAGE.fullmatch(agent.language):
         found.append(Problem("language", "give a language tag such as en-US"))
     for variable in dict.fromkeys(_VARIABLE.findall(agent.instructions)):
@@ -172,8 +154,8 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
             found.append(Problem(f"tools[{i}].blocking", f"{name} never waits for a tool: remove it"))
     for i, settings in enumerate(agent.tools):
         if filler_line(settings.filler) and model.calls == "blocking only":
-            cure = f"{name} waits for every tool and cannot say a line meanwhile: use tone or a WAV file, or remove it"
-            found.append(Problem(f"tools[{i}].filler", cure))
+            fix = f"{name} waits for every tool and cannot say a line meanwhile: use tone or a WAV file, or remove it"
+            found.append(Problem(f"tools[{i}].filler", fix))
     return found
 
 
@@ -187,28 +169,33 @@ def clean(value: str) -> str:
     return _UNPRINTABLE.sub(" ", value).strip()[:_VALUE_MAX]
 
 
+def with_time(agent: Agent, variables: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """A call's variables with the agent's `name` and `now`, date and time with zone (`now` must have one)."""
+    return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": agent.name, **variables}
+
+
 def instruction(
     agent: Agent,
     variables: Mapping[str, str],
     facts: Mapping[str, str] | None = None,
-    story: str = "",
+    so_far: str = "",
 ) -> str:
     """The system instruction: the agent's own, its language, facts remembered, and the call so far.
 
-    `variables` come from outside and are kept to one line each. `story`: what was said that a session taking over
+    `variables` come from outside and are kept to one line each. `so_far`: the transcript that a session taking over
     a running call does not know.
     """
     outside = {name: clean(value) for name, value in variables.items()}
     parts = [filled(agent.instructions, {"name": agent.name, **agent.variables, **outside}).strip()]
-    # These models find the language by listening and take no setting; the documented way to pin it is here.
+    # These models detect the language and have no setting for it; the documented way to pin it is the instruction.
     parts.append(f"Speak {agent.language} unless the caller asks for another language.")
     if facts:
         lines = (f"- {clean(key)}: {clean(value)}" for key, value in facts.items())
         parts.append("Known facts of this call:\n" + "\n".join(lines))
-    if story:
+    if so_far:
         parts.append(
             "The call is already under way; your connection was briefly lost. Before that was said:\n"
-            f"{story}\n"
+            f"{so_far}\n"
             "Go on from there. Do not greet again and do not mention the interruption."
         )
     return "\n\n".join(part for part in parts if part)
@@ -260,14 +247,14 @@ def _realtime(agent: Agent) -> dict[str, Any]:
     if turns.mode == "local":
         detection = {"disabled": True}
     else:
-        wishes = {
+        settings = {
             "start_of_speech_sensitivity": turns.start_sensitivity
             and f"START_SENSITIVITY_{turns.start_sensitivity.upper()}",
             "end_of_speech_sensitivity": turns.end_sensitivity and f"END_SENSITIVITY_{turns.end_sensitivity.upper()}",
             "prefix_padding_ms": turns.prefix_padding_ms,
             "silence_duration_ms": turns.end_silence_ms,
         }
-        detection = {name: wish for name, wish in wishes.items() if wish is not None}
+        detection = {name: value for name, value in settings.items() if value is not None}
     config: dict[str, Any] = {
         "activity_handling": "NO_INTERRUPTION" if agent.barge_in.mode == "off" else "START_OF_ACTIVITY_INTERRUPTS"
     }
@@ -276,15 +263,15 @@ def _realtime(agent: Agent) -> dict[str, Any]:
     return config
 
 
-def _waits(tool: Declared, model: Model) -> bool:
+def _waits(tool: Declared, model: ModelRow) -> bool:
     return model.calls == "blocking only" or (tool.blocking and model.calls == "both")
 
 
-def _declaration(tool: Declared, model: Model) -> dict[str, Any]:
+def _declaration(tool: Declared, model: ModelRow) -> dict[str, Any]:
     declared: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description,
-        # Said outright: the default changed between model generations.
+        # Explicit: the default changed between model generations.
         "behavior": "BLOCKING" if _waits(tool, model) else "NON_BLOCKING",
     }
     if tool.parameters and tool.parameters.get("properties"):
@@ -292,13 +279,16 @@ def _declaration(tool: Declared, model: Model) -> dict[str, Any]:
     return declared
 
 
-def scheduling_for(tool: Declared | None, model_name: str, scheduling: str) -> str | None:
-    """The `scheduling` to send with a result: None where the model waited for it, as it then has no say."""
-    return None if tool is not None and _waits(tool, model_of(model_name)) else scheduling
+_SCHEDULING = {Speak.NOW: "INTERRUPT", Speak.WHEN_IDLE: "WHEN_IDLE", Speak.SILENT: "SILENT"}
+
+
+def scheduling_for(tool: Declared | None, model_name: str, speak: Speak) -> str | None:
+    """FunctionResponse.scheduling of a result; None where the model waits for the call and schedules nothing."""
+    return None if tool is not None and _waits(tool, model_of(model_name)) else _SCHEDULING[speak]
 
 
 def config_hash(agent: Agent, tools: Iterable[Declared]) -> str:
-    """What of an agent a resumed session must share; the call's own variables are not part of it."""
+    """The settings that a resumed session must share with the one before; a call's variables are not among them."""
     config = live_config(agent, tools, agent.instructions)
     text = json.dumps([agent.model.name, config], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

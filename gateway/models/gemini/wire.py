@@ -1,59 +1,59 @@
-"""A Gemini Live session's two directions: over its own socket, or by the SDK's public calls.
+"""A Gemini Live session's two directions, over the WebSocket that google-genai opened for it.
 
-The socket is google-genai's `session._ws`, a connection of websockets' asyncio client. It is not promised, so
-its use is held by a contract test, and `SdkWire` stands in where it is missing.
+The socket is google-genai's `session._ws`, a connection of websockets' asyncio client. The SDK does not promise that
+attribute: `constraints.txt` pins the versions and a contract test holds its use.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
 from typing import Any, Protocol
 
-from google.genai import types
 from websockets.protocol import State
 
+from offhook.gateway.errors import ModelRefused
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.observe.tcp import round_trip_s
 
-__all__ = ["SdkWire", "SocketWire", "Wire"]
+__all__ = ["Connector", "SessionSocket"]
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
+_USED = ("send", "recv", "close", "protocol", "transport", "paused")
+INVALID_ARGUMENT = 1007  # is not tried again
 
 
-class Wire(Protocol):
-    """A session's two directions, by its socket or by the SDK."""
+class SessionSocket:
+    """A session's messages. Raises `ModelRefused` when the SDK's session has no such socket."""
 
-    async def send(self, message: wire.Outgoing) -> None: ...
-    async def receive(self) -> list[wire.Incoming]: ...
-    async def close(self) -> None: ...
-    def abort(self) -> None: ...
-    def round_trip_s(self) -> float | None: ...
+    __slots__ = ("_recv", "_send", "_ws")
 
-
-class SocketWire:
-    """Straight over the session's WebSocket (websockets' asyncio connection)."""
-
-    __slots__ = ("_recv", "_send", "_ws", "has_direct")
-
-    def __init__(self, ws: Any) -> None:
+    def __init__(self, session: Any) -> None:
+        ws: Any = getattr(session, "_ws", None)
+        if missing := [name for name in _USED if not hasattr(ws, name)]:
+            raise ModelRefused(
+                INVALID_ARGUMENT,
+                f"google-genai {version('google-genai')} with websockets {version('websockets')} has no session._ws "
+                f"with {', '.join(missing)}: install the versions in constraints.txt",
+            )
         self._ws, self._send, self._recv = ws, ws.send, ws.recv
-        # websockets' sans-I/O half and its transport; without them every frame goes through `send`.
-        self.has_direct = all(hasattr(ws, name) for name in ("protocol", "transport", "paused"))
-        transport = getattr(ws, "transport", None)
-        sock = transport.get_extra_info("socket") if transport is not None else None
+        sock = ws.transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_MS)
 
     async def send(self, message: wire.Outgoing) -> None:
+        """Raises websockets' `ConnectionClosed`."""
         await self._send(wire.encode(message), text=True)
 
     def send_now(self, message: wire.Outgoing) -> bool:
-        """Hand a message to the transport, as `send` would but without its lock, timers and awaiting.
+        """Hand a message to the transport, as `send` does but without its lock, timers and awaiting.
 
-        False, and nothing done, where that has to be waited for: the connection is not open or its buffer is full.
+        False, and nothing is sent, when `send` would have to wait: the connection is not open or its buffer is full.
         """
         ws = self._ws
         if ws.paused or ws.protocol.state is not State.OPEN:
@@ -72,70 +72,23 @@ class SocketWire:
             await self._ws.close()
 
     def abort(self) -> None:
-        transport = getattr(self._ws, "transport", None)
-        if transport is not None:
-            transport.abort()
+        """Close the TCP connection without a handshake."""
+        self._ws.transport.abort()
 
     def round_trip_s(self) -> float | None:
-        transport = getattr(self._ws, "transport", None)
-        return round_trip_s(transport.get_extra_info("socket")) if transport is not None else None
+        return round_trip_s(self._ws.transport.get_extra_info("socket"))
 
 
-class SdkWire:
-    """By the SDK's public calls alone: slower, and blind to messages the SDK does not know."""
+class Connector(Protocol):
+    """What a link needs of the process's client."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._messages: AsyncIterator[Any] | None = None
+    def session(
+        self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
+    ) -> AbstractAsyncContextManager[SessionSocket]:
+        """A session that is set up, closed when the block is left.
 
-    async def send(self, message: wire.Outgoing) -> None:
-        session = self._session
-        match message:
-            case bytes():
-                await session.send_realtime_input(
-                    audio=types.Blob(data=message, mime_type=f"audio/pcm;rate={wire.INPUT_RATE_HZ}")
-                )
-            case wire.Text(text):
-                await session.send_realtime_input(text=text)
-            case wire.ActivityStart():
-                await session.send_realtime_input(activity_start=types.ActivityStart())
-            case wire.ActivityEnd():
-                await session.send_realtime_input(activity_end=types.ActivityEnd())
-            case wire.Context(text):
-                turn = types.Content(role="user", parts=[types.Part(text=text)])
-                await session.send_client_content(turns=turn, turn_complete=False)
-            case wire.ToolAnswer(call_id, name, response, scheduling):
-                await session.send_tool_response(
-                    function_responses=types.FunctionResponse(
-                        id=None if call_id.startswith(wire.UNNAMED) else call_id,
-                        name=name,
-                        response=response,
-                        scheduling=types.FunctionResponseScheduling(scheduling) if scheduling else None,
-                    )
-                )
+        Entering raises `ModelRefused`; its code is 0 when no answer came in time.
+        """
 
-    async def receive(self) -> list[wire.Incoming]:
-        """The next message's values. Raises the SDK's `APIError` when the session has ended."""
-        while True:
-            if self._messages is None:
-                self._messages = self._session.receive()
-            try:
-                message = await anext(self._messages)
-            except StopAsyncIteration:  # after every turn
-                self._messages = None
-            except (TypeError, ValueError):  # a message the SDK does not know, or cannot read
-                self._messages = None
-                return [wire.NotRead("unknown", unknown=True)]
-            else:
-                return wire.values_of(message.model_dump(by_alias=True, exclude_none=True))
-
-    async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            await self._session.close()
-
-    def abort(self) -> None:
-        """Not possible with public means; `close` waits `CLOSE_TIMEOUT_S` at most."""
-
-    def round_trip_s(self) -> float | None:
-        """Not to be had by public means."""
-        return None
+    def translated(self, error: BaseException) -> ModelRefused:
+        """Any exception of the SDK, the socket or the network, as a code and a reason without secrets."""

@@ -27,7 +27,7 @@ async def main() -> None:
 
         async def talk() -> None:
             while True:
-                rig.link.send_audio(bytes(640))
+                rig.say(bytes(640))
                 await asyncio.sleep(0.02)
 
         talking = asyncio.create_task(talk())

@@ -2,28 +2,33 @@
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.events import Event, ModelReady
-from offhook.gateway.models.gemini.client import GeminiSettings, Models
+from offhook.gateway.models import AudioFormats, CallBrief, LinkCount, Speaker, Usage
+from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.media.formats import PCM16_16K, PCM16_24K
 from tests.rig.model import model_environ
 
 AGENT = Agent(name="reception", instructions="Be kind to {{caller}}.")
+AS_IT_IS = AudioFormats(caller=PCM16_16K, agent=PCM16_24K)  # what the model takes and gives: nothing is converted
+NO_SAMPLES = np.zeros(0, dtype=np.int16)
 KEY = "rehearsal-key-that-must-not-show"
 
 
 class Sink:
-    """What a call is told, in order: `heard` holds (kind, value) pairs, audio per generation in `audio`."""
+    """Keeps what the link reports, in order: `heard` holds (kind, value) pairs, `audio` each turn's audio."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, Any]] = []
@@ -32,51 +37,58 @@ class Sink:
         self.texts: dict[int, str] = defaultdict(str)
         self.caller = ""
         self.tool_calls: list[tuple[str, str, dict[str, Any]]] = []
-        self.usage: list[dict[str, int]] = []
+        self.usages: list[Usage] = []
+        self.counts: Counter[LinkCount | tuple[LinkCount, str]] = Counter()  # with a reason where there is one
         self.segments: dict[str, list[float]] = defaultdict(list)
-        self.generation = 0
+        self.turn = 0
         self._news = asyncio.Event()
 
     def _note(self, kind: str, value: Any) -> None:
         self.heard.append((kind, value))
         self._news.set()
 
-    def model_event(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
         self.events.append(event)
         self._note("event", event)
 
-    def model_audio(self, generation: int, pcm: bytes) -> None:
-        self.audio[generation] += pcm
-        self._note("audio", generation)
+    def reply_audio(self, turn: int, codes: bytes) -> None:
+        assert codes
+        self.audio[turn] += codes
+        self._note("audio", turn)
 
-    def model_text(self, generation: int, text: str) -> None:
-        self.texts[generation] += text
-        self._note("text", generation)
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None:
+        if who is Speaker.CALLER:
+            assert turn is None
+            self.caller += text
+            self._note("caller", text)
+        else:
+            assert turn is not None
+            self.texts[turn] += text
+            self._note("text", turn)
 
-    def caller_text(self, text: str, finished: bool) -> None:
-        self.caller += text
-        self._note("caller", text)
-
-    def model_tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+    def tool_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
         self.tool_calls.append((call_id, name, arguments))
         self._note("tool", call_id)
 
-    def model_usage(self, usage: dict[str, int]) -> None:
-        self.usage.append(usage)
+    def usage(self, usage: Usage) -> None:
+        self.usages.append(usage)
         self._note("usage", usage)
 
-    def model_segment(self, name: str, seconds: float) -> None:
+    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
+        self.counts[(what, reason) if reason else what] += int(by)
+
+    def segment(self, name: str, seconds: float) -> None:
         self.segments[name].append(seconds)
 
-    def next_generation(self) -> int:
-        self.generation += 1
-        return self.generation
+    def next_turn(self) -> int:
+        self.turn += 1
+        return self.turn
 
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-        """Wait for what the link tells; fails loudly with what it has told."""
+        """Wait for what the link reports; fails with what it has reported."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -95,10 +107,14 @@ class Rig:
     """One link against one rehearsal model."""
 
     server: ModelServer
-    models: Models
+    model: GeminiModel
     link: GeminiLink
     sink: Sink
     running: asyncio.Task[None]
+
+    def say(self, pcm: bytes, received_s: float = 0.0) -> None:
+        """PCM16 16 kHz of the caller, for a link with the formats `AS_IT_IS`."""
+        self.link.caller_audio(pcm, NO_SAMPLES, received_s)
 
     async def finished(self) -> None:
         async with asyncio.timeout(5):
@@ -106,10 +122,16 @@ class Rig:
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-    """For what the rehearsal model notes, of which nobody is told."""
+    """For what the rehearsal model records, which is not signalled."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def brief_of(agent: Agent = AGENT, **more: Any) -> CallBrief:
+    """On the running loop's clock."""
+    more.setdefault("formats", AS_IT_IS)
+    return CallBrief(agent=agent, clock=asyncio.get_running_loop().time, **more)
 
 
 def settings_for(server: ModelServer, **more: str) -> GeminiSettings:
@@ -124,7 +146,7 @@ async def linked(
     tools: Iterable[Any] = (),
     *,
     patience: Patience = PATIENCE,
-    use_socket: bool = True,
+    formats: AudioFormats = AS_IT_IS,
     environ: dict[str, str] | None = None,
     ready: bool = True,
     violations: bool = False,
@@ -133,12 +155,13 @@ async def linked(
     """A running link, closed and checked at the end: nothing left of it, no fault of its own."""
     before = asyncio.all_tasks()
     async with ModelServer(script, **server_options) as server:
-        models = Models(settings_for(server, **(environ or {})), patience=patience, use_socket=use_socket)
+        model = GeminiModel(settings_for(server, **(environ or {})), patience=patience)
         sink = Sink()
         loop = asyncio.get_running_loop()
-        link = models.link(agent, tools, sink, {"caller": "+15550100"}, loop.time)
+        brief = brief_of(agent, tools=tuple(tools), variables={"caller": "+15550100"}, formats=formats)
+        link = model.link(brief, sink)
         running = loop.create_task(link.run())
-        rig = Rig(server, models, link, sink, running)
+        rig = Rig(server, model, link, sink, running)
         try:
             if ready:
                 await sink.until_event(ModelReady)
@@ -149,7 +172,7 @@ async def linked(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            await models.close()
+            await model.close()
         ours = [t for t in asyncio.all_tasks() - before if t.get_name().startswith("gemini")]
         assert not ours
         assert not server.failures

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offhook.gateway.errors import Malformed
+from offhook.gateway.models import Usage
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.messages import encode, parse
+from offhook.gateway.models.gemini.messages import encode, parse, usage_of
 from tests.models.gemini.wire_cases import AUDIO, CASES, PCM, content
 
 
@@ -45,10 +46,10 @@ def test_one_frame_with_everything_is_read_in_the_order_of_acting():
         wire.CallerText,
         wire.ModelText,
         wire.Audio,
-        wire.ToolAsked,
+        wire.FunctionCall,
         wire.GenerationComplete,
         wire.Interrupted,
-        wire.Usage,
+        wire.TokenCounts,
         wire.TurnEnd,
         wire.Handle,
         wire.ClosingSoon,
@@ -161,5 +162,34 @@ def test_caller_audio_is_a_text_frame_of_base64():
 
 
 def test_a_result_without_an_id_of_the_models_goes_without_one():
-    answer = json.loads(encode(wire.ToolAnswer(f"{wire.UNNAMED}1", "f", {"ok": True})))
+    answer = json.loads(encode(wire.FunctionResponse(f"{wire.UNNAMED}1", "f", {"ok": True})))
     assert answer == {"toolResponse": {"functionResponses": [{"name": "f", "response": {"ok": True}}]}}
+
+
+def test_usage_without_a_modality_is_text_and_thoughts_are_text_out():
+    counts = {
+        "promptTokenCount": 1000,
+        "promptTokensDetails.AUDIO": 600,
+        "promptTokensDetails.IMAGE": 70,
+        "promptTokensDetails.VIDEO": 30,
+        "toolUsePromptTokenCount": 100,
+        "responseTokenCount": 200,
+        "responseTokensDetails.AUDIO": 100,
+        "thoughtsTokenCount": 10,
+        "totalTokenCount": 1310,
+    }
+    assert usage_of(counts) == Usage(
+        text_in=400,
+        audio_in=600,
+        image_in=100,
+        text_out=110,
+        audio_out=100,
+        input_total=1000,
+        output_total=200,
+        by_name=counts,
+    )
+
+
+def test_usage_details_above_the_total_are_no_refund():
+    assert usage_of({"promptTokenCount": 5, "promptTokensDetails.AUDIO": 10}).text_in == 0
+    assert usage_of({}) == Usage()

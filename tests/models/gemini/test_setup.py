@@ -7,6 +7,7 @@ import pytest
 from google.genai import types
 
 from offhook.gateway.agent.spec import Agent, BargeIn, ModelSettings, ToolSettings, TurnDetection
+from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models.gemini.setup import (
     MODELS,
     check,
@@ -92,16 +93,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_model_would_refuse_is_named_with_its_cure(name):
+def test_what_a_model_would_refuse_is_named_with_its_fix(name):
     agent, tools, field = REFUSED[name]
     [problem] = check(agent, tools)
     assert problem.field == field
-    assert problem.cure
+    assert problem.fix
 
 
 def test_a_voice_in_the_wrong_case_is_asked_about():
     [problem] = check(agent_with(voice="kore"))
-    assert "Kore" in problem.cure
+    assert "Kore" in problem.fix
 
 
 def test_variables_are_known_from_the_call_and_the_file():
@@ -180,10 +181,11 @@ def test_thinking_goes_to_those_that_have_it():
 
 
 def test_scheduling_is_for_calls_that_do_not_wait():
-    assert scheduling_for(BOOK, "gemini-3.8-live", "SILENT") == "SILENT"
-    assert scheduling_for(WAIT, "gemini-3.8-live", "SILENT") is None
-    assert scheduling_for(BOOK, "gemini-3.1-flash-live-preview", "SILENT") is None
-    assert scheduling_for(None, "gemini-3.8-live", "WHEN_IDLE") == "WHEN_IDLE"
+    sent = [scheduling_for(BOOK, "gemini-3.8-live", speak) for speak in Speak]
+    assert sent == ["INTERRUPT", "WHEN_IDLE", "SILENT"]
+    assert scheduling_for(WAIT, "gemini-3.8-live", Speak.SILENT) is None
+    assert scheduling_for(BOOK, "gemini-3.1-flash-live-preview", Speak.SILENT) is None
+    assert scheduling_for(None, "gemini-3.8-live", Speak.WHEN_IDLE) == "WHEN_IDLE"
 
 
 def test_the_hash_is_the_agents_not_the_calls():

@@ -26,8 +26,8 @@ CASES = {
     ),
     "two parts": (content(modelTurn={"parts": [AUDIO, AUDIO]}), [wire.Audio(PCM), wire.Audio(PCM)]),
     "empty audio": (content(modelTurn={"parts": [{"inlineData": {"data": ""}}]}), []),
-    "thought": (content(modelTurn={"parts": [{"text": "hm", "thought": True}]}), [wire.Written(thought=True)]),
-    "code": (content(modelTurn={"parts": [{"executableCode": {}}]}), [wire.Written(thought=False)]),
+    "thought": (content(modelTurn={"parts": [{"text": "hm", "thought": True}]}), [wire.OtherPart(thought=True)]),
+    "code": (content(modelTurn={"parts": [{"executableCode": {}}]}), [wire.OtherPart(thought=False)]),
     "audio and transcript in one frame": (
         content(outputTranscription={"text": " Hello"}, modelTurn={"parts": [AUDIO]}),
         [wire.ModelText(" Hello"), wire.Audio(PCM)],
@@ -52,9 +52,9 @@ CASES = {
     ),
     "call": (
         {"toolCall": {"functionCalls": [{"id": "1", "name": "f", "args": {"x": 1}}, {"name": "g"}]}},
-        [wire.ToolAsked("1", "f", {"x": 1}), wire.ToolAsked("", "g", {})],
+        [wire.FunctionCall("1", "f", {"x": 1}), wire.FunctionCall("", "g", {})],
     ),
-    "withdrawn": ({"toolCallCancellation": {"ids": ["1", "2"]}}, [wire.CallsWithdrawn(("1", "2"))]),
+    "withdrawn": ({"toolCallCancellation": {"ids": ["1", "2"]}}, [wire.CallsCancelled(("1", "2"))]),
     "going": ({"goAway": {"timeLeft": "50s"}}, [wire.ClosingSoon(50.0)]),
     "going, fraction": ({"goAway": {"timeLeft": "9.5s"}}, [wire.ClosingSoon(9.5)]),
     "handle": ({"sessionResumptionUpdate": {"newHandle": "h", "resumable": True}}, [wire.Handle("h", True)]),
@@ -71,7 +71,7 @@ CASES = {
             }
         },
         [
-            wire.Usage(
+            wire.TokenCounts(
                 {"promptTokenCount": 7, "promptTokensDetails.AUDIO": 5, "promptTokensDetails.TEXT": 2},
             )
         ],
@@ -83,12 +83,12 @@ CASES = {
                 "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
             }
         },
-        [wire.Usage({"responseTokenCount": 3, "responseTokensDetails.AUDIO": 3})],
+        [wire.TokenCounts({"responseTokenCount": 3, "responseTokensDetails.AUDIO": 3})],
     ),
     "nothing": ({}, []),
-    "a new message": ({"brandNew": {"x": 1}}, [wire.NotRead("brandNew", unknown=True)]),
+    "a new message": ({"brandNew": {"x": 1}}, [wire.Skipped("brandNew", unknown=True)]),
     "a new field": (
         content(turnComplete=True, brandNew=1),
-        [wire.NotRead("serverContent.brandNew", unknown=True), wire.TurnEnd(more=False, reason="")],
+        [wire.Skipped("serverContent.brandNew", unknown=True), wire.TurnEnd(more=False, reason="")],
     ),
 }

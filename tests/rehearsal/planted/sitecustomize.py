@@ -115,15 +115,9 @@ def plant_before_the_model() -> None:
         return await send(self, data, **more)
 
     Connection.send = sent
-    from offhook.gateway.models.gemini.wire import SocketWire
+    from offhook.gateway.models.gemini.wire import SessionSocket
 
-    began = SocketWire.__init__
-
-    def begin(self: SocketWire, ws: Any) -> None:
-        began(self, ws)
-        self.has_direct = False  # every frame by `send`
-
-    SocketWire.__init__ = begin
+    SessionSocket.send_now = lambda self, message: False  # every frame by `send`
 
 
 def plant_in_twiml() -> None:

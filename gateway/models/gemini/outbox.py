@@ -1,0 +1,138 @@
+"""What waits to be sent to the model: bounded, and kept from one connection to the next.
+
+Two queues: texts and tool results, which go first; and the caller's stream (audio, and the bounds of local turns),
+in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from offhook.gateway.models import LinkCount, ModelSink
+from offhook.gateway.models.gemini import messages as wire
+from offhook.gateway.models.gemini.wire import SessionSocket
+
+__all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
+
+UPLINK_MAX_FRAMES = 50  # 1 s: older speech is stale, and flooding a resumed session with it has closed it
+URGENT_MAX = 100  # texts and tool results; a call has a handful
+SEND_STALL_MAX_S = 5.0  # one message this long in `send`: the peer does not read
+
+
+class Outbox:
+    """`wanted(message)`: whether this session still takes it; asked of texts and tool results before they are sent.
+    `sent(message)`: they were sent. `stalled()`: the peer does not read. `clock`: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        sink: ModelSink,
+        clock: Callable[[], float],
+        *,
+        wanted: Callable[[wire.Outgoing], bool],
+        sent: Callable[[wire.Outgoing], None],
+        stalled: Callable[[], None],
+    ) -> None:
+        self._sink, self._clock = sink, clock
+        self._wanted, self._sent, self._stalled = wanted, sent, stalled
+        self._urgent: deque[wire.Outgoing] = deque()
+        self._stream: deque[tuple[wire.Outgoing, float]] = deque()  # with the time a frame was received, or 0
+        self._frames = 0  # of caller audio in the stream
+        self._ready = asyncio.Event()
+        self._sending_since_s = 0.0  # 0: no message is in `send`
+        self._send_now: Callable[[wire.Outgoing], bool] | None = None  # while a connection is written to
+        self._turn_open = False  # activityStart sent, activityEnd not yet
+
+    @property
+    def frames(self) -> int:
+        """Pieces of caller audio that wait."""
+        return self._frames
+
+    def audio(self, pcm: bytes, received_s: float) -> None:
+        """Caller audio: sent now, or queued in its place. With `received_s`, the time until then is reported."""
+        send_now = self._send_now
+        if send_now is not None and not (self._stream or self._urgent or self._sending_since_s) and send_now(pcm):
+            if received_s:
+                self._sink.segment("uplink_forward", self._clock() - received_s)
+            return
+        if self._frames >= UPLINK_MAX_FRAMES:
+            self._drop_oldest()
+        self._stream.append((pcm, received_s))
+        self._frames += 1
+        self._ready.set()
+
+    def in_stream(self, message: wire.Outgoing) -> None:
+        """Queue a bound of a local turn in its place among the audio."""
+        self._stream.append((message, 0.0))
+        self._ready.set()
+
+    def urgent(self, message: wire.Outgoing) -> None:
+        """Queue a text or a tool result before all audio; past `URGENT_MAX` the oldest is dropped and counted."""
+        if len(self._urgent) >= URGENT_MAX:
+            self._urgent.popleft()
+            self._sink.count(LinkCount.MESSAGE_DROPPED)
+        self._urgent.append(message)
+        self._ready.set()
+
+    def connected(self) -> None:
+        """A new session is up: a local turn that is open must be announced to it first."""
+        first = self._stream[0][0] if self._stream else None
+        if self._turn_open and not isinstance(first, wire.ActivityStart):
+            self._stream.appendleft((wire.ActivityStart(), 0.0))
+        self._ready.set()
+
+    def close(self) -> None:
+        """There will be no further session: the audio that waits is dropped and counted."""
+        if self._frames:
+            self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
+        self._frames = 0
+
+    async def write(self, socket: SessionSocket) -> None:
+        """Send what waits and what comes, until cancelled. Raises what `socket.send` raises."""
+        urgent, stream, clock, send = self._urgent, self._stream, self._clock, socket.send
+        self._send_now = socket.send_now
+        try:
+            while True:
+                while stream or urgent:
+                    self._sending_since_s = clock()
+                    if urgent:
+                        await self._send_urgent(socket)
+                        continue
+                    # Taken out first: an overflow may drop the oldest while this one is being sent.
+                    message, received_s = stream.popleft()
+                    if type(message) is bytes:
+                        self._frames -= 1
+                    else:
+                        self._turn_open = type(message) is wire.ActivityStart
+                    await send(message)
+                    if received_s:
+                        self._sink.segment("uplink_forward", clock() - received_s)
+                self._sending_since_s = 0.0
+                self._ready.clear()
+                await self._ready.wait()
+        finally:
+            self._sending_since_s = 0.0
+            self._send_now = None
+
+    async def _send_urgent(self, socket: SessionSocket) -> None:
+        message = self._urgent.popleft()
+        if not self._wanted(message):
+            return
+        try:
+            await socket.send(message)
+        except BaseException:
+            self._urgent.appendleft(message)  # for the next session, if it wants it
+            raise
+        self._sent(message)
+
+    def _drop_oldest(self) -> None:
+        for i, (message, _) in enumerate(self._stream):
+            if type(message) is bytes:
+                del self._stream[i]
+                break
+        self._frames -= 1
+        self._sink.count(LinkCount.DROPPED_FULL if self._send_now is not None else LinkCount.DROPPED_DOWN)
+        if self._sending_since_s and self._clock() - self._sending_since_s > SEND_STALL_MAX_S:
+            self._stalled()

@@ -1,0 +1,183 @@
+"""Audio at the model's edge: converted once, as the line's format asks, or not at all."""
+
+import asyncio
+import base64
+
+import numpy as np
+import pytest
+
+from offhook.gateway.agent.spec import Agent, TurnDetection
+from offhook.gateway.conversation.events import ModelInterrupted, ModelReady, ReplyComplete, TurnComplete
+from offhook.gateway.models import AudioFormats
+from offhook.gateway.models.gemini.audio import AgentAudio, CallerAudio
+from offhook.gateway.rehearsal.model import script as m
+from offhook.media import mulaw
+from offhook.media.formats import ALAW_8K, MULAW_8K, PCM16_8K, PCM16_16K, PCM16_24K, AudioFormat, converter
+from offhook.media.resample import Down24To8, Up8To16
+from tests.models.gemini.link_rig import eventually, linked
+
+RNG = np.random.default_rng(4)
+FORMATS = [MULAW_8K, ALAW_8K, PCM16_8K, PCM16_16K, PCM16_24K]
+MULAW_LINE = AudioFormats(caller=MULAW_8K, agent=MULAW_8K)
+LOCAL = Agent(name="reception", turn_detection=TurnDetection(mode="local"))
+
+
+def noise(samples: int) -> bytes:
+    """PCM16 LE."""
+    return (RNG.standard_normal(samples) * 4000).astype("<i2").tobytes()
+
+
+def audio(pcm: bytes) -> m.Send:
+    part = {"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": base64.b64encode(pcm).decode()}}
+    return m.Send({"serverContent": {"modelTurn": {"parts": [part]}}})
+
+
+def says(**content: object) -> m.Send:
+    return m.Send({"serverContent": content})
+
+
+def mulaw_of(pcm: bytes, *, flushed: bool = True) -> bytes:
+    down = Down24To8()
+    codes = down.push(pcm)
+    return codes + down.flush() if flushed else codes
+
+
+# --- the two directions by themselves
+
+
+@pytest.mark.parametrize("line", [MULAW_8K, ALAW_8K, PCM16_8K], ids=str)
+def test_narrowband_caller_audio_is_upsampled(line: AudioFormat) -> None:
+    samples = np.frombuffer(noise(800), dtype="<i2")
+    caller, expected = CallerAudio(line), Up8To16()
+    for at in range(0, 800, 160):
+        frame = samples[at : at + 160]
+        assert caller.push(line.encode(frame), frame) == expected.push(frame)
+
+
+def test_wideband_caller_audio_is_not_narrowed() -> None:
+    pcm, nothing = noise(960), np.zeros(0, dtype=np.int16)
+    assert CallerAudio(PCM16_16K).push(pcm, nothing) == pcm
+    down = converter(PCM16_24K, PCM16_16K)
+    assert down is not None
+    assert CallerAudio(PCM16_24K).push(pcm, nothing) == down.push(pcm)
+
+
+def test_a_reset_caller_is_as_new() -> None:
+    samples = np.frombuffer(noise(160), dtype="<i2")
+    caller = CallerAudio(MULAW_8K)
+    caller.push(b"", samples)
+    caller.reset()
+    assert caller.push(b"", samples) == Up8To16().push(samples)
+
+
+@pytest.mark.parametrize("line", FORMATS, ids=str)
+def test_agent_audio_does_not_depend_on_the_cut(line: AudioFormat) -> None:
+    pcm = noise(2401)
+    one, many = AgentAudio(line), AgentAudio(line)
+    whole = one.push(pcm) + one.flush()
+    pieces = [many.push(pcm[at : at + 333]) for at in range(0, len(pcm), 333)]
+    assert all(len(piece) % line.bytes_per_sample == 0 for piece in pieces)
+    assert b"".join(pieces) + many.flush() == whole
+    assert whole == (pcm if line == PCM16_24K else whole)
+
+
+@pytest.mark.parametrize("line", FORMATS, ids=str)
+def test_dropped_agent_audio_leaves_nothing(line: AudioFormat) -> None:
+    used = AgentAudio(line)
+    used.push(noise(1001) + b"\x7f")
+    used.drop()
+    pcm = noise(1000)
+    new = AgentAudio(line)
+    assert used.push(pcm) + used.flush() == new.push(pcm) + new.flush()
+    assert used.flush() == b""
+
+
+# --- through a link
+
+
+async def test_the_tail_of_a_reply_comes_before_its_end() -> None:
+    first, second = noise(2001), noise(1000)
+    chunks = [audio(first[:1001]), audio(first[1001:])]
+    done = says(generationComplete=True)
+    script = m.Script(
+        replies=(m.Reply("start", (*chunks, done, says(turnComplete=True), audio(second), says(turnComplete=True))),)
+    )
+    async with linked(script, formats=MULAW_LINE) as rig:
+        await rig.sink.until_event(TurnComplete, 2)
+        assert rig.sink.audio == {1: mulaw_of(first), 2: mulaw_of(second)}
+        kinds = [type(value) if kind == "event" else (kind, value) for kind, value in rig.sink.heard]
+        assert kinds == [
+            ModelReady,
+            *[("audio", 1)] * 3,
+            ReplyComplete,
+            TurnComplete,
+            *[("audio", 2)] * 2,
+            TurnComplete,
+        ]
+
+
+async def test_the_tail_of_an_interrupted_reply_is_dropped() -> None:
+    first, second = noise(2000), noise(1000)
+    script = m.Script(
+        replies=(
+            m.Reply(
+                "start",
+                (
+                    audio(first),
+                    says(interrupted=True),
+                    says(turnComplete=True),
+                    audio(second),
+                    says(turnComplete=True),
+                ),
+            ),
+        )
+    )
+    async with linked(script, formats=MULAW_LINE) as rig:
+        await rig.sink.until_event(TurnComplete, 2)
+        assert len(rig.sink.of(ModelInterrupted)) == 1
+        assert rig.sink.audio == {1: mulaw_of(first, flushed=False), 2: mulaw_of(second)}
+
+
+async def test_a_reply_after_a_lost_connection_is_as_new() -> None:
+    first, second = noise(2000), noise(1000)
+    script = m.Script(
+        replies=(
+            m.Reply("start", (m.Say("Hello", length_ms=40),)),
+            m.Reply("text:now", (audio(first + b"\x7f"), m.Wait(60_000))),
+            m.Reply("text:again", (audio(second), says(turnComplete=True))),
+        )
+    )
+    async with linked(script, formats=MULAW_LINE) as rig:
+        await rig.sink.until(lambda: rig.link.handle)
+        rig.link.prompt("now")
+        await rig.sink.until(lambda: 2 in rig.sink.audio)
+        rig.link.reconnect()  # in the middle of a reply
+        await rig.sink.until_event(ModelReady, 2)
+        rig.link.prompt("again")
+        await rig.sink.until_event(TurnComplete, 2)
+        assert list(rig.sink.audio.values())[1:] == [mulaw_of(first, flushed=False), mulaw_of(second)]
+
+
+async def test_the_callers_mulaw_arrives_as_16_khz() -> None:
+    frames = [mulaw.encode(np.frombuffer(noise(160), dtype="<i2")) for _ in range(20)]
+    async with linked(m.Script(), formats=MULAW_LINE) as rig:
+        for codes in frames:
+            rig.link.caller_audio(codes, mulaw.decode(codes), 0.0)
+        [session] = rig.server.sessions
+        await eventually(lambda: session.audio_bytes == 20 * 640)
+        assert bytes(session.audio) == Up8To16().push(mulaw.decode(b"".join(frames)))
+
+
+async def test_each_local_turn_begins_without_the_one_before() -> None:
+    """Between two turns nothing is sent: the up-sampler must not join what does not belong together."""
+    turns = [mulaw.encode(np.frombuffer(noise(480), dtype="<i2")) for _ in range(2)]
+    async with linked(m.Script(), LOCAL, formats=MULAW_LINE) as rig:
+        for codes in turns:
+            rig.link.turn_started()
+            for at in range(0, 480, 160):
+                rig.link.caller_audio(codes[at : at + 160], mulaw.decode(codes[at : at + 160]), 0.0)
+            rig.link.turn_ended()
+            await asyncio.sleep(0)
+        [session] = rig.server.sessions
+        await eventually(lambda: session.audio_bytes == 6 * 640)
+        assert bytes(session.audio) == b"".join(Up8To16().push(mulaw.decode(codes)) for codes in turns)
