@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from offhook.gateway.agent.policy import detector_of, policy_of
 from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.call.line import Line, LineFormats, ReplyMark, Span
 from offhook.gateway.call.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.timeline import Timeline
-from offhook.gateway.carriers.twilio import messages
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
@@ -36,22 +36,20 @@ from offhook.gateway.conversation.state import Link, Phase, State
 from offhook.gateway.models import ModelLink, ModelSink
 from offhook.gateway.models.pricing import Prices, cost
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.observe.tcp import round_trip_s
 from offhook.gateway.store.record import CallRecord, MessageRecord
 from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import clipped
 from offhook.gateway.tools.runner import ToolRunner
 from offhook.media import mulaw
+from offhook.media.formats import MULAW_8K
 from offhook.media.resample import Up8To16
 from offhook.metrics.catalogue import Metrics, WorstPerSecond
 from offhook.metrics.segments import LINK_RTT, UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
-__all__ = ["Call", "CallFacts", "CarrierSocket", "Transfer"]
+__all__ = ["Call", "CallFacts", "Transfer"]
 
 log = logging.getLogger(__name__)
 
-# A carrier that stops reading: ten minutes of audio, base64, are more than Twilio's own buffer holds.
-OUTBOX_MAX_BYTES = 7_000_000
 TOOL_GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
@@ -68,17 +66,8 @@ LAST_TONE_S = 0.3  # of a secret's last key: the carrier may know the key before
 SILENT_CODE = bytes([mulaw.SILENCE])
 COST_WARNING = 0.8  # of the cost limit
 TOLD_MAX = 2_000  # characters of a result that nobody waits for
+TELEPHONE = LineFormats(MULAW_8K, MULAW_8K)
 CLOSE_MAX_S = 15.0  # tools, model and socket each have bounds of their own below this
-
-
-class CarrierSocket(Protocol):
-    """The carrier's WebSocket, as a call sees it."""
-
-    async def send_str(self, data: str) -> None: ...
-
-    def get_extra_info(self, name: str) -> Any: ...
-
-    async def close(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +94,7 @@ class CallFacts:
     started_at: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     effects: frozenset[str] = frozenset()  # tools with outside effects that run though simulated; "*": all
+    formats: LineFormats = TELEPHONE
 
 
 class Call(ModelSink):
@@ -189,13 +179,9 @@ class Call(ModelSink):
         self._activity = False
         self.transfer_to: Transfer | None = None
         self.on_digits: Callable[[str], None] | None = None  # the carrier's side, if it can press keys
-        self._socket: CarrierSocket | None = None
+        self.line: Line | None = None
         self._parted_s: float | None = None  # the stream is gone since then, and another may come
         self._return_by: asyncio.TimerHandle | None = None
-        self._outbound: messages.Outbound | None = None
-        self._outbox: deque[tuple[str, c.Command]] = deque()
-        self._outbox_bytes = 0
-        self._outbox_ready = asyncio.Event()
         self._cleared_below = 0  # generations up to this one must not be sent any more
         self._tasks: list[asyncio.Task[None]] = []
         self._link_for = link_for
@@ -203,7 +189,6 @@ class Call(ModelSink):
         self._unclaimed: asyncio.TimerHandle | None = None
         self._old_links: list[asyncio.Task[None]] = []
         self._counted: Counter[str] = Counter()  # of what the link counts, what the metrics know already
-        self.marks_outstanding = 0  # sent on this stream and not echoed
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: self._play,
             c.Replay: self._play,
@@ -246,7 +231,6 @@ class Call(ModelSink):
         """Begin: the model session starts connecting now, whether the stream is there or not."""
         self._tasks = [
             asyncio.create_task(self._link.run(), name=f"model {self.facts.call_sid}"),
-            asyncio.create_task(self._send(), name=f"carrier {self.facts.call_sid}"),
         ]
         self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
         self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._release_model)
@@ -260,7 +244,7 @@ class Call(ModelSink):
         self._link = self._link_for(self)
         self._state = State()
 
-    def attach(self, socket: CarrierSocket, stream_sid: str) -> None:
+    def attach(self, line: Line) -> None:
         """The carrier's stream is up: the call's first, or one that takes the place of the last."""
         now_s = self.clock()
         if self._unclaimed is not None:
@@ -268,10 +252,9 @@ class Call(ModelSink):
             self._unclaimed = None
         elif not self.record.streams:
             self._tasks.append(asyncio.create_task(self._link.run(), name=f"model {self.facts.call_sid}"))
-        self._socket, self._outbound = socket, messages.Outbound(stream_sid)
-        self.marks_outstanding = 0
+        self.line = line
         self._last_frame_s, self._delay_floor_s = now_s, None  # each stream has a clock of its own
-        self.record.streams.append(stream_sid)
+        self.record.streams.append(line.stream_id)
         if self._return_by is not None:
             self._return_by.cancel()
             self._return_by = None
@@ -281,20 +264,17 @@ class Call(ModelSink):
         else:
             self._send_again(parted_s if parted_s is not None else now_s, now_s)
 
-    def part(self, return_s: float) -> None:
-        """The stream is gone; the call ends unless another is attached within `return_s`.
+    def detach(self, grace_s: float) -> None:
+        """The line is gone, and closed by its owner; the call ends unless another is attached within `grace_s`.
 
         The machine is not told: it goes on, and what it sends meanwhile is kept for the next stream.
         """
         if self._parted_s is None:
             self._parted_s = self.clock()
-        self._socket = self._outbound = None
-        self.marks_outstanding = 0
-        self._outbox.clear()
-        self._outbox_bytes = 0
+        self.line = None
         if self._return_by is not None:
             self._return_by.cancel()
-        self._return_by = self._loop.call_later(return_s, lambda: self.feed(e.StreamLost(self.clock())))
+        self._return_by = self._loop.call_later(grace_s, self.line_lost)
 
     def _send_again(self, parted_s: float, now_s: float) -> None:
         """What the carrier held unheard went with its stream. The new marks put the ledger's clock right."""
@@ -314,12 +294,23 @@ class Call(ModelSink):
             self._set_timer(c.SetTimer(e.IdleTimeout, now_s + (self._policy.idle_prompt_s or PLAYOUT_GRACE_S)))
 
     @property
-    def attached(self) -> bool:
-        return self._socket is not None
+    def marks_outstanding(self) -> int:
+        """Marks sent on this stream and not reported back."""
+        return self.line.marks_outstanding if self.line is not None else 0
 
-    @property
-    def socket(self) -> CarrierSocket | None:
-        return self._socket
+    def hung_up(self) -> None:
+        """The far end hung up."""
+        self.feed(e.StreamStopped(self.clock()))
+
+    def line_lost(self) -> None:
+        """The line is gone, and no other will come."""
+        self.feed(e.StreamLost(self.clock()))
+
+    def line_failed(self, why: str) -> None:
+        """The line cannot go on."""
+        if self._state.phase is not Phase.ENDED:
+            self.timeline.error(why)
+            self.line_lost()
 
     @property
     def phase(self) -> Phase:
@@ -327,7 +318,7 @@ class Call(ModelSink):
 
     def silent_s(self, now_s: float) -> float:
         """How long the carrier's stream has brought nothing; 0 before it started."""
-        return now_s - self._last_frame_s if self.attached and self._last_frame_s is not None else 0.0
+        return now_s - self._last_frame_s if self.line is not None and self._last_frame_s is not None else 0.0
 
     def tell_frames(self) -> None:
         """The frames that have come since the last time, to the metrics: counting each would cost ten times that."""
@@ -358,7 +349,7 @@ class Call(ModelSink):
         model_s = self._link.round_trip_s()
         if model_s is not None:
             metrics.observe(LINK_RTT, model_s, "model")
-        carrier_s = round_trip_s(self._socket.get_extra_info("socket")) if self._socket is not None else None
+        carrier_s = self.line.round_trip_s() if self.line is not None else None
         if carrier_s is not None:
             metrics.observe(LINK_RTT, carrier_s, "carrier")
 
@@ -395,12 +386,15 @@ class Call(ModelSink):
         self.feed(e.EndRequested(self.clock(), ending))
 
     def last_words(self, text: str, ending: Ending) -> None:
+        self.say_and_end(text, ending)
+
+    def say_and_end(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
-        self.hush()
+        self.cancel_reply()
         self._last_words = ending, self._generation
         self.say(text)
 
-    def hush(self) -> None:
+    def cancel_reply(self) -> None:
         """Stop what the agent is saying, for good."""
         self.feed(e.ModelInterrupted(self.clock(), self._generation))
 
@@ -414,7 +408,7 @@ class Call(ModelSink):
             if timer is not None:
                 timer.cancel()
         self._timers.clear()
-        hanging_up = asyncio.create_task(self._close_socket())  # first: the caller waits for what follows
+        hanging_up = asyncio.create_task(self._close_line())  # first: the caller waits for what follows
         try:
             async with asyncio.timeout(CLOSE_MAX_S):
                 await self._close_parts()
@@ -447,16 +441,16 @@ class Call(ModelSink):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _close_socket(self) -> None:
-        if self._socket is not None:
+    async def _close_line(self) -> None:
+        if self.line is not None:
             try:
-                await self._socket.close()
+                await self.line.close()
             except Exception as error:  # the peer may be gone; nothing is owed to it
                 log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
 
     # --- the caller's audio: a frame up
 
-    def media(self, codes: bytes, timestamp_ms: int) -> None:
+    def caller_audio(self, codes: bytes, media_ms: int) -> None:
         """A frame of the caller: mu-law, 160 bytes as a rule."""
         now_s = self.clock()
         self._frames_in += 1
@@ -467,7 +461,7 @@ class Call(ModelSink):
             self._uplink_gap.add(now_s, now_s - self._last_frame_s)
         self._last_frame_s = now_s
         # The carrier's clock and ours differ by an unknown constant: the call's own best frame is the zero.
-        offset_s = now_s - timestamp_ms / 1000
+        offset_s = now_s - media_ms / 1000
         if self._delay_floor_s is None or offset_s < self._delay_floor_s:
             self._delay_floor_s = offset_s
         self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
@@ -517,25 +511,19 @@ class Call(ModelSink):
                 return self._playout.level_dbov(reply.generation, sample)
         return NOTHING_DBOV
 
-    def digit(self, digit: str) -> None:
+    def key_pressed(self, key: str) -> None:
         """The caller pressed a key."""
         self.feed(e.DigitPressed(self.clock()))
         if self._keys is None:
-            self._link.tell(f"The caller pressed the key {digit}.")
+            self._link.tell(f"The caller pressed the key {key}.")
         elif not self._keys.full():
-            self._keys.put_nowait(digit)
+            self._keys.put_nowait(key)
 
-    def mark(self, name: str) -> None:
-        """A mark came back."""
-        now_s = self.clock()
-        self.marks_outstanding = max(0, self.marks_outstanding - 1)
-        mark = messages.parse_mark(name)
-        if isinstance(mark, messages.ReplyMark):
-            self.feed(e.MarkReturned(now_s, mark.generation, mark.sample, mark.epoch))
-        elif isinstance(mark, messages.ClearMark):
-            self.feed(e.ClearAcknowledged(now_s, mark.epoch))
-        else:
-            self._metrics.input_errors_total.inc("carrier", "unknown_mark")
+    def mark_heard(self, mark: ReplyMark) -> None:
+        self.feed(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
+
+    def cleared(self, epoch: int) -> None:
+        self.feed(e.ClearAcknowledged(self.clock(), epoch))
 
     # --- the model's audio: a chunk down (ModelSink)
 
@@ -682,77 +670,43 @@ class Call(ModelSink):
         self.feed(e.EndRequested(self.clock(), Ending.TRANSFERRED, call_id))
 
     def send_digits(self, digits: str) -> bool:
-        if self.on_digits is None or not self.attached:
+        if self.on_digits is None or self.line is None:
             return False
         self.on_digits(digits)
         return True
 
     # --- carrying out commands: playout
 
-    def _put(self, message: str, command: c.Command) -> None:
-        self._outbox.append((message, command))
-        self._outbox_bytes += len(message)
-        self._outbox_ready.set()
-        if self._outbox_bytes > OUTBOX_MAX_BYTES and self._state.phase is not Phase.ENDED:
-            self.timeline.error("the carrier stopped reading")
-            self._events.append(e.StreamLost(self.clock()))
-
     def _play(self, command: c.Play | c.Replay) -> None:
         codes = self._playout.span(command.generation, command.from_sample, command.to_sample)
         if isinstance(command, c.Replay):
             codes = fade_in(codes)
-        if self._outbound is not None and codes:
-            self._put(self._outbound.media(codes), command)
+        if self.line is not None and codes:
+            self.line.play(Span(command.generation, command.from_sample, command.to_sample), codes)
 
     def _send_mark(self, command: c.SendMark) -> None:
-        if self._outbound is not None:
-            name = messages.reply_mark(command.generation, command.sample, command.epoch)
-            self._put(self._outbound.mark(name), command)
+        if self.line is not None:
+            self.line.mark(ReplyMark(command.generation, command.sample, command.epoch))
 
     def _clear(self, command: c.Clear) -> None:
-        # What has not left yet must not follow the clear.
-        self._outbox.clear()
-        self._outbox_bytes = 0
-        if self._outbound is not None:
-            self._put(self._outbound.clear, command)
-            self._put(self._outbound.mark(messages.clear_mark(command.epoch)), command)
+        if self.line is not None:
+            self.line.clear(command.epoch)
 
     def _drop(self, command: c.Drop) -> None:
         self._playout.drop(command.generation)
         self._cleared_below = max(self._cleared_below, command.generation)
 
-    async def _send(self) -> None:
-        """Empties the outbox into the carrier's socket; what a clear removed is never sent."""
-        while True:
-            while self._outbox:
-                message, command = self._outbox.popleft()
-                self._outbox_bytes -= len(message)
-                if self._socket is None:
-                    continue
-                try:
-                    await self._socket.send_str(message)
-                except (ConnectionError, RuntimeError):
-                    continue  # the stream is gone: whoever reads it tells, and another may come
-                self._sent(command)
-            self._outbox_ready.clear()
-            await self._outbox_ready.wait()
+    def sent(self, span: Span) -> None:
+        samples = span.to_sample - span.from_sample
+        self.record.audio_out_ms += samples / 8
+        self._metrics.frames_out.inc(samples / FRAME)
+        self.timeline.sent(c.Play(span.generation, span.from_sample, span.to_sample), self.clock())
+        if span.generation <= self._cleared_below:
+            self.record.samples_after_clear += samples
+            self._metrics.samples_after_clear_total.inc(samples)
 
-    def _sent(self, command: c.Command) -> None:
-        if isinstance(command, (c.Play, c.Replay)):
-            samples = command.to_sample - command.from_sample
-            self.record.audio_out_ms += samples / 8
-            self._metrics.frames_out.inc(samples / FRAME)
-            self.timeline.sent(command, self.clock())
-            if command.generation <= self._cleared_below:
-                self.record.samples_after_clear += samples
-                self._metrics.samples_after_clear_total.inc(samples)
-        elif isinstance(command, c.SendMark):
-            self.marks_outstanding += 1
-        elif isinstance(command, c.Clear):
-            if self._outbox and self._outbox[0][1] is command:
-                self.timeline.clear_sent(self.clock())  # its mark follows
-            else:
-                self.marks_outstanding += 1
+    def clear_sent(self, epoch: int) -> None:
+        self.timeline.clear_sent(self.clock())
 
     def _play_sound(self, name: str, kind: str, protected: bool = False) -> None:
         codes = self._sounds.get(name, b"")
