@@ -1,6 +1,6 @@
 """The gateway process: routes, the calls in progress, and their beginning and end.
 
-/twilio/...                    Twilio's side, see `telephone`
+/twilio/...                    Twilio's webhooks and media streams, see `carriers/twilio/webhooks`
 POST /calls                    place a call; GET /calls/ID what became of it, POST /calls/ID/ACTION steer it
 GET  /metrics /livez /readyz   for Prometheus and for whoever restarts us
 GET  /console                  what goes on now and where the milliseconds go, see `console`
@@ -27,13 +27,15 @@ from offhook.gateway import __version__
 from offhook.gateway.agent.policy import detector_of
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.call import Call, CallFacts
-from offhook.gateway.carriers.twilio.webhooks import Telephone
+from offhook.gateway.call.call import Call
+from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.hearing import Detection
+from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.models import CallBrief
+from offhook.gateway.models import AudioFormats, CallBrief
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
@@ -41,6 +43,7 @@ from offhook.gateway.observe.tracing import new_trace_id, traces_for
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.outbound import QueueFull, can_be_called
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.http.client import HttpClient
@@ -92,15 +95,17 @@ class Gateway:
         self.models = GeminiModel(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
         self.records: OrderedDict[str, CallRecord] = OrderedDict()
-        self.telephone = Telephone(
+        clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
+        self.switchboard = Switchboard(
             settings,
             self.admission,
             self.metrics,
-            self._door,
             {agent.name: agent for agent in self.agents},
             self.calls,
             self._new_call,
+            clock=clock,
         )
+        self._carriers = [Twilio(settings, self.metrics, self._door, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
         self._exports: set[asyncio.Task[None]] = set()
         self._access = Access(settings.console_token, self.metrics)
@@ -126,7 +131,8 @@ class Gateway:
 
     def app(self) -> web.Application:
         app = web.Application()
-        app.add_routes(self.telephone.routes())
+        for carrier in self._carriers:
+            app.add_routes(carrier.routes())
         app.router.add_post("/calls", _errors_as_json(self._place))
         app.router.add_get("/calls/{id}", _errors_as_json(self._placed))
         app.router.add_post("/calls/{id}/{action}", _errors_as_json(self._steer))
@@ -168,14 +174,14 @@ class Gateway:
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
         await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
-        await self.telephone.open()
+        await self.switchboard.open(self._carriers)
         await self.models.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
         try:
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
             await self._end_all()
-            await self.telephone.close()
+            await self.switchboard.close()
             await self.console.close()
             if self._traces is not None:
                 await asyncio.gather(*self._exports)
@@ -217,14 +223,16 @@ class Gateway:
             await asyncio.sleep(due_s - time.monotonic())
             now_s = time.monotonic()
             self.metrics.observe("event_loop_lag", max(0.0, now_s - due_s))
-            self.telephone.tick(now_s)
+            self.switchboard.tick(now_s)
             turn = (turn + 1) % STOCK_TICKS
             calls = list(self.calls.values())
-            self.metrics.marks_outstanding.set(sum(call.marks_outstanding for call in calls))
+            self.metrics.marks_outstanding.set(
+                sum(call.line.marks_outstanding for call in calls if call.line is not None)
+            )
             for call in calls:
-                call.tell_frames()
+                call.hearing.flush_frame_count()
             for call in calls[turn::STOCK_TICKS]:
-                call.take_stock()
+                call.publish_counters()
 
     # --- calls
 
@@ -236,6 +244,8 @@ class Gateway:
             tools=tools,
             sounds=self._sounds[agent.name],
             metrics=self.metrics,
+            clock=self._clock,
+            detection=self._detection,
             link_for=lambda call: self.models.link(
                 CallBrief(
                     agent=agent,
@@ -248,6 +258,7 @@ class Gateway:
                         "call_sid": facts.call_sid,
                     },
                     facts=call.remembered,
+                    formats=AudioFormats(caller=facts.formats.gives, agent=facts.formats.takes),
                 ),
                 call,
             ),
@@ -271,7 +282,7 @@ class Gateway:
             self._idle.set()
         self.admission.end(call_sid)
         self.metrics.calls_active.set(len(self.calls))
-        self.telephone.call_over(call)
+        self.switchboard.call_over(call)
         self.records[call_sid] = call.record
         while len(self.records) > MAX_RECORDS:
             self.records.popitem(last=False)
@@ -307,7 +318,9 @@ class Gateway:
         if not sound or not all(isinstance(value, str) for value in variables.values()):
             raise web.HTTPBadRequest(text="to, agent, from and the values of variables must be texts")
         try:
-            placed = self.telephone.call_out(texts["to"], texts["agent"], caller_id=texts["from"], variables=variables)
+            placed = self.switchboard.call_out(
+                texts["to"], texts["agent"], caller_id=texts["from"], variables=variables
+            )
         except QueueFull as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
         except OperatorError as error:
@@ -316,7 +329,7 @@ class Gateway:
 
     async def _placed(self, request: web.Request) -> web.Response:
         await self._api(request)
-        placed = self.telephone.outbound.find(request.match_info["id"])
+        placed = self.switchboard.outbound.find(request.match_info["id"])
         if placed is None:
             raise web.HTTPNotFound(text="no such call")
         return _json(placed)
@@ -332,24 +345,24 @@ class Gateway:
         if texts["music"] and not texts["music"].startswith(("https://", "http://")):
             raise web.HTTPBadRequest(text="music: give the URL of a sound file")
         call_id = request.match_info["id"]
-        placed = self.telephone.outbound.find(call_id)
+        placed = self.switchboard.outbound.find(call_id)
         call_sid = placed.call_sid if placed else call_id
         call = self.calls.get(call_sid)
         match request.match_info["action"]:
             case "hang_up" if placed is not None:
-                done = await self.telephone.hang_up(placed)
+                done = await self.switchboard.hang_up(placed)
             case "hang_up" if call is not None:
                 call.stop(Ending.AGENT_HUNG_UP)
                 done = True
             case "hold":
-                done = await self.telephone.hold(call_sid, texts["music"], texts["say"])
+                done = await self.switchboard.hold(call_sid, texts["music"], texts["say"])
             case "resume":
-                done = await self.telephone.resume(call_sid)
+                done = await self.switchboard.resume(call_sid)
             case "transfer" if call is not None and texts["to"]:
-                call.transfer(texts["to"], "", whisper=texts["whisper"], warm=body.get("warm") is True)
+                call.tools.transfer(texts["to"], "", whisper=texts["whisper"], warm=body.get("warm") is True)
                 done = True
             case "press" if call is not None and texts["digits"]:
-                done = call.send_digits(texts["digits"])
+                done = call.tools.send_digits(texts["digits"])
             case _:
                 raise web.HTTPNotFound(text="no such call, or no such thing to do with it")
         return _json({"done": done}, status=200 if done else 409)

@@ -25,6 +25,7 @@ from offhook.gateway.call.hearing import Detection, Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
+from offhook.gateway.call.spending import Spending
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
 from offhook.gateway.call.tools import CallTools
@@ -33,8 +34,8 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import LinkCount, ModelLink, Usage, count_metric
-from offhook.gateway.models.pricing import Prices, Spending
+from offhook.gateway.models import LINK_METRICS, LinkCount, ModelLink, Usage
+from offhook.gateway.models.pricing import Prices
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.tools import Tool
@@ -75,14 +76,21 @@ class Call:
         self.facts, self.agent, self.clock = facts, agent, clock
         self._metrics, self._link_for, self._on_over = metrics, link_for, on_over
         self._loop = asyncio.get_running_loop()
-        self.record = CallRecord.of(facts, agent)
+        self.record = CallRecord(
+            call_sid=facts.call_sid,
+            agent=agent.name,
+            direction=facts.direction,
+            caller=facts.caller,
+            dialled=facts.dialled,
+            simulated=facts.simulated,
+            started_at=facts.started_at,
+        )
         self.timeline = Timeline(self.record, metrics, facts.formats.takes.rate_hz, rang_s=rang_s)
-        self._policy = policy_of(agent)
+        self._policy = policy_of(agent)._replace(rate_hz=facts.formats.takes.rate_hz)
         self._state = State()
         self._events: deque[e.Event] = deque()
         self._stepping = False
         self._timers = Timers(clock, self._fire)
-        greeting = agent.greeting
         self.speaking = speaking = Speaking(
             facts,
             sounds,
@@ -98,9 +106,11 @@ class Call:
         self._tasks: list[asyncio.Task[None]] = []
         self._old_links: list[asyncio.Task[None]] = []
         self._was_ready = False  # the model, once
+        self._last_words = ""  # of `say_and_end`
         self._spending = Spending(prices, agent.limits.cost)
         self._over = asyncio.Event()
         self.ending: Ending | None = None
+        self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
         self.link = link_for(self)
         self.hearing = Hearing(
             agent,
@@ -119,10 +129,12 @@ class Call:
             facts,
             agent,
             tools,
+            self.remembered,
             timeline=self.timeline,
             hearing=self.hearing,
             link=lambda: self.link,
             feed=self.feed,
+            say_and_end=self.say_and_end,
             clock=clock,
             metrics=metrics,
             redactor=redactor,
@@ -138,14 +150,13 @@ class Call:
             c.Clear: speaking.clear,
             c.Drop: self._drop,
             c.ReplyEnded: lambda command: speaking.playout.drop(command.generation),
-            c.PlayGreeting: lambda _: speaking.play_sound(greeting.sound, "sound", protected=greeting.protected),
+            c.PlayGreeting: lambda _: speaking.play_sound(agent.greeting.sound, "sound"),
             c.PlayFiller: self._play_filler,
-            c.MuteCaller: self._mute,
             c.BargeIn: lambda _: None,  # for the timeline
-            c.AskModel: self._prompt,
-            c.TellHeard: self._report_heard,
-            c.ActivityStart: self._turn_started,
-            c.ActivityEnd: self._turn_ended,
+            c.SendPrompt: self._prompt,
+            c.ReportHeard: self._report_heard,
+            c.OpenTurn: self._open_turn,
+            c.CloseTurn: self._close_turn,
             c.RotateModel: lambda _: self.link.rotate(),
             c.ReconnectModel: lambda _: self.link.reconnect(),
             c.RunTool: self.tools.run,
@@ -168,6 +179,7 @@ class Call:
             while self._events:
                 event = self._events.popleft()
                 self._state, commands = step(self._policy, self._state, event)
+                self.hearing.muted = self._state.caller_muted
                 self.timeline.observe(event, commands)
                 if self._recorder is not None:
                     self._recorder.observe(event, commands, self._state.ledger)
@@ -240,11 +252,12 @@ class Call:
 
     def cancel_reply(self) -> None:
         """Stop what the agent is saying, for good."""
-        self.feed(e.CancelReply(self.clock()))
+        self.feed(e.CancelReply(self.clock(), self.speaking.turns))
 
     def say_and_end(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
-        self.tools.last_words(text, ending)
+        self._last_words = text
+        self.feed(e.SayAndEnd(self.clock(), ending, self.speaking.turns))
 
     @property
     def line(self) -> Line | None:
@@ -297,7 +310,7 @@ class Call:
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
         self.record.audio_in_ms = self.hearing.received_samples * 1000 / self.facts.formats.gives.rate_hz
-        self.record.remembered = self.tools.masked(self.tools.remembered)
+        self.record.remembered = self.tools.masked(self.remembered)
         self.timeline.ended(self.clock())
         self._metrics.calls_total.inc(ending.value, ending.side.value)
         await self._on_over(self)
@@ -366,16 +379,18 @@ class Call:
         self.feed(event)
 
     def usage(self, usage: Usage) -> None:
-        self._metrics.tokens_total.inc("input", by=usage.total_in)
-        self._metrics.tokens_total.inc("output", by=usage.total_out)
+        self._metrics.tokens_total.inc("input", by=usage.input_total)
+        self._metrics.tokens_total.inc("output", by=usage.output_total)
         self._spending.add(usage, self.record.usage)
-        if self._spending.is_over:
-            self.feed(e.EndRequested(self.clock(), Ending.COST_LIMIT))
-        elif self._spending.warning_due():
+        if self._spending.warns():
             self.feed(e.CostWarning(self.clock()))
+        elif self._spending.is_over:
+            self.feed(e.EndRequested(self.clock(), Ending.COST_LIMIT))
 
     def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
-        count_metric(self._metrics, what, by, reason)
+        if (row := LINK_METRICS.get(what)) is not None:
+            name, *labels = row
+            getattr(self._metrics, name).inc(*labels, *filter(None, (reason,)), by=by)
 
     def segment(self, name: str, seconds: float) -> None:
         if name == "uplink_forward":  # of every frame
@@ -393,22 +408,19 @@ class Call:
         if sound := self.tools.filler(command):
             self.speaking.play_sound(sound, "filler")
 
-    def _mute(self, command: c.MuteCaller) -> None:
-        self.hearing.muted = command.muted
+    def _prompt(self, command: c.SendPrompt) -> None:
+        self.link.prompt(prompts.text_of(command.prompt, self.agent, self._last_words))
 
-    def _prompt(self, command: c.AskModel) -> None:
-        self.link.prompt(prompts.text_of(command.prompt, self.agent, self.tools.final_words))
-
-    def _report_heard(self, command: c.TellHeard) -> None:
+    def _report_heard(self, command: c.ReportHeard) -> None:
         text = self.timeline.heard_text(command.generation, command.heard)
         note = None if text is None else prompts.heard_note(text, ask=self.agent.repair.mode == "ask")
         self.link.heard(command.generation, command.heard, note)
 
-    def _turn_started(self, command: c.ActivityStart) -> None:
+    def _open_turn(self, command: c.OpenTurn) -> None:
         self.link.turn_started()
         self.hearing.open_turn()
 
-    def _turn_ended(self, command: c.ActivityEnd) -> None:
+    def _close_turn(self, command: c.CloseTurn) -> None:
         self.hearing.close_turn()
         self.link.turn_ended()
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from offhook.gateway.call.line import LineFormats
 from offhook.media.formats import MULAW_8K
 
-__all__ = ["CallFacts", "Transfer"]
+__all__ = ["TELEPHONE", "CallFacts", "Transfer"]
+
+TELEPHONE = LineFormats(gives=MULAW_8K, takes=MULAW_8K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +37,4 @@ class CallFacts:
     started_at: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     effects: frozenset[str] = frozenset()  # tools with outside effects that run though simulated; "*": all
-    formats: LineFormats = LineFormats(MULAW_8K, MULAW_8K)
+    formats: LineFormats = TELEPHONE

@@ -60,6 +60,7 @@ class Line(Protocol):
     stream_id: str
     formats: LineFormats
     can: LineCan
+    marks_outstanding: int  # marks sent and not reported back
 
     def play(self, span: Span, codes: bytes) -> None:
         """Queue audio in `formats.takes`, whole samples; `LineSink.sent` follows once it is on its way."""

@@ -37,14 +37,14 @@ class Speaking:
         self.playout = Playout(self._format)
         self.line: Line | None = None
         self._dropped_to = 0  # replies up to this one must not be sent any more
-        self._turns = 0
+        self.turns = 0  # the newest number given out
 
     # --- from the model (ModelSink)
 
     def next_turn(self) -> int:
         """The number of a new reply: unique in the call, growing."""
-        self._turns += 1
-        return self._turns
+        self.turns += 1
+        return self.turns
 
     def reply_audio(self, turn: int, codes: bytes) -> None:
         """Audio of a reply in the line's format, any length."""
@@ -95,13 +95,13 @@ class Speaking:
         self.playout.drop(command.generation)
         self._dropped_to = max(self._dropped_to, command.generation)
 
-    def play_sound(self, name: str, kind: str, *, protected: bool = False) -> None:
+    def play_sound(self, name: str, kind: str) -> None:
         """A sound file as a reply of its own; `kind`: "sound" or "filler"."""
         turn, now_s = self.next_turn(), self._clock()
         self._timeline.sound_reply(turn, kind)
         samples, audible = self.playout.push_sound(turn, self._sounds.get(name, b""))
         if samples:
-            self._feed(e.ReplyAudio(now_s, turn, samples, audible, protected))
+            self._feed(e.ReplyAudio(now_s, turn, samples, audible))
         self._feed(e.ReplyComplete(now_s, turn))
 
     # --- from the line (LineSink)

@@ -104,7 +104,7 @@ class Timeline:
             c.ReplyEnded: self._reply_ended,
             c.AnswerTool: self._tool_answered,
             c.CancelTool: self._tool_cancelled,
-            c.ActivityEnd: self._endpoint,
+            c.CloseTurn: self._endpoint,
         }
 
     # --- what the shell reports
@@ -377,7 +377,7 @@ class Timeline:
     def _tool_cancelled(self, command: c.CancelTool, decided_s: float) -> None:
         self._tool_done(command.call_id, decided_s, "cancelled")
 
-    def _endpoint(self, command: c.ActivityEnd, decided_s: float) -> None:
+    def _endpoint(self, command: c.CloseTurn, decided_s: float) -> None:
         if self._speech_end_s is not None:
             self._observe("endpoint_delay", decided_s - self._speech_end_s)
 

@@ -43,18 +43,20 @@ class CallTools:
         facts: CallFacts,
         agent: Agent,
         tools: Mapping[str, Tool],
+        remembered: dict[str, str],
         *,
         timeline: Timeline,
         hearing: Hearing,
         link: Callable[[], ModelLink],
         feed: Callable[[e.Event], None],
+        say_and_end: Callable[[str, Ending], None],
         clock: Callable[[], float],
         metrics: Metrics,
         redactor: Redactor | None,
     ) -> None:
-        self._facts, self._agent, self._tools = facts, agent, tools
+        self._facts, self._agent, self._tools, self._remembered = facts, agent, tools, remembered
         self._timeline, self._hearing, self._link = timeline, hearing, link
-        self._feed, self._clock, self._metrics = feed, clock, metrics
+        self._feed, self._clock, self._metrics, self._say_and_end = feed, clock, metrics, say_and_end
         self._runner = ToolRunner(
             tools, self, limit=agent.limits.tools_at_once, on_finished=self._finished, redactor=redactor
         )
@@ -62,8 +64,6 @@ class CallTools:
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
         self.model_session = 0  # grows with each session that does not know of the one before
-        self.remembered: dict[str, str] = {}
-        self.final_words = ""  # said instead of anything else, before the call ends
         self.transfer_to: Transfer | None = None
         self.on_digits: Callable[[str], bool] | None = None  # the carrier's side, where it can press keys
 
@@ -113,8 +113,8 @@ class CallTools:
         request, result = self._requests.pop(command.call_id, None), self._results.pop(command.call_id, None)
         if request is None or result is None:
             return
-        if command.scheduling is not None:
-            self._link().tool_result(command.call_id, request.name, result.response, command.scheduling)
+        if command.speak is not None:
+            self._link().tool_result(command.call_id, request.name, result.response, command.speak)
         else:
             self._link().note(prompts.late_result_note(request.name, result.response))
 
@@ -155,7 +155,7 @@ class CallTools:
         self._link().prompt(prompts.say(text))
 
     def remember(self, key: str, value: str) -> None:
-        self.remembered[key] = value
+        self._remembered[key] = value
 
     def end_call(self, reason: str, call_id: str) -> None:
         self._feed(e.EndRequested(self._clock(), Ending.AGENT_HUNG_UP, call_id))
@@ -188,15 +188,12 @@ class CallTools:
         )
 
     def last_words(self, text: str, ending: Ending) -> None:
-        self.final_words = text
-        self._feed(e.SayAndEnd(self._clock(), ending))
+        self._say_and_end(text, ending)
 
     def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
         outcome = "" if what is None else msgspec.json.encode(self._shown(what)).decode()
         self._timeline.tool_afterwards(call.call_id, state.value, outcome)
-        log.warning(
-            "call %s: tool %s was abandoned, %s: %s", self._facts.call_sid, call.name, state.value, outcome
-        )
+        log.warning("call %s: tool %s was abandoned, %s: %s", self._facts.call_sid, call.name, state.value, outcome)
 
     # ---
 

@@ -1,10 +1,12 @@
 """Telephone carriers: each folder translates one carrier's words; it never decides.
 
-There is one carrier, Twilio, and so no `Protocol` yet: the second one will show what is common. What a
-carrier gives the call: `messages.parse`, `messages.Outbound` and the mark names for the media socket, `twiml`
-to answer webhooks with, `signature` and `tokens` to know who is asking, `rest` to steer a live call.
+A carrier implements `Carrier` and reports to the `Switchboard` (`offhook.gateway.telephony`); its media socket feeds a
+call, the `LineSink`, and gives it a `Line` (`offhook.gateway.call.line`). `stream_line` is the line of every carrier
+whose media socket speaks JSON.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
+
+__all__ = ["Carrier", "CarrierBusy", "Feature", "Hold", "Keys", "Kind", "NextStep"]

@@ -19,7 +19,7 @@ from offhook.gateway.carriers.twilio.webhooks import rest_for
 from offhook.gateway.cli.doctor import Finding, examine, points_here
 from offhook.gateway.config import Settings, settings_from
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.telephony.leg import FINAL
+from offhook.gateway.telephony.status import FINAL
 
 __all__ = ["mount"]
 

@@ -1,8 +1,8 @@
-"""Who may enter: the agent for a dialled number, the limit of calls, draining, and one answer per call. Pure.
+"""Admission of calls: the agent for a dialled number, the limit of calls, draining, and one answer per call. Pure.
 
 A call is **ringing** from its webhook until its stream claims it with the one-time token, then **live** until it
-has ended; both hold a place. A repeated webhook of a call changes nothing: Twilio retries, and a signature has no
-timestamp, so a captured one can be replayed for ever.
+has ended; both hold a place. A repeated webhook of a call changes nothing: carriers retry, and a signature without a
+timestamp can be replayed for ever.
 
 `now_s` is one clock that only grows, the same for all methods.
 """
@@ -23,13 +23,13 @@ MAX_ENDED = 10_000  # ended calls remembered against replays: hours of a busy pr
 
 
 class Refusal(Enum):
-    """Why a call may not enter; the value is what the metric shows."""
+    """Why a call is refused; the value is the metric's label."""
 
     AT_LIMIT = "at_limit"
     DRAINING = "draining"
     NO_AGENT = "no_agent"  # no agent answers the dialled number
     ENDED = "ended"  # a webhook for a call that is over: late or replayed
-    FAULT = "internal_error"  # ours: answering it failed (never `ring`'s own answer)
+    FAULT = "internal_error"  # ours: answering the webhook failed (`ring` never returns it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Admitted:
 
     agent: Agent
     token: str
-    repeated: bool = False  # the call was admitted before: do not start anything twice
+    repeated: bool = False  # the call was admitted before: start nothing twice
 
     def __repr__(self) -> str:
         return f"Admitted(agent={self.agent.name!r}, repeated={self.repeated})"
@@ -56,12 +56,12 @@ class Refused:
 class _Known:
     agent: Agent
     token: str
-    gives_up_s: float | None  # a stream is awaited until then; None: it is here
-    live: bool = False  # a stream has been here
+    gives_up_s: float | None  # a stream is awaited until then; None: it came
+    live: bool = False  # a stream has come once
 
 
 class Admission:
-    """The calls of one process that ring, talk, or have ended lately.
+    """The calls of one process that are ringing, live, or have ended lately.
 
     Raises `OperatorError` when two agents claim the same number, or two claim every number.
     """
@@ -83,16 +83,16 @@ class Admission:
         """The agent that names this number, else the one that names none."""
         return self._by_number.get(normal_number(dialled), self._any)
 
-    def ring(self, call_sid: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
-        """Decide on a call that asks to be answered; `agent` when it is chosen already (calls we place).
+    def ring(self, call_id: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
+        """Admit or refuse a call that rings; `agent` when it is chosen already (outbound calls).
 
-        Asked again for the same call, the answer and its token are the same, whatever has changed meanwhile.
+        Repeated for the same call, the answer and its token are the same, whatever has changed meanwhile.
         """
-        if known := self._known.get(call_sid):
+        if known := self._known.get(call_id):
             return Admitted(known.agent, known.token, repeated=True)
         agent = agent or self.agent_for(dialled)
         fallback = agent.fallback if agent else Fallback()
-        if call_sid in self._ended:
+        if call_id in self._ended:
             return Refused(Refusal.ENDED, fallback)
         if self.draining:
             return Refused(Refusal.DRAINING, fallback)
@@ -100,44 +100,44 @@ class Admission:
             return Refused(Refusal.NO_AGENT, fallback)
         if len(self._known) >= self._max_calls:
             return Refused(Refusal.AT_LIMIT, fallback)
-        token = self._tokens.mint(call_sid, now_s)
-        self._known[call_sid] = _Known(agent, token, now_s + self._ring_s)
+        token = self._tokens.mint(call_id, now_s)
+        self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
         return Admitted(agent, token)
 
-    def start(self, call_sid: str, token: str, now_s: float) -> Agent | None:
+    def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
         """A stream claims its call: the agent, once per token; None for a wrong, used or late token."""
-        known = self._known.get(call_sid)
-        if not self._tokens.claim(token, call_sid, now_s) or known is None:
+        known = self._known.get(call_id)
+        if not self._tokens.claim(token, call_id, now_s) or known is None:
             return None
-        self._known[call_sid] = replace(known, gives_up_s=None, live=True)
+        self._known[call_id] = replace(known, gives_up_s=None, live=True)
         return known.agent
 
-    def again(self, call_sid: str, now_s: float) -> Admitted | None:
-        """A new token for a call whose stream is gone or never came, to connect it again; None: not known.
+    def again(self, call_id: str, now_s: float) -> Admitted | None:
+        """A new token for a call whose stream was lost or never came, to connect another; None: unknown call.
 
-        Draining does not matter: the caller is in already. The new stream is awaited as the first one was. A
-        token that was not used lives on.
+        Draining does not matter: the call was admitted before. The new stream is awaited as the first one was. A
+        token that was not used stays valid.
         """
-        known = self._known.get(call_sid)
+        known = self._known.get(call_id)
         if known is None:
             return None
-        token = self._tokens.mint(call_sid, now_s)
-        self._known[call_sid] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
+        token = self._tokens.mint(call_id, now_s)
+        self._known[call_id] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
         return Admitted(known.agent, token, repeated=True)
 
-    def end(self, call_sid: str) -> None:
-        """The call is over, however: its place is free, its token opens nothing. Harmless when said twice."""
-        self._known.pop(call_sid, None)
-        self._ended.pop(call_sid, None)
+    def end(self, call_id: str) -> None:
+        """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
+        self._known.pop(call_id, None)
+        self._ended.pop(call_id, None)
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
-        self._ended[call_sid] = None
+        self._ended[call_id] = None
 
     def given_up(self, now_s: float) -> list[str]:
-        """Ends the calls whose awaited stream has not come in time, and tells which. Ask every second."""
+        """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""
         late = [sid for sid, k in self._known.items() if k.gives_up_s is not None and now_s >= k.gives_up_s]
-        for call_sid in late:
-            self.end(call_sid)
+        for call_id in late:
+            self.end(call_id)
         return late
 
 

@@ -1,7 +1,7 @@
-"""Calls we place: a queue that respects the carrier's rate, and each call's status to its end. Pure but for ids.
+"""Outbound calls: a queue that keeps to the carrier's rate, and each call's status to its end. Pure but for ids.
 
-Twilio places one call a second for an account unless agreed otherwise, and queues the rest for up to a day where
-nobody sees them; so they wait here, where they can be counted and refused.
+A carrier places about one call a second for an account unless agreed otherwise, and queues the rest for up to a day
+where they cannot be seen. So they wait here, where they are counted and can be refused.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import msgspec
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.telephony.leg import FINAL, rank
+from offhook.gateway.telephony.status import FINAL, CallStatus, order_of
 
-__all__ = ["LOOK_S", "Outbound", "Placed", "QueueFull", "can_be_called"]
+__all__ = ["LOOK_S", "OutboundCall", "OutboundQueue", "QueueFull", "can_be_called"]
 
 CALLS_PER_S = 1.0
 MAX_QUEUED = 1_000  # a quarter of an hour at one a second
-LOOK_S = 0.25  # `due` is asked so often: a faster rate is made up for within this
+LOOK_S = 0.25  # the interval at which `due` is called: a faster rate is made up for within it
 MAX_KEPT = 2_000
-BUSY_S = 5.0  # the carrier said 429: let others through first
+BUSY_S = 5.0  # pause after the carrier answered "too many requests"
 _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}|sips?:[^\s<>\"]{1,200}")
 _MAX_VARIABLES = 50
+_UNANSWERED = frozenset({CallStatus.PLACING, CallStatus.QUEUED, CallStatus.INITIATED, CallStatus.RINGING})
 
 
 def can_be_called(to: str) -> bool:
@@ -33,12 +34,14 @@ def can_be_called(to: str) -> bool:
 
 
 class QueueFull(OperatorError):
-    """Too many calls are waiting already."""
+    """The queue of outbound calls is full."""
 
 
-class Placed(msgspec.Struct, kw_only=True):
-    """One call we place, and how far it has come. `status`: waiting, placing, then Twilio's own words; `failed`
-    also when Twilio would not take it, with `error`.
+class OutboundCall(msgspec.Struct, kw_only=True):
+    """One outbound call and how far it has come: the API's JSON, field by field.
+
+    `call_sid`: its id at the carrier, empty until it has one. `answered_by`: the carrier's own word. `error`: why the
+    carrier refused it, with status `failed`.
     """
 
     id: str
@@ -46,8 +49,8 @@ class Placed(msgspec.Struct, kw_only=True):
     agent: str
     caller_id: str
     variables: dict[str, str] = {}
-    conference: str = ""  # a warm transfer's briefing call: where the one who answers goes then
-    status: str = "waiting"
+    conference: str = ""  # a warm transfer's briefing call: the conference in which the caller waits
+    status: CallStatus = CallStatus.WAITING
     call_sid: str = ""
     answered_by: str = ""
     error: str = ""
@@ -56,21 +59,21 @@ class Placed(msgspec.Struct, kw_only=True):
     def over(self) -> bool:
         return self.status in FINAL
 
-    def told(self, status: str) -> bool:
-        """A status callback, in whatever order they come; True when it is news."""
-        if rank(status) <= rank(self.status):
+    def on_status(self, status: CallStatus) -> bool:
+        """A status report, in whatever order they arrive; True when the status changed."""
+        if order_of(status) <= order_of(self.status):
             return False
         self.status = status
         return True
 
 
-class Outbound:
-    """The queue. `now_s` is one clock that only grows."""
+class OutboundQueue:
+    """Outbound calls that wait, and those placed lately. `now_s` is one clock that only grows."""
 
     def __init__(self, calls_per_s: float = CALLS_PER_S, max_queued: int = MAX_QUEUED) -> None:
         self._gap_s, self._max_queued = 1.0 / calls_per_s, max_queued
-        self._waiting: deque[Placed] = deque()
-        self._kept: OrderedDict[str, Placed] = OrderedDict()
+        self._waiting: deque[OutboundCall] = deque()
+        self._kept: OrderedDict[str, OutboundCall] = OrderedDict()
         self._next_s = 0.0
 
     @property
@@ -78,9 +81,9 @@ class Outbound:
         return len(self._waiting)
 
     @property
-    def under_way(self) -> int:
-        """Calls at the carrier that have not been answered: each may need a place at any moment."""
-        return sum(p.status in ("placing", "queued", "initiated", "ringing") for p in self._kept.values())
+    def unanswered(self) -> int:
+        """Calls at the carrier that were not answered yet: each may need a place at any moment."""
+        return sum(call.status in _UNANSWERED for call in self._kept.values())
 
     def submit(
         self,
@@ -90,7 +93,7 @@ class Outbound:
         caller_id: str = "",
         variables: dict[str, str] | None = None,
         conference: str = "",
-    ) -> Placed:
+    ) -> OutboundCall:
         """Queue a call. Raises `OperatorError` for one that cannot be placed, `QueueFull`."""
         if not can_be_called(to):
             raise OperatorError(f"cannot call {to[:60]!r}: give a number as +15551234567, or a SIP address")
@@ -102,8 +105,8 @@ class Outbound:
         if len(variables or {}) > _MAX_VARIABLES:
             raise OperatorError(f"more than {_MAX_VARIABLES} variables")
         if len(self._waiting) >= self._max_queued:
-            raise QueueFull(f"{self._max_queued} calls are waiting already: try again later")
-        placed = Placed(
+            raise QueueFull(f"{self._max_queued} calls are queued already: try again later")
+        call = OutboundCall(
             id=secrets.token_hex(8),
             to=to,
             agent=agent.name,
@@ -111,47 +114,47 @@ class Outbound:
             variables=variables or {},
             conference=conference,
         )
-        self._waiting.append(placed)
-        self._kept[placed.id] = placed
+        self._waiting.append(call)
+        self._kept[call.id] = call
         while len(self._kept) > MAX_KEPT:
             oldest = next(iter(self._kept.values()))
             if not oldest.over:
                 break
             self._kept.popitem(last=False)
-        return placed
+        return call
 
-    def due(self, now_s: float, free: int) -> Placed | None:
-        """The call to be placed now, if any may be; `free`: places for calls that are left in this process."""
-        if not self._waiting or now_s < self._next_s or free <= self.under_way:
+    def due(self, now_s: float, free: int) -> OutboundCall | None:
+        """The call to place now, if any; `free`: places for calls that are left in this process."""
+        if not self._waiting or now_s < self._next_s or free <= self.unanswered:
             return None
-        behind_s = LOOK_S if self._gap_s < LOOK_S else 0.0  # 0 where asking keeps up: strictly one per gap
+        behind_s = LOOK_S if self._gap_s < LOOK_S else 0.0  # 0 where `due` is called often enough: one per gap
         self._next_s = max(self._next_s, now_s - behind_s) + self._gap_s
-        placed = self._waiting.popleft()
-        placed.status = "placing"
-        return placed
+        call = self._waiting.popleft()
+        call.status = CallStatus.PLACING
+        return call
 
-    def back_off(self, placed: Placed, now_s: float) -> None:
-        """The carrier was too busy: this call is the next one, later."""
-        placed.status = "waiting"
-        self._waiting.appendleft(placed)
+    def back_off(self, call: OutboundCall, now_s: float) -> None:
+        """The carrier refused for its rate: this call is the next one, later."""
+        call.status = CallStatus.WAITING
+        self._waiting.appendleft(call)
         self._next_s = max(self._next_s, now_s + BUSY_S)
 
-    def cancel(self, placed: Placed) -> bool:
+    def cancel(self, call: OutboundCall) -> bool:
         """Take a call out of the queue; False when it has left it."""
-        if placed not in self._waiting:
+        if call not in self._waiting:
             return False
-        self._waiting.remove(placed)
-        placed.status = "canceled"
+        self._waiting.remove(call)
+        call.status = CallStatus.CANCELED
         return True
 
-    def of_conference(self, conference: str) -> list[Placed]:
+    def of_conference(self, conference: str) -> list[OutboundCall]:
         """Briefing calls that are not over."""
-        return [p for p in self._kept.values() if p.conference == conference and not p.over]
+        return [call for call in self._kept.values() if call.conference == conference and not call.over]
 
-    def find(self, call_id: str) -> Placed | None:
-        return self._kept.get(call_id)
+    def find(self, outbound_id: str) -> OutboundCall | None:
+        return self._kept.get(outbound_id)
 
     def stop(self) -> None:
-        """The process ends: what is still waiting is not placed."""
+        """The process ends: calls that still wait are not placed."""
         while self._waiting:
-            self._waiting.popleft().status = "canceled"
+            self._waiting.popleft().status = CallStatus.CANCELED

@@ -1,17 +1,32 @@
-"""Warm transfer: the agent's second call, in which it tells a human about the caller who waits."""
+"""Warm transfer: the caller waits in a conference while the agent calls a human, briefs them, and leaves.
+
+caller's leg    JOIN the conference, hears music ... the human joins, or the wait ends with the fallback
+briefing leg    the agent's second call; JOIN when the human agreed, HANG_UP when not
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 
-from offhook.gateway.agent.spec import Agent, Greeting, Idle
+from offhook.gateway.agent.spec import Agent, Fallback, Greeting, Idle
+from offhook.gateway.call.call import Call
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.telephony.carrier import Feature, Kind, NextStep
+from offhook.gateway.telephony.leg import Leg
+from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.tools import Tool, ToolCall, ToolHost
 
-__all__ = ["BRIEFING_TOOLS", "DECLINED", "briefing_agent"]
+__all__ = ["BRIEFING_TOOLS", "DECLINED", "WarmTransfers", "briefing_agent", "conference_of", "without_human"]
 
-DECLINED = "declined"  # remembered by a briefing call whose human does not want the caller
+log = logging.getLogger(__name__)
+
+DECLINED = "declined"  # remembered by a briefing call whose human does not take the caller
+UNREACHED = "Sorry, we could not reach a colleague. Goodbye."
 
 _INSTRUCTIONS = """You are calling a colleague about a caller who is waiting on the line and wants to speak to them. \
 Say in one or two sentences who is calling and what it is about, then ask whether you should connect them. \
@@ -49,3 +64,86 @@ def briefing_agent(agent: Agent) -> Agent:
         idle=Idle(prompt_after_s=6.0, goodbye_after_s=12.0),
         tools=(),
     )
+
+
+def conference_of(call_id: str) -> str:
+    """The conference in which this caller waits."""
+    return f"offhook-{call_id}"
+
+
+def without_human(fallback: Fallback) -> Fallback:
+    """The fallback for a caller who has just waited for a human in vain."""
+    return msgspec.structs.replace(fallback, dial="", enqueue="", say=fallback.say or UNREACHED)
+
+
+class WarmTransfers:
+    """The warm transfers of the process. Its state is in the legs (`Leg.next`, `Leg.wait_ended`) and the queue.
+
+    `legs`: by call id. `decide(leg, step, now_s)` decides what follows a leg, `hang_up(call)` ends an outbound call,
+    `spawn` runs a coroutine that the caller does not wait for.
+    """
+
+    def __init__(
+        self,
+        legs: Mapping[str, Leg],
+        outbound: OutboundQueue,
+        *,
+        decide: Callable[[Leg, NextStep, float], bool],
+        hang_up: Callable[[OutboundCall], Coroutine[Any, Any, bool]],
+        spawn: Callable[[Coroutine[Any, Any, Any]], None],
+    ) -> None:
+        self._legs, self._outbound, self._decide, self._hang_up, self._spawn = legs, outbound, decide, hang_up, spawn
+
+    def begin(self, leg: Leg, call: Call, target: str, about: str, now_s: float) -> None:
+        """The conversation with the caller ended in a warm transfer: call `target`, while the caller waits."""
+        if Feature.CONFERENCE not in leg.carrier.can:
+            log.warning("call %s: no warm transfer: the carrier has no conference", leg.call_id)
+            self._decide(leg, NextStep(Kind.DIAL, target, about), now_s)
+            return
+        if not self._decide(leg, NextStep(Kind.JOIN, conference_of(leg.call_id)), now_s):
+            return
+        own_number = leg.outbound.caller_id if leg.outbound is not None else leg.own_number
+        try:
+            self._outbound.submit(
+                target,
+                call.agent,
+                caller_id=call.agent.outbound.caller_id or own_number,
+                variables={"about": about or "nothing"},
+                conference=conference_of(leg.call_id),
+            )
+        except OperatorError as error:
+            log.warning("call %s: no warm transfer: %s", leg.call_id, error)
+            self._spawn(self._end_wait(leg.call_id))
+
+    def briefed(self, leg: Leg, call: Call, now_s: float) -> None:
+        """The briefing is over: the human joins the caller, unless they hung up or declined."""
+        assert leg.outbound is not None
+        if call.ending is Ending.AGENT_HUNG_UP and DECLINED not in call.remembered:
+            self._decide(leg, NextStep(Kind.JOIN, leg.conference, starts=True), now_s)
+        elif self._decide(leg, NextStep(Kind.HANG_UP), now_s):
+            self.briefing_over(leg.outbound)
+
+    def briefing_over(self, briefing: OutboundCall) -> None:
+        """The briefing call ended: when the human has not joined, the caller's wait ends, too."""
+        leg = self._legs.get(briefing.call_sid)
+        if leg is not None and leg.next is not None and leg.next.kind is Kind.JOIN:
+            return  # they met: the conference's end is the end of both calls
+        self._spawn(self._end_wait(briefing.conference.removeprefix(conference_of(""))))
+
+    def caller_left(self, leg: Leg, now_s: float) -> None:
+        """The caller hung up while waiting: end the briefing call."""
+        for briefing in self._outbound.of_conference(conference_of(leg.call_id)):
+            if briefing_leg := self._legs.get(briefing.call_sid):
+                self._decide(briefing_leg, NextStep(Kind.HANG_UP), now_s)
+            self._spawn(self._hang_up(briefing))
+
+    async def _end_wait(self, call_id: str) -> None:
+        """Take a caller out of the conference that no human will join."""
+        leg = self._legs.get(call_id)
+        if leg is None or leg.over or leg.wait_ended:
+            return
+        leg.wait_ended = True
+        try:
+            await leg.carrier.fall_back(call_id, without_human(leg.fallback))
+        except PeerError as error:
+            log.warning("call %s: %s", call_id, error)

@@ -20,7 +20,7 @@ class Allowance:
         self._left = self.burst
 
     def take(self, now_s: float) -> bool:
-        """Whether one more is allowed now; if so it is taken."""
+        """Whether one more is allowed now; if so, it is taken from the bucket."""
         self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.per_s)
         self._at_s = now_s
         if self._left < 1.0:

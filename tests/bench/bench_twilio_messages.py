@@ -11,7 +11,8 @@ import os
 import timeit
 from collections.abc import Callable
 
-from offhook.gateway.carriers.twilio.messages import Outbound, parse, parse_mark
+from offhook.gateway.carriers.stream_line import parse_mark
+from offhook.gateway.carriers.twilio.messages import TwilioEncoder, parse
 
 N = 100_000
 MZ = "MZ" + "18" * 16
@@ -28,7 +29,7 @@ def main() -> None:
     media = {"track": "inbound", "chunk": "925", "timestamp": "18553", "payload": payload}
     text = json.dumps({"event": "media", "sequenceNumber": "926", "media": media, "streamSid": MZ})
     reply = os.urandom(1_600)  # 200 ms of model audio: one message
-    out = Outbound(MZ)
+    out = TwilioEncoder(MZ)
 
     def json_parse() -> tuple[bytes, int]:
         message = json.loads(text)

@@ -8,13 +8,14 @@ import pytest
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.telephony.outbound import BUSY_S, Outbound, QueueFull
+from offhook.gateway.telephony.outbound import BUSY_S, OutboundQueue, QueueFull
+from offhook.gateway.telephony.status import CallStatus
 
 AGENT = parse_agent("name: desk\nnumbers: ['+15550199']\n")
 
 
 def test_fifty_calls_leave_one_a_second():
-    queue = Outbound()
+    queue = OutboundQueue()
     for n in range(50):
         queue.submit(f"+1555010{n:04d}", AGENT)
     left: list[tuple[float, str]] = []
@@ -32,7 +33,7 @@ def test_fifty_calls_leave_one_a_second():
 
 @pytest.mark.parametrize(("calls_per_s", "at_once"), [(2.0, 1), (5.0, 3), (30.0, 9)])
 def test_other_rates_are_kept_on_average_and_nearly_so_at_any_moment(calls_per_s: float, at_once: int):
-    queue = Outbound(calls_per_s)
+    queue = OutboundQueue(calls_per_s)
     for n in range(700):
         queue.submit(f"+1555010{n:04d}", AGENT)
     left = [0] * 80
@@ -44,20 +45,20 @@ def test_other_rates_are_kept_on_average_and_nearly_so_at_any_moment(calls_per_s
 
 
 def test_calls_wait_for_a_place():
-    queue = Outbound()
+    queue = OutboundQueue()
     queue.submit("+15550101000", AGENT)
     queue.submit("+15550102000", AGENT)
     first = queue.due(0.0, free=1)
     assert first is not None
     assert queue.due(10.0, free=1) is None  # the place is for the one that rings
-    assert first.told("in-progress")
+    assert first.on_status(CallStatus.IN_PROGRESS)
     assert queue.due(20.0, free=0) is None
-    assert first.told("completed")
+    assert first.on_status(CallStatus.COMPLETED)
     assert queue.due(30.0, free=1) is not None
 
 
 def test_a_carrier_that_is_too_busy_gets_the_same_call_later():
-    queue = Outbound()
+    queue = OutboundQueue()
     queue.submit("+15550101000", AGENT)
     queue.submit("+15550102000", AGENT)
     first = queue.due(0.0, free=9)
@@ -68,10 +69,10 @@ def test_a_carrier_that_is_too_busy_gets_the_same_call_later():
 
 
 def test_status_by_rank_and_never_back():
-    placed = Outbound().submit("+15550101000", AGENT)
-    told = [placed.told(s) for s in ("ringing", "initiated", "completed", "in-progress", "busy")]
-    assert told == [True, False, True, False, False]
-    assert (placed.status, placed.over) == ("completed", True)
+    call = OutboundQueue().submit("+15550101000", AGENT)
+    reported = map(CallStatus, ("ringing", "initiated", "completed", "in-progress", "busy"))
+    assert [call.on_status(status) for status in reported] == [True, False, True, False, False]
+    assert (call.status, call.over) == ("completed", True)
 
 
 @pytest.mark.parametrize(
@@ -90,18 +91,18 @@ def test_status_by_rank_and_never_back():
 )
 def test_what_cannot_be_called_is_refused(to: str):
     with pytest.raises(OperatorError, match="cannot call"):
-        Outbound().submit(to, AGENT)
+        OutboundQueue().submit(to, AGENT)
 
 
 def test_an_agent_needs_a_number_to_call_from():
     nobody = parse_agent("name: nobody\n")
     with pytest.raises(OperatorError, match="caller_id"):
-        Outbound().submit("+15550101000", nobody)
-    assert Outbound().submit("sip:ann@example.com", nobody, caller_id="+15550199000").caller_id == "+15550199000"
+        OutboundQueue().submit("+15550101000", nobody)
+    assert OutboundQueue().submit("sip:ann@example.com", nobody, caller_id="+15550199000").caller_id == "+15550199000"
 
 
 def test_a_queue_has_a_bound_and_a_way_out():
-    queue = Outbound(max_queued=2)
+    queue = OutboundQueue(max_queued=2)
     first = queue.submit("+15550101000", AGENT)
     queue.submit("+15550102000", AGENT)
     with pytest.raises(QueueFull):

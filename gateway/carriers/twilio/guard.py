@@ -1,7 +1,7 @@
-"""What one media stream may send: counters, clock, amount. Pure.
+"""Limits of one media stream: counters, clock, amount. Pure.
 
-A frame that breaks a rule is counted under a closed word and, where it could harm the call, left out; it never
-ends the call. Only a stream that floods is closed.
+A message that breaks a rule is counted under its reason and, where it could harm the call, dropped; it never ends the
+call. Only a stream that floods is closed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from offhook.gateway.web.allowance import Allowance
 __all__ = ["StreamGuard"]
 
 MESSAGES_PER_S = 300.0  # Twilio sends 50 frames a second and a mark's echo for each of ours
-MESSAGES_BURST = 3_000.0  # a stalled connection delivers what it held at once; so does a clear's echoes
-AHEAD_MS = 10_000  # a media clock further ahead of ours than this is none
+MESSAGES_BURST = 3_000.0  # a stalled connection delivers its backlog at once; so do the echoes after a clear
+AHEAD_MS = 10_000  # a media clock further ahead of ours than this is not a clock
 AUDIO_AHEAD_SAMPLES = 5 * 8_000  # more audio than time has passed: a caller speaks no faster than real time
-GAP_MAX = 10_000  # a count further ahead than this is no count: it must not make all later ones look old
+GAP_MAX = 10_000  # a sequence number further ahead is not one: it must not make all later ones look old
 _FILE_HEADERS = (b"RIFF", b".snd", b"OggS")
 
 
 class StreamGuard:
-    """One stream's rules. `broken` counts what it broke, by the metric's words, since it was last emptied."""
+    """One stream's limits. `broken` lists what it broke, by the metric's reasons, since it was last emptied."""
 
     def __init__(self, stream_sid: str, now_s: float, sequence: int = 0) -> None:
         self._stream_sid, self._began_s = stream_sid, now_s
@@ -31,7 +31,7 @@ class StreamGuard:
         self.broken: list[str] = []
 
     def floods(self, now_s: float) -> bool:
-        """Whether this stream sends more messages than any telephone: close it."""
+        """Whether this stream sends more messages than a telephone can: close it."""
         return not self._allowance.take(now_s)
 
     def take(self, message: Start | Media | Dtmf | Mark | Stop) -> bool:
@@ -42,7 +42,7 @@ class StreamGuard:
         sequence, due = message.sequence, self._sequence + 1
         if sequence == due:
             self._sequence = sequence
-        elif sequence:  # 0: a carrier that does not count
+        elif sequence:  # 0: a carrier without sequence numbers
             if sequence < due:
                 self.broken.append("repeated")
                 return False
@@ -52,7 +52,7 @@ class StreamGuard:
         return True
 
     def audio(self, media: Media, now_s: float) -> int | None:
-        """The frame's time in ms on the stream's clock, put right if it cannot be; None to leave the frame out."""
+        """The frame's time in ms on the stream's clock, corrected where it is impossible; None to drop the frame."""
         payload = media.payload
         passed_s = now_s - self._began_s
         if self._samples + len(payload) > passed_s * 8_000 + AUDIO_AHEAD_SAMPLES:

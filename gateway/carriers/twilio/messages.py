@@ -1,15 +1,14 @@
 """Twilio's media-stream messages, both directions. No I/O. Source: Twilio docs, "Media Streams: WebSocket
 messages".
 
-`parse` gives a message, None for an event we do not know, or raises `Malformed`: nothing else, for any input.
-Twilio sends counters and times as JSON strings; numbers are taken as well. What only informs us may be
-missing, what we act on may not.
+`parse` returns a message, None for an unknown event, or raises `Malformed`: nothing else, for any input. Twilio sends
+counters and times as JSON strings; numbers are accepted as well. Fields that only inform may be missing, fields that
+the gateway acts on may not.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,36 +19,29 @@ from offhook.gateway.errors import Malformed
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
-    "MEDIA_SILENCE_S",
     "START_DEADLINE_S",
-    "ClearMark",
     "Connected",
     "Dtmf",
     "Mark",
     "Media",
     "MediaFormat",
     "Message",
-    "Outbound",
-    "ReplyMark",
     "Start",
     "Stop",
-    "clear_mark",
+    "TwilioEncoder",
     "is_sid",
     "parse",
-    "parse_mark",
-    "reply_mark",
 ]
 
 MAX_MESSAGE_BYTES = 64 * 1024  # a frame of 20 ms is 400 bytes: 64 KiB is 6 s of audio in one, or an attack
-START_DEADLINE_S = 5.0  # Twilio sends `start` right behind `connected`; a socket without it costs a slot
-MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silence; a dead one may stay open
+START_DEADLINE_S = 5.0  # Twilio sends `start` right after `connected`; a socket without it takes up a place
 
 
-# --- what Twilio tells us
+# --- what Twilio sends
 
 
 class MediaFormat(Struct, frozen=True):
-    """What the stream carries. Twilio documents one format; anything else must be refused, not guessed."""
+    """The stream's audio. Twilio documents one format; any other must be refused, not guessed."""
 
     encoding: str
     rate_hz: int
@@ -57,7 +49,7 @@ class MediaFormat(Struct, frozen=True):
 
     @property
     def is_telephone(self) -> bool:
-        """Mu-law, 8 kHz, mono: the only format spoken here."""
+        """Mu-law, 8 kHz, mono: the only supported format."""
         return self.encoding == "audio/x-mulaw" and self.rate_hz == 8000 and self.channels == 1
 
 
@@ -71,7 +63,7 @@ class Connected(Struct, frozen=True):
 class Start(Struct, frozen=True):
     """The stream begins. SIDs are 1 to 64 of `A-Za-z0-9_-`, so safe in paths, URLs and logs.
 
-    `parameters` are the `<Parameter>`s of our TwiML, with the one-time token among them: never log them.
+    `parameters` are the `<Parameter>`s of our TwiML. The one-time token is one of them: never log them.
     """
 
     stream_sid: str
@@ -89,7 +81,7 @@ class Start(Struct, frozen=True):
 class Media(Struct, frozen=True, gc=False):
     """Audio of the caller: mu-law bytes, 160 (20 ms) as a rule, any number above 0 by the protocol.
 
-    `timestamp_ms` counts from the start of the stream and is the clock to trust: `chunk` times 20 ms is not.
+    `timestamp_ms` counts from the start of the stream and is the reliable clock: `chunk` times 20 ms is not.
     `chunk` and `sequence` count from 1; 0 where the message had none.
     """
 
@@ -109,7 +101,7 @@ class Dtmf(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """The echo of a mark: all before it was played, or cleared, or there was nothing to play."""
+    """The echo of a mark: all audio before it was played or cleared, or there was none."""
 
     name: str
     sequence: int
@@ -135,9 +127,9 @@ def is_sid(text: str) -> bool:
     return re.match(_SID, text) is not None
 
 
-# --- as it stands on the wire
+# --- the JSON
 
-_Count = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON numbers carry exactly; above it something is wrong
+_Count = Annotated[int, Meta(ge=0, le=2**53)]  # the integers that JSON numbers hold exactly
 _SID = r"^[A-Za-z0-9_-]{1,64}\Z"
 _Sid = Annotated[str, Meta(pattern=_SID)]
 
@@ -171,7 +163,7 @@ class _MediaBody(Struct, gc=False):
     payload: Annotated[bytes, Meta(min_length=1)]
     timestamp: _Count
     chunk: _Count = 0
-    track: Literal["inbound"] = "inbound"  # the agent's own voice must never be taken for the caller's
+    track: Literal["inbound"] = "inbound"  # the agent's own voice must never pass for the caller's
 
 
 class _MediaWire(Struct, tag_field="event", tag="media", gc=False):
@@ -219,7 +211,7 @@ _Wire = _ConnectedWire | _StartWire | _MediaWire | _DtmfWire | _MarkWire | _Stop
 _decode = msgspec.json.Decoder(_Wire, strict=False).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
-# Beginnings of msgspec's messages -> our closed words for the metric; "bad_field" is the rest.
+# Beginnings of msgspec's messages -> the metric's reasons; "bad_field" is the rest.
 _REASONS = (
     ("Expected `object`", "not_an_object"),
     ("Object missing required field", "missing_field"),
@@ -229,7 +221,7 @@ _REASONS = (
 
 
 def parse(text: str | bytes) -> Message | None:
-    """One message of Twilio's; None when its event is not one we know.
+    """One message of Twilio's; None when its event is unknown.
 
     Raises `Malformed` with peer "carrier" and reason one of `not_utf8`, `not_json`, `too_deep`,
     `not_an_object`, `missing_field`, `bad_base64`, `empty_payload`, `bad_field`.
@@ -268,7 +260,7 @@ def parse(text: str | bytes) -> Message | None:
 
 
 def _malformed(text: str | bytes, error: ValueError | RecursionError) -> Malformed | None:
-    """What is wrong with the message; None when it is sound and only its event is unknown."""
+    """What is wrong with the message; None when it is well formed and only its event is unknown."""
     if isinstance(error, msgspec.ValidationError):
         try:
             if _decode_envelope(text).event not in _EVENTS:
@@ -278,7 +270,7 @@ def _malformed(text: str | bytes, error: ValueError | RecursionError) -> Malform
                 error = deeper
     if isinstance(error, msgspec.ValidationError):
         what = str(error)
-        reason = next((word for start, word in _REASONS if what.startswith(start)), "bad_field")
+        reason = next((known for start, known in _REASONS if what.startswith(start)), "bad_field")
     elif isinstance(error, RecursionError):
         reason, what = "too_deep", "the message is nested too deeply"
     elif isinstance(error, UnicodeError):
@@ -288,66 +280,26 @@ def _malformed(text: str | bytes, error: ValueError | RecursionError) -> Malform
     return Malformed("carrier", reason, what[:200])
 
 
-# --- what we tell Twilio
+# --- what Twilio receives
 
 
-class Outbound:
-    """Builds our messages of one stream, to be sent as text (a binary frame is Twilio's warning 31950)."""
+class TwilioEncoder:
+    """Builds the messages of one stream, to be sent as text (a binary frame is Twilio's warning 31950)."""
 
     def __init__(self, stream_sid: str) -> None:
         sid = msgspec.json.encode(stream_sid).decode()
         self._media = f'{{"event":"media","streamSid":{sid},"media":{{"payload":"'
         self._mark = f'{{"event":"mark","streamSid":{sid},"mark":{{"name":'
-        self.clear = f'{{"event":"clear","streamSid":{sid}}}'
+        self._clear = f'{{"event":"clear","streamSid":{sid}}}'
 
     def media(self, codes: bytes) -> str:
         """Append audio to Twilio's queue: mu-law 8 kHz mono, any length."""
         return self._media + pybase64.b64encode_as_string(codes) + '"}}'
 
     def mark(self, name: str) -> str:
-        """Have `name` echoed when all sent before it has been played (or cleared)."""
+        """Have `name` echoed once all audio sent before it was played (or cleared)."""
         return self._mark + msgspec.json.encode(name).decode() + "}}"
 
-
-# --- mark names
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyMark:
-    """All of `generation` before `sample` (8 kHz) left the queue; `epoch` clears had been sent by then."""
-
-    generation: int
-    sample: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClearMark:
-    """The mark behind clear number `epoch`: its echo says that the queue was empty."""
-
-    epoch: int
-
-
-# Bounded digits, no leading zeros: only names that we could have made, no big integers out of 10 kB names.
-_NUMBER = r"(0|[1-9][0-9]{0,14})"
-_REPLY_MARK = re.compile(rf"r{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
-_CLEAR_MARK = re.compile(rf"c{_NUMBER}")
-
-
-def reply_mark(generation: int, sample: int, epoch: int) -> str:
-    """The name of a mark behind `sample` of `generation`."""
-    return f"r{generation}.{sample}.{epoch}"
-
-
-def clear_mark(epoch: int) -> str:
-    """The name of the mark behind clear number `epoch`."""
-    return f"c{epoch}"
-
-
-def parse_mark(name: str) -> ReplyMark | ClearMark | None:
-    """What an echoed name means; None for a name that is not of our making."""
-    if match := _REPLY_MARK.fullmatch(name):
-        return ReplyMark(int(match[1]), int(match[2]), int(match[3]))
-    if match := _CLEAR_MARK.fullmatch(name):
-        return ClearMark(int(match[1]))
-    return None
+    def clear(self) -> str:
+        """Drop Twilio's queue; it echoes the marks in it."""
+        return self._clear

@@ -1,7 +1,7 @@
-"""The Twilio REST calls that steer a call: form POSTs with Basic auth. Source: Twilio docs, "Voice API".
+"""Twilio's REST API, as far as calls and numbers need it: form POSTs with Basic auth. Source: Twilio docs, "Voice API".
 
-Not the SDK's client, which has no default timeout, blocks the event loop, and takes settings from the environment
-on its own. Every request ends within its timeout; it is repeated only where that cannot do a thing twice:
+Not the SDK's client, which has no default timeout, blocks the event loop, and reads settings from the environment.
+Every request ends within its timeout; it is repeated only where that cannot have an effect twice:
 
     answer                          repeated for
     429 (Twilio did nothing)        every request
@@ -34,7 +34,7 @@ __all__ = ["API_URL", "NewCall", "PhoneNumber", "TwilioError", "TwilioRest"]
 API_URL = "https://api.twilio.com"
 _VERSION = "/2010-04-01"
 
-TIMEOUT_S = 5.0  # one try; a caller is waiting behind most of these
+TIMEOUT_S = 5.0  # one try; a caller is waiting for most of these
 TRIES = 3
 MAX_WAIT_S = 5.0  # between tries, whatever Retry-After says
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # a page of 1,000 numbers is about 1.5 MB
@@ -66,18 +66,16 @@ class PhoneNumber:
 
 @dataclass(frozen=True, slots=True)
 class NewCall:
-    """A call to place. One of `twiml` and `url` (`twiml` saves the round trip on answer)."""
+    """A call to place; its document is requested at `url` once it is answered."""
 
     to: str
     caller_id: str
-    twiml: str = ""
-    url: str = ""
+    url: str
     status_callback_url: str = ""
     ring_s: int = 60
     limit_s: int | None = None
     machine_detection: Literal["", "Enable", "DetectMessageEnd"] = ""
-    machine_callback_url: str = ""  # asynchronous: the verdict comes here, the call goes on meanwhile
-    send_digits: str = ""
+    machine_callback_url: str = ""  # asynchronous: the result comes here, the call goes on meanwhile
 
 
 class TwilioRest:
@@ -119,41 +117,27 @@ class TwilioRest:
         return await self._change_call("hang up", call_sid, {"Status": "completed"}, repeatable=True)
 
     async def run_twiml(self, call_sid: str, twiml: str) -> bool:
-        """Have the call leave what it does (its stream ends) and run `twiml`; False when it is over.
+        """Have the call leave its document (its stream ends) and run `twiml`; False when it is over.
 
         At most 4,000 characters (`twiml.MAX_INLINE_CHARACTERS`): above it, serve the document and `redirect`.
         """
         return await self._change_call("update", call_sid, {"Twiml": twiml}, repeatable=False)
 
     async def redirect(self, call_sid: str, url: str, *, fallback_url: str = "") -> bool:
-        """Have the call leave what it does (its stream ends) and run the document at `url`; False when over."""
+        """Have the call leave its document (its stream ends) and run the one at `url`; False when it is over."""
         form = {"Url": url, "Method": "POST", "FallbackUrl": fallback_url}
         return await self._change_call("redirect", call_sid, form, repeatable=False)
-
-    async def call_status(self, call_sid: str) -> str:
-        """queued, ringing, in-progress, completed, busy, failed, no-answer or canceled; "" when unknown."""
-        try:
-            answer = await self._request("read a call", "GET", f"/Calls/{_segment(call_sid)}.json")
-        except TwilioError as error:
-            if error.status == 404:
-                return ""
-            raise
-        return str(answer.get("status", ""))
 
     # --- new legs
 
     async def place_call(self, call: NewCall) -> str:
-        """Call somebody: the new call's SID. Not repeated when Twilio may have heard it: nobody rings twice."""
-        if bool(call.twiml) == bool(call.url):
-            raise OperatorError("a new call needs either `twiml` or `url`")
+        """Place a call: its SID. Not repeated when Twilio may have received it: no phone rings twice."""
         form: dict[str, str | Sequence[str]] = {
             "To": call.to,
             "From": call.caller_id,
-            "Twiml": call.twiml,
             "Url": call.url,
             "Timeout": str(call.ring_s),
             "TimeLimit": str(call.limit_s or ""),
-            "SendDigits": call.send_digits,
         }
         if call.status_callback_url:
             form["StatusCallback"] = call.status_callback_url
@@ -163,31 +147,6 @@ class TwilioRest:
             if call.machine_callback_url:
                 form |= {"AsyncAmd": "true", "AsyncAmdStatusCallback": call.machine_callback_url}
         return _sid("place a call", await self._request("place a call", "POST", "/Calls.json", form), "sid")
-
-    async def add_participant(
-        self, conference: str, *, to: str, caller_id: str, end_on_exit: bool = False, status_callback_url: str = ""
-    ) -> str:
-        """Call somebody into a conference (by its SID, or the name `<Conference>` gave it): that leg's SID."""
-        form = {
-            "To": to,
-            "From": caller_id,
-            "EndConferenceOnExit": str(end_on_exit).lower(),
-            "StatusCallback": status_callback_url,
-        }
-        path = f"/Conferences/{_segment(conference)}/Participants.json"
-        answer = await self._request("add a participant", "POST", path, form)
-        return _sid("add a participant", answer, "call_sid")
-
-    async def remove_participant(self, conference_sid: str, call_sid: str) -> bool:
-        """Take a leg out of a conference, which ends that leg; False when it had left already."""
-        path = f"/Conferences/{_segment(conference_sid)}/Participants/{_segment(call_sid)}.json"
-        try:
-            await self._request("remove a participant", "DELETE", path, repeatable=True)
-        except TwilioError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
 
     # --- numbers
 
@@ -200,7 +159,7 @@ class TwilioRest:
             page = answer.get("incoming_phone_numbers")
             found += [_number(item) for item in page if isinstance(item, dict)] if isinstance(page, list) else []
             following = str(answer.get("next_page_uri") or "")
-            if not following.startswith("/"):  # a path of the same host, or we are done
+            if not following.startswith("/"):  # a path of the same host, or there is no further page
                 break
             answer = await self._request("list numbers", "GET", following, whole_path=True)
         return found
@@ -208,7 +167,7 @@ class TwilioRest:
     async def set_number(
         self, sid: str, *, voice_url: str, fallback_url: str = "", status_callback_url: str = ""
     ) -> PhoneNumber:
-        """Point a number's calls at these URLs (POST); an empty one is left as it is."""
+        """Point a number's calls at these URLs (POST); an empty one stays unchanged."""
         form = {
             "VoiceUrl": voice_url,
             "VoiceMethod": "POST",
@@ -243,7 +202,7 @@ class TwilioRest:
         repeatable: bool = False,
         whole_path: bool = False,
     ) -> dict[str, Any]:
-        """One request, tried until it is answered or may not be repeated: the answer's JSON object."""
+        """One request, repeated until it is answered or must not be repeated: the answer's JSON object."""
         repeatable = repeatable or method == "GET"
         url = URL(self._base_url + (path if whole_path else self._account + path), encoded=True)
         fields = _fields(form or {})
@@ -295,7 +254,7 @@ class TwilioRest:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (ValueError, RecursionError):  # an error page of something between us and Twilio
+    except (ValueError, RecursionError):  # an error page of a proxy
         return {}
 
 
@@ -331,7 +290,7 @@ def _sid(what: str, answer: Mapping[str, Any], name: str) -> str:
 
 
 def _segment(text: str) -> str:
-    """`text` as one path segment: what a peer named a call must not lead to another resource."""
+    """`text` as one path segment: a call id made up by a peer must not lead to another resource."""
     return quote(text, safe="").replace(".", "%2E")
 
 

@@ -1,12 +1,11 @@
 """Twilio's request signatures, checked. Pure. Source: Twilio docs, "Webhooks security".
 
 A signature is Base64(HMAC-SHA1(auth token, URL + each form name and value, sorted by name)). The URL is the
-public one that Twilio was told, so it is built from the configured public URL and the request's raw path and
-query, never from request headers, which the sender chooses.
+public one that Twilio was configured with, so it is built from the configured public URL and the request's raw path
+and query, never from request headers, which the sender chooses.
 
-Written here and not taken from the SDK's `RequestValidator`, which raises on a missing header, tries port 80
-for wss, loses the host of URLs with user-info, and ends its comparison early on unequal lengths. It serves as
-the second opinion in the tests.
+Not the SDK's `RequestValidator`, which raises on a missing header, tries port 80 for wss, loses the host of URLs with
+user-info, and ends its comparison early on unequal lengths. The tests compare with it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def webhook_signed(
 ) -> bool:
     """Whether one of `tokens` signed this webhook.
 
-    `path_qs` is the raw path and query as received (not decoded: `%20` and `+` are signed as they stand).
+    `path_qs` is the raw path and query as received (not decoded: `%20` and `+` are signed unchanged).
     `form` is every field of a form POST: (name, value) pairs, repeated names included, or a mapping when none
     is. `body` is the raw body of a JSON POST, whose SHA-256 the query carries as `bodySHA256`.
     A missing signature, or no tokens, is False.
@@ -103,7 +102,7 @@ def _signed(signature: str | None, tokens: Sequence[str], urls: Sequence[str], f
         return False
     fields, given = _form_text(form), signature.encode("utf-8", "surrogatepass")
     found = False
-    for token in filter(None, tokens):  # a blank token would be a key that everybody knows
-        for url in urls:  # no early end: the time taken does not tell which token or form fitted
+    for token in filter(None, tokens):  # a blank token would be a key known to all
+        for url in urls:  # no early end: the time taken does not show which token or form matched
             found |= hmac.compare_digest(_hmac(token, url + fields).encode(), given)
     return found

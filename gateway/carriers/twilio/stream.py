@@ -1,51 +1,57 @@
 """The media socket: `GET /twilio/media`, from the upgrade to the stream's end.
 
-The 101 waits for nothing. A socket that does not prove within five seconds to be a call's stream is closed; what
-it sends then is read, checked and handed to its call, and nothing in it can end any other call.
+The upgrade is answered immediately. A socket that does not prove within five seconds to be a call's stream is closed.
+What a stream sends is read, checked and passed on to its call; nothing in it can end any other call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 import aiohttp
 from aiohttp import WSMsgType, web
 
 from offhook.gateway.call.call import Call
+from offhook.gateway.call.line import LineCan, LineFormats
+from offhook.gateway.carriers.stream_line import StreamLine, close_socket
 from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
 from offhook.gateway.web.limits import Door
+from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["StreamOwner", "Streams"]
+__all__ = ["FORMATS", "MediaSockets"]
 
-MAX_WAITING = 100  # sockets without a `start` yet, beside one for each call
+FORMATS = LineFormats(gives=MULAW_8K, takes=MULAW_8K)
+CAN = LineCan(max_message_bytes=messages.MAX_MESSAGE_BYTES)
+MAX_WAITING = 100  # sockets without a `start` yet, in addition to one for each call
 MAX_BEFORE_START = 20  # messages; `start` is the second
 
 
-class StreamOwner(Protocol):
-    """Who knows the calls that streams belong to."""
+class MediaSockets:
+    """All media sockets of the process.
 
-    def claim(self, start: messages.Start) -> Call | None:
-        """The call this stream proves to belong to, once; None, counted, when it proves nothing."""
+    `claim(start)` is the call that a stream proves to belong to; None, counted, when it proves nothing. `stopped(call)`
+    and `lost(call)` end the call's stream: by Twilio's `stop`, or without one.
+    """
 
-    def stopped(self, call: Call, now_s: float) -> None:
-        """Twilio said `stop`."""
-
-    def ended(self, call: Call, now_s: float) -> None:
-        """The stream that the call had is gone, and nothing was said."""
-
-
-class Streams:
-    """All media sockets of the process."""
-
-    def __init__(self, settings: Settings, metrics: Metrics, door: Door, owner: StreamOwner) -> None:
-        self._settings, self._metrics, self._door, self._owner = settings, metrics, door, owner
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        door: Door,
+        *,
+        claim: Callable[[messages.Start], Call | None],
+        stopped: Callable[[Call], None],
+        lost: Callable[[Call], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._metrics, self._door, self._clock = settings, metrics, door, clock
+        self._claim, self._stopped, self._lost = claim, stopped, lost
         self._waiting = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -61,56 +67,68 @@ class Streams:
             self._metrics.auth_failures_total.inc("stream_signature")
             self._door.complain("refused a media stream with a wrong signature: see `offhook doctor`")
             raise web.HTTPForbidden(text="wrong signature")
-        # No heartbeat: an intermediary that eats pongs would end live calls; the silence of the media decides.
-        # Pings are answered here, where they are counted. No Origin is asked for: Twilio sends none.
+        # No heartbeat: an intermediary that drops pongs would end live calls; the silence of the media decides.
+        # Pings are answered here, where they are counted. No Origin is required: Twilio sends none.
         socket = web.WebSocketResponse(
             compress=False, autoping=False, heartbeat=None, max_msg_size=messages.MAX_MESSAGE_BYTES, timeout=2.0
         )
         try:
             upgrades = socket.can_prepare(request).ok
-        except ValueError:  # aiohttp's own, of headers that are no text
+        except ValueError:  # aiohttp's own, for headers that are not text
             upgrades = False
         if not upgrades:
             self._door.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
         if self._waiting >= MAX_WAITING + settings.max_calls:
             self._door.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
+        transport = request.transport
+        if transport is None:  # the peer left before the upgrade was answered
+            return web.Response(status=400)
         self._waiting += 1
         try:
             await socket.prepare(request)
-            started = await self._await_start(socket)
-        except ConnectionError:  # the peer went away while we answered
+            start = await self._await_start(socket)
+        except ConnectionError:  # the peer left while the upgrade was answered
             return socket if socket.prepared else web.Response(status=400)
         finally:
             self._waiting -= 1
-        if started is not None:
-            call, start = started
-            await self._talk(socket, call, start)
+        if start is None or (call := await self._claimed(socket, start)) is None:
+            return socket
+        line = StreamLine(
+            socket,
+            transport,
+            messages.TwilioEncoder(start.stream_sid),
+            call,
+            stream_id=start.stream_sid,
+            formats=FORMATS,
+            can=CAN,
+        )
+        call.attach(line)
+        await self._read_stream(socket, transport, line, call, start)
         return socket
 
     def _count(self, reason: str) -> None:
         self._metrics.input_errors_total.inc("carrier", reason)
 
-    async def _await_start(self, socket: web.WebSocketResponse) -> tuple[Call, messages.Start] | None:
-        """Read up to the stream's `start` and attach it to its call; None after having closed the socket."""
+    async def _await_start(self, socket: web.WebSocketResponse) -> messages.Start | None:
+        """Read up to the stream's `start`; None after having closed the socket."""
         try:
             async with asyncio.timeout(messages.START_DEADLINE_S):
-                parsed = await self._find_start(socket)
+                return await self._find_start(socket)
         except TimeoutError:
             self._count("timeout")
             await socket.close(code=1008, message=b"no start in time")
             return None
-        if parsed is None:
-            return None
-        if not parsed.media_format.is_telephone:
+
+    async def _claimed(self, socket: web.WebSocketResponse, start: messages.Start) -> Call | None:
+        """The stream's call; None after having closed the socket."""
+        if not start.media_format.is_telephone:
             self._count("bad_format")
             await socket.close(code=1003, message=b"only audio/x-mulaw, 8000 Hz, 1 channel")
             return None
-        call = self._owner.claim(parsed)
+        call = self._claim(start)
         if call is None:
             await socket.close(code=1008, message=b"unknown call or token")
-            return None
-        call.attach(socket, parsed.stream_sid)
-        return call, parsed
+        return call
 
     async def _find_start(self, socket: web.WebSocketResponse) -> messages.Start | None:
         connected = False
@@ -118,7 +136,7 @@ class Streams:
             message = await socket.receive()
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
                 return None
-            parsed = await self._read(socket, message)
+            parsed = await self._parse(socket, message)
             if isinstance(parsed, messages.Start):
                 if not connected:
                     self._count("bad_order")
@@ -130,17 +148,23 @@ class Streams:
         await socket.close(code=1008, message=b"no start")
         return None
 
-    async def _talk(self, socket: web.WebSocketResponse, call: Call, start: messages.Start) -> None:
+    async def _read_stream(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        line: StreamLine,
+        call: Call,
+        start: messages.Start,
+    ) -> None:
         """The stream's messages to the call, until either is over."""
-        guard = StreamGuard(start.stream_sid, time.monotonic(), start.sequence)
+        guard = StreamGuard(start.stream_sid, self._clock(), start.sequence)
         async for message in socket:
-            now_s = time.monotonic()
+            now_s = self._clock()
             if guard.floods(now_s):
                 self._count("too_many")
-                with suppress(ConnectionError):
-                    await socket.close(code=1008, message=b"too many messages")
+                await close_socket(socket, transport, 1008, b"too many messages")
                 break
-            parsed = await self._read(socket, message)
+            parsed = await self._parse(socket, message)
             if parsed is None:
                 continue
             if isinstance(parsed, (messages.Connected, messages.Start)):
@@ -148,27 +172,28 @@ class Streams:
             elif not guard.take(parsed):
                 pass
             elif type(parsed) is messages.Media:  # 50 a second
-                timestamp_ms = guard.audio(parsed, now_s)
-                if timestamp_ms is not None:
-                    call.media(parsed.payload, timestamp_ms)
+                media_ms = guard.audio(parsed, now_s)
+                if media_ms is not None:
+                    call.caller_audio(parsed.payload, media_ms)
             elif isinstance(parsed, messages.Mark):
-                call.mark(parsed.name)
+                if not line.on_mark(parsed.name):
+                    self._count("unknown_mark")
             elif isinstance(parsed, messages.Dtmf):
-                call.digit(parsed.digit)
+                call.key_pressed(parsed.digit)
             else:
-                self._owner.stopped(call, now_s)
+                self._stopped(call)
                 break
             if guard.broken:
                 for reason in guard.broken:
                     self._count(reason)
                 guard.broken.clear()
-        if call.socket is socket and call.ending is None:
-            self._owner.ended(call, time.monotonic())
+        if call.line is line and call.ending is None:
+            self._lost(call)
         if call.ending is not None:
             await call.over()
 
-    async def _read(self, socket: web.WebSocketResponse, message: aiohttp.WSMessage) -> messages.Message | None:
-        """A message of the stream; None for one that means nothing to us (counted when malformed)."""
+    async def _parse(self, socket: web.WebSocketResponse, message: aiohttp.WSMessage) -> messages.Message | None:
+        """A message of the stream; None for one without a meaning here (counted when malformed)."""
         kind = message.type
         if kind is WSMsgType.TEXT:
             try:

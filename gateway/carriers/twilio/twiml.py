@@ -1,4 +1,4 @@
-"""The TwiML documents we answer with. No I/O: each function gives the text of one, to be served as text/xml.
+"""TwiML documents. No I/O: each function returns the text of one, to be served as text/xml.
 
 Built with the SDK's `VoiceResponse`, which escapes names, numbers and agents' lines; a raw `&` in a URL is a
 usual cause of dropped calls. Source: Twilio docs, "TwiML for Programmable Voice".
@@ -27,7 +27,6 @@ __all__ = [
     "join",
     "press",
     "redirect",
-    "reject",
     "say",
     "whisper",
 ]
@@ -37,8 +36,8 @@ MAX_PARAMETER_CHARACTERS = 500  # <Parameter>: name and value together must stay
 MAX_INLINE_CHARACTERS = 4000  # TwiML sent with a REST call (error 32018 above); fetched documents may have 64 kB
 HOLD_MUSIC_URL = "http://com.twilio.music.classical.s3.amazonaws.com/BusyStrings.mp3"  # of Twilio docs, "<Enqueue>"
 
-_SENDS_AWAY = Fallback().say  # "... try again later": nobody is told so and then connected
-# What XML 1.0 cannot hold, escaped or not: the SDK would write it and Twilio would drop the call (12100).
+_SENDS_AWAY = Fallback().say  # "... try again later" must not be followed by a connection
+# Characters that XML 1.0 excludes, escaped or not: the SDK would write them and Twilio drop the call (12100).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -48,21 +47,21 @@ def connect_stream(
     parameters: Mapping[str, str] | None = None,
     status_callback_url: str = "",
 ) -> str:
-    """Connect the call to a two-way media stream; `after_url` is asked for what to do when the stream ends.
+    """Connect the call to a two-way media stream; when it ends, the next document is requested at `after_url`.
 
     `media_url`: wss, without a query (Twilio drops it). `parameters` arrive in the stream's `start`.
-    Raises `OperatorError` for a URL or a parameter that Twilio would refuse.
+    Raises `OperatorError` for a URL or a parameter that Twilio does not accept.
     """
     if not media_url.startswith("wss://") or "?" in media_url or "#" in media_url:
         raise OperatorError(f"a media URL must be wss:// without a query, not {media_url!r}")
     response = VoiceResponse()
     connect = response.connect(action=after_url, method="POST")
-    # No `track`: a two-way stream has the inbound one only (31941). No audio format: mu-law 8 kHz it is.
+    # No `track`: a two-way stream has the inbound one only (31941). No audio format: mu-law 8 kHz is the only one.
     stream = connect.stream(url=media_url, status_callback=status_callback_url or None)
     for name, value in (parameters or {}).items():
         if len(name) + len(value) >= MAX_PARAMETER_CHARACTERS:
             raise OperatorError(
-                f"stream parameter {name[:40]!r} is too long: Twilio takes less than "
+                f"stream parameter {name[:40]!r} is too long: Twilio accepts fewer than "
                 f"{MAX_PARAMETER_CHARACTERS} characters for name and value together"
             )
         stream.parameter(name=_clean(name), value=_clean(value))
@@ -77,7 +76,7 @@ def hang_up() -> str:
 
 
 def say(line: str, then: str = "") -> str:
-    """Have Twilio's own voice say `line`, then go on at the URL `then`, or hang up."""
+    """Have Twilio's own voice say `line`, then continue with the document at `then`, or hang up."""
     response = VoiceResponse()
     if line:
         response.say(_clean(line))
@@ -89,7 +88,7 @@ def say(line: str, then: str = "") -> str:
 
 
 def fallback(agent_fallback: Fallback) -> str:
-    """What the caller gets when no agent can answer: a line or a recording, then a human, a queue, or a hang-up."""
+    """When no agent can answer: a line or a recording, then a human, a queue, or a hang-up."""
     response = VoiceResponse()
     goes_on = bool(agent_fallback.dial or agent_fallback.enqueue)
     if agent_fallback.play:
@@ -100,7 +99,7 @@ def fallback(agent_fallback: Fallback) -> str:
         _target(response.dial(), agent_fallback.dial)
     elif agent_fallback.enqueue:
         response.enqueue(_clean(agent_fallback.enqueue))
-    response.hangup()  # a dial nobody answers ends here, not in the silence of an empty document
+    response.hangup()  # an unanswered dial ends here, not in the silence of an empty document
     return str(response)
 
 
@@ -114,8 +113,8 @@ def dial(
 ) -> str:
     """Connect the caller with `target`: a phone number, or a SIP address (`sip:...`).
 
-    `action_url` is asked with DialCallStatus when that leg ends; without it the call ends. `whisper_url`:
-    TwiML for the target alone, before the two are joined.
+    When that leg ends, `action_url` is requested with DialCallStatus; without it the call ends. `whisper_url`: TwiML
+    for the target alone, before the two are joined.
     """
     response = VoiceResponse()
     leg = response.dial(
@@ -128,15 +127,8 @@ def dial(
     return str(response)
 
 
-def reject(reason: str = "busy") -> str:
-    """Refuse a ringing call without answering it (so it is not billed): `busy` or `rejected`."""
-    response = VoiceResponse()
-    response.reject(reason=reason)
-    return str(response)
-
-
 def redirect(url: str, after_s: int = 0) -> str:
-    """Go on with the document at `url`, after so much silence."""
+    """Continue with the document at `url`, after `after_s` of silence."""
     response = VoiceResponse()
     if after_s:
         response.pause(length=after_s)
@@ -145,7 +137,7 @@ def redirect(url: str, after_s: int = 0) -> str:
 
 
 def hold(music_url: str, line: str = "") -> str:
-    """Play this sound file over and over, after a line, until a REST request ends it."""
+    """Play this sound file in a loop, after a line, until a REST request ends it."""
     response = VoiceResponse()
     if line:
         response.say(_clean(line))
@@ -154,7 +146,7 @@ def hold(music_url: str, line: str = "") -> str:
 
 
 def press(digits: str, then: str) -> str:
-    """Play these keys' tones (0-9 A-D # *; `w` is half a second's pause), then go on at the URL `then`."""
+    """Send these keys' tones (0-9 A-D # *; `w` is half a second's pause), then continue with the document at `then`."""
     response = VoiceResponse()
     response.play(digits=digits)
     response.redirect(then, method="POST")
@@ -162,8 +154,8 @@ def press(digits: str, then: str) -> str:
 
 
 def join(conference: str, *, action_url: str = "", wait_url: str = "", ends: bool = True, starts: bool = True) -> str:
-    """Put the call into a conference. Nobody hears anybody before one with `starts` is there: until then it is
-    `wait_url`'s music. With `ends`, its leaving ends the conference for all.
+    """Put the call into a conference. Until a participant with `starts` joins, all hear `wait_url`'s music. A
+    participant with `ends` ends the conference for all by leaving.
     """
     response = VoiceResponse()
     leg = response.dial(action=action_url or None, method="POST" if action_url else None)
@@ -178,7 +170,7 @@ def join(conference: str, *, action_url: str = "", wait_url: str = "", ends: boo
 
 
 def whisper(line: str) -> str:
-    """Say this to somebody who is about to be connected."""
+    """Say this to a person who is about to be connected."""
     response = VoiceResponse()
     if line:
         response.say(_clean(line))

@@ -64,7 +64,7 @@ class RawSocket:
         self.call_sid = call_sid
         await self.json({"event": "connected", "protocol": "Call", "version": "1.0.0"})
         await self.json(start_of(x, call_sid, token))
-        await x.until(lambda: x.gateway.calls[call_sid].attached)
+        await x.until(lambda: x.gateway.calls[call_sid].line)
         return self
 
     async def __aenter__(self) -> Self:

@@ -188,7 +188,7 @@ def refused(
             for make in sent:
                 await socket.json(make(x, call_sid, token))
             assert await socket.closed() == code
-        assert not x.gateway.calls[call_sid].attached
+        assert x.gateway.calls[call_sid].line is None
         x.gateway.calls[call_sid].feed(messages_end(x, call_sid))
 
     CASES[name] = (counted,) if isinstance(counted, str) else counted, run
@@ -225,7 +225,7 @@ async def start_without_connected(x: Exchange) -> None:
     call_sid, token = await ring(x, "silent")
     async with RawSocket(x) as socket:
         await socket.json(start_of(x, call_sid, token))
-        await x.until(lambda: x.gateway.calls[call_sid].attached)
+        await x.until(lambda: x.gateway.calls[call_sid].line)
         await socket.stop()
         await x.record(call_sid)
 
@@ -240,7 +240,7 @@ async def a_token_twice(x: Exchange) -> None:
             [asyncio.create_task(s.closed()) for s in (one, two)], return_when=asyncio.FIRST_COMPLETED
         )
         assert [task.result() for task in done] == [1008]
-        assert x.gateway.calls[call_sid].attached
+        assert x.gateway.calls[call_sid].line
         x.gateway.calls[call_sid].feed(messages_end(x, call_sid))
         await asyncio.wait(pending)
 

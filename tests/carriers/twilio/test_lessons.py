@@ -15,11 +15,10 @@ from unittest import mock
 
 import pytest
 
-from offhook.gateway.carriers.twilio import messages
-from offhook.gateway.carriers.twilio import webhooks as telephone
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
+from offhook.gateway.telephony import switchboard
 from tests.carriers.twilio.raw_socket import CLOSE, TEXT, RawSocket, media, start_of
 from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
 from tests.rig.sounds import sound
@@ -65,7 +64,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     # The caller hears nothing: <Start> for two ways, a wrong streamSid, a file header in the audio.
     "the shape of what is sent is checked, and Twilio's word on a stream is kept": (
         "carriers/twilio/test_twiml.py::test_connect_stream",
-        "carriers/twilio/test_messages.py::test_outbound_messages_are_exactly_the_documented_ones",
+        "carriers/twilio/test_messages.py::test_sent_messages_are_the_documented_ones",
         "calls/test_talk.py::test_neither_side_broke_the_protocol",
         "carriers/twilio/test_webhooks.py::test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_shows_nothing",
     ),
@@ -101,7 +100,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     "the end of a call is a hang-up in TwiML, and by REST when nobody asks for it": (
         "carriers/twilio/test_after.py::test_an_agent_s_hang_up_is_a_hang_up",
         "carriers/twilio/test_webhooks.py::test_an_ended_call_that_twilio_keeps_up_is_hung_up_by_rest",
-        "carriers/twilio/test_steering.py::test_told_to_hang_up_and_still_there",
+        "carriers/twilio/test_steering.py::test_a_call_that_outlives_its_hang_up_is_pushed",
     ),
     # The model's session, and its bill, survive the call.
     "the model is let go by whichever sign of the end comes first": (
@@ -201,7 +200,7 @@ async def test_frames_are_whole_plain_and_small_and_close_reasons_short() -> Non
 async def test_a_stream_that_dies_under_a_speaking_caller_is_found() -> None:
     """The last thing that was heard is a voice, and its end never comes."""
     speech = Say(str(sound("hello_i_would")))
-    with mock.patch.object(messages, "MEDIA_SILENCE_S", 1.0):
+    with mock.patch.object(switchboard, "MEDIA_SILENCE_S", 1.0):
         async with exchange(AGENTS) as x:
             steps = (Pause(200), speech, Pause(2_500), HangUp())
             truth, record = await x.placed("quiet", *steps, carrier=Carrier(silent_after_s=0.7))
@@ -234,10 +233,10 @@ async def status(x: Exchange, socket: RawSocket) -> None:
 )
 async def test_the_model_is_let_go_by_the_first_sign_of_the_end(sign_of_the_end, reason: str) -> None:
     # Nobody asks /twilio/after here, so a lost stream does not come back.
-    silence_s = 0.5 if sign_of_the_end is silence else messages.MEDIA_SILENCE_S
+    silence_s = 0.5 if sign_of_the_end is silence else switchboard.MEDIA_SILENCE_S
     with (
-        mock.patch.object(telephone, "RETURN_S", 0.3),
-        mock.patch.object(messages, "MEDIA_SILENCE_S", silence_s),
+        mock.patch.object(switchboard, "RETURN_S", 0.3),
+        mock.patch.object(switchboard, "MEDIA_SILENCE_S", silence_s),
     ):
         async with exchange(AGENTS) as x:
             socket = await RawSocket.streaming(x, "quiet")

@@ -15,7 +15,7 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.quick_clock import run_quickly
-from offhook.gateway.telephony.outbound import LOOK_S, Outbound
+from offhook.gateway.telephony.outbound import LOOK_S
 from tests.carriers.twilio.telephone_rig import Exchange, exchange
 from tests.rig.sounds import sound
 
@@ -37,6 +37,8 @@ AGENTS = {
     "declines": ("", Script((GREETING, DECLINES))),
 }
 CONSOLE_TOKEN = "console-token-canary"
+# The rate itself: tests/telephony/test_outbound.py
+ENVIRON = {"OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN, "OFFHOOK_CALLS_PER_S": "4"}
 STAYS = (WaitForAgent("end"), Pause(400), HangUp())
 MACHINE = (WaitForEnd(20_000),)
 CALLEES = {
@@ -75,10 +77,7 @@ def told() -> dict[str, Any]:
     """By scenario name: what it recorded (call records, webhook answers, counters)."""
 
     async def all_of_them() -> dict[str, Any]:
-        async with exchange(AGENTS, callees=CALLEES.get, environ={"OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN}) as x:
-            x.gateway.telephone.outbound = Outbound(
-                calls_per_s=4.0
-            )  # the rate itself: tests/telephony/test_outbound.py
+        async with exchange(AGENTS, callees=CALLEES.get, environ=ENVIRON) as x:
             outcomes = await asyncio.gather(*(tell(x) for tell in STORIES.values()))
             await x.until(lambda: not x.gateway.calls)
             return dict(zip(STORIES, outcomes, strict=True)) | {"counted": x.counted("calls_total")}
@@ -209,7 +208,7 @@ def test_calls_that_are_not_answered(told: dict[str, Any]) -> None:
 async def taken_back(x: Exchange) -> Any:
     _, placed = await x.api("POST", "/calls", {"to": "+15550300011", "agent": "blind"})
     await x.until(lambda: "ringing" in x.twilio.statuses.values())
-    found = x.gateway.telephone.outbound.find(placed["id"])
+    found = x.gateway.switchboard.outbound.find(placed["id"])
     assert found is not None
     await x.until(lambda: found.status == "ringing")
     done = await x.api("POST", f"/calls/{placed['id']}/hang_up")
@@ -354,7 +353,7 @@ async def test_fifty_calls_leave_at_the_agreed_rate_and_each_is_followed_to_its_
             status, placed = await x.api("POST", "/calls", {"to": number})
             assert (status, placed["status"]) == (202, "waiting")
             ids.append(placed["id"])
-        found = [x.gateway.telephone.outbound.find(call_id) for call_id in ids]
+        found = [x.gateway.switchboard.outbound.find(call_id) for call_id in ids]
         await x.until(lambda: all(placed is not None and placed.over for placed in found), 40.0)
         assert {placed.status for placed in found if placed is not None} == {"busy"}
         made = [a for a in x.twilio.asked if a.path == "/Calls.json" and a.status == 201]

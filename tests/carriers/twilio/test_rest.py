@@ -116,26 +116,17 @@ async def test_a_call_that_is_over_is_an_answer(twilio, rest, answer):
     assert len(twilio.asked) == 3
 
 
-async def test_call_status(twilio, rest):
-    twilio.answers = [(200, {"status": "in-progress"}), problem(404, 20404)]
-    assert await rest.call_status(CALL) == "in-progress"
-    assert await rest.call_status(CALL) == ""
-    assert twilio.asked[0][:2] == ("GET", f"{BASE}/Calls/{CALL}.json")
-
-
 # --- what is repeated, and what must not be
 
 CHANGES = {
     "hang_up": lambda rest: rest.hang_up(CALL),
     "set_number": lambda rest: rest.set_number("PN1", voice_url="https://h"),
-    "remove_participant": lambda rest: rest.remove_participant("CF1", CALL),
-    "call_status": lambda rest: rest.call_status(CALL),
+    "account_status": lambda rest: rest.account_status(),
 }
 ONCE = {
     "run_twiml": lambda rest: rest.run_twiml(CALL, "<Response/>"),
     "redirect": lambda rest: rest.redirect(CALL, "https://h"),
-    "place_call": lambda rest: rest.place_call(NewCall(to="+1", caller_id="+2", twiml="<Response/>")),
-    "add_participant": lambda rest: rest.add_participant("room", to="+1", caller_id="+2"),
+    "place_call": lambda rest: rest.place_call(NewCall(to="+1", caller_id="+2", url="https://h")),
 }
 FAULTS = {"500": (500, "oops"), "503": problem(503, 20503), "hang": HANG, "drop": DROP}
 FINE = (200, {"sid": CALL, "call_sid": CALL, "status": "completed"})
@@ -224,7 +215,7 @@ async def test_answers_that_are_none(twilio, rest, body):
     twilio.answers = [(200, body)]
     with pytest.raises(TwilioError, match="names no call"):
         await rest.place_call(NewCall(to="+1", caller_id="+2", url="https://h"))
-    assert await rest.call_status(CALL) == ""
+    assert await rest.account_status() == ""
     assert await rest.numbers() == []
 
 
@@ -232,7 +223,7 @@ async def test_an_endless_answer_is_cut_off(twilio, rest, monkeypatch):
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
     twilio.answers = [(200, " " * 2000 + "{}")]
     with pytest.raises(TwilioError):
-        await rest.call_status(CALL)
+        await rest.account_status()
 
 
 # --- new legs
@@ -250,7 +241,6 @@ async def test_place_call_in_full(twilio, rest):
             limit_s=600,
             machine_detection="Enable",
             machine_callback_url="https://h/amd",
-            send_digits="wwww12#",
         )
     )
     assert sid == CALL
@@ -261,7 +251,6 @@ async def test_place_call_in_full(twilio, rest):
         ("AsyncAmdStatusCallback", "https://h/amd"),
         ("From", "+15559998888"),
         ("MachineDetection", "Enable"),
-        ("SendDigits", "wwww12#"),
         ("StatusCallback", "https://h/status"),
         ("StatusCallbackEvent", "answered"),
         ("StatusCallbackEvent", "completed"),
@@ -276,31 +265,8 @@ async def test_place_call_in_full(twilio, rest):
 
 async def test_place_call_at_its_least(twilio, rest):
     twilio.answers = [(201, {"sid": CALL})]
-    await rest.place_call(NewCall(to="+1", caller_id="+2", twiml="<Response/>"))
-    assert twilio.asked[0][2] == [("To", "+1"), ("From", "+2"), ("Twiml", "<Response/>"), ("Timeout", "60")]
-
-
-@pytest.mark.parametrize("what", [{}, {"twiml": "<Response/>", "url": "https://h"}])
-async def test_a_new_call_needs_one_document(twilio, rest, what):
-    with pytest.raises(OperatorError, match="either"):
-        await rest.place_call(NewCall(to="+1", caller_id="+2", **what))
-    assert twilio.asked == []
-
-
-async def test_participants(twilio, rest):
-    twilio.answers = [(201, {"call_sid": "CA2"}), (204, ""), problem(404, 20404)]
-    assert await rest.add_participant("room 1/a", to="+1", caller_id="+2", end_on_exit=True) == "CA2"
-    assert await rest.remove_participant("CF1", "CA2") is True
-    assert await rest.remove_participant("CF1", "CA2") is False
-    assert twilio.asked == [
-        (
-            "POST",
-            f"{BASE}/Conferences/room%201%2Fa/Participants.json",
-            [("To", "+1"), ("From", "+2"), ("EndConferenceOnExit", "true")],
-        ),
-        ("DELETE", f"{BASE}/Conferences/CF1/Participants/CA2.json", []),
-        ("DELETE", f"{BASE}/Conferences/CF1/Participants/CA2.json", []),
-    ]
+    await rest.place_call(NewCall(to="+1", caller_id="+2", url="https://h"))
+    assert twilio.asked[0][2] == [("To", "+1"), ("From", "+2"), ("Url", "https://h"), ("Timeout", "60")]
 
 
 @pytest.mark.parametrize("sid", ["../../Accounts/AC9", "a?b", "a#b", "a b", "%2e%2e", ".."])

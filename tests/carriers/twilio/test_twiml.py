@@ -108,8 +108,6 @@ def test_dial_sip_in_any_case():
 
 def test_small_documents():
     assert outline(twiml.hang_up()) == [["Hangup", {}, ""]]
-    assert outline(twiml.reject()) == [["Reject", {"reason": "busy"}, ""]]
-    assert outline(twiml.reject("rejected")) == [["Reject", {"reason": "rejected"}, ""]]
     assert outline(twiml.redirect(AFTER + "?a=1&b=2")) == [["Redirect", {"method": "POST"}, AFTER + "?a=1&b=2"]]
     assert outline(twiml.say("Bye.")) == [["Say", {}, "Bye."], ["Hangup", {}, ""]]
     assert outline(twiml.say("Back.", AFTER)) == [["Say", {}, "Back."], ["Redirect", {"method": "POST"}, AFTER]]

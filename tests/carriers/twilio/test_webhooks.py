@@ -11,9 +11,9 @@ from unittest import mock
 import pytest
 
 from offhook.gateway.call import call as call_module
-from offhook.gateway.carriers.twilio import steering as control
+from offhook.gateway.call.line import ReplyMark
+from offhook.gateway.carriers.twilio import steering
 from offhook.gateway.carriers.twilio.signature import sign
-from offhook.gateway.conversation.commands import Clear
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -96,7 +96,7 @@ async def test_a_repeated_webhook_is_one_call(caplog: pytest.LogCaptureFixture) 
         token = answers[0][1].partition('value="')[2].partition('"')[0]
         async with RawSocket(x) as socket:
             await socket.json({"event": "connected"}, start_of(x, form["CallSid"], token))
-            await x.until(lambda: x.gateway.calls[form["CallSid"]].attached)
+            await x.until(lambda: x.gateway.calls[form["CallSid"]].line)
             assert await x.webhook("/twilio/voice", form) == answers[0]  # its token is burnt: it opens nothing
             await socket.stop()
         assert (await x.record(form["CallSid"])).end_reason == "caller_hung_up"
@@ -135,7 +135,7 @@ async def test_our_own_fault_is_not_the_caller_s(path: str, caplog: pytest.LogCa
     async with exchange(AGENTS) as x:
         with (
             mock.patch.object(x.gateway.admission, "ring", side_effect=RuntimeError("planted")),
-            mock.patch.object(x.gateway.telephone, "_after_dial", side_effect=RuntimeError("planted")),
+            mock.patch.object(x.gateway.switchboard, "dial_failed", side_effect=RuntimeError("planted")),
         ):
             status, text = await x.webhook(path, form_of(x, DialCallStatus="busy"))
         assert status == 200
@@ -184,13 +184,13 @@ async def test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_sh
         failed = {**form, "StreamEvent": "stream-error", "StreamError": "31924 - protocol error"}
         await x.webhook("/twilio/status", failed)
         await socket.json(media(1))
-        assert call.attached
-        await x.until(lambda: not call.attached, 4.0)
+        assert call.line
+        await x.until(lambda: call.line is None, 4.0)
         _, text = await x.webhook("/twilio/after", {**form, "CallStatus": "in-progress"})
         assert "<Stream" in text
         assert call.record.errors == [
             "Twilio: 31924 - protocol error",
-            "Twilio ended the stream and its socket did not show it",
+            "the carrier ended the stream and its socket did not show it",
         ]
         await x.webhook("/twilio/status", {**form, "CallStatus": "completed"})
         assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
@@ -202,8 +202,8 @@ async def test_a_connection_that_breaks_while_we_write_is_a_lost_stream_and_not_
         call = x.gateway.calls[socket.call_sid]
         socket.abort()
         async with asyncio.timeout(5):
-            while call.attached and call.ending is None:  # written into the void, until the reader notices
-                call._put('{"event":"mark"}', Clear(0))
+            while call.line and call.ending is None:  # written into the void, until the reader notices
+                call.line.mark(ReplyMark(1, 0, 0))
                 await asyncio.sleep(0)
         assert call.ending is None
         form = {"CallSid": socket.call_sid, "AccountSid": x.twilio.account_sid, "CallStatus": "in-progress"}
@@ -211,16 +211,16 @@ async def test_a_connection_that_breaks_while_we_write_is_a_lost_stream_and_not_
         async with RawSocket(x) as again:
             token = text.partition('value="')[2].partition('"')[0]
             await again.json({"event": "connected"}, start_of(x, socket.call_sid, token))
-            await x.until(lambda: call.attached)
-            call._put('{"event":"mark"}', Clear(0))
+            await x.until(lambda: call.line)
+            call.line.mark(ReplyMark(1, 0, 0))
             async with asyncio.timeout(5):
-                assert (await again.received())[1] == b'{"event":"mark"}'  # the new stream is written to
+                assert b'{"name":"r1.0.0"}' in (await again.received())[1]  # the new stream is written to
             await again.stop()
         assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
 
 
 async def test_an_ended_call_that_twilio_keeps_up_is_hung_up_by_rest() -> None:
-    with mock.patch.object(control, "UNASKED_S", 0.5):
+    with mock.patch.object(steering, "UNFETCHED_S", 0.5):
         await ended_call_is_hung_up()
 
 

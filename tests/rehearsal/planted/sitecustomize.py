@@ -83,18 +83,18 @@ TWIML = {
 
 
 def plant_on_the_line() -> None:
-    from offhook.gateway.carriers.twilio.messages import Outbound
+    from offhook.gateway.carriers.twilio.messages import TwilioEncoder
 
-    faults, build = iter(LINE.values()), Outbound.media
+    faults, build = iter(LINE.values()), TwilioEncoder.media
 
-    def media(self: Outbound, codes: bytes) -> str:
+    def media(self: TwilioEncoder, codes: bytes) -> str:
         message = build(self, codes)
         fault = next(faults, None)
         return (
             message if fault is None else json.dumps(fault(json.loads(message))) if fault(json.loads(message)) else "{"
         )
 
-    Outbound.media = media
+    TwilioEncoder.media = media
 
 
 def plant_before_the_model() -> None:

@@ -1,0 +1,492 @@
+"""The calls of the process at their carriers: from the first webhook to what follows the conversation.
+
+Carriers report here (`ring`, `claim`, `line_gone`, `hung_up`, `status`, `amd_result` ...), operators' requests arrive
+here (`call_out`, `hold`, `hang_up` ...), and what is to be done to a call at its carrier goes out through `Carrier`.
+Each call has a `Leg` here, which outlives its `Call`.
+
+`now_s` is the clock that the switchboard was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.call.call import Call
+from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.line import LineFormats
+from offhook.gateway.config import Settings
+from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.conversation.state import Phase
+from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.telephony.admission import Admission, Admitted, Refused
+from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
+from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
+from offhook.gateway.telephony.status import AnsweredBy, CallStatus
+from offhook.gateway.telephony.transfer import WarmTransfers, briefing_agent, without_human
+from offhook.metrics.catalogue import Metrics
+
+__all__ = ["Ringing", "Switchboard"]
+
+log = logging.getLogger(__name__)
+
+MAX_LEGS = 2_000  # ended calls remembered for what their carrier still asks
+MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silence; a dead one may stay open
+REPORTED_END_S = 2.0  # from the carrier's report that a stream ended to the end of its socket
+KEY_S = 0.5  # a key's tone and the pause after it
+CLOSE_TASKS_S = 2.0
+KEYS = frozenset("0123456789ABCD*#w")
+FALLBACK_AFTER = frozenset(
+    {
+        Ending.MODEL_UNREACHABLE,
+        Ending.MODEL_LOST,
+        Ending.STREAM_LOST,
+        Ending.STREAM_NEVER_STARTED,
+        Ending.INTERNAL_ERROR,
+        Ending.SERVER_STOPPED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing:
+    """A call that a carrier asks us to answer.
+
+    `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
+    stream that will come. `reconnects`: a lost stream can be replaced by another.
+    """
+
+    call_id: str
+    caller: str
+    dialled: str
+    own_number: str
+    formats: LineFormats
+    is_outbound: bool = False
+    outbound_id: str = ""
+    status: CallStatus | None = None
+    reconnects: bool = True
+
+
+class Switchboard:
+    """All calls at all carriers. `calls` are the process's live ones, by id; `open_call(facts, agent, rang_s)` adds one
+    (`rang_s`: when its webhook arrived; None for a stream without one).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        agents: Mapping[str, Agent],
+        calls: Mapping[str, Call],
+        open_call: Callable[[CallFacts, Agent, float | None], Call],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._admission, self._metrics = settings, admission, metrics
+        self._agents, self._calls, self._open_call, self._clock = agents, calls, open_call, clock
+        self._carriers: list[Carrier] = []
+        self._legs: OrderedDict[str, Leg] = OrderedDict()
+        self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.outbound = OutboundQueue(settings.calls_per_s)
+        self._transfers = WarmTransfers(
+            self._legs, self.outbound, decide=self._decide, hang_up=self.hang_up, spawn=self._spawn
+        )
+
+    # --- life
+
+    async def open(self, carriers: Sequence[Carrier]) -> None:
+        """Before the first request. The first carrier that can `PLACE` places outbound calls."""
+        self._carriers += carriers
+        for carrier in carriers:
+            await carrier.open()
+
+    async def close(self) -> None:
+        """After the last call: once its carrier has fetched what follows it, or a moment later."""
+        self.outbound.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_TASKS_S)
+        await asyncio.gather(*(carrier.close() for carrier in self._carriers))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def tick(self, now_s: float) -> None:
+        """Several times a second: streams that never came or are dead, AMD results that wait, outbound calls due."""
+        for call_id in self._admission.given_up(now_s):
+            if call := self._calls.get(call_id):
+                call.line_lost()
+        for call in list(self._calls.values()):
+            if leg := self._legs.get(call.facts.call_sid):
+                self._check_leg(leg, call, now_s)
+        for carrier in self._carriers:
+            carrier.tick(now_s)
+        placing = self._placing_carrier()
+        if placing is not None and not self._admission.draining:
+            free = self._settings.max_calls - self._admission.calls
+            while outbound := self.outbound.due(now_s, free):
+                self._spawn(self._place(placing, outbound))
+
+    def _check_leg(self, leg: Leg, call: Call, now_s: float) -> None:
+        if call.silent_s(now_s) > MEDIA_SILENCE_S:
+            call.timeline.error(f"no audio from the carrier for {MEDIA_SILENCE_S:.0f} s")
+            self.line_gone(call, now_s)
+        if leg.reported_end_s is not None and now_s - leg.reported_end_s > REPORTED_END_S:
+            leg.reported_end_s = None
+            if call.line is not None:
+                call.timeline.error("the carrier ended the stream and its socket did not show it")
+                self.line_gone(call, now_s)
+        if leg.amd_result is not None:
+            self._apply_amd_result(leg, call)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- for carriers: what they may look up
+
+    def call(self, call_id: str) -> Call | None:
+        """The live call."""
+        return self._calls.get(call_id)
+
+    def leg(self, call_id: str) -> Leg | None:
+        """A call's leg, while it is live and for some time after."""
+        return self._legs.get(call_id)
+
+    def fallback_for(self, call_id: str, own_number: str) -> Fallback:
+        """What this caller gets when we cannot serve them."""
+        if leg := self._legs.get(call_id):
+            return leg.fallback
+        agent = self._admission.agent_for(own_number)
+        return agent.fallback if agent else Fallback()
+
+    # --- for carriers: a call arrives
+
+    def ring(self, carrier: Carrier, ringing: Ringing, now_s: float, *, by_webhook: bool = True) -> Admitted | Refused:
+        """A call rings, inbound or outbound: admit it and open its `Call`, once, or refuse it.
+
+        The carrier connects an admitted call's stream with the token. `by_webhook` False: its stream is here already.
+        """
+        outbound = self.outbound.find(ringing.outbound_id)
+        agent = self._agent_of(outbound) if outbound is not None else None
+        answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, agent=agent)
+        if not isinstance(answer, Admitted):
+            self._metrics.calls_rejected_total.inc(answer.reason.value)
+            log.info("call %s refused: %s", ringing.call_id, answer.reason.value)
+            return answer
+        leg = self._legs.get(ringing.call_id)
+        if leg is None:
+            leg = self._new_leg(carrier, ringing, answer.agent, outbound)
+        if not answer.repeated:
+            facts = CallFacts(
+                call_sid=ringing.call_id,
+                caller=ringing.caller,
+                dialled=ringing.dialled,
+                direction="outbound" if ringing.is_outbound else "inbound",
+                simulated=self._settings.simulated,
+                effects=frozenset(self._settings.simulated_effects),
+                started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                parameters=outbound.variables if outbound is not None else {},
+                formats=ringing.formats,
+            )
+            call = self._open_call(facts, answer.agent, now_s if by_webhook else None)
+            if Feature.KEYS in carrier.can:
+                call.tools.on_digits = partial(self._press, call, leg)
+        return answer
+
+    def _new_leg(self, carrier: Carrier, ringing: Ringing, agent: Agent, outbound: OutboundCall | None) -> Leg:
+        while len(self._legs) >= MAX_LEGS + len(self._calls):
+            oldest = next(iter(self._legs))
+            if oldest in self._calls:  # a very long call counts as younger from now on
+                self._legs.move_to_end(oldest)
+                continue
+            self._legs.pop(oldest).carrier.forget(oldest)
+        leg = Leg(
+            call_id=ringing.call_id,
+            carrier=carrier,
+            own_number=ringing.own_number,
+            fallback=agent.fallback,
+            outbound=outbound,
+            reconnects=ringing.reconnects,
+            status=ringing.status,
+        )
+        if outbound is not None:
+            outbound.call_sid = leg.call_id
+            leg.amd_result = self._early_amd.pop(outbound.id, None)
+        self._legs[leg.call_id] = leg
+        return leg
+
+    def claim(self, call_id: str, token: str, stream_id: str, now_s: float) -> Call | None:
+        """The call that this stream proves to belong to, once per token.
+
+        None when it proves nothing (counted), or the call is over.
+        """
+        if self._admission.start(call_id, token, now_s) is None:
+            self._metrics.auth_failures_total.inc("stream_token")
+            return None
+        call, leg = self._calls.get(call_id), self._legs.get(call_id)
+        if call is None or call.ending is not None:
+            return None
+        if leg is not None:
+            leg.stream_up(stream_id, now_s)
+        self._leave_line(call)  # the last one, if its end was not seen
+        return call
+
+    # --- for carriers: a call goes on
+
+    def hung_up(self, call: Call) -> None:
+        """The far end hung up."""
+        if leg := self._legs.get(call.facts.call_sid):
+            leg.on_hang_up()
+        call.hung_up()
+
+    def line_gone(self, call: Call, now_s: float) -> None:
+        """The call's stream is lost, by whatever sign: another may come, or the call is over."""
+        leg = self._legs.get(call.facts.call_sid)
+        self._leave_line(call)
+        if leg is None:
+            call.line_lost()
+            return
+        match leg.stream_lost(leg.stream_id, now_s):
+            case StreamLoss.RETURNS:
+                call.detach(leg.away_max_s if leg.away else RETURN_S)
+            case StreamLoss.FINAL:
+                call.line_lost()
+            case StreamLoss.STALE:
+                pass
+
+    def reconnect(self, call_id: str, now_s: float) -> str | None:
+        """A token for another stream of a live call; None for a call that is not live."""
+        call, admitted = self._calls.get(call_id), None
+        if call is not None:
+            admitted = self._admission.again(call_id, now_s)
+        if call is None or admitted is None:
+            return None
+        self._leave_line(call)
+        call.detach(RETURN_S)
+        log.info("call %s: its stream is lost, connecting another", call_id)
+        return admitted.token
+
+    def _leave_line(self, call: Call) -> None:
+        """Close the call's line without waiting for the far end."""
+        if call.line is not None:
+            self._spawn(call.line.close())
+
+    def status(self, call_id: str, status: CallStatus | None, now_s: float, *, outbound_id: str = "") -> None:
+        """The carrier reports how far a call has come; None for a status that has no equal here."""
+        if status is None:
+            return
+        outbound = self.outbound.find(outbound_id)
+        if outbound is not None and outbound.on_status(status):
+            outbound.call_sid = outbound.call_sid or call_id
+            log.info("call %s (outbound): %s", call_id, status.value)
+            if outbound.over:
+                self._early_amd.pop(outbound.id, None)
+            if outbound.over and outbound.conference:
+                self._transfers.briefing_over(outbound)
+        leg, call = self._legs.get(call_id), self._calls.get(call_id)
+        if leg is None or not leg.on_status(status) or not leg.over:
+            return
+        if call is not None:
+            # "completed" is a hang-up; calls with another final status never had a stream.
+            if status is CallStatus.COMPLETED:
+                call.hung_up()
+            else:
+                call.line_lost()
+        if leg.next is not None and leg.next.kind is Kind.JOIN:
+            self._transfers.caller_left(leg, now_s)
+
+    def stream_ended(self, call_id: str, stream_id: str, now_s: float) -> None:
+        """The carrier reports, apart from the stream itself, that it ended.
+
+        As a rule the socket shows it already, or in a moment and with more detail; `tick` ends a stream that does not.
+        """
+        leg = self._legs.get(call_id)
+        if leg is not None and leg.stream_id == stream_id:
+            leg.reported_end_s = now_s
+
+    def amd_result(self, call_id: str, outbound_id: str, result: AnsweredBy, as_reported: str) -> None:
+        """Answering machine detection of an outbound call: its first result counts. `as_reported` goes into records."""
+        outbound = self.outbound.find(outbound_id)
+        if outbound is None or outbound.answered_by:
+            return
+        outbound.answered_by = as_reported
+        log.info("call %s was answered by: %s", call_id, as_reported)
+        leg, call = self._legs.get(call_id), self._calls.get(call_id)
+        if leg is None:
+            self._early_amd[outbound.id] = result
+            return
+        leg.amd_result = result
+        if call is not None:
+            self._apply_amd_result(leg, call)
+
+    def _apply_amd_result(self, leg: Leg, call: Call) -> None:
+        """The agent has been speaking since the call was answered: go on, leave the message, or hang up."""
+        if call.ending is not None or call.line is None:
+            return  # too late, or too early: `tick` tries again
+        outbound, result = call.agent.outbound, leg.amd_result
+        if result is AnsweredBy.MACHINE and outbound.on_machine == "leave_message":
+            if call.phase in (Phase.CONNECTING, Phase.THINKING):
+                return  # a reply is on its way, and would be taken for the message
+            call.say_and_end(outbound.message, Ending.AGENT_HUNG_UP)
+        elif result is AnsweredBy.FAX or (result is AnsweredBy.MACHINE and outbound.on_machine == "hang_up"):
+            call.cancel_reply()
+            call.stop(Ending.ANSWERED_BY_MACHINE)
+        leg.amd_result = None
+
+    # --- what follows a conversation
+
+    def follows(self, call_id: str, now_s: float) -> NextStep | None:
+        """What follows the call; None while its conversation goes on, or for a call that is not known."""
+        leg, call = self._legs.get(call_id), self._calls.get(call_id)
+        if leg is not None and call is not None and call.ending is not None:
+            self._decide_next(leg, call, now_s)
+        return leg.next if leg is not None else None
+
+    def give_up(self, call_id: str, now_s: float) -> NextStep:
+        """No stream can be connected any more: the call ends with the fallback, unless something else was decided."""
+        leg = self._legs[call_id]
+        if call := self._calls.get(call_id):
+            call.line_lost()
+        self._decide(leg, NextStep(Kind.FALLBACK), now_s)
+        assert leg.next is not None
+        return leg.next
+
+    def dial_failed(self, call_id: str) -> Fallback:
+        """The target of a transfer did not answer: the fallback for its caller, without a human to connect to."""
+        leg = self._legs.get(call_id)
+        return without_human(leg.fallback if leg is not None else Fallback(say=""))
+
+    def call_over(self, call: Call) -> None:
+        """Every part of this call is closed."""
+        if leg := self._legs.get(call.facts.call_sid):
+            self._decide_next(leg, call, self._clock())
+            if leg.outbound is not None and leg.outbound.answered_by:
+                call.record.answered_by = leg.outbound.answered_by
+
+    def _decide_next(self, leg: Leg, call: Call, now_s: float) -> None:
+        """The conversation is over: what follows, once."""
+        ending, transfer = call.ending, call.tools.transfer_to
+        if ending is Ending.CALLER_HUNG_UP:
+            leg.on_hang_up()
+        if leg.conference:
+            self._transfers.briefed(leg, call, now_s)
+        elif ending is Ending.TRANSFERRED and transfer is not None:
+            if transfer.warm:
+                self._transfers.begin(leg, call, transfer.target, transfer.whisper, now_s)
+            else:
+                self._decide(leg, NextStep(Kind.DIAL, transfer.target, transfer.whisper), now_s)
+        elif ending in FALLBACK_AFTER:
+            self._decide(leg, NextStep(Kind.FALLBACK), now_s)
+        else:
+            self._decide(leg, NextStep(Kind.HANG_UP), now_s)
+
+    def _decide(self, leg: Leg, step: NextStep, now_s: float) -> bool:
+        if not leg.decide(step, now_s):
+            return False
+        leg.carrier.follow(leg.call_id, step, now_s)
+        return True
+
+    # --- for operators: a live call
+
+    async def hold(self, call_id: str, music_url: str = "", line: str = "") -> bool:
+        """Play music to the caller until `resume`; the agent waits. False when that cannot be done now."""
+        leg = self._legs.get(call_id)
+        if leg is None or Feature.HOLD not in leg.carrier.can:
+            return False
+        leg.away_max_s = HOLD_MAX_S
+        return await self._interrupt(leg, Hold(music_url, line))
+
+    async def resume(self, call_id: str) -> bool:
+        """End a hold: the call's stream comes back. False for a call that is not on hold."""
+        leg = self._legs.get(call_id)
+        if leg is None or Feature.HOLD not in leg.carrier.can:
+            return False
+        return await leg.carrier.resume(call_id)
+
+    def _press(self, call: Call, leg: Leg, digits: str) -> bool:
+        if call.attached:
+            self._spawn(self._send_keys(leg, digits))
+        return call.attached
+
+    async def _send_keys(self, leg: Leg, digits: str) -> None:
+        digits = "".join(d for d in digits if d in KEYS)
+        leg.away_max_s = RETURN_S + len(digits) * KEY_S + 5.0
+        if not await self._interrupt(leg, Keys(digits)) and (call := self._calls.get(leg.call_id)):
+            call.timeline.error("keys could not be sent: the carrier did not take the request now")
+
+    async def _interrupt(self, leg: Leg, what: Hold | Keys) -> bool:
+        try:
+            return await leg.carrier.interrupt(leg.call_id, what)
+        except PeerError as error:
+            log.warning("call %s: %s", leg.call_id, error)
+            return False
+
+    # --- for operators: outbound calls
+
+    def call_out(
+        self, to: str, agent_name: str, *, caller_id: str = "", variables: dict[str, str] | None = None
+    ) -> OutboundCall:
+        """Queue an outbound call. Raises `OperatorError` for one that cannot be placed."""
+        agent = self._agents.get(agent_name) if agent_name else next(iter(self._agents.values()))
+        if agent is None:
+            raise OperatorError(f"no agent is named {agent_name[:60]!r}: there are {', '.join(self._agents)}")
+        if self._placing_carrier() is None:
+            raise OperatorError(
+                "calls cannot be placed: set the carrier's credentials and OFFHOOK_PUBLIC_URL; `offhook doctor` "
+                "names what is missing"
+            )
+        return self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
+
+    async def hang_up(self, outbound: OutboundCall) -> bool:
+        """End an outbound call, however far it has come; False when it is over."""
+        if outbound.over:
+            return False
+        if self.outbound.cancel(outbound):
+            return True
+        if call := self._calls.get(outbound.call_sid):
+            call.stop(Ending.AGENT_HUNG_UP)
+            return True
+        leg = self._legs.get(outbound.call_sid)
+        carrier = leg.carrier if leg is not None else self._placing_carrier()
+        if carrier is None or not outbound.call_sid:
+            return False
+        with suppress(PeerError):
+            return await carrier.hang_up(outbound.call_sid)
+        return False
+
+    def _placing_carrier(self) -> Carrier | None:
+        return next((carrier for carrier in self._carriers if Feature.PLACE in carrier.can), None)
+
+    def _agent_of(self, outbound: OutboundCall) -> Agent | None:
+        agent = self._agents.get(outbound.agent)
+        if agent is None or not outbound.conference:
+            return agent
+        return briefing_agent(agent)
+
+    async def _place(self, carrier: Carrier, outbound: OutboundCall) -> None:
+        try:
+            call_id = await carrier.place(outbound, self._agents[outbound.agent])
+        except CarrierBusy as error:
+            log.warning("an outbound call is delayed: %s", error)
+            self.outbound.back_off(outbound, self._clock())
+        except PeerError as error:
+            log.warning("an outbound call could not be placed: %s", error)
+            outbound.error = str(error)
+            outbound.on_status(CallStatus.FAILED)
+            if outbound.conference:
+                self._transfers.briefing_over(outbound)
+        else:
+            outbound.call_sid = outbound.call_sid or call_id
+            outbound.on_status(CallStatus.QUEUED)

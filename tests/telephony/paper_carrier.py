@@ -1,0 +1,72 @@
+"""A carrier on paper, and what a switchboard needs beside it: everything that happens is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.errors import PeerError
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys, NextStep
+from offhook.gateway.telephony.leg import Leg
+from offhook.gateway.telephony.outbound import OutboundCall
+
+__all__ = ["PaperCarrier", "leg_at"]
+
+
+@dataclass
+class PaperCarrier:
+    """Does what it is asked at once, unless `refuses` holds an error for it."""
+
+    name: str = "paper"
+    can: frozenset[Feature] = frozenset(Feature)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    refuses: list[PeerError] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+
+    def _ask(self, *what: Any) -> None:
+        if self.refuses:
+            raise self.refuses.pop(0)
+        self.asked.append(what)
+
+    def routes(self) -> list[web.RouteDef]:
+        return []
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def place(self, call: OutboundCall, agent: Agent) -> str:
+        self._ask("place", call.to)
+        return f"OUT-{call.id}"
+
+    async def hang_up(self, call_id: str) -> bool:
+        self._ask("hang_up", call_id)
+        return True
+
+    def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
+        self.asked.append(("follow", call_id, step))
+
+    async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
+        self._ask("interrupt", call_id, what)
+        return True
+
+    async def resume(self, call_id: str) -> bool:
+        self._ask("resume", call_id)
+        return True
+
+    async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
+        self._ask("fall_back", call_id, fallback)
+        return True
+
+    def tick(self, now_s: float) -> None: ...
+
+    def forget(self, call_id: str) -> None:
+        self.forgotten.append(call_id)
+
+
+def leg_at(call_id: str = "CA1", **more: Any) -> Leg:
+    """A leg of a paper carrier."""
+    return Leg(call_id, PaperCarrier(), "+15550199", Fallback(), **more)
