@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +24,19 @@ from yaml.scanner import Scanner
 
 from offhook.gateway.errors import FileError, nearest
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_EXPANDED", "Position", "YamlFile", "parse_yaml", "read_yaml", "write_yaml"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_EXPANDED",
+    "Position",
+    "YamlFile",
+    "mistake",
+    "parse_yaml",
+    "read_yaml",
+    "write_yaml",
+]
 
-MAX_BYTES = 1_000_000  # of a file; the largest agent file seen has 30 kB
+MAX_BYTES = 1_000_000  # of a file; what is larger is a file of another kind
 MAX_DEPTH = 100  # mappings and lists inside each other
 MAX_EXPANDED = 3_000_000  # characters and values once every alias is replaced: ten nested aliases can name billions
 
@@ -38,7 +48,9 @@ T = TypeVar("T")
 _NULL = re.compile(r"null|Null|NULL|~|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
 
 # A line's beginning up to an unquoted value's first character: dashes, perhaps a key, perhaps a bracket.
 _BEFORE_VALUE = r"""^\s*(?:-\s+)*(?:[^\s"'#{\[][^"'{\[]*?:\s+)?(?:\[\s*)?"""
@@ -70,7 +82,7 @@ def parse_yaml(text: str, *, path: str = "file.yaml", error: type[FileError] = F
     """Parse the text of a file; `path` is only named. Raises `error` with the line of what is wrong."""
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_BYTES:
-        raise error(path, f"has more than {MAX_BYTES:,} characters: remove what does not belong into it")
+        raise error(path, f"has more than {MAX_BYTES:,} characters: is it the right file?")
     try:
         return YamlFile(path, _Builder().build(text), error)
     except _Wrong as wrong:
@@ -161,20 +173,30 @@ class YamlFile:
         name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
         return self._error(self.path, what, line=line, column=column, field=name)
 
-    def convert(self, value: Any, kind: type[T], steps: Sequence[Step] = (), *, part_of: str = "this file") -> T:
-        """`value`, which stands at `steps`, as a `kind` by msgspec. Raises the file's error naming line and field."""
+    def convert(
+        self,
+        value: Any,
+        kind: type[T],
+        steps: Sequence[Step] = (),
+        *,
+        part_of: str = "this file",
+        written_as: Mapping[Step, str] = {},
+    ) -> T:
+        """`value`, which stands at `steps`, as a `kind` by msgspec. Raises the file's error naming line and field.
+
+        `written_as`: the keys by which fields of `kind` are written in the file, where they differ.
+        """
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as problem:
-            what, more = _located(problem, value, kind)
-        steps = [*steps, *more]
-        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-            steps = [*steps, unknown[1]]
-            hint = nearest(unknown[1], _fields(kind, more))
-            raise self.error(f"is not a field of {part_of}{f'; {hint.strip()}' if hint else ''}", steps) from None
-        what = f"{what[:1].lower()}{what[1:]}"
-        hint = self._hint(what, steps) or _choices(what, kind, more)
-        raise self.error(f"{what}: {hint}" if hint else what, steps) from None
+            what, more = mistake(problem, value, kind, part_of=part_of)
+        steps = [*steps, *(written_as.get(step, step) for step in more)]
+        raise self.error(self.with_fix(what, steps), steps)
+
+    def with_fix(self, what: str, steps: Sequence[Step]) -> str:
+        """`what` is wrong with the value at `steps`, with what to do where the way it is written shows that."""
+        hint = self._hint(what, steps)
+        return f"{what}: {hint}" if hint else what
 
     def _hint(self, what: str, steps: Sequence[Step]) -> str:
         """What to do about a value of the wrong type, by how it is written."""
@@ -215,7 +237,7 @@ class _Events(Reader, Scanner, Parser):
         Parser.__init__(self)
 
     def scan_to_next_token(self) -> None:
-        super().scan_to_next_token()  # type: ignore[no-untyped-call]
+        super().scan_to_next_token()
         while self.peek() == "\t":
             blank = 0
             while self.peek(blank) in " \t":
@@ -224,7 +246,7 @@ class _Events(Reader, Scanner, Parser):
             if not (self.flow_level or before.strip(" -?") or self.peek(blank) in "\0\r\n#"):
                 raise _Wrong("a tab cannot indent: use spaces", (self.line + 1, self.column + 1))
             self.forward(blank)
-            super().scan_to_next_token()  # type: ignore[no-untyped-call]
+            super().scan_to_next_token()
 
 
 class _Open:
@@ -251,13 +273,14 @@ class _Builder:
     def build(self, text: str) -> _Node | None:
         documents = 0
         for event in _events(text):
-            at = (event.start_mark.line + 1, event.start_mark.column + 1)
+            mark: Any = event.start_mark  # every event of a parser has one
+            at = (mark.line + 1, mark.column + 1)
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
                     raise _Wrong("a second document begins here: put it into a file of its own", at)
             elif isinstance(event, yaml.AliasEvent):
-                self._add(self._aliased(event.anchor, at), at, plain=False)
+                self._add(self._aliased(str(event.anchor), at), at, plain=False)
             elif isinstance(event, yaml.ScalarEvent):
                 node = _scalar(event, at)
                 self._name(event.anchor, node)
@@ -361,7 +384,7 @@ class _Builder:
 
 def _events(text: str) -> Iterator[yaml.Event]:
     parser = _Events(text)
-    while parser.check_event():  # type: ignore[no-untyped-call]
+    while parser.check_event():
         yield parser.get_event()  # type: ignore[no-untyped-call]
 
 
@@ -451,18 +474,34 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Position]:
     if "found unknown escape character" in problem:
         return f"{problem}: use single quotes, or write \\\\ for a backslash", at
     if "mapping values are not allowed here" in problem:
-        return "a colon is not expected here: put quotes around a text that holds a colon, or correct the indentation", at
+        return (
+            "a colon is not expected here: put quotes around a text that holds a colon, or correct the indentation",
+            at,
+        )
     if "could not find expected ':'" in problem:
         return "a key without its colon: write key: value, or put quotes around a text of several lines", from_context
     if "scanning an alias" in context or "scanning an anchor" in context:
         sign = "*" if "alias" in context else "&"
         return f"put quotes around a text that begins with {sign}", from_context
-    if "but found '<scalar>'" in problem and marks[0].line < len(lines):
-        if begins := _VALUE.match(lines[marks[0].line]):
-            return f"put quotes around the whole text that begins with {begins[1]}", (at[0], begins.end() + 1)
+    line = lines[at[0] - 1] if at[0] <= len(lines) else ""
+    if "but found '<scalar>'" in problem and (begins := _VALUE.match(line)):
+        return f"put quotes around the whole text that begins with {begins[1]}", (at[0], begins.end() + 1)
     if "expected <block end>" in problem:
         return f"{problem}: correct the indentation of this line", at
     return problem, at
+
+
+def mistake(
+    error: msgspec.ValidationError, value: Any, kind: Any, *, part_of: str = "this file"
+) -> tuple[str, list[Step]]:
+    """What msgspec refused of `value`, in words and with the choices, and the keys and indices that lead there."""
+    what, steps = _located(error, value, kind)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
+        hint = nearest(unknown[1], _fields(kind, steps)).strip()
+        return f"is not a field of {part_of}{f'; {hint}' if hint else ''}", [*steps, unknown[1]]
+    what = f"{what[:1].lower()}{what[1:]}"
+    choices = _choices(what, kind, steps)
+    return f"{what}: {choices}" if choices else what, steps
 
 
 def _located(error: msgspec.ValidationError, value: Any, kind: Any) -> tuple[str, list[Step]]:

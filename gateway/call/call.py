@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from offhook.gateway.agent.policy import detector_of, policy_of
+from offhook.gateway.agent.policy import detector_of, policy_of, pre_roll_s
 from offhook.gateway.agent.spec import Agent, filler_line
 from offhook.gateway.call.playout import FRAME, NOTHING_DBOV, Playout, fade_in
 from offhook.gateway.call.recorder import Recorder
@@ -53,7 +53,6 @@ log = logging.getLogger(__name__)
 # A carrier that stops reading: ten minutes of audio, base64, are more than Twilio's own buffer holds.
 OUTBOX_MAX_BYTES = 7_000_000
 TOOL_GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
-PRE_ROLL_S = 0.3  # local turns: speech before the detector was sure of it
 SILENCE_20_MS = bytes(640)  # PCM16 16 kHz
 # What a model link counts, in the metrics' words.
 ODDITIES = {"unknown_keys": "unknown_event", "unreadable_values": "bad_field"}
@@ -179,12 +178,10 @@ class Call(ModelSink):
         self._muted = False
         self._was_ready = False  # the model, once
         self._prices, self._cost_warned = prices, False
-        pre_roll_ms = agent.turn_detection.pre_roll_ms
-        pre_roll_s = PRE_ROLL_S if pre_roll_ms is None else pre_roll_ms / 1000
         # Local turns: what is sent with activityStart begins before the onset, which lies before the decision
         # and, with mode `hold`, before the verdict.
         self._pre_roll: deque[bytes] = deque(
-            maxlen=int((pre_roll_s + self._policy.min_barge_in_s + self._policy.hangover_s + 0.2) / 0.02) or 1
+            maxlen=int((pre_roll_s(agent) + self._policy.min_barge_in_s + self._policy.hangover_s + 0.2) / 0.02) or 1
         )
         self._activity = False
         self.transfer_to: Transfer | None = None

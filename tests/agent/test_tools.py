@@ -23,7 +23,7 @@ def agent(text: str) -> Agent:
     [
         ("http: {url: 'https://a.example', nope: 1}", 6, "tools[0].http.nope", "is not a field"),
         ("http: {}", 6, "tools[0].http", "required field `url`"),
-        ("http:\n  url: https://a.example\n  method: FETCH", 8, "tools[0].http.method", "Invalid enum"),
+        ("http:\n  url: https://a.example\n  method: FETCH", 8, "tools[0].http.method", "invalid enum"),
         ("http:\n  url: http://a.example", 7, "tools[0].http.url", "must begin with https"),
         ("http:\n  url: ftp://a.example\n  allow_private: true", 7, "tools[0].http.url", "must begin with https"),
         ("http:\n  url: //a.example/x", 7, "tools[0].http.url", "must begin with https"),

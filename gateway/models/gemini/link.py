@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from google.genai import errors as genai_errors
 from websockets.exceptions import WebSocketException
@@ -643,5 +644,5 @@ def told(lines: Iterable[tuple[str, str]]) -> str:
 
 def said_now(agent: Agent, variables: Mapping[str, str]) -> dict[str, str]:
     """A call's variables with those that the link itself knows: the agent's name, date and time."""
-    now = datetime.now().astimezone()
+    now = datetime.now(ZoneInfo(agent.timezone)) if agent.timezone else datetime.now().astimezone()
     return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": agent.name, **variables}

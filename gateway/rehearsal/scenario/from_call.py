@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.report import Report
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
+from offhook.gateway.yamlfile import write_yaml
 
 __all__ = ["read_record", "scenario_from", "scenario_text"]
 
@@ -57,9 +57,7 @@ def scenario_text(record: CallRecord, name: str, agent: str = "", directory: Pat
     Raises `ScenarioError` when it does not load: no voice for its words, no such agent file.
     """
     fields, notes = scenario_from(record, name, agent)
-    text = "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(
-        fields, sort_keys=False, allow_unicode=True, width=110
-    )
+    text = "".join(f"# {note}\n" for note in notes) + write_yaml(fields, width=110)
     parse_scenario(text, path=f"{name}.call.yaml", directory=directory)
     return text
 

@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
-from offhook.gateway.agent.load import YamlLoader
 from offhook.gateway.cli.main import app
 from offhook.gateway.rehearsal.model.script import ACTIONS
 from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, STEPS, ScenarioError, parse_scenario
 from offhook.gateway.rehearsal.scenario.schema import scenario_schema
+from offhook.gateway.yamlfile import parse_yaml
 
 KEPT = Path(__file__).parents[3] / "docs" / "scenario.schema.json"
 VALIDATOR = Draft202012Validator(scenario_schema())
@@ -50,7 +49,7 @@ REPLIES_WRONG = [
 
 
 def errors(text: str) -> list[str]:
-    return [error.message for error in VALIDATOR.iter_errors(yaml.load(text, YamlLoader))]
+    return [error.message for error in VALIDATOR.iter_errors(parse_yaml(text).value)]
 
 
 def call(step: str = "cough", reply: str = "{on: text, say: booked, length_ms: 900}", more: str = "") -> str:
