@@ -67,7 +67,7 @@ def read_yaml(path: str | Path, error: type[FileError] = FileError) -> YamlFile:
     except OSError as problem:
         raise error(str(path), f"cannot be read ({problem.strerror})") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise error(str(path), "is not text in UTF-8 but in UTF-16: save it as UTF-8", line=1, column=1)
+        raise error(str(path), "is not text in UTF-8 but in UTF-16: save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -108,6 +108,7 @@ class _Node:
     value: Any
     at: Position
     text: str | None = None
+    is_flow: bool = False  # written with braces or brackets
     size: int = 1
     depth: int = 0
     keys: dict[str, Position] = field(default_factory=dict)
@@ -144,10 +145,14 @@ class YamlFile:
 
     def text(self, steps: Sequence[Step]) -> str | None:
         """An unquoted scalar as it is written: `0123` and not 123. None for anything else."""
+        node = self._node(steps)
+        return node.text if node else None
+
+    def _node(self, steps: Sequence[Step]) -> _Node | None:
         node = self._root
         for step in steps:
             node = node.children.get(step) if node else None
-        return node.text if node else None
+        return node
 
     def steps(self, name: str) -> list[Step]:
         """The keys and indices of a field's name such as `tools[0].http.url`; keys may hold dots and spaces."""
@@ -180,17 +185,17 @@ class YamlFile:
         steps: Sequence[Step] = (),
         *,
         part_of: str = "this file",
-        written_as: Mapping[Step, str] = {},
+        written_as: Mapping[Step, Sequence[Step]] = {},
     ) -> T:
         """`value`, which stands at `steps`, as a `kind` by msgspec. Raises the file's error naming line and field.
 
-        `written_as`: the keys by which fields of `kind` are written in the file, where they differ.
+        `written_as`: where a field of `kind` is in the file, from `steps` on, if not under its own name.
         """
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as problem:
             what, more = mistake(problem, value, kind, part_of=part_of)
-        steps = [*steps, *(written_as.get(step, step) for step in more)]
+        steps = [*steps, *written_as.get(more[0], more[:1]), *more[1:]] if more else steps
         raise self.error(self.with_fix(what, steps), steps)
 
     def with_fix(self, what: str, steps: Sequence[Step]) -> str:
@@ -201,23 +206,30 @@ class YamlFile:
     def _hint(self, what: str, steps: Sequence[Step]) -> str:
         """What to do about a value of the wrong type, by how it is written."""
         found = re.match(r"expected `([^`]*)`.*, got `(\w+)`", what)
-        text = self.text(steps)
-        if found is None:
+        node = self._node(steps)
+        if found is None or node is None:
             return ""
-        wanted, got = found[1].split(" | "), found[2]
+        wanted, got, text = found[1].split(" | "), found[2], node.text
         if text == "":
             return "give a value, or remove the key"
         if "str" in wanted and text is not None:
             return f'put quotes around it: "{text}"'
-        if "str" in wanted and got in ("object", "array"):
+        if "str" in wanted and node.is_flow:
             return f"put quotes around a text that begins with {'{' if got == 'object' else '['}"
-        if text is None:
-            return ""
-        if "bool" in wanted and text.lower() in ("yes", "no", "on", "off", "y", "n"):
-            return f"write {'true' if text.lower() in ('yes', 'on', 'y') else 'false'}"
-        if {"int", "float"} & {*wanted} and re.fullmatch(r"[\d_]+", text):
-            return f"write {text.replace('_', '')}"
-        return f"write a list: [{text}]" if "array" in wanted else ""
+        if "array" in wanted:
+            item = text if got == "str" else f'"{text}"'
+            return "write a list" if text is None else f"write a list: [{item}]"
+        if "object" in wanted:
+            return "write a mapping of fields"
+        if "bool" in wanted:
+            yes, no = ("yes", "on", "y"), ("no", "off", "n")
+            word = (text or "").lower()
+            return f"write {'true' if word in yes else 'false' if word in no else 'true or false'}"
+        if {"int", "float"} & {*wanted}:
+            digits = (text or "").replace("_", "")
+            number = "a number" if "float" in wanted else "a whole number"
+            return f"write {digits if digits.isdigit() and digits != text else number}"
+        return ""
 
 
 class _Wrong(Exception):
@@ -252,8 +264,8 @@ class _Events(Reader, Scanner, Parser):
 class _Open:
     """A mapping or list whose end has not come."""
 
-    def __init__(self, node: _Node, anchor: str | None, *, flow: bool) -> None:
-        self.node, self.anchor, self.flow = node, anchor, flow
+    def __init__(self, node: _Node, anchor: str | None) -> None:
+        self.node, self.anchor = node, anchor
         self.key: str | None = None
         self.key_at: Position = (0, 0)
         self.merges = False  # the value to come belongs to a merge key
@@ -302,16 +314,16 @@ class _Builder:
             raise _Wrong(f"the tag {_tag_name(event.tag)} has no meaning here: remove it", at)
         above = self._open[-1] if self._open else None
         if above is not None and isinstance(above.node.value, dict) and above.key is None and not above.merges:
-            if above.flow and is_mapping and at == (above.node.at[0], above.node.at[1] + 1):
+            if above.node.is_flow and is_mapping and at == (above.node.at[0], above.node.at[1] + 1):
                 raise _Wrong(_QUOTE_BRACES, above.node.at)
             raise _Wrong("a key must be a text: put quotes around a text that begins with { or [", at)
         if len(self._open) >= MAX_DEPTH:
             raise _Wrong(f"is nested more than {MAX_DEPTH} deep: write it flatter", at)
-        node = _Node({} if is_mapping else [], at)
+        node = _Node({} if is_mapping else [], at, is_flow=bool(event.flow_style))
         self._grow(1, at)
         if event.anchor:
             self._anchors[event.anchor] = None
-        self._open.append(_Open(node, event.anchor, flow=bool(event.flow_style)))
+        self._open.append(_Open(node, event.anchor))
 
     def _end(self, at: Position) -> None:
         done = self._open.pop()

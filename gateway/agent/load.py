@@ -114,6 +114,6 @@ def _timezone_mistake(name: str) -> str:
             return "this machine has no time zone data: install the package tzdata"
         cities = {zone.rpartition("/")[2].lower(): zone for zone in sorted(known)}
         city = name.strip().rpartition("/")[2].lower().replace(" ", "_")
-        hint = f"did you mean {cities[city]}? " if city in cities else nearest(name, known)
+        hint = f"did you mean {cities[city]}? " if city in cities else nearest(name, known) if "/" in name else ""
         return f"{hint}give a name of the IANA time zone database such as Europe/Berlin"
     return ""

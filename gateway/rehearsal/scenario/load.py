@@ -271,11 +271,12 @@ class _Reader:
         kind, main = STEPS[named[0]]
         arguments = {name: given for name, given in values.items() if name != named[0]}
         given = values[named[0]]
-        shorthand = {}
+        written_as: dict[Any, list[Any]] = {}
         if isinstance(given, Mapping):
+            written_as = {name: [named[0], name] for name in given if name not in arguments}
             arguments = {**given, **arguments}
         elif given is not None and main is not None:
-            shorthand = {main: named[0]}
+            written_as = {main: [named[0]]}
             if main == "keys":  # as written: 0123 is four keys
                 given = self._file.text([*where, named[0]]) or str(given)
             arguments[main] = given
@@ -285,7 +286,7 @@ class _Reader:
             if "after_ms" in arguments:
                 self._fail("takes either at_word or after_ms", [*where, "at_word"])
             arguments["after_ms"] = self._when_said(arguments.pop("at_word"), model, [*where, "at_word"])
-        step: Step = self._dataclass(kind, arguments, where, shorthand)
+        step: Step = self._dataclass(kind, arguments, where, written_as)
         if isinstance(step, Say | SayOver):
             self._sound(step.line, "caller", where)
         return step
@@ -350,19 +351,26 @@ class _Reader:
                 made.append(Expectation(name, self._made(one, kind.takes, where)))
         return tuple(made)
 
-    def _dataclass(self, kind: type, values: Any, where: list[Any], written_as: Mapping[Any, str] = {}) -> Any:
-        self._mapping(values, where, tuple(field.name for field in fields(kind)))
+    def _dataclass(self, kind: type, values: Any, where: list[Any], written_as: Mapping[Any, list[Any]] = {}) -> Any:
+        self._mapping(values, where, tuple(field.name for field in fields(kind)), written_as)
         return self._file.convert(dict(values), kind, where, written_as=written_as)
 
     def _made(self, value: Any, kind: Any, where: list[Any]) -> Any:
         return self._file.convert(value, kind, where)
 
-    def _mapping(self, value: Any, where: list[Any], known: tuple[str, ...] | None) -> None:
+    def _mapping(
+        self,
+        value: Any,
+        where: list[Any],
+        known: tuple[str, ...] | None,
+        written_as: Mapping[Any, list[Any]] = {},
+    ) -> None:
         if not isinstance(value, Mapping):
             self._fail("must be a mapping of fields", where)
         for name in value:
             if known is not None and name not in known:
-                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", [*where, name])
+                place = [*where, *written_as.get(name, [name])]
+                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", place)
 
     def _fail(self, what: str, where: list[Any]) -> NoReturn:
         raise self._file.error(what, where)
