@@ -58,6 +58,9 @@ _BRACES = re.compile(_BEFORE_VALUE + r"(?=\{\{)")
 _VALUE = re.compile(_BEFORE_VALUE + r"""(?=([{\["']))""")
 _QUOTE_BRACES = 'put quotes around a text that begins with {{, as in "{{name}} ..."'
 _CORE_TAG = "tag:yaml.org,2002:"
+# Line breaks of YAML 1.1 but not of 1.2 (5.4): pasted text has them. Private code points stand in while PyYAML scans.
+_NOT_BREAKS = str.maketrans("\x85\u2028\u2029", "\U0010fff0\U0010fff1\U0010fff2")
+_NOT_BREAKS_BACK = {stand_in: original for original, stand_in in _NOT_BREAKS.items()}
 
 
 def read_yaml(path: str | Path, error: type[FileError] = FileError) -> YamlFile:
@@ -244,7 +247,7 @@ class _Events(Reader, Scanner, Parser):
     """PyYAML's parser with YAML 1.2's rule for tabs: they separate, they do not indent."""
 
     def __init__(self, text: str) -> None:
-        Reader.__init__(self, text)
+        Reader.__init__(self, text.translate(_NOT_BREAKS))
         Scanner.__init__(self)
         Parser.__init__(self)
 
@@ -298,7 +301,7 @@ class _Builder:
                 self._name(event.anchor, node)
                 self._grow(node.size, at)
                 plain = event.style is None and event.tag is None
-                self._add(node, at, plain=plain, text=_without_surrogates(event.value, at))
+                self._add(node, at, plain=plain, text=_text(event.value, at))
             elif isinstance(event, yaml.CollectionStartEvent):
                 self._begin(event, at)
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -401,7 +404,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def _scalar(event: yaml.ScalarEvent, at: Position) -> _Node:
-    text = _without_surrogates(event.value, at)
+    text = _text(event.value, at)
     plain = event.style is None
     if event.tag is None:
         value = _plain(text, at) if plain else text
@@ -440,8 +443,9 @@ def _plain(text: str, at: Position) -> Any:
     return number
 
 
-def _without_surrogates(text: str, at: Position) -> str:
-    r"""JSON's "\ud83d\ude00" is one character; PyYAML gives the two halves of its pair."""
+def _text(scanned: str, at: Position) -> str:
+    r"""A scalar's text. JSON's "\ud83d\ude00" is one character; PyYAML gives the two halves of its pair."""
+    text = scanned.translate(_NOT_BREAKS_BACK)
     if not re.search("[\ud800-\udfff]", text):
         return text
     try:
@@ -472,7 +476,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Position]:
     """A parser's error in words that say what to do, and where."""
     problem, context = str(error.problem or "is not YAML"), str(error.context or "")
     marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
-    lines = text.splitlines()
+    lines = re.split(r"\r\n|\r|\n", text)
     for mark in marks:
         line = lines[mark.line] if mark.line < len(lines) else ""
         if braces := _BRACES.match(line):
@@ -596,8 +600,13 @@ def _choices(what: str, kind: Any, steps: Sequence[Step]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around what either version of YAML would read as something other than a string."""
+    """Puts quotes around what either version of YAML would read as something other than this string."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if set(data) & {"\x85", "\u2028", "\u2029"} else None
+        return self.represent_scalar(f"{_CORE_TAG}str", data, style)
 
 
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _pattern, _tag in ((_INT, "int"), (_FLOAT, "float")):
     _Dumper.add_implicit_resolver(f"{_CORE_TAG}{_tag}", re.compile(f"(?:{_pattern.pattern})\\Z"), list("-+.0123456789"))
