@@ -72,7 +72,7 @@ class TurnDetection(_Spec, frozen=True):
 
 
 class Greeting(_Spec, frozen=True):
-    """The agent's first words: `text` asks the model, `sound` plays a file at once."""
+    """The agent's first reply: `text` is a prompt for the model, `sound` a file played at once."""
 
     text: str = ""
     sound: str = ""  # WAV file, relative to the agent file
@@ -80,7 +80,7 @@ class Greeting(_Spec, frozen=True):
 
 
 class Idle(_Spec, frozen=True):
-    """A caller who says nothing, counted from the end of playback, the goodbye anew from that of the prompt.
+    """A silent caller, counted from the end of playback, for the goodbye again from the end of the prompt.
 
     0 switches a step off.
     """
@@ -103,7 +103,7 @@ class Limits(_Spec, frozen=True):
 
 
 class RecordingSettings(_Spec, frozen=True):
-    """Recording is off unless switched on; consent is the operator's duty."""
+    """Recording is off by default; consent is the operator's duty."""
 
     enabled: bool = False
     directory: str = "recordings"
@@ -113,7 +113,7 @@ class Fallback(_Spec, frozen=True):
     """What the caller gets when no agent can answer: a line or a recording, then a human, a queue or a hang-up."""
 
     say: str = "Sorry, nobody can take your call right now. Please try again later."  # not before a human or a queue
-    play: str = ""  # URL of a sound file that Twilio plays instead of saying the line
+    play: str = ""  # URL of a sound file that Twilio plays instead of `say`
     dial: str = ""  # number or SIP address
     enqueue: str = ""  # queue name
 
@@ -125,11 +125,11 @@ class Outbound(_Spec, frozen=True):
     ring_s: Annotated[int, msgspec.Meta(ge=5, le=600)] = 30
     detect_machine: bool = True
     on_machine: Literal["hang_up", "leave_message", "talk"] = "hang_up"
-    message: str = ""  # leave_message: what the model is asked to say to the machine
+    message: str = ""  # leave_message: the model's prompt for the message to the machine
 
 
 class ModelSettings(_Spec, frozen=True):
-    """The model and what is particular to it."""
+    """The model and its own settings."""
 
     name: str = "gemini-3.8-live"
     temperature: float | None = None
@@ -167,7 +167,7 @@ class ToolSettings(_Spec, frozen=True):
 
 
 class Agent(_Spec, frozen=True):
-    """One agent: who it is, how it talks, what it may do."""
+    """One agent: its name and voice, how it talks, what it may do."""
 
     name: str
     numbers: tuple[str, ...] = ()  # dialled numbers, E.164; empty: any
@@ -192,5 +192,5 @@ class Agent(_Spec, frozen=True):
 
 
 def filler_line(filler: str) -> str:
-    """The filler, if it is a line to be said and not the name of a sound; else ""."""
+    """The filler if it is a line for the model to say, "" if it is the name of a sound."""
     return filler if " " in filler.strip() and not filler.lower().endswith(".wav") else ""

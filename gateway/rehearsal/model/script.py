@@ -1,4 +1,4 @@
-"""What the rehearsal model says and does: frozen values, and the same from plain mappings (YAML).
+"""The script of the rehearsal model: frozen values, and how they are made from plain mappings (YAML).
 
 A script is a list of replies. Each waits for an event of the caller's side (`on`) and then runs its actions in
 order. A reply is used once; of the unused ones the first that matches is taken. Faults are scripted too, as
@@ -54,7 +54,7 @@ class Say:
     """Speak.
 
     Without `sound` (a WAV file) a made-up voice hums for `length_ms` or about as long as `text` takes.
-    `delay_ms` is the thinking time, from the decision that it is the model's turn to the first audio sent.
+    `delay_ms` is the thinking time, from the end of the caller's turn to the first audio sent.
     `chunk_ms` is cycled through; 0 is a chunk of one sample, which the real service has been seen to send.
     `speed` is times real time. `cut_ms` ends the audio early though the transcript is whole (a sentence cut
     off). `late_chunks` are still sent after an interruption.
@@ -109,7 +109,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """From here on the model hears and understands and never says anything."""
+    """From here on the model receives and transcribes, and never replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Oversize:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """`interrupted` and `turnComplete` though nobody spoke; what was left of the reply is dropped."""
+    """`interrupted` and `turnComplete` without speech; the rest of the reply is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Reply:
 class Fault:
     """Actions at a time after the conversation's first setup, whatever is going on.
 
-    Once: a conversation that reconnects has its faults behind it.
+    Each runs once: it does not run again after a reconnect.
     """
 
     at_s: float
@@ -242,7 +242,7 @@ class Script:
 _T = TypeVar("_T")
 _ROOT = "model"  # what the script is called in a scenario, and in the places that errors name
 
-# What an action is called in a mapping, and which field its value fills.
+# The name of each action in a mapping, and the field that its value fills.
 ACTIONS: dict[str, tuple[type, str | None]] = {
     "say": (Say, "text"),
     "tool": (CallTool, "name"),

@@ -10,7 +10,7 @@
           after_ms: 1500                         # or at_word: table
         - hang_up
     carrier: {noise_dbfs: -55}
-    model:                           # what the rehearsal model says and does, see `model.script`
+    model:                           # the script of the rehearsal model, see `model.script`
       replies:
         - {on: text, say: "Hello!"}
     expect:

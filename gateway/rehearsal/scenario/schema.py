@@ -32,7 +32,7 @@ _ABOUT = {
     "agent": "The agent under test: the name of an agent file, or the agent itself.",
     "caller": "The caller, and their steps.",
     "carrier": "How the line and the carrier behave.",
-    "model": "What the rehearsal model says and does.",
+    "model": "The script of the rehearsal model.",
     "expect": "The expectations of the call.",
     "outbound": "The gateway places the call; `caller` is then the called party.",
     "others": "Further parties that may be called, by number, such as a transfer's target.",
@@ -146,7 +146,7 @@ class _Maker:
         whole = self.dataclass(kind)
         others = dict(whole["properties"])
         if kind is SayOver:
-            others["at_word"] = {"type": "string", "description": "A word of the model's, instead of after_ms."}
+            others["at_word"] = {"type": "string", "description": "A word of the model, instead of after_ms."}
         value: Schema = {"type": "null"}
         if main:
             simple = {"type": ["string", "integer"]} if main == "keys" else others.pop(main)

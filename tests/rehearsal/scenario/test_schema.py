@@ -65,6 +65,22 @@ def test_the_schema_in_the_documentation_is_current():
     Draft202012Validator.check_schema(json.loads(printed.output))
 
 
+def test_schema_has_no_indented_docstrings():
+    """Python 3.13 strips the indentation of docstrings, older ones keep it: the schema is the same on both."""
+
+    def descriptions(value):
+        if isinstance(value, dict):
+            own = value.get("description")
+            yield from [own] if isinstance(own, str) else []
+            value = list(value.values())
+        for inner in value if isinstance(value, list) else ():
+            yield from descriptions(inner)
+
+    found = list(descriptions(scenario_schema()))
+    assert any("\n" in one for one in found), "a docstring of several lines, or the test is void"
+    assert not [one for one in found if "\n " in one]
+
+
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.call.yaml")), ids=lambda path: path.stem)
 def test_bundled_scenarios_fit_the_schema(path):
     assert errors(path.read_text(encoding="utf-8")) == []
