@@ -29,7 +29,6 @@ from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
-from offhook.gateway.call.hearing import Detection
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
@@ -95,7 +94,8 @@ class Gateway:
         self.models = GeminiModel(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
         self.records: OrderedDict[str, CallRecord] = OrderedDict()
-        clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
+        self._detection = Detection()
+        self._clock = clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
         self.switchboard = Switchboard(
             settings,
             self.admission,

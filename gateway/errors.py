@@ -2,7 +2,8 @@
 
     OffhookError
     ├── OperatorError    settings, agent file, command line: says what to change
-    │   └── AgentFileError    with the file, line and field
+    │   └── FileError    a file that people write, with the line and field
+    │       └── AgentFileError
     ├── PeerError        the carrier, the model or a tool broke its protocol or went away
     │   ├── Malformed    a message that cannot be read; counted, survived
     │   └── ModelRefused the model would not start a session (with its close code)
@@ -16,7 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["AgentFileError", "Malformed", "ModelRefused", "OffhookError", "OperatorError", "PeerError", "nearest"]
+__all__ = [
+    "AgentFileError",
+    "FileError",
+    "Malformed",
+    "ModelRefused",
+    "OffhookError",
+    "OperatorError",
+    "PeerError",
+    "nearest",
+]
 
 
 class OffhookError(Exception):
@@ -24,16 +34,25 @@ class OffhookError(Exception):
 
 
 class OperatorError(OffhookError):
-    """The operator can cure this: the message says how."""
+    """The operator can fix this: the message says how."""
 
 
-class AgentFileError(OperatorError):
-    """An agent file that cannot be used: names the file, the line and the field."""
+class FileError(OperatorError):
+    """A file that cannot be used, as `path:line: field: what is wrong: what to do`.
 
-    def __init__(self, path: str, what: str, *, line: int | None = None, field: str = "") -> None:
+    `line` and `column` count from 1; `field` is empty where the file as a whole is meant.
+    """
+
+    def __init__(
+        self, path: str, what: str, *, line: int | None = None, column: int | None = None, field: str = ""
+    ) -> None:
         where = f"{path}:{line}" if line else path
         super().__init__(f"{where}: {field}: {what}" if field else f"{where}: {what}")
-        self.path, self.line, self.field, self.what = path, line, field, what
+        self.path, self.line, self.column, self.field, self.what = path, line, column, field, what
+
+
+class AgentFileError(FileError):
+    """An agent file that cannot be used."""
 
 
 class PeerError(OffhookError):

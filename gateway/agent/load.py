@@ -2,156 +2,118 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import yaml
+from zoneinfo import ZoneInfo, available_timezones
 
 from offhook.gateway.agent.builtins import option_mistakes
-from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.agent.spec import Agent, ToolSettings, filler_line
 from offhook.gateway.agent.tools import KNOWN, http_mistakes, mcp_mistakes
-from offhook.gateway.errors import AgentFileError
+from offhook.gateway.errors import AgentFileError, nearest
+from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml
 
-__all__ = ["YamlLoader", "line_of", "load_agent", "parse_agent"]
-
-
-class YamlLoader(yaml.SafeLoader):
-    """YAML 1.2's booleans: `off` and `no` are words, as in `mode: off`, and not false."""
-
-
-YamlLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-YamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z", re.I), list("tTfF"))
+__all__ = ["agent_from", "load_agent", "parse_agent"]
 
 
 def load_agent(path: str | Path) -> Agent:
     """Read and validate an agent file. Raises `AgentFileError` naming line and field."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise AgentFileError(str(path), f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise AgentFileError(str(path), "is not text in UTF-8") from None
-    return parse_agent(text, path=str(path), directory=str(path.resolve().parent))
+    return agent_from(read_yaml(path, AgentFileError), directory=str(Path(path).resolve().parent))
 
 
 def parse_agent(text: str, *, path: str = "agent.yaml", directory: str = ".") -> Agent:
     """An agent from YAML text. Raises `AgentFileError` naming line and field."""
-    try:
-        root = yaml.compose(text, Loader=YamlLoader)
-        data = yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "is not YAML"
-        raise AgentFileError(path, str(problem), line=mark.line + 1 if mark else None) from None
+    return agent_from(parse_yaml(text, path=path, error=AgentFileError), directory=directory)
+
+
+def agent_from(file: YamlFile, value: Any = None, steps: Sequence[str | int] = (), *, directory: str) -> Agent:
+    """An agent from `value`, which stands at `steps` of the file; by default the whole file.
+
+    Raises the file's error naming line and field.
+    """
+    data = file.value if value is None and not steps else value
     if not isinstance(data, Mapping):
-        raise AgentFileError(path, "must be a mapping of fields, as in `name: receptionist`", line=1)
+        raise file.error("must be a mapping of fields, as in `name: receptionist`", steps)
     if "directory" in data:
-        raise AgentFileError(
-            path, "is set by where the file stands", line=line_of(root, ["directory"]), field="directory"
-        )
-    try:
-        agent = msgspec.convert({**data, "directory": directory}, Agent)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        steps = _steps(where)
-        unknown = re.search(r"unknown field `(\w+)`", what)
-        if unknown:
-            steps.append(unknown[1])
-            what = "is not a field of an agent file"
-        field = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
-        raise AgentFileError(path, what, line=line_of(root, steps), field=field) from None
-    for field, cure in _contradictions(agent):
-        raise AgentFileError(path, cure, line=line_of(root, _steps(field)), field=field)
+        raise file.error("is where the agent file is: remove it", [*steps, "directory"])
+    agent = file.convert({**data, "directory": directory}, Agent, steps, part_of="an agent file")
+    for name, what in _contradictions(agent):
+        prefix = f"{'.'.join(map(str, steps))}." if steps else ""
+        raise file.error(what, file.steps(f"{prefix}{name}"))
     return agent
 
 
-def _steps(field: str) -> list[str | int]:
-    """The keys and indices of a field's name: tools[0].http.url."""
-    return [int(index) if index else key for key, index in re.findall(r"([\w-]+)|\[(\d+)\]", field)]
-
-
-def line_of(node: yaml.Node | None, steps: list[Any]) -> int | None:
-    """The line (from 1) of the value that `steps` (keys, indices) lead to, or of the last that exists."""
-    line = node.start_mark.line + 1 if node else None
-    for step in steps:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(step):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
-
-
-def _contradictions(agent: Agent) -> list[tuple[str, str]]:
-    """Settings that would be without effect or cannot go together: (field, what to do)."""
-    found = []
+def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
+    """Settings without effect, or that exclude each other: (field, what to do)."""
     turns, barge_in = agent.turn_detection, agent.barge_in
+    if agent.timezone and (what := _timezone_mistake(agent.timezone)):
+        yield "timezone", what
     if turns.mode == "local":
         for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms"):
             if getattr(turns, name) is not None:
-                found.append((f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model"))
+                yield f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model"
         if barge_in.mode == "model":
-            found.append(
-                (
-                    "barge_in.mode",
-                    "with turn_detection mode: local the model is told when the caller speaks and never "
-                    "says it first: use hold or stop",
-                )
-            )
+            what = "needs turn_detection mode: model; with mode: local the gateway detects speech: use hold or stop"
+            yield "barge_in.mode", what
     elif turns.pre_roll_ms is not None:
-        found.append(("turn_detection.pre_roll_ms", "needs turn_detection mode: local"))
+        yield "turn_detection.pre_roll_ms", "needs turn_detection mode: local"
     if barge_in.dtmf and barge_in.mode == "off":
-        found.append(("barge_in.dtmf", "cannot interrupt with mode: off: remove it, or use hold or stop"))
+        yield "barge_in.dtmf", "cannot interrupt with mode: off: remove it, or use hold or stop"
     if agent.idle.goodbye_after_s and agent.idle.prompt_after_s >= agent.idle.goodbye_after_s:
-        found.append(("idle.prompt_after_s", "must be less than goodbye_after_s, or 0 for no prompt"))
+        yield "idle.prompt_after_s", "must be less than goodbye_after_s, or 0 for no prompt"
     if agent.limits.warning_s and agent.limits.warning_s >= agent.limits.call_s:
-        found.append(("limits.warning_s", "must be less than call_s, or 0 for no warning"))
+        yield "limits.warning_s", "must be less than call_s, or 0 for no warning"
     if agent.model.compress_to_tokens >= agent.model.compress_at_tokens:
-        found.append(("model.compress_to_tokens", "must be less than compress_at_tokens"))
+        yield "model.compress_to_tokens", "must be less than compress_at_tokens"
     if agent.greeting.text and agent.greeting.sound:
-        found.append(("greeting", "takes either text (the model says it) or sound (a file is played), not both"))
+        yield "greeting", "takes either text (the model says it) or sound (a file is played), not both"
     if agent.fallback.dial and agent.fallback.enqueue:
-        found.append(("fallback", "takes either dial or enqueue, not both"))
+        yield "fallback", "takes either dial or enqueue, not both"
     if agent.fallback.play and not agent.fallback.play.startswith(("https://", "http://")):
-        found.append(("fallback.play", "is the URL of a sound file that Twilio fetches: https://..."))
+        yield "fallback.play", "must be the URL of a sound file that Twilio can fetch: https://..."
     if (agent.outbound.on_machine == "leave_message") != bool(agent.outbound.message):
-        found.append(("outbound.message", "belongs to on_machine: leave_message, which needs it"))
+        yield "outbound.message", "belongs to on_machine: leave_message, which needs it"
     if agent.outbound.message and not agent.outbound.detect_machine:
-        found.append(("outbound.message", "is for a machine that is never noticed: set detect_machine: true"))
+        yield "outbound.message", "is never used without machine detection: set detect_machine: true"
     for index, tool in enumerate(agent.tools):
-        kinds = [k for k in ("function", "builtin", "http", "mcp") if getattr(tool, k)]
-        if len(kinds) != 1:
-            what = f"takes one of them, not {' and '.join(kinds)}" if kinds else "is empty"
-            found.append((f"tools[{index}]", f"{what}: function, builtin, http or mcp"))
-        found += [(f"tools[{index}].{field}", cure) for field, cure in option_mistakes(tool.builtin, tool.options)]
-        if tool.blocking and filler_line(tool.filler):
-            found.append((f"tools[{index}].filler", "cannot be said while the model waits: remove blocking"))
-        if tool.http is not None:
-            found += [
-                (f"tools[{index}].{field}", f"an http tool needs a {field}")
-                for field in ("name", "description")
-                if not getattr(tool, field)
-            ]
-            of_http = http_mistakes(tool.http, tool.parameters, {*agent.variables, *KNOWN})
-            found += [(f"tools[{index}].http.{field}", cure) for field, cure in of_http]
-        if tool.mcp is not None:
-            of_mcp = mcp_mistakes(tool.mcp)
-            found += [(f"tools[{index}].mcp.{field}".rstrip("."), cure) for field, cure in of_mcp]
+        for name, what in _tool_contradictions(agent, tool):
+            yield f"tools[{index}]{'.' if name else ''}{name}", what
     names = [tool.name for tool in agent.tools if tool.name]
-    for name in {n for n in names if names.count(n) > 1}:
-        found.append(("tools", f"two tools are named {name}: rename one"))
-    return found
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield "tools", f"two tools are named {name}: rename one"
+
+
+def _tool_contradictions(agent: Agent, tool: ToolSettings) -> Iterator[tuple[str, str]]:
+    """The same of one tool; fields are named from the tool on, "" for the tool itself."""
+    kinds = [kind for kind in ("function", "builtin", "http", "mcp") if getattr(tool, kind)]
+    if len(kinds) != 1:
+        what = f"takes one of them, not {' and '.join(kinds)}" if kinds else "is empty"
+        yield "", f"{what}: function, builtin, http or mcp"
+    yield from option_mistakes(tool.builtin, tool.options)
+    if tool.blocking and filler_line(tool.filler):
+        yield "filler", "cannot be said while the model waits: remove blocking"
+    if tool.http is not None:
+        for name in ("name", "description"):
+            if not getattr(tool, name):
+                yield name, f"an http tool needs a {name}"
+        for name, what in http_mistakes(tool.http, tool.parameters, {*agent.variables, *KNOWN}):
+            yield f"http.{name}", what
+    if tool.mcp is not None:
+        for name, what in mcp_mistakes(tool.mcp):
+            yield f"mcp.{name}".rstrip("."), what
+
+
+def _timezone_mistake(name: str) -> str:
+    """What is wrong with the name of a time zone, or ""."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # no such zone, a path, a directory of zones
+        known = available_timezones()
+        if not known:
+            return "this machine has no time zone data: install the package tzdata"
+        cities = {zone.rpartition("/")[2].lower(): zone for zone in sorted(known)}
+        city = name.strip().rpartition("/")[2].lower().replace(" ", "_")
+        hint = f"did you mean {cities[city]}? " if city in cities else nearest(name, known) if "/" in name else ""
+        return f"{hint}give a name of the IANA time zone database such as Europe/Berlin"
+    return ""

@@ -1,4 +1,4 @@
-"""Sound files an agent plays by itself (greeting, fillers), ready to send: read once, before the first call."""
+"""Sound files that an agent plays (greeting, fillers), converted once, before the first call."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from offhook.media.wav import read_wav
 
 __all__ = ["load_sounds"]
 
-TONE_S = 2.4  # the filler "tone": one round of soft notes
+TONE_S = 2.4  # length of the filler "tone", which repeats
 
 
 def load_sounds(agent: Agent) -> dict[str, bytes]:
-    """Mu-law 8 kHz by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
+    """G.711 mu-law, 8 kHz, by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
     names = [("greeting.sound", agent.greeting.sound)]
     names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools)]
     sounds = {"tone": mulaw.encode(thinking_sound(TONE_S))}

@@ -1,6 +1,7 @@
-"""Agent files: YAML in, a frozen `Agent` out, errors with line and field.
+"""What an agent file may hold: frozen values, each with its default.
 
-The file's keys are the fields below; unknown keys are refused. Contradictions are refused with the cure.
+The file's keys are the fields below; `load` refuses unknown keys, and settings that contradict each other, with
+the fix. A default that depends on another field is a constant here, applied in `policy` and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from offhook.gateway.agent.builtins import Options
 from offhook.gateway.agent.tools import HttpTool, McpServer
 
 __all__ = [
+    "LOCAL_END_SILENCE_MS",
+    "LOCAL_PRE_ROLL_MS",
     "Agent",
     "BargeIn",
     "Fallback",
@@ -32,6 +35,9 @@ Ms = Annotated[int, msgspec.Meta(ge=0, le=600_000)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 Mode = Literal["hold", "stop", "model", "off"]
 
+LOCAL_END_SILENCE_MS = 700  # `turn_detection.end_silence_ms` with mode: local
+LOCAL_PRE_ROLL_MS = 300  # `turn_detection.pre_roll_ms` with mode: local
+
 
 class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -42,14 +48,14 @@ class BargeIn(_Spec, frozen=True):
 
     mode: Mode = "hold"
     min_speech_ms: Annotated[int, msgspec.Meta(ge=20, le=600_000)] = 60  # this much speech stops playback (hold, stop)
-    min_barge_in_ms: Ms = 600  # this much confirms it without the model's word (hold)
-    verdict_timeout_ms: Ms = 400  # silence after a shorter one, before the agent goes on (hold)
+    min_barge_in_ms: Ms = 600  # this much confirms it without the model (hold)
+    verdict_timeout_ms: Ms = 400  # silence after a shorter one, before playback resumes (hold)
     dtmf: bool = False  # a key press interrupts, too
     detector: Literal["energy", "silero"] = "energy"
 
 
 class Repair(_Spec, frozen=True):
-    """What the model is told of words the caller did not hear."""
+    """What the model receives about words the caller did not hear."""
 
     mode: Literal["note", "ask", "none"] = "note"
 
@@ -58,15 +64,15 @@ class TurnDetection(_Spec, frozen=True):
     """Who decides that the caller's turn is over: the model, or the gateway's own detector."""
 
     mode: Literal["model", "local"] = "model"
-    end_silence_ms: Ms | None = None  # model: silenceDurationMs; local: 700 unless given
-    pre_roll_ms: Ms | None = None  # local: caller audio sent with activityStart, 300 unless given
+    end_silence_ms: Ms | None = None  # silence that ends a turn; unset: the model's choice, or LOCAL_END_SILENCE_MS
+    pre_roll_ms: Ms | None = None  # local only: audio sent from before the onset; unset: LOCAL_PRE_ROLL_MS
     start_sensitivity: Literal["high", "low"] | None = None  # model only
     end_sensitivity: Literal["high", "low"] | None = None  # model only
     prefix_padding_ms: Ms | None = None  # model only
 
 
 class Greeting(_Spec, frozen=True):
-    """The agent's first words: `text` asks the model, `sound` plays a file at once."""
+    """The agent's first reply: `text` is a prompt for the model, `sound` a file played at once."""
 
     text: str = ""
     sound: str = ""  # WAV file, relative to the agent file
@@ -74,7 +80,7 @@ class Greeting(_Spec, frozen=True):
 
 
 class Idle(_Spec, frozen=True):
-    """A caller who says nothing, counted from the end of playback, the goodbye anew from that of the prompt.
+    """A silent caller, counted from the end of playback, for the goodbye again from the end of the prompt.
 
     0 switches a step off.
     """
@@ -91,13 +97,13 @@ class Limits(_Spec, frozen=True):
     call_s: Seconds = 3600.0
     warning_s: Seconds = 60.0  # before the limit, 0: no warning
     warning: str = "The call has to end within a minute. Tell the caller."
-    # USD by the price table. Near it the caller is told (`warning`); the turn that passes it is the last.
+    # USD by the price table. Near it the model receives `warning`; the turn that exceeds it is the last.
     cost: Annotated[float, msgspec.Meta(gt=0)] | None = None
     tools_at_once: Annotated[int, msgspec.Meta(ge=1, le=50)] = 4
 
 
 class RecordingSettings(_Spec, frozen=True):
-    """Recording is off unless switched on; consent is the operator's duty."""
+    """Recording is off by default; consent is the operator's duty."""
 
     enabled: bool = False
     directory: str = "recordings"
@@ -106,8 +112,8 @@ class RecordingSettings(_Spec, frozen=True):
 class Fallback(_Spec, frozen=True):
     """What the caller gets when no agent can answer: a line or a recording, then a human, a queue or a hang-up."""
 
-    say: str = "Sorry, nobody can take your call right now. Please try again later."  # by itself not before a human
-    play: str = ""  # URL of a sound file that Twilio plays instead of saying the line
+    say: str = "Sorry, nobody can take your call right now. Please try again later."  # not before a human or a queue
+    play: str = ""  # URL of a sound file that Twilio plays instead of `say`
     dial: str = ""  # number or SIP address
     enqueue: str = ""  # queue name
 
@@ -119,11 +125,11 @@ class Outbound(_Spec, frozen=True):
     ring_s: Annotated[int, msgspec.Meta(ge=5, le=600)] = 30
     detect_machine: bool = True
     on_machine: Literal["hang_up", "leave_message", "talk"] = "hang_up"
-    message: str = ""  # leave_message: what the model is asked to say to the machine
+    message: str = ""  # leave_message: the model's prompt for the message to the machine
 
 
 class ModelSettings(_Spec, frozen=True):
-    """The model and what is particular to it."""
+    """The model and its own settings."""
 
     name: str = "gemini-3.8-live"
     temperature: float | None = None
@@ -131,11 +137,11 @@ class ModelSettings(_Spec, frozen=True):
     thinking_budget: int | None = None
     compress_at_tokens: Annotated[int, msgspec.Meta(ge=1000)] = 16_000
     compress_to_tokens: Annotated[int, msgspec.Meta(ge=500)] = 8_000
-    # After twice as many turns: in a quiet moment a fresh session that is told the last `keep_turns` of them and
-    # the facts remembered. Every turn is billed for all that the session holds. 0: the compression alone.
+    # After twice as many turns the call moves, in a quiet moment, to a fresh session that receives the last
+    # `keep_turns` of them and the facts remembered. Every turn is billed for the whole context. 0: never.
     keep_turns: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
     silent_after_ms: Annotated[int, msgspec.Meta(ge=1_000, le=600_000)] = (
-        6_000  # caller's turn ended, nothing came: nudge, then reconnect
+        6_000  # no reply after the caller's turn: prompt again, then reconnect
     )
     setup_timeout_s: Seconds = 10.0
 
@@ -161,13 +167,14 @@ class ToolSettings(_Spec, frozen=True):
 
 
 class Agent(_Spec, frozen=True):
-    """One agent: who it is, how it talks, what it may do."""
+    """One agent: its name and voice, how it talks, what it may do."""
 
     name: str
     numbers: tuple[str, ...] = ()  # dialled numbers, E.164; empty: any
     model: ModelSettings = ModelSettings()
     voice: str = "Kore"
     language: str = "en-US"
+    timezone: str = ""  # of {{now}}: an IANA name such as Europe/Berlin; empty: the machine's
     instructions: str = ""
     greeting: Greeting = Greeting()
     tools: tuple[ToolSettings, ...] = ()
@@ -180,10 +187,10 @@ class Agent(_Spec, frozen=True):
     fallback: Fallback = Fallback()
     outbound: Outbound = Outbound()
     variables: dict[str, str] = {}
-    board: str = ""  # module:function of yours; the lists it returns are shown live on the console
-    directory: str = "."  # where the agent file stands; relative paths start here
+    board: str = ""  # module:function of yours; the console shows the lists it returns
+    directory: str = "."  # of the agent file; relative paths start here
 
 
 def filler_line(filler: str) -> str:
-    """The filler, if it is a line to be said and not the name of a sound; else ""."""
+    """The filler if it is a line for the model to say, "" if it is the name of a sound."""
     return filler if " " in filler.strip() and not filler.lower().endswith(".wav") else ""

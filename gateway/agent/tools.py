@@ -1,7 +1,7 @@
-"""The `http:` and `mcp:` parts of an agent file's tools: what may be written there, and what is wrong with it.
+"""The `http:` and `mcp:` parts of an agent file's tools: their fields, and mistakes in them.
 
-In both, `${NAME}` stands for an environment variable (secrets belong there). In an HTTP tool `{{name}}` stands for
-a variable of the call and `{name}` for an argument the model gives.
+In both, `${NAME}` is an environment variable (secrets belong there). In an HTTP tool `{{name}}` is a variable of the
+call and `{name}` an argument from the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class HttpTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One request to an HTTP service. Arguments that stand nowhere go into the query, or the body of POST, PUT, PATCH.
+    """One request to an HTTP service. Arguments without a place go into the query, or the body of POST, PUT, PATCH.
 
     Redirects are never followed. Loopback and private addresses are refused unless `allow_private`.
     """
@@ -44,7 +44,7 @@ class HttpTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     body: dict[str, Any] | None = None  # sent as JSON; "{people}" alone keeps the argument's type
-    select: str = ""  # the part of a JSON answer the model is told: order.items[0].name
+    select: str = ""  # the part of a JSON answer that the model receives: order.items[0].name
     attempt_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 8.0  # of one attempt; the tool's timeout_s bounds all
     max_bytes: Annotated[int, msgspec.Meta(ge=1_000, le=5_000_000)] = 200_000
     idempotent: bool = False  # POST, PATCH: the service honours Idempotency-Key, so the request may be repeated
@@ -66,10 +66,10 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def http_mistakes(
     tool: HttpTool, parameters: dict[str, Any] | None, variables: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with it: (field, what to do). `parameters`: the tool's schema; `variables`: those known."""
+    """Mistakes in an HTTP tool: (field, what to do). `parameters`: the tool's schema; `variables`: the defined ones."""
     for name in tool.headers:
         if not _HEADER.fullmatch(name):
-            yield "headers", f"{name!r} is not the name of a header"
+            yield "headers", f"{name!r} is not the name of a header: use letters, digits and hyphens"
         elif name.lower() in ("host", "content-length", "transfer-encoding", "connection", "idempotency-key"):
             yield f"headers.{name}", "is set by the gateway: remove it"
     origin = ENVIRONMENT.sub("x", re.split(r"(?<=[^:/])[/?]", tool.url, maxsplit=1)[0])
@@ -91,15 +91,15 @@ def http_mistakes(
     if re.search(r"[^!-~]", VARIABLE.sub("", tool.url)):
         yield "url", "holds a space or a letter outside ASCII: percent-encode it"
     if re.search(r"[{}]", ARGUMENT.sub("", VARIABLE.sub("", ENVIRONMENT.sub("", tool.url)))) and "{" not in origin:
-        yield "url", "holds a brace that stands alone: write {argument}, {{variable}} or ${NAME}"
+        yield "url", "holds an unmatched brace: write {argument}, {{variable}} or ${NAME}"
     if tool.body is not None and tool.method not in ("POST", "PUT", "PATCH"):
         yield "body", f"is not sent with {tool.method}: use POST, PUT or PATCH"
     if tool.idempotent and tool.method not in ("POST", "PATCH"):
-        yield "idempotent", f"is without effect: {tool.method} is repeated anyway"
+        yield "idempotent", f"is without effect: {tool.method} is repeated anyway, remove it"
     if tool.select and not _SELECT.fullmatch(tool.select):
         yield "select", "must be a path such as order.items[0].name"
     if tool.select and tool.method == "HEAD":
-        yield "select", "has nothing to select from: HEAD has no answer's body"
+        yield "select", "has nothing to select from, HEAD has no body: remove it"
     places = {"url": [tool.url], "headers": [*tool.headers.values()], "query": [*tool.query.values()]}
     for field, texts in {**places, "body": texts_in(tool.body)}.items():
         for name in (name for text in texts for name in VARIABLE.findall(text)):
@@ -107,7 +107,7 @@ def http_mistakes(
                 yield field, f"{{{{{name}}}}} is not known: add it to variables, or use one of {', '.join(KNOWN)}"
         for name in (name for text in texts for name in ARGUMENT.findall(text)):
             if field != "headers" and parameters is not None and name not in parameters.get("properties", {}):
-                yield field, f"{{{name}}} is none of the tool's parameters: add it to their properties"
+                yield field, f"{{{name}}} is not one of the tool's parameters: add it to their properties"
 
 
 def texts_in(value: Any) -> list[str]:
@@ -120,14 +120,14 @@ def texts_in(value: Any) -> list[str]:
 
 
 def mcp_mistakes(server: McpServer) -> Iterator[tuple[str, str]]:
-    """What is wrong with it: (field, what to do)."""
+    """Mistakes in an MCP server: (field, what to do)."""
     if bool(server.command) == bool(server.url):
-        yield "", "takes either command (a program) or url (a streamable HTTP address)"
+        yield "", "takes either command (a program) or url (a streamable HTTP address): give one of them"
     elif server.url:
         if not ENVIRONMENT.match(server.url) and urlsplit(server.url).scheme not in ("http", "https"):
             yield "url", "must begin with https:// or http://"
         for field in ("args", "env"):
             if getattr(server, field):
-                yield field, "belongs to command"
+                yield field, "belongs to command: remove it"
     elif server.headers:
-        yield "headers", "belongs to url"
+        yield "headers", "belongs to url: remove it"

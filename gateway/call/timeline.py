@@ -371,7 +371,7 @@ class Timeline:
 
     def _tool_answered(self, command: c.AnswerTool, decided_s: float) -> None:
         self._tool_done(command.call_id, decided_s, command.outcome.value)
-        if command.scheduling is not None and command.scheduling is not c.Speak.SILENT:
+        if command.speak is not None and command.speak is not c.Speak.SILENT:
             self._tool_answered_s = decided_s
 
     def _tool_cancelled(self, command: c.CancelTool, decided_s: float) -> None:

@@ -22,14 +22,15 @@ import msgspec
 import typer
 
 from offhook.gateway import __version__
-from offhook.gateway.agent.load import load_agent
+from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.cli.phone import mount as mount_telephone
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
-from offhook.gateway.errors import OffhookError, OperatorError
+from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
 from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
+from offhook.gateway.yamlfile import read_yaml
 
 __all__ = ["app", "log_to_stderr", "main"]
 
@@ -171,7 +172,8 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
     for path in paths:
         try:
-            agent = load_agent(path)
+            file = read_yaml(path, AgentFileError)
+            agent = agent_from(file, directory=str(path.resolve().parent))
             check_limit(agent, prices)
             tools = build_tools(agent, os.environ, HttpClient()).tools
             load_sounds(agent)
@@ -183,8 +185,8 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             print(f"offhook: {said}" if str(path) in said else f"offhook: {path}: {said}", file=sys.stderr)
             bad = True
             continue
-        for problem in problems:
-            print(f"{path}: {problem}", file=sys.stderr)
+        for field, fix in problems:
+            print(f"offhook: {file.error(fix, file.steps(field))}", file=sys.stderr)
         bad = bad or bool(problems)
         if not problems:
             print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")

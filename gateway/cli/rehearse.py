@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.picture import draw_load
 from offhook.gateway.rehearsal.load.search import Ask, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
-from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
+from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
@@ -180,10 +179,7 @@ async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Pat
     if script is None:
         loaded = script_from({"default": {"say": "Hello. This is the rehearsal model."}})
     elif script.suffix == ".json":
-        try:
-            loaded = script_from(json.loads(await asyncio.to_thread(script.read_text, "utf-8")), script.parent)
-        except (OSError, ValueError, ScriptError) as error:
-            raise OperatorError(f"{script}: {error}") from None
+        loaded = await asyncio.to_thread(read_script, script)
     else:
         loaded = load_scenario(script).script()
     assert isinstance(loaded, Script)

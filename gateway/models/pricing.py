@@ -7,7 +7,6 @@ sum over every turn's counts: each turn is charged for the whole context again (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Usage
+from offhook.gateway.yamlfile import read_yaml
 
 __all__ = ["PRICES", "Prices", "check_limit", "cost", "load_prices", "price_of", "prices_from"]
 
@@ -58,11 +58,10 @@ def load_prices(path: str) -> Mapping[str, Prices]:
     if not path:
         return PRICES
     try:
-        rows = msgspec.yaml.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise OperatorError(f"OFFHOOK_PRICES: {path} cannot be read ({error.strerror})") from None
-    except msgspec.MsgspecError as error:
-        raise OperatorError(f"OFFHOOK_PRICES: {path}: {' '.join(str(error).split())}") from None
+        file = read_yaml(path)
+        rows = file.convert(file.value or {}, dict[str, Any])
+    except OperatorError as error:
+        raise OperatorError(f"OFFHOOK_PRICES: {error}") from None
     return prices_from(rows)
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import yaml
-
 from offhook.gateway.rehearsal.phone import voice
 from offhook.gateway.rehearsal.phone.call import SimulatedCall, StepFailed
 from offhook.gateway.rehearsal.results.report import CallReport
 from offhook.gateway.rehearsal.run import run_scenario
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
+from offhook.gateway.yamlfile import write_yaml
 from offhook.media.mulaw import RATE_HZ
 
 __all__ = ["HandCall", "Offhook"]
@@ -141,7 +140,7 @@ class Offhook:
             "carrier": dict(carrier or {}),
             "model": {"default": {"say": "Of course."}, **scripted},
         }
-        text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        text = write_yaml(fields)
         scenario = await asyncio.to_thread(parse_scenario, text, path="offhook.call(...)", directory=self._directory)
         placed: Future[SimulatedCall] = Future()
         running = run_scenario(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
-from offhook.gateway.agent.load import YamlLoader, parse_agent
+from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import AgentFileError
+from offhook.gateway.yamlfile import parse_yaml
 
 TEXT = (Path(__file__).parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
@@ -39,7 +39,7 @@ def test_every_field_is_described() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.partition(":")[0])
 def test_every_block_is_an_agent_file(block: str) -> None:
-    data = yaml.load(block, Loader=YamlLoader)
+    data = parse_yaml(block).value
     text = block if "name" in data else f"name: a\n{block}"
     try:
         agent = parse_agent(text)

@@ -71,7 +71,7 @@ def test_a_port_in_use_is_said(folder: Path) -> None:
 def test_prices_that_are_no_yaml_are_one_line(folder: Path) -> None:
     done = offhook(folder, "check", "agent.yaml", OFFHOOK_PRICES="prices.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith("offhook: OFFHOOK_PRICES: prices.yaml: ")
+    assert done.stderr.startswith("offhook: OFFHOOK_PRICES: prices.yaml:2: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -80,6 +80,16 @@ def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
     assert done.returncode == 2
     assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["nowhere.yaml", "bytes.yaml"]
     assert done.stdout.startswith("agent.yaml: ok")
+
+
+def test_check_prints_model_problems_as_sentences(folder: Path) -> None:
+    (folder / "voice.yaml").write_text("name: a\nvoice: kore\nmodel:\n  temperature: 3\n")
+    done = offhook(folder, "check", "voice.yaml")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "offhook: voice.yaml:4: model.temperature: give a number from 0 to 2",
+        "offhook: voice.yaml:2: voice: kore is not a voice of this model: did you mean Kore?",
+    ]
 
 
 def test_config_lists_variables_and_misspelt_ones(folder: Path) -> None:

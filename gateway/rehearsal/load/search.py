@@ -27,12 +27,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from offhook.gateway import __version__
-from offhook.gateway.agent.load import YamlLoader
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
@@ -40,6 +38,7 @@ from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, sc
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, Tally, mark_of
 from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
 
 __all__ = ["LATE_S", "Ask", "LoadReport", "Moment", "Step", "load", "next_calls", "show_load", "verdict_on"]
 
@@ -441,11 +440,10 @@ async def _our_gateway(
 
 def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
     """The scenario's agent under a name and number of its own, and a mark for the model in its instructions."""
-    text = scenario.agent_text
-    directory = scenario.directory
     if scenario.agent_file is not None:
-        text, directory = scenario.agent_file.read_text(encoding="utf-8"), scenario.agent_file.parent
-    fields = yaml.load(text, Loader=YamlLoader)
+        fields, directory = read_yaml(scenario.agent_file).value, scenario.agent_file.parent
+    else:
+        fields, directory = parse_yaml(scenario.agent_text).value, scenario.directory
     greeting = fields.get("greeting")
     if isinstance(greeting, dict) and greeting.get("sound"):
         greeting["sound"] = str(directory.resolve() / greeting["sound"])
@@ -454,7 +452,7 @@ def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
             tool["filler"] = str(directory.resolve() / tool["filler"])
     instructions = f"{fields.get('instructions', '')}\n{mark_of(part)}"
     fields |= {"name": f"{fields.get('name', 'agent')}-{part}", "numbers": [dials], "instructions": instructions}
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return write_yaml(fields)
 
 
 def _path_of(path: Path) -> Path:

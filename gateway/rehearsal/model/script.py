@@ -1,8 +1,8 @@
-"""What the rehearsal model says and does: frozen values, and the same from plain mappings (YAML).
+"""The script of the rehearsal model: frozen values, and how they are made from plain mappings (YAML).
 
-A script is a list of replies. Each waits for something the caller's side does (`on`) and then runs its
-actions in order. A reply is used once; of the unused ones the first that matches is taken. What goes wrong
-is scripted too, as actions inside a reply or as faults at a time.
+A script is a list of replies. Each waits for an event of the caller's side (`on`) and then runs its actions in
+order. A reply is used once; of the unused ones the first that matches is taken. Faults are scripted too, as
+actions inside a reply or at a time.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from offhook.gateway.errors import nearest
+from offhook.gateway.yamlfile import mistake, read_yaml
 
 __all__ = [
     "ACTIONS",
@@ -35,12 +36,17 @@ __all__ = [
     "Stall",
     "Think",
     "Wait",
+    "read_script",
     "script_from",
 ]
 
 
 class ScriptError(ValueError):
-    """The script is wrong; the message names the place and the cure."""
+    """The script is wrong: `what`, and what to do; `where` is the field, such as `model.replies[0].say`."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(f"{where}: {what}" if where else what)
+        self.what, self.where = what, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Say:
     """Speak.
 
     Without `sound` (a WAV file) a made-up voice hums for `length_ms` or about as long as `text` takes.
-    `delay_ms` is the thinking time, from the decision that it is the model's turn to the first audio sent.
+    `delay_ms` is the thinking time, from the end of the caller's turn to the first audio sent.
     `chunk_ms` is cycled through; 0 is a chunk of one sample, which the real service has been seen to send.
     `speed` is times real time. `cut_ms` ends the audio early though the transcript is whole (a sentence cut
     off). `late_chunks` are still sent after an interruption.
@@ -103,7 +109,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """From here on the model hears and understands and never says anything."""
+    """From here on the model receives and transcribes, and never replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,7 @@ class Oversize:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """`interrupted` and `turnComplete` though nobody spoke; what was left of the reply is dropped."""
+    """`interrupted` and `turnComplete` without speech; the rest of the reply is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,7 @@ class Reply:
 class Fault:
     """Actions at a time after the conversation's first setup, whatever is going on.
 
-    Once: a conversation that reconnects has its faults behind it.
+    Each runs once: it does not run again after a reconnect.
     """
 
     at_s: float
@@ -234,8 +240,9 @@ class Script:
 
 
 _T = TypeVar("_T")
+_ROOT = "model"  # what the script is called in a scenario, and in the places that errors name
 
-# What an action is called in a mapping, and which field its value fills.
+# The name of each action in a mapping, and the field that its value fills.
 ACTIONS: dict[str, tuple[type, str | None]] = {
     "say": (Say, "text"),
     "tool": (CallTool, "name"),
@@ -254,49 +261,58 @@ ACTIONS: dict[str, tuple[type, str | None]] = {
 }
 
 
+def read_script(path: Path) -> Script:
+    """The script in a YAML or JSON file of its own; sounds are relative to it. Raises `FileError`."""
+    file = read_yaml(path)
+    try:
+        return script_from(file.value, path.parent)
+    except ScriptError as error:
+        steps = file.steps(error.where.removeprefix(_ROOT).removeprefix("."))
+        raise file.error(file.with_fix(error.what, steps), steps) from None
+
+
 def script_from(mapping: Mapping[str, Any], base_dir: Path | None = None) -> Script:
-    """A script out of plain mappings, as YAML gives them. Sounds are sought from `base_dir` on.
+    """A script out of plain mappings, as YAML gives them. Sounds are relative to `base_dir`.
 
     An action is a mapping with its name as a key (`{say: "Hello", delay_ms: 200}`, `{close: 1011}`) or, where
     it needs nothing, its name (`abort`). A reply with a single action may carry it itself instead of `do`.
     Raises ScriptError, which names the place.
     """
-    _is_mapping(mapping, "model")
+    _is_mapping(mapping, _ROOT)
     values = dict(mapping)
     values["replies"] = tuple(
-        _reply(value, f"model.replies[{i}]", base_dir)
-        for i, value in enumerate(_list(values.get("replies"), "model.replies"))
+        _reply(value, f"{_ROOT}.replies[{i}]", base_dir)
+        for i, value in enumerate(_list(values.get("replies"), f"{_ROOT}.replies"))
     )
     values["faults"] = tuple(
-        _fault(value, f"model.faults[{i}]", base_dir)
-        for i, value in enumerate(_list(values.get("faults"), "model.faults"))
+        _fault(value, f"{_ROOT}.faults[{i}]", base_dir)
+        for i, value in enumerate(_list(values.get("faults"), f"{_ROOT}.faults"))
     )
     if values.get("default") is not None:
         default = values["default"]
-        _is_mapping(default, "model.default")
-        values["default"] = _reply({"on": "caller", **default}, "model.default", base_dir)
+        _is_mapping(default, f"{_ROOT}.default")
+        values["default"] = _reply({"on": "caller", **default}, f"{_ROOT}.default", base_dir)
     for name in ("refuse", "end_of_life"):
         if values.get(name) is not None:
-            values[name] = _close(values[name], f"model.{name}")
+            values[name] = _close(values[name], f"{_ROOT}.{name}")
     values["refuse_resumes"] = tuple(
-        _close(value, f"model.refuse_resumes[{i}]")
-        for i, value in enumerate(_list(values.get("refuse_resumes"), "model.refuse_resumes"))
+        _close(value, f"{_ROOT}.refuse_resumes[{i}]")
+        for i, value in enumerate(_list(values.get("refuse_resumes"), f"{_ROOT}.refuse_resumes"))
     )
     if values.get("instead_of_setup") is not None:
         values["instead_of_setup"] = Send(values["instead_of_setup"])
-    return _made(Script, values, "model")
+    return _made(Script, values, _ROOT)
 
 
 def _reply(value: Any, where: str, base_dir: Path | None) -> Reply:
     _is_mapping(value, where)
-    value = {("on" if key is True else key): inner for key, inner in value.items()}  # YAML 1.1: a bare on is true
     own = {f.name for f in fields(Reply)}
     values = {k: v for k, v in value.items() if k in own}
     inline = {k: v for k, v in value.items() if k not in own}
     if inline and "do" in values:
-        raise ScriptError(f"{where}: {', '.join(map(repr, inline))} beside do; put the action into do")
+        raise ScriptError(f"{', '.join(map(repr, inline))} beside do; put the action into do", where)
     if "do" not in values and not inline:
-        raise ScriptError(f"{where}: no action; give do: [...] or one action, such as say: ...")
+        raise ScriptError("no action; give do: [...] or one action, such as say: ...", where)
     if inline:
         values["do"] = (_action(inline, where, base_dir),)
     else:
@@ -310,7 +326,7 @@ def _fault(value: Any, where: str, base_dir: Path | None) -> Fault:
     _is_mapping(value, where)
     values = dict(value)
     if "at_s" not in values:
-        raise ScriptError(f"{where}: no at_s; give seconds after the setup")
+        raise ScriptError("no at_s; give seconds after the setup", where)
     at_s = values.pop("at_s")
     do = _actions(values.pop("do"), f"{where}.do", base_dir) if "do" in values else ()
     if values:
@@ -336,7 +352,7 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
     if len(named) != 1:
         meant = "" if named else "".join(nearest(name, ACTIONS) for name in values)
         has = ", ".join(map(str, values))
-        raise ScriptError(f"{where}: {meant}needs exactly one of {', '.join(ACTIONS)}; has {has}")
+        raise ScriptError(f"{meant}needs exactly one of {', '.join(ACTIONS)}; has {has}", where)
     kind, main = ACTIONS[named[0]]
     arguments = dict(values)
     given = arguments.pop(named[0])
@@ -344,37 +360,40 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
         arguments[main] = given
     if (sound := arguments.get("sound")) is not None:
         if not isinstance(sound, str | Path):
-            raise ScriptError(f"{where}: sound is {type(sound).__name__}; give the path of a WAV file")
+            raise ScriptError(f"sound is {type(sound).__name__}; give the path of a WAV file", where)
         arguments["sound"] = (base_dir or Path()) / sound
         if not arguments["sound"].is_file():
-            raise ScriptError(f"{where}: no sound file at {arguments['sound']}")
-    return _made(kind, arguments, where)
+            raise ScriptError(f"no sound file at {arguments['sound']}", where)
+    return _made(kind, arguments, where, {main: named[0]} if main is not None and given is not None else {})
 
 
-def _made(kind: type[_T], values: dict[str, Any], where: str) -> _T:
+def _made(kind: type[_T], values: dict[str, Any], where: str, written_as: Mapping[str, str] = {}) -> _T:
+    """`written_as`: the keys by which fields are written in the script, where they differ."""
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
             raise ScriptError(
-                f"{where}: unknown field {name!r}; {nearest(name, known)}known are {', '.join(known) or 'none'}"
+                f"unknown field {name!r}; {nearest(name, known)}known are {', '.join(known) or 'none'}", where
             )
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ScriptError(f"{where}: {name} is missing")
+            raise ScriptError(f"{name} is missing", where)
     checked = {}
     for name, value in values.items():
         try:
             built = name in _BUILT or isinstance(value, Path)
             checked[name] = value if built else msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as error:
-            raise ScriptError(f"{where}.{name}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+            what, steps = mistake(error, value, known[name].type)
+            place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+            raise ScriptError(what, f"{where}.{written_as.get(name, name)}{place}") from None
     try:
         return kind(**checked)
     except ScriptError as error:
-        raise ScriptError(f"{where}: {error}") from None
+        raise ScriptError(str(error), where) from None
 
 
-# Fields already made into our own values by the callers of _made, and one that may be anything.
+# Fields that the callers of _made have converted already, and those that may be anything.
 _BUILT = frozenset(
     "replies default faults do refuse instead_of_setup refuse_resumes end_of_life message args".split()  # noqa: SIM905
 )
@@ -382,12 +401,12 @@ _BUILT = frozenset(
 
 def _is_mapping(value: Any, where: str) -> None:
     if not isinstance(value, Mapping):
-        raise ScriptError(f"{where}: is {type(value).__name__}; give a mapping")
+        raise ScriptError(f"is {type(value).__name__}; give a mapping", where)
 
 
 def _list(value: Any, where: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list | tuple):
-        raise ScriptError(f"{where}: is {type(value).__name__}; give a list")
+        raise ScriptError(f"is {type(value).__name__}; give a list", where)
     return list(value)

@@ -1,4 +1,4 @@
-"""What a scenario expects of a call: each kind is a function over the report that answers in words.
+"""What a scenario expects of a call: each kind is a function over the report that returns a verdict and its reason.
 
 Words are compared without regard to case and punctuation. Limits are inclusive.
 """
@@ -21,7 +21,7 @@ from offhook.metrics.segments import BY_NAME
 
 __all__ = ["CARRIER_ENDINGS", "KINDS", "Expectation", "Kind", "ToolUse", "judge", "kept_to_the_rules"]
 
-# How a call ends by the carrier's account, when the gateway took no call and keeps no record.
+# How a call ends at the carrier, when the gateway took no call and has no record.
 CARRIER_ENDINGS = (
     "caller", "rest", "twiml_hangup", "twiml_end", "dial", "enqueue", "reject", "webhook_failed", "stream_closed",
     "busy", "no-answer", "failed", "canceled",
@@ -32,7 +32,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ToolUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool and the arguments it is to be called with, those not named being of no account."""
+    """A tool and the arguments it is called with; arguments not named here may have any value."""
 
     name: str
     arguments: dict[str, Any] = msgspec.field(default_factory=dict, name="with")
@@ -67,7 +67,7 @@ def judge(expectation: Expectation, report: CallReport) -> Verdict:
 
 
 def kept_to_the_rules(report: CallReport) -> Verdict:
-    """Expected of every call: the script could be played, and nobody broke a protocol."""
+    """Expected of every call: the script was played to its end, and no peer broke its protocol."""
     line = report.line
     faults = [*line.failed_steps, *line.violations, *(f"model: {fault}" for fault in report.model_violations)]
     if line.frames_dropped:
@@ -89,7 +89,9 @@ def _greeting_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
 def _answered_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
     turns = [turn for turn in report.line.caller if turn.kind == "say"]
     if turns and report.line.ended_by == "caller" and report.line.duration_ms < turns[-1].end_ms + limit_ms:
-        turns = turns[:-1] + [turn for turn in turns[-1:] if turn.answered_ms is not None]  # said, and hung up
+        turns = turns[:-1] + [
+            turn for turn in turns[-1:] if turn.answered_ms is not None
+        ]  # the caller hung up after these words
     if not turns:
         return False, "the caller said nothing that could have been answered"
     for turn in turns:
@@ -124,7 +126,7 @@ def _segment(report: CallReport, name: str) -> list[float]:
     found: list[float | None] = []
     if record is not None:
         found += [turn.segments.get(name) for turn in record.turns] + [record.segments.get(name)]
-        if name == "tool_call":  # its metric is per tool, its figure stands beside each
+        if name == "tool_call":  # its metric is per tool; the record has the times of each call
             found += [t.finished_ms - t.requested_ms for t in record.tool_calls if t.finished_ms is not None]
     if name == "line_answer":
         found += [turn.answered_ms for turn in line.caller]
@@ -156,11 +158,11 @@ def _stopped_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
                 f"{barge_in.text!r}, later than {limit_ms:g}"
             )
         if barge_in.old_samples_after_clear:
-            return False, f"{barge_in.old_samples_after_clear} samples of the old reply came behind the clear"
+            return False, f"{barge_in.old_samples_after_clear} samples of the old reply came after the clear"
     slowest = max(barge_in.onset_to_clear_ms or 0.0 for barge_in in barge_ins)
     return True, (
         f"the agent was stopped {slowest:.0f} ms after the caller's first sound (limit {limit_ms:g}), "
-        "and not one sample of the old reply came behind the clear"
+        "and not one sample of the old reply came after the clear"
     )
 
 
@@ -211,7 +213,7 @@ def _no_gap(report: CallReport, wanted: bool) -> tuple[bool, str]:
         return wanted, "no reply had a gap"
     gap_ms, generation = max(gaps)
     late_ms = report.line.latest_tick_ms
-    if gap_ms <= late_ms:  # model and carrier share a clock's lateness: it may be their own doing
+    if gap_ms <= late_ms:  # model and carrier share a clock's lateness: the gap may be of their own making
         return wanted, f"no reply had a gap longer than the rehearsal itself was late, {late_ms:.0f} ms"
     return not wanted, f"reply {generation} broke off for {gap_ms:.0f} ms"
 
@@ -289,7 +291,7 @@ def _tool_outcomes(report: CallReport, wanted: Mapping[str, str]) -> tuple[bool,
 
 def _tool_answers(report: CallReport, wanted: Mapping[str, str]) -> tuple[bool, str]:
     if report.model is None:
-        return False, "what the model was answered is not known"
+        return False, "what the model received from its tools is not known"
     for name, text in wanted.items():
         answers = [answer for tool, answer in report.model.tool_answers if tool == name]
         if not answers:
@@ -323,7 +325,7 @@ def _streams(report: CallReport, wanted: int) -> tuple[bool, str]:
 def _end_reason(report: CallReport, reason: str) -> tuple[bool, str]:
     if report.end_reason == reason:
         return True, f"the call ended by {reason}"
-    return False, f"the call ended by {report.end_reason or 'nobody knows what'}, not by {reason}"
+    return False, f"the call ended by {report.end_reason or 'an unknown reason'}, not by {reason}"
 
 
 def _transferred_to(report: CallReport, target: str) -> tuple[bool, str]:
@@ -336,7 +338,7 @@ def _transferred_to(report: CallReport, target: str) -> tuple[bool, str]:
 
 def _answered_by(report: CallReport, wanted: str) -> tuple[bool, str]:
     found = report.record.answered_by if report.record else ""
-    return found == wanted, f"the call was answered by {found or 'nobody knows whom'} ({wanted})"
+    return found == wanted, f"the call was answered by {found or 'an unknown party'} ({wanted})"
 
 
 # -- faults ----------------------------------------------------------------------------------------------------
@@ -400,7 +402,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# What may be written, for the parser and for the schema.
+# The permitted values, for the parser and for the schema.
 _EndReason: Any = Literal[(*LABELS.call_endings, *CARRIER_ENDINGS)]
 _Verdict: Any = Literal[(*LABELS.barge_in_verdicts, "confirmed")]
 _Outcome: Any = Literal[LABELS.tool_outcomes]
@@ -418,31 +420,38 @@ KINDS: MappingProxyType[str, Kind] = MappingProxyType(
             Limit, _stopped_within, "From the caller's first sound over the agent to the carrier's clear."
         ),
         "barge_ins": Kind(
-            list[_Verdict], _barge_ins, "What became of each barge-in, in order; confirmed: by whomever.", listed=True
+            list[_Verdict],
+            _barge_ins,
+            "The verdict on each barge-in, in order; confirmed: by the gateway or the model.",
+            listed=True,
         ),
         "never_stopped": Kind(bool, _never_stopped, "Nothing stopped the agent's voice, not for a moment."),
-        "heard_text": Kind(str, _heard_text, "Words of the agent's that the caller heard."),
+        "heard_text": Kind(str, _heard_text, "Words of the agent that the caller heard."),
         "not_heard_text": Kind(str, _not_heard_text, "Words that the caller must not have heard."),
-        "caller_text": Kind(str, _caller_text, "Words that the transcript has the caller say."),
+        "caller_text": Kind(str, _caller_text, "Words of the caller in the transcript."),
         "no_gap": Kind(bool, _no_gap, "No reply broke off while its audio was on its way."),
         "all_heard": Kind(bool, _all_heard, "Every reply was heard to its end."),
         "goodbye_heard": Kind(bool, _goodbye_heard, "The agent's last words were heard to their end."),
-        "announced": Kind(str, _announced, "What TwiML had the carrier do: `say TEXT`, `dial NUMBER`, `play DIGITS`."),
-        "tool_called": Kind(str | ToolUse, _tool_called, "A tool was called, with these arguments, so many times."),
+        "announced": Kind(
+            str, _announced, "An instruction of TwiML to the carrier: `say TEXT`, `dial NUMBER`, `play DIGITS`."
+        ),
+        "tool_called": Kind(str | ToolUse, _tool_called, "A tool was called, with these arguments, this many times."),
         "tool_not_called": Kind(str, _tool_not_called, "A tool was not called."),
         "tool_cancelled": Kind(str, _tool_cancelled, "A tool was cancelled."),
         "tool_outcomes": Kind(dict[str, _Outcome], _tool_outcomes, "The outcome of each tool's last call."),
-        "tool_answers": Kind(dict[str, str], _tool_answers, "A text in what the model was answered by each tool."),
-        "told_model": Kind(str, _told_model, "A text that the model was told: what was heard, keys, prompts."),
-        "model_sessions": Kind(Count, _model_sessions, "How many sessions of the model's the call took."),
+        "tool_answers": Kind(dict[str, str], _tool_answers, "A text in what the model received from each tool."),
+        "told_model": Kind(str, _told_model, "A text that the model received: what was heard, keys, prompts."),
+        "model_sessions": Kind(Count, _model_sessions, "How many model sessions the call took."),
         "streams": Kind(Count, _streams, "How many media streams the call had."),
         "end_reason": Kind(_EndReason, _end_reason, "Why the call ended."),
-        "transferred_to": Kind(str, _transferred_to, "Whom the caller was put through to."),
-        "answered_by": Kind(str, _answered_by, "Who answered a call that the gateway placed: human, machine_start."),
+        "transferred_to": Kind(str, _transferred_to, "The number that the caller was put through to."),
+        "answered_by": Kind(
+            str, _answered_by, "The AMD result of a call that the gateway placed: human, machine_start."
+        ),
         "counted": Kind(
             dict[str, Annotated[float, msgspec.Meta(ge=0)]],
             _counted,
-            "Counters of the gateway's and how far they went at least, 0: not at all. "
+            "Counters of the gateway and the least they rose by; 0: not at all. "
             "A metric without its prefix and any of its labels' values: `input_errors_total carrier not_json`.",
         ),
         "no_errors": Kind(bool, _no_errors, "The call's record notes no error."),

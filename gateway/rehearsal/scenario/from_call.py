@@ -1,7 +1,7 @@
-"""A recorded call becomes a scenario: its words, timings, tools, and the faults that can be told from the record.
+"""A recorded call becomes a scenario: its words, timings, tools, and the faults that its record shows.
 
-The caller's lines are spoken anew, the agent's hum for as long as they were: timing counts, not voices. Numbers are
-not taken over. What a record does not hold (when a connection was lost) is put in the middle, with a comment.
+The caller's lines are synthesised again, the agent's are a hum of their length: timing counts, not voices. Telephone
+numbers are left out. What a record does not hold (when a connection was lost) is put in the middle, with a comment.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.report import Report
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
+from offhook.gateway.yamlfile import write_yaml
 
 __all__ = ["read_record", "scenario_from", "scenario_text"]
 
-ENDPOINT_MS = 480.0  # of the rehearsal model: from the caller's last sound until it knows that the turn is over
-SAME_MS = 60.0  # tools asked for within this belong together
+ENDPOINT_MS = 480.0  # of the rehearsal model: from the caller's last sound to the end of the turn
+SAME_MS = 60.0  # tool calls within this time are one request
 PAUSE_MAX_MS = 10_000.0
-PLAIN = ("end_call", "send_dtmf", "collect_digits", "remember")  # built in, and nothing to be set
+PLAIN = ("end_call", "send_dtmf", "collect_digits", "remember")  # built-in tools without required options
 UNKNOWN_WORDS = "Uh-huh."  # where the record has no transcript; bundled
 _CODE = re.compile(r"model: .*?\b(1\d{3})\b")
 
 
 def read_record(path: Path, call_sid: str = "") -> CallRecord:
-    """The call of a record or a report (JSON); of several the one named. Raises `OperatorError`."""
+    """The call in a record or a report (JSON); of several the one named. Raises `OperatorError`."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -52,20 +52,18 @@ def read_record(path: Path, call_sid: str = "") -> CallRecord:
 
 
 def scenario_text(record: CallRecord, name: str, agent: str = "", directory: Path = Path()) -> str:
-    """The scenario as YAML that loads. `agent`: the agent's file from `directory`, none for one made from the record.
+    """The scenario as YAML. `agent`: the agent's file, relative to `directory`; "": one made from the record.
 
-    Raises `ScenarioError` when it does not load: no voice for its words, no such agent file.
+    Raises `ScenarioError` when it does not load: no voice for its lines, no such agent file.
     """
     fields, notes = scenario_from(record, name, agent)
-    text = "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(
-        fields, sort_keys=False, allow_unicode=True, width=110
-    )
+    text = "".join(f"# {note}\n" for note in notes) + write_yaml(fields, width=110)
     parse_scenario(text, path=f"{name}.call.yaml", directory=directory)
     return text
 
 
 def scenario_from(record: CallRecord, name: str, agent: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The fields of the scenario, and what a reader should know of them."""
+    """The fields of the scenario, and notes for its reader."""
     turns = sorted(record.turns, key=_turn_at)
     notes = [f"Made from call {record.call_sid} of {record.started_at or 'an unknown time'}."]
     carrier, faults, more = _faults(record)
@@ -131,7 +129,7 @@ def _steps(record: CallRecord, turns: Sequence[TurnRecord]) -> list[Any]:
 
 
 def _said(words: str, at_ms: float, before: TurnRecord | None) -> list[Any]:
-    """The caller's line: over the agent's voice, or so long after its end."""
+    """The caller's line: over the agent's voice, or at its time after the end of it."""
     if before is None or before.reply_started_ms is None:
         return [{"pause_ms": round(min(at_ms, PAUSE_MAX_MS))}, {"say": words}]
     ended_ms = before.reply_ended_ms if before.reply_ended_ms is not None else before.reply_started_ms + before.heard_ms
@@ -142,7 +140,7 @@ def _said(words: str, at_ms: float, before: TurnRecord | None) -> list[Any]:
 
 
 def _dismissed(record: CallRecord, turn: TurnRecord) -> list[Any]:
-    """Sounds over this reply that were no words: a cough each."""
+    """A cough for each sound over this reply that was no speech."""
     start_ms = turn.reply_started_ms or 0.0
     return [
         {"cough": {"over_after_ms": round(max(0.0, barge_in.onset_ms - start_ms))}}
@@ -155,7 +153,7 @@ def _dismissed(record: CallRecord, turn: TurnRecord) -> list[Any]:
 
 
 def _replies(record: CallRecord, turns: Sequence[TurnRecord], greeted: bool) -> list[dict[str, Any]]:
-    """What happened, in order of time, cut into replies by what each waited for."""
+    """The events in order of time, divided into replies by what each waited for."""
     happened: list[tuple[float, int, Any]] = []
     for n, turn in enumerate(turns):
         if turn.caller_started_ms is not None:
@@ -201,7 +199,7 @@ def _asked(tool: ToolRecord) -> dict[str, Any]:
 def _spoken(turn: TurnRecord, reply: dict[str, Any]) -> dict[str, Any]:
     first_ms = turn.segments.get("model_first_audio")
     delay_ms = 100.0
-    if reply["do"]:  # goes on after something else
+    if reply["do"]:  # continues a reply
         delay_ms = 0.0
     elif first_ms is not None and reply["on"] == "caller":
         delay_ms = max(0.0, first_ms - ENDPOINT_MS)
@@ -216,7 +214,7 @@ def _spoken(turn: TurnRecord, reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _faults(record: CallRecord) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """For the carrier, for the model, and what is only guessed."""
+    """Faults of the carrier, faults of the model, and notes on what is a guess."""
     carrier: dict[str, Any] = {}
     model: dict[str, Any] = {}
     notes = []

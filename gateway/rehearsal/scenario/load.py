@@ -10,34 +10,30 @@
           after_ms: 1500                         # or at_word: table
         - hang_up
     carrier: {noise_dbfs: -55}
-    model:                           # what the rehearsal model says and does, see `model_script`
+    model:                           # the script of the rehearsal model, see `model.script`
       replies:
         - {on: text, say: "Hello!"}
     expect:
       answered_within_ms: 2000
       end_reason: caller_hung_up
 
-`outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then who is called. `others` are numbers
-that may be called besides, a transfer's target for one. Errors name file, line and field. A `say` of the model's
-without `sound` or `length_ms` is really spoken.
+`outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then the called party. `others` are
+further numbers that may be called, such as a transfer's target. Errors name file, line and field. A `say` of the
+model without `sound` or `length_ms` is synthesised speech.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
-import msgspec
-import yaml
-
-from offhook.gateway.agent.load import YamlLoader, line_of, load_agent, parse_agent
+from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.errors import AgentFileError, OperatorError, nearest
+from offhook.gateway.errors import FileError, nearest
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.rehearsal.model.voice import line_length_ms
@@ -57,6 +53,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
+from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
 __all__ = [
     "CALLER",
@@ -73,7 +70,7 @@ __all__ = [
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
-# What a step is called, and which field its value fills.
+# The name of each step, and the field that its value fills.
 STEPS: dict[str, tuple[type, str | None]] = {
     "wait_for_agent": (WaitForAgent, "at"),
     "say": (Say, "line"),
@@ -94,13 +91,8 @@ CALLER = ("steps", "number", "dials")
 _OTHER_STEPS = "steps"
 
 
-class ScenarioError(OperatorError):
-    """A scenario that cannot be used: names the file, the line and the field."""
-
-    def __init__(self, path: str, what: str, *, line: int | None = None, field: str = "") -> None:
-        where = f"{path}:{line}" if line else path
-        super().__init__(f"{where}: {field}: {what}" if field else f"{where}: {what}")
-        self.path, self.line, self.field, self.what = path, line, field, what
+class ScenarioError(FileError):
+    """A scenario that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +109,7 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Somebody else who may be called, beside their steps."""
+    """A further party that may be called, apart from its steps."""
 
     answers: Literal["answered", "busy", "no-answer", "failed"] = "answered"
     ring_s: float = 0.2
@@ -127,13 +119,13 @@ class Other:
 class Scenario:
     """One call to be rehearsed. `agent_file` is None for an agent written inline: then it is `agent_text`.
 
-    `others`: who is called by REST, by number; None when the gateway is to have no way to Twilio's REST API.
+    `others`: the parties that can be called by REST, by number; None: the gateway gets no REST API.
     """
 
     name: str
     agent: Agent
     steps: tuple[Step, ...]
-    model: Mapping[str, Any]  # for model_script.script_from, its lines already sounds
+    model: Mapping[str, Any]  # for `script_from`, its lines already sounds
     carrier: Carrier
     about: str = ""
     agent_file: Path | None = None
@@ -155,40 +147,28 @@ def load_scenario(path: str | Path) -> Scenario:
     """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
     path = Path(path)
     bundled = SCENARIOS / f"{path}.call.yaml"
-    if not path.suffix and not path.exists() and bundled.is_file():
+    if not path.suffix and not path.exists():  # meant as a name
+        if not bundled.is_file():
+            names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
+            hint = f"no file and no bundled scenario of that name; {nearest(path, names)}".rstrip("; ")
+            raise ScenarioError(str(path), hint)
         path = bundled
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        if not path.suffix and not path.exists():  # meant as a name
-            bundled_names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
-            hint = f"no file and no bundled scenario of that name; {nearest(path, bundled_names)}".rstrip("; ")
-            raise ScenarioError(str(path), hint) from None
-        raise ScenarioError(str(path), f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(str(path), "is not text in UTF-8") from None
-    return parse_scenario(text, path=str(path), directory=path.resolve().parent)
+    return _Reader(read_yaml(path, ScenarioError), path.resolve().parent).scenario()
 
 
 def parse_scenario(text: str, *, path: str = "scenario.call.yaml", directory: Path = Path()) -> Scenario:
-    """A scenario from YAML text; files it names are sought in `directory`."""
-    try:
-        root = yaml.compose(text, Loader=YamlLoader)
-        data = yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "is not YAML"
-        raise ScenarioError(path, str(problem), line=mark.line + 1 if mark else None) from None
-    return _Reader(path, directory, root).scenario(data)
+    """A scenario from YAML text; files it names are relative to `directory`."""
+    return _Reader(parse_yaml(text, path=path, error=ScenarioError), directory).scenario()
 
 
 class _Reader:
-    """Plain YAML values into a `Scenario`; knows where each value stands in the file."""
+    """Makes a `Scenario` of a file's plain values."""
 
-    def __init__(self, path: str, directory: Path, root: yaml.Node | None) -> None:
-        self._path, self._directory, self._root = path, directory, root
+    def __init__(self, file: YamlFile, directory: Path) -> None:
+        self._file, self._directory = file, directory
 
-    def scenario(self, data: Any) -> Scenario:
+    def scenario(self) -> Scenario:
+        data = self._file.value
         self._mapping(data, [], FIELDS)
         for needed in ("agent", "caller", "model"):
             if needed not in data:
@@ -205,7 +185,7 @@ class _Reader:
         if "outbound" in data:
             outbound = self._dataclass(Outbound, data["outbound"] or {}, ["outbound"])
         return Scenario(
-            name=self._made(data.get("name", Path(self._path).name.partition(".")[0]), str, ["name"]),
+            name=self._made(data.get("name", Path(self._file.path).name.partition(".")[0]), str, ["name"]),
             about=self._made(data.get("about", ""), str, ["about"]),
             agent=agent,
             agent_file=agent_file,
@@ -238,7 +218,7 @@ class _Reader:
         carrier: Carrier,
         model: Mapping[str, Any],
     ) -> Mapping[str, Callee] | None:
-        """Everybody whom the gateway may call."""
+        """The parties that the gateway may call."""
         if outbound is None and "others" not in data:
             return None
         found: dict[str, Callee] = {}
@@ -253,7 +233,7 @@ class _Reader:
             self._mapping(value, where, (_OTHER_STEPS, *(f.name for f in fields(Other))))
             other = self._dataclass(Other, {k: v for k, v in value.items() if k != _OTHER_STEPS}, where)
             other_steps = self._steps(value.get(_OTHER_STEPS) or [], [*where, _OTHER_STEPS], model)
-            found[str(number)] = Callee(other_steps, other.answers, other.ring_s)
+            found[number] = Callee(other_steps, other.answers, other.ring_s)
         return MappingProxyType(found)
 
     def _steps(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> tuple[Step, ...]:
@@ -270,19 +250,16 @@ class _Reader:
         if not isinstance(value, Mapping):
             self._fail("is the name of an agent file, or an agent", ["agent"])
         value = copy.deepcopy(dict(value))
-        # The gateway reads the agent from a file that stands elsewhere.
+        # The gateway reads the agent from a file in another directory.
         greeting = value.get("greeting")
-        if isinstance(greeting, dict) and greeting.get("sound"):
+        if isinstance(greeting, dict) and isinstance(greeting.get("sound"), str) and greeting["sound"]:
             greeting["sound"] = str(self._directory.resolve() / greeting["sound"])
-        for tool in value.get("tools") or ():
+        tools = value.get("tools")
+        for tool in tools if isinstance(tools, list) else ():
             if isinstance(tool, dict) and str(tool.get("filler", "")).lower().endswith(".wav"):
                 tool["filler"] = str(self._directory.resolve() / tool["filler"])
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-        try:
-            return parse_agent(text, path=self._path, directory=str(self._directory)), None, text
-        except AgentFileError as error:
-            steps: list[Any] = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", error.field)]
-            self._fail(error.what, ["agent", *steps])
+        agent = agent_from(self._file, value, ["agent"], directory=str(self._directory))
+        return agent, None, write_yaml(value)
 
     def _step(self, value: Any, where: list[Any], model: Mapping[str, Any]) -> Step:
         values = {value: None} if isinstance(value, str) else value
@@ -294,25 +271,30 @@ class _Reader:
         kind, main = STEPS[named[0]]
         arguments = {name: given for name, given in values.items() if name != named[0]}
         given = values[named[0]]
+        written_as: dict[Any, list[Any]] = {}
         if isinstance(given, Mapping):
+            written_as = {name: [named[0], name] for name in given if name not in arguments}
             arguments = {**given, **arguments}
         elif given is not None and main is not None:
-            arguments[main] = str(given) if main == "keys" else given
+            written_as = {main: [named[0]]}
+            if main == "keys":  # as written: 0123 is four keys
+                given = self._file.text([*where, named[0]]) or str(given)
+            arguments[main] = given
         elif given is not None:
             self._fail(f"{named[0]} takes nothing", where)
         if kind is SayOver and "at_word" in arguments:
             if "after_ms" in arguments:
                 self._fail("takes either at_word or after_ms", [*where, "at_word"])
             arguments["after_ms"] = self._when_said(arguments.pop("at_word"), model, [*where, "at_word"])
-        step: Step = self._dataclass(kind, arguments, where)
+        step: Step = self._dataclass(kind, arguments, where, written_as)
         if isinstance(step, Say | SayOver):
             self._sound(step.line, "caller", where)
         return step
 
     def _when_said(self, word: Any, model: Mapping[str, Any], where: list[Any]) -> float:
-        """How long the agent has been talking when it comes to this word, by the word's place in the line.
+        """Milliseconds from a line's first sound to this word, by the word's place in the text.
 
-        Of the first line of the model's that has it.
+        The line is the first of the model's that holds the word.
         """
         word = self._made(word, str, where)
         script = script_from(model, self._directory)
@@ -324,7 +306,7 @@ class _Reader:
         return round(line_length_ms(found) * found.text.lower().index(word.lower()) / len(found.text))
 
     def _sound(self, line: str, who: str, where: list[Any]) -> Path:
-        """The WAV file of a line. Making it now finds what is missing before a call is placed."""
+        """The WAV file of a line. It is made now, so that a missing voice is an error before the call is placed."""
         try:
             if line.lower().endswith(".wav"):
                 voice.line(self._directory / line, 8_000)
@@ -336,7 +318,7 @@ class _Reader:
     def _model(self, value: Any) -> Mapping[str, Any]:
         self._mapping(value, ["model"], None)
         model = copy.deepcopy(dict(value))
-        keys: list[tuple[Any, ...]] = [("replies", index) for index in range(len(model.get("replies") or ()))]
+        keys: list[tuple[Any, ...]] = [("replies", index) for index in range(len(_listed(model, "replies")))]
         for key in [*keys, *([("default",)] if "default" in model else [])]:
             reply: Any = model
             for part in key:
@@ -344,16 +326,14 @@ class _Reader:
             if not isinstance(reply, dict):
                 continue
             self._voiced(reply, ["model", *key])
-            for index, action in enumerate(reply.get("do") or ()):
+            for index, action in enumerate(_listed(reply, "do")):
                 if isinstance(action, dict):
                     self._voiced(action, ["model", *key, "do", index])
         try:
             script_from(model, self._directory)
         except ScriptError as error:
-            place, _, what = str(error).partition(": ")
-            found = re.fullmatch(r"[\w.\[\]]+", place)
-            steps: list[Any] = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", place)] if found else []
-            self._fail(what if found else str(error), steps or ["model"])
+            steps = self._file.steps(error.where or "model")
+            self._fail(self._file.with_fix(error.what, steps), steps)
         return MappingProxyType(model)
 
     def _voiced(self, action: dict[str, Any], where: list[Any]) -> None:
@@ -371,25 +351,32 @@ class _Reader:
                 made.append(Expectation(name, self._made(one, kind.takes, where)))
         return tuple(made)
 
-    def _dataclass(self, kind: type, values: Any, where: list[Any]) -> Any:
-        self._mapping(values, where, tuple(field.name for field in fields(kind)))
-        return self._made(dict(values), kind, where)
+    def _dataclass(self, kind: type, values: Any, where: list[Any], written_as: Mapping[Any, list[Any]] = {}) -> Any:
+        self._mapping(values, where, tuple(field.name for field in fields(kind)), written_as)
+        return self._file.convert(dict(values), kind, where, written_as=written_as)
 
     def _made(self, value: Any, kind: Any, where: list[Any]) -> Any:
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            what, _, place = str(error).partition(" - at `$")
-            more = re.findall(r"\w+", place)
-            self._fail(f"{what[:1].lower()}{what[1:]}", [*where, *more])
+        return self._file.convert(value, kind, where)
 
-    def _mapping(self, value: Any, where: list[Any], known: tuple[str, ...] | None) -> None:
+    def _mapping(
+        self,
+        value: Any,
+        where: list[Any],
+        known: tuple[str, ...] | None,
+        written_as: Mapping[Any, list[Any]] = {},
+    ) -> None:
         if not isinstance(value, Mapping):
             self._fail("must be a mapping of fields", where)
         for name in value:
             if known is not None and name not in known:
-                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", [*where, name])
+                place = [*where, *written_as.get(name, [name])]
+                self._fail(f"is not known here; {nearest(name, known)}known are {', '.join(known)}", place)
 
     def _fail(self, what: str, where: list[Any]) -> NoReturn:
-        field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
-        raise ScenarioError(self._path, what, line=line_of(self._root, where), field=field)
+        raise self._file.error(what, where)
+
+
+def _listed(mapping: Mapping[str, Any], name: str) -> list[Any]:
+    """The list of this name, empty if there is none; `script_from` refuses anything else."""
+    found = mapping.get(name)
+    return found if isinstance(found, list) else []

@@ -1,6 +1,6 @@
-"""The JSON Schema of scenario files, for editors: made from the tables and types that read them.
+"""The JSON Schema of scenario files, for editors: generated from the tables and types that read them.
 
-An editor with the YAML language server takes it from the first line of a scenario:
+An editor with the YAML language server reads it from the first line of a scenario:
 
     # yaml-language-server: $schema=../docs/scenario.schema.json
 """
@@ -27,15 +27,15 @@ __all__ = ["scenario_schema"]
 Schema = dict[str, Any]
 
 _ABOUT = {
-    "name": "What reports call it; the file's name unless given.",
+    "name": "The name in reports; by default the file's name.",
     "about": "What happens in this call, in a line.",
     "agent": "The agent under test: the name of an agent file, or the agent itself.",
-    "caller": "Who calls, and what they do.",
+    "caller": "The caller, and their steps.",
     "carrier": "How the line and the carrier behave.",
-    "model": "What the rehearsal model says and does.",
-    "expect": "What is expected of the call.",
-    "outbound": "The gateway places the call; `caller` is then who is called.",
-    "others": "Who else may be called, by number: a transfer's target.",
+    "model": "The script of the rehearsal model.",
+    "expect": "The expectations of the call.",
+    "outbound": "The gateway places the call; `caller` is then the called party.",
+    "others": "Further parties that may be called, by number, such as a transfer's target.",
     "allow_outside_effects": "Tools with outside effects that are run and not blocked: these, or all.",
 }
 
@@ -97,21 +97,24 @@ def scenario_schema() -> Schema:
 
 
 class _Maker:
-    """Schemas of our types; those that have names are kept in `defs`."""
+    """Schemas of types; those with a name are collected in `defs`."""
 
     def __init__(self) -> None:
         self.defs: dict[str, Schema] = {}
-        self.actions: dict[str, tuple[Schema, Schema, bool]] = {}  # its value, its other fields, whether any is needed
+        self.actions: dict[str, tuple[Schema, Schema, bool]] = {}  # value, other fields, whether one is required
 
     def of(self, kind: Any, without: tuple[str, ...] = ()) -> Schema:
         (schema,), defs = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
         for name in without:
             defs[kind.__name__]["properties"].pop(name)
+        for one in defs.values():
+            if "description" in one:  # the docstring: indented before Python 3.13, not since
+                one["description"] = inspect.cleandoc(one["description"])
         self.defs |= defs
         return schema
 
     def dataclass(self, kind: type, given: Mapping[str, Schema] = {}) -> Schema:
-        """Its fields, save `given` ones as they are given."""
+        """The schema of its fields; `given` replaces that of a field."""
         hints = get_type_hints(kind, include_extras=True)
         properties = dict(given)
         required = []
@@ -143,7 +146,7 @@ class _Maker:
         whole = self.dataclass(kind)
         others = dict(whole["properties"])
         if kind is SayOver:
-            others["at_word"] = {"type": "string", "description": "A word of the model's, instead of after_ms."}
+            others["at_word"] = {"type": "string", "description": "A word of the model, instead of after_ms."}
         value: Schema = {"type": "null"}
         if main:
             simple = {"type": ["string", "integer"]} if main == "keys" else others.pop(main)
@@ -165,7 +168,7 @@ class _Maker:
 
 
 def _with_action(own: Mapping[str, Schema], made: _Maker, required: tuple[str, ...]) -> Schema:
-    """A mapping that has its actions in `do`, or carries a single one itself."""
+    """A mapping with its actions in `do`, or a single action inline."""
     inline: dict[str, Schema] = {}
     for name, (value, others, _) in made.actions.items():
         for field, schema in {**others, name: value}.items():

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-import yaml
 
 from offhook.gateway.rehearsal.model import script as model_script
 from offhook.gateway.rehearsal.model.script import (
@@ -23,6 +22,7 @@ from offhook.gateway.rehearsal.model.script import (
     Wait,
     script_from,
 )
+from offhook.gateway.yamlfile import parse_yaml
 
 
 def test_a_whole_script(tmp_path):
@@ -50,7 +50,7 @@ def test_a_whole_script(tmp_path):
     lifetime_s: 60
     end_of_life: {code: 1000, reason: The operation was cancelled.}
     """
-    assert script_from(yaml.safe_load(text), tmp_path) == Script(
+    assert script_from(parse_yaml(text).value, tmp_path) == Script(
         replies=(
             Reply(
                 "text",

@@ -234,7 +234,7 @@ def _nothing(truth, record):
         ("answered_within_ms", 5000.0, _said_nothing, "the caller said nothing"),
         ("barge_in_stopped_within_ms", 110.0, _nothing, "120 ms after the first sound of 'no, two', later than 110"),
         ("barge_in_stopped_within_ms", 200.0, _talked_on, "the agent went on talking over 'no, two'"),
-        ("barge_in_stopped_within_ms", 200.0, _old_audio, "samples of the old reply came behind the clear"),
+        ("barge_in_stopped_within_ms", 200.0, _old_audio, "samples of the old reply came after the clear"),
         ("barge_in_stopped_within_ms", 200.0, _nobody_over, "never spoke over the agent"),
         ("tool_cancelled", "look", _finished, "look was not cancelled but done"),
         ("tool_cancelled", "look", _no_tools, "look was not cancelled: never called"),

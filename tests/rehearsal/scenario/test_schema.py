@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
-from offhook.gateway.agent.load import YamlLoader
 from offhook.gateway.cli.main import app
 from offhook.gateway.rehearsal.model.script import ACTIONS
 from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, STEPS, ScenarioError, parse_scenario
 from offhook.gateway.rehearsal.scenario.schema import scenario_schema
+from offhook.gateway.yamlfile import parse_yaml
 
 KEPT = Path(__file__).parents[3] / "docs" / "scenario.schema.json"
 VALIDATOR = Draft202012Validator(scenario_schema())
@@ -50,7 +49,7 @@ REPLIES_WRONG = [
 
 
 def errors(text: str) -> list[str]:
-    return [error.message for error in VALIDATOR.iter_errors(yaml.load(text, YamlLoader))]
+    return [error.message for error in VALIDATOR.iter_errors(parse_yaml(text).value)]
 
 
 def call(step: str = "cough", reply: str = "{on: text, say: booked, length_ms: 900}", more: str = "") -> str:
@@ -64,6 +63,22 @@ def test_the_schema_in_the_documentation_is_current():
     assert printed.exit_code == 0
     assert KEPT.read_text(encoding="utf-8") == printed.output, "offhook scenario schema > docs/scenario.schema.json"
     Draft202012Validator.check_schema(json.loads(printed.output))
+
+
+def test_schema_has_no_indented_docstrings():
+    """Python 3.13 strips the indentation of docstrings, older ones keep it: the schema is the same on both."""
+
+    def descriptions(value):
+        if isinstance(value, dict):
+            own = value.get("description")
+            yield from [own] if isinstance(own, str) else []
+            value = list(value.values())
+        for inner in value if isinstance(value, list) else ():
+            yield from descriptions(inner)
+
+    found = list(descriptions(scenario_schema()))
+    assert any("\n" in one for one in found), "a docstring of several lines, or the test is void"
+    assert not [one for one in found if "\n " in one]
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.call.yaml")), ids=lambda path: path.stem)
