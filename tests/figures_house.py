@@ -3,7 +3,7 @@
     python -m tests.figures_house
 
 Rooms and arrows come from the import graph (grimp, which import-linter brings), none is put in by hand. A room is a
-folder of gateway/ or gateway/rehearsal/, or a file that stands in gateway/ itself; media and metrics are one room
+folder of gateway/ or gateway/rehearsal/, or a file that stands beside these folders; media and metrics are one room
 each. A room stands above everything that it imports; an import that the contracts except (`ignore_imports` of
 pyproject.toml) is drawn dashed. The picture carries the graph's fingerprint; a test fails when the picture is older
 than the graph.
@@ -44,11 +44,16 @@ HOLDS = {  # a line for each room; a room without one is drawn without
     "config": "the environment",
     "errors": "errors by fault",
     "yamlfile": "YAML with positions",
-    "files": "files in the package",
+    "labels": "enums as label values",
+    "files": "output, written whole",
     "media": "codecs, rates, detection",
     "metrics": "catalogue, percentiles",
     "rehearsal": "simulated calls",
     "run": "starts all, places calls",
+    "account": "REST API and counters",
+    "by_hand": "calls from Python",
+    "pytest_plugin": "*.call.yaml as tests",
+    "quick_clock": "waits run 20 times as fast",
     "faults": "things that go wrong",
     "load": "how many calls it carries",
     "phone": "simulated carrier, caller",
@@ -77,11 +82,9 @@ def _outer_room(module: str) -> str | None:
 
 
 def _inner_room(module: str) -> str | None:
-    """Within gateway/rehearsal/: a folder of its own, or `run`, which stands for the files beside the folders."""
+    """Within gateway/rehearsal/, where the package itself is no room."""
     parts = module.split(".")
-    if parts[:3] != ["offhook", "gateway", REHEARSAL] or len(parts) == 3:
-        return None
-    return parts[3] if (ROOT / "gateway" / REHEARSAL / parts[3]).is_dir() else "run"
+    return parts[3] if parts[:3] == ["offhook", "gateway", REHEARSAL] and len(parts) > 3 else None
 
 
 def _excepted_imports() -> frozenset[tuple[str, str]]:
@@ -360,7 +363,6 @@ def draw() -> str:
         f'<text class="note" x="{MARGIN}" y="48">An arrow is an import; left out is what a way over other arrows '
         f"implies. Green: imports no other of these rooms.{' Dashed: an exception.' if dashed else ''}</text>"
         f'<text class="head" x="{MARGIN}" y="{bottom + 60:.0f}">gateway/rehearsal/</text>'
-        f'<text class="note" x="{MARGIN + 180}" y="{bottom + 60:.0f}">run: the files beside the folders</text>'
     )
     return "\n".join(
         [
