@@ -30,6 +30,7 @@ COMING = {
     "models/gemini/audio.py",
     "models/gemini/outbox.py",
     "telephony/carrier.py",
+    *("CallTools", "LineCan.acknowledges_clear", "StreamLine.on_mark"),
     *("CallTools.requested", "Hearing.heard", "Hearing.open_turn", "LinkCan", "LinkCount", "ModelLink.caller_audio"),
     *("ModelLink.heard", "ModelLink.tool_result", "ModelSink.tool_call"),
     *("Speaking.clear", "Speaking.mark", "Speaking.play", "Speaking.reply_audio"),
