@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test contract lint figures bench bench-vad clean
+.PHONY: help setup system demo simulate test contract lint figures bench bench-vad wheel clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken i
 
 bench-vad: setup system ## The table of speech detection: onset, misses, false starts
 	@$(BIN)/python -m tests.bench.bench_vad
+
+wheel: setup ## Build the wheel into dist/
+	@$(BIN)/python -m hatchling build --target wheel
 
 clean: ## Remove what the other targets made
 	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,109 @@
+"""docs/glossary.md, held by class names: one meaning for each, and none that the glossary replaces."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+
+# Names with two meanings that stay, and why.
+KEPT: dict[str, str] = {}
+# Names with two meanings that are to go, and how.
+TO_GO = {
+    "ActivityEnd": "conversation/commands.py names it after the turn, or models/gemini/messages.py after the wire",
+    "ActivityStart": "as ActivityEnd",
+    "BargeIn": "agent/spec.py: BargeInSettings",
+    "Line": "carriers/twilio/webhooks.py: goes with the switchboard; conversation/transcript.py: a transcript's line",
+    "Outbound": "agent/spec.py: OutboundSettings; telephony/outbound.py: OutboundQueue; messages.py: an encoder",
+    "ReplyMark": "carriers/twilio/messages.py: goes with the line",
+}
+# Names that the glossary replaces and that are still there, and where they are to go.
+REPLACED = {
+    "Afterwards": "tools/__init__.py: LateOutcome",
+    "CarrierSocket": "call/call.py: goes with the line",
+    "Door": "web/limits.py",
+    "Ear": "rehearsal/model/voice.py",
+    "Next": "carriers/twilio/steering.py: NextStep",
+    "Outbound": "see TO_GO; rehearsal/scenario/load.py",
+    "Placed": "telephony/outbound.py: OutboundCall; rehearsal/phone/call.py",
+    "Scheduling": "conversation/commands.py: Speak",
+    "Spoken": "rehearsal/phone/truth.py",
+    "StreamOwner": "carriers/twilio/stream.py",
+    "Stretch": "observe/tracing.py, rehearsal/phone/truth.py",
+    "Telephone": "carriers/twilio/webhooks.py: goes with the switchboard",
+}
+
+
+def classes(*, rehearsal: bool) -> Iterator[tuple[str, str]]:
+    """Each class of the house and the module that defines it; `rehearsal`: the rehearsal's, too."""
+    for top in ("gateway", "media", "metrics"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            module = path.relative_to(ROOT)
+            if rehearsal or "rehearsal" not in module.parts:
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                    if isinstance(node, ast.ClassDef):
+                        yield node.name, str(module)
+
+
+def doubled(found: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Name -> its modules, of names defined in more than one. A leading underscore is a module's own business."""
+    modules: Mapping[str, list[str]] = defaultdict(list)
+    for name, module in found:
+        if not name.startswith("_"):
+            modules[name].append(module)
+    return {name: where for name, where in modules.items() if len(where) > 1}
+
+
+def replaced_names(glossary: str) -> set[str]:
+    """The class names in the table's last column."""
+    last = [row.rstrip(" |").rpartition("|")[2] for row in glossary.splitlines() if row.startswith("| ")]
+    return {name for cell in last for name in re.findall(r"`([A-Z]\w*)`", cell)}
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    found = doubled(classes(rehearsal=False))
+    unlisted = found.keys() - KEPT.keys() - TO_GO.keys()
+    assert {name: found[name] for name in unlisted} == {}, "rename one, or say in KEPT why both stay"
+
+
+def test_no_class_has_a_replaced_name() -> None:
+    names = replaced_names(GLOSSARY)
+    found = {(name, module) for name, module in classes(rehearsal=True) if name in names - REPLACED.keys()}
+    assert found == set(), "docs/glossary.md has the term for it"
+
+
+def test_lists_of_exceptions_are_current() -> None:
+    doubles = doubled(classes(rehearsal=False))
+    there = {name for name, _ in classes(rehearsal=True)} & replaced_names(GLOSSARY)
+    stale = sorted((KEPT.keys() | TO_GO.keys()) - doubles.keys()) + sorted(REPLACED.keys() - there)
+    assert stale == [], "renamed meanwhile: delete them from KEPT, TO_GO or REPLACED"
+
+
+def test_glossary_has_one_row_per_term() -> None:
+    rows = [re.split(r" *\| *", row)[1:-1] for row in GLOSSARY.splitlines() if row.startswith("| ")][1:]
+    assert [row for row in rows if len(row) != 3 or not all(row)] == []
+    terms = [term for row in rows for term in re.split(r"[,:] ", row[0])]
+    assert len(terms) == len(set(terms))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([("Line", "a.py"), ("Line", "b.py")], {"Line": ["a.py", "b.py"]}),
+        ([("Line", "a.py"), ("Link", "b.py")], {}),
+        ([("_Line", "a.py"), ("_Line", "b.py")], {}),
+    ],
+)
+def test_doubled_names_are_found(found: list[tuple[str, str]], expected: dict[str, list[str]]) -> None:
+    assert doubled(iter(found)) == expected
+
+
+def test_replaced_names_are_read_from_last_column() -> None:
+    assert replaced_names("| term | is | not |\n|---|---|---|\n| `Line` | a path | door, `Door` |\n") == {"Door"}
