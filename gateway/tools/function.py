@@ -8,9 +8,9 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import aclosing, nullcontext, suppress
 from typing import Annotated, Any
 
 import docstring_parser
@@ -19,6 +19,7 @@ import msgspec
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
 from offhook.gateway.tools.schema import BadArguments, inlined
 from offhook.gateway.tools.threads import Threads
 
@@ -26,6 +27,8 @@ __all__ = ["described", "function_tool", "functions_named"]
 
 _LEAD = "-"
 THREADS = Threads()  # of the process
+MAX_AWAITS = 10  # an awaitable may come to another one
+MAX_ITEMS = 2 * ANSWER_LIMIT  # of an async generator: each is a byte at least
 
 
 def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
@@ -86,6 +89,11 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
 
+    def in_thread(values: dict[str, Any]) -> Any:
+        """The result as exact types: a generator runs, and an object's own code, in the thread as well."""
+        value = function(**values)
+        return value if isinstance(value, (Awaitable, AsyncIterable)) else Exact(*clipped(value, 2 * ANSWER_LIMIT))
+
     async def run(call: ToolCall, host: ToolHost) -> Any:
         try:
             given = msgspec.convert(call.arguments, arguments, strict=False)
@@ -97,8 +105,8 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
             values[context_name] = context
         try:
             if is_async:
-                return await function(**values)
-            return await _in_thread(lambda: function(**values), threads, call, host)
+                return await _settled(await function(**values))
+            return await _settled(await _in_thread(lambda: in_thread(values), threads, call, host))
         except asyncio.CancelledError:
             context.cancelled.set()
             raise
@@ -113,6 +121,26 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
     )
 
 
+async def _settled(value: Any) -> Any:
+    """What an awaitable or an async generator comes to: a decorator around `async def` is a plain function."""
+    for _ in range(MAX_AWAITS):
+        if not isinstance(value, Awaitable):
+            break
+        value = await value
+    if not isinstance(value, AsyncIterable):
+        return value
+    items: list[Any] = []
+    whole = True
+    async with aclosing(value) if isinstance(value, AsyncGenerator) else nullcontext():
+        async for item in value:
+            if len(items) >= MAX_ITEMS:
+                whole = False
+                break
+            items.append(item)
+    plain, fits = clipped(items, 2 * ANSWER_LIMIT)
+    return Exact(plain, whole and fits)
+
+
 async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:
     """Run it in a thread. Given up while it runs: what becomes of it is told to the host afterwards."""
     loop = asyncio.get_running_loop()
@@ -120,7 +148,11 @@ async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCa
     def ended(future: Future[Any]) -> None:
         error = future.exception()
         state = Afterwards.FAILED if error else Afterwards.FINISHED
-        what = f"{type(error).__name__}: {error}" if error else future.result()
+        what = f"{type(error).__name__}: {text_of(error)}" if error else future.result()
+        if inspect.iscoroutine(what):
+            what.close()
+            state, what = Afterwards.FAILED, "given up before its coroutine was awaited"
+        what = what.value if isinstance(what, Exact) else what
         with suppress(RuntimeError):  # the process stops, its loop is gone
             loop.call_soon_threadsafe(host.afterwards, call, state, what)
 
@@ -186,6 +218,16 @@ def _schema(arguments: type[msgspec.Struct], name: str, about: Mapping[str, str]
     return schema
 
 
+_FORMS = {
+    "Invalid RFC3339 encoded time": "must be a time of day such as 14:30:00",
+    "Invalid RFC3339 encoded datetime": "must be a date and time such as 2026-03-31T14:30:00",
+    "Invalid RFC3339 encoded date": "must be a date such as 2026-03-31",
+    "Invalid ISO8601 duration": "must be a duration such as PT30M",
+    "Invalid UUID": "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000",
+}
+
+
 def _readable(error: msgspec.ValidationError) -> str:
     what, _, where = str(error).partition(" - at `$.")
+    what = _FORMS.get(what, what)
     return f"{where.rstrip('`')}: {what}." if where else f"{what}."

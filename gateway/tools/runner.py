@@ -12,7 +12,7 @@ from typing import Any
 from offhook.gateway.conversation.events import Outcome
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
-from offhook.gateway.tools.answer import answer, clipped_text, refusal
+from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
 from offhook.gateway.tools.schema import BadArguments
 
 __all__ = ["ToolRunner"]
@@ -117,9 +117,11 @@ class ToolRunner:
                 return ToolResult(Outcome.DONE, _REHEARSED, "")
             asked = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
             async with asyncio.timeout(tool.timeout_s), self._slots:
-                value = self._hidden(await tool.run(asked, self._host))
-            # A secret that a tool answers with would be spoken.
-            return ToolResult(Outcome.DONE, answer(value, self.redactor))
+                value = await tool.run(asked, self._host)
+            plain, whole = clipped(value, 2 * ANSWER_LIMIT)
+            # A secret in a tool's answer would be spoken.
+            plain = self._hidden(plain)
+            return ToolResult(Outcome.DONE, answer(Exact(plain, whole), self.redactor))
         except BadArguments as error:
             message = error.told(self.redactor)
             return ToolResult(
@@ -133,21 +135,23 @@ class ToolRunner:
                 "timeout",
             )
         except ToolError as error:
-            message = clipped_text(str(error), self.redactor, RECORD_LIMIT)
-            record = clipped_text(error.record or str(error), self.redactor, RECORD_LIMIT)
+            message = clipped_text(text_of(error), self.redactor, RECORD_LIMIT)
+            record = clipped_text(text_of(error.record or error), self.redactor, RECORD_LIMIT)
             return ToolResult(Outcome.FAILED, refusal(message), record, error.reason)
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
             return self._failed(call, "CancelledError, by itself")
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             log.error(
                 "call %s: tool %s failed\n%s",
                 call.facts.get("call_sid", "-"),
                 call.name,
                 self.redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
             )
-            return self._failed(call, f"{type(error).__name__}: {error}")
+            return self._failed(call, f"{type(error).__name__}: {text_of(error)}")
 
     def _meant(self, arguments: Any) -> Any:
         """The arguments with what the model was not told in the place of its words for it."""
@@ -156,9 +160,11 @@ class ToolRunner:
         return {name: self._secrets.get(v, v) if isinstance(v, str) else v for name, v in arguments.items()}
 
     def _hidden(self, value: Any) -> Any:
-        """A tool's answer with words for its secrets; from here on they are masked wherever they turn up."""
-        if isinstance(value, Mapping):
+        """A tool's exact answer with words for its secrets; from here on they are masked wherever they turn up."""
+        if isinstance(value, dict):
             return {key: self._hidden(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._hidden(item) for item in value]
         if not isinstance(value, Secret):
             return value
         word = f"secret-{len(self._secrets) + 1}"

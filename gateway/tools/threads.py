@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from offhook.gateway.tools.answer import text_of
+
 __all__ = ["MAX_THREADS", "Threads"]
 
 MAX_THREADS = 64  # of one process: a tool that hangs in each leaves the others to their time limits
@@ -69,4 +71,4 @@ def _told(error: BaseException) -> Exception:
     """`sys.exit()` in a tool ends the tool, nothing else; StopIteration cannot pass through an await."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RuntimeError(f"{type(error).__name__}: {text_of(error)}")
