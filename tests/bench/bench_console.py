@@ -33,7 +33,8 @@ from offhook.gateway.web.access import Access
 from offhook.gateway.web.console import Console, LiveCall
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import SEGMENTS
-from tests.bench.bench_calls import SOUNDS, cpu_s, spawn
+from tests.rig.process import cpu_s, spawn
+from tests.rig.sounds import sound
 
 CALLS, ENDED, TURNS = 100, 1_000, 40
 
@@ -121,7 +122,7 @@ def at_share(before: list[tuple[float, float]], after: list[tuple[float, float]]
 
 async def watched(url: str, pid: int, calls: int) -> None:
     """Unwatched and watched in turn, three times 15 s each."""
-    line = str(next(SOUNDS.glob("caller_hello*.wav")))
+    line = str(sound("caller_hello_i_would"))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
     placed = [SimulatedCall(url, turn * 30, direct=True) for _ in range(calls)]
     tasks = [asyncio.create_task(call.run()) for call in placed]

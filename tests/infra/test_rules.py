@@ -112,7 +112,7 @@ class TestAlerts:
 
 class TestServiceLevels:
     @pytest.mark.parametrize(("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_STOP)])
-    def test_targets_are_bucket_boundaries_so_ratios_are_exact(self, rule: str, segment) -> None:
+    def test_targets_are_bucket_boundaries(self, rule: str, segment) -> None:
         for window in ("5m", "30m", "1h", "2h", "6h", "3d"):
             (le,) = re.findall(r'le="([^"]+)"', recorded()[f"job:offhook_{rule}_bad:increase{window}"])
             assert float(le) == segment.target_s
@@ -128,7 +128,7 @@ class TestServiceLevels:
         assert {LABELS.call_endings[fault] for fault in faults} == {"gateway", "model"}
 
 
-def test_alertmanager_example_names_only_alerts_that_exist() -> None:
+def test_alertmanager_example_names_existing_alerts() -> None:
     text = (INFRA / "prometheus" / "alertmanager.example.yml").read_text()
     config = yaml.safe_load(text)
     receivers = {receiver["name"] for receiver in config["receivers"]}

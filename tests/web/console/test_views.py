@@ -37,7 +37,7 @@ TURN = TurnRecord(
 )
 
 
-def test_bars_follow_each_other_from_the_callers_last_word_to_the_first_voice() -> None:
+def test_bars_join_from_caller_speech_to_agent_audio() -> None:
     tool = ToolRecord(call_id="1", name="find", requested_ms=10_410.0, finished_ms=10_700.0, outcome="done")
     late = ToolRecord(call_id="2", name="late", requested_ms=12_000.0)
     early = ToolRecord(call_id="3", name="early", requested_ms=9_000.0)
@@ -54,7 +54,7 @@ def test_a_reply_to_nobody_has_no_bars() -> None:
     assert bars_of(TurnRecord(number=1, generation=1, segments={"output_onset_sent": 5.0})) == []
 
 
-def test_the_last_turns_are_the_newest_of_all_calls_and_only_answered_ones() -> None:
+def test_last_turns_are_the_newest_answered_ones() -> None:
     def record(sid: str, started_at: str, turns: int) -> CallRecord:
         made = [TurnRecord(number=1, generation=1)]
         for i in range(turns):
@@ -114,7 +114,7 @@ def test_mask(number: str, shown: str) -> None:
     assert mask(number) == shown
 
 
-def test_a_percentile_is_withheld_below_its_number_of_samples() -> None:
+def test_percentile_is_withheld_below_its_sample_count() -> None:
     metrics = Metrics(CollectorRegistry(), LABELS)
     for count, p95, p99 in [(19, False, False), (20, True, False), (299, True, False), (300, True, True)]:
         while (view := segment_view(metrics, BARGEIN_STOP, "1h")).count < count:
