@@ -235,6 +235,9 @@ class ToolSource(Protocol):
     """
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def tools(self) -> Mapping[str, Tool]: ...
 
     async def start(self) -> None: ...

@@ -97,6 +97,7 @@ def made(
 
 
 LIST = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"  # of odd length, so padded
+DS64 = b"ds64" + struct.pack("<IQQQI", 28, 0, 2 * len(TONE), 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ LIST = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"  # of odd length, so padded
         made(size=0, riff=36),
         made(before=LIST),
         made(after=LIST),
-        made(before=b"ds64" + struct.pack("<IQQQI", 28, 0, 2 * len(TONE), 0, 0), size=0xFFFFFFFF, after=LIST, name=b"RF64"),
+        made(before=DS64, size=0xFFFFFFFF, after=LIST, name=b"RF64"),
     ],
     ids=["24", "16", "32", "ffffffff", "7fffffff", "sox", "zero", "zero36", "list before", "list after", "rf64"],
 )  # fmt: skip

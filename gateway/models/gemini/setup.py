@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.models.gemini.declarations import declared_parameters
 
 __all__ = [
     "KNOWN_VARIABLES",
@@ -288,7 +289,7 @@ def _declaration(tool: Declared, model: Model) -> dict[str, Any]:
         "behavior": "BLOCKING" if _waits(tool, model) else "NON_BLOCKING",
     }
     if tool.parameters and tool.parameters.get("properties"):
-        declared["parameters_json_schema"] = dict(tool.parameters)
+        declared["parameters_json_schema"] = declared_parameters(tool.parameters)
     return declared
 
 
