@@ -59,7 +59,7 @@ def answer(value: Any, redactor: Redactor, limit: int = ANSWER_LIMIT) -> dict[st
         response["note"] = "This answer was too long: only its beginning is here."
     elif plain is None:
         response["message"] = "Done."
-    elif plain in ([], {}, ""):  # an empty result alone makes models ask again and again
+    elif plain in ([], {}, ""):  # an empty result alone makes models call again and again
         response["message"] = "Nothing was found."
     return response
 

@@ -1,4 +1,4 @@
-"""Python functions as tools: name, description and schema out of signature, type hints and docstring."""
+"""Python functions as tools: name, description and schema from signature, type hints and docstring."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
     """
     module_name, _, name = path.partition(":")
     if directory not in sys.path:
-        sys.path.append(directory)  # behind everything else: an agent's folder replaces no installed module
+        sys.path.append(directory)  # last: a module in an agent's folder replaces no installed one
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        cure = f"put {module_name.partition('.')[0]}.py beside the agent file, or install it"
+        hint = f"put {module_name.partition('.')[0]}.py beside the agent file, or install it"
         if error.name != module_name.partition(".")[0]:
-            cure = f"{module_name} needs {error.name}: install it"
-        raise OperatorError(f"function {path}: there is no module {error.name}: {cure}") from None
+            hint = f"{module_name} needs {error.name}: install it"
+        raise OperatorError(f"function {path}: there is no module {error.name}: {hint}") from None
     except Exception as error:
         raise OperatorError(f"function {path}: cannot import {module_name} ({type(error).__name__}: {error})") from None
     if not name:
@@ -144,7 +144,7 @@ async def _settled(value: Any) -> Any:
 
 
 async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:
-    """Run it in a thread. Given up while it runs: what becomes of it is told to the host afterwards."""
+    """Run it in a thread. If it is abandoned while it runs, its late outcome is reported to the host."""
     loop = asyncio.get_running_loop()
 
     def ended(future: Future[Any]) -> None:
@@ -153,7 +153,7 @@ async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCa
         what = f"{type(error).__name__}: {text_of(error)}" if error else future.result()
         if inspect.iscoroutine(what):
             what.close()
-            state, what = Afterwards.FAILED, "given up before its coroutine was awaited"
+            state, what = Afterwards.FAILED, "abandoned before its coroutine was awaited"
         what = what.value if isinstance(what, Exact) else what
         with suppress(RuntimeError):  # the process stops, its loop is gone
             loop.call_soon_threadsafe(host.afterwards, call, state, what)

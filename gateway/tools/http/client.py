@@ -36,7 +36,7 @@ ATTEMPTS = 3
 PAUSES_S = (0.2, 0.6)  # between attempts, each up to half as long again: callers are waiting
 LAST_ATTEMPT_MIN_S = 0.5
 CONNECTIONS_PER_HOST = 25  # a service that hangs must not take the connections of the others
-TOLD_MAX = 500  # characters of a refusal the model and the record are told
+TEXT_MAX = 500  # characters of a refusal, for the model and the record
 _SAFE = ("GET", "HEAD")
 _REPEATABLE = ("GET", "HEAD", "PUT", "DELETE")
 _PASSING = (429, 500, 502, 503, 504)  # may be gone in a moment
@@ -144,7 +144,7 @@ class HttpClient:
             if not breaker.admits(self._clock()):
                 raise ToolError(
                     "The service is out of order just now. Offer to try again in a while.",
-                    f"not asked: {host} failed {breaker.failures_max} times in a row and is left alone for a while",
+                    f"not sent: {host} failed {breaker.failures_max} times in a row, so its circuit breaker is open",
                     "left_alone",
                 )
             attempt += 1
@@ -167,13 +167,15 @@ class HttpClient:
             raise ToolError(found.message + unknown, found.record + times, found.reason)
 
     async def _attempt(self, spec: HttpTool, request: Request, limit_s: float, environment: Environment) -> Any:
-        """One request: what the model is told, or a `_Failure`."""
+        """One request: the result for the model, or a `_Failure`."""
         headers = {"Accept": "application/json, text/*;q=0.5", "Accept-Encoding": "gzip", **request.headers}
         if request.body is not None:
             headers.setdefault("Content-Type", "application/json")
         session = self._sessions.get(spec.allow_private)
         if session is None:
-            raise ToolError("This does not work just now.", "asked before the tools were started, or after their end")
+            raise ToolError(
+                "This does not work just now.", "called before the tools were started, or after they were closed"
+            )
         try:
             async with session.request(
                 spec.method,
@@ -204,7 +206,7 @@ class HttpClient:
             if response.status < 400:
                 return _Failure("bad_answer", "The service gave an answer that cannot be read.", str(error))
             text = body.decode("utf-8", "replace")
-        return _told(spec, response, kind, environment.mask(text), cut)
+        return _result(spec, response, kind, environment.mask(text), cut)
 
 
 def _filled_in(spec: HttpTool, environment: Environment) -> HttpTool:
@@ -234,20 +236,20 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bo
     return body, cut
 
 
-def _told(spec: HttpTool, response: aiohttp.ClientResponse, kind: MediaType, text: str, cut: bool) -> Any:
-    """What the model is sent of this answer, or a `_Failure`."""
+def _result(spec: HttpTool, response: aiohttp.ClientResponse, kind: MediaType, text: str, cut: bool) -> Any:
+    """The result for the model, or a `_Failure`."""
     status = response.status
     if 300 <= status < 400:
-        target = response.headers.get("Location", "nowhere")[:TOLD_MAX]
+        target = response.headers.get("Location", "nowhere")[:TEXT_MAX]
         record = f"answered {status}, a redirect to {target}: redirects are not followed, put the final address in url"
         return _Failure("status", "The service has moved.", record)
     if status >= 400:
-        record = f"answered {status}: {text[:TOLD_MAX]}"
+        record = f"answered {status}: {text[:TEXT_MAX]}"
         if status >= 500 or status == 429:
             return _Failure("status", f"The service had an error ({status}).", record, status in _PASSING)
         if status in (401, 403, 407):  # between the operator and the service
             return _Failure("status", f"The service did not allow this ({status}).", record)
-        why = f": {text[:TOLD_MAX]}" if text and kind.name != "text/html" else "."
+        why = f": {text[:TEXT_MAX]}" if text and kind.name != "text/html" else "."
         return _Failure("status", f"The service refused this ({status}){why}", record)
     if status == 206:
         record = "answered 206: a part of the answer, though the whole was requested"

@@ -1,8 +1,8 @@
-"""MCP servers: their tools become the agent's, for as long as the process lives.
+"""MCP servers: their tools become the agent's, for the life of the process.
 
-One task owns a server's connection from its beginning to its end, as the `mcp` package demands; calls come from
-other tasks. A server that dies or is not there yet is dialled again, with growing pauses, and its tools answer
-meanwhile that they cannot be used. Needs the extra `mcp`.
+One task owns a server's connection from beginning to end, as the `mcp` package requires; calls come from other tasks.
+A server that ended or is not up yet is connected to again, with growing pauses; meanwhile its tools answer that they
+cannot be used. Needs the extra `mcp`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["McpTools", "declared_names"]
 log = logging.getLogger(__name__)
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 30.0  # between two attempts to reach a server
-STEADY_S = 30.0  # a server that lived this long is dialled again after the shortest pause
+STEADY_S = 30.0  # a server that lived this long is connected to again after the shortest pause
 BACK_SOON_S = 2.0  # a call waits this long for a server that is just being restarted
 CLOSE_S = 10.0
 PAGES_MAX = 20
 DESCRIPTION_MAX = 1_000  # characters
-TOLD_MAX = 500
+TEXT_MAX = 500
 NAME_MAX = 64  # characters
 
 
@@ -180,7 +180,7 @@ class McpTools:
     # --- calls
 
     async def _call(self, name: str, call: ToolCall) -> Any:
-        """Cancelling this tells the server to stop."""
+        """Cancelling this sends the server a cancellation."""
         if self._client is None and self._owner is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BACK_SOON_S):
@@ -188,7 +188,7 @@ class McpTools:
         client = self._client
         if client is None:
             message = "This cannot be used just now. Offer to try again in a while."
-            raise ToolError(message, f"{self.name} is not there", "unreachable")
+            raise ToolError(message, f"{self.name} is not connected", "unreachable")
         try:
             # Servers that know the key can act once for a call that is made twice.
             meta: Any = {"idempotencyKey": call.idempotency_key}
@@ -203,12 +203,12 @@ class McpTools:
                 if client is self._client and mcp_link.is_closed(error):
                     self._ended()
             raise ToolError(message, self._environment.mask(record), reason) from None
-        told = _result(result)
+        found = _result(result)
         if result.is_error:
-            text = told if isinstance(told, str) else str(told)
-            text = self._environment.mask(text)[:TOLD_MAX]
+            text = found if isinstance(found, str) else str(found)
+            text = self._environment.mask(text)[:TEXT_MAX]
             raise ToolError(f"This did not work: {text}", f"{self.name}: {name}: {text}")
-        return told
+        return found
 
 
 def declared_names(prefix: str, names: Iterable[str]) -> dict[str, str]:
@@ -259,4 +259,4 @@ def _first(error: BaseException) -> str:
     """The first real error in a tree of groups, in a line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}".replace("\n", " ")[:TOLD_MAX]
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:TEXT_MAX]
