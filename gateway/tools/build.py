@@ -11,13 +11,16 @@ from typing import Any
 from offhook.gateway.agent.spec import Agent, ToolSettings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolSource
+from offhook.gateway.tools.answer import Exact
 from offhook.gateway.tools.builtins import builtin_tool
 from offhook.gateway.tools.conduct import conducted, given_parameters
-from offhook.gateway.tools.function import THREADS, function_tool, functions_named
+from offhook.gateway.tools.function import THREADS, called, function_tool, functions_named, settled
 from offhook.gateway.tools.http.client import HttpClient
 
 __all__ = ["Toolbox", "board_of", "build_tools"]
 
+
+BOARD_LIMIT = 1_000_000  # bytes of a board before the console cuts it: all that it shows fits
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,12 @@ def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
     if not name:
         raise OperatorError(f"agent {agent.name}: board: name the function, as in {module}:snapshot")
     (function,) = functions_named(agent.board, agent.directory)
-    return lambda: THREADS.run(function)
+
+    async def snapshot() -> Any:
+        value = await settled(await THREADS.run(lambda: called(function, {}, BOARD_LIMIT)), BOARD_LIMIT)
+        return value.value if isinstance(value, Exact) else value
+
+    return snapshot
 
 
 def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:

@@ -25,12 +25,12 @@ from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
 from offhook.gateway.tools.schema import BadArguments, inlined
 from offhook.gateway.tools.threads import Threads
 
-__all__ = ["described", "function_tool", "functions_named"]
+__all__ = ["called", "described", "function_tool", "functions_named", "settled"]
 
 _LEAD = "-"
 THREADS = Threads()  # of the process
 MAX_AWAITS = 10  # an awaitable may come to another one
-MAX_ITEMS = 2 * ANSWER_LIMIT  # of an async generator: each is a byte at least
+RESULT_LIMIT = 2 * ANSWER_LIMIT  # bytes: it is cut again, once secrets are masked
 
 
 def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
@@ -91,11 +91,6 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
 
-    def in_thread(values: dict[str, Any]) -> Any:
-        """The result as exact types: a generator runs, and an object's own code, in the thread as well."""
-        value = function(**values)
-        return value if isinstance(value, (Awaitable, AsyncIterable)) else Exact(*clipped(value, 2 * ANSWER_LIMIT))
-
     async def run(call: ToolCall, host: ToolHost) -> Any:
         try:
             given = msgspec.convert(call.arguments, arguments, strict=False)
@@ -107,8 +102,8 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
             values[context_name] = context
         try:
             if is_async:
-                return await _settled(await function(**values))
-            return await _settled(await _in_thread(lambda: in_thread(values), threads, call, host))
+                return await settled(await function(**values))
+            return await settled(await _in_thread(lambda: called(function, values), threads, call, host))
         except asyncio.CancelledError:
             context.cancelled.set()
             raise
@@ -123,8 +118,20 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
     )
 
 
-async def _settled(value: Any) -> Any:
-    """What an awaitable or an async generator comes to: a decorator around `async def` is a plain function."""
+def called(function: Callable[..., Any], values: Mapping[str, Any], limit: int = RESULT_LIMIT) -> Any:
+    """An ordinary function's result, for a thread: `Exact`, or something awaitable for `settled`.
+
+    A generator runs here, and so does the code of the objects that it returns.
+    """
+    value = function(**values)
+    return value if isinstance(value, (Awaitable, AsyncIterable)) else Exact(*clipped(value, limit))
+
+
+async def settled(value: Any, limit: int = RESULT_LIMIT) -> Any:
+    """The result of an awaitable or an async generator, or the value itself.
+
+    A decorator around `async def` is an ordinary function that returns an awaitable.
+    """
     for _ in range(MAX_AWAITS):
         if not isinstance(value, Awaitable):
             break
@@ -132,15 +139,16 @@ async def _settled(value: Any) -> Any:
     if not isinstance(value, AsyncIterable):
         return value
     items: list[Any] = []
-    whole = True
+    whole, left = True, limit
     async with aclosing(value) if isinstance(value, AsyncGenerator) else nullcontext():
         async for item in value:
-            if len(items) >= MAX_ITEMS:
-                whole = False
+            plain, fits = clipped(item, left)
+            items.append(plain)
+            left -= len(str(plain)) + 1
+            whole = whole and fits and left > 0
+            if not whole:
                 break
-            items.append(item)
-    plain, fits = clipped(items, 2 * ANSWER_LIMIT)
-    return Exact(plain, whole and fits)
+    return Exact(items, whole)
 
 
 async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import sys
 import threading
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
 
+from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.conversation.events import Outcome, ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolContext, ToolError, tool
+from offhook.gateway.tools.build import board_of
 from offhook.gateway.tools.function import described, function_tool, functions_named
 from tests.tools.hosts import Desk
 
@@ -292,3 +296,16 @@ def test_the_model_sees_the_format_of_a_time() -> None:
     properties = function_tool(book_at).parameters["properties"]
     assert properties["start"] == {"type": "string", "format": "time"}
     assert properties["by"]["description"] == "The latest."
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_board_of_odd_types_is_plain(is_async: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"odd_board_{is_async}.py").write_text(
+        f"import numpy as np\n{'async ' if is_async else ''}def snapshot():\n"
+        "    yield {'name': 'a', 'items': [{'text': 'x', 'done': np.bool_(True)}]}\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    agent = parse_agent(f"name: a\nboard: odd_board_{is_async}:snapshot\n")
+    board = board_of(agent)
+    assert board is not None
+    assert await board() == [{"name": "a", "items": [{"text": "x", "done": True}]}]
