@@ -76,12 +76,12 @@ TOOL_FAILURES = (
     "unknown_tool",
     "timeout",
     "exception",
-    "tool_error",  # the tool said no
-    "address_refused",  # it would have led into the own network
+    "tool_error",  # the tool raised ToolError
+    "address_refused",  # it would have led into the gateway's own network
     "left_alone",  # the circuit breaker was open
     "unreachable",
     "status",  # the service answered with an error
-    "bad_answer",  # too long, unreadable, or not what was asked for
+    "bad_answer",  # too long, unreadable, or without the expected field
 )
 INCOMPLETE_REASONS = (
     "interrupted",
@@ -187,7 +187,7 @@ class Metrics:
             self.incomplete(segment, "invalid")
 
     def incomplete(self, segment: Segment | str, reason: str) -> None:
-        """Count a segment that began and whose end will never come (reasons: INCOMPLETE_REASONS)."""
+        """Count a segment that started and will never end (reasons: INCOMPLETE_REASONS)."""
         name = segment if isinstance(segment, str) else segment.name
         self.segment_incomplete_total.inc(name, reason)
 
@@ -208,7 +208,7 @@ class Metrics:
         return summarise(self.counts(segment, span_s, label))
 
     def history(self, segment: Segment | str, span_s: float, points: int) -> list[Counts]:
-        """The last `span_s` seconds cut into stretches, oldest first (see `SlidingWindow.history`)."""
+        """The last `span_s` seconds cut into intervals, oldest first (see `SlidingWindow.history`)."""
         now_s = self._clock()
         found = [Counts() for _ in range(points)]
         for series in self._series[segment].values():
@@ -253,65 +253,73 @@ class Metrics:
         self.calls_total = Tally(
             self.registry,
             "calls_total",
-            "Calls ended, by reason and by the side it came from.",
+            "Total number of ended calls, by reason and by the side that caused it.",
             {"reason": labels.call_endings, "side": frozenset(labels.call_endings.values())},
             made=labels.call_endings.items(),
         )
         self.calls_rejected_total = tally(
-            "calls_rejected_total", "Calls answered with the fallback.", reason=labels.reject_reasons
+            "calls_rejected_total",
+            "Total number of calls rejected and answered with the fallback, by reason.",
+            reason=labels.reject_reasons,
         )
         self.stuck_calls_total = plain(
             "stuck_calls_total",
-            "Times a tool, the model's link or the socket of a call did not end within its own bounds.",
+            "Total number of times a tool, the model link or the socket of a call did not end within its time limit.",
         )
         self.frames_total = tally(
             "frames_total",
-            "Telephone frames of 20 ms received from (inbound) and sent to (outbound) the carrier.",
+            "Total number of 20 ms frames received from the carrier (inbound) and sent to it (outbound).",
             direction=DIRECTIONS,
         )
         self.frames_in = self.frames_total.bound("inbound")
         self.frames_out = self.frames_total.bound("outbound")
         self.frames_dropped_total = tally(
-            "frames_dropped_total", "Telephone frames of 20 ms thrown away.", reason=DROP_REASONS
+            "frames_dropped_total", "Total number of 20 ms frames dropped, by reason.", reason=DROP_REASONS
         )
         self.samples_after_clear_total = plain(
             "samples_after_clear_total",
-            "8 kHz samples of a dropped reply sent after its clear. Must stay 0.",
+            "Total number of 8 kHz samples of a dropped reply that were sent after its clear. Expected to be 0.",
         )
         self.input_errors_total = tally(
             "input_errors_total",
-            "Messages that could not be read, by the peer that sent them.",
+            "Total number of malformed messages, by the peer that sent them and by reason.",
             peer=INPUT_PEERS,
             reason=INPUT_ERRORS,
         )
         self.model_sessions_total = tally(
-            "model_sessions_total", "Model sessions dialled, by what became of them.", result=SESSION_RESULTS
+            "model_sessions_total", "Total number of model sessions opened, by result.", result=SESSION_RESULTS
         )
         self.model_reconnects_total = tally(
             "model_reconnects_total",
-            "Model sessions replaced during a call: resumed with its handle, begun afresh, or failed.",
+            "Total number of model sessions replaced during a call: resumed with the handle, started fresh, or failed.",
             result=RECONNECT_RESULTS,
         )
         self.barge_ins_total = tally(
-            "barge_ins_total", "Barge-ins suspected, and what became of them.", verdict=labels.barge_in_verdicts
+            "barge_ins_total", "Total number of barge-ins, suspected and by verdict.", verdict=labels.barge_in_verdicts
         )
         self.tool_calls_total = tally(
-            "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=labels.tool_outcomes
+            "tool_calls_total", "Total number of tool calls, by outcome.", outcome=labels.tool_outcomes
         )
         self.tool_afterwards_total = tally(
             "tool_afterwards_total",
-            "Tool runs that were given up and could not be stopped (running), and what became of them later.",
+            "Total number of abandoned tool runs that could not be stopped (running), and of their later outcomes.",
             state=labels.tool_afterwards,
         )
-        self.tool_failures_total = tally("tool_failures_total", "Tool calls that failed, by why.", reason=TOOL_FAILURES)
-        self.tokens_total = tally("tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS)
+        self.tool_failures_total = tally(
+            "tool_failures_total", "Total number of failed tool calls, by reason.", reason=TOOL_FAILURES
+        )
+        self.tokens_total = tally(
+            "tokens_total", "Total number of tokens reported by the model, by direction.", direction=TOKEN_DIRECTIONS
+        )
         self.auth_failures_total = tally(
-            "auth_failures_total", "Requests refused for want of a valid signature or token.", kind=AUTH_KINDS
+            "auth_failures_total",
+            "Total number of requests without a valid signature or token, by kind.",
+            kind=AUTH_KINDS,
         )
         self.segment_incomplete_total = Tally(
             self.registry,
             "segment_incomplete_total",
-            "Segments that began and whose end never came; not in the segment's histogram.",
+            "Total number of segments that started and never ended; they are not in the segment's histogram.",
             {"segment": BY_NAME, "reason": INCOMPLETE_REASONS},
             # Of the headline segments only: the whole product would be hundreds of lines of zeros.
             made=product((s.name for s in SEGMENTS if s.headline), INCOMPLETE_REASONS),
@@ -321,11 +329,13 @@ class Metrics:
         def gauge(name: str, documentation: str) -> Gauge:
             return Gauge(f"offhook_{name}", documentation, registry=self.registry)
 
-        self.calls_active = gauge("calls_active", "Calls in progress.")
-        self.call_capacity = gauge("call_capacity", "Calls this replica takes at the same time.")
-        self.draining = gauge("draining", "1 while this replica takes no new calls and its own run out.")
-        self.marks_outstanding = gauge("marks_outstanding", "Marks sent to the carrier and not yet echoed.")
-        build = Info("offhook_build", "What is running.", registry=self.registry)
+        self.calls_active = gauge("calls_active", "Number of calls in progress.")
+        self.call_capacity = gauge("call_capacity", "Maximum number of concurrent calls of this replica.")
+        self.draining = gauge(
+            "draining", "Whether this replica is draining: 1 while it rejects new calls and finishes its own, else 0."
+        )
+        self.marks_outstanding = gauge("marks_outstanding", "Number of marks sent to the carrier and not yet echoed.")
+        build = Info("offhook_build", "Version of the gateway and of Python.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
 
 

@@ -1,7 +1,7 @@
-"""The seam to tools: what an agent can do, and how one run of it is asked for and answered.
+"""The interface of tools: what an agent can do, one call of it, and its result.
 
-For those who write tools as Python functions: `tool` marks one, `ToolContext` is what it may know and do of the
-call, `ToolError` what it raises to have the model told something in particular.
+For tools written as Python functions: `tool` marks a function, `ToolContext` gives it access to the call, `ToolError`
+is raised to send the model a message of its own.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ToolError(PeerError):
-    """A tool failed: the message is a plain sentence for the model, `record` the operator's fuller account.
+    """A tool failed: the message is a plain sentence for the model, `record` the details for the operator.
 
-    `reason` is a word of the metric's closed list.
+    `reason` is a value of the metric's closed list (TOOL_FAILURES).
     """
 
     def __init__(self, message: str, record: str = "", reason: str = "tool_error") -> None:
@@ -51,7 +51,7 @@ class ToolError(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One run: `idempotency_key` is call, model session and function-call id, the same for a repeat."""
+    """One tool call. `idempotency_key` is call, model session and function-call id, the same for a repeat."""
 
     call_id: str
     name: str
@@ -63,9 +63,9 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """How a run ended. `response` is what the model is told; `record` is the operator's fuller account.
+    """How a tool call ended. `response` is sent to the model; `record` has the details for the operator.
 
-    `failure`: why it failed or timed out, a word of the metric's closed list.
+    `failure`: why it failed or timed out, a value of the metric's closed list (TOOL_FAILURES).
     """
 
     outcome: Outcome
@@ -76,7 +76,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A part of a tool's answer that nobody is told: the model gets a word for it, to hand to other tools."""
+    """A part of a tool's result that is sent to no one: the model gets a placeholder, to pass to other tools."""
 
     value: str
 
@@ -85,9 +85,9 @@ class Secret:
 
 
 class Afterwards(Enum):
-    """What became of a run that was cancelled or timed out, and could not be stopped."""
+    """The late outcome of a run that was cancelled or timed out, and could not be stopped."""
 
-    RUNNING = "running"  # it goes on, and nobody waits for it
+    RUNNING = "running"  # it continues; its result is not awaited
     FINISHED = "finished"
     FAILED = "failed"
 
@@ -107,26 +107,27 @@ class ToolHost(Protocol):
     def transfer(self, target: str, call_id: str, *, whisper: str = "", warm: bool = False) -> None:
         """Connect the caller with `target` (a number, a SIP address) once what is being said was heard.
 
-        `whisper` is said to whoever answers, before the caller is there; `warm`: the agent briefs them first.
+        `whisper` is said to the person who answers before the caller is connected; `warm`: the agent briefs
+        them first.
         """
 
     def send_digits(self, digits: str) -> bool:
         """Press these keys (0-9 A-D # *; `w` waits half a second); False where the carrier cannot."""
 
     def keys(self, *, secret: bool) -> AbstractContextManager[asyncio.Queue[str]]:
-        """The caller's key presses as long as the context is open; the model is told of none of them.
+        """The caller's key presses while the context is open; none of them is reported to the model.
 
         `secret`: meanwhile the model hears silence, and so does the recording.
         """
 
     def take_message(self, recipient: str, text: str) -> None:
-        """Keep a message for somebody, with the call's record."""
+        """Keep a message for `recipient` in the call's record."""
 
     def last_words(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
 
     def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
-        """A run that was given up goes on, or came to its end after all: for the record, not for the model."""
+        """An abandoned run continues, or has ended late: for the record, not for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolMark:
-    """What `@tool` says of a function."""
+    """The options of `@tool` for a function."""
 
     name: str = ""
     description: str = ""
@@ -183,7 +184,7 @@ def tool(
 def tool(function: Any = None, /, **said: Any) -> Any:
     """Mark a function as a tool: `function: module` in an agent file takes all marked ones of the module.
 
-    Name and description are the function's own unless given. `on_barge_in="finish"`: it is not cancelled when the
+    Name and description default to the function's own. `on_barge_in="finish"`: it is not cancelled when the
     caller interrupts. `outside_effects`: it changes something beyond this call, and is not run in rehearsals.
     """
     mark = ToolMark(**said)
@@ -196,10 +197,10 @@ def tool(function: Any = None, /, **said: Any) -> Any:
 
 
 class ToolContext:
-    """The call a tool works for; a parameter annotated with this is filled by the gateway. Fit for threads.
+    """The call that a tool belongs to; the gateway fills a parameter annotated with this. Thread-safe.
 
-    `cancelled` is set once nobody waits for the tool any more: a function in a thread should look at it between
-    steps, and stop.
+    `cancelled` is set once the result is not awaited any more: a function in a thread should check it between steps,
+    and stop.
     """
 
     def __init__(self, call: ToolCall, host: ToolHost, loop: asyncio.AbstractEventLoop) -> None:
@@ -215,24 +216,27 @@ class ToolContext:
 
     def say(self, text: str) -> None:
         """Have the agent say this now; the tool goes on meanwhile."""
-        self._ask(self._host.say, text)
+        self._request(self._host.say, text)
 
     def remember(self, key: str, value: str) -> None:
         """Keep a fact for the rest of the call, also where the model loses its memory."""
-        self._ask(self._host.remember, key, value)
+        self._request(self._host.remember, key, value)
 
-    def _ask(self, method: Callable[..., None], *arguments: str) -> None:
-        if not self.cancelled.is_set():  # it has no say in the call any more
+    def _request(self, method: Callable[..., None], *arguments: str) -> None:
+        if not self.cancelled.is_set():  # the call does not take requests of a cancelled tool
             with suppress(RuntimeError):  # the loop is gone: the process stops
                 self._loop.call_soon_threadsafe(method, *arguments)
 
 
 class ToolSource(Protocol):
-    """Tools that need something kept open for the process's life, as an MCP server.
+    """Tools that need something kept open for the life of the process, such as a connection to an MCP server.
 
-    `start` is told before the first call and must not fail because a far server is down; `close` after the last.
-    `tools` may change in between; a call sees the tools there were when it began.
+    `start` runs before the first call and must not fail because a remote server is down; `close` runs after the last.
+    `tools` may change in between; a call uses the tools that existed when it began.
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def tools(self) -> Mapping[str, Tool]: ...

@@ -1,8 +1,9 @@
-"""Tools out of an agent file."""
+"""The tools of an agent file."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 from offhook.gateway.agent.spec import Agent, ToolSettings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolSource
+from offhook.gateway.tools.answer import Exact
 from offhook.gateway.tools.builtins import builtin_tool
 from offhook.gateway.tools.conduct import conducted, given_parameters
-from offhook.gateway.tools.function import THREADS, function_tool, functions_named
+from offhook.gateway.tools.function import THREADS, called, function_tool, functions_named, settled
 from offhook.gateway.tools.http.client import HttpClient
 
 __all__ = ["Toolbox", "board_of", "build_tools"]
+
+
+BOARD_LIMIT = 1_000_000  # bytes of a board before the console cuts it: all that it shows fits
+
+log = logging.getLogger(__name__)
 
 
 class Toolbox:
@@ -23,17 +30,30 @@ class Toolbox:
 
     def __init__(self, own: Mapping[str, Tool], sources: Sequence[ToolSource] = ()) -> None:
         self.own, self._sources = own, sources
+        self._hidden: set[tuple[str, str]] = set()  # source and name of tools that another one hides
 
     @property
     def tools(self) -> Mapping[str, Tool]:
-        """What there is just now, by name; an own tool goes before one of the same name from a source."""
-        found: dict[str, Tool] = {}
+        """The tools that exist at the moment, by name.
+
+        Of several with one name, an own one is used, else that of the first source; the others are logged, once.
+        """
+        found: dict[str, Tool] = dict(self.own)
         for source in self._sources:
-            found.update(source.tools)
-        return {**found, **self.own}
+            for name, tool in source.tools.items():
+                if found.setdefault(name, tool) is not tool and (source.name, name) not in self._hidden:
+                    self._hidden.add((source.name, name))
+                    log.error(
+                        "tool %s of %s is not used: another tool has this name; set `name:` beside its `mcp:`, "
+                        "which goes before the names of its tools",
+                        name,
+                        source.name,
+                    )
+        return found
 
     async def start(self) -> None:
         await asyncio.gather(*(source.start() for source in self._sources))
+        _ = self.tools  # two of one name are logged now, and not in a call
 
     async def close(self) -> None:
         await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
@@ -62,7 +82,12 @@ def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
     if not name:
         raise OperatorError(f"agent {agent.name}: board: name the function, as in {module}:snapshot")
     (function,) = functions_named(agent.board, agent.directory)
-    return lambda: THREADS.run(function)
+
+    async def snapshot() -> Any:
+        value = await settled(await THREADS.run(lambda: called(function, {}, BOARD_LIMIT)), BOARD_LIMIT)
+        return value.value if isinstance(value, Exact) else value
+
+    return snapshot
 
 
 def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:

@@ -1,4 +1,4 @@
-"""The tools every agent may have: ending, transferring, keys, facts, language, messages."""
+"""The built-in tools: ending and transferring a call, keys, facts, language, messages."""
 
 from __future__ import annotations
 

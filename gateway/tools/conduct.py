@@ -23,7 +23,7 @@ def given_parameters(settings: ToolSettings) -> dict[str, Any] | None:
 
 
 def conducted(tool: Tool, settings: ToolSettings) -> Tool:
-    """The tool, run as the agent file wants it; what the tool itself asks for is not taken away from it."""
+    """The tool, run as the agent file sets it; what the tool itself requires is kept."""
     finish = settings.on_barge_in == "finish"
     return replace(
         tool,

@@ -1,4 +1,4 @@
-"""`${NAME}` in an agent file: filled from the environment, and masked wherever its value might come out again."""
+"""`${NAME}` in an agent file: filled from the environment, and masked wherever its value might appear again."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
-"""Python functions as tools: name, description and schema out of signature, type hints and docstring."""
+"""Python functions as tools: name, description and schema from signature, type hints and docstring."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 import importlib
 import inspect
 import re
 import sys
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import aclosing, nullcontext, suppress
 from typing import Annotated, Any
 
 import docstring_parser
@@ -19,13 +21,16 @@ import msgspec
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
 from offhook.gateway.tools.schema import BadArguments, inlined
 from offhook.gateway.tools.threads import Threads
 
-__all__ = ["described", "function_tool", "functions_named"]
+__all__ = ["called", "described", "function_tool", "functions_named", "settled"]
 
 _LEAD = "-"
 THREADS = Threads()  # of the process
+MAX_AWAITS = 10  # an awaitable may come to another one
+RESULT_LIMIT = 2 * ANSWER_LIMIT  # bytes: it is cut again, once secrets are masked
 
 
 def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
@@ -35,14 +40,14 @@ def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
     """
     module_name, _, name = path.partition(":")
     if directory not in sys.path:
-        sys.path.append(directory)  # behind everything else: an agent's folder replaces no installed module
+        sys.path.append(directory)  # last: a module in an agent's folder replaces no installed one
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        cure = f"put {module_name.partition('.')[0]}.py beside the agent file, or install it"
+        hint = f"put {module_name.partition('.')[0]}.py beside the agent file, or install it"
         if error.name != module_name.partition(".")[0]:
-            cure = f"{module_name} needs {error.name}: install it"
-        raise OperatorError(f"function {path}: there is no module {error.name}: {cure}") from None
+            hint = f"{module_name} needs {error.name}: install it"
+        raise OperatorError(f"function {path}: there is no module {error.name}: {hint}") from None
     except Exception as error:
         raise OperatorError(f"function {path}: cannot import {module_name} ({type(error).__name__}: {error})") from None
     if not name:
@@ -97,8 +102,8 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
             values[context_name] = context
         try:
             if is_async:
-                return await function(**values)
-            return await _in_thread(lambda: function(**values), threads, call, host)
+                return await settled(await function(**values))
+            return await settled(await _in_thread(lambda: called(function, values), threads, call, host))
         except asyncio.CancelledError:
             context.cancelled.set()
             raise
@@ -113,14 +118,51 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
     )
 
 
+def called(function: Callable[..., Any], values: Mapping[str, Any], limit: int = RESULT_LIMIT) -> Any:
+    """An ordinary function's result, for a thread: `Exact`, or something awaitable for `settled`.
+
+    A generator runs here, and so does the code of the objects that it returns.
+    """
+    value = function(**values)
+    return value if isinstance(value, (Awaitable, AsyncIterable)) else Exact(*clipped(value, limit))
+
+
+async def settled(value: Any, limit: int = RESULT_LIMIT) -> Any:
+    """The result of an awaitable or an async generator, or the value itself.
+
+    A decorator around `async def` is an ordinary function that returns an awaitable.
+    """
+    for _ in range(MAX_AWAITS):
+        if not isinstance(value, Awaitable):
+            break
+        value = await value
+    if not isinstance(value, AsyncIterable):
+        return value
+    items: list[Any] = []
+    whole, left = True, limit
+    async with aclosing(value) if isinstance(value, AsyncGenerator) else nullcontext():
+        async for item in value:
+            plain, fits = clipped(item, left)
+            items.append(plain)
+            left -= len(str(plain)) + 1
+            whole = whole and fits and left > 0
+            if not whole:
+                break
+    return Exact(items, whole)
+
+
 async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:
-    """Run it in a thread. Given up while it runs: what becomes of it is told to the host afterwards."""
+    """Run it in a thread. If it is abandoned while it runs, its late outcome is reported to the host."""
     loop = asyncio.get_running_loop()
 
     def ended(future: Future[Any]) -> None:
         error = future.exception()
         state = Afterwards.FAILED if error else Afterwards.FINISHED
-        what = f"{type(error).__name__}: {error}" if error else future.result()
+        what = f"{type(error).__name__}: {text_of(error)}" if error else future.result()
+        if inspect.iscoroutine(what):
+            what.close()
+            state, what = Afterwards.FAILED, "abandoned before its coroutine was awaited"
+        what = what.value if isinstance(what, Exact) else what
         with suppress(RuntimeError):  # the process stops, its loop is gone
             loop.call_soon_threadsafe(host.afterwards, call, state, what)
 
@@ -146,7 +188,7 @@ def _arguments(function: Callable[..., Any], name: str) -> tuple[type[msgspec.St
     fields: list[Any] = []
     context_name = ""
     for parameter in signature.parameters.values():
-        hint = hints.get(parameter.name, Any)
+        hint = _with_formats(hints.get(parameter.name, Any))
         if hint is ToolContext:
             context_name = parameter.name
             continue
@@ -162,6 +204,23 @@ def _arguments(function: Callable[..., Any], name: str) -> tuple[type[msgspec.St
     except (TypeError, ValueError) as error:
         raise OperatorError(f"tool {name}: its parameters have types a model cannot fill ({error})") from None
     return arguments, context_name
+
+
+_FORMAT_OF = {datetime.time: "time", datetime.datetime: "date-time"}
+
+
+def _with_formats(hint: Any) -> Any:
+    """The hint with the formats that msgspec does not declare: without them "14:30" is not known to be a time."""
+    if isinstance(hint, type) and hint in _FORMAT_OF:
+        return Annotated[hint, msgspec.Meta(extra_json_schema={"format": _FORMAT_OF[hint]})]
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return Annotated[(_with_formats(inner[0]), *inner[1:])]
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_with_formats, inner))]  # noqa: UP007
+    if origin in (list, set, frozenset, tuple, dict):
+        return origin[tuple(map(_with_formats, inner))]
+    return hint
 
 
 def _default(value: Any) -> Any:
@@ -186,6 +245,16 @@ def _schema(arguments: type[msgspec.Struct], name: str, about: Mapping[str, str]
     return schema
 
 
+_FORMS = {
+    "Invalid RFC3339 encoded time": "must be a time of day such as 14:30:00",
+    "Invalid RFC3339 encoded datetime": "must be a date and time such as 2026-03-31T14:30:00",
+    "Invalid RFC3339 encoded date": "must be a date such as 2026-03-31",
+    "Invalid ISO8601 duration": "must be a duration such as PT30M",
+    "Invalid UUID": "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000",
+}
+
+
 def _readable(error: msgspec.ValidationError) -> str:
     what, _, where = str(error).partition(" - at `$.")
+    what = _FORMS.get(what, what)
     return f"{where.rstrip('`')}: {what}." if where else f"{what}."

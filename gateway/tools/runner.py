@@ -1,4 +1,4 @@
-"""Runs the tool calls of one call: checked, bounded, really cancelled, each answered once and awaited at the end."""
+"""Runs the tool calls of one call: validated, bounded, cancellable, each answered once, all awaited at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from offhook.gateway.conversation.events import Outcome
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
-from offhook.gateway.tools.answer import answer, clipped_text, refusal
+from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
 from offhook.gateway.tools.schema import BadArguments
 
 __all__ = ["ToolRunner"]
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 100  # runs of one call, against repeats: at 16 kB an answer never more than 2 MB
 RECORD_LIMIT = 2_000  # characters of an error
-LET_GO_S = 3.0  # at the call's end, for a tool that is slow to notice that it was cancelled
+CLOSE_S = 3.0  # at the call's end, for a tool that is slow to react to its cancellation
 
 _UNSURE = ToolResult(
     Outcome.FAILED,
@@ -31,7 +31,7 @@ _UNSURE = ToolResult(
 
 
 class ToolRunner:
-    """`on_finished(call, result)` is told of each run that was not cancelled.
+    """Runs tools and reports each result that was not cancelled by `on_finished(call, result)`.
 
     A call with the idempotency key of an earlier one gets that one's result; it does not run twice.
     """
@@ -47,7 +47,7 @@ class ToolRunner:
     ) -> None:
         self._tools, self._host, self._on_finished = tools, host, on_finished
         self.redactor = redactor or Redactor()
-        self._secrets: dict[str, str] = {}  # the model's word for it -> what it stands for
+        self._secrets: dict[str, str] = {}  # the model's placeholder -> the secret
         self._slots = asyncio.Semaphore(limit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._first: OrderedDict[str, asyncio.Future[ToolResult]] = OrderedDict()
@@ -64,19 +64,19 @@ class ToolRunner:
         task.add_done_callback(gone)
 
     def cancel(self, call_id: str) -> None:
-        """Stop this run; its result is not told."""
+        """Stop this run; its result is not reported."""
         if task := self._tasks.get(call_id):
             task.cancel()
 
     async def close(self) -> None:
-        """Stop all runs and wait until they are gone; one that will not go is left behind, and recorded."""
+        """Stop all runs and wait until they have ended; one that does not end is abandoned, and logged."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
-            _, left = await asyncio.wait(tasks, timeout=LET_GO_S)
+            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
             for task in left:
-                log.error("%s does not let itself be cancelled", task.get_name())
+                log.error("%s does not react to its cancellation", task.get_name())
 
     async def _run(self, call: ToolCall) -> None:
         first = self._first.get(call.idempotency_key)
@@ -93,7 +93,7 @@ class ToolRunner:
         else:
             result = await asyncio.shield(first)
         task = asyncio.current_task()
-        if task is not None and task.cancelling():  # it would not stop: its outcome is for the record alone
+        if task is not None and task.cancelling():  # it did not stop in time: its outcome is for the record alone
             state = Afterwards.FINISHED if result.outcome is Outcome.DONE else Afterwards.FAILED
             self._host.afterwards(call, state, result.record or result.response.get("result"))
             return
@@ -115,11 +115,13 @@ class ToolRunner:
             arguments = tool.arguments.checked(self._meant(call.arguments))
             if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
                 return ToolResult(Outcome.DONE, _REHEARSED, "")
-            asked = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
+            validated = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
             async with asyncio.timeout(tool.timeout_s), self._slots:
-                value = self._hidden(await tool.run(asked, self._host))
-            # A secret that a tool answers with would be spoken.
-            return ToolResult(Outcome.DONE, answer(value, self.redactor))
+                value = await tool.run(validated, self._host)
+            plain, whole = clipped(value, 2 * ANSWER_LIMIT)
+            # A secret in a tool's answer would be spoken.
+            plain = self._hidden(plain)
+            return ToolResult(Outcome.DONE, answer(Exact(plain, whole), self.redactor))
         except BadArguments as error:
             message = error.told(self.redactor)
             return ToolResult(
@@ -133,38 +135,42 @@ class ToolRunner:
                 "timeout",
             )
         except ToolError as error:
-            message = clipped_text(str(error), self.redactor, RECORD_LIMIT)
-            record = clipped_text(error.record or str(error), self.redactor, RECORD_LIMIT)
+            message = clipped_text(text_of(error), self.redactor, RECORD_LIMIT)
+            record = clipped_text(text_of(error.record or error), self.redactor, RECORD_LIMIT)
             return ToolResult(Outcome.FAILED, refusal(message), record, error.reason)
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
             return self._failed(call, "CancelledError, by itself")
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             log.error(
                 "call %s: tool %s failed\n%s",
                 call.facts.get("call_sid", "-"),
                 call.name,
                 self.redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
             )
-            return self._failed(call, f"{type(error).__name__}: {error}")
+            return self._failed(call, f"{type(error).__name__}: {text_of(error)}")
 
     def _meant(self, arguments: Any) -> Any:
-        """The arguments with what the model was not told in the place of its words for it."""
+        """The arguments with the secrets in place of the model's placeholders."""
         if not self._secrets or not isinstance(arguments, Mapping):
             return arguments
         return {name: self._secrets.get(v, v) if isinstance(v, str) else v for name, v in arguments.items()}
 
     def _hidden(self, value: Any) -> Any:
-        """A tool's answer with words for its secrets; from here on they are masked wherever they turn up."""
-        if isinstance(value, Mapping):
+        """A tool's exact result with placeholders for its secrets, which are masked everywhere from now on."""
+        if isinstance(value, dict):
             return {key: self._hidden(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._hidden(item) for item in value]
         if not isinstance(value, Secret):
             return value
-        word = f"secret-{len(self._secrets) + 1}"
-        self._secrets[word] = value.value
+        placeholder = f"secret-{len(self._secrets) + 1}"
+        self._secrets[placeholder] = value.value
         self.redactor = self.redactor.knowing(value.value)
-        return word
+        return placeholder
 
     def _failed(self, call: ToolCall, what: str) -> ToolResult:
         record = clipped_text(what, self.redactor, RECORD_LIMIT)

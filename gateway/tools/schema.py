@@ -35,7 +35,7 @@ class BadArguments(ValueError):
         return self.told(Redactor())
 
     def told(self, redactor: Redactor) -> str:
-        """The words, without secrets."""
+        """The text, without secrets."""
         text, *more = self.args
         if not more:
             return redactor.text(text)

@@ -1,7 +1,7 @@
-"""Threads for tools that are ordinary functions: bounded, and no hindrance at the end of the process.
+"""Threads for tools that are ordinary functions: bounded, and never in the way of the process's end.
 
-A thread cannot be stopped from outside. One that is no longer waited for goes on until its function returns, and
-takes up one of the places until then.
+A thread cannot be stopped from outside. One whose result is not awaited any more runs until its function returns,
+and occupies one of the places until then.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+from offhook.gateway.tools.answer import text_of
 
 __all__ = ["MAX_THREADS", "Threads"]
 
@@ -59,14 +61,14 @@ class Threads:
                 try:
                     future.set_result(function())
                 except BaseException as error:
-                    future.set_exception(_told(error))
+                    future.set_exception(_as_exception(error))
             del future, function
             with self._lock:
                 self._idle += 1
 
 
-def _told(error: BaseException) -> Exception:
+def _as_exception(error: BaseException) -> Exception:
     """`sys.exit()` in a tool ends the tool, nothing else; StopIteration cannot pass through an await."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RuntimeError(f"{type(error).__name__}: {text_of(error)}")

@@ -6,23 +6,25 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offhook.gateway.call.playout import FRAME, Playout, fade_in
+from offhook.gateway.call.playout import Playout, fade_in
 from offhook.media import mulaw
+from offhook.media.formats import MULAW_8K
 
+FRAME = MULAW_8K.frame_samples
 RNG = np.random.default_rng(1)
 SPEECH = mulaw.encode((RNG.standard_normal(8_010) * 3000).astype(np.int16))  # 1 s and a part of a frame
 
 
 @given(st.lists(st.integers(0, 9_000), max_size=12))
 def test_any_chunks_give_the_same_frames(cuts: list[int]) -> None:
-    whole, parts = Playout(), Playout()
-    total = whole.push_codes(1, SPEECH)[0] + whole.finish(1)[0]
+    whole, parts = Playout(MULAW_8K), Playout(MULAW_8K)
+    total = whole.push(1, SPEECH)[0] + whole.finish(1)[0]
     got, at = 0, 0
     for cut in [*cuts, len(SPEECH)]:
-        got += parts.push_codes(1, SPEECH[at : at + cut])[0]
+        got += parts.push(1, SPEECH[at : at + cut])[0]
         at += cut
     if at < len(SPEECH):
-        got += parts.push_codes(1, SPEECH[at:])[0]
+        got += parts.push(1, SPEECH[at:])[0]
     got += parts.finish(1)[0]
     assert got == total
     assert total % FRAME == 0
@@ -30,25 +32,25 @@ def test_any_chunks_give_the_same_frames(cuts: list[int]) -> None:
 
 
 def test_the_last_frame_is_padded_with_silence() -> None:
-    playout = Playout()
-    samples = playout.push_codes(1, SPEECH)[0] + playout.finish(1)[0]
+    playout = Playout(MULAW_8K)
+    samples = playout.push(1, SPEECH)[0] + playout.finish(1)[0]
     assert playout.span(1, 0, samples) == SPEECH + bytes([mulaw.SILENCE]) * 150
 
 
 def test_the_first_voice_is_told_once() -> None:
-    playout = Playout()
-    assert playout.push_codes(1, bytes([mulaw.SILENCE]) * 320) == (320, None)
+    playout = Playout(MULAW_8K)
+    assert playout.push(1, bytes([mulaw.SILENCE]) * 320) == (320, None)
     loud = mulaw.encode((RNG.standard_normal(480) * 4000).astype(np.int16))
-    assert playout.push_codes(1, loud) == (480, 480)
-    assert playout.push_codes(1, loud) == (480, None)
+    assert playout.push(1, loud) == (480, 480)
+    assert playout.push(1, loud) == (480, None)
     assert playout.level_dbov(1, 0) < -90
     assert playout.level_dbov(1, 330) > -30
     assert playout.level_dbov(1, 10_000) == playout.level_dbov(2, 0) == -100
 
 
 def test_dropping_forgets_and_is_harmless_twice() -> None:
-    playout = Playout()
-    playout.push_codes(3, bytes(160))
+    playout = Playout(MULAW_8K)
+    playout.push(3, bytes(160))
     playout.drop(3)
     playout.drop(3)
     assert playout.span(3, 0, 160) == b""
@@ -58,7 +60,7 @@ def test_dropping_forgets_and_is_harmless_twice() -> None:
 
 def test_the_seam_rises_from_silence_without_a_step() -> None:
     tone = (np.full(480, 12_000)).astype(np.int16)
-    codes = fade_in(mulaw.encode(tone))
+    codes = fade_in(mulaw.encode(tone), MULAW_8K)
     assert len(codes) == 480
     heard = mulaw.decode(codes).astype(int)
     assert abs(heard[0]) < 500

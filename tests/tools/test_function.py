@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import sys
 import threading
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
 
+from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.conversation.events import Outcome, ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolContext, ToolError, tool
+from offhook.gateway.tools.build import board_of
 from offhook.gateway.tools.function import described, function_tool, functions_named
 from tests.tools.hosts import Desk
 
@@ -249,3 +253,59 @@ async def test_a_tool_may_say_what_the_model_is_told() -> None:
     assert isinstance(made, Tool)
     assert result.response == {"status": "error", "message": "That day is full.", "retryable": False}
     assert result.record == "the book has no free line"
+
+
+def book_at(
+    start: datetime.time,
+    until: datetime.datetime | None = None,
+    breaks: list[datetime.time] = [],  # noqa: B006
+    by: Annotated[datetime.time | None, "The latest."] = None,
+) -> str:
+    """Book at a time of day."""
+    return f"{start} {until} {breaks and breaks[0]} {by}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "booked"),
+    [
+        ({"start": "14:30"}, "14:30:00 None [] None"),
+        ({"start": "9:05", "until": "2026-12-01T14:30"}, "09:05:00 2026-12-01 14:30:00 [] None"),
+        ({"start": "14:30:15", "breaks": ["15:00"], "by": "16:00"}, "14:30:15 None 15:00:00 16:00:00"),
+        ({"start": "14:30", "until": "2026-12-01 14:30Z"}, "14:30:00 2026-12-01 14:30:00+00:00 [] None"),
+    ],
+)
+async def test_a_time_may_be_given_without_seconds(arguments: dict[str, Any], booked: str) -> None:
+    result = await Desk(function_tool(book_at)).ask("book_at", **arguments)
+    assert result.response.get("result") == booked, result.response
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"start": "half past two"}, "start must be a time of day such as 14:30"),
+        ({"start": "14:30", "until": "tomorrow"}, "until must be a date and time such as 2026-03-31T14:30:00"),
+    ],
+)
+async def test_a_wrong_time_is_refused_with_its_form(arguments: dict[str, Any], says: str) -> None:
+    result = await Desk(function_tool(book_at)).ask("book_at", **arguments)
+    assert says in result.response["message"]
+    assert result.response["retryable"]
+
+
+def test_the_model_sees_the_format_of_a_time() -> None:
+    properties = function_tool(book_at).parameters["properties"]
+    assert properties["start"] == {"type": "string", "format": "time"}
+    assert properties["by"]["description"] == "The latest."
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_board_of_odd_types_is_plain(is_async: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"odd_board_{is_async}.py").write_text(
+        f"import numpy as np\n{'async ' if is_async else ''}def snapshot():\n"
+        "    yield {'name': 'a', 'items': [{'text': 'x', 'done': np.bool_(True)}]}\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    agent = parse_agent(f"name: a\nboard: odd_board_{is_async}:snapshot\n")
+    board = board_of(agent)
+    assert board is not None
+    assert await board() == [{"name": "a", "items": [{"text": "x", "done": True}]}]

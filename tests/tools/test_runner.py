@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import logging
 import sys
@@ -11,10 +13,11 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from offhook.gateway.conversation.events import Outcome
-from offhook.gateway.tools import Afterwards, Secret, Tool, ToolContext, tool
+from offhook.gateway.tools import Afterwards, Secret, Tool, ToolContext, ToolError, tool
 from offhook.gateway.tools.answer import ANSWER_LIMIT
 from offhook.gateway.tools.function import function_tool
 from offhook.gateway.tools.threads import Threads
@@ -29,6 +32,118 @@ def made(function: Any, **settings: Any) -> Tool:
     from dataclasses import replace
 
     return replace(function_tool(function), **settings)
+
+
+# --- whatever it returns
+
+
+def logged(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@logged
+async def find_customer(name: str) -> dict[str, Any]:
+    return {"name": name, "balance": 12}
+
+
+def in_a_future(name: str) -> Any:
+    async def outer() -> Any:
+        return find_customer(name)  # an awaitable that comes to an awaitable
+
+    return outer()
+
+
+async def rows(name: str) -> Any:
+    yield {"name": name, "balance": np.int64(12)}
+
+
+def lazily(name: str) -> Any:
+    for _ in range(1):
+        assert threading.current_thread() is not threading.main_thread()
+        yield {"name": name, "balance": 12}
+
+
+@pytest.mark.parametrize("function", [find_customer, in_a_future, rows, lazily])
+async def test_what_is_awaitable_is_awaited(function: Any) -> None:
+    desk = Desk(made(function))
+    result = await desk.ask(function.__name__, name="Ann")
+    found = result.response["result"]
+    assert (found[0] if isinstance(found, list) else found) == {"name": "Ann", "balance": 12}
+
+
+class Unshowable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def raises_unshowable() -> None:
+    raise Unshowable
+
+
+async def raises_unshowable_async() -> None:
+    raise Unshowable
+
+
+def returns_unshowable() -> Any:
+    return {"error": Unshowable()}
+
+
+async def returns_a_coroutine_inside() -> Any:
+    return [find_customer("Ann")]
+
+
+def raises_a_tool_error_without_text() -> None:
+    raise ToolError(Unshowable())  # type: ignore[arg-type]
+
+
+async def raises_a_group() -> None:
+    raise BaseExceptionGroup("several", [SystemExit(1)])
+
+
+async def fails_late() -> Any:
+    yield 1
+    raise Unshowable
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        raises_unshowable,
+        raises_unshowable_async,
+        returns_unshowable,
+        returns_a_coroutine_inside,
+        raises_a_tool_error_without_text,
+        raises_a_group,
+        fails_late,
+    ],
+)
+async def test_no_value_and_no_error_keeps_a_call_unanswered(function: Any) -> None:
+    desk = Desk(made(function))
+    began_s = time.perf_counter()
+    result = await desk.ask(function.__name__)
+    assert time.perf_counter() - began_s < 0.5
+    assert result.outcome is Outcome.FAILED
+    assert result.response["status"] == "error"
+    assert result.record
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_endless_generator_is_cut(is_async: bool) -> None:
+    async def count() -> Any:
+        for n in itertools.count():
+            yield n
+
+    def count_in_a_thread() -> Any:
+        yield from itertools.count()
+
+    function = count if is_async else count_in_a_thread
+    result = await Desk(made(function)).ask(function.__name__)
+    assert result.response["result"][:3] == [0, 1, 2]
+    assert "too long" in result.response["note"]
 
 
 # --- what goes wrong

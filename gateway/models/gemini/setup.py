@@ -19,6 +19,7 @@ from typing import Any, Literal
 from offhook.gateway.agent.spec import Agent, filler_line
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models import Declared, Problem
+from offhook.gateway.models.gemini.declarations import declared_parameters
 
 __all__ = [
     "KNOWN_VARIABLES",
@@ -275,7 +276,7 @@ def _declaration(tool: Declared, model: ModelRow) -> dict[str, Any]:
         "behavior": "BLOCKING" if _waits(tool, model) else "NON_BLOCKING",
     }
     if tool.parameters and tool.parameters.get("properties"):
-        declared["parameters_json_schema"] = dict(tool.parameters)
+        declared["parameters_json_schema"] = declared_parameters(tool.parameters)
     return declared
 
 

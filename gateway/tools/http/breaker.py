@@ -1,4 +1,4 @@
-"""A circuit breaker: a service that keeps failing is left alone for a while, and then tried once."""
+"""A circuit breaker: a service that keeps failing gets no requests for a while, and then a single one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""HTTP tools: a service is asked as the agent file says, and its answer told to the model.
+"""HTTP tools: a request to a service as the agent file describes it, and its answer for the model.
 
-What may be reached is `http_guard`'s to say, what is sent `http_request`'s. Here: time, size, retries, the circuit
-breaker, and errors in two voices, a plain sentence for the model and the whole story for the operator.
+`guard` decides what may be reached, `request` what is sent, `body` how an answer is read. Here: time, size, retries,
+the circuit breaker, and errors twice, a plain sentence for the model and the details for the operator.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.conduct import conducted, given_parameters
 from offhook.gateway.tools.environment import Environment
+from offhook.gateway.tools.http.body import MediaType, decoded, inflate, media_type, parsed
 from offhook.gateway.tools.http.breaker import Breaker
 from offhook.gateway.tools.http.guard import AddressRefused, GuardedResolver, url_refusal
-from offhook.gateway.tools.http.request import Request, arguments_named, inflate, request_of, select
+from offhook.gateway.tools.http.request import Request, arguments_named, request_of, select
 
 __all__ = ["HttpClient"]
 
@@ -35,7 +36,7 @@ ATTEMPTS = 3
 PAUSES_S = (0.2, 0.6)  # between attempts, each up to half as long again: callers are waiting
 LAST_ATTEMPT_MIN_S = 0.5
 CONNECTIONS_PER_HOST = 25  # a service that hangs must not take the connections of the others
-TOLD_MAX = 500  # characters of a refusal the model and the record are told
+TEXT_MAX = 500  # characters of a refusal, for the model and the record
 _SAFE = ("GET", "HEAD")
 _REPEATABLE = ("GET", "HEAD", "PUT", "DELETE")
 _PASSING = (429, 500, 502, 503, 504)  # may be gone in a moment
@@ -143,7 +144,7 @@ class HttpClient:
             if not breaker.admits(self._clock()):
                 raise ToolError(
                     "The service is out of order just now. Offer to try again in a while.",
-                    f"not asked: {host} failed {breaker.failures_max} times in a row and is left alone for a while",
+                    f"not sent: {host} failed {breaker.failures_max} times in a row, so its circuit breaker is open",
                     "left_alone",
                 )
             attempt += 1
@@ -166,13 +167,15 @@ class HttpClient:
             raise ToolError(found.message + unknown, found.record + times, found.reason)
 
     async def _attempt(self, spec: HttpTool, request: Request, limit_s: float, environment: Environment) -> Any:
-        """One request: what the model is told, or a `_Failure`."""
+        """One request: the result for the model, or a `_Failure`."""
         headers = {"Accept": "application/json, text/*;q=0.5", "Accept-Encoding": "gzip", **request.headers}
         if request.body is not None:
             headers.setdefault("Content-Type", "application/json")
         session = self._sessions.get(spec.allow_private)
         if session is None:
-            raise ToolError("This does not work just now.", "asked before the tools were started, or after their end")
+            raise ToolError(
+                "This does not work just now.", "called before the tools were started, or after they were closed"
+            )
         try:
             async with session.request(
                 spec.method,
@@ -196,7 +199,14 @@ class HttpClient:
             return _Failure("unreachable", "The connection to the service broke.", record, True)
         except ValueError as error:
             return _Failure("bad_answer", "The service gave an answer that cannot be read.", str(error))
-        return _told(spec, response, environment.mask(body.decode("utf-8", "replace")), cut)
+        kind = media_type(response.headers.get("Content-Type", ""))
+        try:
+            text = decoded(body, kind, cut=cut)
+        except ValueError as error:
+            if response.status < 400:
+                return _Failure("bad_answer", "The service gave an answer that cannot be read.", str(error))
+            text = body.decode("utf-8", "replace")
+        return _result(spec, response, kind, environment.mask(text), cut)
 
 
 def _filled_in(spec: HttpTool, environment: Environment) -> HttpTool:
@@ -213,51 +223,53 @@ def _filled_in(spec: HttpTool, environment: Environment) -> HttpTool:
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
     """The body, at most `limit` bytes of it, and whether there was more. The rest is never read."""
-    data = bytearray()
+    data, ended = bytearray(), True
     async for piece in response.content.iter_any():
         data += piece
         if len(data) > limit:
+            ended = False
             break
-    body, cut = inflate(bytes(data), response.headers.get("Content-Encoding", "").strip().lower(), limit)
-    if cut or len(data) > limit:
+    body, cut = inflate(bytes(data), ", ".join(response.headers.getall("Content-Encoding", ())), limit, ended=ended)
+    if cut or not ended:
         response.close()  # or the rest would be read to use the connection again
         cut = True
     return body, cut
 
 
-def _told(spec: HttpTool, response: aiohttp.ClientResponse, text: str, cut: bool) -> Any:
-    """What the model is told of this answer, or a `_Failure`."""
-    status, kind = response.status, response.content_type
+def _result(spec: HttpTool, response: aiohttp.ClientResponse, kind: MediaType, text: str, cut: bool) -> Any:
+    """The result for the model, or a `_Failure`."""
+    status = response.status
     if 300 <= status < 400:
-        target = response.headers.get("Location", "nowhere")[:TOLD_MAX]
+        target = response.headers.get("Location", "nowhere")[:TEXT_MAX]
         record = f"answered {status}, a redirect to {target}: redirects are not followed, put the final address in url"
         return _Failure("status", "The service has moved.", record)
     if status >= 400:
-        record = f"answered {status}: {text[:TOLD_MAX]}"
+        record = f"answered {status}: {text[:TEXT_MAX]}"
         if status >= 500 or status == 429:
             return _Failure("status", f"The service had an error ({status}).", record, status in _PASSING)
         if status in (401, 403, 407):  # between the operator and the service
             return _Failure("status", f"The service did not allow this ({status}).", record)
-        why = f": {text[:TOLD_MAX]}" if text and kind != "text/html" else "."
+        why = f": {text[:TEXT_MAX]}" if text and kind.name != "text/html" else "."
         return _Failure("status", f"The service refused this ({status}){why}", record)
-    if spec.method == "HEAD" or not text.strip():
+    if status == 206:
+        record = "answered 206: a part of the answer, though the whole was requested"
+        return _Failure("bad_answer", "The service gave an answer that cannot be used.", record)
+    if spec.method == "HEAD" or status in (204, 205) or not text.strip():
         return {"status": status}
-    is_text = kind.startswith("text/") or kind == "application/xml" or "Content-Type" not in response.headers
-    is_json = kind == "application/json" or kind.endswith("+json")
-    if not is_json and not spec.select:
-        if not is_text:
-            return _Failure("bad_answer", "The service gave an answer that is not text.", f"answered with {kind}")
+    if not kind.is_json and not spec.select:
+        if not kind.is_text:
+            return _Failure("bad_answer", "The service gave an answer that is not text.", f"answered with {kind.name}")
         return text + (f" [cut after {spec.max_bytes} bytes]" if cut else "")
     if cut:
         record = f"the answer is longer than max_bytes ({spec.max_bytes})"
         return _Failure("bad_answer", "The service's answer was too long to be used. Ask for less.", record)
     try:
-        value = msgspec.json.decode(text)
+        value = parsed(text)
+    except ValueError as error:
+        record = f"not JSON but {kind.name or 'without a Content-Type'}: {error}"
+        return _Failure("bad_answer", "The service gave an answer that cannot be read.", record)
+    try:
         return select(value, spec.select) if spec.select else value
-    except (msgspec.DecodeError, RecursionError) as error:
-        return _Failure(
-            "bad_answer", "The service gave an answer that cannot be read.", f"not JSON but {kind}: {error}"
-        )
     except LookupError as error:
         record = f"select {spec.select}: {error}"
-        return _Failure("bad_answer", "The service's answer lacks what was asked for.", record)
+        return _Failure("bad_answer", "The service's answer lacks the field that is needed.", record)

@@ -102,7 +102,7 @@ def _carried(ip: IPv6Address) -> IPv4Address | None:
 
 
 def url_refusal(url: URL, *, private: bool = False) -> str | None:
-    """Why this URL may not be asked, as far as it shows without looking its name up; None if it may."""
+    """Why this URL may not be requested, as far as is known without resolving its host; None if it may."""
     if url.scheme != "https" and not (private and url.scheme == "http"):
         return f"{url.scheme or 'no scheme'}: only https is allowed" + (
             "; allow_private: true opens http" if url.scheme == "http" else ""

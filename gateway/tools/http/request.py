@@ -1,4 +1,4 @@
-"""An HTTP tool's request out of its template and a call's arguments, and what is taken out of the answer. No I/O.
+"""An HTTP tool's request, made of its template and a call's arguments, and what is selected from the answer. No I/O.
 
 Arguments come from a model that repeats what a caller said: none may change the host, climb the path or add a
 header. They are percent-encoded, and what would still climb is refused.
@@ -7,7 +7,6 @@ header. They are percent-encoded, and what would still climb is refused.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from yarl import URL
 from offhook.gateway.agent.tools import ARGUMENT, VARIABLE, HttpTool, texts_in
 from offhook.gateway.tools import ToolError
 
-__all__ = ["Request", "arguments_named", "inflate", "request_of", "select"]
+__all__ = ["Request", "arguments_named", "request_of", "select"]
 
 URL_MAX = 4_000  # characters
 _HOLE = re.compile(rf"{VARIABLE.pattern}|{ARGUMENT.pattern}")
@@ -133,19 +132,6 @@ def _decoded(path: str) -> str:
         if path == (path := unquote(path)):
             break
     return path
-
-
-def inflate(data: bytes, encoding: str, limit: int) -> tuple[bytes, bool]:
-    """The body without its Content-Encoding, at most `limit` bytes, and whether there was more."""
-    if encoding in ("", "identity"):
-        return data[:limit], len(data) > limit
-    if encoding not in ("gzip", "deflate"):
-        raise ValueError(f"Content-Encoding {encoding} is not understood")
-    try:
-        plain = zlib.decompressobj(47).decompress(data, limit + 1)
-    except zlib.error as error:
-        raise ValueError(f"not {encoding}: {error}") from None
-    return plain[:limit], len(plain) > limit
 
 
 def select(value: Any, path: str) -> Any:

@@ -1,8 +1,8 @@
-"""MCP servers: their tools become the agent's, for as long as the process lives.
+"""MCP servers: their tools become the agent's, for the life of the process.
 
-One task owns a server's connection from its beginning to its end, as the `mcp` package demands; calls come from
-other tasks. A server that dies or is not there yet is dialled again, with growing pauses, and its tools answer
-meanwhile that they cannot be used. Needs the extra `mcp`.
+One task owns a server's connection from beginning to end, as the `mcp` package requires; calls come from other tasks.
+A server that ended or is not up yet is connected to again, with growing pauses; meanwhile its tools answer that they
+cannot be used. Needs the extra `mcp`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 from mcp import Client
 from mcp.types import CallToolResult
+from mcp.types import Tool as ListedTool
 
 from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.errors import OperatorError
@@ -30,17 +31,18 @@ from offhook.gateway.tools.environment import Environment
 from offhook.gateway.tools.mcp import transport as mcp_link
 from offhook.gateway.tools.schema import inlined
 
-__all__ = ["McpTools"]
+__all__ = ["McpTools", "declared_names"]
 
 log = logging.getLogger(__name__)
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 30.0  # between two attempts to reach a server
-STEADY_S = 30.0  # a server that lived this long is dialled again after the shortest pause
+STEADY_S = 30.0  # a server that lived this long is connected to again after the shortest pause
 BACK_SOON_S = 2.0  # a call waits this long for a server that is just being restarted
 CLOSE_S = 10.0
 PAGES_MAX = 20
 DESCRIPTION_MAX = 1_000  # characters
-TOLD_MAX = 500
+TEXT_MAX = 500
+NAME_MAX = 64  # characters
 
 
 class McpTools:
@@ -138,45 +140,47 @@ class McpTools:
     async def _list(self, client: Client) -> None:
         assert self._settings.mcp is not None
         only = self._settings.mcp.only
-        found: dict[str, Tool] = {}
-        offered: list[str] = []
+        offered: dict[str, ListedTool] = {}
         cursor: str | None = None
         for _ in range(PAGES_MAX):
             page = await client.list_tools(cursor=cursor)
             for tool in page.tools:
-                offered.append(tool.name)
-                if not only or tool.name in only:
-                    made = self._tool(tool.name, tool.description or tool.name, tool.input_schema)
-                    if made is not None:
-                        found[made.name] = made
+                if tool.name in offered:
+                    log.error("MCP server %s lists two tools named %s: the first is used", self.name, tool.name)
+                offered.setdefault(tool.name, tool)
             cursor = page.next_cursor
             if cursor is None:
                 break
+        else:
+            log.error("MCP server %s lists its tools on more than %d pages: the rest is left out", self.name, PAGES_MAX)
         for name in only:
             if name not in offered:
                 log.error("MCP server %s has no tool %s; it has %s", self.name, name, ", ".join(offered) or "none")
+        found: dict[str, Tool] = {}
+        for name, declared in declared_names(self._settings.name, offered).items():
+            if not only or name in only:
+                tool = offered[name]
+                made = self._tool(name, declared, tool.description or name, tool.input_schema)
+                if made is not None:
+                    found[declared] = made
         self.tools = found
 
-    def _tool(self, name: str, description: str, schema: Mapping[str, Any]) -> Tool | None:
-        settings = self._settings
-        try:
-            parameters = inlined(schema)
-        except ValueError as error:
-            log.error("MCP server %s: tool %s is left out: %s", self.name, name, error)
-            return None
-
+    def _tool(self, name: str, declared: str, description: str, schema: Mapping[str, Any]) -> Tool | None:
         async def run(call: ToolCall, host: ToolHost) -> Any:
             return await self._call(name, call)
 
-        # Models take letters, digits and underscores, 64 of them.
-        known_as = re.sub(r"\W", "_", f"{settings.name}_{name}" if settings.name else name, flags=re.ASCII)[:64]
-        parameters = {"properties": {}, **parameters, "type": "object"}
-        return conducted(Tool(known_as, description[:DESCRIPTION_MAX], parameters, run, timeout_s=0.0), settings)
+        try:
+            parameters = {"properties": {}, **inlined(schema), "type": "object"}
+            made = Tool(declared, description[:DESCRIPTION_MAX], parameters, run, timeout_s=0.0)
+        except (ValueError, OperatorError) as error:
+            log.error("MCP server %s: tool %s is left out: %s", self.name, name, error)
+            return None
+        return conducted(made, self._settings)
 
     # --- calls
 
     async def _call(self, name: str, call: ToolCall) -> Any:
-        """Cancelling this tells the server to stop."""
+        """Cancelling this sends the server a cancellation."""
         if self._client is None and self._owner is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BACK_SOON_S):
@@ -184,7 +188,7 @@ class McpTools:
         client = self._client
         if client is None:
             message = "This cannot be used just now. Offer to try again in a while."
-            raise ToolError(message, f"{self.name} is not there", "unreachable")
+            raise ToolError(message, f"{self.name} is not connected", "unreachable")
         try:
             # Servers that know the key can act once for a call that is made twice.
             meta: Any = {"idempotencyKey": call.idempotency_key}
@@ -199,25 +203,60 @@ class McpTools:
                 if client is self._client and mcp_link.is_closed(error):
                     self._ended()
             raise ToolError(message, self._environment.mask(record), reason) from None
-        told = _told(result)
+        found = _result(result)
         if result.is_error:
-            text = told if isinstance(told, str) else str(told)
-            text = self._environment.mask(text)[:TOLD_MAX]
+            text = found if isinstance(found, str) else str(found)
+            text = self._environment.mask(text)[:TEXT_MAX]
             raise ToolError(f"This did not work: {text}", f"{self.name}: {name}: {text}")
-        return told
+        return found
 
 
-def _told(result: CallToolResult) -> Any:
-    """What the model is told: the structured answer if there is one, else the texts."""
+def declared_names(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """Each tool's name in its server -> the name it is declared by, after `prefix` and _ if there is one.
+
+    Models take ASCII letters, digits and _, a letter or _ first, NAME_MAX characters. Names that would become the
+    same are told apart by a number; one that needs no change keeps its name.
+    """
+    wished = {name: f"{prefix}_{name}" if prefix else name for name in names}
+    plain = {name: re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", wish, flags=re.ASCII))[:NAME_MAX] or "_"
+             for name, wish in wished.items()}  # fmt: skip
+    declared: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(plain, key=lambda name: plain[name] != wished[name]):
+        candidate, number = plain[name], 2
+        while candidate in taken:
+            candidate = f"{plain[name][: NAME_MAX - len(str(number)) - 1]}_{number}"
+            number += 1
+        taken.add(candidate)
+        declared[name] = candidate
+    return {name: declared[name] for name in wished}
+
+
+def _result(result: CallToolResult) -> Any:
+    """What the model is sent: the structured answer if there is one, else the texts."""
     structured = result.structured_content
-    if structured is not None:
+    if structured is not None and not result.is_error:
         return structured["result"] if isinstance(structured, dict) and list(structured) == ["result"] else structured
-    texts = [getattr(block, "text", None) or f"({block.type}, which cannot be told)" for block in result.content]
-    return "\n".join(texts)
+    return "\n".join(_text(block) for block in result.content)
+
+
+def _text(block: Any) -> str:
+    """One block of content as text; of what is not text, what it is."""
+    if block.type == "text":
+        return str(block.text)
+    if block.type == "resource":  # embedded: its own text, or bytes
+        resource = block.resource
+        if (text := getattr(resource, "text", None)) is not None:
+            return str(text)
+        return f"({resource.uri}: {resource.mime_type or 'data'}, which is not text)"
+    if block.type == "resource_link":
+        about = f": {block.description}" if block.description else ""
+        return f"({block.title or block.name}, {block.uri}{about})"
+    return f"({getattr(block, 'mime_type', None) or block.type}, which is not text)"
 
 
 def _first(error: BaseException) -> str:
     """The first real error in a tree of groups, in a line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}".replace("\n", " ")[:TOLD_MAX]
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:TEXT_MAX]

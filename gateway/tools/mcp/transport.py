@@ -90,7 +90,7 @@ async def over_stdio(
 ) -> AsyncIterator[Any]:
     """A server as a child process. It gets `environ` and the few harmless variables, not the gateway's secrets.
 
-    `on_end` is told when it closes its output. Leaving the block ends it and its children. Raises `OSError`.
+    `on_end` is called when it closes its output. Leaving the block ends it and its children. Raises `OSError`.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -143,12 +143,12 @@ async def over_stdio(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """As the protocol asks: close its input, wait, ask it to go, make it go."""
+    """As the protocol requires: close its input, wait, send SIGTERM, then SIGKILL."""
     assert process.stdin
     process.stdin.close()
     for sent in (signal.SIGTERM, signal.SIGKILL, None):
         with anyio.move_on_after(EXIT_S):
-            # wait() would also wait for whoever inherited its output
+            # wait() would also wait for processes that inherited its output
             while process.returncode is None:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
             return
@@ -179,7 +179,7 @@ class _Bounded(httpx2.AsyncByteStream):
 async def over_http(url: str, headers: Mapping[str, str], *, on_end: Callable[[], None]) -> AsyncIterator[Any]:
     """A server at an address. Redirects to another origin are not followed.
 
-    `on_end` is told when the server does not know the session any more.
+    `on_end` is called when the server has forgotten the session.
     """
 
     async def judge(response: httpx2.Response) -> None:

@@ -285,7 +285,7 @@ async def test_a_selected_part_that_is_missing_is_an_error() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url, select="order.total")) as tools:
         error = await refused(tools)
-    assert str(error) == "The service's answer lacks what was asked for."
+    assert str(error) == "The service's answer lacks the field that is needed."
     assert "select order.total: total: not there, there is items" in error.record
 
 
@@ -508,3 +508,74 @@ def test_the_settings_of_the_agent_file_reach_the_tool() -> None:
     built = HttpClient().tool(settings, {})
     assert (built.blocking, built.on_barge_in, built.silent) == (True, ToolPolicy.FINISH, True)
     assert (built.timeout_s, built.filler, built.outside_effects) == (3, "tone", True)
+
+
+# --- the cases of the field
+
+
+ORDER = '{"order": {"status": "shipped", "city": "Köln"}}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        ("application/json; charset=utf-8", b"\xef\xbb\xbf" + ORDER.encode(), {"status": "shipped", "city": "Köln"}),
+        ("Application/JSON;Charset=ISO-8859-1", ORDER.encode("latin-1"), {"status": "shipped", "city": "Köln"}),
+        ("application/vnd.shop+json", ORDER.encode(), {"status": "shipped", "city": "Köln"}),
+    ],
+)
+async def test_an_odd_but_legal_json_answer_is_read(kind: str, body: bytes, expected: Any) -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, select="order")) as tools:
+        service.answer = answering(web.Response(body=body, headers={"Content-Type": kind}))
+        assert await call(tools) == expected
+
+
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [("iso-8859-1", "Café Müller, Straße 5"), ("windows-1251", "Москва"), ("UTF-16", "Köln")],
+)
+async def test_a_text_is_decoded_by_its_charset(charset: str, text: str) -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        headers = {"Content-Type": f'text/plain; charset="{charset}"'}
+        service.answer = answering(web.Response(body=text.encode(charset), headers=headers))
+        assert await call(tools) == text
+
+
+async def test_an_unknown_charset_is_no_success() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url)) as tools:
+        headers = {"Content-Type": "text/plain; charset=x-klingon"}
+        service.answer = answering(web.Response(body=b"abc", headers=headers))
+        error = await refused(tools)
+        assert "x-klingon" in error.record
+        assert error.reason == "bad_answer"
+        service.answer = answering(web.Response(body=b"Gone.", headers=headers, status=410))
+        assert (await refused(tools)).reason == "status"
+
+
+RAW = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RAW + b"Content-Length: 40\r\n\r\n" + b'{"a": 1}',
+        RAW + b"Transfer-Encoding: chunked\r\n\r\n8\r\n" + b'{"a": 1}\r\n',
+        RAW + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b'{"a": 1}' + b" " * 999)[:-9],
+        RAW.replace(b"200 OK", b"206 Partial Content") + b"Content-Length: 8\r\n\r\n" + b'{"a": 1}',
+        RAW + b"Content-Length: 4\r\n\r\n" + b'{"a": 1}',
+    ],
+    ids=["length", "chunks", "gzip", "partial", "short length"],
+)
+async def test_half_an_answer_is_an_error(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, tools_for(tool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")) as tools:
+        assert (await refused(tools)).reason in ("bad_answer", "unreachable")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,12 +24,13 @@ from offhook.gateway.agent.tools import McpServer
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import ToolCall, ToolError, ToolHost
-from offhook.gateway.tools.build import build_tools
+from offhook.gateway.tools.build import Toolbox, build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.tools.mcp import tools as tools_mcp
 from offhook.gateway.tools.mcp.tools import McpTools
 from offhook.metrics.catalogue import TOOL_FAILURES
 from tests.needs import require
+from tests.tools.mcp.odd_server import SCHEMAS
 
 require("mcp")
 
@@ -314,3 +316,74 @@ async def test_a_server_over_http_is_called_dies_and_comes_back(
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
         await tools.close()
     assert SECRET not in caplog.text
+
+
+# --- the cases of the field: legal and unusual
+
+
+def odd(**settings: Any) -> ToolSettings:
+    server = str(Path(__file__).with_name("odd_server.py"))
+    return ToolSettings(mcp=McpServer(command=sys.executable, args=(server,)), **settings)
+
+
+async def test_an_odd_servers_tools_are_declared_and_called(caplog: pytest.LogCaptureFixture) -> None:
+    async with started(odd()) as tools:
+        names = list(tools.tools)
+        assert all(re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) for name in names)
+        assert {"_2fa_send", "get_weather", "na_ve", "set_addresses", "page", "two", "tree"} <= set(names)
+        assert len(names) == len(SCHEMAS) - 2
+        assert await call(tools, "_2fa_send") == "ran 2fa_send"
+        assert await call(tools, "get_weather") == "ran get_weather"
+        ran = {await call(tools, name) for name in names if name.startswith(("get_weather_", "xxx"))}
+        assert ran == {"ran get.weather", "ran get-weather", f"ran {'x' * 70}a", f"ran {'x' * 70}b"}
+        properties = {name: tool.parameters["properties"] for name, tool in tools.tools.items()}
+        assert properties["set_addresses"]["work"] == properties["set_addresses"]["home"]
+        assert properties["page"]["page"]["properties"] == {"n": {"type": "integer"}}
+        assert properties["two"] == {"x": {"type": "string"}, "y": {"type": "integer"}}
+        assert "The same as Node" in json.dumps(properties["tree"])
+    assert "tool elsewhere is left out: https://example.com/schema.json refers to another document" in caplog.text
+    assert "tool broken is left out: " in caplog.text
+
+
+async def test_embedded_resources_are_told() -> None:
+    async with started(odd()) as tools:
+        told = await call(tools, "hours")
+        assert told.splitlines() == [
+            "successfully read",
+            "Nine to five.",
+            "(file:///a.pdf: application/pdf, which is not text)",
+            "(menu, file:///menu: What there is.)",
+            "(image/png, which is not text)",
+        ]
+        assert "Nine to five." in str(await refused(tools, "fails"))
+
+
+async def test_two_tools_of_one_name_are_named_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    agent = parse_agent("name: a\ntools:\n  - {builtin: end_call}\n")
+    own = build_tools(agent, {}, HttpClient()).own
+    first, second = (McpTools(odd(), {}) for _ in range(2))
+    second.name = "other"
+    toolbox = Toolbox({**own, "hours": own["end_call"]}, [first, second])
+    await toolbox.start()
+    try:
+        assert toolbox.tools["hours"] is own["end_call"]
+        assert toolbox.tools["page"] is first.tools["page"]
+        assert "tool page of other is not used: another tool has this name" in caplog.text
+        assert caplog.text.count("tool hours of ") == 2
+    finally:
+        await toolbox.close()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names", "expected"),
+    [
+        ("", ["2fa"], ["_2fa"]),
+        ("my-lib", ["find.books", "find-books"], ["my_lib_find_books", "my_lib_find_books_2"]),
+        ("", ["a.b", "a_b"], ["a_b_2", "a_b"]),
+        ("", ["", "…"], ["_", "__2"]),
+        ("", ["x" * 70, "x" * 71], ["x" * 64, "x" * 62 + "_2"]),
+        ("9", ["a"], ["_9_a"]),
+    ],
+)
+def test_names_are_mapped_uniquely(prefix: str, names: list[str], expected: list[str]) -> None:
+    assert list(tools_mcp.declared_names(prefix, names).items()) == list(zip(names, expected, strict=True))
