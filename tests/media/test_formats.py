@@ -150,7 +150,7 @@ def test_the_same_format_needs_no_converter() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=name)
-def test_a_converter_to_the_same_format_joins_split_samples(format: AudioFormat) -> None:
+def test_the_same_format_only_joins_split_samples(format: AudioFormat) -> None:
     codes = format.encode(NOISE[:500])
     same = Converter(format, format)
     pieces = [same.push(piece) for piece in cut(codes, [1, 7, 160])]
