@@ -5,6 +5,7 @@ Mono throughout. PCM16 is signed and little-endian. A-law and mu-law exist at 8 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -74,13 +75,7 @@ class AudioFormat:
 
     def decode(self, codes: bytes) -> NDArray[np.int16]:
         """As many samples, at this format's rate; the array may be read-only."""
-        match self.encoding:
-            case Encoding.MULAW:
-                return mulaw.decode(codes)
-            case Encoding.ALAW:
-                return alaw.decode(codes)
-            case Encoding.PCM16:
-                return np.frombuffer(codes, dtype="<i2")
+        return _DECODERS[self.encoding](codes)
 
     def encode(self, samples: NDArray[np.int16]) -> bytes:
         """`samples` at this format's rate."""
@@ -121,6 +116,17 @@ _SILENCE = {
     Encoding.PCM16: b"\x00\x00",
 }
 _ALAW_ENERGY: NDArray[np.float64] = (alaw.decode(bytes(range(256))) / 32768.0) ** 2
+
+
+def _decode_pcm16(codes: bytes) -> NDArray[np.int16]:
+    return np.frombuffer(codes, dtype="<i2")
+
+
+_DECODERS: dict[Encoding, Callable[[bytes], NDArray[np.int16]]] = {
+    Encoding.MULAW: mulaw.decode,
+    Encoding.ALAW: alaw.decode,
+    Encoding.PCM16: _decode_pcm16,
+}
 _TABLES: dict[Encoding, NDArray[np.int16] | NDArray[np.uint8]] = {
     Encoding.MULAW: mulaw.ENCODE_TABLE,
     Encoding.ALAW: alaw.ENCODE_TABLE,
@@ -129,12 +135,16 @@ _TABLES: dict[Encoding, NDArray[np.int16] | NDArray[np.uint8]] = {
 
 
 class Converter:
-    """A stream of audio in one format, made into another. The bytes do not depend on how the input is cut."""
+    """A stream of audio in one format, made into another. The bytes do not depend on how the input is cut.
 
-    __slots__ = ("_fir", "_odd", "_source", "_target")
+    Between two equal formats it only joins samples that were cut.
+    """
+
+    __slots__ = ("_decode", "_encode", "_fir", "_odd", "_wide")
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
-        self._source, self._target = source, target
+        self._wide = source.bytes_per_sample > 1
+        self._decode, self._encode = _DECODERS[source.encoding], target.encode
         self._fir: StreamingFir | None = None
         if source.rate_hz != target.rate_hz:
             shared = gcd(source.rate_hz, target.rate_hz)
@@ -144,15 +154,15 @@ class Converter:
 
     def push(self, codes: bytes) -> bytes:
         """What is complete now. An odd last byte of PCM16 and an incomplete group of samples wait."""
-        if self._source.encoding is Encoding.PCM16:
+        if self._wide:
             if self._odd:
                 codes = self._odd + codes
             if len(codes) & 1:
                 self._odd, codes = codes[-1:], codes[:-1]
             else:
                 self._odd = b""
-        samples = self._source.decode(codes)
-        return self._fir.push(samples) if self._fir else self._target.encode(samples)
+        samples = self._decode(codes)
+        return self._fir.push(samples) if self._fir is not None else self._encode(samples)
 
     def flush(self) -> bytes:
         """The end of the stream: what the filter still owes (2 to 5 ms). Afterwards as new.
@@ -160,7 +170,7 @@ class Converter:
         A lone last byte of PCM16 is dropped.
         """
         self._odd = b""
-        return self._fir.flush() if self._fir else b""
+        return self._fir.flush() if self._fir is not None else b""
 
 
 def converter(source: AudioFormat, target: AudioFormat) -> Converter | None:

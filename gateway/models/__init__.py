@@ -195,7 +195,7 @@ class ModelLink(Protocol):
     def heard(self, turn: int, samples: int, note: str | None) -> None:
         """A reply was interrupted: the caller heard its first `samples` (of `brief.formats.agent`).
 
-        `note`: the same in words, None where there is nothing to say.
+        `note`: the same as a sentence; None where the transcript gives none.
         """
 
     def cancel_reply(self, turn: int) -> None:

@@ -20,14 +20,13 @@ __all__ = ["PRICES", "Prices", "check_limit", "cost", "load_prices", "price_of",
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per million tokens, in one currency. `cached_in`: of any modality; as text where it is not given."""
+    """Per million tokens, in one currency."""
 
     text_in: float
     audio_in: float
     image_in: float
     text_out: float
     audio_out: float
-    cached_in: float | None = None
 
 
 _NOW = Prices(text_in=0.75, audio_in=3.00, image_in=1.00, text_out=4.50, audio_out=12.00)
@@ -80,13 +79,11 @@ def check_limit(agent: Agent, table: Mapping[str, Prices]) -> None:
 
 
 def cost(usage: Usage, prices: Prices) -> float:
-    """What one turn costs, in the currency of `prices`."""
-    cached_in = prices.text_in if prices.cached_in is None else prices.cached_in
+    """What one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
     total = (
-        usage.text_in * prices.text_in
+        (usage.text_in + usage.cached_in) * prices.text_in
         + usage.audio_in * prices.audio_in
         + usage.image_in * prices.image_in
-        + usage.cached_in * cached_in
         + usage.text_out * prices.text_out
         + usage.audio_out * prices.audio_out
     )

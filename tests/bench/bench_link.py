@@ -1,10 +1,11 @@
-"""What a model link costs: CPU per call-second on the session's socket against the SDK's public calls.
+"""What a model link costs: CPU per call-second, against google-genai's own calls with nothing else.
 
-    python tests/bench/bench_link.py [calls] [seconds]
+    python -m tests.bench.bench_link [calls] [seconds]
 
 Every call sends 50 frames of 20 ms and receives 25 chunks of 40 ms a second, over TLS, from a rehearsal model in
-a process of its own. The two paths take turns in this one process; a round without links shows what the driving
-of the frames costs and is taken off. The ratio is what counts; the milliseconds are this machine's.
+a process of its own. The paths take turns in this one process: a link on a mu-law line, one on a line with the
+model's own formats (nothing is converted), and the SDK's public calls, which convert nothing either. A round without
+any shows what driving the frames costs and is subtracted. The ratios count; the milliseconds are this machine's.
 """
 
 import asyncio
@@ -12,44 +13,58 @@ import contextlib
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
+
+import numpy as np
+from google.genai import types
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.events import Event, ModelReady
+from offhook.gateway.models import AudioFormats, CallBrief, LinkCount, Speaker, Usage
+from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.setup import live_config
+from offhook.media import mulaw
+from offhook.media.formats import MULAW_8K, PCM16_16K, PCM16_24K
 
 try:
     from uvloop import run as runner  # as `offhook serve` does
 except ImportError:
     runner = asyncio.run
 
-from offhook.gateway.models.gemini.client import GeminiSettings, Models
-
 ROUNDS = 3
+AGENT = Agent(name="a")
+SAMPLES = (np.random.default_rng(0).standard_normal(160) * 3000).astype(np.int16)
+CODES = mulaw.encode(SAMPLES)
 PCM = bytes(range(256)) * 2 + bytes(128)
+
+Send = Callable[[], object]
 
 
 class Counting:
-    """A call that only counts what it is given."""
+    """A call that only counts the audio it receives."""
 
     def __init__(self) -> None:
-        self.bytes = self.generation = 0
+        self.seconds = 0.0
+        self.bytes_per_s = 48_000
+        self.turn = 0
         self.ready = asyncio.Event()
 
-    def model_event(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
         if isinstance(event, ModelReady):
             self.ready.set()
 
-    def model_audio(self, generation: int, pcm: bytes) -> None:
-        self.bytes += len(pcm)
+    def reply_audio(self, turn: int, codes: bytes) -> None:
+        self.seconds += len(codes) / self.bytes_per_s
 
-    def model_text(self, generation: int, text: str) -> None: ...
-    def caller_text(self, text: str, finished: bool) -> None: ...
-    def model_tool_call(self, call_id: str, name: str, arguments: dict) -> None: ...
-    def model_usage(self, usage: dict) -> None: ...
-    def model_segment(self, name: str, seconds: float) -> None: ...
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None: ...
+    def tool_call(self, call_id: str, name: str, arguments: dict) -> None: ...
+    def usage(self, usage: Usage) -> None: ...
+    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None: ...
+    def segment(self, name: str, seconds: float) -> None: ...
 
-    def next_generation(self) -> int:
-        self.generation += 1
-        return self.generation
+    def next_turn(self) -> int:
+        self.turn += 1
+        return self.turn
 
 
 def serve(pipe, length_s: float) -> None:
@@ -68,66 +83,102 @@ def serve(pipe, length_s: float) -> None:
     asyncio.run(run())
 
 
-async def one_round(models: Models | None, calls: int, seconds: float) -> tuple[float, int]:
-    """(CPU ms per call-second, bytes received) while `calls` talk for `seconds`; without links, the driving alone."""
+@contextlib.asynccontextmanager
+async def a_link(model: GeminiModel, sink: Counting, formats: AudioFormats):
+    loop = asyncio.get_running_loop()
+    sink.bytes_per_s = formats.agent.rate_hz * formats.agent.bytes_per_sample
+    link = model.link(CallBrief(agent=AGENT, clock=loop.time, formats=formats), sink)
+    running = asyncio.create_task(link.run())
+    codes = CODES if formats.caller == MULAW_8K else PCM
+    await sink.ready.wait()
+    yield lambda: link.caller_audio(codes, SAMPLES, loop.time())
+    await link.close()
+    await running
+
+
+@contextlib.asynccontextmanager
+async def the_sdk(model: GeminiModel, sink: Counting):
+    """One task sends what is queued, one receives."""
+    queue: asyncio.Queue[bytes] = asyncio.Queue()
+    config = types.LiveConnectConfig(**live_config(AGENT, (), ""))
+    async with model._client.aio.live.connect(model=AGENT.model.name, config=config) as session:
+
+        async def send() -> None:
+            while True:
+                blob = types.Blob(data=await queue.get(), mime_type="audio/pcm;rate=16000")
+                await session.send_realtime_input(audio=blob)
+
+        async def receive() -> None:
+            while True:
+                async for message in session.receive():
+                    if message.data:
+                        sink.reply_audio(1, message.data)
+
+        tasks = [asyncio.create_task(send()), asyncio.create_task(receive())]
+        yield lambda: queue.put_nowait(PCM)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def nothing(model: GeminiModel, sink: Counting):
+    yield lambda: None
+
+
+PATHS = {
+    "driving alone": nothing,
+    "link, mu-law line": lambda model, sink: a_link(model, sink, AudioFormats()),
+    "link, as it is": lambda model, sink: a_link(model, sink, AudioFormats(PCM16_16K, PCM16_24K)),
+    "SDK calls": the_sdk,
+}
+
+
+async def one_round(model: GeminiModel, path: Callable, calls: int, seconds: float) -> tuple[float, float]:
+    """(CPU ms per call-second, share of the agent's audio received) while `calls` talk for `seconds`."""
     loop = asyncio.get_running_loop()
     sinks = [Counting() for _ in range(calls)]
-    links = [models.link(Agent(name="a"), (), sink, {}, loop.time) for sink in sinks] if models else []
-    running = [asyncio.create_task(link.run()) for link in links]
-    for sink in sinks[: len(links)]:
-        await sink.ready.wait()
     frames = round(seconds * 50)
 
-    async def drive(send) -> None:
+    async def drive(send: Send) -> None:
         begin_s = loop.time()
         for i in range(frames):
-            send(PCM)
+            send()
             await asyncio.sleep(max(0.0, begin_s + (i + 1) * 0.02 - loop.time()))
 
-    await asyncio.sleep(0.5)
-    received = sum(sink.bytes for sink in sinks)
-    cpu_s = time.process_time()
-    await asyncio.gather(*(drive(link.send_audio) for link in links or []), *(drive(len) for _ in sinks[len(links) :]))
-    cpu_s = time.process_time() - cpu_s
-    received = sum(sink.bytes for sink in sinks) - received
-    for link in links:
-        await link.close()
-    await asyncio.gather(*running)
-    return cpu_s * 1000 / (calls * seconds), received
+    async with contextlib.AsyncExitStack() as stack:
+        sends = [await stack.enter_async_context(path(model, sink)) for sink in sinks]
+        await asyncio.sleep(0.5)
+        received_s = sum(sink.seconds for sink in sinks)
+        cpu_s = time.process_time()
+        await asyncio.gather(*map(drive, sends))
+        cpu_s = time.process_time() - cpu_s
+        received_s = sum(sink.seconds for sink in sinks) - received_s
+    return cpu_s * 1000 / (calls * seconds), received_s / calls / seconds
 
 
 async def main(calls: int, seconds: float) -> None:
     ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, seconds + 3), daemon=True)
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, seconds + 6), daemon=True)
     server.start()
     url, ca_path = ours.recv()
-    settings = GeminiSettings(api_key="bench", base_url=url, ca_file=ca_path)
-    paths = {
-        "driving alone": None,
-        "session socket": Models(settings),
-        "SDK calls": Models(settings, use_socket=False),
-    }
-    for models in paths.values():
-        if models:
-            await models.warm_up()
-    spent: dict[str, list[float]] = {name: [] for name in paths}
+    model = GeminiModel(GeminiSettings(api_key="bench", base_url=url, ca_file=ca_path))
+    await model.warm_up()
+    spent: dict[str, list[float]] = {name: [] for name in PATHS}
     print(f"{calls} calls, {seconds:g} s a round; CPU ms per call-second")
     for n in range(ROUNDS):
-        for name, models in paths.items():
-            ms, received = await one_round(models, calls, seconds)
+        for name, path in PATHS.items():
+            ms, share = await one_round(model, path, calls, seconds)
             spent[name].append(ms)
-            kb_s = received / 1000 / calls / seconds
-            print(f"  round {n + 1}  {name:15} {ms:7.3f}   received {kb_s:5.1f} kB/s a call")
+            print(f"  round {n + 1}  {name:18} {ms:7.3f}   received {share:4.0%} of real time")
     ours.send(None)
     server.join(5)
+    await model.close()
     best = {name: min(values) for name, values in spent.items()}
-    base = best["driving alone"]
-    socket_ms, sdk_ms = best["session socket"] - base, best["SDK calls"] - base
-    print(
-        f"the link alone: socket {socket_ms:.3f}, SDK {sdk_ms:.3f}; "
-        f"the socket costs {socket_ms / sdk_ms:.2f} of the SDK"
-    )
-    print(f"with the driving: {best['session socket'] / best['SDK calls']:.2f}")
+    base = best.pop("driving alone")
+    sdk_ms = best["SDK calls"] - base
+    for name, ms in best.items():
+        print(f"{name:18} alone {ms - base:.3f} ms, {(ms - base) / sdk_ms:.2f} of the SDK's calls")
 
 
 if __name__ == "__main__":

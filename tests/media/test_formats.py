@@ -17,6 +17,7 @@ from offhook.media.formats import (
     PCM16_16K,
     PCM16_24K,
     AudioFormat,
+    Converter,
     Encoding,
     converter,
 )
@@ -146,6 +147,18 @@ def test_levels_of_silence_and_of_mulaw_are_as_before() -> None:
 
 def test_the_same_format_needs_no_converter() -> None:
     assert converter(MULAW_8K, AudioFormat(Encoding.MULAW, 8000)) is None
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=name)
+def test_the_same_format_only_joins_split_samples(format: AudioFormat) -> None:
+    codes = format.encode(NOISE[:500])
+    same = Converter(format, format)
+    pieces = [same.push(piece) for piece in cut(codes, [1, 7, 160])]
+    assert all(len(piece) % format.bytes_per_sample == 0 for piece in pieces)
+    assert b"".join(pieces) == codes
+    same.push(b"\x01")
+    assert same.flush() == b""
+    assert same.push(codes) == codes
 
 
 @pytest.mark.parametrize(("encoding", "rate_hz"), [(Encoding.MULAW, 16000), (Encoding.PCM16, 11025)])

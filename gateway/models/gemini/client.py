@@ -70,7 +70,7 @@ class GeminiSettings:
             project=project,
             location=location,
             base_url=environ.get("GOOGLE_VERTEX_BASE_URL" if vertex else "GOOGLE_GEMINI_BASE_URL", ""),
-            api_version="" if version == "beta" else version,  # "beta" is the SDK's word for our default
+            api_version="" if version == "beta" else version,  # "beta" is what the SDK calls our default
             ca_file=environ.get("SSL_CERT_FILE", ""),
         )
 

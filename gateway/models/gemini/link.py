@@ -36,7 +36,7 @@ from offhook.gateway.conversation.events import (
 from offhook.gateway.errors import Malformed, ModelRefused
 from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.audio import AgentAudio, CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio
 from offhook.gateway.models.gemini.outbox import Outbox
 from offhook.gateway.models.gemini.recovery import (
     PATIENCE,
@@ -59,6 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
 from offhook.gateway.models.gemini.wire import Connector, SessionSocket
+from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
 
@@ -116,7 +117,7 @@ class GeminiLink:
             stalled=lambda: self._leave_for(Cause.STUCK),
         )
         self._caller = CallerAudio(brief.formats.caller)
-        self._reply = AgentAudio(brief.formats.agent)
+        self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
         self._socket: SessionSocket | None = None
@@ -374,7 +375,7 @@ class GeminiLink:
             advice.cancel()
             writer.cancel()
             self._turns = self._turns.lost()
-            self._reply.drop()
+            self._drop_tail()
             if not self._closing.is_set():
                 self._sink.event(ModelDown(self._lost_s))
             if cause is Cause.STUCK:
@@ -454,6 +455,9 @@ class GeminiLink:
         if codes := self._reply.push(value.pcm):
             self._sink.reply_audio(turn, codes)
 
+    def _drop_tail(self) -> None:
+        self._reply.flush()
+
     def _flush_audio(self, turn: int) -> None:
         if codes := self._reply.flush():
             self._sink.reply_audio(turn, codes)
@@ -496,7 +500,7 @@ class GeminiLink:
     def _on_interrupted(self, value: wire.Interrupted, at_s: float) -> None:
         self._turns = self._turns.interrupted()
         self._characters = 0  # what was not spoken is due to the caller
-        self._reply.drop()
+        self._drop_tail()
         if self._turns.generation:
             self._sink.event(ModelInterrupted(at_s, self._turns.generation))
 

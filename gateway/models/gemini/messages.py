@@ -145,13 +145,13 @@ class OtherPart(msgspec.Struct, frozen=True):
 
 
 class ModelText(msgspec.Struct, frozen=True):
-    """A piece of what the model says (output transcription)."""
+    """A piece of the model's transcript (`outputTranscription`)."""
 
     text: str
 
 
 class CallerText(msgspec.Struct, frozen=True):
-    """A piece of what the caller said (input transcription)."""
+    """A piece of the caller's transcript (`inputTranscription`)."""
 
     text: str
     finished: bool
@@ -389,7 +389,7 @@ def _part(part: Any, found: list[Incoming]) -> None:
         return
     data = blob.get("data") if isinstance(blob, dict) else None
     mime_type = blob.get("mimeType") if isinstance(blob, dict) else None
-    # No MIME type at all is taken for audio: nothing else is ever asked for.
+    # Without a MIME type it is audio: no other modality is requested.
     if mime_type is not None and not (isinstance(mime_type, str) and mime_type.startswith("audio/pcm")):
         found.append(Skipped("inlineData.mimeType", unknown=False))
         return

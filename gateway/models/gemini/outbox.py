@@ -22,7 +22,7 @@ SEND_STALL_MAX_S = 5.0  # one message this long in `send`: the peer does not rea
 
 
 class Outbox:
-    """`wanted(message)`: whether this session still takes it; asked of texts and tool results before they are sent.
+    """`wanted(message)`: whether a text or tool result is still to be sent to this session.
     `sent(message)`: they were sent. `stalled()`: the peer does not read. `clock`: seconds, monotonic.
     """
 

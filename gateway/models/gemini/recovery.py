@@ -1,14 +1,14 @@
-"""How a lost model connection is got back; pure.
+"""How a lost model connection is replaced; pure.
 
-Every loss has a cause; a cause has a way back, tried in this order and no further:
+Every loss has a cause. For each cause these steps are tried, in this order and no further:
 
 1. resume with the newest handle, at once;
 2. resume again, after 0.5, 1, 2 and 4 s (fewer where the handle is likely at fault);
-3. a fresh session that is told the call so far;
+3. a fresh session that is given the call so far;
 4. give up.
 
-All in about half a minute and eight attempts, counted until a session has lived for a while: sessions that
-come up and fall over again are one trouble, not many. An invalid argument is never repeated.
+All within about half a minute and eight attempts, counted until a session has lasted for `stable_s`: sessions that
+come up and are lost again are one trouble, not many. An invalid argument is never repeated.
 
 Sources: RFC 6455 close codes; Google, Live API session management; the codes' meaning in practice as reported
 for google-genai, LiveKit and Pipecat.
@@ -23,28 +23,28 @@ __all__ = ["PATIENCE", "Cause", "Connect", "GiveUp", "Patience", "Step", "Tried"
 
 
 class Cause(Enum):
-    """Why a connection is wanted."""
+    """Why a connection is needed."""
 
     START = "start"
     ROTATION = "rotation"  # ours, in a quiet moment
-    LIFETIME = "lifetime"  # the service ended a connection that had lived its time
+    LIFETIME = "lifetime"  # the service ended a connection that had reached its maximum age
     NETWORK = "network"
     BACKEND = "backend"  # the service failed, or did not answer the setup
-    BUSY = "busy"  # told to come again later
+    BUSY = "busy"  # try again later
     INVALID = "invalid"  # an argument, the handle or the context is refused (1007)
     REFUSED = "refused"  # the model, a field or the quota (1008)
-    FORBIDDEN = "forbidden"  # key, project, address, certificate: no attempt will help
+    FORBIDDEN = "forbidden"  # key, project, address, certificate: another attempt will not help
     STUCK = "stuck"  # connected, and silent
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long recovery goes on. Compressible, for calls in compressed time."""
+    """The limits of recovery. Compressible, for calls in compressed time."""
 
     total_s: float = 30.0
     attempts: int = 8
     delays_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
-    stable_s: float = 10.0  # a session that lived this long ended the trouble before it
+    stable_s: float = 10.0  # a session that lasted this long ends the trouble before it
     handle_lives_s: float = 2 * 3600 - 60  # two hours in the service
     advise_rotation_s: float = 530.0  # connections end at about 600 s, goAway comes at about 540 s
     advised_time_left_s: float = 50.0
@@ -55,9 +55,9 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What has been done about the present trouble.
+    """What has been tried in the present trouble.
 
-    `last` is how the attempt was made that failed; None when a session was up and was lost.
+    `last` is the attempt that failed; None when a session was up and was lost.
     """
 
     since_s: float = -1.0
@@ -93,16 +93,16 @@ _FRESH = {Cause.BACKEND: 3, Cause.STUCK: 3, Cause.LIFETIME: 3, Cause.ROTATION: 3
 
 def cause_of(code: int, reason: str = "") -> Cause:
     """From a WebSocket close code or the HTTP status of a refused handshake; 0 for no answer in time."""
-    said = reason.lower()
+    text = reason.lower()
     if code == 1000:
         return Cause.LIFETIME
     if code == 1007:
         return Cause.INVALID
     if code == 1008:
-        # "The operation was aborted" is said of sessions that ran well; the rest is a plain no.
-        return Cause.BACKEND if "abort" in said else Cause.REFUSED
+        # "The operation was aborted" ends sessions that ran well; any other reason is a refusal.
+        return Cause.BACKEND if "abort" in text else Cause.REFUSED
     if code == 1011:
-        return Cause.LIFETIME if "deadline expired" in said else Cause.BACKEND
+        return Cause.LIFETIME if "deadline expired" in text else Cause.BACKEND
     if code in (1012, 1013, 408, 429) or 500 <= code < 600:
         return Cause.BUSY
     if 400 <= code < 500 or code == 1015:  # 1015: its certificate is not trusted
@@ -115,7 +115,7 @@ def cause_of(code: int, reason: str = "") -> Cause:
 def next_step(
     tried: Tried, cause: Cause, now_s: float, *, has_handle: bool, patience: Patience = PATIENCE
 ) -> tuple[Tried, Step]:
-    """What to do about a connection that is wanted, and what has then been tried."""
+    """The next step towards a connection, and what will then have been tried."""
     if tried.since_s < 0:
         tried = Tried(since_s=now_s)
     if cause is Cause.FORBIDDEN:
@@ -128,7 +128,7 @@ def next_step(
         return _made(tried, step), step
     if tried.fresh >= _FRESH.get(cause, patience.attempts):
         return tried, GiveUp(f"{cause.value} after {tried.fresh} fresh sessions")
-    # A plain no to an ordinary setup is asked once more without the one field reported to cause it.
+    # A refused setup is tried once more without the one field reported to cause it.
     bare = tried.last is not None and fresh_failed and (cause is Cause.REFUSED or tried.last.bare)
     step = Connect(0.0 if cause is Cause.REFUSED else _delay(patience, tried.fresh), resume=False, bare=bare)
     return _made(tried, step), step

@@ -55,7 +55,7 @@ MODELS: dict[str, ModelRow] = {
         calls="not blocking",
         thinking="level",
         levels=("low", "medium", "high"),
-        content_any_time=False,  # nowhere promised, so not relied upon
+        content_any_time=False,  # not documented, so not relied upon
     ),
     "gemini-3.1-flash-live-preview": ModelRow(
         calls="blocking only",
@@ -148,7 +148,7 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
                 Problem(f"tools[{i}].name", "give letters, digits, _ . : - only, a letter or _ first, 128 at most")
             )
         if not tool.description:
-            found.append(Problem(f"tools[{i}].description", "say when to use it: the model goes by this alone"))
+            found.append(Problem(f"tools[{i}].description", "describe when to use it: the model decides by this alone"))
         if tool.parameters and tool.parameters.get("type", "object") != "object":
             found.append(Problem(f"tools[{i}].parameters", "the schema's type must be object"))
         if tool.blocking and model.calls == "not blocking":

@@ -4,10 +4,10 @@ The wire names no turns, so they are numbered here, at the edge, by this rule:
 
 - A turn begins with its first content (audio, words, a written part, a tool call) or, empty as it may be,
   with its `generationComplete` or `turnComplete`. It gets a new number then.
-- It ends with `turnComplete`. Until then everything belongs to it, also audio behind `interrupted`: late
+- It ends with `turnComplete`. Until then everything belongs to it, also audio after `interrupted`: late
   chunks of a stopped reply must not be taken for the next one, and the next one must not inherit the stop.
-- `interrupted` while no turn is open speaks of the last one (the model models playback and may be told of
-  the caller late). The `turnComplete` behind it ends that turn again and is not an empty new one.
+- `interrupted` while no turn is open refers to the last one (the service models playback and may detect the
+  caller late). The `turnComplete` after it ends that turn again and is not an empty new one.
 - With extended thinking a `turnComplete` that is IN_PROGRESS ends a number, not the turn: what follows is a
   reply of its own, with a new number, and the last `turnComplete` may be bare: it then ends the last number.
 - A lost connection ends whatever was open.
@@ -24,9 +24,9 @@ LEAST_CHARACTERS = 60  # transcripts of shorter turns prove nothing
 
 
 def broke_off(characters: int, audio_s: float) -> bool:
-    """Whether a turn with this much transcript ended before it was spoken: nobody talks that fast.
+    """Whether a turn ended before its transcript was spoken: speech is not that fast.
 
-    Cautious on purpose: the model is asked for the rest, and a wrong guess has it say something twice. A missing
+    Cautious on purpose: the model is prompted for the rest, and after a wrong guess it repeats something. A missing
     `generationComplete` or full stop is no sign; the service leaves out both.
     """
     return characters >= LEAST_CHARACTERS and 0 < audio_s < characters / FASTEST_CHARACTERS_S

@@ -1,4 +1,4 @@
-"""The call's side of a model link, as a recorder, and the rehearsal model on the other."""
+"""A link between a sink that records and the rehearsal model."""
 
 import asyncio
 import contextlib

@@ -9,7 +9,7 @@ import pytest
 from offhook.gateway.agent.spec import Agent, TurnDetection
 from offhook.gateway.conversation.events import ModelInterrupted, ModelReady, ReplyComplete, TurnComplete
 from offhook.gateway.models import AudioFormats
-from offhook.gateway.models.gemini.audio import AgentAudio, CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio
 from offhook.gateway.rehearsal.model import script as m
 from offhook.media import mulaw
 from offhook.media.formats import ALAW_8K, MULAW_8K, PCM16_8K, PCM16_16K, PCM16_24K, AudioFormat, converter
@@ -17,7 +17,6 @@ from offhook.media.resample import Down24To8, Up8To16
 from tests.models.gemini.link_rig import eventually, linked
 
 RNG = np.random.default_rng(4)
-FORMATS = [MULAW_8K, ALAW_8K, PCM16_8K, PCM16_16K, PCM16_24K]
 MULAW_LINE = AudioFormats(caller=MULAW_8K, agent=MULAW_8K)
 LOCAL = Agent(name="reception", turn_detection=TurnDetection(mode="local"))
 
@@ -68,28 +67,6 @@ def test_a_reset_caller_is_as_new() -> None:
     caller.push(b"", samples)
     caller.reset()
     assert caller.push(b"", samples) == Up8To16().push(samples)
-
-
-@pytest.mark.parametrize("line", FORMATS, ids=str)
-def test_agent_audio_does_not_depend_on_the_cut(line: AudioFormat) -> None:
-    pcm = noise(2401)
-    one, many = AgentAudio(line), AgentAudio(line)
-    whole = one.push(pcm) + one.flush()
-    pieces = [many.push(pcm[at : at + 333]) for at in range(0, len(pcm), 333)]
-    assert all(len(piece) % line.bytes_per_sample == 0 for piece in pieces)
-    assert b"".join(pieces) + many.flush() == whole
-    assert whole == (pcm if line == PCM16_24K else whole)
-
-
-@pytest.mark.parametrize("line", FORMATS, ids=str)
-def test_dropped_agent_audio_leaves_nothing(line: AudioFormat) -> None:
-    used = AgentAudio(line)
-    used.push(noise(1001) + b"\x7f")
-    used.drop()
-    pcm = noise(1000)
-    new = AgentAudio(line)
-    assert used.push(pcm) + used.flush() == new.push(pcm) + new.flush()
-    assert used.flush() == b""
 
 
 # --- through a link

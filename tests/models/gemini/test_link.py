@@ -1,4 +1,4 @@
-"""A link against the rehearsal model, through the real SDK: what the call is told, what the model got."""
+"""A link against the rehearsal model, through the real SDK: what it reports to the call, what the model receives."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ def frames(count: int, seed: int = 1) -> list[bytes]:
 # --- a conversation
 
 
-async def test_a_greeting_arrives_whole_numbered_and_in_order():
+async def test_a_greeting_is_received_whole_and_in_order():
     async with linked(m.Script(replies=(says("Good morning to you"),))) as rig:
         complete = await rig.sink.until_event(TurnComplete)
         assert complete.generation == 1
@@ -88,7 +88,7 @@ async def test_the_caller_is_heard_bit_for_bit():
         assert all(0 <= seconds < 1 for seconds in rig.sink.segments["uplink_forward"])
 
 
-async def test_asking_telling_and_the_callers_words():
+async def test_prompts_notes_and_the_callers_words():
     replies = (
         says("Certainly", on="text:cake"),
         m.Reply("text:more", (m.Say("x", length_ms=40),), heard=(" so", " much")),
@@ -108,7 +108,7 @@ async def test_asking_telling_and_the_callers_words():
         ]
 
 
-async def test_what_was_heard_is_a_note_and_a_cancelled_reply_is_not_sent():
+async def test_heard_is_a_note_and_cancel_reply_is_nothing():
     async with linked(m.Script(replies=(says("Yes", on="text:done"),))) as rig:
         rig.link.heard(1, 800, 'The caller heard only: "Good"')
         rig.link.heard(1, 800, None)
@@ -118,7 +118,7 @@ async def test_what_was_heard_is_a_note_and_a_cancelled_reply_is_not_sent():
         assert [t.text for t in rig.server.sessions[0].texts] == ['The caller heard only: "Good"', "done"]
 
 
-async def test_telling_is_left_out_where_it_would_close_the_session():
+async def test_a_note_that_would_close_a_session_is_omitted():
     agent = Agent(name="a", model=ModelSettings(name="gemini-3.1-flash-live-preview"))
     async with linked(m.Script(replies=(says("Yes", on="text"),)), agent) as rig:
         rig.link.note("A note.")
@@ -128,7 +128,7 @@ async def test_telling_is_left_out_where_it_would_close_the_session():
         assert rig.sink.counts[LinkCount.NOTE_OMITTED] == 1
 
 
-async def test_an_interruption_belongs_to_its_turn_and_so_does_what_comes_late():
+async def test_late_audio_belongs_to_the_interrupted_turn():
     script = m.Script(
         replies=(
             says("A long story begins here", length_ms=4000, speed=2, late_chunks=2, chunk_ms=(100,)),
@@ -151,7 +151,7 @@ async def test_an_interruption_belongs_to_its_turn_and_so_does_what_comes_late()
         assert rig.sink.texts[2] == "Yes?"
 
 
-async def test_activity_stands_where_it_was_put_among_the_audio():
+async def test_a_turns_bounds_keep_their_place_in_the_audio():
     sent = frames(6)
     async with linked(m.Script(), LOCAL) as rig:
         rig.say(sent[0])
@@ -169,7 +169,7 @@ async def test_activity_stands_where_it_was_put_among_the_audio():
         assert arrived[4] <= end_s <= arrived[5]
 
 
-async def test_extended_thinking_makes_two_replies_of_one_turn():
+async def test_extended_thinking_makes_two_replies_of_a_turn():
     agent = Agent(name="a", model=ModelSettings(name="gemini-3.8-live-extended-thinking"))
     script = m.Script(
         replies=(m.Reply("start", (m.Say("One moment", length_ms=60), m.Say("Here it is", length_ms=60))),)
@@ -182,7 +182,7 @@ async def test_extended_thinking_makes_two_replies_of_one_turn():
         assert len(rig.sink.of(TurnComplete)) == 1
 
 
-async def test_an_empty_turn_and_a_phantom_interruption_are_told_as_such():
+async def test_an_empty_turn_and_a_phantom_interruption():
     script = m.Script(
         replies=(
             says("Hello"),
@@ -202,7 +202,7 @@ async def test_an_empty_turn_and_a_phantom_interruption_are_told_as_such():
 # --- tools
 
 
-async def test_a_tool_is_asked_for_answered_once_and_spoken_of():
+async def test_a_tool_call_gets_one_result_and_a_reply():
     script = m.Script(
         replies=(
             m.Reply("start", (m.CallTool("book", {"people": 2}, id="c1"),)),
@@ -220,7 +220,7 @@ async def test_a_tool_is_asked_for_answered_once_and_spoken_of():
         assert rig.sink.counts[LinkCount.RESULT_DROPPED] == 1
 
 
-async def test_a_withdrawn_call_is_told_and_its_result_kept_back():
+async def test_a_withdrawn_call_gets_no_result():
     script = m.Script(
         replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"),)),), faults=(m.Fault(0.1, (m.CancelTools(),)),)
     )
@@ -234,7 +234,7 @@ async def test_a_withdrawn_call_is_told_and_its_result_kept_back():
         assert not session.tool_answers
 
 
-async def test_a_call_lost_with_its_session_is_withdrawn_and_its_late_result_dropped():
+async def test_a_call_lost_with_its_session_is_withdrawn():
     script = m.Script(
         replies=(
             says("Hello"),
@@ -253,7 +253,7 @@ async def test_a_call_lost_with_its_session_is_withdrawn_and_its_late_result_dro
         assert not rig.server.sessions[1].tool_answers
 
 
-async def test_a_call_cancelled_here_is_said_to_be_so_that_the_conversation_stays_resumable():
+async def test_a_call_cancelled_here_gets_a_silent_result():
     """The service gives no newer handle while a call waits for its result."""
     script = m.Script(
         replies=(
@@ -275,7 +275,7 @@ async def test_a_call_cancelled_here_is_said_to_be_so_that_the_conversation_stay
         assert rig.sink.texts[2] == "Still here", "and nothing was said of it"
 
 
-async def test_a_call_that_the_model_takes_back_itself_is_not_answered():
+async def test_a_cancelled_call_withdrawn_too_gets_no_result():
     script = m.Script(
         replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"),)),), faults=(m.Fault(0.1, (m.CancelTools(),)),)
     )
@@ -288,7 +288,7 @@ async def test_a_call_that_the_model_takes_back_itself_is_not_answered():
         assert not rig.link._cancelled, "nor later"
 
 
-async def test_a_rotation_first_says_what_was_cancelled_and_takes_the_handle_that_follows():
+async def test_a_rotation_first_reports_cancelled_calls():
     script = m.Script(replies=(m.Reply("start", (m.CallTool("book", {}, id="c1"), m.Say("One moment", length_ms=40))),))
     async with linked(script, tools=[BOOK]) as rig:
         await rig.sink.until_event(TurnComplete)
@@ -302,7 +302,7 @@ async def test_a_rotation_first_says_what_was_cancelled_and_takes_the_handle_tha
         assert not rig.sink.of(ToolWithdrawn)
 
 
-async def test_a_sentence_that_breaks_off_is_told_as_such_and_an_interrupted_one_is_not():
+async def test_a_turn_is_cut_when_it_breaks_off_by_itself():
     words = "We have a table at eight, and another one at half past nine, by the window, if you prefer that."
     script = m.Script(
         replies=(
@@ -325,7 +325,7 @@ async def test_a_sentence_that_breaks_off_is_told_as_such_and_an_interrupted_one
 # --- what the model may send and must not end a call
 
 
-async def test_new_messages_empty_frames_and_long_ones_are_survived():
+async def test_unknown_empty_and_long_frames_are_survived():
     script = m.Script(
         replies=(
             m.Reply(
@@ -347,7 +347,7 @@ async def test_new_messages_empty_frames_and_long_ones_are_survived():
         assert rig.sink.counts[LinkCount.UNKNOWN_FIELD] == 2
 
 
-async def test_frames_that_are_no_json_are_counted_and_survived():
+async def test_frames_that_are_not_json_are_counted():
     script = m.Script(replies=(m.Reply("start", (m.Send("{"), m.Send("7"), m.Say("Still here", length_ms=40))),))
     async with linked(script) as rig:
         await rig.sink.until_event(TurnComplete)
@@ -394,7 +394,7 @@ async def test_a_rotation_loses_nothing_and_greets_once():
         assert "systemInstruction" in new.setup
 
 
-async def test_a_rotation_waits_for_the_handle_that_knows_the_last_turn():
+async def test_a_rotation_waits_for_the_last_turns_handle():
     script = m.Script(replies=(says("Hello"), says("And more", on="text", length_ms=400, speed=4)))
     async with linked(script) as rig:
         await rig.sink.until(lambda: rig.link.handle)
@@ -407,7 +407,7 @@ async def test_a_rotation_waits_for_the_handle_that_knows_the_last_turn():
         assert len(rig.sink.of(TurnComplete)) == 2, "the turn was heard to its end"
 
 
-async def test_going_away_is_told_with_its_time_and_age_brings_the_same_advice():
+async def test_goaway_has_its_time_and_age_advises_too():
     script = m.Script(faults=(m.Fault(0.0, (m.GoAway(50.0, then_close=False),)),))
     async with linked(script, patience=Patience(advise_rotation_s=0.1, advised_time_left_s=9.0)) as rig:
         await rig.sink.until_event(GoAway, 2)
@@ -458,7 +458,7 @@ async def test_a_lost_session_is_got_back(name):
         assert rig.link.faults[0].startswith("connection lost: ")
 
 
-async def test_what_was_said_after_the_handle_is_told_to_the_resumed_session_and_not_forgotten():
+async def test_a_resumed_session_gets_words_after_its_handle():
     script = m.Script(
         replies=(
             says("Good morning"),
@@ -482,7 +482,7 @@ async def test_what_was_said_after_the_handle_is_told_to_the_resumed_session_and
         assert [s.resumed_from for s in rig.server.sessions] == [None, 0, 1]
 
 
-async def test_before_anything_was_said_a_fresh_session_knows_nothing():
+async def test_without_a_transcript_a_fresh_session_gets_none():
     closes = iter([m.Close(1007, "")])
 
     def scripts(setup):
@@ -522,7 +522,7 @@ async def test_a_stuck_session_is_dropped_and_resumed():
         assert time.monotonic() - began_s < 2.5
 
 
-async def test_a_gap_keeps_one_second_of_the_caller_and_drops_the_oldest():
+async def test_a_gap_keeps_the_last_second_of_the_caller():
     sent = frames(UPLINK_MAX_FRAMES + 30)
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(settings_for(server))
@@ -541,7 +541,7 @@ async def test_a_gap_keeps_one_second_of_the_caller_and_drops_the_oldest():
         await running
 
 
-async def test_a_caller_who_speaks_over_the_gap_is_announced_to_the_new_session():
+async def test_a_new_session_gets_the_open_local_turn():
     script = m.Script(replies=(says("Hello"), says("Right", on="caller")))
     async with linked(script, LOCAL) as rig:
         await rig.sink.until(lambda: rig.link.handle)
@@ -556,7 +556,7 @@ async def test_a_caller_who_speaks_over_the_gap_is_announced_to_the_new_session(
         assert [name for _, name in rig.server.sessions[1].activity] == ["activityStart", "activityEnd"]
 
 
-async def test_caller_audio_goes_out_on_the_spot_and_waits_behind_what_waits():
+async def test_audio_is_sent_at_once_unless_something_waits():
     sent = frames(4)
     async with linked(m.Script(), LOCAL) as rig:
         await asyncio.sleep(0)  # the writer has begun
@@ -591,7 +591,7 @@ async def test_a_peer_that_no_longer_reads_is_left(monkeypatch):
         assert rig.link._outbox.frames <= UPLINK_MAX_FRAMES
 
 
-async def test_a_half_open_connection_is_noticed_by_the_kernel():
+async def test_the_kernel_limits_unacknowledged_audio():
     """Caller audio never pauses, so bytes without acknowledgement are a dead line."""
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(settings_for(server))
@@ -600,7 +600,7 @@ async def test_a_half_open_connection_is_noticed_by_the_kernel():
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
 
 
-def test_a_line_that_dies_without_a_word_is_noticed_and_replaced():
+def test_a_silently_dead_connection_is_replaced():
     """No close, no reset, nothing: what a lost route or a pulled plug looks like."""
     alone = ["unshare", "--map-root-user", "--net"]
     try:
@@ -671,7 +671,7 @@ async def test_an_invalid_setup_is_tried_once():
     assert faults[0] == "no session: 1007 Request contains an invalid argument."
 
 
-async def test_a_refused_one_is_tried_once_more_without_the_field_that_has_caused_it():
+async def test_a_refused_setup_is_tried_without_resumption():
     setups, _, _ = await failed(m.Script(refuse=m.Close(1008, "not supported")))
     assert ["sessionResumption" in setup for setup in setups] == [True, False]
 
@@ -682,7 +682,7 @@ async def test_a_wrong_key_does_not_show():
     assert "API key *** not valid" in faults[0]
 
 
-async def test_a_model_that_never_answers_the_setup_is_left_in_time():
+async def test_an_unanswered_setup_ends_in_time():
     agent = Agent(name="a", model=ModelSettings(setup_timeout_s=0.2))
     setups, faults, took_s = await failed(m.Script(setup_delay_ms=60_000), agent)
     assert len(setups) == 3
@@ -690,13 +690,13 @@ async def test_a_model_that_never_answers_the_setup_is_left_in_time():
     assert took_s < 8
 
 
-async def test_a_first_message_that_is_no_setup_is_no_session():
+async def test_a_first_message_without_setup_is_no_session():
     setups, faults, _ = await failed(m.Script(instead_of_setup=m.Send({"goAway": {"timeLeft": "1s"}})))
     assert len(setups) == 3
     assert "not setupComplete" in faults[0]
 
 
-async def test_nobody_there():
+async def test_a_closed_port_ends_after_all_attempts():
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(settings_for(server), patience=Patience(total_s=0.5, delays_s=(0.0, 0.01)))
     sink = Sink()
@@ -707,7 +707,7 @@ async def test_nobody_there():
     assert link.faults[0].startswith("no session: 1006 network: ")
 
 
-async def test_a_certificate_nobody_trusts_is_not_asked_twice():
+async def test_an_untrusted_certificate_is_not_tried_twice():
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(GeminiSettings(api_key=KEY, base_url=server.url))
         sink = Sink()
@@ -717,7 +717,7 @@ async def test_a_certificate_nobody_trusts_is_not_asked_twice():
     assert link.faults[0].startswith("no session: 1015 its certificate is not trusted")
 
 
-async def test_sessions_that_fall_over_at_once_are_one_trouble():
+async def test_sessions_lost_at_once_are_one_trouble():
     """A storm is bounded however often the sessions come up in between."""
     falls = (m.Close(1011, "Internal error encountered."),)
     script = m.Script(replies=(m.Reply("start", falls), *[m.Reply("resume", falls)] * 20))
@@ -775,7 +775,7 @@ async def test_closing_does_not_wait_for_a_rotation():
         assert len(rig.server.sessions) == 1
 
 
-async def test_a_cancelled_link_closes_with_1000_and_tells_no_loss():
+async def test_a_cancelled_link_closes_with_1000():
     async with linked(m.Script()) as rig:
         rig.running.cancel()
         await asyncio.gather(rig.running, return_exceptions=True)
@@ -829,7 +829,7 @@ async def test_a_bug_of_the_calls_is_not_taken_for_a_loss():
 # --- the process's client
 
 
-async def test_the_processes_client_is_closed_when_the_gateway_stops():
+async def test_a_stopped_gateway_closes_its_client():
     from offhook.gateway.app import Gateway
     from offhook.gateway.config import settings_from
 
@@ -871,7 +871,7 @@ def test_settings_are_read_as_the_sdk_reads_them():
     assert read(vertex | {"GOOGLE_API_KEY": "b"}).api_key == "", "beside a project the SDK refuses a key"
 
 
-def test_a_certificate_that_is_not_there_is_the_operators():
+def test_a_missing_certificate_file_is_an_operator_error():
     with pytest.raises(OperatorError, match="SSL_CERT_FILE"):
         GeminiModel(GeminiSettings(api_key="a", ca_file="/nowhere.pem"))
 
@@ -885,7 +885,7 @@ async def test_the_api_version_is_ours_unless_set():
         assert [re.search(r"\.(v1\w+)\.", session.path)[1] for session in server.sessions] == ["v1beta", "v1alpha"]
 
 
-async def test_a_session_without_its_socket_gives_up_and_says_why(monkeypatch):
+async def test_a_session_without_its_socket_says_why(monkeypatch):
     """What a google-genai that renames the attribute looks like."""
     monkeypatch.setattr(live.AsyncSession, "_ws", property(lambda self: None, lambda self, ws: None), raising=False)
     setups, faults, _ = await failed(m.Script())
@@ -893,7 +893,7 @@ async def test_a_session_without_its_socket_gives_up_and_says_why(monkeypatch):
     assert re.match(r"no session: 1007 google-genai [\d.]+ .*session\._ws.*constraints\.txt", faults[0])
 
 
-async def test_warming_up_needs_nobody():
+async def test_warming_up_needs_no_network():
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(settings_for(server))
         await model.warm_up()
@@ -901,7 +901,7 @@ async def test_warming_up_needs_nobody():
         assert not server.failures
 
 
-async def test_a_token_lets_a_browser_in_with_this_agents_setup_alone():
+async def test_a_token_is_bound_to_the_agents_setup():
     async with ModelServer(m.Script()) as server:
         model = GeminiModel(settings_for(server))
         agent = Agent(name="a", voice="Puck", instructions="Only weather.")

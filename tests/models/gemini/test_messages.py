@@ -27,7 +27,7 @@ def test_each_message(name):
     assert parse(frame(message).decode()) == values, "a text frame says the same"
 
 
-def test_one_frame_with_everything_is_read_in_the_order_of_acting():
+def test_one_frame_with_everything_is_read_in_order():
     message = {
         "goAway": {"timeLeft": "50s"},
         "sessionResumptionUpdate": {"newHandle": "h", "resumable": True},
@@ -93,7 +93,7 @@ def test_a_part_that_cannot_be_read_costs_that_part():
 
 
 @pytest.mark.parametrize("time_left", [None, "", "soon", 50, "-1s", "nans", "infs", [], "1e99s"])
-def test_a_goaway_without_a_readable_time_is_still_a_goaway(time_left):
+def test_a_goaway_without_a_time_is_a_goaway(time_left):
     values = parse(frame({"goAway": {"timeLeft": time_left}}))
     assert wire.ClosingSoon(10.0) in values
 
@@ -161,12 +161,12 @@ def test_caller_audio_is_a_text_frame_of_base64():
     }
 
 
-def test_a_result_without_an_id_of_the_models_goes_without_one():
+def test_a_result_for_a_call_without_id_has_none():
     answer = json.loads(encode(wire.FunctionResponse(f"{wire.UNNAMED}1", "f", {"ok": True})))
     assert answer == {"toolResponse": {"functionResponses": [{"name": "f", "response": {"ok": True}}]}}
 
 
-def test_usage_without_a_modality_is_text_and_thoughts_are_text_out():
+def test_tokens_without_a_modality_are_text():
     counts = {
         "promptTokenCount": 1000,
         "promptTokensDetails.AUDIO": 600,

@@ -86,7 +86,7 @@ def test_time_ends_it_too():
     assert story(Cause.NETWORK, True, took_s=10.0) == "r0 r0.5 r1 !"
 
 
-def test_a_handle_that_is_refused_as_invalid_is_not_shown_again():
+def test_an_invalid_handle_is_not_used_again():
     tried, step = next_step(Tried(), Cause.NETWORK, 1.0, has_handle=True)
     assert step == Connect(0.0, resume=True)
     tried, step = next_step(tried, Cause.INVALID, 1.1, has_handle=True)

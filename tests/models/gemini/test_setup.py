@@ -93,7 +93,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_model_would_refuse_is_named_with_its_fix(name):
+def test_what_a_model_refuses_is_named_with_its_fix(name):
     agent, tools, field = REFUSED[name]
     [problem] = check(agent, tools)
     assert problem.field == field
@@ -105,7 +105,7 @@ def test_a_voice_in_the_wrong_case_is_asked_about():
     assert "Kore" in problem.fix
 
 
-def test_variables_are_known_from_the_call_and_the_file():
+def test_variables_of_call_and_file_are_known():
     assert check(agent_with(instructions="{{caller}} {{ now }} {{shop}}", variables={"shop": "Bee"})) == []
 
 
@@ -166,7 +166,7 @@ def test_own_turn_detection_and_an_agent_that_finishes():
     assert config["realtime_input_config"]["activity_handling"] == "NO_INTERRUPTION"
 
 
-def test_resumption_is_always_asked_for_unless_left_out():
+def test_resumption_is_requested_unless_omitted():
     assert live_config(agent_with(), (), "")["session_resumption"] == {}
     assert "session_resumption" not in live_config(agent_with(), (), "", resumption=False)
 
@@ -206,7 +206,7 @@ def test_an_unknown_model_is_asked_for_nothing_special():
 
 
 @pytest.mark.parametrize("model", [name for name, row in MODELS.items() if not row.vertex])
-async def test_the_rehearsal_model_takes_the_setup_of_every_model(model):
+async def test_the_rehearsal_model_accepts_every_setup(model):
     async with linked(Script(), on(model), [BOOK]) as rig:
         [session] = rig.server.sessions
         assert session.model == f"models/{model}"

@@ -75,5 +75,5 @@ def test_a_turn_begins_once_and_numbers_grow():
         (0, 9.0, False),
     ],
 )
-def test_a_turn_with_far_more_words_than_audio_broke_off(characters, audio_s, cut):
+def test_a_turn_with_more_words_than_audio_broke_off(characters, audio_s, cut):
     assert broke_off(characters, audio_s) is cut
