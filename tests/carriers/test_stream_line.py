@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -215,7 +216,7 @@ async def test_long_audio_is_split(formats: LineFormats, bytes_per_sample: int):
         spans = [what for _, what in x.sink.events]
         assert spans[0].from_sample == 400
         assert spans[-1].to_sample == 4_400
-        assert all(a.to_sample == b.from_sample for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a.to_sample == b.from_sample for a, b in pairwise(spans))
         closing = asyncio.create_task(x.line.close())
         assert all(len(json.dumps(m, separators=(",", ":"))) <= 2_000 for m in await x.received())
         await closing
