@@ -30,7 +30,7 @@ def test_any_chunks_give_the_same_frames(cuts: list[int]) -> None:
     assert parts.span(1, 0, total) == whole.span(1, 0, total)
 
 
-def test_what_is_played_is_the_converted_audio_padded_with_silence() -> None:
+def test_played_audio_is_converted_and_padded() -> None:
     playout = Playout()
     samples = playout.push_pcm(1, SPEECH)[0] + playout.finish(1)[0]
     converter = Down24To8()

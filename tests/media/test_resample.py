@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples
 from offhook.media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS, Down24To8, StreamingFir, Up8To16, resample
 from tests.media import signals
+from tests.media.measure import delay_samples
 from tests.needs import require
 
 with warnings.catch_warnings():

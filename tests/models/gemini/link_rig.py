@@ -16,6 +16,7 @@ from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
+from tests.rig.model import model_environ
 
 AGENT = Agent(name="reception", instructions="Be kind to {{caller}}.")
 KEY = "rehearsal-key-that-must-not-show"
@@ -112,13 +113,8 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> No
 
 
 def settings_for(server: ModelServer, **more: str) -> GeminiSettings:
-    environ = {
-        "GEMINI_API_KEY": KEY,
-        "GOOGLE_GEMINI_BASE_URL": server.url,
-        "GOOGLE_VERTEX_BASE_URL": server.url,
-        "SSL_CERT_FILE": server.ca_path,
-    }
-    return GeminiSettings.read(environ | more)
+    own = {"GEMINI_API_KEY": KEY, "GOOGLE_VERTEX_BASE_URL": server.url}
+    return GeminiSettings.read(model_environ(server) | own | more)
 
 
 @contextlib.asynccontextmanager
