@@ -1,4 +1,4 @@
-"""A `Line` over any JSON WebSocket: what Twilio, Telnyx and Plivo have in common.
+"""A `Line` over any JSON WebSocket: what carriers with a media stream of that kind have in common.
 
 Audio, marks and clears go into a bounded outbox, which one task per stream empties into the socket. The far end plays
 at its own pace and reports each mark as it gets there. Only the JSON differs, which is the `Encoder`'s.

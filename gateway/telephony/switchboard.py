@@ -138,7 +138,7 @@ class Switchboard:
                 self._spawn(self._place(placing, outbound))
 
     def _check_leg(self, leg: Leg, call: Call, now_s: float) -> None:
-        if call.silent_s(now_s) > MEDIA_SILENCE_S:
+        if call.ending is None and call.silent_s(now_s) > MEDIA_SILENCE_S:
             call.timeline.error(f"no audio from the carrier for {MEDIA_SILENCE_S:.0f} s")
             self.line_gone(call, now_s)
         if leg.reported_end_s is not None and now_s - leg.reported_end_s > REPORTED_END_S:

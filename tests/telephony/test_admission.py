@@ -100,7 +100,7 @@ def test_the_limit_counts_ringing_and_live_calls():
     entered(door.ring("CA3", "", 2.0))
 
 
-def test_draining_keeps_new_calls_out_and_lets_known_ones_go_on():
+def test_draining_refuses_only_new_calls():
     door = Admission([DESK], max_calls=5)
     ring = entered(door.ring("CA1", "", 0.0))
     door.draining = True
@@ -132,7 +132,7 @@ def test_a_repeated_webhook_makes_one_call():
     assert door.start("CA1", first.token, 18.0) is None
 
 
-def test_a_replayed_webhook_of_an_ended_call_starts_nothing():
+def test_replayed_webhook_of_ended_call():
     door = Admission([DESK], max_calls=5)
     entered(door.ring("CA1", "", 0.0))
     door.end("CA1")
@@ -172,7 +172,7 @@ def test_only_the_call_s_own_token_starts_it():
     assert door.start("CA1", one.token, 1.0) == DESK
 
 
-def test_a_token_is_void_after_its_call_and_after_its_time():
+def test_token_is_void_after_call_and_time():
     door = Admission([DESK], max_calls=5)
     ring = entered(door.ring("CA1", "", 0.0))
     door.end("CA1")

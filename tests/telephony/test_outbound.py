@@ -32,7 +32,7 @@ def test_fifty_calls_leave_one_a_second():
 
 
 @pytest.mark.parametrize(("calls_per_s", "at_once"), [(2.0, 1), (5.0, 3), (30.0, 9)])
-def test_other_rates_are_kept_on_average_and_nearly_so_at_any_moment(calls_per_s: float, at_once: int):
+def test_other_rates_are_kept_on_average(calls_per_s: float, at_once: int):
     queue = OutboundQueue(calls_per_s)
     for n in range(700):
         queue.submit(f"+1555010{n:04d}", AGENT)
@@ -57,7 +57,7 @@ def test_calls_wait_for_a_place():
     assert queue.due(30.0, free=1) is not None
 
 
-def test_a_carrier_that_is_too_busy_gets_the_same_call_later():
+def test_busy_carrier_gets_the_same_call_later():
     queue = OutboundQueue()
     queue.submit("+15550101000", AGENT)
     queue.submit("+15550102000", AGENT)

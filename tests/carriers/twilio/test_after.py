@@ -89,7 +89,7 @@ async def model_unreachable(x: Exchange) -> Any:
     return await asyncio.gather(*(x.placed(a, WaitForEnd(30_000)) for a in ("dead", "human behind", "queue behind")))
 
 
-def test_a_model_that_cannot_be_reached_gives_the_fallback(told: dict[str, Any]) -> None:
+def test_unreachable_model_gives_the_fallback(told: dict[str, Any]) -> None:
     (line, record), (human, _), (queue, _) = told["model_unreachable"]
     assert record.end_reason == "model_unreachable"
     assert verbs(line) == [("say", "Please call again tomorrow."), ("hangup", "")]
@@ -114,7 +114,7 @@ async def transfer(x: Exchange) -> Any:
     return await transferred(x, {"to": HUMAN, "whisper": "Ann wants a table <for> two & a dog."})
 
 
-def test_a_transfer_dials_its_target_once_after_what_was_being_said(told: dict[str, Any]) -> None:
+def test_transfer_dials_once_after_the_reply(told: dict[str, Any]) -> None:
     truth, record = told["transfer"]
     assert record.end_reason == "transferred"
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms > 0
@@ -143,7 +143,7 @@ async def dropped(x: Exchange) -> Any:
     return truth, record, sum("plan dropped." in str(s.setup) for s in x.model.sessions)
 
 
-def test_a_dropped_stream_is_replaced_and_the_reply_goes_on(told: dict[str, Any]) -> None:
+def test_reply_continues_on_a_replaced_stream(told: dict[str, Any]) -> None:
     truth, record, sessions = told["dropped"]
     assert sessions == 1  # the conversation went on in the same one
     assert record.end_reason == "caller_hung_up"

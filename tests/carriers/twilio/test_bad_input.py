@@ -448,7 +448,7 @@ def test_ten_healthy_calls_noticed_nothing(outcome: dict[str, Any]) -> None:
         assert record.errors == []
 
 
-def test_nothing_of_ours_failed_and_nothing_secret_was_said(outcome: dict[str, Any]) -> None:
+def test_no_internal_error_and_no_secret_shown(outcome: dict[str, Any]) -> None:
     assert not [labels for labels in outcome["endings"] if "internal_error" in labels]
     assert "canary" not in outcome["metrics"]
     assert API_TOKEN not in outcome["metrics"]

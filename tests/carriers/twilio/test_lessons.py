@@ -66,7 +66,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
         "carriers/twilio/test_twiml.py::test_connect_stream",
         "carriers/twilio/test_messages.py::test_sent_messages_are_the_documented_ones",
         "calls/test_talk.py::test_neither_side_broke_the_protocol",
-        "carriers/twilio/test_webhooks.py::test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_shows_nothing",
+        "carriers/twilio/test_webhooks.py::test_stream_error_callback_ends_stream",
     ),
     # The media socket is never reached, or refused (31920, 31910): an Origin that Twilio does not send, a proxy.
     "no Origin is asked for, and the public address is tried from outside": (
@@ -88,24 +88,22 @@ LESSONS: dict[str, tuple[str, ...]] = {
     # 31924 in mid-call while our socket stays open for minutes; intermediaries are suspected.
     "silence of the media is death, Twilio's callback too; frames are whole, small and plain": (
         "calls/test_ends.py::test_a_dead_stream_is_found_and_replaced",
-        "carriers/twilio/test_webhooks.py::test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_shows_nothing",
+        "carriers/twilio/test_webhooks.py::test_stream_error_callback_ends_stream",
         "carriers/twilio/test_lessons.py::test_any_origin_or_none_and_no_compression",
-        "carriers/twilio/test_lessons.py::test_frames_are_whole_plain_and_small_and_close_reasons_short",
+        "carriers/twilio/test_lessons.py::test_frames_are_whole_plain_and_small",
     ),
     # Zombies: no `stop`, and the timer for silence waits for a caller who "is speaking".
-    "the watchdog counts frames, not words": (
-        "carriers/twilio/test_lessons.py::test_a_stream_that_dies_under_a_speaking_caller_is_found",
-    ),
+    "the watchdog counts frames, not words": ("carriers/twilio/test_lessons.py::test_stream_dying_in_speech_is_found",),
     # The line stays up, silent, after the agent has gone.
     "the end of a call is a hang-up in TwiML, and by REST when nobody asks for it": (
         "carriers/twilio/test_after.py::test_an_agent_s_hang_up_is_a_hang_up",
-        "carriers/twilio/test_webhooks.py::test_an_ended_call_that_twilio_keeps_up_is_hung_up_by_rest",
+        "carriers/twilio/test_webhooks.py::test_ended_call_kept_up_is_hung_up_by_rest",
         "carriers/twilio/test_steering.py::test_a_call_that_outlives_its_hang_up_is_pushed",
     ),
     # The model's session, and its bill, survive the call.
     "the model is let go by whichever sign of the end comes first": (
-        "carriers/twilio/test_lessons.py::test_the_model_is_let_go_by_the_first_sign_of_the_end",
-        "carriers/twilio/test_webhooks.py::test_an_unclaimed_model_session_is_let_go_and_a_late_stream_gets_a_fresh_one",
+        "carriers/twilio/test_lessons.py::test_first_sign_of_the_end_closes_the_model",
+        "carriers/twilio/test_webhooks.py::test_late_stream_gets_a_fresh_model_session",
     ),
     # The goodbye was cut off: `end_call` came before it was said.
     "a hang-up waits for the goodbye to begin, and then to be heard, within bounds": (
@@ -137,7 +135,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     # Under load the delay grew and grew.
     "what is late is dropped, not kept; the lag is measured": (
         "models/gemini/test_link.py::test_a_gap_keeps_one_second_of_the_caller_and_drops_the_oldest",
-        "carriers/twilio/test_guard.py::test_more_audio_than_time_is_left_out_and_a_late_bunch_is_not",
+        "carriers/twilio/test_guard.py::test_audio_faster_than_time_is_dropped",
         "calls/test_talk.py::test_the_agent_sounds_as_recorded",  # a plan has frames that arrive in bunches
     ),
 }
@@ -175,7 +173,7 @@ async def test_any_origin_or_none_and_no_compression() -> None:
                 assert "extensions" not in socket.head.lower()
 
 
-async def test_frames_are_whole_plain_and_small_and_close_reasons_short() -> None:
+async def test_frames_are_whole_plain_and_small() -> None:
     whole = 0x80 | TEXT  # FIN, and no bit reserved for extensions
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "desk")
@@ -197,7 +195,7 @@ async def test_frames_are_whole_plain_and_small_and_close_reasons_short() -> Non
         assert 2 < len(data) <= 125
 
 
-async def test_a_stream_that_dies_under_a_speaking_caller_is_found() -> None:
+async def test_stream_dying_in_speech_is_found() -> None:
     """The last thing that was heard is a voice, and its end never comes."""
     speech = Say(str(sound("hello_i_would")))
     with mock.patch.object(switchboard, "MEDIA_SILENCE_S", 1.0):
@@ -231,7 +229,7 @@ async def status(x: Exchange, socket: RawSocket) -> None:
     ("sign_of_the_end", "reason"),
     [(stop, "caller_hung_up"), (cut, "stream_lost"), (silence, "stream_lost"), (status, "caller_hung_up")],
 )
-async def test_the_model_is_let_go_by_the_first_sign_of_the_end(sign_of_the_end, reason: str) -> None:
+async def test_first_sign_of_the_end_closes_the_model(sign_of_the_end, reason: str) -> None:
     # Nobody asks /twilio/after here, so a lost stream does not come back.
     silence_s = 0.5 if sign_of_the_end is silence else switchboard.MEDIA_SILENCE_S
     with (

@@ -138,7 +138,7 @@ def test_unknown_fields_are_ignored(event):
 
 
 @pytest.mark.parametrize("event", WIRE)
-def test_every_cut_is_malformed_and_so_is_rubbish_behind(event):
+def test_every_cut_and_trailing_bytes_are_malformed(event):
     text = json.dumps(WIRE[event])
     for end in range(len(text)):
         assert refused(text[:end]) in {"not_json", "missing_field", "not_utf8"}

@@ -169,7 +169,7 @@ async def voicemail(x: Exchange) -> Any:
 
 
 @pytest.mark.parametrize("end", ["beep", "silence", "other"])
-def test_a_message_is_left_whole_and_then_the_call_ends(told: dict[str, Any], end: str) -> None:
+def test_message_is_left_whole_then_call_ends(told: dict[str, Any], end: str) -> None:
     record, truth = told["voicemail"][end]["record"], told["voicemail"][end]["truth"]
     assert (record.end_reason, record.answered_by) == ("agent_hung_up", f"machine_end_{end}")
     greeting, message = record.turns
@@ -184,7 +184,7 @@ async def talked_to(x: Exchange) -> Any:
     return await asyncio.gather(called(x, "+15550300005", "talks"), called(x, "+15550300010"))
 
 
-def test_a_machine_may_be_talked_to_and_an_unknown_is_taken_for_a_human(told: dict[str, Any]) -> None:
+def test_agent_goes_on_with_machine_or_unknown(told: dict[str, Any]) -> None:
     for outcome, who in zip(told["talked_to"], ("machine_start", "unknown"), strict=True):
         record = outcome["record"]
         assert (record.end_reason, record.answered_by) == ("caller_hung_up", who)
@@ -341,7 +341,7 @@ def test_a_caller_who_does_not_wait_ends_the_briefing(told: dict[str, Any]) -> N
 # --- many
 
 
-async def test_fifty_calls_leave_at_the_agreed_rate_and_each_is_followed_to_its_end() -> None:
+async def test_fifty_calls_keep_the_rate_to_their_ends() -> None:
     """Twilio says 429 now and then, too: nobody is called twice for it, and nobody is left out."""
     agents = {"desk": (f"{GREETS}\noutbound: {{detect_machine: false}}", Script((GREETING,)))}
     busy = Callee(answers="busy", ring_s=0.02)

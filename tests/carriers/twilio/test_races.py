@@ -37,7 +37,7 @@ async def raced(x: Exchange, rng: random.Random) -> tuple[list[str], str]:
     return [a.verb for a in truth.announced], record.end_reason
 
 
-async def test_whatever_comes_first_each_call_is_handed_on_once() -> None:
+async def test_racing_hold_and_loss_transfers_once() -> None:
     rng = random.Random(7)
     async with exchange(AGENTS) as x:
         outcomes = await asyncio.gather(*(raced(x, random.Random(rng.random())) for _ in range(CALLS)))

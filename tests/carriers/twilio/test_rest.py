@@ -203,7 +203,7 @@ async def test_a_refusal_is_not_repeated(twilio, rest):
     assert len(twilio.asked) == 1
 
 
-async def test_a_redirect_is_not_followed_with_the_credentials(twilio, rest):
+async def test_redirect_with_credentials_not_followed(twilio, rest):
     twilio.answers = [(307, "", {"Location": "/elsewhere"})]
     with pytest.raises(TwilioError):
         await rest.hang_up(CALL)

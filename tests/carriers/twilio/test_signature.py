@@ -214,7 +214,7 @@ def test_upgrade_refused(signed_url):
     assert not upgrade(signed_url)
 
 
-def test_upgrade_without_signature_or_with_another_token():
+def test_upgrade_with_wrong_or_no_signature():
     url = "wss://example.com/twilio/media"
     assert not upgrade(url, token="other")
     assert not upgrade_signed(None, tokens=[TOKEN], public_url=PUBLIC, path_qs=UPGRADE)
@@ -222,7 +222,7 @@ def test_upgrade_without_signature_or_with_another_token():
     assert not upgrade_signed(sign(TOKEN, url), tokens=[], public_url=PUBLIC, path_qs=UPGRADE)
 
 
-def test_upgrade_with_a_query_keeps_it_behind_the_slash():
+def test_upgrade_query_stays_after_the_slash():
     assert upgrade("wss://example.com/twilio/media/?a=1", path_qs="/twilio/media?a=1")
 
 

@@ -146,7 +146,7 @@ async def test_our_own_fault_is_not_the_caller_s(path: str, caplog: pytest.LogCa
         assert FALLBACK in text
 
 
-async def test_a_placed_call_that_this_process_does_not_remember_is_our_number_s() -> None:
+async def test_forgotten_outbound_call_goes_by_our_number() -> None:
     """After a restart: the agent is the one whose number is shown, not somebody's who has the callee's."""
     async with exchange(AGENTS) as x:
         form = form_of(x, Direction="outbound-api", From=x.numbers["desk"], To="+15550999")
@@ -160,7 +160,7 @@ async def test_a_placed_call_that_this_process_does_not_remember_is_our_number_s
 # --- status: the second source of truth
 
 
-async def test_status_callbacks_end_calls_whose_socket_says_nothing() -> None:
+async def test_status_callback_ends_call_with_open_socket() -> None:
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
         form = {"CallSid": socket.call_sid, "AccountSid": x.twilio.account_sid}
@@ -173,7 +173,7 @@ async def test_status_callbacks_end_calls_whose_socket_says_nothing() -> None:
         assert (await x.webhook("/twilio/status", {**form, "CallSid": "CA" + "0" * 32, "CallStatus": "busy"}))[0] == 204
 
 
-async def test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_shows_nothing() -> None:
+async def test_stream_error_callback_ends_stream() -> None:
     """A stream that Twilio has given up (31924) while our socket stays open, for minutes if nobody looks."""
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
@@ -196,7 +196,7 @@ async def test_twilio_s_word_on_a_stream_is_kept_and_believed_when_the_socket_sh
         assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
 
 
-async def test_a_connection_that_breaks_while_we_write_is_a_lost_stream_and_not_a_lost_call() -> None:
+async def test_write_error_loses_stream_not_call() -> None:
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
         call = x.gateway.calls[socket.call_sid]
@@ -219,7 +219,7 @@ async def test_a_connection_that_breaks_while_we_write_is_a_lost_stream_and_not_
         assert (await x.record(socket.call_sid)).end_reason == "caller_hung_up"
 
 
-async def test_an_ended_call_that_twilio_keeps_up_is_hung_up_by_rest() -> None:
+async def test_ended_call_kept_up_is_hung_up_by_rest() -> None:
     with mock.patch.object(steering, "UNFETCHED_S", 0.5):
         await ended_call_is_hung_up()
 
@@ -251,7 +251,7 @@ async def test_marks_that_never_come_back_hold_nothing_up() -> None:
 
 
 @pytest.mark.parametrize("part", ["_runner", "_link"])
-async def test_a_call_whose_parts_do_not_let_go_is_over_all_the_same(part: str) -> None:
+async def test_call_with_hanging_parts_is_over(part: str) -> None:
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
         call = x.gateway.calls[socket.call_sid]
@@ -271,7 +271,7 @@ async def test_a_call_whose_parts_do_not_let_go_is_over_all_the_same(part: str) 
 # --- the model waits for nobody
 
 
-async def test_an_unclaimed_model_session_is_let_go_and_a_late_stream_gets_a_fresh_one() -> None:
+async def test_late_stream_gets_a_fresh_model_session() -> None:
     with mock.patch.object(call_module, "MODEL_WAITS_S", 0.5):
         async with exchange(AGENTS) as x:
             call_sid, token = await ring(x, "desk")
