@@ -57,7 +57,6 @@ CALL_ENDINGS = {
     "stream_lost": "carrier",
     "stream_never_started": "carrier",
     "server_stopped": "gateway",
-    "handed_over": "gateway",
     "internal_error": "gateway",
 }
 # As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.

@@ -30,6 +30,7 @@ DIALOGUES = (
     test_machine_barge_in,
     test_machine_endings,
     test_machine_line,
+    test_machine_line,
     test_machine_link,
     test_machine_tools,
     test_machine_turns,
