@@ -120,10 +120,9 @@ def receive(
             received += samples
             voice = voice if audible is None else audible
             grown = Reply(number, received, sent, placed, known, base, marked, voice, whole, safe or protected)
-            return Ledger((*replies[:i], grown, *replies[i + 1 :]), *ledger[1:])
+            return Ledger._make(((*replies[:i], grown, *replies[i + 1 :]), *ledger[1:]))
     opened = Reply(generation, samples, audible=audible, protected=protected)
-    ledger = Ledger((*replies, opened), *ledger[1:])
-    return saw(ledger, generation)
+    return saw(Ledger._make(((*replies, opened), *ledger[1:])), generation)
 
 
 def saw(ledger: Ledger, generation: int) -> Ledger:
@@ -170,13 +169,13 @@ def place(ledger: Ledger, at_s: float) -> tuple[Ledger, list[tuple[Reply, int]]]
         queued_to += received - start
     if not spans:
         return ledger, spans
-    return Ledger(tuple(placed), queued_to, anchor, anchor_s, *ledger[4:]), spans
+    return Ledger._make((tuple(placed), queued_to, anchor, anchor_s, *ledger[4:])), spans
 
 
 def mark_sent(ledger: Ledger, generation: int, sample: int) -> Ledger:
     """A mark was sent after this sample."""
     replies = [r._replace(marked=sample) if r.generation == generation else r for r in ledger.replies]
-    return Ledger(tuple(replies), *ledger[1:])
+    return Ledger._make((tuple(replies), *ledger[1:]))
 
 
 def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s: float) -> Ledger:
@@ -197,12 +196,13 @@ def mark_returned(ledger: Ledger, generation: int, sample: int, epoch: int, at_s
         replies = tuple(r._replace(heard=max(r.heard, min(r.placed, position - r.base))) for r in replies)
     _, queued_to, anchor, anchor_s, epoch, cleared_s, round_trip_s, *_ = ledger
     if position <= anchor:  # late, repeated, or of what was played before a gap: nothing new about the clock
-        return Ledger(replies, *ledger[1:]) if news else ledger
+        return Ledger._make((replies, *ledger[1:])) if news else ledger
     late_s = at_s - anchor_s - (position - anchor) / ledger.rate_hz
     if 0 <= late_s <= round_trip_s:
-        return Ledger(replies, queued_to, anchor, anchor_s, epoch, cleared_s, late_s, *ledger[7:])
+        return Ledger._make((replies, queued_to, anchor, anchor_s, epoch, cleared_s, late_s, *ledger[7:]))
     round_trip_s = min(round_trip_s, max(0.0, late_s))
-    return Ledger(replies, queued_to, position, at_s - round_trip_s, epoch, cleared_s, round_trip_s, *ledger[7:])
+    shifted = (replies, queued_to, position, at_s - round_trip_s, epoch, cleared_s, round_trip_s)
+    return Ledger._make((*shifted, *ledger[7:]))
 
 
 def clear(ledger: Ledger, at_s: float) -> Ledger:
@@ -277,9 +277,9 @@ def settle(ledger: Ledger, at_s: float | None = None) -> tuple[Ledger, tuple[Rep
         replies = tuple(r for r in replies if r not in over)
     if replies == ledger.replies:
         return ledger, over
-    return Ledger(replies, *ledger[1:]), over
+    return Ledger._make((replies, *ledger[1:])), over
 
 
 def without_replies(ledger: Ledger) -> Ledger:
     """All replies are over; the queue and its clock stay."""
-    return Ledger((), *ledger[1:])
+    return Ledger._make(((), *ledger[1:]))

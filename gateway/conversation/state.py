@@ -25,6 +25,8 @@ class Phase(Enum):
     CLOSING = "closing"  # the goodbye is awaited or heard
     ENDED = "ended"
 
+    __hash__ = object.__hash__  # Enum's is a Python call on every step
+
 
 class Line(Enum):
     """Whether there is a stream to the caller at present. Independent of the phase."""

@@ -95,7 +95,7 @@ def caller_said(t: Transcript, text: str, at_s: float, finished: bool) -> Transc
     """A piece of the caller's words came. `at_s`: when the speech that it belongs to began.
 
     `finished` is best effort (models differ): a piece of the same speech joins its line all the same. A piece of
-    several words that repeats the one before is left out: Gemini Live has been seen to send one twice.
+    several words that repeats the one before is left out: some models send one twice.
     """
     last = t.caller[-1] if t.caller else None
     if last is not None:

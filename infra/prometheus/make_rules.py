@@ -59,7 +59,7 @@ def service_level_rules(window: str) -> list[dict[str, str]]:
     totals = {
         "turns": increase(f"{TURN_GAP.metric}_count"),
         "bargeins": increase(f"{BARGEIN_STOP.metric}_count"),
-        "calls": increase('offhook_calls_total{reason!="handed_over"}'),  # goes on elsewhere
+        "calls": increase("offhook_calls_total"),
     }
     recorded = {name: f"job:offhook_{name}:increase{window}" for name in totals}
     bad = {

@@ -25,6 +25,7 @@ from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, 
 __all__ = ["STOPPED_WHILE_AWAY", "Shell", "Violated", "feed"]
 
 STOPPED_WHILE_AWAY = (e.PlayoutTimeout, e.IdleTimeout, e.ClearTimeout)
+TO_THE_LINE = (c.Play, c.Replay, c.SendMark, c.Clear)
 CONFIRMED = (c.Verdict.CONFIRMED_BY_MODEL, c.Verdict.CONFIRMED_LOCALLY)
 
 
@@ -67,13 +68,14 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
     timers = dict(shell.timers)
     timers.pop(type(event), None)
     old, tools, turn_open = shell.old, shell.tools, shell.turn_open
+    away = after.line is Line.AWAY
     ended = False
     cleared = False
     spans: dict[int, int] = {}
     for command in commands:
         _check(not ended, "I5 nothing follows End", command)
-        if isinstance(command, c.Play | c.Replay | c.SendMark | c.Clear):
-            _check(after.line is Line.UP, "I7 sent while the line is away", command)
+        if away:
+            _check(type(command) not in TO_THE_LINE, "I7 sent while the line is away", command)
         match command:
             case c.SetTimer(timer, at_s):
                 _check(at_s >= event.at_s - 60, "I6 a timer is set for a time to come", command)
@@ -232,7 +234,7 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
         _check(not set(timers) & set(STOPPED_WHILE_AWAY), "I7 timed while the line is away", sorted(map(str, timers)))
         _check(all(r.placed == r.heard for r in replies), "I7 queued on a line that is away", replies)
         _check(s.phase is not Phase.STOPPING, "I7 waits for a clear that is not acknowledged any more")
-    if s.phase in (Phase.LISTENING, Phase.THINKING) or (s.line is Line.UP and s.phase is not Phase.HELD):
+    if replies and s.phase is not Phase.HELD and (s.line is Line.UP or s.phase in (Phase.LISTENING, Phase.THINKING)):
         for r in replies:
             _check(r.placed == r.received, "I8 left behind", s.phase, r)
     _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, sorted(t.__name__ for t in timers))

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from offhook.gateway.conversation import events as e
-from offhook.gateway.conversation.handlers import barge_in, replies, tools
+from offhook.gateway.conversation.handlers import barge_in, line, replies, tools
 from offhook.gateway.conversation.machine import TABLE, ignore
-from offhook.gateway.conversation.state import Greets, Link, Mode, Phase, Policy
+from offhook.gateway.conversation.state import Greets, Line, Link, Mode, Phase, Policy
 from tests.conversation.reference_shell import Violated
 from tests.conversation.walker import alone, walk
 
@@ -21,10 +21,10 @@ WALKS = {
     "hold, replies that break off": (UNBOUNDED, "one cut"),
     "hold, link and ends": (UNBOUNDED, "one link ends"),
     "hold, tools": (UNBOUNDED._replace(idle_prompt_s=0), "one tools"),
-    "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True, greeting_protected=True), "digits"),
+    "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True, greeting_protected=True), "one digits"),
     "hold, local turns": (UNBOUNDED._replace(local_turns=True, dtmf_barge_in=True), "one digits ends"),
     "hold, line away": (UNBOUNDED, "one line ends"),
-    "hold, last words": (UNBOUNDED, "one line words"),
+    "hold, last words": (UNBOUNDED, "one words"),
     "stop": (UNBOUNDED._replace(mode=Mode.STOP), "one ends"),
     "model": (UNBOUNDED._replace(mode=Mode.MODEL), "one ends"),
     "off, local turns": (UNBOUNDED._replace(mode=Mode.OFF, local_turns=True), "one ends"),
@@ -92,6 +92,35 @@ def nobody_waits(p, s, ev, do):
     return s._replace(link=Link.DOWN)
 
 
+def plays_on(p, s, ev, do):
+    """The queue is believed to be still there."""
+    return s._replace(line=Line.AWAY)
+
+
+def stays_up(p, s, ev, do):
+    """The queue is lost, and what comes is sent to nowhere."""
+    return line.away_playing(p, s, ev, do)._replace(line=Line.UP)
+
+
+def sends_nothing_again(p, s, ev, do):
+    return s._replace(line=Line.UP)
+
+
+def sends_all_again(p, s, ev, do):
+    """From each reply's beginning, and what was heard is heard twice."""
+    replies = tuple(r._replace(placed=0) for r in s.ledger.replies)
+    return line.back_playing(p, s._replace(ledger=s.ledger._replace(replies=replies)), ev, do)
+
+
+def waits_for_the_clear(p, s, ev, do):
+    return line.away(p, s, ev, do)
+
+
+def forgets_the_cancelled(p, s, ev, do):
+    """The replies go, and their number may come again."""
+    return _undead(barge_in.cancel_heard(p, s, ev, do))
+
+
 FAULTS = {
     "I1 a dead reply is played": (Phase.HELD, e.ModelInterrupted, dies_not, ""),
     "I2 the agent talks on": (Phase.SPEAKING, e.CallerSpeechStarted, talks_on, ""),
@@ -107,6 +136,16 @@ FAULTS = {
     "I6 a verdict that does not come": (Phase.HELD, e.VerdictTimeout, ignore, ""),
     "I6 a goodbye that does not come": (Phase.CLOSING, e.GoodbyeTimeout, ignore, "one ends"),
     "I6 a reply that is never over": (Phase.SPEAKING, e.MarkReturned, never_quiet, ""),
+    "I7 the lost queue plays on": (Phase.SPEAKING, e.LineAway, plays_on, "one line"),
+    "I7 a goodbye plays on": (Phase.CLOSING, e.LineAway, plays_on, "one line ends"),
+    "I7 the clear of a lost stream": (Phase.STOPPING, e.LineAway, waits_for_the_clear, "one line"),
+    "I7 an idle clock": (Phase.LISTENING, e.LineAway, plays_on, "one line"),
+    "I8 nothing is sent again": (Phase.SPEAKING, e.LineBack, sends_nothing_again, "one line"),
+    "I8 nor of the goodbye": (Phase.CLOSING, e.LineBack, sends_nothing_again, "one line ends"),
+    "I8 all is sent again": (Phase.SPEAKING, e.LineBack, sends_all_again, "one line"),
+    "I8 the line is not missed": (Phase.SPEAKING, e.LineAway, stays_up, "one line"),
+    "I8 an idle caller is forgotten": (Phase.LISTENING, e.LineBack, sends_nothing_again, "one line"),
+    "I1 a cancelled reply": (Phase.SPEAKING, e.CancelReply, forgets_the_cancelled, "one line"),
     "I6 a lost link nobody waits for": (Phase.LISTENING, e.ModelDown, nobody_waits, "one link"),
 }
 

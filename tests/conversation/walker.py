@@ -197,8 +197,10 @@ def fingerprint() -> str:
 
 
 def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
-    """Leave the call to itself: timers fire when they are due, and a caller who speaks falls silent."""
+    """Leave the call to itself: the line is back, timers fire when they are due, a caller who speaks falls silent."""
     until_s = shell.now_s + within_s
+    if shell.state.line is Line.AWAY:
+        shell, _ = feed(policy, shell, e.LineBack(shell.now_s + 1.0))
     while shell.state.phase is not Phase.ENDED and shell.now_s < until_s:
         timer = shell.next_timer()
         s = shell.state

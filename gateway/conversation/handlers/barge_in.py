@@ -138,7 +138,7 @@ def _confirm(p: Policy, s: State, at_s: float, verdict: c.Verdict, emit: Emit) -
 
 
 def drop_for_good(p: Policy, s: State, generation: int, at_s: float, emit: Emit) -> State:
-    """The open replies, and any up to this number, are dead, as are tools that yield; this is no barge-in."""
+    """The open replies, and any up to this number, are dead, as are tools that yield. No barge-in is counted."""
     if s.phase in (Phase.SPEAKING, Phase.CLOSING) and s.ledger.replies:  # in HELD playback has stopped
         s = _stop_playback(s, at_s, emit)
     s = s.with_ledger(lg.saw(s.ledger, generation))
