@@ -224,7 +224,11 @@ class Call:
         self.hearing.stream_began(now_s)
         self.record.streams.append(line.stream_id)
         self._cancel_return()
-        self.feed(e.StreamStarted(now_s) if len(self.record.streams) == 1 else e.LineBack(now_s))
+        if len(self.record.streams) == 1:
+            self.feed(e.StreamStarted(now_s))
+            return
+        self.feed(e.LineAway(now_s))  # where the carrier connects again before the old stream is seen to be gone
+        self.feed(e.LineBack(now_s))
 
     def detach(self, grace_s: float) -> None:
         """The stream is gone; the call ends unless another is attached within `grace_s`."""

@@ -90,6 +90,7 @@ class Timeline:
         self._said = transcript.Transcript()
         self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
             e.StreamStarted: self._stream_started,
+            e.LineAway: self._line_away,
             e.CallerSpeechStarted: self._speech_started,
             e.CallerSpeechEnded: self._speech_ended,
             e.ReplyAudio: self._reply_audio,
@@ -274,7 +275,7 @@ class Timeline:
             self._clear_pending = False
             if self._barge_in is not None and self._barge_in.stopped_ms is None:
                 self._barge_in.stopped_ms = self.ms(event.at_s)
-            self._observe("bargein_stop", event.at_s - self._decided_s)
+                self._observe("bargein_stop", event.at_s - self._decided_s)
 
     def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
         """The model asked for this tool; the arguments are bounded, and without secrets."""
@@ -325,30 +326,31 @@ class Timeline:
     def _cleared(self, command: c.Clear, decided_s: float) -> None:
         self._decided_s = decided_s
         self._clear_pending = True
+        self._barge_in = None  # `BargeIn` follows in the same step, unless the gateway itself cancels a reply
+        self._playback_cut()
+
+    def _line_away(self, event: e.LineAway) -> None:
+        self._clear_pending = False
+        self._playback_cut()
+
+    def _playback_cut(self) -> None:
         for turn in self._turns.values():
             turn.playing_until_s = None
-        record = BargeInRecord(
-            generation=0,
-            onset_ms=self.ms(decided_s),
-            decided_ms=self.ms(decided_s),
-        )
-        self._barge_in = record
-        self.record.barge_ins.append(record)
 
     def clear_sent(self, at_s: float) -> None:
         """The clear was handed to the carrier's socket."""
-        self._observe("bargein_clear_sent", at_s - self._decided_s)
         if self._barge_in is not None and self._barge_in.clear_sent_ms is None:
+            self._observe("bargein_clear_sent", at_s - self._decided_s)
             self._barge_in.clear_sent_ms = self.ms(at_s)
 
     def _barged_in(self, command: c.BargeIn, decided_s: float) -> None:
         record = self._barge_in
         self._metrics.barge_ins_total.inc(command.verdict.value)
-        if record is None:
-            return
-        if record.generation == 0:
-            record.generation = command.generation
-            record.onset_ms = self.ms(command.onset_s)
+        if record is None or record.verdict_ms is not None or record.generation != command.generation:
+            record = self._barge_in = BargeInRecord(
+                generation=command.generation, onset_ms=self.ms(command.onset_s), decided_ms=self.ms(decided_s)
+            )
+            self.record.barge_ins.append(record)
             if command.verdict is not c.Verdict.CONFIRMED_BY_MODEL:
                 self._observe("bargein_detect", decided_s - command.onset_s)
         record.verdict = command.verdict.value

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from offhook.gateway.call import call
+from offhook.gateway.call import tools
 from offhook.gateway.conversation.handlers import floor
 from offhook.gateway.rehearsal.model.script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -66,7 +66,7 @@ def test_stuck_tool_or_link_is_abandoned_and_counted() -> None:
         ),
     }
     exposition: list[str] = []
-    with mock.patch.object(call, "TOOL_GRACE_S", -19.5), mock.patch.object(floor, "LINK_LOST_S", 0.4):
+    with mock.patch.object(tools, "GRACE_S", -19.5), mock.patch.object(floor, "LINK_LOST_S", 0.4):
         outcomes = place_calls(plans, metrics=exposition)
     tool, link = outcomes["a tool"].record, outcomes["the link"].record
     assert "a tool did not end in its time" in tool.errors

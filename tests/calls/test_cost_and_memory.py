@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.call.prompts import text_of
+from offhook.gateway.conversation.commands import Prompt
 from offhook.gateway.models.gemini.messages import usage_of
 from offhook.gateway.models.pricing import PRICES, cost
 from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
@@ -25,7 +28,7 @@ def remember(gateway, call) -> None:
     async def note() -> None:
         while call.call_sid not in gateway.calls:
             await asyncio.sleep(0.02)
-        gateway.calls[call.call_sid].remember("name", "Ada Example")
+        gateway.calls[call.call_sid].tools.remember("name", "Ada Example")
 
     call.noting = asyncio.create_task(note())
 
@@ -62,7 +65,8 @@ def test_cost_limit_warns_and_then_ends_the_call(outcomes: dict[str, Outcome]) -
     record = outcomes["dear"].record
     assert record.end_reason == "cost_limit"
     told = [heard.text for session in outcomes["dear"].sessions for heard in session.texts]
-    assert "Say that it is over." in told
+    assert text_of(Prompt.COST_WARNING, Agent(name="dear")) in told
+    assert "Say that it is over." not in told  # that is for the time limit
     last = record.turns[-1]
     assert last.reply_text == "We have to stop here. Goodbye."
     assert last.heard_ms == pytest.approx(last.sent_ms, abs=20)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from offhook.gateway.agent.spec import Agent, filler_line
 from offhook.gateway.conversation.commands import Speak
@@ -171,7 +172,8 @@ def clean(value: str) -> str:
 
 
 def with_time(agent: Agent, variables: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """A call's variables with the agent's `name` and `now`, date and time with zone (`now` must have one)."""
+    """A call's variables with the agent's `name` and `now`: date and time in the agent's time zone, if it has one."""
+    now = now.astimezone(ZoneInfo(agent.timezone)) if agent.timezone else now
     return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": agent.name, **variables}
 
 

@@ -71,9 +71,9 @@ def on_stream(name: str, reason: str, *sent: object) -> None:
         call = x.gateway.calls[socket.call_sid]
         for message in sent:
             await (socket.text(message) if isinstance(message, str) else socket.json(message))
-        before_ms = call._samples_in
+        before_ms = call.hearing.received_samples
         await socket.json({**media(1), "sequenceNumber": "0"})
-        await x.until(lambda: call._samples_in > before_ms)
+        await x.until(lambda: call.hearing.received_samples > before_ms)
         await socket.json({"event": "stop", "stop": {}}, {"event": "stop", "stop": {}})
         ENDINGS[name] = socket.call_sid
 
@@ -173,7 +173,7 @@ async def more_audio_than_time(x: Exchange) -> None:
     call = x.gateway.calls[socket.call_sid]
     await socket.stop()
     await x.record(socket.call_sid)
-    assert call._samples_in <= 48_000
+    assert call.hearing.received_samples <= 48_000
 
 
 # --- before the start

@@ -250,7 +250,7 @@ async def test_marks_that_never_come_back_hold_nothing_up() -> None:
         assert not any(m.echoed for m in truth.marks)
 
 
-@pytest.mark.parametrize("part", ["_runner", "_link"])
+@pytest.mark.parametrize("part", ["tools", "link"])
 async def test_call_with_hanging_parts_is_over(part: str) -> None:
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
@@ -262,7 +262,7 @@ async def test_call_with_hanging_parts_is_over(part: str) -> None:
             await socket.stop()
             record = await x.record(socket.call_sid)
         assert record.end_reason == "caller_hung_up"
-        assert record.errors == ["a tool, the model or the carrier did not let go in time"]
+        assert record.errors == ["a tool, the model or the carrier did not close in time"]
         assert "offhook_stuck_calls_total 1" in x.gateway.metrics.render().decode()
         assert not x.gateway.calls
         assert x.gateway.admission.calls == 0

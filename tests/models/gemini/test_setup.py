@@ -1,5 +1,6 @@
 """Agents against models: what is refused is found before a call; what is sent, the SDK takes and the model too."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import msgspec
@@ -17,6 +18,7 @@ from offhook.gateway.models.gemini.setup import (
     live_config,
     model_of,
     scheduling_for,
+    with_time,
 )
 from offhook.gateway.rehearsal.model.script import Script
 from tests.models.gemini.link_rig import linked
@@ -221,3 +223,16 @@ async def test_the_same_on_vertex(model):
         [session] = rig.server.sessions
         assert "aiplatform.v1beta1.LlmBidiService" in session.path
         assert session.model.endswith(f"/{model}")
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [
+        ("Pacific/Kiritimati", "Sunday 01 February 2026, 02:30 +14"),
+        ("Etc/GMT+12", "Saturday 31 January 2026, 00:30 -12"),
+        ("Europe/Berlin", "Saturday 31 January 2026, 13:30 CET"),
+    ],
+)
+def test_now_is_in_the_time_zone_of_the_agent(zone: str, shown: str) -> None:
+    now = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)
+    assert with_time(Agent(name="a", timezone=zone), {}, now)["now"] == shown
