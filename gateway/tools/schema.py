@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +22,7 @@ __all__ = ["Arguments", "BadArguments", "inlined"]
 
 MAX_DEPTH = 20
 MAX_NODES = 5_000  # of a schema without references: a few nested ones can multiply without end
+ERRORS_MAX = 20  # of one call, to choose the one to report from
 SHOWN_CHARACTERS = 60  # of a wrong value, back to the model
 _NULL = {"type": "null"}
 _DROPPED = ("$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$comment")
@@ -180,11 +182,12 @@ class Arguments:
             raise BadArguments("The arguments must be an object with a value per parameter.")
         value = self._converted(self._schema, dict(given), "", 0)
         try:
-            found = next(iter(self._validator.iter_errors(value)), None)
+            found = list(islice(self._validator.iter_errors(value), ERRORS_MAX))
         except ValueError as error:  # a lone surrogate, which is no text
             raise BadArguments(f"The arguments cannot be read: {type(error).__name__}.") from None
-        if found is not None:
-            raise _refusal(found, self._schema)
+        if found:
+            # What is wrong before what is missing: a misspelt name explains the missing one.
+            raise _refusal(min(found, key=lambda error: error.kind.name == "required"), self._schema)
         assert isinstance(value, dict)
         return value
 

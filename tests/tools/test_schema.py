@@ -206,6 +206,11 @@ def test_a_pattern_that_backtracks_does_not_hold_the_loop() -> None:
     assert time.perf_counter() - began_s < 1.0
 
 
+def test_a_wrong_name_is_reported_before_the_missing() -> None:
+    with pytest.raises(BadArguments, match="There is no parameter 'naem': the parameters are name"):
+        checked({"properties": {"name": {"type": "string"}}, "required": ["name"]}, {"naem": "Ann"})
+
+
 def test_a_keyword_without_words_of_its_own_is_named() -> None:
     with pytest.raises(BadArguments, match="v does not fit: uniqueItems"):
         of({"type": "array", "uniqueItems": True}, [1, 1])
