@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Agent, Fallback
-from offhook.gateway.call.call import Call, CallFacts, Transfer
+from offhook.gateway.call.call import Call
+from offhook.gateway.call.facts import CallFacts, Transfer
 from offhook.gateway.call.line import LineFormats
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
@@ -56,8 +56,7 @@ class PaperCall:
     line: Any = None
     ending: Ending | None = None
     phase: Phase = Phase.SPEAKING
-    transfer_to: Transfer | None = None
-    on_digits: Callable[[str], None] | None = None
+    tools: Any = field(default_factory=lambda: SimpleNamespace(transfer_to=None, on_digits=None))
     silent: float = 0.0
     remembered: dict[str, str] = field(default_factory=dict)
     record: Any = field(default_factory=lambda: SimpleNamespace(answered_by="", errors=[]))
@@ -66,6 +65,10 @@ class PaperCall:
     @property
     def timeline(self) -> Any:
         return SimpleNamespace(error=self.record.errors.append)
+
+    @property
+    def attached(self) -> bool:
+        return self.line is not None
 
     def silent_s(self, now_s: float) -> float:
         return self.silent if self.line is not None else 0.0
@@ -306,7 +309,7 @@ async def test_what_follows_an_ending(rig: Rig, ending: Ending):
 
 async def test_a_transfer_dials_its_target(rig: Rig):
     call = rig.talking()
-    call.transfer_to = Transfer(HUMAN, "Ann")
+    call.tools.transfer_to = Transfer(HUMAN, "Ann")
     assert rig.board.follows("C1", rig.now_s) is None
     call.ending = Ending.TRANSFERRED
     assert rig.board.follows("C1", rig.now_s) == NextStep(Kind.DIAL, HUMAN, "Ann")
@@ -345,8 +348,8 @@ async def test_a_hold_that_fails_is_false(rig: Rig):
 
 async def test_only_keys_are_sent(rig: Rig):
     call = rig.talking()
-    assert call.on_digits
-    call.on_digits("12w#</Play>")
+    assert call.tools.on_digits
+    call.tools.on_digits("12w#</Play>")
     await rig.settle()
     assert rig.asked == [("interrupt", "C1", Keys("12w#"))]
 
@@ -354,7 +357,7 @@ async def test_only_keys_are_sent(rig: Rig):
 async def test_a_carrier_without_features_is_not_asked():
     rig = await Rig(can=frozenset()).opened()
     call = rig.talking()
-    assert call.on_digits is None
+    assert call.tools.on_digits is None
     assert not await rig.board.hold("C1")
     assert not await rig.board.resume("C1")
     with pytest.raises(OperatorError, match="cannot be placed"):
@@ -452,7 +455,7 @@ async def test_a_message_waits_for_the_reply_under_way(rig: Rig):
 async def briefing(rig: Rig) -> tuple[PaperCall, PaperCall, OutboundCall]:
     """A caller who waits in the conference, and the briefing call that is under way."""
     caller = rig.talking()
-    caller.transfer_to = Transfer(HUMAN, "Ann wants a table.", warm=True)
+    caller.tools.transfer_to = Transfer(HUMAN, "Ann wants a table.", warm=True)
     rig.over(caller, Ending.TRANSFERRED)
     await rig.tick()
     (outbound,) = rig.board.outbound.of_conference("offhook-C1")
@@ -490,7 +493,7 @@ async def test_a_human_who_declines_ends_the_wait_once(rig: Rig):
 
 async def test_refused_briefing_call_ends_the_wait(rig: Rig):
     caller = rig.talking()
-    caller.transfer_to = Transfer(HUMAN, "", warm=True)
+    caller.tools.transfer_to = Transfer(HUMAN, "", warm=True)
     rig.over(caller, Ending.TRANSFERRED)
     rig.carrier.refuses.append(PeerError("no"))
     await rig.tick()
@@ -508,7 +511,7 @@ async def test_a_caller_who_leaves_ends_the_briefing(rig: Rig):
 async def test_without_conferences_the_target_is_dialled():
     rig = await Rig(can=frozenset()).opened()
     caller = rig.talking()
-    caller.transfer_to = Transfer(HUMAN, "Ann", warm=True)
+    caller.tools.transfer_to = Transfer(HUMAN, "Ann", warm=True)
     rig.over(caller, Ending.TRANSFERRED)
     assert rig.asked == [("follow", "C1", NextStep(Kind.DIAL, HUMAN, "Ann"))]
 

@@ -15,16 +15,16 @@ from offhook.metrics.catalogue import Metrics
 def test_live_view_is_bounded_and_the_record_whole() -> None:
     timeline = Timeline(CallRecord(call_sid="CA1"), Metrics(CollectorRegistry(), LABELS))
     now_s, turns = 1_000.0, 100
-    timeline.event(e.StreamStarted(now_s))
+    timeline.observe(e.StreamStarted(now_s), [])
     for generation in range(1, turns + 1):
-        timeline.event(e.CallerSpeechStarted(now_s + 1, now_s + 1))
+        timeline.observe(e.CallerSpeechStarted(now_s + 1, now_s + 1), [])
         timeline.caller_text(f"Question {generation}.", True, now_s + 1.5)
-        timeline.event(e.CallerSpeechEnded(now_s + 2, now_s + 2))
-        timeline.event(e.ReplyAudio(now_s + 3, generation, 8_000, 0, False))
+        timeline.observe(e.CallerSpeechEnded(now_s + 2, now_s + 2), [])
+        timeline.observe(e.ReplyAudio(now_s + 3, generation, 8_000, 0), [c.Play(generation, 0, 8_000)])
         timeline.reply_text(generation, f"One two three four {generation}.")
-        timeline.command(c.Play(generation, 0, 8_000), now_s + 3)
         if generation < turns:
-            timeline.command(c.ReplyEnded(generation, received=8_000, heard=4_000, interrupted=True), now_s + 4)
+            ended = c.ReplyEnded(generation, received=8_000, heard=4_000, interrupted=True)
+            timeline.observe(e.MarkReturned(now_s + 4, generation, 8_000, 0), [ended])
         now_s += 10
 
     live = timeline.so_far(now_s)
