@@ -32,6 +32,7 @@ from offhook.gateway.carriers.twilio.webhooks import Telephone
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.labels import LABELS
 from offhook.gateway.models import CallBrief
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -78,7 +79,7 @@ class Gateway:
         for agent in agents:
             detector_of(agent)  # not installed: now, and not when somebody calls
         names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
-        self.metrics = Metrics(CollectorRegistry(), tools=names, version=__version__)
+        self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__)
         self.metrics.call_capacity.set(settings.max_calls)
         for agent in agents:  # warm transfers: each agent's other self
             briefing = briefing_agent(agent)

@@ -15,22 +15,21 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says. Times, sizes and behaviour of an agent stand in its agent file instead."""
+    """What the environment says of the process; the model reads its own variables (`offhook.gateway.models`).
 
-    gemini_api_key: str = ""  # GEMINI_API_KEY (or GOOGLE_API_KEY), secret
-    gemini_base_url: str = ""  # GOOGLE_GEMINI_BASE_URL, as google-genai reads it
+    Times, sizes and behaviour of an agent are set in its agent file instead.
+    """
+
     twilio_account_sid: str = ""  # TWILIO_ACCOUNT_SID
     twilio_auth_tokens: tuple[str, ...] = ()  # TWILIO_AUTH_TOKEN, secret; several with commas while rotating
     twilio_api_key: str = ""  # TWILIO_API_KEY and TWILIO_API_SECRET: for REST, instead of the auth token
     twilio_api_secret: str = ""  # secret
     twilio_base_url: str = "https://api.twilio.com"  # OFFHOOK_TWILIO_BASE_URL
-    public_url: str = ""  # OFFHOOK_PUBLIC_URL: what Twilio is told, e.g. https://voice.example.com
+    public_url: str = ""  # OFFHOOK_PUBLIC_URL: where Twilio reaches this process, e.g. https://voice.example.com
     host: str = "127.0.0.1"  # OFFHOOK_HOST
     port: int = 8080  # OFFHOOK_PORT
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
-    redis_url: str = ""  # OFFHOOK_REDIS_URL, secret
-    database_url: str = ""  # OFFHOOK_DATABASE_URL, secret
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
@@ -57,14 +56,16 @@ class Settings:
         return shown
 
 
-UNLIKE = {"gemini_base_url": "GOOGLE_GEMINI_BASE_URL", "twilio_auth_tokens": "TWILIO_AUTH_TOKEN"}
-UNLIKE |= {"twilio_base_url": "OFFHOOK_TWILIO_BASE_URL", "agents": "OFFHOOK_AGENT"}
+UNLIKE = {
+    "twilio_auth_tokens": "TWILIO_AUTH_TOKEN",
+    "twilio_base_url": "OFFHOOK_TWILIO_BASE_URL",
+    "agents": "OFFHOOK_AGENT",
+}
 
 
 def _variable(field: str) -> str:
     """The environment variable of a setting."""
-    own = field.startswith(("gemini_", "twilio_"))
-    return UNLIKE.get(field) or ("" if own else "OFFHOOK_") + field.upper()
+    return UNLIKE.get(field) or ("" if field.startswith("twilio_") else "OFFHOOK_") + field.upper()
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
@@ -79,17 +80,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-SECRETS = frozenset(
-    {
-        "gemini_api_key",
-        "twilio_auth_tokens",
-        "twilio_api_secret",
-        "redis_url",
-        "database_url",
-        "console_token",
-        "api_token",
-    }
-)
+SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token"})
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -118,8 +109,6 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         return given in ("1", "true", "yes")
 
     settings = Settings(
-        gemini_api_key=text("GOOGLE_API_KEY") or text("GEMINI_API_KEY"),  # in the SDK's order
-        gemini_base_url=text("GOOGLE_GEMINI_BASE_URL"),
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
         twilio_api_key=text("TWILIO_API_KEY"),
@@ -130,8 +119,6 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         port=int(number("OFFHOOK_PORT", 8080, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
-        redis_url=text("OFFHOOK_REDIS_URL"),
-        database_url=text("OFFHOOK_DATABASE_URL"),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
         calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),

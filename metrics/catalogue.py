@@ -1,9 +1,9 @@
 """Every metric of the gateway, in one place.
 
-`Metrics(registry)` makes them; nothing else does. Segments (see `offhook.metrics.segments`) go through `observe`,
-which feeds the exported histogram and the console's sliding windows alike, so that both show the same.
-All label values come from the closed lists here; anything else is counted as "other", so a peer cannot
-grow the number of series. Nothing that names a caller or a call is ever a label.
+`Metrics(registry, labels)` makes them; nothing else does. Segments (see `offhook.metrics.segments`) go through
+`observe`, which feeds the exported histogram and the console's sliding windows alike, so that both show the same.
+All label values come from closed lists, those here and those of `Labels`; any other value is counted as "other", so
+a peer cannot grow the number of series. Nothing that names a caller or a call is ever a label.
 
 Written and read on the event loop's thread only.
 """
@@ -11,6 +11,7 @@ Written and read on the event loop's thread only.
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import inf
 
@@ -26,15 +27,13 @@ from offhook.metrics.segments import BY_NAME, SEGMENTS, Segment
 
 __all__ = [
     "AUTH_KINDS",
-    "BARGE_IN_VERDICTS",
-    "CALL_ENDINGS",
     "DROP_REASONS",
     "INCOMPLETE_REASONS",
     "INPUT_ERRORS",
     "MAX_TOOLS",
     "OTHER",
-    "REJECT_REASONS",
     "TOOL_FAILURES",
+    "Labels",
     "Metrics",
     "Tally",
     "WorstPerSecond",
@@ -43,25 +42,6 @@ __all__ = [
 OTHER = "other"
 MAX_TOOLS = 32  # each tool is a histogram of about a hundred series; further ones are counted as "other"
 
-# Reason -> side: why a call ended (the gateway's list of endings; a test compares them).
-CALL_ENDINGS = {
-    "caller_hung_up": "caller",
-    "agent_hung_up": "agent",
-    "transferred": "agent",
-    "caller_idle": "caller",
-    "answered_by_machine": "caller",
-    "time_limit": "gateway",
-    "cost_limit": "gateway",
-    "model_unreachable": "model",
-    "model_lost": "model",
-    "stream_lost": "carrier",
-    "stream_never_started": "carrier",
-    "server_stopped": "gateway",
-    "handed_over": "gateway",
-    "internal_error": "gateway",
-}
-# As the gateway's admission says it; "ended" is a late or repeated webhook, no caller waits behind it.
-REJECT_REASONS = ("at_limit", "draining", "no_agent", "ended", "internal_error")
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
 DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation")
 INPUT_PEERS = ("carrier", "model", "http")
@@ -91,8 +71,6 @@ INPUT_ERRORS = (
 )
 SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
-BARGE_IN_VERDICTS = ("suspected", "confirmed_by_model", "confirmed_locally", "dismissed")
-TOOL_OUTCOMES = ("done", "failed", "timed_out", "cancelled")
 TOOL_FAILURES = (
     "arguments",  # did not fit the schema
     "unknown_tool",
@@ -105,7 +83,6 @@ TOOL_FAILURES = (
     "status",  # the service answered with an error
     "bad_answer",  # too long, unreadable, or not what was asked for
 )
-TOOL_AFTERWARDS = ("running", "finished", "failed")
 INCOMPLETE_REASONS = (
     "interrupted",
     "no_audio",
@@ -116,6 +93,17 @@ INCOMPLETE_REASONS = (
 )
 TOKEN_DIRECTIONS = ("input", "output")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The closed lists of label values that are the gateway's own enumerations."""
+
+    call_endings: Mapping[str, str]  # reason -> side
+    reject_reasons: tuple[str, ...]
+    barge_in_verdicts: tuple[str, ...]
+    tool_outcomes: tuple[str, ...]
+    tool_afterwards: tuple[str, ...]
 
 
 class Tally:
@@ -165,6 +153,7 @@ class Metrics:
     def __init__(
         self,
         registry: CollectorRegistry,
+        labels: Labels,
         *,
         tools: Sequence[str] = (),
         version: str = "unknown",
@@ -178,7 +167,7 @@ class Metrics:
         for segment in SEGMENTS:
             if not segment.rig_only:
                 self._add_segment(segment, tools)
-        self._add_counters()
+        self._add_counters(labels)
         self._add_gauges(version)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -254,22 +243,22 @@ class Metrics:
         # Reachable by the constant and by its name.
         self._series[segment] = self._series[segment.name] = histogram.series
 
-    def _add_counters(self) -> None:
+    def _add_counters(self, labels: Labels) -> None:
         def plain(name: str, documentation: str) -> Counter:
             return Counter(f"offhook_{name}", documentation, registry=self.registry)
 
-        def tally(name: str, documentation: str, **labels: Collection[str]) -> Tally:
-            return Tally(self.registry, name, documentation, labels)
+        def tally(name: str, documentation: str, **values: Collection[str]) -> Tally:
+            return Tally(self.registry, name, documentation, values)
 
         self.calls_total = Tally(
             self.registry,
             "calls_total",
             "Calls ended, by reason and by the side it came from.",
-            {"reason": CALL_ENDINGS, "side": frozenset(CALL_ENDINGS.values())},
-            made=CALL_ENDINGS.items(),
+            {"reason": labels.call_endings, "side": frozenset(labels.call_endings.values())},
+            made=labels.call_endings.items(),
         )
         self.calls_rejected_total = tally(
-            "calls_rejected_total", "Calls answered with the fallback.", reason=REJECT_REASONS
+            "calls_rejected_total", "Calls answered with the fallback.", reason=labels.reject_reasons
         )
         self.stuck_calls_total = plain(
             "stuck_calls_total",
@@ -304,15 +293,15 @@ class Metrics:
             result=RECONNECT_RESULTS,
         )
         self.barge_ins_total = tally(
-            "barge_ins_total", "Barge-ins suspected, and what became of them.", verdict=BARGE_IN_VERDICTS
+            "barge_ins_total", "Barge-ins suspected, and what became of them.", verdict=labels.barge_in_verdicts
         )
         self.tool_calls_total = tally(
-            "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=TOOL_OUTCOMES
+            "tool_calls_total", "Tool calls, each with exactly one outcome.", outcome=labels.tool_outcomes
         )
         self.tool_afterwards_total = tally(
             "tool_afterwards_total",
             "Tool runs that were given up and could not be stopped (running), and what became of them later.",
-            state=TOOL_AFTERWARDS,
+            state=labels.tool_afterwards,
         )
         self.tool_failures_total = tally("tool_failures_total", "Tool calls that failed, by why.", reason=TOOL_FAILURES)
         self.tokens_total = tally("tokens_total", "Tokens as counted by the model.", direction=TOKEN_DIRECTIONS)

@@ -26,8 +26,10 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.truth import CallTruth, MarkReceived, StreamTruth
-from offhook.gateway.rehearsal.phone.voice import SOUNDS, audible_span
+from offhook.gateway.rehearsal.phone.voice import audible_span
 from offhook.media.wav import read_wav, write_wav
+from tests.rig.model import id_after
+from tests.rig.sounds import sound
 
 __all__ = ["AGENT", "Lived", "Truth", "place", "script_for"]
 
@@ -184,8 +186,7 @@ def _onsets(truth: CallTruth) -> list[int]:
 def words(folder: Path, least_ms: float = 450.0) -> Path:
     """A few spoken words with a hard end: their last frame is as loud as the others, so that where speech ends is
     beyond dispute."""
-    (line,) = SOUNDS.glob("caller_oh_sorry*.wav")
-    samples, rate_hz = read_wav(line)
+    samples, rate_hz = read_wav(sound("caller_oh_sorry"))
     assert rate_hz == 8_000
     samples = samples[audible_span(samples, rate_hz)[0] :]
     frames = samples[: len(samples) // 160 * 160].reshape(-1, 160).astype(np.float64)
@@ -201,9 +202,9 @@ def buzz(folder: Path, lead_ms: float) -> Path:
     path = folder / f"agent{lead_ms:g}.wav"
     if not path.is_file():
         t = np.arange(3 * 24_000) / 24_000
-        sound = 3_500 * sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 20))
+        tone = 3_500 * sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 20))
         lead = np.zeros(round(lead_ms * 24))
-        write_wav(path, np.round(np.concatenate([lead, sound])).astype(np.int16), 24_000)
+        write_wav(path, np.round(np.concatenate([lead, tone])).astype(np.int16), 24_000)
     return path
 
 
@@ -212,10 +213,10 @@ def script_for(folder: Path, seed: int, turns: int) -> Script:
     plan = random.Random(seed)
     replies = []
     for _ in range(turns + 1):
-        sound = buzz(folder, plan.choice(LEADS_MS))
+        answer = buzz(folder, plan.choice(LEADS_MS))
         delay_ms = min(250 * plan.paretovariate(1.8), 2_500)
         replies.append(
-            Reply("caller", (Speak("Yes.", sound, delay_ms=delay_ms, chunk_ms=(20,), speed=1.0, transcript="none"),))
+            Reply("caller", (Speak("Yes.", answer, delay_ms=delay_ms, chunk_ms=(20,), speed=1.0, transcript="none"),))
         )
     return Script(tuple(replies))
 
@@ -274,5 +275,4 @@ async def place(
 
 def sid_of(setup: dict[str, Any]) -> str:
     """The call a session belongs to, by its instructions."""
-    text: str = setup["systemInstruction"]["parts"][0]["text"]
-    return text.partition("call ")[2].partition(".")[0]
+    return id_after("call", setup)

@@ -28,6 +28,7 @@ from offhook.gateway.cli.phone import mount as mount_telephone
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import OffhookError, OperatorError
+from offhook.gateway.files import check_writable, write_whole
 from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
 
 __all__ = ["app", "log_to_stderr", "main"]
@@ -70,11 +71,11 @@ def main() -> None:
 
 
 def _to_write(*paths: Path | None) -> None:
-    """What is written at the end must be writable at the start: nobody waits minutes to learn that it is not."""
+    """Refuse, before anything runs for minutes, a file that cannot be written at the end."""
     for path in paths:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("a").close()
+            check_writable(path)
 
 
 def _folder(path: Path) -> None:
@@ -147,7 +148,10 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
 @app.command()
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
-    for name, value in settings_from(os.environ).shown().items():
+    from offhook.gateway.models.gemini.client import GeminiSettings
+
+    shown = {**GeminiSettings.found(os.environ).shown(), **settings_from(os.environ).shown()}
+    for name, value in shown.items():
         print(f"{name:24} {value}")
     for problem in misspelt(os.environ):
         print(f"offhook: {problem}", file=sys.stderr)
@@ -278,7 +282,7 @@ def scenario_from_call(
         print(text, end="")
     else:
         _to_write(out)
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text)
         print(f"{out}: play it with `offhook simulate {out}`")
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
@@ -148,7 +149,7 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
         failed = [v.words for call in report.calls for v in call.verdicts if not v.ok]
         if failed:
             ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
-    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+    write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
 async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
@@ -168,7 +169,7 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
     report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-        await asyncio.to_thread(json_path.write_bytes, body)
+        await asyncio.to_thread(write_whole, json_path, body)
     good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
     console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
     return report.ok

@@ -30,6 +30,7 @@ from rich.live import Live
 from rich.text import Text
 
 from offhook.gateway.errors import OffhookError
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.account import NOBODY, account_for, counters, environment_of, legs, moved, place_outbound
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
@@ -49,7 +50,7 @@ from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.store.record import CallRecord
 from offhook.media.mulaw import RATE_HZ, decode
-from offhook.media.wav import write_wav
+from offhook.media.wav import wav_bytes
 
 __all__ = [
     "PUBLIC_URL",
@@ -404,7 +405,7 @@ def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str 
     """Recording and picture of one call; their paths by name."""
     sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
     left, right = decode(truth.left), decode(truth.right)
-    write_wav(sound, left, RATE_HZ, right=right[: len(left)] if len(left) else right)
+    write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))
     draw(truth, report, picture)
     return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
 

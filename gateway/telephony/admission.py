@@ -25,8 +25,8 @@ MAX_ENDED = 10_000  # ended calls remembered against replays: hours of a busy pr
 class Refusal(Enum):
     """Why a call may not enter; the value is what the metric shows."""
 
-    DRAINING = "draining"
     AT_LIMIT = "at_limit"
+    DRAINING = "draining"
     NO_AGENT = "no_agent"  # no agent answers the dialled number
     ENDED = "ended"  # a webhook for a call that is over: late or replayed
     FAULT = "internal_error"  # ours: answering it failed (never `ring`'s own answer)

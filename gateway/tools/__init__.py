@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import Outcome, ToolPolicy
-from offhook.gateway.errors import PeerError
+from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.tools.schema import Arguments
 
 __all__ = [
     "MARK",
@@ -130,7 +131,10 @@ class ToolHost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One thing an agent can do. `run` is a coroutine function; cancelling its task must really stop it."""
+    """One thing an agent can do. `run` is a coroutine function; cancelling its task must really stop it.
+
+    Raises `OperatorError` for `parameters` that are not a JSON schema.
+    """
 
     name: str
     description: str
@@ -143,6 +147,13 @@ class Tool:
     filler: str = ""
     filler_after_ms: int = 1_500
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
+    arguments: Arguments = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "arguments", Arguments(self.parameters))
+        except ValueError as error:
+            raise OperatorError(f"tool {self.name}: parameters: this is not a JSON schema: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

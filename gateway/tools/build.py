@@ -11,7 +11,7 @@ from offhook.gateway.agent.spec import Agent, ToolSettings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolSource
 from offhook.gateway.tools.builtins import builtin_tool
-from offhook.gateway.tools.conduct import conducted
+from offhook.gateway.tools.conduct import conducted, given_parameters
 from offhook.gateway.tools.function import THREADS, function_tool, functions_named
 from offhook.gateway.tools.http.client import HttpClient
 
@@ -90,6 +90,6 @@ def _configured(tool: Tool, settings: ToolSettings) -> Tool:
         tool,
         name=settings.name or tool.name,
         description=settings.description or tool.description,
-        parameters=settings.parameters or tool.parameters,
+        parameters=given_parameters(settings) or tool.parameters,
     )
     return conducted(named, settings)

@@ -60,7 +60,7 @@ def _send_dtmf(options: Options) -> Tool:
         return None
 
     keys = {"type": "string", "description": "Keys: 0 to 9, * and #; w waits half a second.", "maxLength": MAX_KEYS}
-    parameters = _object(digits={**keys, "pattern": r"\A[0-9A-D*#w]+\Z"})
+    parameters = _object(digits={**keys, "pattern": "^[0-9A-D*#w]+$"})
     return Tool("send_dtmf", "Press keys on the telephone, as for a menu you are listening to.", parameters, run)
 
 

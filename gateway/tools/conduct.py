@@ -1,14 +1,25 @@
-"""How the agent file wants a tool to be run, whatever kind it is."""
+"""What the agent file sets for a tool of any kind: its schema, and how it is run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool
+from offhook.gateway.tools.schema import inlined
 
-__all__ = ["conducted"]
+__all__ = ["conducted", "given_parameters"]
+
+
+def given_parameters(settings: ToolSettings) -> dict[str, Any] | None:
+    """The agent file's schema of the arguments, if it has one. Raises `OperatorError`."""
+    try:
+        return inlined(settings.parameters) if settings.parameters else None
+    except ValueError as error:
+        raise OperatorError(f"tool {settings.name}: parameters: {error}") from None
 
 
 def conducted(tool: Tool, settings: ToolSettings) -> Tool:

@@ -11,9 +11,9 @@ import typing
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import pairwise
 from typing import Annotated, Any
 
+import docstring_parser
 import msgspec
 
 from offhook.gateway.conversation.events import ToolPolicy
@@ -24,9 +24,8 @@ from offhook.gateway.tools.threads import Threads
 
 __all__ = ["described", "function_tool", "functions_named"]
 
+_LEAD = "-"
 THREADS = Threads()  # of the process
-_SECTION = re.compile(r"\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?)\s*:\s*\Z")
-_ARGUMENT = re.compile(r"(\s*)\**(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)\Z")
 
 
 def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
@@ -59,24 +58,21 @@ def functions_named(path: str, directory: str) -> list[Callable[..., Any]]:
 
 
 def described(docstring: str) -> tuple[str, dict[str, str]]:
-    """A docstring's text before its sections, on one line per paragraph, and what its `Args:` say per parameter."""
-    lines = inspect.cleandoc(docstring).splitlines()
-    sections = [i for i, line in enumerate(lines) if _SECTION.match(line)]
-    text = "\n".join(lines[: sections[0] if sections else len(lines)])
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    arguments: dict[str, str] = {}
-    for begins, ends in pairwise([*sections, len(lines)]):
-        if not re.match(r"\s*(Args|Arguments|Parameters)\b", lines[begins]):
-            continue
-        indent, current = -1, ""
-        for line in lines[begins + 1 : ends]:
-            found = _ARGUMENT.match(line)
-            if found and (indent < 0 or len(found[1]) <= indent):
-                indent, current = len(found[1]), found[2]
-                arguments[current] = found[3].strip()
-            elif current and line.strip():
-                arguments[current] = f"{arguments[current]} {line.strip()}".strip()
-    return "\n".join(p for p in paragraphs if p), arguments
+    """A docstring's text before its sections, on one line per paragraph, and its words for each parameter.
+
+    Google, NumPy, reST and Epydoc styles.
+    """
+    try:
+        # The parser finds no section in a docstring that begins with one.
+        parsed = docstring_parser.parse(f"{_LEAD}\n\n{docstring}")
+    except docstring_parser.ParseError:  # no known style: all of it is text
+        return _paragraphs(inspect.cleandoc(docstring)), {}
+    about = {param.arg_name.lstrip("*"): " ".join((param.description or "").split()) for param in parsed.params}
+    return _paragraphs((parsed.description or "").removeprefix(_LEAD)), about
+
+
+def _paragraphs(text: str) -> str:
+    return "\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
 def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> Tool:

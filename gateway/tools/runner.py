@@ -13,7 +13,7 @@ from offhook.gateway.conversation.events import Outcome
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
 from offhook.gateway.tools.answer import answer, clipped_text, refusal
-from offhook.gateway.tools.schema import BadArguments, checked
+from offhook.gateway.tools.schema import BadArguments
 
 __all__ = ["ToolRunner"]
 
@@ -112,7 +112,7 @@ class ToolRunner:
         task = asyncio.current_task()
         assert task is not None
         try:
-            arguments = checked(tool.parameters, self._meant(call.arguments))
+            arguments = tool.arguments.checked(self._meant(call.arguments))
             if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
                 return ToolResult(Outcome.DONE, _REHEARSED, "")
             asked = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)

@@ -22,17 +22,16 @@ from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.run import fetch_record, gateway_process
 from offhook.gateway.store.record import CallRecord
 from offhook.metrics.quantiles import exact
-from tests.bench.bench_calls import SOUNDS
+from tests.rig.sounds import sound
 
 PER_CALL = 10
 TOKEN = "bench"
 
 
 async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
-    sound = next(SOUNDS.glob("agent_of_course*.wav"))
-    long = Speak("Of course. Let me look for a table on Friday evening.", sound)
+    long = Speak("Of course. Let me look for a table on Friday evening.", sound("agent_of_course"))
     script = Script((Reply("text", (long,)),), default=Reply("caller", (long,)))
-    line = str(next(SOUNDS.glob("caller_oh*.wav")))
+    line = str(sound("caller_oh_sorry"))
     places = random.Random(1)
     async with ModelServer(script, keep_audio=False) as model:
         with tempfile.TemporaryDirectory() as folder:

@@ -15,26 +15,15 @@ import asyncio
 import json
 import os
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-SOUNDS = Path(__file__).parents[2] / "gateway" / "rehearsal" / "sounds"
-TICKS = os.sysconf("SC_CLK_TCK")
+from tests.rig.process import cpu_s, rss_mib, spawn
+from tests.rig.sounds import sound
+
 UP = json.dumps({"realtimeInput": {"audio": {"data": "A" * 856, "mimeType": "audio/pcm;rate=16000"}}})
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 # --- the model, a process of its own
@@ -44,8 +33,8 @@ async def model_main(ca_out: str) -> None:
     from offhook.gateway.rehearsal.model.script import Reply, Say, Script
     from offhook.gateway.rehearsal.model.server import ModelServer
 
-    sound = next(SOUNDS.glob("agent_of_course*.wav"))
-    script = Script((Reply("text", (Say("hello", sound),)),), default=Reply("caller", (Say("of course", sound),)))
+    path = sound("agent_of_course")
+    script = Script((Reply("text", (Say("hello", path),)),), default=Reply("caller", (Say("of course", path),)))
     async with ModelServer(script, keep_audio=False) as server:
         Path(ca_out).write_text(Path(server.ca_path).read_text())
         print(server.url, flush=True)
@@ -112,21 +101,12 @@ async def relay_main() -> None:
 # --- the measurement
 
 
-def spawn(arguments: list[str], environ: dict[str, str]) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([sys.executable, *arguments], env=environ, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    if not line:
-        raise SystemExit(f"{arguments} did not start")
-    return process, line.rpartition(" ")[2]
-
-
 async def calls_main(url: str, pid: int, calls: int, seconds: float) -> tuple[float, float]:
     """CPU milliseconds of `pid` per call-second while `calls` calls talk, and MiB per call."""
     from offhook.gateway.rehearsal.phone.call import SimulatedCall
     from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 
-    line = str(next(SOUNDS.glob("caller_hello*.wav")))
+    line = str(sound("caller_hello_i_would"))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
     empty_mib = rss_mib(pid)
     placed = []

@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
@@ -32,7 +33,8 @@ from offhook.gateway.web.access import Access
 from offhook.gateway.web.console import Console, LiveCall
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import SEGMENTS
-from tests.bench.bench_calls import SOUNDS, cpu_s, spawn
+from tests.rig.process import cpu_s, spawn
+from tests.rig.sounds import sound
 
 CALLS, ENDED, TURNS = 100, 1_000, 40
 
@@ -53,7 +55,7 @@ def record(sid: str) -> CallRecord:
 def full_console() -> Console:
     """With every segment's windows full."""
     now_s = [0.0]
-    metrics = Metrics(CollectorRegistry(), clock=lambda: now_s[0])
+    metrics = Metrics(CollectorRegistry(), LABELS, clock=lambda: now_s[0])
     chance = random.Random(8)
     for second in range(3_600):
         now_s[0] = 100_000.0 + second
@@ -120,7 +122,7 @@ def at_share(before: list[tuple[float, float]], after: list[tuple[float, float]]
 
 async def watched(url: str, pid: int, calls: int) -> None:
     """Unwatched and watched in turn, three times 15 s each."""
-    line = str(next(SOUNDS.glob("caller_hello*.wav")))
+    line = str(sound("caller_hello_i_would"))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
     placed = [SimulatedCall(url, turn * 30, direct=True) for _ in range(calls)]
     tasks = [asyncio.create_task(call.run()) for call in placed]

@@ -25,7 +25,6 @@ from offhook.media import mulaw
 from offhook.media.framing import Framer
 from offhook.media.recording import Recording
 from offhook.media.resample import Down24To8, Up8To16, resample
-from offhook.media.tones import DtmfDetector
 from tests.media import signals
 
 with warnings.catch_warnings():
@@ -190,7 +189,7 @@ def quality() -> None:
 def others() -> None:
     print("\nthe rest of the path, us per 20 ms")
     codes = mulaw.encode(signals.white(0.02, -30.0))
-    framer, dtmf = Framer(), DtmfDetector()
+    framer = Framer()
     speech = mulaw.decode(codes)
     with tempfile.TemporaryDirectory() as folder:
         recording, at = Recording(Path(folder) / "call.wav"), [0]
@@ -204,7 +203,6 @@ def others() -> None:
             ("mulaw.encode", lambda: mulaw.encode(speech)),
             ("mulaw.levels_dbov", lambda: mulaw.levels_dbov(codes)),
             ("Framer.push", lambda: framer.push(codes)),
-            ("DtmfDetector.push", lambda: dtmf.push(speech)),
             ("Recording.caller, writer thread included", record),
         ):
             print(f"  {name:<46}{cpu_us(work, 1):10.2f}")

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from offhook.gateway.labels import LABELS
 from offhook.metrics.catalogue import Metrics, WorstPerSecond
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import SEGMENTS, TURN_GAP, UPLINK_RELATIVE_DELAY
@@ -40,7 +41,7 @@ def touch_all(metrics: Metrics, seconds: float) -> None:
 def observing() -> None:
     rng = random.Random(1)
     samples = [rng.lognormvariate(-0.4, 0.4) for _ in range(N)]
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), LABELS)
     theirs = Histogram("a", "b", buckets=TURN_GAP.buckets_s(), registry=CollectorRegistry())
     worst = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
     times = [i * 0.02 for i in range(N)]
@@ -72,7 +73,7 @@ def observing() -> None:
 
 
 def rendering() -> None:
-    metrics = Metrics(CollectorRegistry(), tools=[f"tool_{i}" for i in range(8)])
+    metrics = Metrics(CollectorRegistry(), LABELS, tools=[f"tool_{i}" for i in range(8)])
     text = metrics.render()
     lines = len(text.splitlines())
     print(f"\nexposition: {lines:,} lines, {len(text) / 1000:.0f} kB")
@@ -94,7 +95,7 @@ def rendering() -> None:
 
 async def stall(render: Callable[[Metrics], Awaitable[object]] | None, seconds: float = 10.0) -> list[float]:
     """Lateness of a 20 ms ticker, in seconds, while something is rendered five times a second."""
-    metrics = Metrics(CollectorRegistry(), tools=[f"tool_{i}" for i in range(8)])
+    metrics = Metrics(CollectorRegistry(), LABELS, tools=[f"tool_{i}" for i in range(8)])
     metrics.render()
     late_s: list[float] = []
 

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench.bench_calls import calls_main, spawn
+from tests.bench.bench_calls import calls_main
+from tests.rig.process import spawn
 
 
 def feeders() -> list[tuple[Any, str]]:

@@ -21,25 +21,25 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
 from offhook.metrics.quantiles import exact
-from tests.bench.bench_calls import SOUNDS, spawn
+from tests.rig.model import model_environ
+from tests.rig.process import spawn
+from tests.rig.sounds import sound
 
 FRAME_S = 0.02
 
 
 async def measure(calls: int, turns: int) -> tuple[list[float], list[float]]:
     """Seconds up, per frame; seconds down, per reply."""
-    sound = next(SOUNDS.glob("agent_thank*.wav"))
-    script = Script((Reply("text", (Speak("hello", sound),)),), default=Reply("caller", (Speak("yes", sound),)))
-    line = str(next(SOUNDS.glob("caller_uh*.wav")))
+    path = sound("agent_thank_you")
+    script = Script((Reply("text", (Speak("hello", path),)),), default=Reply("caller", (Speak("yes", path),)))
+    line = str(sound("caller_uh_huh"))
     async with ModelServer(script) as model:
         with tempfile.TemporaryDirectory() as folder:
             agent = Path(folder) / "agent.yaml"
             agent.write_text("name: bench\ngreeting: {text: Greet the caller.}\n")
             environ = {
                 **os.environ,
-                "GOOGLE_GEMINI_BASE_URL": model.url,
-                "SSL_CERT_FILE": model.ca_path,
-                "GEMINI_API_KEY": "rehearsal",
+                **model_environ(model),
                 "OFFHOOK_INSECURE": "1",
                 "OFFHOOK_PORT": "0",
                 "OFFHOOK_AGENT": str(agent),

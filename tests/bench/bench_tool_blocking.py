@@ -19,7 +19,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.bench.bench_calls import SOUNDS, spawn
+from tests.rig.process import spawn
+from tests.rig.sounds import sound
 
 TOOL_S = 5.0
 CASES = ("no tool", "asleep", "computing", "no tool again")
@@ -44,7 +45,7 @@ async def model_main(ca_out: str, tool: str) -> None:
     from offhook.gateway.rehearsal.model.script import CallTool, Reply, Say, Script
     from offhook.gateway.rehearsal.model.server import ModelServer
 
-    say = Say("of course", next(SOUNDS.glob("agent_saturday*.wav")))
+    say = Say("of course", sound("agent_saturday"))
     does = (say, CallTool(tool)) if tool in ("asleep", "computing") else (say,)
     script = Script((Reply("text", (say,)),), default=Reply("caller", does))
     async with ModelServer(script, keep_audio=False) as server:
@@ -73,7 +74,7 @@ async def talk(url: str, calls: int, seconds: float) -> list[tuple[float, float]
     from offhook.gateway.rehearsal.phone.call import SimulatedCall
     from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 
-    line = str(next(SOUNDS.glob("caller_yes*.wav")))
+    line = str(sound("caller_yes"))
     turn = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line))
     placed = [SimulatedCall(url, turn * 20, direct=True, caller=f"+1555010{i:04d}") for i in range(calls)]
     tasks = []

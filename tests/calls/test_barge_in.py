@@ -8,8 +8,9 @@ from offhook.gateway.rehearsal.model.script import CallTool, Interrupted, Reply,
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
-from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 UH_HUH = str(sound("uh_huh"))
 LONG_LINE, SATURDAY_LINE = sound("of_course"), sound("saturday")
@@ -21,6 +22,7 @@ def deaf(*replies: Reply) -> Script:
     return Script(replies, hears_above_dbfs=0.0)
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "at the first word": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 100), *AGAIN),
@@ -206,7 +208,7 @@ def test_the_models_word_alone_stops_the_agent(outcomes: dict[str, Outcome]) -> 
         assert outcomes[name].record.turns[0].interrupted, name
 
 
-def test_the_detectors_word_alone_is_enough_when_it_lasts(outcomes: dict[str, Outcome]) -> None:
+def test_lasting_speech_alone_confirms_the_barge_in(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["the detector alone hears somebody"]
     (barge_in,) = outcome.record.barge_ins
     assert barge_in.verdict == "confirmed_locally"
@@ -238,7 +240,7 @@ def test_a_caller_who_never_speaks_is_asked_and_let_go(outcomes: dict[str, Outco
     assert 1_000 <= prompt.reply_started_ms - first.reply_ended_ms <= 2_000  # counted from the end of playback
 
 
-def test_a_caller_who_never_stops_does_not_break_the_call(outcomes: dict[str, Outcome]) -> None:
+def test_endless_caller_speech_does_not_break_the_call(outcomes: dict[str, Outcome]) -> None:
     assert outcomes["a caller who never stops"].record.end_reason == "caller_hung_up"
     assert outcomes["a caller who never stops"].record.errors == []
 

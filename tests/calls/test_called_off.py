@@ -11,7 +11,8 @@ from offhook.gateway.conversation.handlers import floor
 from offhook.gateway.rehearsal.model.script import Abort, CallTool, CancelTools, Close, Fault, Reply, Script, Wait
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=800),))
 HELLO = Say(str(sound("hello_i_would")))
@@ -20,6 +21,7 @@ tools: [{{function: 'tests.calls.slow_tools:a_while', name: a_while, on_barge_in
 TAKEN_BACK = Script((GREETING, Reply("caller", (CallTool("a_while", {}), Wait(200), CancelTools()))))
 STEPS = (WaitForAgent("end"), HELLO, Pause(3_500), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "finish": Plan(STEPS, TAKEN_BACK, agent=A_WHILE.format("finish")),
     "cancel": Plan(STEPS, TAKEN_BACK, agent=A_WHILE.format("cancel")),
@@ -35,7 +37,7 @@ def told(outcome: Outcome) -> list[str]:
     return [t.text for s in outcome.sessions for t in s.texts if t.how == "content" and "a_while" in t.text]
 
 
-def test_the_model_learns_of_what_was_done_although_it_took_it_back(outcomes: dict[str, Outcome]) -> None:
+def test_withdrawn_tool_that_was_done_is_sent_to_model(outcomes: dict[str, Outcome]) -> None:
     (call,) = outcomes["finish"].record.tool_calls
     assert call.outcome == "done"
     (text,) = told(outcomes["finish"])
@@ -51,7 +53,7 @@ def test_of_what_was_not_done_it_is_told_nothing(outcomes: dict[str, Outcome]) -
     assert told(outcomes["cancel"]) == []
 
 
-def test_a_part_that_overruns_its_own_bounds_is_given_up_and_counted() -> None:
+def test_stuck_tool_or_link_is_abandoned_and_counted() -> None:
     """The tool's runner and the model's link end by themselves; here the call is made to lose patience first."""
     plans = {
         "a tool": Plan(

@@ -9,7 +9,8 @@ from offhook.gateway.models.pricing import PRICES, cost
 from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 SHORT = Reply("caller", (Speak("Of course.", length_ms=600),), heard=("And what else?",))
@@ -29,6 +30,7 @@ def remember(gateway, call) -> None:
     call.noting = asyncio.create_task(note())
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "dear": Plan(
         (WaitForAgent("end"), Say(str(sound("yes_please"))), WaitForEnd(30_000)),
@@ -56,7 +58,7 @@ def outcomes() -> dict[str, Outcome]:
     return place_calls(PLANS)
 
 
-def test_a_call_that_costs_too_much_is_told_so_and_then_ended(outcomes: dict[str, Outcome]) -> None:
+def test_cost_limit_warns_and_then_ends_the_call(outcomes: dict[str, Outcome]) -> None:
     record = outcomes["dear"].record
     assert record.end_reason == "cost_limit"
     told = [heard.text for session in outcomes["dear"].sessions for heard in session.texts]
@@ -74,7 +76,7 @@ def test_the_cost_of_a_call_is_that_of_its_tokens(outcomes: dict[str, Outcome]) 
         assert spent == pytest.approx(cost(usage_of(usage), PRICES["gemini-3.8-live"]))
 
 
-def test_a_fresh_session_is_told_what_was_remembered_and_said(outcomes: dict[str, Outcome]) -> None:
+def test_fresh_session_receives_facts_and_turns(outcomes: dict[str, Outcome]) -> None:
     first, *_, last = outcomes["forgetful"].sessions
     assert "handle" not in last.setup.get("sessionResumption", {})
     told = last.setup["systemInstruction"]["parts"][0]["text"]
@@ -83,7 +85,7 @@ def test_a_fresh_session_is_told_what_was_remembered_and_said(outcomes: dict[str
     assert "Ada" not in first.setup["systemInstruction"]["parts"][0]["text"]
 
 
-def test_a_long_call_changes_to_a_fresh_session_that_is_told_the_last_turns_only(
+def test_long_call_gets_fresh_session_with_last_turns(
     outcomes: dict[str, Outcome],
 ) -> None:
     _first, second, *_ = outcomes["long"].sessions

@@ -12,7 +12,8 @@ from offhook.gateway.rehearsal.model.script import Abort, CallTool, Close, Fault
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("agent_thank_you_for_calling")),))
 GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
@@ -29,6 +30,7 @@ def stop_soon(gateway: Gateway, call: SimulatedCall) -> None:
     call.stopper = asyncio.create_task(stop())  # type: ignore[attr-defined]
 
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "caller hangs up": Plan((WaitForAgent("start"), Pause(500), HangUp()), Script((GREETING,))),
     "agent hangs up": Plan(
@@ -88,7 +90,7 @@ def test_the_caller_hangs_up(outcomes: dict[str, Outcome]) -> None:
 
 
 @pytest.mark.parametrize("name", ["agent hangs up", "ends before its goodbye"])
-def test_the_agent_hangs_up_after_its_goodbye_was_heard(outcomes: dict[str, Outcome], name: str) -> None:
+def test_agent_hangs_up_after_its_goodbye_was_heard(outcomes: dict[str, Outcome], name: str) -> None:
     record, truth = outcomes[name].record, outcomes[name].truth
     assert record.end_reason == "agent_hung_up"
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms > 3000
@@ -103,7 +105,7 @@ def test_an_unreachable_model_gives_the_fallback_line(outcomes: dict[str, Outcom
     assert [(a.verb, a.text) for a in truth.announced] == [("say", "Please call again tomorrow."), ("hangup", "")]
 
 
-def test_a_model_lost_in_mid_call_gives_the_fallback_line(outcomes: dict[str, Outcome]) -> None:
+def test_model_lost_in_mid_call_plays_the_fallback(outcomes: dict[str, Outcome]) -> None:
     record, truth = outcomes["model lost"].record, outcomes["model lost"].truth
     assert record.end_reason == "model_lost"
     assert record.turns[0].heard_ms == record.turns[0].received_ms
@@ -116,7 +118,7 @@ def test_a_server_that_stops_lets_the_agent_finish(outcomes: dict[str, Outcome])
     assert record.turns[-1].heard_ms == record.turns[-1].received_ms
 
 
-def test_a_line_on_which_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
+def test_call_whose_streams_keep_dying_is_given_up(outcomes: dict[str, Outcome]) -> None:
     record, truth = outcomes["stream lost"].record, outcomes["stream lost"].truth
     assert record.end_reason == "stream_lost"
     assert len(record.streams) == 4

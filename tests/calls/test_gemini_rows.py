@@ -36,7 +36,7 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from tests.calls.rig import Outcome, Plan, place_calls
+from tests.rig.calls import Outcome, Plan, place_calls
 
 TROUBLES = {
     1: "the client's own pings close the connection: pongs of 8 to 30 s",
@@ -85,6 +85,7 @@ IMPATIENT = GREETS + "model: {silent_after_ms: 1500}\n"
 TWO = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), Say(MORE), WaitForAgent("end"), HangUp())
 OVER: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), SayOver(MORE, 1_000), WaitForAgent("end"), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "late pongs": Plan(TALK, Script((GREETING, ANSWERED), pong_delay_s=30.0)),
     "error in a tool": Plan(
@@ -295,7 +296,7 @@ def test_the_caller_is_greeted_once_whatever_happens(outcomes: dict[str, Outcome
         assert sum("Good morning" in turn.reply_text for turn in outcome.record.turns) <= 1, name
 
 
-def test_no_trouble_becomes_a_storm_and_neither_side_breaks_the_protocol(outcomes: dict[str, Outcome]) -> None:
+def test_no_reconnect_storm_and_no_protocol_violation(outcomes: dict[str, Outcome]) -> None:
     assert {n: o.truth.violations for n, o in outcomes.items() if o.truth.violations} == {}
     assert {n: o.violations for n, o in outcomes.items() if o.violations} == {}
     assert {n: len(o.sessions) for n, o in outcomes.items() if len(o.sessions) > 8} == {}
@@ -323,7 +324,7 @@ async def test_01_and_they_do_end_a_client_with_pings() -> None:
     assert server.sessions[0].pings > 0
 
 
-def test_02_an_error_during_a_tool_costs_a_moment_and_no_memory(outcomes: dict[str, Outcome]) -> None:
+def test_02_error_during_a_tool_keeps_the_history(outcomes: dict[str, Outcome]) -> None:
     first, *refused, last = went_on(outcomes["error in a tool"], 2)
     assert [s.close_code for s in (first, *refused)] == [1011, 1011, 1011]
     assert last.resumed_from is None
@@ -334,7 +335,7 @@ def test_02_an_error_during_a_tool_costs_a_moment_and_no_memory(outcomes: dict[s
 
 
 @pytest.mark.parametrize("name", ["ten minutes", "cancelled after ten minutes"])
-def test_03_ten_minutes_end_a_connection_and_not_the_conversation(outcomes: dict[str, Outcome], name: str) -> None:
+def test_03_ten_minutes_end_only_the_connection(outcomes: dict[str, Outcome], name: str) -> None:
     sessions = went_on(outcomes[name], len(outcomes[name].record.turns))
     assert len(outcomes[name].record.turns) >= 3
     assert len(sessions) >= 3
@@ -370,7 +371,7 @@ def test_06_goaway_waits_for_the_tool(outcomes: dict[str, Outcome]) -> None:
     assert not [a for s in others for a in s.tool_answers]
 
 
-def test_07_the_old_socket_is_closed_before_the_new_one_is_opened(outcomes: dict[str, Outcome]) -> None:
+def test_07_old_socket_closes_before_the_new_one_opens(outcomes: dict[str, Outcome]) -> None:
     changes = 0
     for name, outcome in outcomes.items():
         if name == "stall":
@@ -382,21 +383,21 @@ def test_07_the_old_socket_is_closed_before_the_new_one_is_opened(outcomes: dict
     assert changes > 15
 
 
-def test_08_a_handle_that_is_refused_is_not_shown_again(outcomes: dict[str, Outcome]) -> None:
+def test_08_refused_handle_is_not_sent_again(outcomes: dict[str, Outcome]) -> None:
     _, refused, last = went_on(outcomes["handle refused as invalid"], 2)
     assert refused.setup["sessionResumption"]["handle"]
     assert refused.close_code == 1007
     assert "handle" not in last.setup["sessionResumption"]
 
 
-def test_08_nothing_but_1007_ends_in_the_fallback_line_at_once(outcomes: dict[str, Outcome]) -> None:
+def test_08_only_1007_plays_the_fallback_at_once(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["nothing but 1007"]
     assert outcome.record.end_reason == "model_lost"
     assert len(outcome.sessions) == 2
     assert [a.text for a in outcome.truth.announced if a.verb == "say"] == ["We will call you back."]
 
 
-def test_08_a_resumed_session_gets_live_audio_and_no_history(outcomes: dict[str, Outcome]) -> None:
+def test_08_resumed_session_gets_live_audio_only(outcomes: dict[str, Outcome]) -> None:
     resumed = [s for o in outcomes.values() for s in o.sessions if s.resumed_from is not None and s.ready_at_s]
     assert len(resumed) > 8
     for session in resumed:
@@ -406,7 +407,7 @@ def test_08_a_resumed_session_gets_live_audio_and_no_history(outcomes: dict[str,
         assert max(early, default=0) <= 1.5 * 32_000
 
 
-def test_09_who_speaks_during_the_change_is_heard_and_answered(outcomes: dict[str, Outcome]) -> None:
+def test_09_speech_during_the_change_is_answered(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["lost while the caller speaks"]
     first, second = went_on(outcome, 2)
     assert second.resumed_from == first.index
@@ -415,13 +416,13 @@ def test_09_who_speaks_during_the_change_is_heard_and_answered(outcomes: dict[st
     assert outcome.record.audio_in_ms - kept_ms < 1_000, "hardly a word is missing"
 
 
-def test_10_the_first_connection_is_tried_without_the_field_that_was_refused(outcomes: dict[str, Outcome]) -> None:
+def test_10_first_connection_omits_the_refused_field(outcomes: dict[str, Outcome]) -> None:
     first, second = went_on(outcomes["empty resumption refused"], 2)
     assert (first.close_code, second.close_code) == (1008, 1000)
     assert ["sessionResumption" in s.setup for s in (first, second)] == [True, False]
 
 
-def test_11_barge_in_goes_by_the_models_word_and_not_by_the_transcript(outcomes: dict[str, Outcome]) -> None:
+def test_11_barge_in_needs_no_transcript(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["the model alone hears"]
     (session,) = went_on(outcome, 3)
     (interrupted_s,), (clear,) = session.interruptions, outcome.truth.clears
@@ -432,7 +433,7 @@ def test_11_barge_in_goes_by_the_models_word_and_not_by_the_transcript(outcomes:
     assert session.replies[-1].decided_at_s - interrupted_s > 1
 
 
-def test_12_nothing_of_the_old_reply_is_heard_after_the_interruption(outcomes: dict[str, Outcome]) -> None:
+def test_12_no_old_audio_after_the_interruption(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["late audio"]
     went_on(outcome, 3)
     cut = outcome.record.turns[1]
@@ -491,14 +492,14 @@ def test_17_a_stalled_session_is_replaced_in_seconds(outcomes: dict[str, Outcome
     assert outcome.truth.agent[-1].start_s - spoken.end_s < 8.5, "not when the stall was over"
 
 
-def test_18_words_that_come_twice_are_kept_once_and_none_are_needed(outcomes: dict[str, Outcome]) -> None:
+def test_18_repeated_or_absent_transcript_is_handled(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["words twice, words never"]
     went_on(outcome, 3)
     assert [t.caller_text for t in outcome.record.turns] == ["", "A table for two.", ""]
     assert [line.text for line in outcome.record.transcript if line.who == "caller"] == ["A table for two."]
 
 
-def test_19_what_was_said_before_the_tool_call_is_heard_to_its_end(outcomes: dict[str, Outcome]) -> None:
+def test_19_goodbye_before_a_tool_call_is_played_whole(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["a goodbye and a tool"]
     (session,) = outcome.sessions
     assert outcome.record.end_reason == "agent_hung_up"
@@ -514,7 +515,7 @@ def test_20_silence_after_a_result_is_nudged(outcomes: dict[str, Outcome]) -> No
     assert asked([session], "waiting for your answer") == 1
 
 
-def test_21_an_echo_that_would_interrupt_does_not_where_it_was_provided_for(outcomes: dict[str, Outcome]) -> None:
+def test_21_echo_does_not_interrupt_where_guarded(outcomes: dict[str, Outcome]) -> None:
     (session,) = outcomes["echo"].sessions
     assert session.interruptions, "the control: loud enough"
     protected, less = outcomes["echo, protected"], outcomes["echo, less sensitive"]
@@ -525,7 +526,7 @@ def test_21_an_echo_that_would_interrupt_does_not_where_it_was_provided_for(outc
     assert detection["startOfSpeechSensitivity"] == "START_SENSITIVITY_LOW"
 
 
-def test_22_a_reply_that_goes_on_at_the_model_is_over_for_the_caller(outcomes: dict[str, Outcome]) -> None:
+def test_22_reply_still_generated_is_over_for_caller(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["a model that cannot be stopped"]
     (session,) = went_on(outcome, 2)
     assert not session.interruptions
@@ -536,13 +537,13 @@ def test_22_a_reply_that_goes_on_at_the_model_is_over_for_the_caller(outcomes: d
     assert outcome.record.turns[0].interrupted
 
 
-def test_22_own_detection_cancels_the_generation_itself(outcomes: dict[str, Outcome]) -> None:
+def test_22_local_detection_cancels_the_generation(outcomes: dict[str, Outcome]) -> None:
     (session,) = went_on(outcomes["own detection"], 3)
     assert [r.ended for r in session.replies] == ["complete", "interrupted", "complete"]
     assert [kind for _, kind in session.activity] == ["activityStart", "activityEnd"] * 2
 
 
-def test_23_every_turn_is_metered_and_the_context_is_bounded(outcomes: dict[str, Outcome]) -> None:
+def test_23_turns_are_metered_and_context_is_bounded(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["long and cheap"]
     (session,) = went_on(outcome, 3)
     assert len(session.usage) == 3
@@ -563,7 +564,7 @@ def test_23_a_call_has_an_end_by_time_and_by_cost(outcomes: dict[str, Outcome]) 
     assert dear.record.usage["cost_usd"] > 0.000001
 
 
-def test_24_a_lifetime_without_warning_and_a_refused_handle_lose_no_word(outcomes: dict[str, Outcome]) -> None:
+def test_24_lost_session_and_handle_keep_the_history(outcomes: dict[str, Outcome]) -> None:
     first, refused, last = went_on(outcomes["58 minutes"], 2)
     assert (first.close_code, refused.close_code) == (1011, 1007)
     assert not first.go_aways or first.closed_at_s - first.go_aways[0] < 0.5

@@ -15,7 +15,7 @@ import pytest
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, Step, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls
+from tests.rig.calls import Outcome, Plan, place_calls
 
 SCALE = 150
 LASTS_S = 65 * 60 / SCALE
@@ -47,7 +47,7 @@ def outcomes() -> list[Outcome]:
         return list(place_calls({f"call {n}": Plan(talk(), SCRIPT) for n in range(CALLS)}).values())
 
 
-def test_it_is_as_long_as_it_says_and_crosses_every_limit(outcomes: list[Outcome]) -> None:
+def test_call_has_its_length_and_crosses_every_limit(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         assert not [step.failed for step in outcome.truth.steps if step.failed]
         assert outcome.record.end_reason == "caller_hung_up"
@@ -56,7 +56,7 @@ def test_it_is_as_long_as_it_says_and_crosses_every_limit(outcomes: list[Outcome
         assert [s.closed_by for s in outcome.sessions] == ["client"] * len(outcome.sessions), "never the service"
 
 
-def test_no_word_of_the_agent_is_lost_and_it_greets_once(outcomes: list[Outcome]) -> None:
+def test_no_agent_speech_is_lost_and_it_greets_once(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         turns = outcome.record.turns
         assert [t.reply_text for t in turns] == ["Good morning.", *ANSWERS]
@@ -65,7 +65,7 @@ def test_no_word_of_the_agent_is_lost_and_it_greets_once(outcomes: list[Outcome]
         assert sum(len(s.texts) for s in outcome.sessions) == 1, "asked for the greeting, and for nothing else"
 
 
-def test_every_change_is_short_and_keeps_the_callers_audio(outcomes: list[Outcome]) -> None:
+def test_session_changes_are_short_and_lose_no_audio(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         gaps_ms = [(new.ready_at_s - old.closed_at_s) * 1000 for old, new in pairwise(outcome.sessions)]
         print(

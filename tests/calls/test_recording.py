@@ -10,14 +10,14 @@ import numpy as np
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples
-from tests.calls.rig import Plan, place_calls
-from tests.calls.test_talk import GREETING, HELLO, LONG, SATURDAY, WAIT
+from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT
+from tests.media.measure import delay_samples
+from tests.rig.calls import Plan, place_calls
 
 FRAME = 160
 
 
-def test_it_holds_what_was_heard_and_nothing_that_was_cleared(tmp_path: Path) -> None:
+def test_recording_holds_heard_audio_and_none_cleared(tmp_path: Path) -> None:
     plan = Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 2_000), WaitForAgent("end"), Pause(200), HangUp()),
         Script((GREETING, Reply("caller", (LONG,)), Reply("caller", (SATURDAY,)))),

@@ -15,8 +15,8 @@ import pytest
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, WaitForAgent
 from tests.calls import phone_tools
-from tests.calls.rig import Plan, place_calls
-from tests.calls.test_tool_calls import GREETING, HELLO, SATURDAY, YES, agent
+from tests.calls.lines import GREETING, HELLO, SATURDAY, YES, agent
+from tests.rig.calls import Plan, place_calls
 
 PIN = "51947306"
 LOUD = 200  # of 32,768: less is the line's own noise

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import secrets
-import sys
 from pathlib import Path
 
 import aiohttp
@@ -19,11 +18,11 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
 from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
-from tests.calls.rig import sound
+from tests.rig.process import python_path
+from tests.rig.sounds import sound
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
-HERE = Path(__file__).parent
 PLANTED = {
     "SHOP_API_KEY": "sk-planted-51c08d77e2",  # named like a secret; a Python tool reads it
     "ORDERS": "planted/orders+canary=4711",  # a secret because the agent file names it
@@ -71,7 +70,7 @@ async def echo(request: web.Request) -> web.Response:
     return web.json_response(sent, status=status)
 
 
-async def test_a_served_process_writes_no_secret_of_its_tools_anywhere(tmp_path: Path) -> None:
+async def test_served_process_writes_no_secret_of_its_tools(tmp_path: Path) -> None:
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", echo)
     runner = web.AppRunner(app, access_log=None)
@@ -85,7 +84,7 @@ async def test_a_served_process_writes_no_secret_of_its_tools_anywhere(tmp_path:
         "BASE": f"http://127.0.0.1:{runner.addresses[0][1]}",
         "OFFHOOK_LOG_LEVEL": "debug",
         "OFFHOOK_API_TOKEN": "planted-api-token-9931",
-        "PYTHONPATH": ":".join([str(HERE.parents[1]), str(HERE), *filter(None, sys.path)]),
+        "PYTHONPATH": python_path(),
     }
     pages: dict[str, str] = {}
     async with (

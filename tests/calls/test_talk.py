@@ -6,25 +6,17 @@ import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
-from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples, largest_step
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.calls.lines import GOODBYE, GREETING, HELLO, LONG, SATURDAY, WAIT, YES
+from tests.media.measure import delay_samples, largest_step
 from tests.needs import require
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
-GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
-LONG = Speak(
-    "Of course. Let me look for a table on Friday evening. We are nearly full that night, so please give me a moment "
-    "while I go through the book.",
-    sound("of_course"),
-)
-SATURDAY = Speak("Saturday for two is no problem.", sound("saturday"))
-GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
-HELLO, WAIT, YES = (str(sound(part)) for part in ("hello_i_would", "oh_sorry", "yes_please"))
-
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "a call": Plan(
         (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Say(YES), WaitForEnd(30_000)),
@@ -147,7 +139,7 @@ def test_an_interrupted_tool_is_cancelled_for_real(outcomes: dict[str, Outcome])
     assert session.replies[-1].trigger == "caller"
 
 
-def test_a_greeting_from_a_file_does_not_wait_for_the_model(outcomes: dict[str, Outcome]) -> None:
+def test_greeting_from_a_file_precedes_the_model_setup(outcomes: dict[str, Outcome]) -> None:
     record = outcomes["greeting from a file"].record
     assert record.segments["model_setup"] > 2_000
     assert record.segments["answer_to_greeting"] < record.segments["model_setup"] - 1_000
@@ -160,7 +152,7 @@ def test_neither_side_broke_the_protocol(outcomes: dict[str, Outcome]) -> None:
     assert {n: o.violations for n, o in outcomes.items() if o.violations} == {}
 
 
-def test_the_transcript_stands_in_the_order_of_the_line(outcomes: dict[str, Outcome]) -> None:
+def test_transcript_is_in_the_order_of_the_call(outcomes: dict[str, Outcome]) -> None:
     lines = outcomes["interrupted"].record.transcript
     assert [line.who for line in lines] == ["agent", "caller", "agent", "agent"]
     assert [line.at_ms for line in lines] == sorted(line.at_ms for line in lines)

@@ -11,25 +11,18 @@ from offhook.gateway.rehearsal.model.script import Abort, CallTool, Fault, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from tests.calls import phone_tools
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.calls.lines import GOODBYE, GREETING, HELLO, SATURDAY, WAIT, agent
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
-GREETING = Reply("text", (Speak("Thank you for calling. How can I help you?", sound("agent_thank_you")),))
 LONG = Speak("Of course. Let me look for a table on Friday evening.", sound("of_course"))
-SATURDAY = Speak("Saturday for two is no problem.", sound("saturday"))
-GOODBYE = Speak("It is booked. Goodbye!", sound("it_is_booked"))
 MOMENT = Speak("One moment, please.", sound("saturday"))
-HELLO, WAIT, YES = (str(sound(part)) for part in ("hello_i_would", "oh_sorry", "yes_please"))
 
 PIN = "80739264"
 KEY = "sk-planted-51c08d77"
-
-
-def agent(*tools: str) -> str:
-    return "greeting: {text: Greet.}\ntools:\n" + "\n".join(f"- {{{tool}}}" for tool in tools)
-
-
 ASK = (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Pause(200), HangUp())
 
+# By scenario name: the caller's steps, the model's script and the agent of one simulated call. All are placed at once.
 PLANS = {
     "a thread is interrupted": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_000), WaitForAgent("end"), Pause(1_500), HangUp()),
@@ -203,7 +196,7 @@ def told(placed: Placed, name: str) -> list[dict]:
     return [answer.response for s in placed.outcomes[name].sessions for answer in s.tool_answers]
 
 
-def test_an_interrupted_thread_is_cancelled_and_what_it_still_did_is_recorded(placed: Placed) -> None:
+def test_interrupted_thread_is_cancelled_and_recorded(placed: Placed) -> None:
     outcome = placed.outcomes["a thread is interrupted"]
     assert tools_of(placed, "a thread is interrupted") == [("book_slowly", "cancelled")]
     assert "booked" not in str(told(placed, "a thread is interrupted"))
@@ -221,12 +214,12 @@ def test_the_caller_is_heard_while_a_thread_is_blocked(placed: Placed) -> None:
     assert truth.clears[0].at_s - over.onset_s < 1.0  # of the thread's three
 
 
-def test_a_tool_that_finishes_is_done_and_told_though_interrupted(placed: Placed) -> None:
+def test_interrupted_tool_that_finishes_is_reported(placed: Placed) -> None:
     assert tools_of(placed, "one that finishes") == [("look_slowly", "done")]
     assert [answer["result"] for answer in told(placed, "one that finishes")] == ["found"]
 
 
-def test_what_acts_outside_is_rehearsed_in_a_simulated_call(placed: Placed) -> None:
+def test_outside_effects_are_rehearsed_in_simulation(placed: Placed) -> None:
     assert tools_of(placed, "a rehearsal") == [("charge", "done")]
     (answer,) = told(placed, "a rehearsal")
     assert answer["rehearsed"] is True
@@ -239,7 +232,7 @@ def test_a_repeated_call_is_answered_and_not_run_again(placed: Placed) -> None:
     assert [answer["result"] for answer in told(placed, "a repeat")] == [1, 1, 2]
 
 
-def test_secret_digits_reach_the_tool_that_needs_them_and_nothing_else(placed: Placed) -> None:
+def test_secret_digits_reach_only_the_tool(placed: Placed) -> None:
     outcome = placed.outcomes["a secret number"]
     assert tools_of(placed, "a secret number") == [("enter_pin", "done"), ("check_pin", "done")]
     assert f"pin {PIN}" in phone_tools.DONE
@@ -252,14 +245,14 @@ def test_secret_digits_reach_the_tool_that_needs_them_and_nothing_else(placed: P
         assert PIN not in where
 
 
-def test_digits_are_collected_until_the_terminator_and_told_as_keys_afterwards(placed: Placed) -> None:
+def test_digits_after_the_terminator_are_plain_keys(placed: Placed) -> None:
     (answer,) = told(placed, "a number")
     assert answer["result"] == {"digits": "12", "count": 2, "complete": True}
     texts = [t.text for s in placed.outcomes["a number"].sessions for t in s.texts if "pressed" in t.text]
     assert texts == ["The caller pressed the key 7."]
 
 
-def test_a_caller_is_transferred_only_where_the_agent_file_says(placed: Placed) -> None:
+def test_transfer_only_to_targets_of_the_agent_file(placed: Placed) -> None:
     outcome = placed.outcomes["a transfer"]
     refused, done = told(placed, "a transfer")
     assert refused["message"] == "target must be one of sales, office, not '+19005550199'."
@@ -284,7 +277,7 @@ def test_messages_and_facts_stand_in_the_record(placed: Placed) -> None:
     assert "de-DE" in record.remembered["language"]
 
 
-def test_a_message_is_left_on_a_machine_and_the_call_ended(placed: Placed) -> None:
+def test_message_left_on_a_machine_ends_the_call(placed: Placed) -> None:
     record = placed.outcomes["an answering machine"].record
     assert record.end_reason == "agent_hung_up"
     assert record.turns[-1].reply_text.startswith("It is booked")

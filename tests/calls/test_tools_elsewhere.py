@@ -22,8 +22,9 @@ from aiohttp import web
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from tests.calls.rig import Outcome, Plan, place_calls, sound
 from tests.needs import require
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 require("mcp")
 
@@ -191,7 +192,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         ("mcp barge-in", "cancelled", "whether any of it was done is not known"),
     ],
 )
-def test_what_came_of_a_tool_and_what_the_model_was_told(lived: Lived, plan: str, outcome: str, told: str) -> None:
+def test_tool_outcome_and_answer_sent_to_the_model(lived: Lived, plan: str, outcome: str, told: str) -> None:
     made = lived[0][plan]
     (call,) = made.record.tool_calls
     assert call.outcome == outcome, call

@@ -82,7 +82,7 @@ def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
     assert done.stdout.startswith("agent.yaml: ok")
 
 
-def test_config_names_variables_and_finds_misspelt_ones(folder: Path) -> None:
+def test_config_lists_variables_and_misspelt_ones(folder: Path) -> None:
     done = offhook(folder, "config", OFFHOOK_AGNET="agent.yaml", OFFHOOK_LISTS_DB="lists.db")
     assert done.returncode == 0
     assert "OFFHOOK_PUBLIC_URL" in done.stdout
@@ -90,7 +90,15 @@ def test_config_names_variables_and_finds_misspelt_ones(folder: Path) -> None:
     assert "LISTS_DB" not in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_meets_no_traceback(folder: Path) -> None:
+def test_config_masks_the_key_of_the_model(folder: Path) -> None:
+    done = offhook(folder, "config", GEMINI_API_KEY="canary-1", GOOGLE_GEMINI_BASE_URL="http://localhost:9")
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) > 1)
+    assert shown["GEMINI_API_KEY"] == "(set)"
+    assert shown["GOOGLE_GEMINI_BASE_URL"] == "http://localhost:9"
+    assert "canary-1" not in done.stdout
+
+
+def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m offhook scenario schema | head -1"
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": root}

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from unittest import mock
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from offhook.gateway.agent.load import parse_agent
-from offhook.gateway.app import Gateway
 from offhook.gateway.cli.main import app
 from offhook.gateway.cli.report import report_from
-from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.report import report_of, write_report
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.metrics.segments import OUTSIDE
+from tests.rig.gateway import serving
+from tests.rig.process import in_thread
 
 SID = "CA" + "1" * 32
 RECORD = CallRecord(
@@ -87,30 +84,16 @@ def test_one_call_out_of_a_report(tmp_path: Path) -> None:
 @pytest.fixture
 def gateway() -> Iterator[str]:
     """A gateway in a thread of its own, that had the call."""
-    ready, enough = threading.Event(), threading.Event()
-    urls: list[str] = []
 
-    async def serve() -> None:
-        environ = {
-            "OFFHOOK_INSECURE": "1",
-            "OFFHOOK_PORT": "0",
-            "GEMINI_API_KEY": "x",
-            "OFFHOOK_CONSOLE_TOKEN": "only-for-this-test",
-        }
-        with mock.patch.dict(os.environ, environ):
-            gateway = Gateway(settings_from(environ), [parse_agent("name: a\ninstructions: x\n")], environ)
-        gateway.records[SID] = RECORD
-        async with gateway.listening() as url:
-            urls.append(url)
-            ready.set()
-            await asyncio.to_thread(enough.wait)
+    @asynccontextmanager
+    async def served() -> AsyncIterator[str]:
+        environ = {"OFFHOOK_INSECURE": "1", "GEMINI_API_KEY": "x", "OFFHOOK_CONSOLE_TOKEN": "only-for-this-test"}
+        async with serving([parse_agent("name: a\ninstructions: x\n")], environ) as (gateway, url):
+            gateway.records[SID] = RECORD
+            yield url
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert ready.wait(30)
-    yield urls[0]
-    enough.set()
-    thread.join()
+    with in_thread(served()) as url:
+        yield url
 
 
 def test_a_call_of_a_running_gateway(gateway: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_mistakes_of_the_operator_are_said_so(agent: str, arguments: tuple[str, 
         run("call", agent, *arguments)
 
 
-def test_a_check_says_how_the_tools_of_mcp_servers_are_seen(tmp_path: Path) -> None:
+def test_check_says_how_to_list_tools_of_mcp_servers(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text("name: a\ntools: [{mcp: {command: 'true'}}]")
     result = CliRunner().invoke(app, ["check", str(path)])

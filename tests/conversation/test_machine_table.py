@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,22 +17,7 @@ from offhook.gateway import conversation
 from offhook.gateway.conversation import commands, events
 from offhook.gateway.conversation.machine import EVENTS, TABLE, ignore, step
 from offhook.gateway.conversation.state import Phase, Policy, State
-from tests.conversation import (
-    test_machine_barge_in,
-    test_machine_endings,
-    test_machine_link,
-    test_machine_tools,
-    test_machine_turns,
-)
 from tests.conversation.walker import fingerprint
-
-DIALOGUES = (
-    test_machine_barge_in,
-    test_machine_endings,
-    test_machine_link,
-    test_machine_tools,
-    test_machine_turns,
-)
 
 Entry = tuple[Phase, type[events.Event]]
 
@@ -106,9 +92,18 @@ def test_every_command_is_frozen_and_said_by_the_machine():
 # --- mutations: every handler replaced by `ignore`, in turn, must be caught by a dialogue
 
 
+def dialogue_modules() -> Iterator[ModuleType]:
+    """The test modules of this folder whose tests are dialogues with the machine, written with `Playbook`."""
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)], "tests.conversation."):
+        if "test_machine_" in found.name and found.name != __name__:
+            module = importlib.import_module(found.name)
+            if hasattr(module, "Playbook"):
+                yield module
+
+
 def dialogues() -> Iterator[tuple[str, Callable[[], object]]]:
     """Every test function of the dialogue modules, for each of its parameters, as pytest would call it."""
-    for module in DIALOGUES:
+    for module in dialogue_modules():
         for name, function in vars(module).items():
             if not name.startswith("test_"):
                 continue

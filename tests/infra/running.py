@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -32,11 +30,11 @@ from offhook.gateway.rehearsal.results.report import call_report, report_of, wri
 from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
 from offhook.gateway.store.record import CallRecord
 from tests.infra.live_prometheus import LivePrometheus, prometheus
+from tests.rig.process import in_thread, python_path
 from tests.truth import AGENT, Truth, buzz, place, sid_of, words
 
 __all__ = ["Running", "running"]
 
-HERE = Path(__file__).parent
 LOCAL, TOOLS = "+15550301", "+15550302"
 MORE_AGENTS = {
     "local.yaml": f"""
@@ -85,32 +83,8 @@ def running(
     folder: Path, *, calls: int, turns: int, at_once: int | None = None, faults: bool = True
 ) -> Iterator[Running]:
     """Place the calls; the gateway and Prometheus stay for as long as the block."""
-    ready: threading.Event = threading.Event()
-    enough = threading.Event()
-    found: list[Running | BaseException] = []
-
-    async def live() -> None:
-        try:
-            async with _running(folder, calls, turns, at_once, faults) as result:
-                found.append(result)
-                ready.set()
-                await asyncio.to_thread(enough.wait)
-        except BaseException as error:
-            found.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=lambda: uvloop.run(live()))
-    thread.start()
-    try:
-        ready.wait()
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-            yield one
-    finally:
-        enough.set()
-        thread.join()
+    with in_thread(_running(folder, calls, turns, at_once, faults), uvloop.run) as result:
+        yield result
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +98,7 @@ async def _running(folder: Path, calls: int, turns: int, at_once: int | None, fa
         "OFFHOOK_AGENT": ",".join(str(folder / name) for name in agents),
         "OFFHOOK_MAX_CALLS": "200",
         "OFFHOOK_LOG_LEVEL": "error",
-        "PYTHONPATH": ":".join([str(HERE.parents[1]), str(HERE.parent / "calls"), *filter(None, sys.path)]),
+        "PYTHONPATH": python_path(),
     }
     async with (
         ModelServer(lambda setup: scripts[sid_of(setup)]) as model,

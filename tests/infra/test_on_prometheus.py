@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from offhook.metrics.catalogue import CALL_ENDINGS, INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
+from offhook.gateway.labels import LABELS
+from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import (
     ANSWER_TO_GREETING,
@@ -64,7 +65,7 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
             metrics.observe(segment, value, label)
     for value in samples[TURN_GAP][:400]:
         metrics.observe(TURN_GAP, value * 0.8, "sent")
-    for reason, side in CALL_ENDINGS.items():
+    for reason, side in LABELS.call_endings.items():
         metrics.calls_total.inc(reason, side, by=10)
     for peer in INPUT_PEERS:
         metrics.input_errors_total.inc(peer, INPUT_ERRORS[0])
@@ -84,7 +85,7 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     require("prometheus")
-    metrics = Metrics(CollectorRegistry(), tools=["book_table"], version="1.0")
+    metrics = Metrics(CollectorRegistry(), LABELS, tools=["book_table"], version="1.0")
     samples = {segment: truth(segment) for segment in SEGMENTS if not segment.rig_only}
     page = Page()
     page.body = metrics.render()  # zeros first: increases need a value to increase from
@@ -185,7 +186,7 @@ class TestDrift:
     """Names, labels and label values in the rules and dashboards are ones the gateway exports."""
 
     def exported(self) -> dict[str, dict[str, set[str]]]:
-        metrics = Metrics(CollectorRegistry(), tools=["book_table"])
+        metrics = Metrics(CollectorRegistry(), LABELS, tools=["book_table"])
         for segment in SEGMENTS:
             for reason in INCOMPLETE_REASONS:
                 metrics.incomplete(segment, reason)

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from offhook.metrics.catalogue import CALL_ENDINGS
+from offhook.gateway.labels import LABELS
 from offhook.metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
 from tests.infra.infra_files import INFRA, RULES, alerts, recorded
 from tests.needs import require
@@ -80,7 +80,7 @@ class TestAlerts:
         assert set(re.findall(r"\*(Offhook[A-Z]\w+)\*", text)) <= set(alerts())
         segments = {segment.name for segment in SEGMENTS}
         named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)(?:\{[^`]*)?`", text))
-        words = set(CALL_ENDINGS) | {"no_mark", "no_audio", "call_ended", "no_agent", "at_limit", "target_s"}
+        words = set(LABELS.call_endings) | {"no_mark", "no_audio", "call_ended", "no_agent", "at_limit", "target_s"}
         words |= {"turn_detection", "barge_in", "offhook_segment_incomplete_total"}
         words |= {"webhook_signature", "stream_token", "stream_signature"}
         assert named <= segments | words
@@ -112,7 +112,7 @@ class TestAlerts:
 
 class TestServiceLevels:
     @pytest.mark.parametrize(("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_STOP)])
-    def test_targets_are_bucket_boundaries_so_ratios_are_exact(self, rule: str, segment) -> None:
+    def test_targets_are_bucket_boundaries(self, rule: str, segment) -> None:
         for window in ("5m", "30m", "1h", "2h", "6h", "3d"):
             (le,) = re.findall(r'le="([^"]+)"', recorded()[f"job:offhook_{rule}_bad:increase{window}"])
             assert float(le) == segment.target_s
@@ -124,11 +124,11 @@ class TestServiceLevels:
 
     def test_faults_are_endings(self) -> None:
         faults = load(INFRA / "prometheus" / "make_rules.py").FAULTS.split("|")
-        assert set(faults) < set(CALL_ENDINGS)
-        assert {CALL_ENDINGS[fault] for fault in faults} == {"gateway", "model"}
+        assert set(faults) < set(LABELS.call_endings)
+        assert {LABELS.call_endings[fault] for fault in faults} == {"gateway", "model"}
 
 
-def test_alertmanager_example_names_only_alerts_that_exist() -> None:
+def test_alertmanager_example_names_existing_alerts() -> None:
     text = (INFRA / "prometheus" / "alertmanager.example.yml").read_text()
     config = yaml.safe_load(text)
     receivers = {receiver["name"] for receiver in config["receivers"]}

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offhook.media import mulaw
-from offhook.media.measure import active_level_dbov, level_dbov, to_level
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
+from tests.media.measure import active_level_dbov, level_dbov, to_level
 
 RATE_HZ = 8000
 FRAME = 160
@@ -214,7 +214,7 @@ DTMF_HZ = {
 
 
 def dtmf_keys(seconds: float, dbov: float = -12.0, seed: int = 7, per_min: float = 29.0) -> Samples:
-    """Someone pressing keys: 60 to 250 ms each. Made from the frequencies, not with `offhook.media.tones`."""
+    """Someone pressing keys: 60 to 250 ms each."""
     rng = np.random.default_rng(seed)
     x = np.zeros(int(seconds * RATE_HZ))
     keys = list(DTMF_HZ.values())

@@ -22,7 +22,7 @@ from offhook.media.formats import (
     converter,
 )
 from offhook.media.resample import Down24To8, Up8To16
-from tests.media.test_resample import NOISE, SIZES, amplitude, cut
+from tests.media.cuts import NOISE, SIZES, amplitude, cut
 
 FORMATS = [MULAW_8K, ALAW_8K, PCM16_8K, PCM16_16K, PCM16_24K]
 PCM = NOISE.astype("<i2").tobytes()

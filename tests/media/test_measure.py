@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offhook.media.measure import active_level_dbov, delay_samples, largest_step, level_dbov, snr_db, to_level
 from tests.media import signals
+from tests.media.measure import active_level_dbov, delay_samples, largest_step, level_dbov, snr_db, to_level
 from tests.needs import require
 
 SINE = np.rint(32767 * np.sin(2 * np.pi * 1000 / 8000 * np.arange(8000))).astype(np.int16)

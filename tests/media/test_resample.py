@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from offhook.media import mulaw
-from offhook.media.measure import delay_samples
 from offhook.media.resample import DOWN_TAPS, TAP_SCALE, UP_TAPS, Down24To8, StreamingFir, Up8To16, resample
 from tests.media import signals
+from tests.media.cuts import NOISE, SIZES, amplitude, cut
+from tests.media.measure import delay_samples
 from tests.needs import require
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import audioop
-
-RNG = np.random.default_rng(20)
-NOISE = RNG.integers(-32768, 32768, 30_000).astype(np.int16)  # full range: the clip is exercised too
 
 
 def by_integers(samples: NDArray[np.int16], taps: tuple[int, ...], up: int, down: int) -> NDArray[np.int64]:
@@ -31,19 +29,6 @@ def by_integers(samples: NDArray[np.int16], taps: tuple[int, ...], up: int, down
     stuffed[::up] = samples
     sums = np.convolve(stuffed, np.array(taps, dtype=np.int64))[::down]
     return np.clip((2 * sums + TAP_SCALE) // (2 * TAP_SCALE), -32768, 32767)
-
-
-def cut(data: NDArray[np.int16] | bytes, sizes: list[int]) -> list[NDArray[np.int16] | bytes]:
-    """Split into pieces of these sizes, over and over, until nothing is left."""
-    pieces, at, turn = [], 0, 0
-    while at < len(data):
-        pieces.append(data[at : at + sizes[turn % len(sizes)]])
-        at += sizes[turn % len(sizes)]
-        turn += 1
-    return pieces
-
-
-SIZES = st.lists(st.one_of(st.integers(0, 12), st.integers(0, 2500)), min_size=1, max_size=40).filter(any)
 
 
 @given(SIZES, st.integers(0, 9000))
@@ -177,12 +162,6 @@ def test_tones_come_through_as_the_response_says() -> None:
         out = np.frombuffer(linear.push(tone), dtype="<i2")[200:]
         alias = abs((hz + 4000) % 8000 - 4000)
         assert 20 * np.log10(amplitude(out, alias, 8000) / 16000 + 1e-9) <= -60
-
-
-def amplitude(samples: NDArray[np.int16], hz: float, rate_hz: int) -> float:
-    n = np.arange(len(samples))
-    window = np.hanning(len(samples))
-    return float(2 * abs(np.sum(samples * window * np.exp(-2j * np.pi * hz * n / rate_hz))) / window.sum())
 
 
 def test_the_delay_is_under_3_ms_each_way() -> None:

@@ -5,6 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Summary, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from offhook.gateway.labels import LABELS
 from offhook.metrics import exposition
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.exposition import Exposition
@@ -17,7 +18,7 @@ RESTLESS = ("process_", "python_gc_")
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry(), tools=("ask", 'odd"100%\\name'), version="1")
+    return Metrics(CollectorRegistry(), LABELS, tools=("ask", 'odd"100%\\name'), version="1")
 
 
 def fill(metrics: Metrics, scale: float) -> None:

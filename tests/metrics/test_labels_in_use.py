@@ -1,18 +1,21 @@
 """The gateway's own words are in the catalogue's closed lists: none of them is counted as "other" by mistake."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from offhook.gateway.telephony.admission import Refusal
-from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, REJECT_REASONS, Metrics, Tally
+from offhook.gateway.labels import LABELS
+from offhook.gateway.rehearsal.faults.run import CALLER_DROPS
+from offhook.gateway.rehearsal.load.search import DROPS
+from offhook.metrics.catalogue import DROP_REASONS, INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
 from offhook.metrics.segments import BY_NAME
 
 GATEWAY = Path(__file__).resolve().parents[2] / "gateway"
-METRICS = Metrics(CollectorRegistry())
+METRICS = Metrics(CollectorRegistry(), LABELS)
 
 
 def calls() -> Iterator[tuple[str, str, list[object], ast.Call]]:
@@ -80,5 +83,17 @@ def test_reasons_of_the_carriers_parser(text: str | bytes) -> None:
     assert caught.value.reason in INPUT_ERRORS
 
 
-def test_refusals() -> None:
-    assert {refusal.value for refusal in Refusal} == set(REJECT_REASONS)
+@pytest.mark.parametrize("reasons", [DROPS, CALLER_DROPS])
+def test_drop_reasons_read_by_the_rehearsal_exist(reasons: tuple[str, ...]) -> None:
+    assert set(reasons) <= set(DROP_REASONS)
+
+
+def test_series_read_by_the_rehearsal_exist() -> None:
+    shown = METRICS.render().decode()
+    named = {
+        found
+        for path in sorted((GATEWAY / "rehearsal").rglob("*.py"))
+        for found in re.findall(r"offhook_\w+\{\w+=\"\w+\"\}", path.read_text())
+    }
+    assert len(named) >= 2
+    assert not [series for series in named if f"\n{series} " not in shown]

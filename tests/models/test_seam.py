@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.models import LINK_METRICS, LinkCount, Problem
 from offhook.gateway.models.gemini.link import SESSION_RESULTS
 from offhook.metrics.catalogue import INPUT_ERRORS, Metrics, Tally
@@ -16,7 +17,7 @@ REASONS = {LinkCount.SESSION_FAILED: (*SESSION_RESULTS.values(), "refused"), Lin
 @pytest.mark.parametrize("what", LINK_METRICS)
 def test_a_count_has_a_metric_with_these_labels(what: LinkCount) -> None:
     name, *labels = LINK_METRICS[what]
-    tally = getattr(Metrics(CollectorRegistry()), name)
+    tally = getattr(Metrics(CollectorRegistry(), LABELS), name)
     assert isinstance(tally, Tally)
     for reason in REASONS.get(what, (None,)):
         given = [*labels, *([reason] if reason else [])]

@@ -23,7 +23,7 @@ ENVIRON = {
 }
 
 
-def test_secrets_are_known_by_their_names_and_by_who_refers_to_them() -> None:
+def test_secrets_are_found_by_name_and_by_reference() -> None:
     found = secrets_of(ENVIRON, [{"http": {"headers": {"X": "Bearer ${BOOKINGS}", "Y": ["${NOT_SET}"]}}}])
     assert found == {
         "a/b+c&d=7f3a",
@@ -56,12 +56,12 @@ def test_values_keep_their_shape() -> None:
 
 
 @pytest.mark.parametrize("secret", ['pass"word\\1\n', "pass'word\"", 'pässword"'])
-def test_a_secret_with_quotes_is_found_in_json_and_in_a_value(secret: str) -> None:
+def test_secret_with_quotes_is_found_in_json_and_value(secret: str) -> None:
     for written in (json.dumps({"p": secret}), msgspec.json.encode({"p": secret}).decode(), repr({"p": secret})):
         assert "word" not in Redactor([secret]).text(written)
 
 
-def test_a_log_line_holds_no_secret_nor_does_its_traceback() -> None:
+def test_log_line_and_traceback_hold_no_secret() -> None:
     formatter = RedactingFormatter("%(message)s", Redactor(["s3cret-1"]))
     try:
         raise RuntimeError("s3cret-1 was refused")

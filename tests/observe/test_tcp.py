@@ -11,7 +11,7 @@ from offhook.gateway.observe.tcp import round_trip_s
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_a_connection_s_round_trip_is_known_while_it_is_open_and_not_after(run):
+def test_round_trip_is_known_only_while_open(run):
     async def main() -> None:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.readline())

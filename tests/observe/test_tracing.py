@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
+from offhook.gateway.labels import LABELS
 from offhook.gateway.observe.tracing import CallTraces, new_trace_id, stretches_of, traces_for
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -26,7 +27,8 @@ from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, WaitForA
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import TURN_GAP
-from tests.calls.rig import Outcome, Plan, place_calls, sound
+from tests.rig.calls import Outcome, Plan, place_calls
+from tests.rig.sounds import sound
 
 RECORD = CallRecord(
     call_sid="CA1",
@@ -68,7 +70,7 @@ class TestStretches:
             "tool_to_audio": (3_510.0, 3_600.0),
         }
 
-    def test_tools_barge_ins_and_the_way_in_have_spans_of_their_own(self) -> None:
+    def test_tools_barge_ins_and_webhooks_have_spans(self) -> None:
         found = {one.name: (one.start_ms, one.end_ms) for one in stretches_of(RECORD).inner}
         assert found["tool find"] == (3_200.0, 3_400.0)
         assert found["barge_in"] == (4_800.0, 4_950.0)
@@ -117,7 +119,7 @@ def test_without_an_endpoint_there_is_nothing(environ: dict[str, str]) -> None:
     assert traces_for(environ) is None
 
 
-def test_without_the_extra_the_log_says_so_and_calls_go_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_extra_calls_go_on_and_a_log_warns(caplog: pytest.LogCaptureFixture) -> None:
     with mock.patch.dict("sys.modules", {"opentelemetry.exporter.otlp.proto.http.trace_exporter": None}):
         assert traces_for({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}) is None
     assert "pip install 'offhook[otel]'" in caplog.text
@@ -224,7 +226,7 @@ def test_exemplars_name_the_trace(lived: tuple[Outcome, Receiver, str]) -> None:
 
 
 def test_openmetrics_holds_what_the_text_format_holds() -> None:
-    metrics = Metrics(CollectorRegistry(), tools=["find"])
+    metrics = Metrics(CollectorRegistry(), LABELS, tools=["find"])
     metrics.observe(TURN_GAP, 0.7, "played", "0" * 31 + "1")
     metrics.observe(TURN_GAP, 99.0, "played", "0" * 31 + "2")  # the last bucket
     page = asyncio.run(metrics.render_in_slices(openmetrics=True)).decode()
@@ -237,7 +239,7 @@ def test_openmetrics_holds_what_the_text_format_holds() -> None:
 
 
 @pytest.mark.parametrize("traced", [True, False])
-async def test_metrics_are_openmetrics_where_traces_are_sent_and_the_scraper_asks(traced: bool) -> None:
+async def test_openmetrics_only_when_traced_and_requested(traced: bool) -> None:
     environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_PORT": "0", "GEMINI_API_KEY": "x"}
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if traced else {}
     with mock.patch.dict(os.environ, endpoint):

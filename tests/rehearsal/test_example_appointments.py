@@ -63,7 +63,7 @@ def booked(at: str = "10:00", day: str = "Tuesday", key: str = "CA1:1", caller: 
         ("Sunday", "any", []),
     ],
 )
-def test_few_times_are_offered_and_only_when_it_is_open(day: str, part: Any, free: list[str]) -> None:
+def test_few_times_are_offered_within_opening_hours(day: str, part: Any, free: list[str]) -> None:
     found = find_times(day, "check-up", part)
     assert found["free"] == free
     assert ("note" in found) == (not free)
@@ -79,7 +79,7 @@ def test_monday_said_on_a_monday_is_the_next_one() -> None:
     assert find_times("Monday")["day"] == "Monday, 2026-11-30"
 
 
-def test_an_appointment_is_booked_found_moved_and_cancelled() -> None:
+def test_appointment_is_booked_found_moved_cancelled() -> None:
     made = booked()
     assert made == {
         "reference": 1001,
@@ -106,7 +106,7 @@ def test_a_repeat_with_the_same_key_does_nothing_again() -> None:
     assert cancel_appointment(1001, context("CA1:3")) == gone
 
 
-def test_a_time_is_gone_when_both_dentists_have_somebody_and_the_nearest_are_named() -> None:
+def test_taken_time_is_refused_with_the_nearest_free() -> None:
     assert [booked(key=f"k{i}")["with"] for i in range(2)] == ["Dr Okafor", "Dr Lind"]
     with pytest.raises(ToolError, match=r"10:00 is not free .* The nearest free times are 09:15, 09:30, 10:30\."):
         booked(key="k3")
@@ -115,19 +115,19 @@ def test_a_time_is_gone_when_both_dentists_have_somebody_and_the_nearest_are_nam
     assert booked("10:30", key="k5")["time"] == "10:30"
 
 
-def test_an_appointment_may_be_moved_by_less_than_its_own_length() -> None:
+def test_move_by_less_than_own_length_is_allowed() -> None:
     booked()
     booked(key="k2")
     assert change_appointment(1001, "Tuesday", "10:15", context("k3"))["time"] == "10:15"
 
 
 @pytest.mark.parametrize("at", ["13:00", "17:45", "08:00", "9:05", "noon", "25:00"])
-def test_a_time_outside_the_hours_or_beside_the_quarter_is_refused(at: str) -> None:
+def test_time_outside_hours_or_off_quarter_is_refused(at: str) -> None:
     with pytest.raises(ToolError):
         booked(at)
 
 
-def test_nobody_moves_what_was_booked_from_another_number() -> None:
+def test_booking_of_another_number_cannot_be_moved() -> None:
     booked()
     for act in (
         lambda: change_appointment(1001, "Tuesday", "11:00", context("x1", "+4999")),
@@ -139,14 +139,14 @@ def test_nobody_moves_what_was_booked_from_another_number() -> None:
     assert my_appointments(context(caller="+4999")) == []
 
 
-def test_a_failed_attempt_leaves_nothing_and_the_same_key_may_try_again() -> None:
+def test_failed_booking_may_retry_with_the_same_key() -> None:
     with pytest.raises(ToolError):
         booked("13:00", key="k")
     assert my_appointments(context()) == []
     assert booked("10:00", key="k")["time"] == "10:00"
 
 
-def test_callers_at_the_same_moment_never_get_the_same_chair() -> None:
+def test_simultaneous_callers_never_share_a_chair() -> None:
     def attempt(number: int) -> str:
         try:
             return cast(str, booked(key=f"CA{number}:1", caller=f"+{number}")["with"])
@@ -158,7 +158,7 @@ def test_callers_at_the_same_moment_never_get_the_same_chair() -> None:
     assert results == ["Dr Lind", "Dr Okafor", *["refused"] * 38]
 
 
-def test_the_book_is_kept_in_the_file_the_environment_names(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_book_is_kept_in_the_file_of_the_environment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFHOOK_APPOINTMENTS_DB", str(tmp_path / "book.sqlite"))
     monkeypatch.setattr(appointments, "book", Monday())
     booked()

@@ -46,7 +46,7 @@ def items(name: str) -> list[str]:
     return [item["text"] for item in read_list(name)["items"]]
 
 
-def test_a_list_is_created_added_to_ticked_off_and_read() -> None:
+def test_list_is_created_extended_ticked_off_and_read() -> None:
     create_list("shopping list", context(), items=["milk", " oat  bread ", "Milk"])
     told = add_to_list("the shopping list", ["eggs", "milk"], context())
     assert told == {"list": "shopping", "added": ["eggs"], "already_there": ["milk"], "items_now": 3}
@@ -62,7 +62,7 @@ def test_a_list_is_found_by_what_people_call_it(said: str) -> None:
     assert read_list(said)["name"] == "groceries"
 
 
-def test_a_list_or_item_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+def test_missing_list_or_item_names_existing_ones() -> None:
     with pytest.raises(ToolError, match="none yet"):
         read_list("anything")
     create_list("work", context(), kind="work", items=["tax return"])
@@ -74,7 +74,7 @@ def test_a_list_or_item_that_is_not_there_is_an_error_that_names_those_that_are(
         create_list("Work", context())
 
 
-def test_merged_lists_are_one_without_repeats_and_lose_nothing() -> None:
+def test_merged_lists_lose_nothing_and_repeat_nothing() -> None:
     create_list("party", context(), items=["lemons", "eggs", "ice"])
     create_list("shopping", context(), items=["milk", "Eggs", "ice"])
     assign("party", "Sam", context(), item="eggs")
@@ -92,7 +92,7 @@ def test_merged_lists_are_one_without_repeats_and_lose_nothing() -> None:
         merge_lists("shopping", "my shopping list", context())
 
 
-def test_an_item_or_everything_open_is_given_to_somebody() -> None:
+def test_item_or_all_open_items_are_assigned() -> None:
     create_list("work", context(), kind="work", items=["report", "slides", "room"])
     tick_off("work", "room", context())
     assign("work", "Ann", context(), item="slides")

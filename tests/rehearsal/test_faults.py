@@ -82,7 +82,7 @@ def test_a_few_cases_with_a_real_gateway():
     assert sum(case.calls for case in report.cases) == 11
 
 
-def test_a_case_that_is_not_good_is_said_in_words_and_by_the_exit_code(tmp_path):
+def test_failed_case_is_printed_and_sets_the_exit_code(tmp_path):
     """The gateway of this case is told to take more calls than the case allows for."""
     program = (
         "import os, dataclasses, offhook.gateway.cli.rehearse as command\n"

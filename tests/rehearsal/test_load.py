@@ -19,7 +19,7 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
@@ -43,7 +43,7 @@ def test_the_highest_number_is_found_to_a_tenth(limit):
     assert failed - good <= max(1, 0.1 * failed)
 
 
-def test_the_search_ends_at_the_most_calls_asked_for_and_below_what_failed_once():
+def test_search_ends_at_maximum_or_below_a_failure():
     assert search(5_000) == [10, 20, 40, 80, 160, 320, 640, 1_000]
     assert search(5_000, Ask(start=7, most=7)) == [7]
     assert search(0) == [10, 5, 2, 1]
@@ -80,7 +80,7 @@ def test_a_step_fails_for_a_reason_in_words(changed, words):
     assert words is None or faults[0].startswith(words)
 
 
-def test_lateness_of_frames_is_what_lies_above_the_fastest_of_the_call():
+def test_frame_lateness_is_relative_to_the_fastest():
     session = SessionRecord(0, "", "key", 0.0)
     # 40 bytes a ms; 20 ms a frame, each 30 ms after it was spoken, the hundredth 7 ms later than that.
     session.audio_arrivals = [(0.020 * n + (0.037 if n == 100 else 0.030), 640 * n) for n in range(1, 151)]
@@ -95,7 +95,7 @@ def test_lateness_of_frames_is_what_lies_above_the_fastest_of_the_call():
     assert found.since([session]).p99_ms == pytest.approx(4.0, abs=0.01), "the fastest is the call's, not the step's"
 
 
-def test_a_histogram_s_increase_gives_count_and_percentiles():
+def test_histogram_increase_gives_count_percentiles():
     def seen(*cumulative: int) -> Scrape:
         bounds = ("0.001", "0.005", "0.01", "+Inf")
         lines = [f'late_seconds_bucket{{le="{le}"}} {n}' for le, n in zip(bounds, cumulative, strict=True)]
@@ -137,7 +137,7 @@ def test_a_short_load_with_processes_of_its_own(tmp_path):
     assert not (tmp_path / "out" / "load" / "mix.json").exists(), "it held the token that signs"
 
 
-async def test_a_gateway_elsewhere_that_takes_one_call_fails_at_two_and_says_why(tmp_path):
+async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
     agent = tmp_path / "agent.yaml"
     agent.write_text("name: anna\ngreeting: {text: Hello}\n")

@@ -10,7 +10,7 @@ import pytest
 
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock
 
@@ -76,7 +76,7 @@ def test_scenarios_are_tests_that_fail_in_words(suite: pytest.Pytester):
 
 
 @pytest.mark.parametrize("runner", ["", "-p pytest_asyncio.plugin --asyncio-mode=auto"])
-def test_calls_from_python_with_and_without_another_plugin_for_asyncio(suite: pytest.Pytester, runner: str):
+def test_calls_work_with_and_without_pytest_asyncio(suite: pytest.Pytester, runner: str):
     suite.makepyfile(HAND_MADE)
     result = suite.runpytest_subprocess(*runner.split())
     result.assert_outcomes(passed=1, failed=1)
@@ -92,9 +92,7 @@ def test_a_real_model_needs_a_key(suite: pytest.Pytester, monkeypatch: pytest.Mo
     assert result.ret != 0
 
 
-async def test_a_model_of_the_environment_s_is_held_to_what_can_be_expected_of_it(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-):
+async def test_environment_model_must_meet_expectations(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Here a rehearsal model stands for the real one: the gateway is only told where it is, and a key."""
     deaf = SHORT.replace("on: caller, say: Well", "on: caller, heard: [' nothing of it'], say: Well")
     suite.path.joinpath("deaf.call.yaml").write_text(SHORT + "  tool_cancelled: never_called\n")

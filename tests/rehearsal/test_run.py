@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from offhook.gateway.app import Gateway
-from offhook.gateway.config import settings_from
 from offhook.gateway.rehearsal import run
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Glance
@@ -20,30 +17,11 @@ from offhook.gateway.rehearsal.results.report import Report, report_of
 from offhook.gateway.rehearsal.scenario.expect import Expectation, judge
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from offhook.media.wav import read_wav
-from tests.rehearsal.results.test_report import paper_report
+from tests.rehearsal.results.paper_call import paper_report
+from tests.rehearsal.short_call import SHORT
+from tests.rig.gateway import serving
 
 pytestmark = pytest.mark.wall_clock(calm=True)
-
-SHORT = """\
-name: short
-agent:
-  name: anna
-  greeting: {text: Hello}
-caller:
-  steps:
-    - wait_for_agent: end
-    - say: Uh-huh.
-    - wait_for_agent: end
-    - hang_up
-model:
-  replies:
-    - {on: text, say: Hello, length_ms: 600, delay_ms: 50}
-    - {on: caller, say: Well, length_ms: 600, delay_ms: 50}
-expect:
-  answered_within_ms: 2500
-  end_reason: caller_hung_up
-  no_gap: true
-"""
 
 
 async def test_a_scenario_through_the_gateway_s_own_process(tmp_path):
@@ -72,20 +50,14 @@ async def test_a_scenario_through_the_gateway_s_own_process(tmp_path):
     assert any("say 'Uh-huh.'" in glance.doing for glance in glances)
 
 
-async def test_calls_at_once_through_a_gateway_in_this_process(monkeypatch):
+async def test_two_calls_at_once_through_in_process_gateway():
     scenario = parse_scenario(SHORT)
-    async with ModelServer(scenario.script()) as model:
-        env = {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "GEMINI_API_KEY": "rehearsal",
-            "OFFHOOK_INSECURE": "1",
-            "OFFHOOK_PORT": "0",
-        }
-        monkeypatch.setenv("SSL_CERT_FILE", model.ca_path)
-        gateway = Gateway(settings_from(env), [scenario.agent], {**os.environ, **env})
-        async with gateway.listening() as url:
-            lived = await run.rehearse(scenario, url, model, auth_token=None, public_url=url, calls=2)
-            assert not gateway.calls
+    async with (
+        ModelServer(scenario.script()) as model,
+        serving([scenario.agent], {"OFFHOOK_INSECURE": "1"}, model=model) as (gateway, url),
+    ):
+        lived = await run.rehearse(scenario, url, model, auth_token=None, public_url=url, calls=2)
+        assert not gateway.calls
     assert [report.ok for _, report in lived] == [True, True]
     assert len({truth.call_sid for truth, _ in lived}) == 2
 
@@ -100,7 +72,7 @@ async def test_a_gateway_that_cannot_start_says_why(tmp_path):
                 pass
 
 
-async def test_none_of_our_own_keys_reach_a_rehearsed_gateway(monkeypatch, tmp_path):
+async def test_own_keys_do_not_reach_a_rehearsed_gateway(monkeypatch, tmp_path):
     monkeypatch.setenv("GEMINI_API_KEY", "a real one")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "1")
     monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC1")
@@ -122,7 +94,7 @@ async def test_none_of_our_own_keys_reach_a_rehearsed_gateway(monkeypatch, tmp_p
     assert not {"GOOGLE_GENAI_USE_VERTEXAI", "TWILIO_ACCOUNT_SID"} & seen.keys()
 
 
-async def test_a_failed_demo_exits_with_1_and_writes_its_json(monkeypatch, tmp_path):
+async def test_failed_demo_exits_with_1_and_writes_json(monkeypatch, tmp_path):
     async def failed(out_dir, progress):
         for doing in ("wait for the agent to finish", "wait for the agent to finish", "hang up"):
             progress(Glance(at_s=1.0, caller_dbov=-30.0, agent_dbov=-100.0, doing=doing))

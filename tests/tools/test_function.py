@@ -176,10 +176,16 @@ class Node(msgspec.Struct):
     children: list[Node]
 
 
+def test_a_parameter_that_contains_itself_is_declared_to_one_level() -> None:
+    def endless(node: Node) -> None: ...
+
+    (inner,) = [function_tool(endless).parameters["properties"]["node"]["properties"]["children"]["items"]]
+    assert inner["description"].startswith("The same as Node above")
+
+
 def unlisted(*names: str) -> None: ...
 def unnamed(name: str, /) -> None: ...
 def untyped(lock: threading.Thread) -> None: ...
-def endless(node: Node) -> None: ...
 def misspelt(day: Dey) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -189,7 +195,6 @@ def misspelt(day: Dey) -> None: ...  # type: ignore[name-defined]  # noqa: F821
         (unlisted, "the model cannot fill"),
         (unnamed, "the model cannot fill"),
         (untyped, "types a model cannot fill"),
-        (endless, "Node holds itself"),
         (misspelt, "type hints cannot be read"),
     ],
 )
@@ -227,6 +232,9 @@ def test_a_module_stands_for_its_marked_functions() -> None:
         ("Do it.\n\nArgs:\n    a: One.\n    b (int): Two\n        lines: of it.\n\nRaises:\n    c: No.\n", "Do it.",
          {"a": "One.", "b": "Two lines: of it."}),
         ("Args:\n    a: One.", "", {"a": "One."}),
+        ("Do it.\n\nParameters\n----------\na : int\n    One.\n\nReturns\n-------\nint\n", "Do it.", {"a": "One."}),
+        ("Do it.\n\n:param a: One.\n:returns: Two.", "Do it.", {"a": "One."}),
+        ("Do it: now.\n\nArgs:\n    *a: One.", "Do it: now.", {"a": "One."}),
     ],
 )  # fmt: skip
 def test_docstrings_are_read(docstring: str, text: str, about: dict[str, str]) -> None:

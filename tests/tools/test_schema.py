@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.tools.schema import BadArguments, checked, inlined
+from offhook.gateway.tools.schema import Arguments, BadArguments, inlined
+
+
+def checked(schema: dict[str, Any], value: Any) -> dict[str, Any]:
+    return Arguments(schema).checked(value)
 
 
 def of(schema: dict[str, Any], value: Any) -> Any:
@@ -113,13 +118,105 @@ def test_references_are_put_in_their_places() -> None:
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, "a holds itself"),
-        ({"$ref": "#/$defs/b"}, "b is not defined"),
+        ({"$ref": "#/$defs/b"}, "#/\\$defs/b is not defined"),
+        ({"$ref": "https://example.com/x.json"}, "another document"),
+        ({"$ref": "#named"}, "#named is not defined"),
+        ({"$defs": {str(n): {"items": [{"$ref": f"#/$defs/{n + 1}"}] * 4} for n in range(20)}
+          | {"20": {}}, "$ref": "#/$defs/0"}, "too large"),
     ],
-)
-def test_a_schema_that_cannot_be_put_in_place_is_refused(schema: dict[str, Any], says: str) -> None:
+)  # fmt: skip
+def test_an_unresolvable_reference_is_refused(schema: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         inlined(schema)
+
+
+STREET = {"type": "object", "properties": {"street": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "property_", "expected"),
+    [
+        ({"properties": {"home": STREET, "work": {"$ref": "#/properties/home"}}}, "work", STREET),
+        ({"$defs": {"Page[Item]": STREET}, "properties": {"p": {"$ref": "#/$defs/Page%5BItem%5D"}}}, "p", STREET),
+        ({"$defs": {"a/b~c": STREET}, "properties": {"p": {"$ref": "#/$defs/a~1b~0c"}}}, "p", STREET),
+        ({"$defs": {"a": {"Item": STREET}, "b": {"Item": {"type": "integer"}}},
+          "properties": {"p": {"$ref": "#/$defs/b/Item"}}}, "p", {"type": "integer"}),
+        ({"$defs": {"l": [{}, STREET]}, "properties": {"p": {"$ref": "#/$defs/l/1"}}}, "p", STREET),
+        ({"$defs": {"x": {"$anchor": "here", **STREET}}, "properties": {"p": {"$ref": "#here"}}}, "p", STREET),
+        ({"$id": "https://a.example/s", "$defs": {"x": STREET},
+          "properties": {"p": {"$ref": "https://a.example/s#/$defs/x"}}}, "p", STREET),
+    ],
+)  # fmt: skip
+def test_a_reference_is_a_json_pointer(schema: dict[str, Any], property_: str, expected: Any) -> None:
+    assert inlined(schema)["properties"][property_] == expected
+
+
+def test_a_schema_inside_itself_is_cut_with_a_note() -> None:
+    node = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#/$defs/Node"}}}}
+    plain = inlined({"$defs": {"Node": node}, "properties": {"root": {"$ref": "#/$defs/Node"}}})
+    inner = plain["properties"]["root"]["properties"]["children"]["items"]
+    assert inner == {"type": "object", "description": "The same as Node above, nested; not described further."}
+    assert checked(plain, {"root": {"children": [{"children": []}]}})
+
+
+def test_a_schema_that_is_its_own_root_is_cut() -> None:
+    plain = inlined({"type": "object", "properties": {"next": {"$ref": "#"}}})
+    assert plain["properties"]["next"]["properties"]["next"]["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("format_", "given", "expected"),
+    [
+        ("time", "14:30", "14:30:00"),
+        ("time", "9:05", "09:05:00"),
+        ("time", "14:30:15.5z", "14:30:15.5Z"),
+        ("date-time", "2026-12-01T14:30", "2026-12-01T14:30:00"),
+        ("date-time", "2026-12-01 14:30+01:00", "2026-12-01T14:30:00+01:00"),
+        ("email", "no address", "no address"),
+    ],
+)
+def test_a_time_without_seconds_is_a_time(format_: str, given: str, expected: str) -> None:
+    assert of({"type": "string", "format": format_}, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("format_", "given", "says"),
+    [
+        ("time", "half past two", "a time of day such as 14:30"),
+        ("time", "25:00", "a time of day such as 14:30"),
+        ("date-time", "14:30", "a date and time such as 2026-03-31T14:30:00"),
+        ("date-time", "2026-02-30T14:30", "a date and time such as"),
+    ],
+)
+def test_a_wrong_time_is_refused_with_a_form(format_: str, given: str, says: str) -> None:
+    with pytest.raises(BadArguments, match=says):
+        of({"type": "string", "format": format_}, given)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**30, float("nan"), float("inf")])
+def test_an_odd_value_is_taken_or_refused(value: Any) -> None:
+    with pytest.raises(BadArguments):
+        of({"type": "boolean"}, value)
+
+
+def test_a_pattern_that_backtracks_does_not_hold_the_loop() -> None:
+    began_s = time.perf_counter()
+    with pytest.raises(BadArguments, match="must match"):
+        of({"type": "string", "pattern": "^(?=a)(a+)+$"}, "a" * 50 + "b")
+    assert time.perf_counter() - began_s < 1.0
+
+
+def test_a_keyword_without_words_of_its_own_is_named() -> None:
+    with pytest.raises(BadArguments, match="v does not fit: uniqueItems"):
+        of({"type": "array", "uniqueItems": True}, [1, 1])
+
+
+def test_properties_of_a_combined_schema_are_known() -> None:
+    parts = [{"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "string"}}}]
+    schema = {"type": "object", "allOf": parts, "properties": {"c": {}}}
+    assert checked(schema, {"a": "1", "b": "x"}) == {"a": 1, "b": "x"}
+    with pytest.raises(BadArguments, match="There is no parameter 'd': the parameters are c"):
+        checked(schema, {"d": 1})
 
 
 ANYTHING = st.recursive(

@@ -42,7 +42,7 @@ async def console(token: str = "") -> AsyncIterator[Any]:
         yield get
 
 
-async def test_without_a_token_only_this_machine_itself_may_look() -> None:
+async def test_without_a_token_only_localhost_is_allowed() -> None:
     async with console() as get:
         assert (await get("/console"))[0] == 200
         for headers in (
@@ -80,7 +80,7 @@ async def test_guessing_is_stopped_and_counted() -> None:
         assert counted == FAILURES_MAX + 6
 
 
-async def test_another_sites_page_gets_nothing_even_with_the_remembered_password() -> None:
+async def test_cross_site_page_is_refused_despite_password() -> None:
     async with console(TOKEN) as get:
         cross = {**basic("x", TOKEN), "Sec-Fetch-Site": "cross-site"}
         assert (await get("/console/api/calls", cross))[0] == 403

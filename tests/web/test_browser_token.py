@@ -64,7 +64,7 @@ def test_off_unless_switched_on() -> None:
     assert "OFFHOOK_BROWSER_TOKENS=1" in said
 
 
-def test_a_token_opens_a_session_with_the_agents_setup_alone() -> None:
+def test_token_opens_only_a_session_of_the_agent() -> None:
     status, given, setup = asked({"agent": "desk"}, OFFHOOK_BROWSER_TOKENS="1")
     assert status == 200
     assert "auth_tokens/" in given

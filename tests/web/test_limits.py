@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.web import limits as module
 from offhook.gateway.web.limits import Door
 from offhook.metrics.catalogue import Metrics
@@ -19,7 +20,7 @@ from offhook.metrics.catalogue import Metrics
 
 @pytest.fixture
 def door() -> Door:
-    return Door(Metrics(CollectorRegistry()), max_calls=10)
+    return Door(Metrics(CollectorRegistry(), LABELS), max_calls=10)
 
 
 def request(remote: str) -> Any:
@@ -71,7 +72,7 @@ def test_a_warning_is_not_repeated_a_thousand_times(door: Door, caplog: pytest.L
 
 
 async def test_connections_have_a_limit_that_is_given_back() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), LABELS)
     door = Door(metrics, max_calls=0)
 
     async def handler(_: web.BaseRequest) -> web.Response:

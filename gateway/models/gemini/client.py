@@ -52,8 +52,8 @@ class GeminiSettings:
     ca_file: str = ""
 
     @classmethod
-    def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
-        """From the variables that google-genai itself reads. Raises `OperatorError` when they are not enough."""
+    def found(cls, environ: Mapping[str, str]) -> GeminiSettings:
+        """From the variables that google-genai itself reads, whether or not they are enough."""
         vertex = any(
             environ.get(name, "").lower() in ("1", "true")
             for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
@@ -64,7 +64,7 @@ class GeminiSettings:
         # The SDK prefers GOOGLE_API_KEY; so must we, or `offhook config` would show what is not used. Beside a
         # project it refuses a key.
         key = environ.get("GOOGLE_API_KEY") or ("" if vertex else environ.get("GEMINI_API_KEY", ""))
-        settings = cls(
+        return cls(
             api_key="" if project and location else key,
             vertex=vertex,
             project=project,
@@ -73,13 +73,25 @@ class GeminiSettings:
             api_version="" if version == "beta" else version,  # "beta" is what the SDK calls our default
             ca_file=environ.get("SSL_CERT_FILE", ""),
         )
-        if vertex and not (settings.project and settings.location) and not settings.api_key:
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
+        """As `found`. Raises `OperatorError` when the variables are not enough."""
+        settings = cls.found(environ)
+        if settings.vertex and not (settings.project and settings.location) and not settings.api_key:
             raise OperatorError(
                 "Vertex AI needs GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or GOOGLE_API_KEY): set them"
             )
-        if not vertex and not settings.api_key:
+        if not settings.vertex and not settings.api_key:
             raise OperatorError("no key for the Gemini API: set GEMINI_API_KEY")
         return settings
+
+    def shown(self) -> dict[str, str]:
+        """The settings as text under their variables' names, the key masked."""
+        shown = {"GEMINI_API_KEY": "(set)" if self.api_key else "(not set)"}
+        if self.vertex:
+            shown |= {"GOOGLE_CLOUD_PROJECT": self.project, "GOOGLE_CLOUD_LOCATION": self.location}
+        return {**shown, "GOOGLE_VERTEX_BASE_URL" if self.vertex else "GOOGLE_GEMINI_BASE_URL": self.base_url}
 
 
 class GeminiModel(Model):

@@ -263,12 +263,14 @@ def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[st
 _OURS = frozenset({11200, 31920, 31921, 31924, 31930})
 
 
+CALLER_DROPS = ("uplink_full", "model_down", "call_over")  # the reasons for which a caller's frame is dropped
+
+
 def _frames(seen: Seen) -> tuple[float, float, float]:
     """Of the callers' frames: received by the gateway, arrived at the model, dropped and counted."""
     got = seen.moved_one('offhook_frames_total{direction="inbound"}')
     arrived = sum(session.audio_bytes for session in seen.sessions) / 640
-    reasons = ("uplink_full", "model_down", "call_over", "malformed")
-    dropped = sum(seen.moved_one(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in reasons)
+    dropped = sum(seen.moved_one(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in CALLER_DROPS)
     return got, arrived, dropped
 
 

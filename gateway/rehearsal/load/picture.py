@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.search import LATE_S, LoadReport
 
 __all__ = ["draw_load"]
@@ -63,4 +65,6 @@ def draw_load(report: LoadReport, path: Path) -> None:
     figure.text(0.02, 0.925, about, color=_FAINT, fontsize=9)
     if report.reasons:
         figure.text(0.02, 0.015, f"{report.first_failed}: {'; '.join(report.reasons)}"[:200], color=_BAD, fontsize=9)
-    figure.savefig(path)
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(path, png.getvalue())

@@ -35,6 +35,7 @@ from offhook.gateway import __version__
 from offhook.gateway.agent.load import YamlLoader
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, Tally, mark_of
 from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
@@ -201,7 +202,7 @@ async def load(
         moments=watch.moments,
     )
     body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    await asyncio.to_thread((out / "load.json").write_bytes, body)
+    await asyncio.to_thread(write_whole, out / "load.json", body)
     return report
 
 
@@ -286,9 +287,12 @@ async def _step(
     return step, dict(reasons)
 
 
+DROPS = ("uplink_full", "model_down")  # within a call: frames after its end and of a flushed reply do not count
+
+
 def _dropped(seen: Scrape) -> float:
-    """Frames thrown away in calls; what comes after a call's end does not count."""
-    return sum(seen.get(f'offhook_frames_dropped_total{{reason="{why}"}}') for why in ("uplink_full", "outbound_full"))
+    """Caller frames dropped in calls."""
+    return sum(seen.get(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in DROPS)
 
 
 class _Watch:

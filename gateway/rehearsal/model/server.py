@@ -8,7 +8,6 @@ import asyncio
 import copy
 import re
 import secrets
-import shutil
 import ssl
 import tempfile
 import time
@@ -24,6 +23,7 @@ import trustme
 from aiohttp import web
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.model.link import Link
 from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
 from offhook.gateway.rehearsal.model.script import Close, Script
@@ -300,6 +300,6 @@ async def serve(host: str, port: int, script: Script, ca_out: Path | None = None
                 f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"
             ) from None
         if ca_out is not None:
-            shutil.copyfile(server.ca_path, ca_out)
+            await asyncio.to_thread(lambda: write_whole(ca_out, Path(server.ca_path).read_bytes()))
         print(f"rehearsal model at {server.url}, trust {ca_out or server.ca_path}", flush=True)
         await asyncio.Event().wait()

@@ -114,7 +114,10 @@ def speak(text: str, voice: str = "caller") -> Samples:
         )
         if ran.returncode or not raw.is_file():
             raise VoiceError(f"espeak-ng could not say {text!r}: {ran.stderr.strip() or 'no output'}")
-        samples, made_hz = read_wav(raw)
+        try:
+            samples, made_hz = read_wav(raw)
+        except ValueError:  # a text without a sound, such as "..."
+            raise VoiceError(f"espeak-ng makes no sound of {text!r}") from None
     return _levelled(_trimmed(resample(samples, made_hz, rate_hz), rate_hz), rate_hz)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from io import BytesIO
 from math import inf
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.results.report import CallReport, LineBargeIn
 from offhook.gateway.store.record import TurnRecord
@@ -67,7 +69,9 @@ class _Scale:
 def draw(truth: CallTruth, report: CallReport, path: Path) -> None:
     """Draw one call into a PNG, 1600 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure_of(truth, report).savefig(path)
+    png = BytesIO()
+    figure_of(truth, report).savefig(png, format="png")
+    write_whole(path, png.getvalue())
 
 
 def figure_of(truth: CallTruth, report: CallReport) -> Figure:

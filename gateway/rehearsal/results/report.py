@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from offhook.gateway import __version__
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Spoken
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
@@ -319,7 +320,7 @@ def report_of(calls: Sequence[CallReport], paths: Mapping[str, str] | None = Non
 def write_report(report: Report, path: Path) -> None:
     """`report` as indented JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
 def _zero_s(truth: CallTruth) -> float:

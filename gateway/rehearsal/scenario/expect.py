@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Verdict
 from offhook.gateway.store.record import CallRecord, ToolRecord
-from offhook.metrics.catalogue import BARGE_IN_VERDICTS, CALL_ENDINGS, TOOL_OUTCOMES
 from offhook.metrics.segments import BY_NAME
 
 __all__ = ["CARRIER_ENDINGS", "KINDS", "Expectation", "Kind", "ToolUse", "judge", "kept_to_the_rules"]
@@ -401,9 +401,9 @@ def _json(value: Any) -> str:
 
 
 # What may be written, for the parser and for the schema.
-_EndReason: Any = Literal[(*CALL_ENDINGS, *CARRIER_ENDINGS)]
-_Verdict: Any = Literal[(*BARGE_IN_VERDICTS, "confirmed")]
-_Outcome: Any = Literal[TOOL_OUTCOMES]
+_EndReason: Any = Literal[(*LABELS.call_endings, *CARRIER_ENDINGS)]
+_Verdict: Any = Literal[(*LABELS.barge_in_verdicts, "confirmed")]
+_Outcome: Any = Literal[LABELS.tool_outcomes]
 _Segment: Any = Literal[(*BY_NAME, *LINE_SEGMENTS)]
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType(

@@ -23,7 +23,7 @@ from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.agent.tools import HttpTool
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
-from offhook.gateway.tools.conduct import conducted
+from offhook.gateway.tools.conduct import conducted, given_parameters
 from offhook.gateway.tools.environment import Environment
 from offhook.gateway.tools.http.breaker import Breaker
 from offhook.gateway.tools.http.guard import AddressRefused, GuardedResolver, url_refusal
@@ -99,7 +99,7 @@ class HttpClient:
             raise OperatorError(f"tool {settings.name}: http.url: {environment.mask(refusal)}")
         origin = url.origin()
         named = arguments_named(spec)
-        parameters = settings.parameters or {
+        parameters = given_parameters(settings) or {
             "type": "object",
             "properties": {name: {"type": "string"} for name in named},
             "required": named,

@@ -7,21 +7,16 @@ Each agent has a number and a script; the model knows by the instructions which 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from unittest import mock
 from urllib.parse import urlencode
 
 import aiohttp
 
-from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.carriers.twilio.signature import sign
-from offhook.gateway.config import settings_from
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -29,27 +24,24 @@ from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import Callee, SimulatedTwilio
 from offhook.gateway.store.record import CallRecord
+from tests.rig.gateway import numbered_agents, serving
+from tests.rig.model import id_after
+from tests.rig.sounds import sound
 
-__all__ = ["API_TOKEN", "AUTH_TOKEN", "GREETING", "PUBLIC", "SOUNDS", "Exchange", "exchange", "sound"]
+__all__ = ["API_TOKEN", "AUTH_TOKEN", "GREETING", "PUBLIC", "Exchange", "exchange"]
 
 PUBLIC = "https://voice.example.com"
 API_TOKEN = "api-token-canary"
 AUTH_TOKEN = "auth-token-canary"
-SOUNDS = Path(__file__).parents[3] / "gateway" / "rehearsal" / "sounds"
-
-
-def sound(part: str) -> Path:
-    """The bundled line whose file name holds `part`."""
-    (path,) = [p for p in SOUNDS.glob("*.wav") if part in p.name]
-    return path
-
 
 GREETING = Reply("text", (Speak("Thank you for calling.", sound("thank_you_for_calling")),))
 
 
 @dataclass
 class Exchange:
-    """All of it, running. `numbers`: agent -> its number."""
+    """A running gateway with its two peers: the simulated Twilio account and the rehearsal model. `numbers`: agent ->
+    its phone number. The methods place calls and send what Twilio or an operator's program would send.
+    """
 
     gateway: Gateway
     url: str
@@ -118,37 +110,18 @@ async def exchange(
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Exchange]:
     """`agents`: name -> (YAML fields beside name, numbers and instructions; what the model says)."""
-    numbers = {name: f"+1555020{i:04d}" for i, name in enumerate(agents)}
-    made = [
-        parse_agent(
-            f"name: {name}\nnumbers: ['{numbers[name]}']\ninstructions: 'plan {name}.'\n{fields}\n",
-            directory=str(SOUNDS),
-        )
-        for name, (fields, _) in agents.items()
-    ]
+    numbers, made = numbered_agents({name: fields for name, (fields, _) in agents.items()})
     briefing = Script((GREETING,))
 
     def script_of(setup: dict[str, Any]) -> Script:
-        text = setup["systemInstruction"]["parts"][0]["text"]
-        name = text.partition("plan ")[2].partition(".")[0]
+        name = id_after("plan", setup)
         return agents[name][1] if name in agents else agents.get("briefing", ("", briefing))[1]
 
     twilio = SimulatedTwilio(public_url=PUBLIC, auth_token=AUTH_TOKEN, callees=callees, numbers=list(numbers.values()))
     async with ModelServer(script_of) as model, twilio, aiohttp.ClientSession() as http:
-        env = {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "SSL_CERT_FILE": model.ca_path,
-            "GEMINI_API_KEY": "rehearsal",
-            **twilio.environ(),
-            "OFFHOOK_PORT": "0",
-            "OFFHOOK_SIMULATED": "1",
-            "OFFHOOK_API_TOKEN": API_TOKEN,
-            **(environ or {}),
-        }
-        with mock.patch.dict(os.environ, env):
-            gateway = Gateway(settings_from(env), made, env)
-            async with gateway.listening() as url:
-                twilio.gateway_url = url
-                yield Exchange(gateway, url, twilio, model, numbers, http)
+        env = {**twilio.environ(), "OFFHOOK_API_TOKEN": API_TOKEN, **(environ or {})}
+        async with serving(made, env, model=model) as (gateway, url):
+            twilio.gateway_url = url
+            yield Exchange(gateway, url, twilio, model, numbers, http)
         assert not twilio.failures, twilio.failures
         assert not model.failures, model.failures

@@ -15,7 +15,8 @@ from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import run_quickly
-from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
+from tests.rig.sounds import sound
 
 HELLO = Reply("text", (Speak("Hello.", length_ms=600),))
 GOODBYE = Speak("It is booked. Goodbye!", length_ms=900)
@@ -41,17 +42,19 @@ AGENTS = {
     ),
 }
 Story = Callable[[Exchange], Awaitable[Any]]
+# By function name: scenarios of one or more calls, run at the same time in one gateway. Each returns what it recorded.
 STORIES: dict[str, Story] = {}
 
 
 def story(function: Story) -> Story:
+    """Register a scenario: its outcome is `told[NAME]`."""
     STORIES[function.__name__] = function
     return function
 
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    """Every story's outcome, lived side by side in one gateway."""
+    """By scenario name: what it recorded (call records, webhook answers, counters)."""
 
     async def all_of_them() -> dict[str, Any]:
         async with exchange(AGENTS) as x:

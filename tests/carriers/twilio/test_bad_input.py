@@ -23,7 +23,8 @@ from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAge
 from offhook.gateway.rehearsal.quick_clock import run_quickly
 from offhook.gateway.web import limits as door
 from tests.carriers.twilio.raw_socket import BINARY, CLOSE, FRAME, PING, TEXT, RawSocket, media, ring, start_of
-from tests.carriers.twilio.telephone_rig import API_TOKEN, GREETING, PUBLIC, Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import API_TOKEN, GREETING, PUBLIC, Exchange, exchange
+from tests.rig.sounds import sound
 
 HEALTHY = 10
 SATURDAY = Reply("caller", (Speak("Saturday for two is no problem.", sound("saturday")),))

@@ -21,7 +21,8 @@ from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
 from tests.carriers.twilio.raw_socket import CLOSE, TEXT, RawSocket, media, start_of
-from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
+from tests.rig.sounds import sound
 
 TESTS = Path(__file__).parents[2]
 
@@ -109,7 +110,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     ),
     # The goodbye was cut off: `end_call` came before it was said.
     "a hang-up waits for the goodbye to begin, and then to be heard, within bounds": (
-        "calls/test_ends.py::test_the_agent_hangs_up_after_its_goodbye_was_heard",
+        "calls/test_ends.py::test_agent_hangs_up_after_its_goodbye_was_heard",
         "conversation/test_machine_endings.py::test_a_tool_that_comes_before_its_goodbye_waits_for_it",
         "conversation/test_machine_endings.py::test_a_goodbye_whose_marks_do_not_return",
     ),

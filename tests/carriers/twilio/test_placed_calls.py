@@ -16,7 +16,8 @@ from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAge
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.quick_clock import run_quickly
 from offhook.gateway.telephony.outbound import LOOK_S, Outbound
-from tests.carriers.twilio.telephone_rig import Exchange, exchange, sound
+from tests.carriers.twilio.telephone_rig import Exchange, exchange
+from tests.rig.sounds import sound
 
 YES = str(sound("uh_huh"))
 GREETING = Reply("text", (Speak("Thank you for calling.", length_ms=1_200),))
@@ -59,16 +60,20 @@ CALLEES = {
     "+15550400003": Callee(answers="busy"),
     "+15550400004": Callee((WaitForAgent("end"), WaitForEnd())),
 }
+# By function name: scenarios of one or more calls, run at the same time in one gateway. Each returns what it recorded.
 STORIES: dict[str, Callable[[Exchange], Awaitable[Any]]] = {}
 
 
 def story(function: Callable[[Exchange], Awaitable[Any]]) -> Callable[[Exchange], Awaitable[Any]]:
+    """Register a scenario: its outcome is `told[NAME]`."""
     STORIES[function.__name__] = function
     return function
 
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
+    """By scenario name: what it recorded (call records, webhook answers, counters)."""
+
     async def all_of_them() -> dict[str, Any]:
         async with exchange(AGENTS, callees=CALLEES.get, environ={"OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN}) as x:
             x.gateway.telephone.outbound = Outbound(

@@ -19,6 +19,7 @@ from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media.formats import PCM16_16K, PCM16_24K
+from tests.rig.model import model_environ
 
 AGENT = Agent(name="reception", instructions="Be kind to {{caller}}.")
 AS_IT_IS = AudioFormats(caller=PCM16_16K, agent=PCM16_24K)  # what the model takes and gives: nothing is converted
@@ -134,13 +135,8 @@ def brief_of(agent: Agent = AGENT, **more: Any) -> CallBrief:
 
 
 def settings_for(server: ModelServer, **more: str) -> GeminiSettings:
-    environ = {
-        "GEMINI_API_KEY": KEY,
-        "GOOGLE_GEMINI_BASE_URL": server.url,
-        "GOOGLE_VERTEX_BASE_URL": server.url,
-        "SSL_CERT_FILE": server.ca_path,
-    }
-    return GeminiSettings.read(environ | more)
+    own = {"GEMINI_API_KEY": KEY, "GOOGLE_VERTEX_BASE_URL": server.url}
+    return GeminiSettings.read(model_environ(server) | own | more)
 
 
 @contextlib.asynccontextmanager

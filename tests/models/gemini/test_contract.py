@@ -20,7 +20,7 @@ from websockets.asyncio.server import serve
 from offhook.gateway.errors import ModelRefused
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.wire import SessionSocket
-from tests.models.gemini.test_messages import CASES
+from tests.models.gemini.wire_cases import CASES
 
 PCM = bytes(range(256)) * 2 + b"\xfb\xff\xbf"  # both alphabets differ on this
 

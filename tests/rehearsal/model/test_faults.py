@@ -83,7 +83,7 @@ async def test_an_aborted_connection_has_no_goodbye():
         assert (server.sessions[0].closed_by, server.sessions[0].close_code) == ("server", 1006)
 
 
-async def test_faults_at_a_time_happen_once_however_often_the_client_reconnects():
+async def test_timed_fault_happens_once_despite_reconnects():
     script = Script(faults=(Fault(0.05, (Abort(),)), Fault(0.3, (Send({"x": {}}), Wait(50), Close(1011, "again")))))
     async with ModelServer(script) as server:
         begun_s = time.monotonic()
@@ -109,7 +109,7 @@ async def test_refusals_before_the_session():
         assert server.violations == []
 
 
-async def test_a_client_that_does_not_wait_for_a_slow_setup_is_seen_to_go():
+async def test_client_leaving_during_slow_setup_is_recorded():
     async with ModelServer(Script(setup_delay_ms=5000)) as server:
         async with raw_client(server) as client:
             await client.send(setup_of())
@@ -141,7 +141,7 @@ async def test_resuming_may_be_refused_some_times():
         assert server.violations == []
 
 
-async def test_a_frozen_session_cannot_be_resumed_and_that_is_nobodys_fault():
+async def test_resuming_a_frozen_session_is_no_violation():
     script = Script(faults=(Fault(0.05, (Stall(400),)),))
     async with ModelServer(script) as server:
         async with raw_client(server, setup_of(sessionResumption={}), close_timeout=0.05) as client:
@@ -173,7 +173,7 @@ async def test_ten_minutes_can_be_half_a_second():
             assert await client.until("goAway", "timeLeft") == "0.0416667s"
 
 
-async def test_without_compression_resuming_does_not_buy_more_than_fifteen_minutes():
+async def test_resuming_without_compression_adds_no_time():
     async with ModelServer(Script(), time_scale=1200) as server:
         lives = {}
         for name, more in (("without", {}), ("with", {"contextWindowCompression": {}})):
@@ -298,7 +298,7 @@ async def test_anything_can_be_sent():
             await client.receive()
 
 
-async def test_a_frame_above_a_megabyte_ends_a_client_that_takes_no_more():
+async def test_frame_above_1_mib_ends_a_limited_client():
     async with (
         ModelServer(on_text(Oversize())) as server,
         raw_client(server, setup_of(), max_size=2**20) as client,
@@ -403,7 +403,7 @@ async def test_a_failure_of_ours_is_kept_and_told(tmp_path):
     assert server.violations == []
 
 
-async def test_serve_writes_the_certificate_and_goes_when_told(tmp_path, capsys):
+async def test_serve_writes_certificate_and_can_be_cancelled(tmp_path, capsys):
     ca = tmp_path / "ca.pem"
     serving = asyncio.create_task(serve("127.0.0.1", 0, Script(), ca))
     while not (out := capsys.readouterr().out):

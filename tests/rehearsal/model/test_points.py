@@ -15,7 +15,7 @@ from tests.rehearsal.model.model_client import LIVE_PATH, raw_client, setup_of, 
 
 POINTS = {
     "1 TLS with names for 127.0.0.1 and localhost; plain HTTP on request": (
-        "test_localhost_and_127_0_0_1_are_both_in_the_certificate",
+        "test_certificate_is_for_localhost_and_127_0_0_1",
         "test_plain_http_for_hand_written_clients",
     ),
     "2 any path of the protocol": ("test_paths", "test_other_paths_are_not_found", "test_vertex_path_names_and_extras"),
@@ -35,16 +35,16 @@ POINTS = {
         "test_audio_of_any_rate_alphabet_and_frame",
     ),
     "7 binary, pretty-printed, irregular, faster than real time; turnComplete when it would have been played": (
-        "test_frames_are_binary_pretty_printed_and_irregular",
+        "test_frames_are_binary_indented_and_irregular",
         "test_frames_may_be_text",
-        "test_audio_is_faster_than_real_time_and_the_turn_ends_when_it_would_have_been_played",
+        "test_audio_is_early_but_turn_ends_when_played",
         "test_every_turn_bills_the_whole_context",
     ),
     "8 voice detection by the settings; interrupted, turnComplete, never generationComplete": (
         "test_prefix_is_the_speech_needed_before_a_start",
         "test_silence_setting_says_how_long_a_pause_may_be",
         "test_manual_activity",
-        "test_no_interruption_lets_the_model_finish_and_answers_afterwards",
+        "test_no_interruption_answers_after_the_reply",
         "test_barge_in_interrupts_and_completes_nothing",
         "test_new_user_input_cancels_a_blocking_call",
     ),
@@ -62,18 +62,18 @@ POINTS = {
     ),
     "11 handles: rotating, withheld while busy, refused while in use, expiring, with an index": (
         "test_handles_rotate_and_are_withheld_while_busy",
-        "test_resuming_is_refused_while_the_old_socket_is_open",
+        "test_resuming_while_old_socket_is_open_is_refused",
         "test_handles_expire",
-        "test_what_is_said_once_stays_said_after_resuming_and_a_fresh_session_begins_anew",
+        "test_resumed_session_continues_the_script",
         "test_a_resumed_session_does_not_know_the_old_calls",
         "test_vertex_path_names_and_extras",
     ),
     "12 goAway, silence, either end; lifetimes compressed": (
         "test_ten_minutes_can_be_half_a_second",
-        "test_without_compression_resuming_does_not_buy_more_than_fifteen_minutes",
+        "test_resuming_without_compression_adds_no_time",
         "test_go_away_with_silence_and_another_end",
         "test_go_away_without_an_end",
-        "test_going_away_may_come_and_the_session_ends_in_a_reply",
+        "test_session_may_end_within_a_reply_after_go_away",
     ),
     "13 faults by script": (
         "test_a_close_at_any_point_of_a_reply",
@@ -84,13 +84,13 @@ POINTS = {
         "test_a_phantom_interruption_when_nothing_is_said",
         "test_duplicate_transcripts",
         "test_anything_can_be_sent",
-        "test_a_frame_above_a_megabyte_ends_a_client_that_takes_no_more",
+        "test_frame_above_1_mib_ends_a_limited_client",
         "test_late_audio_after_an_interruption",
         "test_refusals_before_the_session",
-        "test_a_client_that_does_not_wait_for_a_slow_setup_is_seen_to_go",
+        "test_client_leaving_during_slow_setup_is_recorded",
     ),
     "14 extended thinking: several turnComplete, the last one IDLE": (
-        "test_extended_thinking_takes_several_turns_to_be_idle",
+        "test_extended_thinking_is_idle_after_several_turns",
     ),
     "15 ephemeral tokens": ("test_ephemeral_tokens_through_the_sdk", "test_auth_tokens_do_not_exist_on_v1"),
 }
@@ -110,7 +110,7 @@ SHORT = Say("Good morning", length_ms=60, delay_ms=0, chunk_ms=(30,))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_localhost_and_127_0_0_1_are_both_in_the_certificate(host: str) -> None:
+async def test_certificate_is_for_localhost_and_127_0_0_1(host: str) -> None:
     async with ModelServer(Script()) as server:
         server.url = server.url.replace("127.0.0.1", host)
         async with raw_client(server, setup_of()):
@@ -124,7 +124,7 @@ async def test_compression_is_declined() -> None:
         assert client.ws.protocol.extensions == []
 
 
-async def test_going_away_may_come_and_the_session_ends_in_a_reply() -> None:
+async def test_session_may_end_within_a_reply_after_go_away() -> None:
     """goAway is no promise of a quiet end: the close comes when it comes."""
     long = Say("One two three", length_ms=60_000, delay_ms=0, chunk_ms=(100,), speed=1)
     script = Script(replies=(Reply("text", (GoAway(0.3), long)),))

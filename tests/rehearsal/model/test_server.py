@@ -293,7 +293,7 @@ async def test_each_connection_may_have_its_own_script():
 # -- replies ----------------------------------------------------------------------------------------------
 
 
-async def test_frames_are_binary_pretty_printed_and_irregular():
+async def test_frames_are_binary_indented_and_irregular():
     script = Script(replies=(Reply("start", (Say("x", length_ms=900, delay_ms=0, speed=50),)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.turn()
@@ -309,7 +309,7 @@ async def test_frames_may_be_text():
     assert all(isinstance(frame, str) for frame in client.frames)
 
 
-async def test_audio_is_faster_than_real_time_and_the_turn_ends_when_it_would_have_been_played():
+async def test_audio_is_early_but_turn_ends_when_played():
     say = Say("x", length_ms=600, delay_ms=100, chunk_ms=(100,), speed=6)
     async with (
         ModelServer(Script(replies=(Reply("text", (say,)),))) as server,
@@ -376,7 +376,7 @@ async def test_what_the_caller_said_comes_in_pieces(when, kinds):
         assert client.texts("inputTranscription") == [" I", " want"]
 
 
-async def test_replies_are_used_once_in_order_and_then_the_default():
+async def test_replies_are_used_in_order_then_the_default():
     def said(word):
         return (Say(word, length_ms=40, delay_ms=0),)
 
@@ -427,7 +427,7 @@ async def test_every_turn_bills_the_whole_context():
                 assert (await client.until("usageMetadata"))["promptTokenCount"] <= 80
 
 
-async def test_extended_thinking_takes_several_turns_to_be_idle():
+async def test_extended_thinking_is_idle_after_several_turns():
     script = Script(replies=(Reply("text", (SHORT, Wait(10), SHORT, CallTool("f"))), Reply("tool:f", (SHORT,))))
     setup = setup_of("gemini-3.8-live-extended-thinking")
     async with ModelServer(script) as server, raw_client(server, setup) as client:
@@ -475,7 +475,7 @@ async def test_barge_in_interrupts_and_completes_nothing():
     assert len(completed) == 1
 
 
-async def test_barge_in_after_generation_is_complete_but_still_playing():
+async def test_barge_in_while_a_complete_reply_still_plays():
     say = Say("x", length_ms=2000, delay_ms=0, speed=100)
     async with (
         ModelServer(Script(replies=(Reply("start", (say,)),))) as server,
@@ -486,7 +486,7 @@ async def test_barge_in_after_generation_is_complete_but_still_playing():
         assert await client.turn() == ["interrupted", "turnComplete"]
 
 
-async def test_a_caller_drawing_breath_gets_the_same_reply_later():
+async def test_short_pause_delays_the_same_reply():
     say = Say("x", length_ms=40, delay_ms=400)
     script = Script(replies=(Reply("caller", (say,), heard=(" I want a table",)),))
     setup = setup_of(inputAudioTranscription={}, **QUICK)
@@ -501,7 +501,7 @@ async def test_a_caller_drawing_breath_gets_the_same_reply_later():
         assert [reply.ended for reply in server.sessions[0].replies] == ["interrupted", "complete"]
 
 
-async def test_no_interruption_lets_the_model_finish_and_answers_afterwards():
+async def test_no_interruption_answers_after_the_reply():
     say = Say("x", length_ms=400, delay_ms=0, chunk_ms=(100,))
     script = Script(replies=(Reply("start", (say,)), Reply("caller", (SHORT,))))
     config = {**QUICK["realtimeInputConfig"], "activityHandling": "NO_INTERRUPTION"}
@@ -533,7 +533,7 @@ async def test_manual_activity():
         assert "activityEnd without activityStart" in server.violations[0].what
 
 
-async def test_manual_activity_is_a_fault_when_detection_is_automatic():
+async def test_manual_activity_under_automatic_is_a_fault():
     async with ModelServer(Script()) as server, raw_client(server, setup_of()) as client:
         await client.send({"realtimeInput": {"activityStart": {}}})
         assert (await client.closed())[0] == 1007
@@ -583,7 +583,7 @@ def content(text, role="user", complete=True):
     return {"clientContent": {"turns": [turn], "turnComplete": complete}}
 
 
-async def test_content_interrupts_only_when_the_turn_is_complete():
+async def test_content_interrupts_only_with_turn_complete():
     script = Script(replies=(Reply("start", (LONG,)), Reply("text:now", (SHORT,))))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.until("serverContent", "modelTurn")
@@ -747,7 +747,7 @@ async def test_scheduling(scheduling, kinds, placed):
         assert server.sessions[0].tool_answers[0].scheduling == scheduling
 
 
-async def test_a_result_that_interrupts_lets_a_speaking_caller_finish_except_on_2_5():
+async def test_interrupt_result_awaits_caller_except_on_2_5():
     script = Script(
         replies=(Reply("text", (CallTool("book"),)), Reply("tool:book", (SHORT,)), Reply("caller", (SHORT,)))
     )
@@ -863,7 +863,7 @@ async def test_no_handles_unless_asked_for():
         assert not any("sessionResumptionUpdate" in message for message in client.seen)
 
 
-async def test_resuming_is_refused_while_the_old_socket_is_open():
+async def test_resuming_while_old_socket_is_open_is_refused():
     async with ModelServer(Script()) as server:
         async with raw_client(server, setup_of(sessionResumption={})) as client:
             handle = await handle_of(client)
@@ -886,7 +886,7 @@ async def test_handles_expire():
     assert len(script_life) == 2
 
 
-async def test_what_is_said_once_stays_said_after_resuming_and_a_fresh_session_begins_anew():
+async def test_resumed_session_continues_the_script():
     def said(word):
         return Reply("text", (Say(word, length_ms=40, delay_ms=0),))
 

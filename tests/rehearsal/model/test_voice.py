@@ -52,7 +52,7 @@ def test_sensitivity_low_does_not_hear_the_quiet():
     assert not heard(Ear(Detection(), vertex=False, above_dbfs=-25), quiet)
 
 
-def test_steady_noise_is_not_speech_and_speech_over_it_is():
+def test_speech_is_found_over_steady_noise_only():
     rng = np.random.default_rng(5)
     noise = (rng.standard_normal(16_000 * 4) * 32768 * 10 ** (-40 / 20)).astype("<i2")
     assert heard(ear(), noise.tobytes()) == []

@@ -95,7 +95,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=2) | JSON | st.binary(max_size=40))
-def test_any_frame_is_a_message_or_bad_and_nothing_else(frame):
+def test_any_frame_is_a_message_or_bad(frame):
     data = frame if isinstance(frame, bytes) else json.dumps(frame)
     with contextlib.suppress(BadMessage):
         client_message(data)
@@ -103,7 +103,7 @@ def test_any_frame_is_a_message_or_bad_and_nothing_else(frame):
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=4), st.sampled_from([*MODELS, "gpt"]), st.booleans())
-def test_any_setup_is_checked_or_refused_and_nothing_else(setup, model, vertex):
+def test_any_setup_is_checked_or_refused(setup, model, vertex):
     with contextlib.suppress(Refused):
         checked_setup(camel_keys({**setup, "model": f"models/{model}"}), "v1beta", vertex)
 
@@ -128,7 +128,7 @@ def test_rates():
             pcm_rate_hz(wrong)
 
 
-def test_audio_frames_are_pretty_printed_json_with_standard_base64():
+def test_audio_frame_is_indented_json_with_base64():
     frame = audio_frame(b"+/8=", ' caf\u00e9 "quoted"')
     assert frame.count(b"\n") > 5
     assert json.loads(frame) == {

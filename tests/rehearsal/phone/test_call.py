@@ -64,7 +64,7 @@ async def test_a_stream_begins_and_goes_on_as_twilio_s_does():
     assert not truth.violations
 
 
-async def test_what_the_caller_says_is_sent_sample_for_sample_and_its_onset_known():
+async def test_caller_speech_is_sent_exactly_with_its_onset():
     async with StubGateway(hangs_on) as stub:
         truth = await place(stub, Pause(100), Say("Uh-huh."), HangUp())
         [line] = stub.lines
@@ -80,7 +80,7 @@ async def test_what_the_caller_says_is_sent_sample_for_sample_and_its_onset_know
 
 
 @pytest.mark.wall_clock
-async def test_the_clock_makes_up_for_a_hiccup_and_does_not_drift():
+async def test_clock_recovers_from_a_hiccup_without_drift():
     async with StubGateway(hangs_on) as stub:
         call = SimulatedCall(stub.url, [Pause(900), HangUp()])
         task = asyncio.create_task(call.run())
@@ -96,7 +96,7 @@ async def test_the_clock_makes_up_for_a_hiccup_and_does_not_drift():
 # --- playback
 
 
-async def test_audio_is_played_at_real_time_and_marks_come_back_when_it_was():
+async def test_audio_plays_in_real_time_and_returns_marks():
     async def talk(line: Line) -> None:
         await line.mark("at once")
         await line.media(TWO_S[:4800])
@@ -122,7 +122,7 @@ async def test_audio_is_played_at_real_time_and_marks_come_back_when_it_was():
     assert [a.verb for a in truth.announced] == ["hangup"]
 
 
-async def test_clear_silences_the_line_and_returns_every_mark():
+async def test_clear_stops_playback_and_returns_all_marks():
     async def talk(line: Line) -> None:
         await line.media(SPEECH)
         await line.mark("half way")
@@ -182,7 +182,7 @@ async def test_an_underrun_shows_as_two_runs():
     assert 0.1 < (second.place - first.place - first.samples) / 8000 < 0.3
 
 
-async def test_what_is_queued_when_the_socket_closes_was_never_heard():
+async def test_audio_queued_at_socket_close_is_never_heard():
     async def talk(line: Line) -> None:
         await line.media(SPEECH)
         await asyncio.sleep(0.2)
@@ -234,7 +234,7 @@ async def test_every_message_is_checked(bad, code, says):
 # --- TwiML
 
 
-async def test_without_a_stream_the_caller_hears_what_twiml_says(monkeypatch, tmp_path):
+async def test_without_a_stream_twiml_lines_are_heard(monkeypatch, tmp_path):
     monkeypatch.setattr(voice.shutil, "which", lambda name: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     line = "Thank you for calling the Blue Heron. How can I help you?"
@@ -246,7 +246,7 @@ async def test_without_a_stream_the_caller_hears_what_twiml_says(monkeypatch, tm
     assert truth.agent[0].end_s - truth.agent[0].start_s > 2.5
 
 
-async def test_connect_again_is_a_new_stream_of_the_same_call():
+async def test_second_connect_is_a_new_stream_of_the_call():
     async def talk(line: Line) -> None:
         await line.media(TWO_S[:800])
         await line.mark("heard")
@@ -312,7 +312,7 @@ async def test_a_media_route_that_is_not_there():
     assert truth.ended_by == "twiml_hangup", "Twilio goes on with the action"
 
 
-async def test_signatures_are_what_twilio_s_own_validator_expects():
+async def test_signatures_satisfy_twilio_s_own_validator():
     from twilio.request_validator import RequestValidator
 
     token, public = "12345", "https://offhook.example"
@@ -339,7 +339,7 @@ async def test_direct_calls_need_no_webhook():
 # --- the caller
 
 
-async def test_the_caller_waits_listens_and_speaks_over_the_agent():
+async def test_caller_waits_listens_and_speaks_over_agent():
     async def talk(line: Line) -> None:
         await line.media(TWO_S[:8000])  # greeting, 1 s
         await line.mark("greeted")
@@ -420,7 +420,7 @@ async def test_the_call_can_be_driven_by_hand():
 # --- bad days
 
 
-async def test_a_dropped_connection_is_1006_to_the_peer_and_twiml_goes_on():
+async def test_dropped_connection_is_1006_and_twiml_goes_on():
     codes = []
 
     async def talk(line: Line) -> None:
@@ -447,7 +447,7 @@ async def test_a_silent_carrier_keeps_its_socket_open():
     assert truth.streams[0].closed_by == "gateway"
 
 
-async def test_bunched_and_late_frames_lose_nothing_and_keep_their_order():
+async def test_bunched_and_late_frames_keep_their_order():
     for carrier in (Carrier(bunch_frames=5), Carrier(jitter_ms=80)):
         async with StubGateway(hangs_on) as stub:
             await place(stub, Pause(500), HangUp(), carrier=carrier)
@@ -487,7 +487,7 @@ async def test_marks_can_be_lost():
         assert [m.echoed for m in truth.marks] == echoed
 
 
-async def test_the_agent_s_voice_leaks_back_delayed_and_damped():
+async def test_agent_echo_returns_delayed_and_damped():
     async def talk(line: Line) -> None:
         await line.media(TWO_S[:8000])
         await line.mark("end")
@@ -510,7 +510,7 @@ async def test_a_noisy_line_is_noisy_all_the_time():
     assert 20 * np.log10(np.std(level) / 32768) == pytest.approx(-45, abs=1.5)
 
 
-async def test_a_gateway_that_reads_too_slowly_loses_caller_audio(monkeypatch):
+async def test_slow_reading_gateway_loses_caller_audio(monkeypatch):
     from offhook.gateway.rehearsal.phone import call as caller
 
     monkeypatch.setattr(caller, "OUTBOX_MAX_FRAMES", 3)

@@ -27,7 +27,7 @@ def test_every_line_of_the_table_is_bundled(no_espeak, who, text):
     assert 3000 < np.abs(samples.astype(int)).max() <= 0.86 * 32767
 
 
-def test_bundled_texts_are_found_whatever_their_punctuation(no_espeak):
+def test_bundled_texts_match_despite_punctuation(no_espeak):
     assert voice.wav_for("uh huh", "caller") == voice.wav_for("  Uh-huh. ", "caller")
 
 
@@ -52,7 +52,7 @@ def test_without_espeak_a_new_line_says_what_to_do(no_espeak):
         voice.line("Nobody has ever said this.", 8000)
 
 
-def test_a_new_line_is_spoken_once_and_cached_by_content(monkeypatch, tmp_path):
+def test_new_line_is_synthesised_once_and_cached(monkeypatch, tmp_path):
     require("espeak-ng")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = voice.wav_for("A green lamp.", "caller")
@@ -99,6 +99,6 @@ def test_noise_has_the_level_asked_for():
     assert 20 * np.log10(np.sqrt(np.mean(bed**2)) / 32768) == pytest.approx(-50.0, abs=0.2)
 
 
-def test_keys_are_far_quieter_on_average_than_at_their_peaks():
+def test_keyboard_peaks_are_far_above_its_mean_level():
     keys = voice.keyboard(8000).astype(float)
     assert np.abs(keys).max() > 8 * np.sqrt(np.mean(keys**2))

@@ -19,8 +19,8 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
 from offhook.gateway.rehearsal.results.report import Percentiles, Verdict, report_of
 from tests.needs import require
-from tests.rehearsal.results.test_report import paper_report
-from tests.rehearsal.test_run import SHORT
+from tests.rehearsal.results.paper_call import paper_report
+from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock
 
@@ -42,7 +42,7 @@ def settled(value: Any) -> Any:
     return value if isinstance(value, bool) or value is None else "N"
 
 
-def test_a_page_holds_every_verdict_and_no_percentile_of_few_samples():
+def test_page_has_verdicts_and_no_sparse_percentile():
     call = paper_report()
     call.verdicts = [Verdict(ok=False, expectation="x", words="it <took> too long")]
     report = report_of([call], {"recording": "/out/a/call.wav", "picture": "/out/a/call.png"})
@@ -60,6 +60,25 @@ def test_a_page_holds_every_verdict_and_no_percentile_of_few_samples():
     assert ">777<" in answer
     assert answer.count("too few samples") == 1
     assert "http" not in text, "nothing from afar"
+
+
+HOSTILE = """<script>alert("x")</script>' onmouseover='y"""
+
+
+def test_hostile_texts_on_the_page_are_escaped():
+    call = paper_report()
+    call.line.caller[0].text = HOSTILE
+    call.line.barge_ins[0].text = HOSTILE
+    call.end_reason = HOSTILE
+    call.record.errors = [HOSTILE]
+    for turn in call.record.turns:
+        turn.reply_text = turn.heard_text = HOSTILE
+    call.verdicts = [Verdict(ok=False, expectation="x", words=HOSTILE)]
+    report = report_of([call], {"recording": f"/out/{HOSTILE}.wav", "picture": f"/out/{HOSTILE}.png"})
+    text = page([(HOSTILE, report)], report, Path("/out"))
+    assert text.count("&lt;script&gt;") >= 10
+    assert "<script" not in text
+    assert not re.search(r"onmouseover=['\"]", text)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +100,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str
     return folder, True, ran.stdout
 
 
-def test_verdicts_are_said_in_words_and_the_last_line_counts(simulated):
+def test_verdicts_are_printed_and_the_last_line_counts(simulated):
     folder, _, said = simulated
     assert "✓ short" in said
     assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", said)
@@ -98,7 +117,7 @@ def test_verdicts_are_said_in_words_and_the_last_line_counts(simulated):
             assert (folder / "out" / name / file).stat().st_size > 500
 
 
-def test_the_page_plays_and_shows_the_calls_in_a_browser(simulated):
+def test_page_plays_and_shows_calls_in_a_browser(simulated):
     require("chromium", "playwright")
     from playwright.sync_api import sync_playwright
 
@@ -124,7 +143,7 @@ def test_the_page_plays_and_shows_the_calls_in_a_browser(simulated):
         browser.close()
 
 
-def test_on_the_quick_clock_the_same_is_expected_and_the_page_says_what_it_leaves_out(tmp_path):
+def test_quick_clock_page_says_what_is_not_measured(tmp_path):
     for name in ("short", "hasty"):
         text = SHORT if name == "short" else SHORT.replace("2500", "1")
         (tmp_path / f"{name}.call.yaml").write_text(text.replace("name: short", f"name: {name}"))
@@ -147,14 +166,14 @@ def test_on_the_quick_clock_the_same_is_expected_and_the_page_says_what_it_leave
     assert (tmp_path / "out" / "simulate" / "short" / "call.png").stat().st_size > 10_000
 
 
-async def test_what_keeps_a_gateway_on_the_quick_clock_from_starting_is_said_in_a_line(tmp_path):
+async def test_quick_clock_start_failure_is_one_line(tmp_path):
     tools = "  tools: [{function: 'nowhere:at_all'}]\n"
     (tmp_path / "a.call.yaml").write_text(SHORT.replace("caller:", f"{tools}caller:", 1))
     with pytest.raises(OperatorError, match=r"^short: .*nowhere"):
         await simulate([tmp_path / "a.call.yaml"], tmp_path / "out", speed=20.0)
 
 
-def test_the_same_seed_gives_the_same_report_times_aside(tmp_path):
+def test_same_seed_gives_same_report_except_times(tmp_path):
     scenario = tmp_path / "lively.call.yaml"
     scenario.write_text(LIVELY)
 

@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.results.picture import draw, figure_of
 from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.store.record import ToolRecord
 from offhook.media.mulaw import encode
-from tests.rehearsal.results.test_report import paper_record, paper_truth
+from tests.rehearsal.results.paper_call import paper_record, paper_truth
 
 
 def sounding(truth: CallTruth) -> CallTruth:
@@ -62,7 +62,7 @@ def test_turns_barge_in_tools_and_answers_are_marked():
     assert "stopped after 120 ms" in shown
 
 
-def test_tools_close_together_stand_on_rows_of_their_own():
+def test_tools_close_together_get_separate_rows():
     truth, record = sounding(paper_truth()), paper_record()
     record.tool_calls = [
         ToolRecord(call_id=str(n), name="look", requested_ms=3000 + 100 * n, finished_ms=3050 + 100 * n, outcome="done")
@@ -73,7 +73,7 @@ def test_tools_close_together_stand_on_rows_of_their_own():
     assert len(rows) == 2
 
 
-def test_it_is_a_png_of_1600_pixels_even_of_a_call_that_never_was(tmp_path):
+def test_picture_is_1600_px_even_for_an_empty_call(tmp_path):
     for name, truth in (
         ("full", sounding(paper_truth())),
         ("empty", CallTruth(call_sid="CA0", ended_by="webhook_failed")),

@@ -12,121 +12,21 @@ from rich.console import Console
 
 from offhook.gateway.rehearsal.phone.truth import (
     CallTruth,
-    ClearReceived,
-    MarkReceived,
-    MediaReceived,
-    Played,
-    Spoken,
     StepTaken,
-    StreamTruth,
-    Stretch,
     Violation,
 )
 from offhook.gateway.rehearsal.results.report import Report, call_report, report_of, show, write_report
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation, judge, kept_to_the_rules
-from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.media.mulaw import encode
-
-# A call on paper. Place 0 is at 100 s, the stream started 10 ms before. The greeting (1 s) is heard whole; the
-# caller asks; the second reply (4 s) is cut after 1 s; the third (2 s) is heard whole, with a break of 60 ms.
-BEGAN_S = 100.0
-GREETING, CUT_OFF, LAST = (0, 8_000), (8_000, 40_000), (40_000, 56_000)
-
-
-def spoken(text: str, onset_s: float, end_s: float, *, over: bool = False, kind: str = "say") -> Spoken:
-    return Spoken(
-        text=text,
-        kind=kind,
-        onset_s=BEGAN_S + onset_s,
-        end_s=BEGAN_S + end_s,
-        onset_place=round(onset_s * 8000),
-        end_place=round(end_s * 8000),
-        over_agent=over,
-    )
-
-
-def mark(name: str, position: int, at_s: float) -> MarkReceived:
-    return MarkReceived(at_s=BEGAN_S + at_s, position=position, name=name)
-
-
-def media(at_s: float, span: tuple[int, int]) -> MediaReceived:
-    return MediaReceived(at_s=BEGAN_S + at_s, position=span[0], samples=span[1] - span[0])
-
-
-def paper_truth() -> CallTruth:
-    return CallTruth(
-        call_sid="CApaper",
-        began_s=BEGAN_S,
-        ended_s=BEGAN_S + 11.0,
-        ended_by="twiml_hangup",
-        streams=[StreamTruth(stream_sid="MZ1", url="", dialled_s=BEGAN_S - 0.1, started_s=BEGAN_S - 0.01, frames=550)],
-        media=[media(0.2, GREETING), media(3.5, (8_000, 24_000)), media(3.6, (24_000, 40_000)), media(7.0, LAST)],
-        marks=[
-            mark("r1.8000.0", 8_000, 0.2),
-            mark("r2.16000.0", 24_000, 3.5),
-            mark("r2.32000.0", 40_000, 3.6),
-            mark("c1", 40_000, 4.62),
-            mark("r3.16000.1", 56_000, 7.0),
-        ],
-        clears=[
-            ClearReceived(
-                at_s=BEGAN_S + 4.62, position=16_000, discarded=24_000, stopped_s=BEGAN_S + 4.64, while_audible=True
-            )
-        ],
-        played=[
-            Played(position=0, place=1_600, samples=8_000),
-            Played(position=8_000, place=28_160, samples=8_000),
-            Played(position=40_000, place=56_160, samples=8_000),
-            Played(position=48_000, place=64_640, samples=8_000),
-        ],
-        agent=[
-            Stretch(start_s=BEGAN_S + 0.2, end_s=BEGAN_S + 1.2, open=False),
-            Stretch(start_s=BEGAN_S + 3.52, end_s=BEGAN_S + 4.64, open=False, cut=True),
-            Stretch(start_s=BEGAN_S + 7.02, end_s=BEGAN_S + 9.1, open=False),
-        ],
-        spoken=[spoken("a table", 1.5, 2.9), spoken("no, two", 4.5, 6.0, over=True)],
-    )
-
-
-def paper_record() -> CallRecord:
-    return CallRecord(
-        call_sid="CApaper",
-        end_reason="agent_hung_up",
-        turns=[
-            TurnRecord(number=1, generation=1, reply_text="Hello.", received_ms=1000, heard_ms=1000),
-            TurnRecord(
-                number=2,
-                generation=2,
-                reply_text="Let me look it up for you.",
-                heard_text="Let me",
-                interrupted=True,
-                received_ms=4000,
-                heard_ms=1000,
-                segments={"turn_gap": 620.0, "model_first_audio": 600.0},
-            ),
-            TurnRecord(
-                number=3, generation=3, reply_text="Two it is.", received_ms=2000, segments={"turn_gap": 1020.0}
-            ),
-        ],
-        barge_ins=[
-            BargeInRecord(
-                generation=2,
-                onset_ms=4511,
-                decided_ms=4625,
-                clear_sent_ms=4626,
-                stopped_ms=4632,
-                verdict="confirmed_by_model",
-            )
-        ],
-        tool_calls=[
-            ToolRecord(call_id="1", name="look", requested_ms=3000, finished_ms=4600, outcome="cancelled"),
-            ToolRecord(call_id="2", name="end_call", requested_ms=8000, finished_ms=8001, outcome="done"),
-        ],
-    )
-
-
-def paper_report(truth: CallTruth | None = None, record: CallRecord | None = None):
-    return call_report(truth or paper_truth(), record or paper_record(), scenario="paper")
+from tests.rehearsal.results.paper_call import (
+    BEGAN_S,
+    LAST,
+    mark,
+    media,
+    paper_record,
+    paper_report,
+    paper_truth,
+)
 
 
 def test_times_are_on_the_axis_of_the_stream_s_start():
@@ -135,7 +35,7 @@ def test_times_are_on_the_axis_of_the_stream_s_start():
     assert line.duration_ms == pytest.approx(11_010)
 
 
-def test_answers_are_measured_from_last_to_first_audible_sample():
+def test_answers_are_timed_between_audible_samples():
     first, second = paper_report().line.caller
     assert first.answered_ms == pytest.approx(620)
     assert second.answered_ms == pytest.approx(1020)
@@ -152,7 +52,7 @@ def test_what_was_heard_of_each_reply_by_the_ear():
     assert replies[2].ended_ms == pytest.approx(9090)
 
 
-def test_a_barge_in_from_the_caller_s_first_sound_to_silence():
+def test_barge_in_is_timed_from_onset_to_silence():
     [barge_in] = paper_report().line.barge_ins
     assert barge_in.generation == 2
     assert barge_in.onset_to_clear_ms == pytest.approx(120)
@@ -171,7 +71,7 @@ def test_old_audio_behind_a_clear_is_found_by_its_mark():
     assert barge_in.old_samples_after_clear == 1600
 
 
-def test_old_audio_behind_a_clear_is_found_without_a_mark_while_the_caller_speaks():
+def test_old_audio_during_speech_is_found_without_mark():
     truth = paper_truth()
     truth.media.insert(3, media(5.0, (40_000, 40_160)))
     truth.media[4] = media(7.0, (40_160, 56_000))
@@ -189,7 +89,7 @@ def test_a_dismissed_barge_in_may_play_on():
     assert paper_report(truth, record).line.barge_ins[0].old_samples_after_clear == 16_000
 
 
-def test_an_agent_that_talks_on_is_a_barge_in_without_a_clear():
+def test_agent_talking_on_is_a_barge_in_without_clear():
     truth = paper_truth()
     truth.clears.clear()
     [barge_in] = paper_report(truth).line.barge_ins
@@ -213,7 +113,7 @@ class _Session:
         self.replies = [type("R", (), {"decided_at_s": 0.0, "first_audio_at_s": BEGAN_S + 6.996})()]
 
 
-def test_the_gateway_s_share_is_measured_sample_by_sample():
+def test_gateway_share_is_measured_by_sample():
     truth = paper_truth()
     rng = np.random.default_rng(1)
     left = np.zeros(80_000, np.int16)
@@ -231,7 +131,7 @@ def test_the_gateway_s_share_is_measured_sample_by_sample():
     assert call_report(truth, None, noise).line.caller[1].line_to_model_ms is None
 
 
-def test_percentiles_are_withheld_where_they_mean_nothing():
+def test_percentiles_of_few_samples_are_withheld():
     few = report_of([paper_report()] * 9).totals.segments["line_answer"]
     assert (few.count, few.p95_ms, few.p99_ms) == (18, None, None)
     some = report_of([paper_report()] * 10).totals.segments["line_answer"]
@@ -251,7 +151,7 @@ def test_the_json_reads_back(tmp_path):
     assert call["line"]["replies"][1]["heard_ms"] == 1000.0
 
 
-def test_the_tables_show_turns_barge_ins_tools_verdicts_and_paths():
+def test_tables_show_turns_barge_ins_tools_verdicts():
     report = paper_report()
     report.verdicts = [judge(Expectation("tool_cancelled", "look"), report), judge(Expectation("no_gap", True), report)]
     out = io.StringIO()
@@ -263,7 +163,7 @@ def test_the_tables_show_turns_barge_ins_tools_verdicts_and_paths():
         assert words in shown
 
 
-def test_a_call_without_a_record_is_reported_all_the_same():
+def test_call_without_a_record_is_still_reported():
     report = call_report(paper_truth(), None)
     assert report.end_reason == "twiml_hangup"
     show(report_of([report]), Console(file=io.StringIO()))
@@ -381,7 +281,7 @@ def test_the_rules_are_expected_of_every_call(change, words):
     assert not kept_to_the_rules(call_report(paper_truth(), None, model_violations=["no setup"])).ok
 
 
-def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
+def test_speech_before_hanging_up_needs_no_answer():
     truth = paper_truth()
     truth.agent.pop()
     truth.ended_by, truth.ended_s = "caller", BEGAN_S + 6.5
@@ -390,7 +290,7 @@ def test_a_caller_who_says_something_and_hangs_up_wants_no_answer():
     assert not judge(Expectation("answered_within_ms", 700.0), paper_report(truth)).ok
 
 
-def test_what_was_sent_again_after_a_dismissal_was_heard_to_its_end():
+def test_audio_resent_after_dismissal_counts_as_heard():
     truth, record = paper_truth(), paper_record()
     truth.marks[4] = mark("r2.32000.1", 56_000, 5.5)
     truth.media[3] = media(6.5, LAST)

@@ -21,7 +21,7 @@ from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.build import build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.metrics.catalogue import TOOL_FAILURES
-from tests.tools.http.test_guard import Answers
+from tests.tools.http.resolver import ScriptedResolver
 
 SECRET = "planted-canary-4711"
 HOST = cast(ToolHost, None)  # an HTTP tool has nothing to do with the call itself
@@ -398,7 +398,7 @@ async def test_a_name_that_leads_to_this_machine_is_refused_before_a_byte_is_sen
 
 async def test_a_name_that_is_rebound_between_two_requests_is_refused() -> None:
     async with listening_ear() as (port, connected):
-        answers = Answers(*[["127.0.0.1"]] * 5)
+        answers = ScriptedResolver(*[["127.0.0.1"]] * 5)
         settings = tool(f"https://rebinds.example:{port}/", allow_private=False)
         async with tools_for(settings, resolver=answers) as tools:
             error = await refused(tools)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from offhook.gateway.tools.http.guard import AddressRefused, GuardedResolver, address_refusal, url_refusal
+from tests.tools.http.resolver import ScriptedResolver
 
 LOOPBACK = ["127.0.0.1", "127.255.255.254", "::1"]
 PRIVATE = [
@@ -155,32 +153,14 @@ def test_http_is_for_the_own_network_only() -> None:
     assert url_refusal(URL("ftp://orders.internal/"), private=True)
 
 
-class Answers(AbstractResolver):
-    """A name server that says what it is told to, one answer after the other."""
-
-    def __init__(self, *answers: list[str]) -> None:
-        self.answers = list(answers)
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        answer = self.answers.pop(0)
-        return [
-            {"hostname": host, "host": address, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
-            for address in answer
-        ]
-
-    async def close(self) -> None: ...
-
-
 async def test_one_private_address_among_public_ones_refuses_the_name() -> None:
-    guard = GuardedResolver(private=False, resolver=Answers(["1.1.1.1", "10.0.0.7"]))
+    guard = GuardedResolver(private=False, resolver=ScriptedResolver(["1.1.1.1", "10.0.0.7"]))
     with pytest.raises(AddressRefused, match=r"evil\.example leads to 10\.0\.0\.7: it is a private network"):
         await guard.resolve("evil.example", 443)
 
 
 async def test_a_name_that_turns_private_is_refused_when_it_does() -> None:
-    guard = GuardedResolver(private=False, resolver=Answers(["1.1.1.1"], ["127.0.0.1"]))
+    guard = GuardedResolver(private=False, resolver=ScriptedResolver(["1.1.1.1"], ["127.0.0.1"]))
     assert [found["host"] for found in await guard.resolve("rebinds.example", 443)] == ["1.1.1.1"]
     with pytest.raises(AddressRefused):
         await guard.resolve("rebinds.example", 443)

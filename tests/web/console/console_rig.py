@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from itertools import count
-from typing import TYPE_CHECKING
-from unittest import mock
+from typing import TYPE_CHECKING, Any
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
-from offhook.gateway.config import settings_from
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from tests.calls.rig import sound
+from tests.needs import require
+from tests.rig.gateway import serving
+from tests.rig.sounds import sound
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-__all__ = ["HOSTILE", "SHORT", "TALK", "Stage", "Watch", "chromium", "staged"]
+__all__ = ["HOSTILE", "SHORT", "TALK", "Stage", "Watch", "chromium", "faults", "staged"]
 
+SERIOUS = ("serious", "critical")  # what axe-core says of a fault's impact
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
 NUMBER = "+15550142"
 
@@ -111,20 +112,11 @@ async def staged(environ: Mapping[str, str] | None = None, *, hostile: bool = Fa
         ),
         parse_agent(f"name: waiting list\nnumbers: ['{NUMBER}1']\ninstructions: short.\ngreeting: {{text: Greet.}}\n"),
     ]
-    async with ModelServer(script_for) as model:
-        whole = {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "SSL_CERT_FILE": model.ca_path,
-            "GEMINI_API_KEY": "rehearsal",
-            "OFFHOOK_INSECURE": "1",
-            "OFFHOOK_PORT": "0",
-            "OFFHOOK_SIMULATED": "1",
-            **(environ or {}),
-        }
-        with mock.patch.dict(os.environ, whole):
-            gateway = Gateway(settings_from(whole), agents, whole)
-            async with gateway.listening() as url:
-                yield Stage(gateway, url)
+    async with (
+        ModelServer(script_for) as model,
+        serving(agents, {"OFFHOOK_INSECURE": "1", **(environ or {})}, model=model) as (gateway, url),
+    ):
+        yield Stage(gateway, url)
 
 
 @dataclass
@@ -154,3 +146,16 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+async def faults(page: Any) -> list[str]:
+    """What axe-core reports that makes the page inaccessible to some."""
+    require("axe_playwright_python")
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:120]} {v['nodes'][0].get('failureSummary', '')[:300]}"
+        for v in found["violations"]
+        if v["impact"] in SERIOUS
+    ]

@@ -6,14 +6,11 @@ import asyncio
 import os
 import time
 from typing import Any
-from unittest import mock
 
 import msgspec
 import pytest
 
 from offhook.gateway.agent.load import load_agent
-from offhook.gateway.app import Gateway
-from offhook.gateway.config import settings_from
 from offhook.gateway.rehearsal import examples
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -21,10 +18,10 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent
 from offhook.gateway.web.console.boards import MAX_ITEMS, Boards
-from tests.calls.rig import sound
 from tests.needs import require
-from tests.web.console.console_rig import HOSTILE, Watch, chromium
-from tests.web.console.test_page import faults
+from tests.rig.gateway import serving
+from tests.rig.sounds import sound
+from tests.web.console.console_rig import HOSTILE, Watch, chromium, faults
 
 
 def shown(answer: Any, **more: Any) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def test_a_board_that_fails_says_so_and_nothing_secret() -> None:
     assert shown([{"items": 3}])["error"] == "cannot be shown: it is not a list of lists"
 
 
-def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
+def test_slow_board_blocks_nothing_and_is_read_once() -> None:
     asked = []
 
     async def ask() -> Any:
@@ -88,7 +85,7 @@ def test_a_slow_board_holds_up_nobody_and_is_not_asked_twice_at_once() -> None:
 
 
 @pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
-async def test_lists_made_by_voice_appear_while_the_call_goes_on() -> None:
+async def test_lists_made_by_voice_appear_during_the_call() -> None:
     require("chromium", "playwright")
     agent = load_agent(os.path.join(os.path.dirname(examples.__file__), "lists.agent.yaml"))
     done = Reply("tool:add_to_list", (Speak("Done.", length_ms=600),))
@@ -103,33 +100,26 @@ async def test_lists_made_by_voice_appear_while_the_call_goes_on() -> None:
     )
     yes = Say(str(sound("yes_please")))
     steps = (WaitForAgent("end"), yes, WaitForAgent("end"), yes, WaitForAgent("end"), HangUp())
-    async with ModelServer(script) as model, chromium() as browser:
-        environ = {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "SSL_CERT_FILE": model.ca_path,
-            "GEMINI_API_KEY": "rehearsal",
-            "OFFHOOK_INSECURE": "1",
-            "OFFHOOK_PORT": "0",
-            "OFFHOOK_SIMULATED": "1",
-        }
-        with mock.patch.dict(os.environ, environ):
-            gateway = Gateway(settings_from(environ), [agent], environ)
-            async with gateway.listening() as url:
-                watch = Watch()
-                page = await browser.new_page()
-                watch.page(page, url)
-                await page.goto(f"{url}/console")
-                region = page.get_by_role("region", name="Boards")
-                await region.get_by_text("No lists yet.").wait_for()
-                call = asyncio.create_task(SimulatedCall(url, steps, caller="+15550187").run())
-                await region.get_by_role("heading", name="groceries").wait_for(timeout=20_000)
-                await region.get_by_text("milk", exact=True).wait_for()
-                await region.get_by_text(HOSTILE).wait_for()  # as text
-                assert await faults(page) == []
-                await region.get_by_text("bread", exact=True).wait_for(timeout=20_000)
-                assert await page.evaluate("window.broken") is None
-                await call
-                assert watch.complaints == []
-                assert watch.elsewhere == []
-                if picture := os.environ.get("OFFHOOK_PICTURES"):
-                    await region.screenshot(path=os.path.join(picture, "console-board.png"))
+    async with (
+        ModelServer(script) as model,
+        chromium() as browser,
+        serving([agent], {"OFFHOOK_INSECURE": "1"}, model=model) as (_, url),
+    ):
+        watch = Watch()
+        page = await browser.new_page()
+        watch.page(page, url)
+        await page.goto(f"{url}/console")
+        region = page.get_by_role("region", name="Boards")
+        await region.get_by_text("No lists yet.").wait_for()
+        call = asyncio.create_task(SimulatedCall(url, steps, caller="+15550187").run())
+        await region.get_by_role("heading", name="groceries").wait_for(timeout=20_000)
+        await region.get_by_text("milk", exact=True).wait_for()
+        await region.get_by_text(HOSTILE).wait_for()  # as text
+        assert await faults(page) == []
+        await region.get_by_text("bread", exact=True).wait_for(timeout=20_000)
+        assert await page.evaluate("window.broken") is None
+        await call
+        assert watch.complaints == []
+        assert watch.elsewhere == []
+        if picture := os.environ.get("OFFHOOK_PICTURES"):
+            await region.screenshot(path=os.path.join(picture, "console-board.png"))

@@ -7,12 +7,13 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.call.timeline import SO_FAR_TURNS, Timeline
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
+from offhook.gateway.labels import LABELS
 from offhook.gateway.store.record import CallRecord
 from offhook.metrics.catalogue import Metrics
 
 
-def test_a_live_calls_view_is_bounded_and_the_record_whole() -> None:
-    timeline = Timeline(CallRecord(call_sid="CA1"), Metrics(CollectorRegistry()))
+def test_live_view_is_bounded_and_the_record_whole() -> None:
+    timeline = Timeline(CallRecord(call_sid="CA1"), Metrics(CollectorRegistry(), LABELS))
     now_s, turns = 1_000.0, 100
     timeline.event(e.StreamStarted(now_s))
     for generation in range(1, turns + 1):

@@ -6,17 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from tests.needs import require
-from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, staged
+from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, faults, staged
 
 pytestmark = pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
-
-SERIOUS = ("serious", "critical")
 
 
 @pytest.fixture(autouse=True)
@@ -33,20 +30,7 @@ async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[An
         yield page
 
 
-async def faults(page: Any) -> list[str]:
-    """What axe-core finds that keeps people out."""
-    require("axe_playwright_python")
-    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-    await page.evaluate(axe)
-    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{v['id']}: {v['nodes'][0]['html'][:120]} {v['nodes'][0].get('failureSummary', '')[:300]}"
-        for v in found["violations"]
-        if v["impact"] in SERIOUS
-    ]
-
-
-async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
+async def test_call_is_shown_from_ringing_to_its_record() -> None:
     watch = Watch()
     async with staged(hostile=True) as stage, opened(stage, watch) as page:
         await page.goto(f"{stage.url}/console")
@@ -96,7 +80,7 @@ async def test_a_call_is_followed_from_its_ring_to_its_record() -> None:
     assert watch.elsewhere == []
 
 
-async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> None:
+async def test_page_is_accessible_in_every_theme_and_width() -> None:
     watch = Watch()
     async with staged() as stage, opened(stage, watch, reduced_motion="reduce") as page:
 
@@ -119,7 +103,7 @@ async def test_nobody_is_kept_out_in_light_or_dark_on_a_desk_or_a_phone() -> Non
     assert watch.complaints == []
 
 
-async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
+async def test_keyboard_reaches_everything_with_a_focus_ring() -> None:
     watch = Watch()
     async with staged() as stage, opened(stage, watch) as page:
         await page.goto(f"{stage.url}/console")
@@ -140,7 +124,7 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is() -> None:
     assert watch.complaints == []
 
 
-async def test_a_browser_logs_in_and_the_page_goes_on_after_a_restart() -> None:
+async def test_browser_logs_in_and_reconnects_after_restart() -> None:
     watch = Watch()
     credentials = {"username": "anyone", "password": "let me in"}
     with socket.socket() as free:

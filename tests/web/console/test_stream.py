@@ -24,7 +24,7 @@ async def snapshot(lines: aiohttp.StreamReader) -> dict[str, Any]:
     return json.loads(line.removeprefix(b"data: "))
 
 
-async def test_the_snapshot_is_made_only_while_somebody_watches() -> None:
+async def test_snapshot_is_made_only_while_it_is_watched() -> None:
     async with staged() as stage, aiohttp.ClientSession() as session:
         console = stage.gateway.console
         assert console._broadcaster is None
@@ -41,7 +41,7 @@ async def test_the_snapshot_is_made_only_while_somebody_watches() -> None:
             assert (await snapshot(stream.content))["window"] == "5m"
 
 
-async def test_a_watcher_who_does_not_read_is_dropped_and_the_others_see_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_watcher_is_dropped_and_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "SLOW_S", 0.3)
     monkeypatch.setattr(pages, "EVERY_S", 0.01)
     async with staged() as stage, aiohttp.ClientSession() as session:
@@ -76,7 +76,7 @@ async def test_watchers_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         stream.close()
 
 
-async def test_the_json_agrees_with_the_samples_within_two_percent() -> None:
+async def test_json_agrees_with_samples_to_two_percent() -> None:
     async with staged() as stage, aiohttp.ClientSession() as session:
         samples = [0.2 * 1.004**i for i in range(400)]
         for sample in samples:

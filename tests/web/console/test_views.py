@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.labels import LABELS
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.gateway.web.console.views import (
     LiveCall,
@@ -36,7 +37,7 @@ TURN = TurnRecord(
 )
 
 
-def test_bars_follow_each_other_from_the_callers_last_word_to_the_first_voice() -> None:
+def test_bars_join_from_caller_speech_to_agent_audio() -> None:
     tool = ToolRecord(call_id="1", name="find", requested_ms=10_410.0, finished_ms=10_700.0, outcome="done")
     late = ToolRecord(call_id="2", name="late", requested_ms=12_000.0)
     early = ToolRecord(call_id="3", name="early", requested_ms=9_000.0)
@@ -53,7 +54,7 @@ def test_a_reply_to_nobody_has_no_bars() -> None:
     assert bars_of(TurnRecord(number=1, generation=1, segments={"output_onset_sent": 5.0})) == []
 
 
-def test_the_last_turns_are_the_newest_of_all_calls_and_only_answered_ones() -> None:
+def test_last_turns_are_the_newest_answered_ones() -> None:
     def record(sid: str, started_at: str, turns: int) -> CallRecord:
         made = [TurnRecord(number=1, generation=1)]
         for i in range(turns):
@@ -113,8 +114,8 @@ def test_mask(number: str, shown: str) -> None:
     assert mask(number) == shown
 
 
-def test_a_percentile_is_withheld_below_its_number_of_samples() -> None:
-    metrics = Metrics(CollectorRegistry())
+def test_percentile_is_withheld_below_its_sample_count() -> None:
+    metrics = Metrics(CollectorRegistry(), LABELS)
     for count, p95, p99 in [(19, False, False), (20, True, False), (299, True, False), (300, True, True)]:
         while (view := segment_view(metrics, BARGEIN_STOP, "1h")).count < count:
             metrics.observe("bargein_stop", 0.1 if view.count % 10 else 0.5)

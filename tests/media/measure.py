@@ -1,4 +1,4 @@
-"""What a recording can be asked: how loud, how clean, how late, and whether it clicks. Not for the call path.
+"""Measures of a recording: level, noise, delay and clicks. For tests and benches.
 
 Levels are in dBov (ITU-T G.100.1): 0 is the power of a full-scale square wave, so a full-scale sine is -3.01.
 Digital silence is -100.

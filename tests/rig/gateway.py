@@ -1,0 +1,59 @@
+"""A real gateway in this process, which listens on a port of its own and talks to a rehearsal model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from unittest import mock
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.agent.spec import Agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.config import settings_from
+from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.rehearsal.model.server import ModelServer
+from tests.rig.model import model_environ
+from tests.rig.sounds import SOUNDS
+
+__all__ = ["numbered_agents", "serving"]
+
+
+def numbered_agents(fields: Mapping[str, str]) -> tuple[dict[str, str], list[Agent]]:
+    """One agent per name, and each agent's phone number by its name. `fields`: YAML beside name, numbers and
+    instructions. The instructions are "plan NAME.", so that `id_after("plan", setup)` finds the script of a session.
+    """
+    numbers = {name: f"+1555020{i:04d}" for i, name in enumerate(fields)}
+    agents = [
+        parse_agent(
+            f"name: {name}\nnumbers: ['{numbers[name]}']\ninstructions: 'plan {name}.'\n{yaml}\n",
+            directory=str(SOUNDS),
+        )
+        for name, yaml in fields.items()
+    ]
+    return numbers, agents
+
+
+@asynccontextmanager
+async def serving(
+    agents: Iterable[Agent],
+    environ: Mapping[str, str],
+    *,
+    model: ModelServer | None = None,
+    patience: Patience | None = None,
+) -> AsyncIterator[tuple[Gateway, str]]:
+    """The gateway and its URL, while it listens. `environ` is in the process' environment for as long: the SDK reads
+    variables of its own. `patience`: how long a lost model connection is retried, where a test cannot wait.
+    """
+    whole = {
+        **({} if model is None else model_environ(model)),
+        "OFFHOOK_PORT": "0",
+        "OFFHOOK_SIMULATED": "1",
+        **environ,
+    }
+    with mock.patch.dict(os.environ, whole):
+        gateway = Gateway(settings_from(whole), list(agents), whole)
+        if patience is not None:
+            gateway.models.patience = patience
+        async with gateway.listening() as url:
+            yield gateway, url

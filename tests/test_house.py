@@ -1,0 +1,95 @@
+"""The house rules of this folder, checked by parsing every module: what may be imported, how long names may be."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
+# Where the names of tests are at most this long; the other folders follow.
+NAME_LENGTH = 50
+SHORT_NAMES = {"call", "calls", "cli", "infra", "observe", "rehearsal", "rig", "web"}
+NOT_YET = {Path("rehearsal/scenario"), Path("rehearsal/model/test_script.py")}
+LOCAL_NAMES = {path.stem for path in MODULES} | {path.parent.name for path in MODULES if path.parent.name}
+
+
+def imported(source: str, package: str = "tests") -> Iterator[str]:
+    """The dotted name of every module and of every `from` name that a source imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def is_test_module(name: str) -> bool:
+    """Whether a dotted name is, or lies within, a test module of this folder."""
+    parts = name.split(".")
+    for count in range(2, len(parts) + 1):
+        path = TESTS.joinpath(*parts[1:count]).with_suffix(".py")
+        if path.name.startswith("test_") and path.is_file():
+            return parts[0] == "tests"
+    return False
+
+
+def is_bare_local(name: str) -> bool:
+    """Whether a dotted name is that of a module or folder in here, without `tests.` before it."""
+    first = name.partition(".")[0]
+    if first in {"tests", *sys.stdlib_module_names} or first not in LOCAL_NAMES:
+        return False
+    found = importlib.util.find_spec(first)  # `mcp` is a folder here and a package elsewhere
+    return found is None or found.origin is None or Path(found.origin).is_relative_to(TESTS)
+
+
+def refused_imports(source: str, package: str = "tests") -> list[str]:
+    return [name for name in imported(source, package) if is_test_module(name) or is_bare_local(name)]
+
+
+def test_no_test_module_and_no_bare_name_is_imported() -> None:
+    refused = {}
+    for path in MODULES:
+        if names := refused_imports((TESTS / path).read_text(), ".".join(["tests", *path.parent.parts])):
+            refused[str(path)] = names
+    assert refused == {}, "what modules share belongs in tests/rig/, or in a helper module of the folder"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.test_house import TESTS",
+        "from tests import test_house",
+        "import tests.calls.test_talk as talk",
+        "from .test_talk import PLANS",
+        "def late():\n    from tests.calls.test_talk import PLANS",
+        "from lines import GREETING",
+        "import playbook",
+    ],
+)
+def test_refused_import_is_reported(source: str) -> None:
+    assert refused_imports(source, "tests.calls") != []
+
+
+@pytest.mark.parametrize("source", ["import http", "import mcp.types", "from tests.calls.lines import HELLO"])
+def test_allowed_import_is_not_reported(source: str) -> None:
+    assert refused_imports(source, "tests.calls") == []
+
+
+def test_names_of_tests_are_short() -> None:
+    long = [
+        f"{path}::{node.name}"
+        for path in MODULES
+        if path.parts[0] in SHORT_NAMES and not NOT_YET & {path, *path.parents}
+        for node in ast.walk(ast.parse((TESTS / path).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and len(node.name) > NAME_LENGTH
+    ]
+    assert long == [], f"say given and expected in {NAME_LENGTH} characters"
