@@ -2,16 +2,15 @@
 
 import asyncio
 
-from tests.bench import fuzz_link
 from tests.bench.fuzz_link import fuzz, script_of
 
 
 def test_every_link_recovers_or_gives_up_and_is_gone():
-    report = asyncio.run(fuzz(scripts=fuzz_link.AT_ONCE, seed=7))
+    report = asyncio.run(fuzz(scripts=16, seed=7))  # more at once would measure the machine
     assert report.broken == []
     assert report.ends["goes on"] > 0
     assert sum(report.ends.values()) > report.ends["goes on"], "some storms are too much"
-    assert report.outlived > 0, "and some are survived; how many depends on the machine"
+    assert report.outlived > 0, "and some are survived"
 
 
 def test_a_script_is_its_seed():
