@@ -265,7 +265,7 @@ class Switchboard:
                 pass
 
     def reconnect(self, call_id: str, now_s: float) -> str | None:
-        """A token for another stream of a live call; None for a call that is not live."""
+        """A token for another stream of a live call, once its `Leg.reconnect` agreed; None: the call is not live."""
         call, admitted = self._calls.get(call_id), None
         if call is not None:
             admitted = self._admission.again(call_id, now_s)
