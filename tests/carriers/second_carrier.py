@@ -1,8 +1,8 @@
 """A second carrier for the tests, with Plivo's words, and a phone at its far end.
 
-It is about what a real one costs beside `StreamLine`: two webhooks (their answers are JSON here, for brevity), a socket's
-reader, an encoder. No file under call/, conversation/ or telephony/ knows of it. Source of the words: Plivo docs, "Audio
-streaming".
+It is about what a real one costs beside `StreamLine`: webhooks (their answers are JSON here, for brevity), a socket's
+reader, an encoder. No file under call/, conversation/ or telephony/ was changed for it. Source of the words: Plivo
+docs, "Audio streaming".
 """
 
 from __future__ import annotations
