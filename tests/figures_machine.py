@@ -2,9 +2,9 @@
 
     python -m tests.figures_machine
 
-Neither arrows nor words are put in by hand: every reachable state is walked through the table, and what changes
-the phase is an arrow. Dark are those of an ordinary call, with an interruption and a goodbye. The picture carries
-the table's fingerprint; a test fails when it is older than the table.
+Neither arrows nor labels are put in by hand: every reachable state is walked through the table, and each event that
+changes the phase is an arrow. Dark are those of an ordinary call, with an interruption and a goodbye. The picture
+carries the table's fingerprint; a test fails when it is older than the table.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ WALKS = (
     (Policy(local_turns=True, dtmf_barge_in=True), "one digits"),
     (Policy(idle_prompt_s=0), "one tools"),
     (Policy(mode=Mode.STOP), "one"),
+    (Policy(), "one line ends"),
+    (Policy(), "one words"),
 )
 PLACES = {
     Phase.CONNECTING: (-8.6, 0.6),
@@ -48,8 +50,8 @@ PLACES = {
 }
 SAYS = {
     Phase.CONNECTING: "no stream yet",
-    Phase.LISTENING: "the caller's word, or nobody's",
-    Phase.THINKING: "the model's word, unheard",
+    Phase.LISTENING: "the caller has the floor",
+    Phase.THINKING: "the model has the floor",
     Phase.SPEAKING: "the agent is heard",
     Phase.HELD: "playback stopped, tail kept",
     Phase.STOPPING: "barge-in confirmed",
@@ -82,7 +84,7 @@ def arrows() -> dict[tuple[Phase, Phase], list[str]]:
             if source is not target:
                 found[source, target].add(event.__name__)
     for source in Phase:
-        if source is not Phase.ENDED:  # everywhere the same: said once
+        if source is not Phase.ENDED:  # the same everywhere: shown once
             found[source, Phase.ENDED] -= {"StreamStopped", "StreamLost"}
     return {pair: sorted(names) for pair, names in found.items() if names}
 
@@ -123,8 +125,8 @@ def draw(axes: plt.Axes, boxes: dict[Phase, FancyBboxPatch], source: Phase, targ
 
 def main() -> None:
     plt.rcParams.update({"font.family": "DejaVu Sans", "text.color": INK, "svg.hashsalt": "machine"})
-    figure, axes = plt.subplots(figsize=(14, 12.2), constrained_layout=True)
-    axes.set(xlim=(-10.2, 9.0), ylim=(-12.5, 4.2), aspect="equal")
+    figure, axes = plt.subplots(figsize=(14, 12.5), constrained_layout=True)
+    axes.set(xlim=(-10.2, 9.0), ylim=(-12.9, 4.2), aspect="equal")
     axes.axis("off")
     boxes = {}
     for phase, (x, y) in PLACES.items():
@@ -146,7 +148,7 @@ def main() -> None:
 
 
 def everything(axes: plt.Axes, found: dict[tuple[Phase, Phase], list[str]]) -> None:
-    """All that leads from each phase to another, in words."""
+    """The events that lead from each phase to another, as text."""
     axes.text(-10.0, -4.6, "From every phase to ENDED, in one step: stream stopped, stream lost.", size=9, color=GREY)
     tops = {-10.0: -5.3, -3.6: -5.3, 2.8: -5.3}
     columns = {

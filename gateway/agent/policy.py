@@ -23,7 +23,7 @@ def policy_of(agent: Agent) -> Policy:
         end_silence_s=end_silence_ms / 1000,
         greets=Greets.SOUND if greeting.sound else Greets.MODEL if greeting.text else Greets.NOBODY,
         greeting_protected=greeting.protected,
-        tell_heard=agent.repair.mode != "none",
+        report_heard=agent.repair.mode != "none",
         idle_prompt_s=agent.idle.prompt_after_s,
         idle_goodbye_s=agent.idle.goodbye_after_s,
         call_limit_s=agent.limits.call_s,

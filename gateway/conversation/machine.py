@@ -104,13 +104,8 @@ _COMMON: dict[type[e.Event], Handler] = {
     e.TurnComplete: replies.turn_complete,
     e.CallerTranscribed: ignore,  # of the turn that the agent is replying to
     # Timers of other phases may fire once more while they are being stopped.
-    e.VerdictTimeout: ignore,
-    e.BargeInLasted: ignore,
-    e.ModelSilent: ignore,
-    e.FillerDue: ignore,
-    e.IdleTimeout: ignore,
-    e.GoodbyeTimeout: ignore,
-    e.PlayoutTimeout: ignore,
+    **dict.fromkeys((e.VerdictTimeout, e.BargeInLasted, e.ModelSilent, e.FillerDue, e.IdleTimeout), ignore),
+    **dict.fromkeys((e.GoodbyeTimeout, e.PlayoutTimeout), ignore),
 }
 
 _AGENT_SILENT: dict[type[e.Event], Handler] = {

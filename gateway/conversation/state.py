@@ -76,7 +76,7 @@ class Policy(NamedTuple):
     end_silence_s: float = 0.7
     greets: Greets = Greets.NOBODY
     greeting_protected: bool = False  # the first reply of the call cannot be interrupted
-    tell_heard: bool = True
+    report_heard: bool = True
     idle_prompt_s: float = 10.0
     idle_goodbye_s: float = 20.0
     call_limit_s: float = 3600.0

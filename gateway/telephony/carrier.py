@@ -95,8 +95,8 @@ class Carrier(Protocol):
         """End the call; False when it was over already."""
 
     def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
-        """The conversation is over and `step` follows, once: push it, or hand it over when the carrier asks. Does not
-        wait.
+        """The conversation is over and `step` follows, once: push it, or hand it over when the carrier requests it.
+        Does not wait.
         """
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:

@@ -1,6 +1,6 @@
 """One call at its carrier: its status, its streams, and what follows it, decided once. Pure.
 
-A leg outlives its `Call`: the carrier still asks what follows when the conversation is over. Streams come and go; one
+A leg outlives its `Call`: the carrier fetches what follows when the conversation is over. Streams come and go; one
 that is lost is replaced, unless they keep dying young.
 
 `now_s` is one clock that only grows.
@@ -53,7 +53,7 @@ class Leg:
     stream_id: str = ""
     away: bool = False  # without a stream on purpose: on hold, or keys are being sent
     away_max_s: float = HOLD_MAX_S
-    reconnecting: bool = False  # another stream was asked for and has not come
+    reconnecting: bool = False  # another stream was requested and has not come
     lost_s: float | None = None  # when the last stream was lost; None while there is one
     reported_end_s: float | None = None  # when the carrier reported the end of a stream whose socket is still open
     amd_result: AnsweredBy | None = None  # until it is applied
@@ -103,7 +103,7 @@ class Leg:
         return StreamLoss.FINAL if self._strikes > STRIKES_MAX else StreamLoss.RETURNS
 
     def reconnect(self, now_s: float) -> bool:
-        """The carrier asks how to go on while nothing is decided: whether another stream should be connected."""
+        """The carrier requests the next step while none is decided: whether another stream should be connected."""
         if self.reconnecting:
             self._strikes += 1  # the handshake failed
         else:

@@ -40,8 +40,8 @@ class QueueFull(OperatorError):
 class OutboundCall(msgspec.Struct, kw_only=True):
     """One outbound call and how far it has come: the API's JSON, field by field.
 
-    `call_sid`: its id at the carrier, empty until it has one. `answered_by`: the carrier's own word. `error`: why the
-    carrier refused it, with status `failed`.
+    `call_sid`: its id at the carrier, empty until it has one. `answered_by`: the AMD result in the carrier's own terms.
+    `error`: why the carrier refused it, with status `failed`.
     """
 
     id: str

@@ -39,7 +39,7 @@ __all__ = ["Ringing", "Switchboard"]
 
 log = logging.getLogger(__name__)
 
-MAX_LEGS = 2_000  # ended calls remembered for what their carrier still asks
+MAX_LEGS = 2_000  # ended calls remembered for the requests that their carrier still makes
 MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silence; a dead one may stay open
 REPORTED_END_S = 2.0  # from the carrier's report that a stream ended to the end of its socket
 KEY_S = 0.5  # a key's tone and the pause after it
@@ -59,7 +59,7 @@ FALLBACK_AFTER = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Ringing:
-    """A call that a carrier asks us to answer.
+    """A call that a carrier wants answered.
 
     `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
     stream that will come. `reconnects`: a lost stream can be replaced by another.
@@ -267,7 +267,7 @@ class Switchboard:
                 pass
 
     def reconnect(self, call_id: str, now_s: float) -> str | None:
-        """A token for another stream of a live call; None for a call that is not live."""
+        """A token for another stream of a live call, once its `Leg.reconnect` agreed; None: the call is not live."""
         call, admitted = self._calls.get(call_id), None
         if call is not None:
             admitted = self._admission.again(call_id, now_s)

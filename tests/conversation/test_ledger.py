@@ -318,3 +318,42 @@ def test_against_a_carrier_that_knows_what_was_heard(way_s, script):
         # At each seam a frame may be repeated or lost, where the clocks differ by less than one.
         assert abs(len(frames) - whole) <= clears
         assert len(set(range(whole)) - set(frames)) <= clears
+
+
+# --- a lost stream
+
+
+def test_a_lost_queue_is_heard_up_to_the_frame_that_was_played():
+    ledger = lg.lose_queue(sent(8_000), 1.51)
+    reply = only(ledger)
+    assert (reply.heard, reply.placed, reply.marked, reply.sent, reply.received) == (4_000, 4_000, 4_000, 8_000, 8_000)
+    assert not lg.is_audible(ledger, 1.52)
+    assert lg.heard(ledger, reply, 9.0) == 4_000, "no clock counts what is not played"
+
+
+def test_what_marks_have_proved_is_not_lost():
+    ledger = lg.mark_returned(sent(8_000), 1, 4_080, 0, 1.6)
+    assert only(lg.lose_queue(ledger, 1.51)).heard == 4_080
+    assert only(lg.lose_queue(sent(850), 2.0)).heard == 850, "heard to its end, though the end is no frame's"
+
+
+def test_a_lost_queue_answers_neither_marks_nor_clears():
+    ledger = lg.lose_queue(lg.clear(sent(8_000), 1.5), 1.6)
+    assert not ledger.clear_pending
+    assert lg.mark_returned(ledger, 1, 8_000, 0, 1.7) == ledger
+    assert lg.acknowledge_clear(ledger, 1, 1.7) == ledger
+
+
+def test_what_was_lost_is_placed_again_once():
+    ledger, spans = lg.place(lg.lose_queue(sent(8_000), 1.5), 5.0)
+    assert [(r.generation, start, r.placed) for r, start in spans] == [(1, 4_000, 8_000)]
+    assert lg.heard(ledger, only(ledger), 5.25) == 6_000
+    assert lg.place(ledger, 5.1) == (ledger, [])
+
+
+def test_positions_count_at_the_rate_of_the_line():
+    wide = Ledger(rate_hz=16_000)
+    ledger, _ = lg.place(lg.receive(wide, 1, 16_000), 1.0)
+    assert lg.ends_at_s(ledger) == 2.0
+    assert lg.heard(ledger, only(ledger), 1.5) == 8_000
+    assert only(lg.clear(ledger, 1.501)).heard == 8_320, "a frame is 20 ms at every rate"

@@ -332,7 +332,9 @@ def test_all_that_is_open_is_dropped():
 
 
 def test_nothing_is_told_where_repair_is_off():
-    play = Playbook(HELD, Policy(tell_heard=False)) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1)
+    play = (
+        Playbook(HELD, Policy(report_heard=False)) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1)
+    )
     assert play
 
 

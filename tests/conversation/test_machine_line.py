@@ -255,6 +255,12 @@ def test_a_warning_waits_for_the_line(warning):
     assert Playbook(LISTENING) >> LineAway(2.0) >> warning(2.5) << SetTimer(warning, 3.5) << Phase.LISTENING
 
 
+def test_a_line_of_another_rate_has_its_marks_and_times_at_that_rate():
+    play = Playbook(State(link=Link.UP), Policy(rate_hz=16_000)) >> StreamStarted(1.0) >> ReplyAudio(2.0, 1, 9_600)
+    play << Play(1, 0, 4_800) << SendMark(1, 4_800, 0) << Play(1, 4_800, 9_600) << SendMark(1, 9_600, 0)
+    assert play << SetTimer(PlayoutTimeout, 2.6 + 2.0)
+
+
 # --- replies cancelled: no barge-in, and the model is not told of one
 
 

@@ -19,6 +19,7 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.labels import LABELS
 from offhook.gateway.telephony import switchboard as module
 from offhook.gateway.telephony.admission import Admission, Admitted, Refused
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
@@ -103,7 +104,7 @@ class Rig:
         self.now_s = 1_000.0
         self.carrier = PaperCarrier(can=can)
         self.calls: dict[str, Call] = {}
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics(CollectorRegistry(), LABELS)
         self.board = Switchboard(
             Settings(max_calls=max_calls),
             Admission([DESK, LEAVES], max_calls),

@@ -320,7 +320,7 @@ class Twilio:
     def _lost(self, call: Call) -> None:
         self._board.line_gone(call, self._clock())
 
-    # --- what the switchboard asks for
+    # --- for the switchboard
 
     def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
         """Twilio fetches it from `/twilio/after`; when it does not, `tick` pushes it."""
@@ -440,7 +440,7 @@ def _document(one: TwilioLeg, step: NextStep) -> str:
             return twiml.hang_up()
 
 
-# --- Twilio's words
+# --- Twilio's terms
 
 
 def _is_outbound(form: Form) -> bool:

@@ -98,13 +98,13 @@ def suspect_barge_in(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     return s._replace(phase=Phase.HELD)
 
 
-def _drop_replies(p: Policy, s: State, at_s: float, emit: Emit, *, tell: bool = True) -> State:
+def _drop_replies(p: Policy, s: State, at_s: float, emit: Emit, *, report: bool = True) -> State:
     """The open replies, and everything up to the newest number, are dead."""
     for reply in s.ledger.replies:
         heard = lg.heard(s.ledger, reply, at_s)
         emit(c.Drop(reply.generation))
         emit(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
-        if tell and p.tell_heard and s.link is not Link.FAILED and heard < reply.received:
+        if report and p.report_heard and s.link is not Link.FAILED and heard < reply.received:
             emit(c.ReportHeard(reply.generation, heard))
     ledger = lg.kill(lg.without_replies(s.ledger), s.ledger.newest)
     return s._replace(ledger=ledger)
@@ -142,7 +142,7 @@ def drop_for_good(p: Policy, s: State, generation: int, at_s: float, emit: Emit)
     if s.phase in (Phase.SPEAKING, Phase.CLOSING) and s.ledger.replies:  # in HELD playback has stopped
         s = _stop_playback(s, at_s, emit)
     s = s.with_ledger(lg.saw(s.ledger, generation))
-    return _cancel_yielding_tools(_drop_replies(p, s, at_s, emit, tell=False), emit)
+    return _cancel_yielding_tools(_drop_replies(p, s, at_s, emit, report=False), emit)
 
 
 def cancel_heard(p: Policy, s: State, ev: e.CancelReply, emit: Emit) -> State:
@@ -347,7 +347,7 @@ def verdict_timeout(p: Policy, s: State, ev: e.VerdictTimeout, emit: Emit) -> St
         # "... at eight?" - "Yes." Nothing worth playing on is left, and the answer must not be lost. It stops
         # nothing else: "okay" cancels no tool that the agent has just said it would use.
         emit(c.BargeIn(s.ledger.replies[0].generation, s.caller.onset_s, c.Verdict.CONFIRMED_LOCALLY))
-        s = _drop_replies(p, s, ev.at_s, emit, tell=False)
+        s = _drop_replies(p, s, ev.at_s, emit, report=False)
         return playback_finished(p, open_turn(p, s._replace(agent_replied=False), ev.at_s, emit), ev.at_s, emit)
     if sent:
         emit(c.BargeIn(s.ledger.replies[0].generation, s.caller.onset_s, c.Verdict.DISMISSED))
