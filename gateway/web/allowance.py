@@ -9,7 +9,7 @@ __all__ = ["Allowance"]
 
 @dataclass(slots=True)
 class Allowance:
-    """A token bucket: `per_s` on average, `burst` at once."""
+    """A token bucket: `per_s` on average, `burst` at once. Full at the start."""
 
     per_s: float
     burst: float
@@ -20,7 +20,7 @@ class Allowance:
         self._left = self.burst
 
     def take(self, now_s: float) -> bool:
-        """Whether one more is allowed now; if so it is taken."""
+        """Take one token; False when none is left."""
         self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.per_s)
         self._at_s = now_s
         if self._left < 1.0:

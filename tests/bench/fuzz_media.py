@@ -110,7 +110,7 @@ async def fuzz(seconds: float, seed: int) -> Report:
             async with asyncio.timeout(30):
                 while gateway.calls:
                     await asyncio.sleep(0.05)
-            gateway.records.clear()
+            gateway.records._records.clear()
             gc.collect()
             report.end_bytes = memory_bytes()
             report.left_over = [

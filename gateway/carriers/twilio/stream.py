@@ -7,7 +7,7 @@ it sends then is read, checked and handed to its call, and nothing in it can end
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["StreamOwner", "Streams"]
@@ -44,14 +44,17 @@ class StreamOwner(Protocol):
 class Streams:
     """All media sockets of the process."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, door: Door, owner: StreamOwner) -> None:
-        self._settings, self._metrics, self._door, self._owner = settings, metrics, door, owner
+    def __init__(
+        self, settings: Settings, metrics: Metrics, limits: Limits, owner: StreamOwner, clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self._settings, self._metrics, self._limits, self._owner = settings, metrics, limits, owner
         self._waiting = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One socket, from its upgrade to its end."""
         settings = self._settings
-        self._door.knock(request)
+        self._limits.check_rate(request)
         if not settings.insecure and not signature.upgrade_signed(
             request.headers.get(signature.SIGNATURE_HEADER),
             tokens=settings.twilio_auth_tokens,
@@ -59,7 +62,7 @@ class Streams:
             path_qs=request.raw_path,
         ):
             self._metrics.auth_failures_total.inc("stream_signature")
-            self._door.complain("refused a media stream with a wrong signature: see `offhook doctor`")
+            self._limits.warn_throttled("refused a media stream with a wrong signature: see `offhook doctor`")
             raise web.HTTPForbidden(text="wrong signature")
         # No heartbeat: an intermediary that eats pongs would end live calls; the silence of the media decides.
         # Pings are answered here, where they are counted. No Origin is asked for: Twilio sends none.
@@ -71,9 +74,9 @@ class Streams:
         except ValueError:  # aiohttp's own, of headers that are no text
             upgrades = False
         if not upgrades:
-            self._door.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
+            self._limits.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
         if self._waiting >= MAX_WAITING + settings.max_calls:
-            self._door.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
+            self._limits.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
         self._waiting += 1
         try:
             await socket.prepare(request)
@@ -132,9 +135,9 @@ class Streams:
 
     async def _talk(self, socket: web.WebSocketResponse, call: Call, start: messages.Start) -> None:
         """The stream's messages to the call, until either is over."""
-        guard = StreamGuard(start.stream_sid, time.monotonic(), start.sequence)
+        guard = StreamGuard(start.stream_sid, self._clock(), start.sequence)
         async for message in socket:
-            now_s = time.monotonic()
+            now_s = self._clock()
             if guard.floods(now_s):
                 self._count("too_many")
                 with suppress(ConnectionError):
@@ -163,7 +166,7 @@ class Streams:
                     self._count(reason)
                 guard.broken.clear()
         if call.socket is socket and call.ending is None:
-            self._owner.ended(call, time.monotonic())
+            self._owner.ended(call, self._clock())
         if call.ending is not None:
             await call.over()
 

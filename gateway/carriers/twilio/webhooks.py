@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -43,7 +42,7 @@ from offhook.gateway.telephony.admission import Admission, Admitted, Refusal
 from offhook.gateway.telephony.leg import rank
 from offhook.gateway.telephony.outbound import Outbound, Placed
 from offhook.gateway.telephony.transfer import DECLINED, briefing_agent
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Telephone", "rest_for"]
@@ -101,16 +100,18 @@ class Telephone:
         settings: Settings,
         admission: Admission,
         metrics: Metrics,
-        door: Door,
+        limits: Limits,
         agents: Mapping[str, Agent],
         calls: Mapping[str, Call],
         open_call: Callable[[CallFacts, Agent, float | None], Call],
+        clock: Callable[[], float],
     ) -> None:
-        self._settings, self._admission, self._metrics, self._door = settings, admission, metrics, door
+        self._clock = clock
+        self._settings, self._admission, self._metrics, self._limits = settings, admission, metrics, limits
         self._agents, self._calls, self._open_call = agents, calls, open_call
         self._lines: OrderedDict[str, Line] = OrderedDict()
         self._watched: dict[str, Line] = {}  # those that may still need something
-        self._streams = Streams(settings, metrics, door, self)
+        self._streams = Streams(settings, metrics, limits, self, clock)
         self._http: aiohttp.ClientSession | None = None
         self._rest: TwilioRest | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -194,10 +195,10 @@ class Telephone:
 
     async def _signed_form(self, request: web.Request) -> Form:
         """The fields of a webhook that Twilio has signed. Raises 4xx."""
-        self._door.knock(request)
+        self._limits.check_rate(request)
         settings = self._settings
         given = request.headers.get(signature.SIGNATURE_HEADER)
-        form = await self._door.form(request) if given or settings.insecure else []
+        form = await self._limits.form(request) if given or settings.insecure else []
         if not settings.insecure and not signature.webhook_signed(
             given,
             tokens=settings.twilio_auth_tokens,
@@ -206,14 +207,14 @@ class Telephone:
             form=form,
         ):
             self._metrics.auth_failures_total.inc("webhook_signature")
-            self._door.complain(
+            self._limits.warn_throttled(
                 "refused a webhook with a wrong signature: is OFFHOOK_PUBLIC_URL the address Twilio calls, "
                 "and TWILIO_AUTH_TOKEN the account's primary token?"
             )
             raise web.HTTPForbidden(text="wrong signature")
         fields = dict(form)
         if not messages.is_sid(fields.get("CallSid", "")):
-            self._door.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
+            self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
         return fields
 
     def _answering(self, handler: Callable[[web.Request, Form], Awaitable[str]]) -> Handler:
@@ -241,7 +242,7 @@ class Telephone:
         return self._settings.public_url or f"https://{request.host}"
 
     async def _voice(self, request: web.Request, form: Form) -> str:
-        rang_s = time.monotonic()
+        rang_s = self._clock()
         call_sid, dialled = form["CallSid"], form.get("To", "")
         placed = self.outbound.find(request.query.get("call", ""))
         agent = self._agent_of(placed) if placed else None
@@ -268,7 +269,7 @@ class Telephone:
             call.on_digits = lambda digits: self._do(self._press(line, digits))
         document = self._connect(line, answer.token)
         if call_ := self._calls.get(call_sid):
-            call_.timeline.webhook_answered(time.monotonic())
+            call_.timeline.webhook_answered(self._clock())
         return document
 
     def _new_line(self, request: web.Request, form: Form, agent: Agent, placed: Placed | None) -> Line:
@@ -302,7 +303,7 @@ class Telephone:
         )
 
     async def _after(self, request: web.Request, form: Form) -> str:
-        now_s = time.monotonic()
+        now_s = self._clock()
         call_sid = form["CallSid"]
         line, call = self._lines.get(call_sid), self._calls.get(call_sid)
         dialled = form.get("DialCallStatus")
@@ -344,7 +345,7 @@ class Telephone:
     def _decide(self, line: Line, call: Call) -> None:
         """The call is over: what follows, once."""
         ending, transfer = call.ending, call.transfer_to
-        now_s = time.monotonic()
+        now_s = self._clock()
         if ending is Ending.CALLER_HUNG_UP:
             line.control.hung_up()
         if line.placed is not None and line.placed.conference:
@@ -388,7 +389,7 @@ class Telephone:
         log.error("call %s: Twilio asks for the fallback (error %s)", form["CallSid"], code[:10])
         if call := self._calls.get(form["CallSid"]):
             call.timeline.error(f"Twilio asked for the fallback (error {code[:10]})")
-            call.feed(e.StreamLost(time.monotonic()))
+            call.feed(e.StreamLost(self._clock()))
         return twiml.fallback(self._fallback_for(form))
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -415,7 +416,7 @@ class Telephone:
             return
         if call is not None:
             # "completed" is somebody's hang-up; the others never had a stream.
-            now_s = time.monotonic()
+            now_s = self._clock()
             call.feed(e.StreamStopped(now_s) if status == "completed" else e.StreamLost(now_s))
         if line.control.next is not None and line.control.next.kind is Kind.JOIN:
             self._caller_left(line)
@@ -426,7 +427,7 @@ class Telephone:
             call.timeline.error(f"Twilio: {error[:200]}")
         if event in ("stream-stopped", "stream-error") and form.get("StreamSid") == line.control.stream_sid:
             # As a rule the socket knows already, or will in a moment and knows more.
-            line.stream_ended_s = time.monotonic()
+            line.stream_ended_s = self._clock()
 
     async def _machine(self, request: web.Request) -> web.Response:
         form = await self._signed_form(request)
@@ -460,7 +461,7 @@ class Telephone:
 
     def claim(self, start: messages.Start) -> Call | None:
         """The call this stream proves to belong to, once; None, counted, when it proves nothing."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         call, line = self._calls.get(start.call_sid), self._lines.get(start.call_sid)
         if line is not None and start.account_sid and line.account_sid not in ("", start.account_sid):
             self._metrics.input_errors_total.inc("carrier", "wrong_call")
@@ -475,7 +476,7 @@ class Telephone:
             return call
         if not self._settings.insecure or call is not None:
             self._metrics.auth_failures_total.inc("stream_token")
-            self._door.complain("refused a stream without a valid token")
+            self._limits.warn_throttled("refused a stream without a valid token")
             return None
         # Insecure: a stream may come without a webhook before it.
         answer = self._admission.ring(start.call_sid, start.parameters.get("to", ""), now_s)
@@ -546,11 +547,11 @@ class Telephone:
         line.control.steered(up)
         call = self._calls.get(line.call_sid)
         if not up and call is not None:
-            call.feed(e.StreamLost(time.monotonic()))
+            call.feed(e.StreamLost(self._clock()))
 
     async def _take_off(self, line: Line, document: str) -> bool:
         """Have the call run a document of its own for a while, and come back to us; False when it cannot now."""
-        if self._rest is None or not line.control.go_away(time.monotonic()):
+        if self._rest is None or not line.control.go_away(self._clock()):
             return False
         try:
             up = await self._rest.run_twiml(line.call_sid, document)
@@ -579,7 +580,7 @@ class Telephone:
     async def resume(self, call_sid: str) -> bool:
         """End a hold: the call's stream comes back. False for a call that is not on hold."""
         line = self._lines.get(call_sid)
-        if line is None or self._rest is None or not line.control.come_back(time.monotonic()):
+        if line is None or self._rest is None or not line.control.come_back(self._clock()):
             return False
         await self._steer(line, Steer.ASK)
         return True
@@ -627,7 +628,7 @@ class Telephone:
         except TwilioError as error:
             log.warning("a call could not be placed: %s", error)
             if error.status == 429:
-                self.outbound.back_off(placed, time.monotonic())
+                self.outbound.back_off(placed, self._clock())
                 return
             placed.error = str(error)
             placed.told("failed")
@@ -698,7 +699,7 @@ class Telephone:
         """The caller did not wait for the human: do not bother them."""
         for placed in self.outbound.of_conference(_conference(line.call_sid)):
             if leg := self._lines.get(placed.call_sid):
-                leg.control.decide(Next(Kind.HANG_UP), time.monotonic())
+                leg.control.decide(Next(Kind.HANG_UP), self._clock())
             self._do(self._end_placed(placed))
 
     async def _end_placed(self, placed: Placed) -> None:
