@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -112,6 +111,7 @@ class Call(ModelSink):
 
     `link_for(call)` makes the model link; `sounds` holds ready mu-law by file name (greeting, fillers);
     `on_over(call)` is told once everything of the call is gone. `prices`: of the agent's model, where known.
+    `clock`: seconds, monotonic; all events carry its time. Not uvloop's own, which is a millisecond coarse.
     """
 
     def __init__(
@@ -124,13 +124,14 @@ class Call(ModelSink):
         metrics: Metrics,
         link_for: Callable[[Call], ModelLink],
         on_over: Callable[[Call], Awaitable[None]],
+        clock: Callable[[], float],
         rang_s: float | None = None,
         prices: Prices | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self.facts, self.agent, self._tools, self._sounds = facts, agent, tools, sounds
         self._loop = asyncio.get_running_loop()
-        self.clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
+        self.clock = clock
         self._metrics = metrics
         self._on_over = on_over
         self.record = CallRecord(
