@@ -1,26 +1,18 @@
-"""The gateway process: routes, the calls in progress, and their beginning and end.
+"""The gateway process: builds all parts, starts, drains and stops them. The composition root: no handler of its own.
 
-/twilio/...                    Twilio's webhooks and media streams, see `carriers/twilio/webhooks`
-POST /calls                    place a call; GET /calls/ID what became of it, POST /calls/ID/ACTION steer it
-GET  /metrics /livez /readyz   for Prometheus and for whoever restarts us
-GET  /console                  what goes on now and where the milliseconds go, see `console`
-POST /console/token            a token for a browser that talks to Gemini itself (off by default)
+`/twilio/...` is the carrier's, see `carriers.twilio.webhooks`; the console and the API are those of `web`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 
 from offhook.gateway import __version__
@@ -33,70 +25,81 @@ from offhook.gateway.call.hearing import Detection
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import AudioFormats, CallBrief
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
+from offhook.gateway.store import Records
+from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
-from offhook.gateway.telephony.outbound import QueueFull, can_be_called
+from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, can_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access
+from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.console import Boards, Console, LiveCall
-from offhook.gateway.web.limits import KEEP_ALIVE_S, Door
+from offhook.gateway.web.limits import KEEP_ALIVE_S, Limits
 from offhook.metrics.catalogue import Metrics
-from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
 
 __all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
-MAX_RECORDS = 1_000  # ended calls kept in memory for the console; the store keeps the rest
 TICK_S = 0.25
-STOCK_TICKS = 20  # each call's links are looked at every so many ticks: 5 s
+STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
 
 class Gateway:
-    """All calls of one process. `async with gateway.listening() as url` serves until the block is left."""
+    """All calls of one process. `async with gateway.listening() as url` serves until the block is left.
 
-    def __init__(self, settings: Settings, agents: Sequence[Agent], environ: Mapping[str, str]) -> None:
+    `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
+    `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
+    and stands still within an iteration. Raises `OperatorError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        agents: Sequence[Agent],
+        environ: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not agents:
             raise OperatorError("no agent: name an agent file with --agent or OFFHOOK_AGENT")
         if not settings.insecure and not (settings.twilio_auth_tokens and settings.public_url):
             raise OperatorError(
                 "Twilio's requests cannot be verified: set TWILIO_AUTH_TOKEN and OFFHOOK_PUBLIC_URL "
-                "(or OFFHOOK_INSECURE=1 on a loopback address, for trying things out)"
+                "(or OFFHOOK_INSECURE=1 on a loopback address, for trials)"
             )
-        self.settings = settings
+        self.settings, self._clock = settings, clock
         self.agents = tuple(agents)
         self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
-        self._http = HttpClient()
+        self._http = HttpClient(clock=clock)
         self._toolboxes = {agent.name: build_tools(agent, environ, self._http) for agent in agents}
         self._sounds = {agent.name: load_sounds(agent) for agent in agents}
         for agent in agents:
-            detector_of(agent)  # not installed: now, and not when somebody calls
+            detector_of(agent)  # an optional package is missing: fail now, not at the first call
         names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
-        self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__)
+        self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__, clock=clock)
         self.metrics.call_capacity.set(settings.max_calls)
-        for agent in agents:  # warm transfers: each agent's other self
+        for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
-        self._door = Door(self.metrics, settings.max_calls)
+        self._limits = Limits(self.metrics, settings.max_calls, clock)
         self._prices = load_prices(settings.prices)
         for agent in agents:
             check_limit(agent, self._prices)
-        self.models = GeminiModel(GeminiSettings.read(environ))
+        self.model = GeminiModel(GeminiSettings.read(environ))
         self.calls: dict[str, Call] = {}
-        self.records: OrderedDict[str, CallRecord] = OrderedDict()
+        self.records: Records = MemoryRecords()
         self._detection = Detection()
-        self._clock = clock = time.monotonic  # the loop's own clock is a millisecond coarse under uvloop
         self.switchboard = Switchboard(
             settings,
             self.admission,
@@ -106,10 +109,10 @@ class Gateway:
             self._new_call,
             clock=clock,
         )
-        self._carriers = [Twilio(settings, self.metrics, self._door, self.switchboard, clock=clock)]
+        self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
         self._exports: set[asyncio.Task[None]] = set()
-        self._access = Access(settings.console_token, self.metrics)
+        self._access = Access(settings.console_token, self.metrics, clock)
         self.console = Console(
             self._access,
             self.metrics,
@@ -125,6 +128,16 @@ class Gateway:
             },
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
+        self._api = Api(
+            self._limits,
+            self._access,
+            self.metrics,
+            _Control(self.calls, self.switchboard, self.admission),
+            api_token=settings.api_token,
+            not_ready=self._not_ready,
+            token_for=self._browser_token if settings.browser_tokens else None,
+            exemplars=self._traces is not None,
+        )
         self._idle = asyncio.Event()  # no calls
         self._idle.set()
 
@@ -134,38 +147,32 @@ class Gateway:
         app = web.Application()
         for carrier in self._carriers:
             app.add_routes(carrier.routes())
-        app.router.add_post("/calls", _errors_as_json(self._place))
-        app.router.add_get("/calls/{id}", _errors_as_json(self._placed))
-        app.router.add_post("/calls/{id}/{action}", _errors_as_json(self._steer))
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
+        app.add_routes(self._api.routes())
         app.add_routes(self.console.routes())
-        app.router.add_post("/console/token", self._token)
         return app
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
         """Serve on the configured host and port (0: any free one); gives the local URL.
 
-        Leaving the block ends every call that is still there.
+        Leaving the block ends every call that is still active.
         """
         runner = web.AppRunner(
             self.app(),
             access_log=None,
-            logger=self._door.http_log(),
+            logger=self._limits.http_log(),
             handle_signals=False,
             shutdown_timeout=1.0,
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=2.0,
-            auto_decompress=False,  # nobody we know compresses requests; bombs do
+            auto_decompress=False,  # no client of ours compresses requests; decompression bombs do
         )
         await runner.setup()
         assert runner.server is not None
         loop = asyncio.get_running_loop()
         try:
             listener = await loop.create_server(
-                self._door.guard(runner.server), self.settings.host, self.settings.port, backlog=256
+                self._limits.guard(runner.server), self.settings.host, self.settings.port, backlog=256
             )
         except OSError as error:
             await runner.cleanup()
@@ -176,7 +183,7 @@ class Gateway:
         host, port = listener.sockets[0].getsockname()[:2]
         await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
         await self.switchboard.open(self._carriers)
-        await self.models.warm_up()
+        await self.model.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
         try:
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -192,21 +199,21 @@ class Gateway:
             await asyncio.gather(ticker, return_exceptions=True)
             listener.close()
             await runner.cleanup()
-            await self.models.close()
+            await self.model.close()
 
     async def drain(self) -> None:
-        """Take no new calls; return when the live ones are over, or at the configured limit."""
+        """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
         self.admission.draining = True
         self.metrics.draining.set(1)
-        log.info("draining: %d calls to finish", len(self.calls))
-        began_s = time.monotonic()
+        log.info("draining: %d active calls", len(self.calls))
+        began_s = self._clock()
         try:
             async with asyncio.timeout(self.settings.drain_s):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("draining: %d calls were left at the limit", len(self.calls))
-        else:  # no metric: nobody would scrape it before the process is gone
-            log.info("drained in %.1f s", time.monotonic() - began_s)
+            log.warning("drain limit reached with %d active calls", len(self.calls))
+        else:  # no metric: the process ends before the next scrape
+            log.info("drained in %.1f s", self._clock() - began_s)
 
     async def _end_all(self) -> None:
         self.admission.draining = True
@@ -217,19 +224,18 @@ class Gateway:
             await asyncio.wait([asyncio.create_task(call.over()) for call in calls])
 
     async def _tick(self) -> None:
-        """What the process looks after by itself: dead streams, calls that never came, its own lag."""
-        due_s, turn = time.monotonic(), 0
+        """Periodic work: dead streams, calls that never came, event loop lag, counters."""
+        due_s, turn = self._clock(), 0
         while True:
-            due_s = max(due_s + TICK_S, time.monotonic())
-            await asyncio.sleep(due_s - time.monotonic())
-            now_s = time.monotonic()
+            due_s = max(due_s + TICK_S, self._clock())
+            await asyncio.sleep(due_s - self._clock())
+            now_s = self._clock()
             self.metrics.observe("event_loop_lag", max(0.0, now_s - due_s))
             self.switchboard.tick(now_s)
             turn = (turn + 1) % STOCK_TICKS
             calls = list(self.calls.values())
-            self.metrics.marks_outstanding.set(
-                sum(call.line.marks_outstanding for call in calls if call.line is not None)
-            )
+            lines = [call.line for call in calls if call.line is not None]
+            self.metrics.marks_outstanding.set(sum(line.marks_outstanding for line in lines))
             for call in calls:
                 call.hearing.flush_frame_count()
             for call in calls[turn::STOCK_TICKS]:
@@ -247,10 +253,10 @@ class Gateway:
             metrics=self.metrics,
             clock=self._clock,
             detection=self._detection,
-            link_for=lambda call: self.models.link(
+            link_for=lambda call: self.model.link(
                 CallBrief(
                     agent=agent,
-                    clock=call.clock,
+                    clock=self._clock,
                     tools=tuple(tools.values()),
                     variables={
                         **facts.parameters,
@@ -284,98 +290,14 @@ class Gateway:
         self.admission.end(call_sid)
         self.metrics.calls_active.set(len(self.calls))
         self.switchboard.call_over(call)
-        self.records[call_sid] = call.record
-        while len(self.records) > MAX_RECORDS:
-            self.records.popitem(last=False)
-        log.info("call %s over: %s", call_sid, call.record.end_reason)
+        self.records.keep(call.record)
+        log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
 
-    # --- calls we place, and steering calls
-
-    async def _api(self, request: web.Request) -> dict[str, Any]:
-        """The JSON body of who may place calls. Raises 4xx."""
-        self._door.knock(request)
-        token = self.settings.api_token  # who may look (the console's token) may not call
-        if not token or not hmac.compare_digest(_bearer(request), token.encode()):
-            self.metrics.auth_failures_total.inc("api")
-            raise web.HTTPUnauthorized(
-                text="calls cost money: set OFFHOOK_API_TOKEN and send it as a bearer token",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return await self._door.json(request) if request.method == "POST" else {}
-
-    async def _place(self, request: web.Request) -> web.Response:
-        body = await self._api(request)
-        if unknown := body.keys() - {"to", "agent", "from", "variables"}:
-            raise web.HTTPBadRequest(text=f"no such field: {min(unknown)[:60]}")
-        if self.admission.draining:
-            raise web.HTTPServiceUnavailable(text="this gateway is draining and places no more calls")
-        texts = {name: body.get(name, "") for name in ("to", "agent", "from")}
-        variables = body.get("variables", {})
-        sound = all(isinstance(text, str) for text in texts.values()) and isinstance(variables, dict)
-        if not sound or not all(isinstance(value, str) for value in variables.values()):
-            raise web.HTTPBadRequest(text="to, agent, from and the values of variables must be texts")
-        try:
-            placed = self.switchboard.call_out(
-                texts["to"], texts["agent"], caller_id=texts["from"], variables=variables
-            )
-        except QueueFull as error:
-            raise web.HTTPServiceUnavailable(text=str(error)) from None
-        except OperatorError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return _json(placed, status=202)
-
-    async def _placed(self, request: web.Request) -> web.Response:
-        await self._api(request)
-        placed = self.switchboard.outbound.find(request.match_info["id"])
-        if placed is None:
-            raise web.HTTPNotFound(text="no such call")
-        return _json(placed)
-
-    async def _steer(self, request: web.Request) -> web.Response:
-        """`hang_up`, `hold` (music, say), `resume`, `transfer` (to, whisper, warm), `press` (digits)."""
-        body = await self._api(request)
-        texts = {name: body.get(name, "") for name in ("music", "say", "to", "whisper", "digits")}
-        if not all(isinstance(text, str) for text in texts.values()):
-            raise web.HTTPBadRequest(text="values must be texts")
-        if texts["to"] and not can_be_called(texts["to"]):
-            raise web.HTTPBadRequest(text="to: give a number as +15551234567, or a SIP address")
-        if texts["music"] and not texts["music"].startswith(("https://", "http://")):
-            raise web.HTTPBadRequest(text="music: give the URL of a sound file")
-        call_id = request.match_info["id"]
-        placed = self.switchboard.outbound.find(call_id)
-        call_sid = placed.call_sid if placed else call_id
-        call = self.calls.get(call_sid)
-        match request.match_info["action"]:
-            case "hang_up" if placed is not None:
-                done = await self.switchboard.hang_up(placed)
-            case "hang_up" if call is not None:
-                call.stop(Ending.AGENT_HUNG_UP)
-                done = True
-            case "hold":
-                done = await self.switchboard.hold(call_sid, texts["music"], texts["say"])
-            case "resume":
-                done = await self.switchboard.resume(call_sid)
-            case "transfer" if call is not None and texts["to"]:
-                call.tools.transfer(texts["to"], "", whisper=texts["whisper"], warm=body.get("warm") is True)
-                done = True
-            case "press" if call is not None and texts["digits"]:
-                done = call.tools.send_digits(texts["digits"])
-            case _:
-                raise web.HTTPNotFound(text="no such call, or no such thing to do with it")
-        return _json({"done": done}, status=200 if done else 409)
-
-    # --- for operators
-
-    async def _metrics(self, request: web.Request) -> web.Response:
-        self._access.check(request, "metrics")
-        # Exemplars are OpenMetrics', and without traces there are none.
-        openmetrics = self._traces is not None and "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = await self.metrics.render_in_slices(openmetrics)
-        return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
+    # --- for the console and the API
 
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]
@@ -384,57 +306,63 @@ class Gateway:
         call = self.calls.get(call_sid)
         return None if call is None else call.timeline.so_far(call.clock())
 
-    async def _livez(self, request: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
-
-    async def _readyz(self, request: web.Request) -> web.Response:
+    def _not_ready(self) -> str:
         if self.admission.draining:
-            return web.Response(status=503, text="draining\n")
-        if self.admission.calls >= self.settings.max_calls:
-            return web.Response(status=503, text="at the limit of calls\n")
-        return web.Response(text="ready\n")
+            return "draining"
+        return "at the limit of calls" if self.admission.calls >= self.settings.max_calls else ""
 
-    async def _token(self, request: web.Request) -> web.Response:
-        """A token for one session straight from a browser to Gemini, locked to an agent's setup: `{"agent": NAME}`."""
-        self._access.check(request)
-        if not self.settings.browser_tokens:
-            raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
-        name = (await self._door.json(request)).get("agent", self.agents[0].name)
-        agent = next((agent for agent in self.agents if agent.name == name), None)
+    async def _browser_token(self, name: str) -> tuple[str, str]:
+        agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
-            names = ", ".join(agent.name for agent in self.agents)
-            raise web.HTTPBadRequest(text=f"no such agent: one of {names}\n")
+            raise OperatorError(f"no such agent: one of {', '.join(agent.name for agent in self.agents)}")
+        token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
+        return token, agent.model.name
+
+
+class _Control:
+    """`CallControl` over the process's calls."""
+
+    def __init__(self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission) -> None:
+        self._calls, self._switchboard, self._admission = calls, switchboard, admission
+
+    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> OutboundCall:
+        if self._admission.draining:
+            raise Unavailable("this gateway is draining and places no more calls")
         try:
-            token = await self.models.token(agent, self._toolboxes[agent.name].tools.values(), {})
-        except OperatorError as error:
-            raise web.HTTPBadRequest(text=f"{error}\n") from None
-        except ModelRefused as error:
-            log.warning("no token for a browser: %s", error)
-            raise web.HTTPBadGateway(text="the Gemini API gave no token\n") from None
-        answer = _json({"token": token, "model": agent.model.name})
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
+            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
+        except QueueFull as error:
+            raise Unavailable(str(error)) from None
 
+    def outbound(self, call_id: str) -> OutboundCall | None:
+        return self._switchboard.outbound.find(call_id)
 
-def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
-    """The same, with its refusals in the form of its answers: `{"error": ...}`."""
+    async def hang_up(self, call_id: str) -> bool | None:
+        if outbound := self.outbound(call_id):
+            return await self._switchboard.hang_up(outbound)
+        if call := self._calls.get(call_id):
+            call.stop(Ending.AGENT_HUNG_UP)
+            return True
+        return None
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except web.HTTPError as error:
-            refusal = _json({"error": (error.text or error.reason).strip()}, status=error.status)
-            if wanted := error.headers.get("WWW-Authenticate"):
-                refusal.headers["WWW-Authenticate"] = wanted
-            return refusal
+    async def hold(self, call_id: str, music_url: str, line: str) -> bool:
+        return await self._switchboard.hold(self._sid(call_id), music_url, line)
 
-    return answer
+    async def resume(self, call_id: str) -> bool:
+        return await self._switchboard.resume(self._sid(call_id))
 
+    def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
+        if not can_be_called(to):
+            raise OperatorError("to must be a number such as +15551234567, or a SIP address")
+        call = self._calls.get(self._sid(call_id))
+        if call is None:
+            return None
+        call.tools.transfer(to, "", whisper=whisper, warm=warm)
+        return True
 
-def _bearer(request: web.Request) -> bytes:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
+    def press(self, call_id: str, digits: str) -> bool | None:
+        call = self._calls.get(self._sid(call_id))
+        return None if call is None else call.tools.send_digits(digits)
 
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)
+    def _sid(self, call_id: str) -> str:
+        outbound = self.outbound(call_id)
+        return outbound.call_sid if outbound else call_id

@@ -93,3 +93,31 @@ def test_names_of_tests_are_short() -> None:
         and len(node.name) > NAME_LENGTH
     ]
     assert long == [], f"say given and expected in {NAME_LENGTH} characters"
+
+
+# Where the wall's clock may be named: the composition roots (gateway/cli/ too) and the quick clock itself. Elsewhere
+# it may only be the default of an argument.
+CLOCK_ROOTS = {"gateway/app.py", "gateway/rehearsal/quick_clock.py", "gateway/rehearsal/load/worker.py"}
+CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
+
+
+def clock_reads(source: str) -> list[int]:
+    """Lines that name a clock of `time`, except as the default of an argument."""
+    tree = ast.parse(source)
+    defaults = {id(d) for f in ast.walk(tree) if isinstance(f, ast.arguments) for d in (*f.defaults, *f.kw_defaults)}
+    named = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute | ast.Name) and id(n) not in defaults)
+    return [n.lineno for n in named if (n.attr if isinstance(n, ast.Attribute) else n.id) in CLOCKS]
+
+
+def test_clock_is_handed_down() -> None:
+    read = {}
+    for path in sorted(p for top in ("gateway", "media", "metrics") for p in (TESTS.parent / top).rglob("*.py")):
+        name, source = str(path.relative_to(TESTS.parent)), path.read_text()
+        if name not in CLOCK_ROOTS and not name.startswith("gateway/cli/") and (lines := clock_reads(source)):
+            read[name] = lines
+    assert read == {}, "take `clock` as an argument: only composition roots read the wall's clock"
+
+
+@pytest.mark.parametrize("source", ["import time\nx = time.monotonic()", "f(clock=time.monotonic)", "perf_counter()"])
+def test_a_clock_read_is_reported(source: str) -> None:
+    assert clock_reads(source) != []

@@ -11,7 +11,6 @@ import asyncio
 import bisect
 import random
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +54,11 @@ class Watched(SimulatedCall):
         self._echoed_until_s = 0.0
 
     def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
-        self.sent_s[at_ms] = time.monotonic()
+        self.sent_s[at_ms] = self._clock()
         super()._put_frame(stream, chunk, at_ms, text)
 
     def _echo(self, mark: MarkReceived, why: str) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         late_s = min(0.02 * self._plan.paretovariate(1.3), 1.5) if why == "empty" else 0.0
         self._echoed_until_s = max(self._echoed_until_s, now_s + late_s)  # in order
         if self._echoed_until_s <= now_s:

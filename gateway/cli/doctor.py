@@ -1,7 +1,7 @@
-"""`offhook doctor`: what must be right before a call can be answered, each failure with its cure.
+"""`offhook doctor`: checks of all that a call needs, each failure with a hint how to fix it.
 
-The public URL is tried from outside in, through DNS, TLS and whatever stands between, as Twilio would: with
-signed requests. A gateway that listens already is the one that is tried; else one is started for the moment.
+The public URL is requested as Twilio would request it: through DNS, TLS and every proxy, with signed requests. A
+gateway that already listens on the configured port is checked; otherwise one is started for the checks.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ from offhook.gateway.errors import ModelRefused, OperatorError
 __all__ = ["Finding", "examine", "points_here"]
 
 TIMEOUT_S = 10.0
-CLOCK_OFF_MAX_S = 60.0  # tokens and certificates are judged by the clock
+CLOCK_OFF_MAX_S = 60.0  # the validity of tokens and certificates depends on the clock
 CERTIFICATE_DAYS_MIN = 14.0
 NO_CALL = "CA" + "0" * 32
 
 _UNREACHED = "open the port to the internet, or start the tunnel (a router may also refuse its own public address)"
-HTTP_CURES = {
-    404: "something else answers there: does the proxy or tunnel lead to this gateway's port?",
-    502: "the proxy cannot reach the gateway: is it running, and on the port that the proxy knows?",
-    503: "the gateway or its proxy takes no requests now: is it draining?",
-    504: "the proxy waits in vain for the gateway: check its address and port",
+HTTP_HINTS = {
+    404: "another server answers there: does the proxy or tunnel lead to this gateway's port?",
+    502: "the proxy cannot reach the gateway: is it running, and on the port that the proxy is configured with?",
+    503: "the gateway or its proxy accepts no requests at the moment: is it draining?",
+    504: "the gateway did not answer the proxy: check its address and port",
 }
-MODEL_CURES = {
+MODEL_HINTS = {
     0: "no answer in time: check the network, and GOOGLE_GEMINI_BASE_URL if it is set",
     400: "the key is not valid for this API: check GEMINI_API_KEY",
     401: "the key is not valid: check GEMINI_API_KEY",
-    403: "the key may not use this model: enable the Gemini API for its project",
-    404: "there is no such model: check `model.name` in the agent file",
-    429: "the quota is used up: wait, or raise it",
-    1007: "the model does not take this agent's settings: run `offhook check`",
-    1008: "there is no such model for this key, or the key is not valid: check `model.name` and GEMINI_API_KEY",
-    1011: "the service has a fault: try again in a minute",
+    403: "the key has no access to this model: enable the Gemini API for its project",
+    404: "unknown model: check `model.name` in the agent file",
+    429: "the quota is exhausted: wait, or raise it",
+    1007: "the model rejects this agent's settings: run `offhook check`",
+    1008: "unknown model for this key, or an invalid key: check `model.name` and GEMINI_API_KEY",
+    1011: "internal error of the service: try again in a minute",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing examined. `ok` None: could not be examined, or does not matter now. `cure`: what to do."""
+    """The result of one check. `ok` None: not checked, or not relevant. `hint`: how to fix it."""
 
     what: str
     ok: bool | None
     says: str
-    cure: str = ""
+    hint: str = ""
 
 
 async def examine(settings: Settings, agents: Sequence[Agent], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Everything, in the order in which a call would meet it."""
+    """Run all checks, in the order in which a call depends on them."""
     async with AsyncExitStack() as stack:
         trust = aiohttp.TCPConnector(ssl=ssl.create_default_context())  # as the environment is now (SSL_CERT_FILE)
         session = aiohttp.ClientSession(connector=trust, cookie_jar=aiohttp.DummyCookieJar())
@@ -84,28 +84,28 @@ def _settings(settings: Settings) -> list[Finding]:
     found = []
     url = urlsplit(settings.public_url)
     if not settings.public_url:
-        cure = (
+        hint = (
             "set OFFHOOK_PUBLIC_URL to the https address at which Twilio reaches this gateway (`offhook tunnel-help`)"
         )
-        found.append(Finding("settings", False, "no public URL", cure))
+        found.append(Finding("settings", False, "no public URL", hint))
     elif url.scheme != "https":
-        cure = "media streams need TLS: put a proxy with a certificate, or a tunnel, in front (`offhook tunnel-help`)"
-        found.append(Finding("settings", False, f"the public URL is {url.scheme}", cure))
+        hint = "media streams need TLS: put a proxy with a certificate or a tunnel in front (`offhook tunnel-help`)"
+        found.append(Finding("settings", False, f"the public URL is {url.scheme}", hint))
     elif url.path:
-        cure = "that works only if the proxy takes the path away again; better give the gateway a host of its own"
-        found.append(Finding("settings", None, f"the public URL has a path, {url.path}", cure))
+        hint = "this works only if the proxy removes the path; a host of its own for the gateway is simpler"
+        found.append(Finding("settings", None, f"the public URL has a path, {url.path}", hint))
     if not settings.twilio_auth_tokens:
-        cure = "set TWILIO_AUTH_TOKEN to the account's primary token, or no webhook can be verified"
-        found.append(Finding("settings", False, "no auth token", cure))
+        hint = "set TWILIO_AUTH_TOKEN to the account's primary token, or no webhook can be verified"
+        found.append(Finding("settings", False, "no auth token", hint))
     if settings.insecure:
-        found.append(Finding("settings", False, "OFFHOOK_INSECURE=1", "remove it: anybody could start calls"))
+        found.append(Finding("settings", False, "OFFHOOK_INSECURE=1", "remove it: requests are not authenticated"))
     return found or [Finding("settings", True, settings.public_url)]
 
 
 async def _listening(
     settings: Settings, agents: Sequence[Agent], environ: Mapping[str, str], stack: AsyncExitStack
 ) -> Finding:
-    """The gateway that is there, or one of our own for the moment."""
+    """The gateway that already listens, or one started for these checks."""
     from offhook.gateway.app import Gateway
 
     where = f"{settings.host}:{settings.port}"
@@ -114,14 +114,14 @@ async def _listening(
     with probe:
         taken = settings.port != 0 and await asyncio.to_thread(probe.connect_ex, (settings.host, settings.port)) == 0
     if taken:
-        return Finding("port", True, f"something listens on {where}; it is taken for the gateway")
+        return Finding("port", True, f"a server listens on {where}: assumed to be the gateway")
     if not agents:
-        return Finding("port", None, f"nothing listens on {where}", "name an agent file, so that it can be tried")
+        return Finding("port", None, f"nothing listens on {where}", "name an agent file, and a gateway is started")
     try:
         await stack.enter_async_context(Gateway(settings, agents, environ).listening())
     except OperatorError as error:
         return Finding("port", False, str(error), "see above")
-    return Finding("port", True, f"{where} is free; a gateway listens there for this examination")
+    return Finding("port", True, f"{where} is free; a gateway was started there for these checks")
 
 
 async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
@@ -140,7 +140,7 @@ async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncItera
     if secure:
         certificate = await _certificate(host, urlsplit(settings.public_url).port or 443)
         yield certificate
-        if certificate.ok is False and not certificate.says.startswith("ends"):
+        if certificate.ok is False and not certificate.says.startswith("expires"):
             return
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -150,11 +150,11 @@ async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncItera
         yield Finding("public URL", False, f"no connection ({type(error).__name__})", _UNREACHED)
         return
     if answer.status != 200 or body.strip() != b"alive":
-        cure = HTTP_CURES.get(answer.status, "does the proxy or tunnel lead to this gateway's port?")
+        hint = HTTP_HINTS.get(answer.status, "does the proxy or tunnel lead to this gateway's port?")
         if 300 <= answer.status < 400:
             there = answer.headers.get("Location", "")[:100]
-            cure = f"streams do not follow redirections: set OFFHOOK_PUBLIC_URL to where this leads ({there})"
-        yield Finding("public URL", False, f"/livez answered {answer.status}", cure)
+            hint = f"streams do not follow redirections: set OFFHOOK_PUBLIC_URL to where this leads ({there})"
+        yield Finding("public URL", False, f"/livez answered {answer.status}", hint)
         return
     yield Finding("public URL", True, "the gateway answers there")
     yield await _webhook(settings, http)
@@ -162,14 +162,14 @@ async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncItera
 
 
 async def _certificate(host: str, port: int) -> Finding:
-    """What is shown at the public URL's port, as strictly as Twilio looks at it."""
+    """The TLS certificate at the public URL, verified as strictly as Twilio verifies it."""
     what = "certificate"
     try:
         async with asyncio.timeout(TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
     except ssl.SSLCertVerificationError as error:
-        cure = "Twilio takes certificates of public authorities only, with their whole chain: fix the proxy's"
-        return Finding(what, False, error.verify_message or "is not believed", cure)
+        hint = "Twilio accepts certificates of public authorities only, with the full chain: fix the proxy's"
+        return Finding(what, False, error.verify_message or "not trusted", hint)
     except (ssl.SSLError, ConnectionResetError):
         return Finding(what, False, "no TLS there", "the public URL must lead to a port that speaks TLS")
     except (OSError, TimeoutError) as error:
@@ -178,14 +178,14 @@ async def _certificate(host: str, port: int) -> Finding:
     writer.close()
     days = (ssl.cert_time_to_seconds(found["notAfter"]) - time.time()) / 86_400
     if days < CERTIFICATE_DAYS_MIN:
-        return Finding(what, False, f"ends in {days:.0f} days", "renew it now, and see why that is not automatic")
-    return Finding(what, True, f"good for {days:.0f} days")
+        return Finding(what, False, f"expires in {days:.0f} days", "renew it now, and automate the renewal")
+    return Finding(what, True, f"valid for {days:.0f} days")
 
 
 async def _webhook(settings: Settings, http: aiohttp.ClientSession) -> Finding:
-    """A webhook signed as Twilio signs it; of no call, so that nothing comes of it."""
+    """A webhook signed as Twilio signs it, for a call that does not exist: it has no effect."""
     if not settings.twilio_auth_tokens:
-        return Finding("webhook", None, "not tried without an auth token")
+        return Finding("webhook", None, "not checked: no auth token")
     url, form = settings.public_url + "/twilio/status", {"CallSid": NO_CALL}
     headers = {SIGNATURE_HEADER: sign(settings.twilio_auth_tokens[0], url, form)}
     try:
@@ -194,15 +194,15 @@ async def _webhook(settings: Settings, http: aiohttp.ClientSession) -> Finding:
     except (aiohttp.ClientError, TimeoutError) as error:
         return Finding("webhook", False, f"no answer ({type(error).__name__})", "see the proxy's log")
     if status == 204:
-        return Finding("webhook", True, "a signed webhook is believed")
+        return Finding("webhook", True, "a signed webhook is accepted")
     if status == 403:
-        cure = "the gateway that runs has another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN, or a proxy changes the path"
-        return Finding("webhook", False, "a signed webhook is refused (403)", cure)
-    return Finding("webhook", False, f"answered {status}", HTTP_CURES.get(status, "see the gateway's log"))
+        hint = "the gateway that runs has another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN, or a proxy changes the path"
+        return Finding("webhook", False, "a signed webhook is refused (403)", hint)
+    return Finding("webhook", False, f"answered {status}", HTTP_HINTS.get(status, "see the gateway's log"))
 
 
 async def _upgrade(settings: Settings, http: aiohttp.ClientSession) -> Finding:
-    """The media socket, as far as the 101."""
+    """The media stream's WebSocket upgrade, up to the 101."""
     url = settings.public_url.replace("http", "ws", 1) + "/twilio/media"
     token = next(iter(settings.twilio_auth_tokens), "")
     try:
@@ -213,21 +213,21 @@ async def _upgrade(settings: Settings, http: aiohttp.ClientSession) -> Finding:
             timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
         )
     except aiohttp.WSServerHandshakeError as error:
-        cures = {
-            400: "the proxy does not pass WebSockets on: it must forward `Upgrade` and `Connection`",
+        hints = {
+            400: "the proxy does not forward WebSockets: it must pass on `Upgrade` and `Connection`",
             403: "the gateway that runs has another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN",
-            426: "the proxy does not pass WebSockets on: it must forward `Upgrade` and `Connection`",
+            426: "the proxy does not forward WebSockets: it must pass on `Upgrade` and `Connection`",
         }
-        cure = cures.get(error.status) or HTTP_CURES.get(error.status, "see the proxy's log")
-        return Finding("media stream", False, f"{url} answered {error.status}, not 101", cure)
+        hint = hints.get(error.status) or HTTP_HINTS.get(error.status, "see the proxy's log")
+        return Finding("media stream", False, f"{url} answered {error.status}, not 101", hint)
     except (aiohttp.ClientError, TimeoutError) as error:
         return Finding("media stream", False, f"no answer ({type(error).__name__})", "see the proxy's log")
     compressed = bool(socket_.compress)
     with suppress(aiohttp.ClientError, ConnectionError):
         await socket_.close()
     if compressed:
-        cure = "something between compresses WebSocket messages: switch that off, it only costs"
-        return Finding("media stream", False, "101, with permessage-deflate", cure)
+        hint = "a proxy compresses WebSocket messages: disable that, audio does not shrink"
+        return Finding("media stream", False, "101, with permessage-deflate", hint)
     return Finding("media stream", True, f"{url} answers 101")
 
 
@@ -241,10 +241,10 @@ async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.Cl
         status = await rest.account_status()
         numbers = {number.number: number for number in await rest.numbers()}
     except TwilioError as error:
-        cure = "see status.twilio.com, and OFFHOOK_TWILIO_BASE_URL if it is set"
+        hint = "see status.twilio.com, and OFFHOOK_TWILIO_BASE_URL if it is set"
         if error.status in (401, 403):
-            cure = "the SID, token or key is wrong, or belongs to another region (US1 credentials fail elsewhere)"
-        yield Finding("Twilio", False, str(error), cure)
+            hint = "the SID, token or key is wrong, or belongs to another region (US1 credentials fail elsewhere)"
+        yield Finding("Twilio", False, str(error), hint)
         return
     if status != "active":
         yield Finding("Twilio", False, f"the account is {status}", "see the Twilio console")
@@ -256,10 +256,10 @@ async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.Cl
         if number is None:
             yield Finding("number", False, f"{wants} is not the account's", "buy it, or correct the agent file")
         elif settings.public_url and not points_here(number, settings.public_url):
-            cure = f"offhook number set {wants}"
-            yield Finding("number", False, f"calls to {wants} go to {number.voice_url or 'nowhere'}", cure)
+            hint = f"offhook number set {wants}"
+            yield Finding("number", False, f"calls to {wants} go to {number.voice_url or 'nowhere'}", hint)
         else:
-            yield Finding("number", True, f"calls to {wants} come here")
+            yield Finding("number", True, f"calls to {wants} come to this gateway")
 
 
 def points_here(number: PhoneNumber, public_url: str) -> bool:
@@ -268,20 +268,20 @@ def points_here(number: PhoneNumber, public_url: str) -> bool:
 
 
 async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
-    """Ours against Twilio's, by the Date of an answer (whole seconds)."""
+    """This machine's clock against the Date header of Twilio's API (whole seconds)."""
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with http.get(settings.twilio_base_url, timeout=timeout, allow_redirects=False) as answer:
             off_s = abs(parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time())
     except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
-        return Finding("clock", None, f"not examined ({type(error).__name__})")
+        return Finding("clock", None, f"not checked ({type(error).__name__})")
     if off_s > CLOCK_OFF_MAX_S:
-        return Finding("clock", False, f"{off_s:.0f} s off", "set it by NTP: certificates and tokens are judged by it")
-    return Finding("clock", True, f"right to {off_s + 1:.0f} s")
+        return Finding("clock", False, f"{off_s:.0f} s off", "synchronise it by NTP: tokens depend on it")
+    return Finding("clock", True, f"correct within {off_s + 1:.0f} s")
 
 
 async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
-    """A session with this agent's model, set up and closed."""
+    """A session with this agent's model, opened and closed."""
     from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
     from offhook.gateway.models.gemini.setup import instruction, live_config
 
@@ -296,8 +296,8 @@ async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
         async with models.session(name, config, asyncio.timeout(TIMEOUT_S)):
             took_ms = (time.monotonic() - began_s) * 1000
     except ModelRefused as error:
-        cure = MODEL_CURES.get(error.code, "see the reason above")
-        return Finding(what, False, f"{name} refused ({error.code}: {error.reason[:120]})", cure)
+        hint = MODEL_HINTS.get(error.code, "see the reason above")
+        return Finding(what, False, f"{name} refused ({error.code}: {error.reason[:120]})", hint)
     finally:
         await models.close()
-    return Finding(what, True, f"{name} answers; a session is set up in {took_ms:.0f} ms")
+    return Finding(what, True, f"{name} answers: session set up in {took_ms:.0f} ms")

@@ -1,4 +1,4 @@
-"""The `offhook` command. Errors an operator can cure are one line on standard error and exit code 2."""
+"""The `offhook` command. Errors that an operator can fix are one line on standard error and exit code 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,22 +46,22 @@ app.add_typer(scenario_app, name="scenario")
 log = logging.getLogger("offhook")
 
 AgentPaths = Annotated[
-    list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); several for several numbers.")
+    list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); repeat for several numbers.")
 ]
 
 
 def main() -> None:
     """Run the command line; an operator's error is one line and exit code 2."""
-    gc.disable()  # there is no garbage among what is imported; `_run` collects what comes up in long work
+    gc.disable()  # imports leave no garbage; `_run` enables collection for long-running commands
     try:
         app()
     except OffhookError as error:
         print(f"offhook: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except OSError as error:  # a path that cannot be written, a full disk; anything else is ours: a bug
+    except OSError as error:  # a path that cannot be written, a full disk; any other is a bug
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -82,7 +82,7 @@ def _to_write(*paths: Path | None) -> None:
 def _folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
-        raise OperatorError(f"{path}: nothing can be written there: choose another --out")
+        raise OperatorError(f"{path}: not writable: choose another --out")
 
 
 def _version(wanted: bool) -> None:
@@ -105,13 +105,13 @@ def serve(agent: AgentPaths = None) -> None:
     """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
     settings = settings_from(os.environ)
     agents = _agents(agent, settings)
-    log_to_stderr(settings.log_level, agents)
+    log_to_stderr(settings.log_level, agents, os.environ)
     _run(_serve(settings, agents))
 
 
-def log_to_stderr(level: str, agents: list[Agent]) -> None:
-    """Have this process's log on standard error, without the secrets of its environment and its agents' tools."""
-    secrets = secrets_of(os.environ, (msgspec.to_builtins(agent.tools) for agent in agents))
+def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -> None:
+    """Write this process's log to standard error, without the secrets of `environ` and of its agents' tools."""
+    secrets = secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -120,8 +120,8 @@ def log_to_stderr(level: str, agents: list[Agent]) -> None:
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from offhook.gateway.app import Gateway
 
-    # A tool that computes in its thread holds the interpreter for this long at a time, a loop with frames to pass on
-    # waits as often as it wakes. Python's own 5 ms delayed frames by hundreds (tests/bench/bench_tool_blocking.py).
+    # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
+    # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
     sys.setswitchinterval(0.0005)
     gateway = Gateway(settings, agents, os.environ)
     stop = asyncio.Event()
@@ -130,16 +130,16 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(number, stop.set)
     if settings.insecure:
-        log.warning("OFFHOOK_INSECURE=1: no signature and no token is checked; for trying things out only")
+        log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
     async with gateway.listening() as url:
         gc.collect()
-        gc.freeze()  # what is there now stays: looking through it anew took 60 ms, with every call waiting
+        gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
         print(f"listening on {url}", flush=True)
         log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
         await stop.wait()
         draining = asyncio.create_task(gateway.drain())
         stop.clear()
-        again = asyncio.create_task(stop.wait())  # a second signal ends the calls at once
+        again = asyncio.create_task(stop.wait())  # a second signal ends the calls immediately
         await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, again):
             task.cancel()
@@ -160,7 +160,7 @@ def config() -> None:
 
 @app.command()
 def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> None:
-    """Check agent files as `serve` would, before a caller does."""
+    """Validate agent files as `serve` would."""
     from offhook.gateway.agent.policy import detector_of
     from offhook.gateway.agent.sounds import load_sounds
     from offhook.gateway.models.gemini.setup import check as check_model
@@ -180,7 +180,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             board_of(agent)
             detector_of(agent)
             problems = check_model(agent, tools.values())
-        except OperatorError as error:  # the next file is checked all the same
+        except OperatorError as error:  # continue with the next file
             said = str(error)
             print(f"offhook: {said}" if str(path) in said else f"offhook: {path}: {said}", file=sys.stderr)
             bad = True
@@ -191,15 +191,15 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
         if not problems:
             print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")
             if any(tool.mcp for tool in agent.tools):
-                print(f"{path}: those of its MCP servers are not counted: offhook tools list {path} asks the servers")
+                print(f"{path}: tools of its MCP servers are not counted: `offhook tools list {path}` lists them")
     if bad:
         raise typer.Exit(2)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where recording, picture and report go.")] = Path("out/demo"),
-    json: Annotated[Path | None, typer.Option(help="Write the report here as well.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for recording, picture and report.")] = Path("out/demo"),
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
@@ -214,27 +214,28 @@ def simulate(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Scenarios (*.call.yaml, or the name of a bundled one); none: all.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where recordings, pictures and reports go.")] = Path("out/simulate"),
+    out: Annotated[Path, typer.Option(help="Folder for recordings, pictures and reports.")] = Path("out/simulate"),
     parallel: Annotated[int, typer.Option(min=1, max=50, help="Calls at once.")] = 4,
     repeat: Annotated[int, typer.Option(min=1, help="Times each scenario is played.")] = 1,
     seed: Annotated[
-        int | None, typer.Option(help="Of noise, jitter and names: the same seed, the same calls. Repeats count on.")
+        int | None,
+        typer.Option(help="For noise, jitter and names. The same seed makes the same calls; repeats count on"),
     ] = None,
     speed: Annotated[
         float,
         typer.Option(
             min=1,
             max=50,
-            help="Up to so many times as fast, on a clock that leaves computing out.",
+            help="Up to this many times as fast, on a clock that stands still during computation.",
         ),
     ] = 1,
-    json: Annotated[Path | None, typer.Option(help="Write one report of all calls here.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
-    details: Annotated[bool, typer.Option(help="Show the tables of good calls, too.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write one report of all calls to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    details: Annotated[bool, typer.Option(help="Show the tables of passed calls, too.")] = False,
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
-    OUT/index.html has them all: verdicts, recordings, pictures, latency. Exit code 1 when one failed.
+    OUT/index.html shows all results: verdicts, recordings, pictures, latency. Exit code 1 if one failed.
     """
     with _rehearsal():
         from offhook.gateway.cli.rehearse import simulate as run_simulate
@@ -269,11 +270,11 @@ def scenario_schema() -> None:
 @scenario_app.command("from-call")
 def scenario_from_call(
     call: Annotated[Path, typer.Argument(help="A call's record, or a report of several (JSON).")],
-    sid: Annotated[str, typer.Option("--call", help="Of several calls this one, by its SID.")] = "",
-    agent: Annotated[Path | None, typer.Option(help="The agent's file; none: made from the record.")] = None,
+    sid: Annotated[str, typer.Option("--call", help="SID of the call, if there are several.")] = "",
+    agent: Annotated[Path | None, typer.Option(help="The agent's file; none: one is made from the record.")] = None,
     out: Annotated[Path | None, typer.Option(help="The scenario to write, NAME.call.yaml; none: print it.")] = None,
 ) -> None:
-    """Make a scenario of a recorded call: its words, timings, tools and faults."""
+    """Make a scenario from a recorded call: its words, timings, tools and faults."""
     with _rehearsal():
         from offhook.gateway.rehearsal.scenario.from_call import read_record, scenario_text
     folder = out.resolve().parent if out else Path.cwd()
@@ -294,18 +295,18 @@ def load(
         list[Path] | None, typer.Argument(help="Scenarios, played in turn by all callers; none: the demo's.")
     ] = None,
     url: Annotated[
-        str, typer.Option(help="A gateway that runs already, http://HOST:PORT; none: one of our own, rehearsal model.")
+        str, typer.Option(help="A running gateway, http://HOST:PORT; none: start one, with the rehearsal model.")
     ] = "",
     start: Annotated[int, typer.Option(min=1, help="Calls of the first step.")] = 5,
-    most: Annotated[int, typer.Option(min=1, help="Calls at which to stop, come what may.")] = 1_000,
+    most: Annotated[int, typer.Option(min=1, help="Number of calls at which to stop in any case.")] = 1_000,
     hold: Annotated[float, typer.Option(min=1, help="Seconds each number of calls is held.")] = 30.0,
-    ramp: Annotated[float, typer.Option(min=0, help="Seconds in which it is reached.")] = 10.0,
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes of callers.")] = 1,
-    out: Annotated[Path, typer.Option(help="Where load.json and load.png go.")] = Path("out/load"),
+    ramp: Annotated[float, typer.Option(min=0, help="Seconds in which the number is reached.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Number of caller processes.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for load.json and load.png.")] = Path("out/load"),
 ) -> None:
-    """Find how many calls a gateway carries: none failed, frame lateness P99 within 5 ms; and why not more.
+    """Find how many calls a gateway carries with none failed and frame lateness P99 within 5 ms, and what limits it.
 
-    Calls are doubled until a step fails, then halved between. Exit code 1 when not even the first step was good.
+    The number is doubled until a step fails, then bisected. Exit code 1 if the first step failed.
     """
     with _rehearsal():
         from offhook.gateway.cli.rehearse import load as run_load
@@ -319,13 +320,13 @@ def load(
 @app.command()
 def faults(
     numbers: Annotated[list[int] | None, typer.Argument(help="Cases by number; none: all.")] = None,
-    quick: Annotated[bool, typer.Option(help="Only those that take seconds.")] = False,
+    quick: Annotated[bool, typer.Option(help="Only cases that take seconds.")] = False,
     parallel: Annotated[int, typer.Option(min=1, max=50, help="Cases at once.")] = 4,
-    json: Annotated[Path | None, typer.Option(help="Write the outcomes here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the outcomes to this file.")] = None,
 ) -> None:
-    """What goes wrong, made to go wrong: each case with a gateway of its own, its calls and a checker.
+    """Inject faults: each case runs calls through a gateway of its own and checks the outcome.
 
-    Exit code 1 when one failed.
+    Exit code 1 if one failed.
     """
     with _rehearsal():
         from offhook.gateway.cli.rehearse import faults as run_faults
@@ -336,12 +337,12 @@ def faults(
 
 @app.command()
 def report(
-    what: Annotated[str, typer.Argument(help="SID of an ended call, or a JSON file: a report, or a call's record.")],
-    call: Annotated[str, typer.Option(help="Of several calls in the file this one, by its SID.")] = "",
-    url: Annotated[str, typer.Option(help="The gateway that had the call.")] = "http://127.0.0.1:8080",
-    out: Annotated[Path, typer.Option(help="Where the call's picture goes.")] = Path("out/report"),
+    what: Annotated[str, typer.Argument(help="SID of an ended call, or a JSON file with a report or a call's record.")],
+    call: Annotated[str, typer.Option(help="SID of the call, if the file holds several.")] = "",
+    url: Annotated[str, typer.Option(help="The gateway that handled the call.")] = "http://127.0.0.1:8080",
+    out: Annotated[Path, typer.Option(help="Folder for the call's picture.")] = Path("out/report"),
 ) -> None:
-    """Show one call: its turns with every latency, barge-ins and tools; and draw its picture."""
+    """Show one call: turns with every latency, barge-ins and tools; draw its picture."""
     with _rehearsal():
         from offhook.gateway.cli.report import report as run_report
 
@@ -353,9 +354,9 @@ def rehearsal_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
-    ca_out: Annotated[Path | None, typer.Option(help="Write the certificate to trust (SSL_CERT_FILE) here.")] = None,
+    ca_out: Annotated[Path | None, typer.Option(help="File for the certificate to trust (SSL_CERT_FILE).")] = None,
 ) -> None:
-    """Serve the rehearsal model alone: any program that honours GOOGLE_GEMINI_BASE_URL can be tested against it."""
+    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL."""
     with _rehearsal():
         from offhook.gateway.cli.rehearse import rehearsal_model as run_model
     _to_write(ca_out)
@@ -368,7 +369,7 @@ mount_tools(app)
 
 @contextlib.contextmanager
 def _rehearsal() -> Iterator[None]:
-    """Rehearsals need an extra: say so when it is not there."""
+    """Translate a missing optional dependency of the rehearsal into an `OperatorError`."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -380,7 +381,7 @@ def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:
 
 
 def _run(main: Any) -> Any:
-    """Run a coroutine on uvloop where there is one."""
+    """Run a coroutine, on uvloop where it is installed."""
     gc.freeze()
     gc.enable()
     try:

@@ -28,19 +28,19 @@ POLL_S = 0.5
 TUNNEL_HELP = """\
 Twilio must reach this gateway over https and wss, at an address with a certificate of a public authority.
 
-To try things out, a tunnel to the local port does (it adds some 50 ms each way):
+For trials, use a tunnel to the local port (it adds about 50 ms each way):
     cloudflared tunnel --url http://localhost:{port}        prints https://....trycloudflare.com
     ngrok http {port}                                       prints https://....ngrok-free.app
 
-For calls that matter, a proxy on a host of your own, near Twilio's region (Virginia for US1). It must
-  - pass WebSockets on, with `Upgrade` and `Connection`, and not cut them when they are long or silent
-    (nginx: proxy_http_version 1.1; proxy_read_timeout 4h; Caddy does all of it by itself),
-  - leave the path and the query as they are: they are signed.
+In production, use a proxy on a host of your own near Twilio's region (Virginia for US1). It must
+  - forward WebSockets, with `Upgrade` and `Connection`, and not close long or silent ones
+    (nginx: proxy_http_version 1.1; proxy_read_timeout 4h; Caddy does both by default),
+  - keep the path and the query unchanged: they are signed.
 
 Then
     export OFFHOOK_PUBLIC_URL=https://voice.example.com
-    offhook doctor                    tries it all, from outside in
-    offhook number set +15551234567   points a number here
+    offhook doctor                    checks all of it, from the public URL to the model
+    offhook number set +15551234567   points a number to this gateway
 """
 
 
@@ -57,12 +57,12 @@ def mount(app: typer.Typer) -> None:
 
 def call(
     to: Annotated[str, typer.Argument(help="A number as +15551234567, or a SIP address.")],
-    agent: Annotated[str, typer.Option("--agent", "-a", help="Name of the agent; else the gateway's first.")] = "",
-    caller_id: Annotated[str, typer.Option("--from", help="The number shown; else the agent's.")] = "",
+    agent: Annotated[str, typer.Option("--agent", "-a", help="Name of the agent. Default: the gateway's first.")] = "",
+    caller_id: Annotated[str, typer.Option("--from", help="The caller ID. Default: the agent's.")] = "",
     var: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the agent's instructions; repeatable.")] = None,
-    url: Annotated[str, typer.Option(help="The running gateway; else the one on OFFHOOK_HOST and OFFHOOK_PORT.")] = "",
+    url: Annotated[str, typer.Option(help="The gateway. Default: OFFHOOK_HOST and OFFHOOK_PORT.")] = "",
 ) -> None:
-    """Have a running gateway call somebody, and follow the call to its end."""
+    """Place an outbound call through a running gateway, and print its status until it ends."""
     settings = settings_from(os.environ)
     variables = {}
     for given in var or []:
@@ -84,7 +84,7 @@ def _local(settings: Settings) -> str:
 async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
     token = settings.api_token
     if not token:
-        raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's: it places no calls without")
+        raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's token")
     headers = {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as http:
         placed = await _ask(http, "POST", f"{url}/calls", body)
@@ -144,14 +144,14 @@ def number_set(
     number: Annotated[str, typer.Argument(help="One of the account's numbers, as +15551234567.")],
     fallback_url: Annotated[
         str,
-        typer.Option(help="Asked when this gateway does not answer; best on another host. Else the gateway itself."),
+        typer.Option(help="Used when this gateway does not answer, best on another host. Default: the gateway itself."),
     ] = "",
 ) -> None:
     """Point a number's calls at this gateway: voice URL, fallback URL and status callback."""
     settings = settings_from(os.environ)
     public = settings.public_url
     if not public:
-        raise OperatorError("set OFFHOOK_PUBLIC_URL: it is what the number is pointed at (`offhook tunnel-help`)")
+        raise OperatorError("set OFFHOOK_PUBLIC_URL: the number is pointed to it (`offhook tunnel-help`)")
 
     async def set_it() -> None:
         async with aiohttp.ClientSession() as http:
@@ -173,7 +173,7 @@ def number_set(
 def doctor(
     agent: Annotated[list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML).")] = None,
 ) -> None:
-    """Try everything a call needs, from outside in; each failure comes with its cure."""
+    """Check all that a call needs, from the public URL to the model; each failure comes with a hint."""
     settings = settings_from(os.environ)
     agents = [load_agent(path) for path in agent or map(Path, settings.agents)]
 
@@ -182,8 +182,8 @@ def doctor(
         async for finding in examine(settings, agents, os.environ):
             mark = {True: "ok  ", False: "FAIL", None: "?   "}[finding.ok]
             print(f"{mark} {finding.what}: {finding.says}", flush=True)
-            if finding.cure:
-                print(f"     -> {finding.cure}", flush=True)
+            if finding.hint:
+                print(f"     -> {finding.hint}", flush=True)
             findings.append(finding)
         return findings
 
@@ -192,5 +192,5 @@ def doctor(
 
 
 def tunnel_help() -> None:
-    """How to be reached by Twilio: tunnels to try things out, proxies for calls that matter."""
+    """How to make the gateway reachable by Twilio: tunnels for trials, proxies for production."""
     print(TUNNEL_HELP.format(port=settings_from(os.environ).port), end="")

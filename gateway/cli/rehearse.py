@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,13 +26,13 @@ from offhook.gateway.rehearsal.model.script import Script, read_script, script_f
 from offhook.gateway.rehearsal.model.server import serve
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
-from offhook.gateway.rehearsal.run import GatewayFailed, last_words, run_scenario
+from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, last_words, run_scenario
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario
 
 __all__ = ["faults", "load", "rehearsal_model", "simulate"]
 
 
-WITHOUT_COMPUTING = "The clock stood still while anything was computed: no latency here holds that."
+WITHOUT_COMPUTING = "The clock stood still during computation: the latencies do not include it."
 
 
 async def simulate(
@@ -79,7 +80,7 @@ async def simulate(
                 if speed > 1:
                     report = await _quickly(path, out / name, speed, its_seed)
                 else:
-                    report = await run_scenario(scenario, out / name, seed=its_seed)
+                    report = await run_scenario(scenario, out / name, seed=its_seed, clock=time.monotonic)
             except GatewayFailed as error:
                 raise OperatorError(f"{name}: {error}") from None
             going.remove(name)
@@ -124,6 +125,7 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
             "-m",
             "offhook.gateway.cli.quickly",
             *given,
+            env=environment_without(TELEPHONE + MODEL),  # for libraries that read the process's own environment
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log_file,
         )
@@ -134,7 +136,7 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
             process.kill()
             await process.wait()
     if failed:
-        raise GatewayFailed(last_words(log) or "it said nothing")
+        raise GatewayFailed(last_words(log) or "its log is empty")
     return msgspec.json.decode(await asyncio.to_thread((folder / "report.json").read_bytes), type=Report)
 
 
@@ -153,7 +155,7 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
 
 async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
     """Find how many calls a gateway carries; tables, `out/load.json`, `out/load.png`. Whether it carried any."""
-    report = await run_load(files, out, ask, url=url)
+    report = await run_load(files, out, ask, url=url, clock=time.monotonic)
     await asyncio.to_thread(draw_load, report, out / "load.png")
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 130)
@@ -165,7 +167,7 @@ async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> boo
 async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
     """Run the fault cases; whether all were good. A line for each, the last one counts."""
     console = Console(highlight=False, soft_wrap=True)
-    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console)
+    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console, clock=time.monotonic)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)
@@ -183,4 +185,4 @@ async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Pat
     else:
         loaded = load_scenario(script).script()
     assert isinstance(loaded, Script)
-    await serve(host, port, loaded, ca_out)
+    await serve(host, port, loaded, ca_out, clock=time.monotonic)

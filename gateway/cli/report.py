@@ -49,7 +49,7 @@ def report(what: str, call_sid: str, url: str, out: Path, environ: Mapping[str, 
     made = report_from(found)
     drawn = {"picture": str(_draw(made, out))} if found.streams else {}
     whole = report_of([made], drawn)
-    # What only the carrier and the caller of a rehearsal can know is not in a record.
+    # A record has no segments that are measured by the rehearsal's caller or carrier.
     whole.totals.segments = {name: of for name, of in whole.totals.segments.items() if name in BY_NAME}
     show(whole)
 
@@ -80,17 +80,17 @@ async def _fetch(call_sid: str, url: str, environ: Mapping[str, str]) -> CallRec
         why = type(error).__name__
         raise OperatorError(f"no gateway answers at {url} ({why}): give its address with --url") from None
     if status in (401, 403):
-        raise OperatorError("the gateway wants its console token: set OFFHOOK_CONSOLE_TOKEN")
+        raise OperatorError("the gateway requires its console token: set OFFHOOK_CONSOLE_TOKEN")
     if status != 200:
-        raise OperatorError(f"the gateway at {url} keeps no ended call {call_sid}")
+        raise OperatorError(f"the gateway at {url} has no record of call {call_sid}")
     try:
         return msgspec.json.decode(body, type=CallRecord)
     except msgspec.MsgspecError as error:
-        raise OperatorError(f"what answers at {url} is not this version's gateway: {error}") from None
+        raise OperatorError(f"the server at {url} is not a gateway of this version: {error}") from None
 
 
 def report_from(record: CallRecord) -> CallReport:
-    """A call of which only the gateway's own record is known; pure."""
+    """The report of a call out of the gateway's record alone; pure."""
     return CallReport(
         call_sid=record.call_sid,
         scenario=record.call_sid,
@@ -150,7 +150,7 @@ def _reply(turn: TurnRecord) -> LineReply:
 
 
 def _draw(made: CallReport, out: Path) -> Path:
-    """The call's picture, without the sound of it: a record holds none."""
+    """Draw the call's picture, without waveforms: a record holds no audio."""
     from offhook.gateway.rehearsal.results.picture import draw
 
     silence = b"\xff" * round((made.line.duration_ms / 1000 + TAIL_S) * 8_000)

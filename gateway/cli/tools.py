@@ -1,4 +1,4 @@
-"""`offhook tools list` and `offhook tools call`: an agent's tools, seen and tried without a phone call.
+"""`offhook tools list` and `offhook tools call`: list and run an agent's tools without a phone call.
 
 `mount(app)` adds them to the command line.
 """
@@ -35,14 +35,14 @@ AgentFile = Annotated[Path, typer.Argument(help="An agent file.")]
 
 def mount(app: typer.Typer) -> None:
     """Add the commands."""
-    tools = typer.Typer(help="An agent's tools: see them, and try them without a call.", no_args_is_help=True)
+    tools = typer.Typer(help="List and run an agent's tools without a call.", no_args_is_help=True)
     tools.command("list")(tools_list)
     tools.command("call")(tools_call)
     app.add_typer(tools, name="tools")
 
 
 def tools_list(agent: AgentFile, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Show what the model is told of each tool, and how the gateway runs it."""
+    """Show each tool as declared to the model, and how the gateway runs it."""
     spec = load_agent(agent)
 
     async def main() -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def tools_list(agent: AgentFile, json: Annotated[bool, typer.Option("--json", he
         print(f"{tool['name']}  ({how})\n    " + tool["description"].replace("\n", "\n    "))
         required = tool["parameters"].get("required", ())
         for name, schema in tool["parameters"].get("properties", {}).items():
-            print(f"      {name}{'' if name in required else '?'}: {_said(schema)}")
+            print(f"      {name}{'' if name in required else '?'}: {_described_type(schema)}")
     if not found:
         print("no tools")
 
@@ -67,10 +67,10 @@ def tools_call(
     agent: AgentFile,
     name: Annotated[str, typer.Argument(help="The tool.")],
     arguments: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE ...; lists and objects as JSON.")] = None,
-    really: Annotated[bool, typer.Option(help="Run it although it has outside effects.")] = False,
+    really: Annotated[bool, typer.Option(help="Run the tool even if it has outside effects.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Run one tool as a call would, and show what the model would be told. Exit code 1 when it did not work."""
+    """Run one tool as a call would, and show the result sent to the model. Exit code 1 if it failed."""
     spec = load_agent(agent)
     given = dict(_argument(text) for text in arguments or ())
 
@@ -88,11 +88,11 @@ def tools_call(
     if result.response.get("rehearsed"):
         print("it has outside effects and was not run: --really runs it", file=sys.stderr)
     if json:
-        told = {"outcome": result.outcome.value, "ms": round(took_s * 1000, 1), "response": result.response}
-        print(msgspec.json.format(msgspec.json.encode({**told, "error": result.record}), indent=2).decode())
+        shown = {"outcome": result.outcome.value, "ms": round(took_s * 1000, 1), "response": result.response}
+        print(msgspec.json.format(msgspec.json.encode({**shown, "error": result.record}), indent=2).decode())
     else:
         print(f"{result.outcome.value} in {took_s * 1000:.0f} ms" + (f": {result.record}" if result.record else ""))
-        print("the model is told " + msgspec.json.format(response, indent=2).decode())
+        print("result for the model: " + msgspec.json.format(response, indent=2).decode())
     if result.outcome is not Outcome.DONE:
         raise typer.Exit(1)
 
@@ -171,7 +171,7 @@ def _described(tool: Tool, kind: str) -> dict[str, Any]:
     }
 
 
-def _said(schema: dict[str, Any]) -> str:
+def _described_type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         what = " | ".join(str(choice) for choice in schema["enum"])
     else:
@@ -192,7 +192,7 @@ def _argument(text: str) -> tuple[str, Any]:
 
 
 class _Desk:
-    """Stands in for the call: says what a call would have done."""
+    """Stands in for the call: prints what a call would have done."""
 
     def say(self, text: str) -> None:
         _would("say", text)

@@ -1,7 +1,7 @@
-"""Keeps secrets out of whatever is written down: logs, records, answers to the model, errors.
+"""Redaction of secrets in logs, records, results sent to the model, and errors.
 
-What counts as secret: the values of environment variables named like one (`..._TOKEN`, `..._PASSWORD`), and those
-an agent file names as `${NAME}`. Each is also found as it stands in a URL or in JSON.
+Secrets are the values of environment variables named like one (`..._TOKEN`, `..._PASSWORD`), and those
+an agent file names as `${NAME}`. Each is also found in its URL-encoded and JSON forms.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from offhook.gateway.agent.tools import ENVIRONMENT
 __all__ = ["MASK", "RedactingFormatter", "Redactor", "secrets_of"]
 
 MASK = "[secret]"
-MIN_LENGTH = 6  # a shorter value stands in ordinary text by chance
+MIN_LENGTH = 6  # a shorter value occurs in ordinary text by chance
 
 _SECRET_NAME = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
-_FOLDERS = {"PWD", "OLDPWD"}  # the shell's: where we are, which stands in every traceback
+_FOLDERS = {"PWD", "OLDPWD"}  # the shell's working directory, part of every traceback
 _RUN = re.compile(r"[\w.~-]{12,}")
 
 
@@ -39,13 +39,13 @@ def secrets_of(environ: Mapping[str, str], named_in: Iterable[Any] = ()) -> set[
                 values.add(urlsplit(value).password or "")
             except ValueError:
                 continue
-        elif "," in value:  # several while rotating
+        elif "," in value:  # several tokens, during a rotation
             values.update(part.strip() for part in value.split(","))
     return {value for value in values if len(value) >= MIN_LENGTH}
 
 
 class Redactor:
-    """Puts `[secret]` in place of each of these values."""
+    """Replaces each of these values by `[secret]`."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets = frozenset(secrets)
@@ -54,7 +54,7 @@ class Redactor:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def knowing(self, secret: str) -> Redactor:
-        """One that masks this as well, however short."""
+        """A redactor that also masks this value, of any length."""
         return Redactor(self._secrets | {secret})
 
     def text(self, text: str) -> str:
@@ -86,9 +86,9 @@ class RedactingFormatter(logging.Formatter):
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    """How it is written: as it is, in a URL, in JSON, in a Python value."""
+    """The forms of a secret: plain, in a URL, in JSON, in a Python value."""
     jsons = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-    # Escaped in a way nobody thought of, its long runs are still the same; those of an address are no secrets.
+    # Whatever the escaping, long runs of plain characters stay the same. Those of a URL are not secret.
     runs = [] if "://" in secret else _RUN.findall(secret)
     return (secret, *runs, quote(secret, safe=""), quote_plus(secret), *jsons, repr([secret])[2:-2])
 

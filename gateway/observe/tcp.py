@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and nobody else does."""
+"""Measurements of a TCP connection out of the kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None)  # Linux only
 
 
 def round_trip_s(sock: Any) -> float | None:
-    """The smoothed round trip of a TCP connection to its next hop, in seconds; None where it is not known.
+    """The smoothed round trip of a TCP connection to its next hop, in seconds; None where it cannot be read.
 
     `sock`: a transport's `get_extra_info("socket")`. One system call, about a microsecond.
     """

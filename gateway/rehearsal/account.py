@@ -1,10 +1,9 @@
-"""What a rehearsal has beside its call: Twilio's REST API and who is called by it, and the gateway's counters."""
+"""The surroundings of a rehearsed call: Twilio's REST API, outbound calls placed through it, the gateway's counters."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -13,24 +12,31 @@ import aiohttp
 from offhook.gateway.errors import OffhookError
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
+from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.scenario.load import Outbound, Scenario
 
-__all__ = ["API_TOKEN", "NOBODY", "account_for", "counters", "environment_of", "legs", "moved", "place_outbound"]
+__all__ = ["API_TOKEN", "UNANSWERED", "account_for", "counters", "environment_of", "legs", "moved", "place_outbound"]
 
 API_TOKEN = "rehearsal"  # OFFHOOK_API_TOKEN of a rehearsed gateway
-NOBODY = ("busy", "no-answer", "failed", "canceled")  # how a placed call ends that nobody answered
+UNANSWERED = ("busy", "no-answer", "failed", "canceled")  # final states of an outbound call that was not answered
 OUTBOUND_MAX_S = 120.0
 _SAMPLE = re.compile(r"^offhook_(\w+_total(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 
 
 @asynccontextmanager
-async def account_for(scenario: Scenario, auth_token: str, public_url: str) -> AsyncIterator[SimulatedTwilio | None]:
-    """The account behind a scenario that lets the gateway call somebody, else None."""
+async def account_for(
+    scenario: Scenario, auth_token: str, public_url: str, clock: Clock
+) -> AsyncIterator[SimulatedTwilio | None]:
+    """The simulated account of a scenario with outbound calls or transfers, else None."""
     if scenario.others is None:
         yield None
         return
     async with SimulatedTwilio(
-        public_url=public_url, auth_token=auth_token, callees=scenario.others.get, numbers=(scenario.dials,)
+        public_url=public_url,
+        auth_token=auth_token,
+        callees=scenario.others.get,
+        numbers=(scenario.dials,),
+        clock=clock,
     ) as twilio:
         yield twilio
     for failure in twilio.failures:
@@ -38,39 +44,39 @@ async def account_for(scenario: Scenario, auth_token: str, public_url: str) -> A
 
 
 def environment_of(scenario: Scenario, twilio: SimulatedTwilio | None) -> dict[str, str]:
-    """What the rehearsed gateway's environment must hold for this scenario."""
+    """Variables that the rehearsed gateway needs for this scenario."""
     env = {"OFFHOOK_API_TOKEN": API_TOKEN, "OFFHOOK_SIMULATED_EFFECTS": ",".join(scenario.allow_outside_effects)}
     if twilio is not None:
         env |= twilio.environ()
     return env
 
 
-async def place_outbound(outbound: Outbound, agent: str, url: str, twilio: SimulatedTwilio) -> CallTruth:
-    """Have the gateway place the call, and wait for its end. `ended_by` says why nobody answered."""
+async def place_outbound(outbound: Outbound, agent: str, url: str, twilio: SimulatedTwilio, clock: Clock) -> CallTruth:
+    """Place an outbound call by the gateway's API and wait for its end. `ended_by`: its state if unanswered."""
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     body = {"to": outbound.to, "agent": agent, "variables": outbound.variables}
-    deadline_s = time.monotonic() + OUTBOUND_MAX_S
+    deadline_s = clock() + OUTBOUND_MAX_S
     async with aiohttp.ClientSession(headers=headers) as http:
         async with http.post(f"{url}/calls", json=body) as response:
             if response.status != 202:
                 raise OffhookError(f"the gateway did not place the call: {response.status} {await response.text()}")
             placed_id = (await response.json())["id"]
-        while time.monotonic() < deadline_s:
+        while clock() < deadline_s:
             await asyncio.sleep(0.05)
             async with http.get(f"{url}/calls/{placed_id}") as response:
                 placed = await response.json()
             call = twilio.calls.get(placed["call_sid"])
             if call is not None and call.over:
                 return call.truth
-            if placed["status"] in NOBODY:
+            if placed["status"] in UNANSWERED:
                 truth = CallTruth(call_sid=placed["call_sid"], dialled=outbound.to, ended_by=placed["status"])
-                truth.began_s = truth.ended_s = time.monotonic()
+                truth.began_s = truth.ended_s = clock()
                 return truth
     raise OffhookError(f"the call to {outbound.to} did not end within {OUTBOUND_MAX_S:g} s")
 
 
 def legs(twilio: SimulatedTwilio | None, truth: CallTruth) -> list[str]:
-    """Whom the caller met: the numbers of calls that went into the same conference."""
+    """Numbers of the calls that joined the same conferences as this one."""
     if twilio is None:
         return []
     rooms = {said.text for said in truth.announced if said.verb == "dial"}
@@ -79,12 +85,12 @@ def legs(twilio: SimulatedTwilio | None, truth: CallTruth) -> list[str]:
 
 
 async def counters(url: str) -> dict[str, float]:
-    """The gateway's counters as they stand, without their prefix; nothing when it does not show them."""
+    """The gateway's counters without their prefix; empty if `/metrics` is not accessible."""
     async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
         text = await response.text() if response.status == 200 else ""
     return {name: float(value) for name, value in _SAMPLE.findall(text)}
 
 
 def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """By how much each counter went up; those that did not move are left out."""
+    """The increase of each counter; unchanged ones are left out."""
     return {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}

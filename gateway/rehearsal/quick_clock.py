@@ -1,9 +1,11 @@
-"""A clock for simulated calls inside one process: it stands still while the process works and runs many times as fast
-as the wall's while it waits.
+"""A clock for simulated calls inside one process: it stands still while the process computes and runs many times as
+fast as the wall's clock while the event loop waits.
 
-A call then takes the time of its computing, and a busy machine makes nobody late: what is seen is what was decided and
-in which order, not how long the computing took. While a thread works for the loop it keeps the wall's pace: threads
-have no other clock.
+A call then takes the time of its computing, and a busy machine delays no part of it: a test sees what was decided and
+in which order, not how long the computing took. While a thread works for the loop the clock keeps the wall's pace:
+threads have no other clock.
+
+Nothing is replaced: `run_quickly` hands the clock to the function that it runs, which hands it on to what it builds.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["SPEED", "QuickLoop", "run_quickly"]
+__all__ = ["SPEED", "Clock", "QuickLoop", "run_quickly", "running_clock"]
 
-SPEED = 20.0  # so that a thread or the kernel still has real time to do its part before a deadline of ours
+SPEED = 20.0  # a thread or the kernel still has real time to do its part before one of our deadlines
 _LEAST_WAIT_S = 0.001  # epoll waits no shorter
-_LATE_S = 1e-6  # nobody is woken early, whatever is lost in adding up seconds
+_LATE_S = 1e-6  # no timer fires early, whatever rounding loses when seconds are added
 
+Clock = Callable[[], float]  # seconds from an arbitrary start, never backwards
 T = TypeVar("T")
-_wall_s = time.monotonic  # before anybody puts another in its place
 
 
 class _Selector(selectors.DefaultSelector):
@@ -31,7 +33,7 @@ class _Selector(selectors.DefaultSelector):
         super().__init__()
         self._speed, self._others_work = speed, others_work
         self.threads = 0  # at work for the loop
-        self.now_s = _wall_s()
+        self.now_s = time.monotonic()
         self._owed_s = 0.0  # waits of the wall's clock too short to make one by one
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -44,18 +46,18 @@ class _Selector(selectors.DefaultSelector):
             if self._owed_s < _LEAST_WAIT_S:
                 self.now_s += timeout + _LATE_S
                 return ready
-        began_s = _wall_s()
+        began_s = time.monotonic()
         ready = super().select(None if timeout is None else self._owed_s)
         self._owed_s = 0.0
-        passed_s = speed * (_wall_s() - began_s)
+        passed_s = speed * (time.monotonic() - began_s)
         self.now_s += passed_s if timeout is None else min(timeout, passed_s) if ready else timeout + _LATE_S
         return ready
 
 
 class QuickLoop(asyncio.SelectorEventLoop):
-    """An event loop on the quick clock. At a speed of 1 it may wait for what is outside this process.
+    """An event loop on the quick clock, its `time`. At a speed of 1 it may wait for what is outside this process.
 
-    `others_work`: whether threads that the loop does not know of are at work for it.
+    `others_work`: whether threads that the loop does not start are at work for it.
     """
 
     def __init__(self, speed: float = SPEED, others_work: Callable[[], bool] = lambda: False) -> None:
@@ -76,19 +78,21 @@ class QuickLoop(asyncio.SelectorEventLoop):
     def _thread_is_done(self, _: object) -> None:
         self._quick.threads -= 1
 
-    def run_forever(self) -> None:
-        """While it runs, `time.monotonic` is this loop's clock."""
-        before = time.monotonic
-        time.monotonic = self.time
-        try:
-            super().run_forever()
-        finally:
-            time.monotonic = before
+
+def running_clock() -> Clock:
+    """The clock of the running event loop: `time` of a `QuickLoop`, else `time.monotonic`.
+
+    The latter and not the loop's own: uvloop's is a millisecond coarse and stands still within an iteration.
+    """
+    loop = asyncio.get_running_loop()
+    return loop.time if isinstance(loop, QuickLoop) else time.monotonic
 
 
 def run_quickly(
-    main: Coroutine[Any, Any, T], speed: float = SPEED, others_work: Callable[[], bool] = lambda: False
+    main: Callable[[Clock], Coroutine[Any, Any, T]],
+    speed: float = SPEED,
+    others_work: Callable[[], bool] = lambda: False,
 ) -> T:
-    """As `asyncio.run`, on the quick clock."""
+    """As `asyncio.run`, on the quick clock: run `main(clock)`, a coroutine function of the clock."""
     with asyncio.Runner(loop_factory=lambda: QuickLoop(speed, others_work)) as runner:
-        return runner.run(main)
+        return runner.run(main(runner.get_loop().time))

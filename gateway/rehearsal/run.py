@@ -1,7 +1,7 @@
-"""Runs rehearsals: the rehearsal model, the unmodified gateway between, and the simulated calls.
+"""Runs rehearsals: simulated calls through the unmodified gateway, with the rehearsal model.
 
-The gateway is a process of its own, started as `offhook serve` and reached by its sockets alone; or it runs
-in this process, for tests that want to look inside.
+The gateway is a process of its own, started as `offhook serve` and reached through its sockets alone; or it runs in
+this process, for tests that look inside.
 """
 
 from __future__ import annotations
@@ -31,11 +31,20 @@ from rich.text import Text
 
 from offhook.gateway.errors import OffhookError
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.account import NOBODY, account_for, counters, environment_of, legs, moved, place_outbound
+from offhook.gateway.rehearsal.account import (
+    UNANSWERED,
+    account_for,
+    counters,
+    environment_of,
+    legs,
+    moved,
+    place_outbound,
+)
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
+from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.gateway.rehearsal.results.picture import draw
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
@@ -53,9 +62,12 @@ from offhook.media.mulaw import RATE_HZ, decode
 from offhook.media.wav import wav_bytes
 
 __all__ = [
+    "MODEL",
     "PUBLIC_URL",
+    "TELEPHONE",
     "GatewayFailed",
     "demo",
+    "environment_without",
     "fetch_record",
     "gateway_environment",
     "gateway_process",
@@ -66,12 +78,13 @@ __all__ = [
     "understood",
 ]
 
-PUBLIC_URL = "https://rehearsal.example"  # what the gateway believes to be called; nothing is looked up
-START_TIMEOUT_S = 90.0  # takes a second, where a dozen do not start at once on two cores
+TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_")  # prefixes of their variables
+PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is never resolved
+START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
 RECORD_TIMEOUT_S = 5.0
-NEVER_A_CALL = (*NOBODY, "reject")
-STAGGER_S = 0.130  # between the beginnings of calls placed together; no multiple of a frame
+NEVER_A_CALL = (*UNANSWERED, "reject")
+STAGGER_S = 0.130  # between the starts of calls placed together; not a multiple of a frame
 
 Progress = Callable[[Glance], None]
 Watch = Callable[[SimulatedCall], None]
@@ -102,7 +115,7 @@ _WORD = re.compile(r"\w+")
 
 
 class ModelAt(Protocol):
-    """Where a rehearsal model is, and the certificate to trust."""
+    """A rehearsal model's URL, and the certificate to trust."""
 
     @property
     def url(self) -> str: ...
@@ -112,13 +125,12 @@ class ModelAt(Protocol):
 
 
 class GatewayFailed(OffhookError):
-    """The gateway did not start; the message holds its last words."""
+    """The gateway did not start; the message holds the end of its log."""
 
 
 def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str) -> dict[str, str]:
-    """What a rehearsed gateway finds in its environment: see `gateway_process`."""
-    ours = ("TWILIO_", "OFFHOOK_") if model is None else ("GOOGLE_", "GEMINI_", "TWILIO_", "OFFHOOK_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    """The environment of a rehearsed gateway: see `gateway_process`."""
+    env = environment_without(TELEPHONE if model is None else TELEPHONE + MODEL)
     if model is not None:
         env |= {
             "GOOGLE_GEMINI_BASE_URL": model.url,
@@ -132,8 +144,13 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
         "OFFHOOK_PORT": "0",
         "OFFHOOK_AGENT": str(agent_file),
         "OFFHOOK_SIMULATED": "1",
-        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"))),
     }
+
+
+def environment_without(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """This process's environment without variables of these prefixes, and with no proxy for this machine."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return env | {"NO_PROXY": ",".join(filter(None, (env.get("NO_PROXY"), "127.0.0.1", "localhost")))}
 
 
 @asynccontextmanager
@@ -148,9 +165,9 @@ async def gateway_process(
 ) -> AsyncIterator[str]:
     """`offhook serve` with this agent, against the rehearsal model; gives its URL. Raises `GatewayFailed`.
 
-    None of this process's own settings or keys reach it, save those of the model when `model` is None: then the
-    gateway talks to the model that the environment names. Its log goes to a file. `limits`: of the process's
-    resources, such as `{"RLIMIT_NOFILE": 64}`.
+    None of this process's own settings or keys reach it, except the model's when `model` is None: the gateway then
+    connects to the model that the environment names. Its log goes to the file `log`. `limits`: resource limits of the
+    process, such as `{"RLIMIT_NOFILE": 64}`.
     """
     env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
     command = [sys.executable, "-m", "offhook", "serve"]
@@ -172,13 +189,13 @@ async def gateway_process(
         except TimeoutError:
             first = ""
         if not first.startswith("listening on "):
-            raise GatewayFailed(f"the gateway did not start: {last_words(log) or first or 'it said nothing'}")
+            raise GatewayFailed(f"the gateway did not start: {last_words(log) or first or 'its log is empty'}")
         yield first.removeprefix("listening on ")
     finally:
         await _stop(process)
 
 
-# Sets limits on itself and becomes what follows: between fork and exec nothing of Python's is safe.
+# Sets its own limits, then executes the command: code between fork and exec is not safe in Python.
 _LIMITED = """
 import json, os, resource, sys
 for name, limit in json.loads(sys.argv[1]).items():
@@ -189,7 +206,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def last_words(log: Path) -> str:
-    """What a log ends with."""
+    """The end of a log."""
     return log.read_text(encoding="utf-8", errors="replace").strip()[-800:]
 
 
@@ -229,23 +246,25 @@ async def rehearse(
     progress: Progress | None = None,
     watch: Watch | None = None,
     twilio: SimulatedTwilio | None = None,
+    clock: Clock | None = None,
 ) -> list[tuple[CallTruth, CallReport]]:
-    """Place the scenario's call, or several at once, through a gateway that is already there.
+    """Place the scenario's call, or several at once, through a running gateway.
 
-    `seed` settles whatever is random about them, their names included. `model` None: a model that plays no
-    script, of which less is expected. `watch` is given each call as it is placed. `twilio`: the account whose REST
-    API the gateway uses; with it a scenario may have the gateway place the call.
+    `seed` determines everything random about them, their SIDs included. `model` None: a model without a script, held to
+    fewer expectations. `watch` is called with each call as it is placed. `twilio`: the account whose REST API the
+    gateway uses, needed for outbound calls. `clock`: by default the running loop's.
     """
+    clock = clock or running_clock()
     if twilio is not None:
         twilio.gateway_url = url
     before = await counters(url)
-    placed = [_call(scenario, url, auth_token, public_url, seed, number, twilio) for number in range(calls)]
+    placed = [_call(scenario, url, auth_token, public_url, seed, number, twilio, clock) for number in range(calls)]
 
     async def place(index: int, call: SimulatedCall) -> CallTruth:
         await asyncio.sleep(index * STAGGER_S)
         if twilio is not None:
             if scenario.outbound is not None:
-                return await place_outbound(scenario.outbound, scenario.agent.name, url, twilio)
+                return await place_outbound(scenario.outbound, scenario.agent.name, url, twilio, clock)
             twilio.calls[call.call_sid] = call
         if watch is not None:
             watch(call)
@@ -261,7 +280,7 @@ async def rehearse(
             await asyncio.gather(watcher, return_exceptions=True)
     records = await asyncio.gather(*(fetch_record(url, truth) for truth in truths))
     counted = moved(before, await counters(url))
-    # Calls ring one after the other, and each opens its session at once. One that reconnects breaks the pairs.
+    # Calls start one after another, and each opens its session at once: sessions pair with calls unless one reconnects.
     sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
     faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
@@ -290,6 +309,7 @@ def _call(
     seed: int | None,
     number: int,
     twilio: SimulatedTwilio | None,
+    clock: Clock,
 ) -> SimulatedCall:
     carrier, call_sid = scenario.carrier, None
     if seed is not None:
@@ -306,11 +326,12 @@ def _call(
         call_sid=call_sid,
         directory=scenario.directory,
         conferences=twilio,
+        clock=clock,
     )
 
 
 def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[Verdict]:
-    """On what is expected of the call; of a model without our script, on what may still be expected."""
+    """Verdicts on the scenario's expectations; without a script, on those that any model can be held to."""
     if scripted:
         return [judge(one, report) for one in scenario.expect]
     kept = [judge(one, report) for one in scenario.expect if one.kind in OF_ANY_MODEL]
@@ -318,12 +339,12 @@ def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list
 
 
 def understood(report: CallReport) -> Verdict:
-    """Whether the model took down, of the caller's words, at least half: was the caller intelligible?"""
+    """Whether the model transcribed at least half of the caller's words: was the caller intelligible?"""
     said = {word for turn in report.line.caller if turn.kind == "say" for word in _WORD.findall(turn.text.lower())}
     turns = report.record.turns if report.record else []
     heard = {word for turn in turns for word in _WORD.findall(turn.caller_text.lower())}
     share = len(said & heard) / len(said) if said else 1.0
-    words = f"the model took down {share:.0%} of the caller's {len(said)} different words"
+    words = f"the model transcribed {share:.0%} of the caller's {len(said)} different words"
     return Verdict(ok=share >= 0.5, expectation="understood", words=words)
 
 
@@ -338,18 +359,21 @@ async def run_scenario(
     real_model: bool = False,
     watch: Watch | None = None,
     gateway: Callable[..., AbstractAsyncContextManager[str]] = gateway_process,
+    clock: Clock | None = None,
 ) -> Report:
     """A scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
     `call.wav` (left what the caller said, right what the caller heard), `call.png` and `report.json`; of
-    several calls, recordings and pictures are numbered. `real_model`: no rehearsal model but the one that this
-    process's environment leads to, with its key. `gateway`: what begins it, called as `gateway_process` is.
+    several calls, recordings and pictures are numbered. `real_model`: the model that this process's
+    environment names, with its key, instead of the rehearsal model. `gateway`: starts it, with `gateway_process`'s
+    arguments. `clock`: by default the running loop's.
     """
+    clock = clock or running_clock()
     agent_file = _agent_file(scenario, out_dir)
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
-        model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script()))
-        twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL))
+        model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script(), clock=clock))
+        twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL, clock))
         begun = gateway(
             agent_file,
             model,
@@ -368,22 +392,25 @@ async def run_scenario(
             progress=progress,
             watch=watch,
             twilio=twilio,
+            clock=clock,
         )
         for failure in model.failures if model else ():
             raise failure
-    painter = _draughtsman() if gateway is gateway_process else None  # elsewhere no clock goes on that it could delay
+    executor = (
+        _picture_process() if gateway is gateway_process else None
+    )  # otherwise no call is going on that drawing could delay
     paths: dict[str, str] = {}
     for number, (truth, report) in enumerate(lived, 1):
         suffix = f"-{number}" if len(lived) > 1 else ""
-        paths |= await asyncio.get_running_loop().run_in_executor(painter, write_call, out_dir, truth, report, suffix)
+        paths |= await asyncio.get_running_loop().run_in_executor(executor, write_call, out_dir, truth, report, suffix)
     whole = report_of([report for _, report in lived], paths | {"report": str(out_dir / "report.json")})
     await asyncio.to_thread(write_report, whole, out_dir / "report.json")
     return whole
 
 
 @cache
-def _draughtsman() -> ProcessPoolExecutor:
-    """A process that draws: it takes a second a picture, and other calls' clocks go on here."""
+def _picture_process() -> ProcessPoolExecutor:
+    """A process for drawing: a picture takes a second, which would delay other calls in this process."""
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_be_nice)
 
 

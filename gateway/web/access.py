@@ -1,16 +1,15 @@
-"""Who may look: the console token, or nobody but this machine's own browser.
+"""Access to the console and to `/metrics`: by the console token or, without one, from this machine alone.
 
-The token is taken as a bearer token or as the password of HTTP basic with any user name, so that a browser asks
-for it by itself. Without a token only a loopback peer is let in, and only if nothing says that it passes somebody
-else's request on: no forwarding header, and a host name that means this machine (a tunnel and a page that has its
-own name resolve to 127.0.0.1 both send another).
+The token is accepted as a bearer token or as the password of HTTP Basic with any user name, so that a browser prompts
+for it. Without a token only a loopback peer is admitted, and only if the request shows no sign of being forwarded: no
+forwarding header, and a host name of this machine (a tunnel, and a page whose own name resolves to 127.0.0.1, both
+send another one).
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import time
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections import OrderedDict
@@ -25,13 +24,13 @@ __all__ = ["Access", "is_local", "secret_of"]
 
 FORWARDING = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP", "CF-Connecting-IP")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-FAILURES_MAX = 10  # from one source in a row; then one more every FAILURE_S
+FAILURES_MAX = 10  # wrong passwords of one source in a row; after that one more every FAILURE_S
 FAILURE_S = 6.0
 MAX_SOURCES = 10_000
 
 
 def secret_of(authorization: str) -> bytes | None:
-    """The bearer token, or the password of HTTP basic; None when the header holds neither."""
+    """The bearer token, or the password of HTTP Basic, out of an Authorization header; None when it holds neither."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode("utf-8", "surrogateescape")
@@ -45,7 +44,7 @@ def secret_of(authorization: str) -> bytes | None:
 
 
 def is_local(remote: str | None, host: str, headers: Mapping[str, str]) -> bool:
-    """A browser or a command on this machine, speaking for itself."""
+    """Whether a request comes from this machine and was not forwarded by a proxy or a tunnel."""
     try:
         address = ipaddress.ip_address((remote or "").partition("%")[0])
     except ValueError:
@@ -58,40 +57,43 @@ def is_local(remote: str | None, host: str, headers: Mapping[str, str]) -> bool:
 
 
 class Access:
-    """The console's lock, and that of `/metrics`. Refusals are counted as `auth_failures_total`."""
+    """Access control of the console and of `/metrics`. Refusals are counted as `auth_failures_total`.
 
-    def __init__(self, token: str, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    `token` "": requests from this machine alone. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, token: str, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._digest = sha256(token.encode()).digest() if token else b""
         self._metrics = metrics
         self._clock = clock
         self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # source -> (failures, counted at)
 
     def check(self, request: web.Request, kind: str = "console") -> None:
-        """Let the request pass. Raises 401, 403 or 429; `kind`: what the refusal is counted as."""
+        """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under."""
         site = request.headers.get("Sec-Fetch-Site", "none")
         if site not in ("none", "same-origin") and request.headers.get("Sec-Fetch-Mode") != "navigate":
-            # Another site's page: the browser would add the password it remembers.
+            # Another site's page: the browser would add the stored password.
             self._metrics.auth_failures_total.inc(kind)
-            raise web.HTTPForbidden(text="not from another site\n")
+            raise web.HTTPForbidden(text="cross-site requests are refused\n")
         if not self._digest:
             if is_local(request.remote, request.host, request.headers):
                 return
             self._metrics.auth_failures_total.inc(kind)
-            raise web.HTTPForbidden(text="closed to all but this machine: set OFFHOOK_CONSOLE_TOKEN to log in\n")
+            raise web.HTTPForbidden(text="only this machine has access: set OFFHOOK_CONSOLE_TOKEN to allow logins\n")
         source = request.remote or ""
         if (wait_s := self._locked_s(source)) > 0:
             self._metrics.auth_failures_total.inc(kind)
             raise web.HTTPTooManyRequests(
-                text="too many wrong passwords: try again later\n", headers={"Retry-After": str(int(wait_s) + 1)}
+                text="too many failed logins: try again later\n", headers={"Retry-After": str(int(wait_s) + 1)}
             )
         secret = secret_of(request.headers.get("Authorization", ""))
         if secret is not None and hmac.compare_digest(sha256(secret).digest(), self._digest):
             return
         self._metrics.auth_failures_total.inc(kind)
-        if secret is not None:  # a browser's first request has none: that is no attempt
+        if secret is not None:  # a browser's first request has no password: not an attempt
             self._failed(source)
         raise web.HTTPUnauthorized(
-            text="log in: any user name, the value of OFFHOOK_CONSOLE_TOKEN as password (or as a bearer token)\n",
+            text="login required: any user name, OFFHOOK_CONSOLE_TOKEN as the password (or as a bearer token)\n",
             headers={"WWW-Authenticate": 'Basic realm="Offhook", charset="UTF-8"'},
         )
 

@@ -17,7 +17,6 @@ import random
 import re
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.labels import LABELS
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
+from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console import Console, LiveCall
@@ -64,9 +64,11 @@ def full_console() -> Console:
                 for _ in range(10):
                     metrics.observe(segment, chance.lognormvariate(-1.5, 0.6), (segment.values or ("",))[0])
     live = [LiveCall("speaking", 60_000.0, record(f"live {i}")) for i in range(CALLS)]
-    ended = OrderedDict((f"ended {i}", record(f"ended {i}")) for i in range(ENDED))
+    ended = MemoryRecords()
+    for i in range(ENDED):
+        ended.keep(record(f"ended {i}"))
     return Console(
-        Access("", metrics),
+        Access("", metrics, time.monotonic),
         metrics,
         ended,
         live=lambda: live,
@@ -99,7 +101,7 @@ def alone() -> None:
         for window in ("1m", "5m", "1h"):
             runs = []
             for _ in range(20):
-                console._made.clear()
+                console._cached.clear()
                 runs.append(slices_ms(console._snapshot(window)))
             whole_ms, longest_ms = min(sum(run) for run, _ in runs), min(max(run) for run, _ in runs)
             print(f"{window:8} {whole_ms:9.2f} {longest_ms:19.2f} {runs[0][1]:8,}")

@@ -27,6 +27,7 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, WaitForAgent
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from tests.carriers.twilio.telephone_rig import API_TOKEN, Exchange, exchange
+from tests.rig.model import model_environ
 
 AGENTS = {
     "desk": ("greeting: {text: Greet.}", Script((Reply("text", (Speak("Hello.", length_ms=500),)),))),
@@ -75,9 +76,11 @@ async def behind(**proxy: Any) -> AsyncIterator[tuple[Exchange, Settings, dict[s
         for number in x.twilio.numbers.values():
             number["voice_url"] = f"{url}/twilio/voice"
         # Both are trusted: the proxy, and the rehearsal model with its own authority.
-        both = Path(ca_file).read_text() + Path(os.environ["SSL_CERT_FILE"]).read_text()
+        both = Path(ca_file).read_text() + Path(x.model.ca_path).read_text()
         Path(ca_file).write_text(both)
-        with mock.patch.dict(os.environ, {"SSL_CERT_FILE": ca_file}):
+        environ = {**model_environ(x.model), **x.twilio.environ(), "OFFHOOK_API_TOKEN": API_TOKEN}
+        # The commands and their TLS read the process's own environment.
+        with mock.patch.dict(os.environ, {**environ, "SSL_CERT_FILE": ca_file}):
             yield x, replace(x.gateway.settings, port=port[0]), dict(os.environ)
 
 
@@ -95,35 +98,35 @@ async def test_all_is_well() -> None:
         findings = await found(settings, x, environ)
     assert list(findings) == WHAT
     assert {f.ok for f in findings.values()} == {True}
-    assert not any(f.cure for f in findings.values())
+    assert not any(f.hint for f in findings.values())
 
 
-async def test_each_failure_comes_with_its_cure() -> None:
+async def test_each_failure_comes_with_a_hint() -> None:
     async with behind() as (x, settings, environ):
         model = await found(settings, x, environ, "refused")
         assert model["model"].ok is False
-        assert "model.name" in model["model"].cure
+        assert "model.name" in model["model"].hint
 
         other = await found(replace(settings, twilio_auth_tokens=("another",)), x, environ)
         assert (other["webhook"].ok, other["media stream"].ok, other["Twilio"].ok) == (False, False, False)
-        assert "another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN" in other["webhook"].cure
-        assert "region" in other["Twilio"].cure
+        assert "another OFFHOOK_PUBLIC_URL or TWILIO_AUTH_TOKEN" in other["webhook"].hint
+        assert "region" in other["Twilio"].hint
 
         for number in x.twilio.numbers.values():
             number["voice_url"] = "https://demo.twilio.com/welcome"
         astray = await found(settings, x, environ)
-        assert astray["number"].cure == f"offhook number set {x.numbers['desk']}"
+        assert astray["number"].hint == f"offhook number set {x.numbers['desk']}"
         x.twilio.numbers.clear()
         assert "not the account's" in (await found(settings, x, environ))["number"].says
 
         long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
         with mock.patch.object(doctor, "parsedate_to_datetime", return_value=long_ago):
-            assert "NTP" in (await doctor._clock(settings, x.http)).cure
+            assert "NTP" in (await doctor._clock(settings, x.http)).hint
 
         bare = await found(replace(settings, public_url="", twilio_auth_tokens=(), insecure=True), x, environ)
         assert bare["settings"].ok is False
         assert "public URL" not in bare
-        assert "TWILIO_AUTH_TOKEN" in bare["Twilio"].cure
+        assert "TWILIO_AUTH_TOKEN" in bare["Twilio"].hint
 
 
 @pytest.mark.parametrize(
@@ -144,28 +147,28 @@ async def test_a_public_url_that_leads_nowhere(public_url: str, what: str, says:
         findings = await found(settings, x, dict(os.environ))
     assert findings[what].ok is False
     assert says in findings[what].says
-    assert findings[what].cure
+    assert findings[what].hint
 
 
 @pytest.mark.parametrize(
-    ("proxy", "what", "says", "cure"),
+    ("proxy", "what", "says", "hint"),
     [
         ({"trusted": False}, "certificate", "issuer", "public authorities"),
-        ({"days": 5.0}, "certificate", "ends in 5 days", "renew it now"),
+        ({"days": 5.0}, "certificate", "expires in 5 days", "renew it now"),
         (
             {"swap": (b"Upgrade: websocket", b"X-grade: websocket")},
             "media stream",
             "400, not 101",
-            "must forward `Upgrade`",
+            "must pass on `Upgrade`",
         ),
     ],
 )
-async def test_a_proxy_that_is_not_right(proxy: dict[str, Any], what: str, says: str, cure: str) -> None:
+async def test_a_proxy_that_is_not_right(proxy: dict[str, Any], what: str, says: str, hint: str) -> None:
     async with behind(**proxy) as (x, settings, environ):
         findings = await found(settings, x, environ)
     assert findings[what].ok is False
     assert says in findings[what].says
-    assert cure in findings[what].cure
+    assert hint in findings[what].hint
 
 
 # --- the commands

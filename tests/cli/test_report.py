@@ -89,7 +89,7 @@ def gateway() -> Iterator[str]:
     async def served() -> AsyncIterator[str]:
         environ = {"OFFHOOK_INSECURE": "1", "GEMINI_API_KEY": "x", "OFFHOOK_CONSOLE_TOKEN": "only-for-this-test"}
         async with serving([parse_agent("name: a\ninstructions: x\n")], environ) as (gateway, url):
-            gateway.records[SID] = RECORD
+            gateway.records.keep(RECORD)
             yield url
 
     with in_thread(served()) as url:
@@ -101,7 +101,7 @@ def test_a_call_of_a_running_gateway(gateway: str, tmp_path: Path) -> None:
     is_whole(shown(SID, "--url", gateway, "--out", tmp_path, environ=token))
     with pytest.raises(OperatorError, match="set OFFHOOK_CONSOLE_TOKEN"):
         shown(SID, "--url", gateway, environ={"OFFHOOK_CONSOLE_TOKEN": ""})
-    with pytest.raises(OperatorError, match="keeps no ended call"):
+    with pytest.raises(OperatorError, match="has no record of call"):
         shown("CA" + "9" * 32, "--url", gateway, environ=token)
 
 

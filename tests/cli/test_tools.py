@@ -112,4 +112,4 @@ def test_check_says_how_to_list_tools_of_mcp_servers(tmp_path: Path) -> None:
     path.write_text("name: a\ntools: [{mcp: {command: 'true'}}]")
     result = CliRunner().invoke(app, ["check", str(path)])
     assert result.exit_code == 0, result.exception
-    assert f"offhook tools list {path} asks the servers" in result.stdout
+    assert f"`offhook tools list {path}` lists them" in result.stdout

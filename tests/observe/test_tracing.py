@@ -20,7 +20,7 @@ from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.labels import LABELS
-from offhook.gateway.observe.tracing import CallTraces, new_trace_id, stretches_of, traces_for
+from offhook.gateway.observe.tracing import CallTraces, new_trace_id, spans_of, traces_for
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, WaitForAgent
@@ -57,9 +57,9 @@ RECORD = CallRecord(
 )
 
 
-class TestStretches:
+class TestSpans:
     def test_a_turn_and_its_segments_lie_where_they_were(self) -> None:
-        call = stretches_of(RECORD)
+        call = spans_of(RECORD)
         assert (call.start_ms, call.end_ms) == (-210.0, 9_000.0)
         _, turn = (one for one in call.inner if one.name == "turn")
         assert (turn.start_ms, turn.end_ms) == (3_000.0, 5_000.0)
@@ -71,14 +71,14 @@ class TestStretches:
         }
 
     def test_tools_barge_ins_and_webhooks_have_spans(self) -> None:
-        found = {one.name: (one.start_ms, one.end_ms) for one in stretches_of(RECORD).inner}
+        found = {one.name: (one.start_ms, one.end_ms) for one in spans_of(RECORD).inner}
         assert found["tool find"] == (3_200.0, 3_400.0)
         assert found["barge_in"] == (4_800.0, 4_950.0)
         assert found["webhook_response"] == (-210.0, -200.0)
         assert found["stream_setup"] == (-200.0, 0.0)
 
     def test_an_empty_call_is_one_span(self) -> None:
-        assert stretches_of(CallRecord(call_sid="CA2")).inner == []
+        assert spans_of(CallRecord(call_sid="CA2")).inner == []
 
 
 def test_spans_have_the_calls_trace_id_and_its_times() -> None:
@@ -178,11 +178,10 @@ def lived() -> Iterator[tuple[Outcome, Receiver, str]]:
         agent="greeting: {text: Greet.}\ntools: [{function: 'tests.calls.slow_tools:quick', name: quick}]",
         during=lambda gateway, call: gateways.append(gateway),
     )
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_EXPORTER_OTLP_HEADERS": "x-team=phones"}
     try:
-        outcome = place_calls(
-            {"traced": plan},
-            environ={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_EXPORTER_OTLP_HEADERS": "x-team=phones"},
-        )["traced"]
+        with mock.patch.dict(os.environ, environ):  # the exporter reads the process's own environment
+            outcome = place_calls({"traced": plan}, environ=environ)["traced"]
         page = asyncio.run(gateways[0].metrics.render_in_slices(openmetrics=True)).decode()
         yield outcome, receiver, page
     finally:

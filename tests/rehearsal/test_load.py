@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -153,7 +154,9 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
     ):
         environ = {"TWILIO_AUTH_TOKEN": "secret", "OFFHOOK_PUBLIC_URL": PUBLIC_URL}
         ask = Ask(start=2, most=2, hold_s=4.0, ramp_s=0.2)
-        report = await load([tmp_path / "short.call.yaml"], tmp_path / "out", ask, url=url, environ=environ)
+        report = await load(
+            [tmp_path / "short.call.yaml"], tmp_path / "out", ask, url=url, environ=environ, clock=time.monotonic
+        )
     assert report.first_failed in (1, 2)
     step = next(step for step in report.steps if step.calls == 2)
     assert step.failed
@@ -163,6 +166,7 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
 
 async def test_no_gateway_at_that_address_is_said_in_a_line(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
+    files = [Path(tmp_path / "short.call.yaml")]
     with pytest.raises(OperatorError, match="no gateway answers at"):
-        await load([Path(tmp_path / "short.call.yaml")], tmp_path / "out", ASK, url="http://127.0.0.1:9", environ={})
+        await load(files, tmp_path / "out", ASK, clock=time.monotonic, url="http://127.0.0.1:9", environ={})
     await asyncio.sleep(0)

@@ -103,5 +103,5 @@ async def test_environment_model_must_meet_expectations(suite: pytest.Pytester, 
         result = await asyncio.to_thread(suite.runpytest_subprocess, "--offhook-model=gemini")
         assert len(model.sessions) == 1
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*✗ the model took down 0% of the caller's 2 different words*"])
+    result.stdout.fnmatch_lines(["*✗ the model transcribed 0% of the caller's 2 different words*"])
     result.stdout.no_fnmatch_line("*never_called*")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from offhook.gateway.rehearsal.quick_clock import run_quickly
+from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly, running_clock
 
 _wall_s = time.monotonic
 
@@ -16,14 +16,14 @@ _wall_s = time.monotonic
 def taken(work: object, speed: float = 20.0, **options: object) -> tuple[float, float]:
     """How long a coroutine function takes: by the quick clock, by the wall's."""
 
-    async def measured() -> float:
-        began_s = time.monotonic()
-        assert began_s == asyncio.get_running_loop().time()
+    async def measured(clock: Clock) -> float:
+        began_s = clock()
+        assert began_s == asyncio.get_running_loop().time() == running_clock()()
         await work()  # type: ignore[operator]
-        return time.monotonic() - began_s
+        return clock() - began_s
 
     began_s = _wall_s()
-    by_clock_s = run_quickly(measured(), speed, **options)  # type: ignore[arg-type]
+    by_clock_s = run_quickly(measured, speed, **options)  # type: ignore[arg-type]
     return by_clock_s, _wall_s() - began_s
 
 
@@ -94,11 +94,26 @@ def test_data_that_comes_ends_a_wait():
     assert by_clock_s < 1.0
 
 
-def test_the_wall_s_clock_is_back_afterwards():
+def test_the_wall_s_clock_is_not_replaced():
+    async def looks(clock: Clock) -> None:
+        assert time.monotonic is _wall_s
+        before_s = time.monotonic()
+        await asyncio.sleep(6.0)
+        assert time.monotonic() - before_s < 3.0
+
+    run_quickly(looks)
+
+
+def test_an_ordinary_loop_has_the_wall_s_clock():
+    async def looks() -> None:
+        assert running_clock() is time.monotonic
+
+    asyncio.run(looks())
+
+
+def test_an_error_comes_out():
+    async def fails(clock: Clock) -> None:
+        raise ValueError
+
     with pytest.raises(ValueError):
-        run_quickly(fails())
-    assert time.monotonic is _wall_s
-
-
-async def fails() -> None:
-    raise ValueError
+        run_quickly(fails)

@@ -64,7 +64,7 @@ def place_calls(
     """Place all calls at once through one gateway, on the quick clock, and wait for their ends. `metrics` receives the
     exposition after the last. `speed` is less where threads take part, 1 where other processes do.
     """
-    return run_quickly(_place(plans, dict(environ or {}), metrics), speed)
+    return run_quickly(lambda _: _place(plans, dict(environ or {}), metrics), speed)
 
 
 async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list[str] | None) -> dict[str, Outcome]:
@@ -102,10 +102,11 @@ async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list
         assert not left, f"left behind: {left}"
         assert not model.failures, model.failures
         outcomes = {}
+        records = {record.call_sid: record for record in gateway.records.recent(len(plans))}
         for name, call in calls.items():
             mine = [s for s in model.sessions if id_after("plan", s.setup) == name]
             faults = [v for v in model.violations if model.sessions[v.session] in mine]
-            outcomes[name] = Outcome(gateway.records[call.call_sid], truths[name], mine, faults)
+            outcomes[name] = Outcome(records[call.call_sid], truths[name], mine, faults)
     return outcomes
 
 

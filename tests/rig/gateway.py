@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from unittest import mock
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Agent
@@ -13,6 +11,7 @@ from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.models.gemini.recovery import Patience
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.quick_clock import running_clock
 from tests.rig.model import model_environ
 from tests.rig.sounds import SOUNDS
 
@@ -42,8 +41,8 @@ async def serving(
     model: ModelServer | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator[tuple[Gateway, str]]:
-    """The gateway and its URL, while it listens. `environ` is in the process' environment for as long: the SDK reads
-    variables of its own. `patience`: how long a lost model connection is retried, where a test cannot wait.
+    """The gateway and its URL, while it listens, on the running loop's clock. It reads `environ`, not the process'
+    environment. `patience`: how long a lost model connection is retried, where a test cannot wait.
     """
     whole = {
         **({} if model is None else model_environ(model)),
@@ -51,9 +50,8 @@ async def serving(
         "OFFHOOK_SIMULATED": "1",
         **environ,
     }
-    with mock.patch.dict(os.environ, whole):
-        gateway = Gateway(settings_from(whole), list(agents), whole)
-        if patience is not None:
-            gateway.models.patience = patience
-        async with gateway.listening() as url:
-            yield gateway, url
+    gateway = Gateway(settings_from(whole), list(agents), whole, running_clock())
+    if patience is not None:
+        gateway.model.patience = patience
+    async with gateway.listening() as url:
+        yield gateway, url

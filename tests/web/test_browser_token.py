@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
-import pytest
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
@@ -15,6 +14,7 @@ from offhook.gateway.config import settings_from
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.quick_clock import running_clock
 
 AGENT = Agent(name="desk", voice="Puck", instructions="Only weather.")
 
@@ -30,11 +30,8 @@ async def listening(**extra: str) -> AsyncIterator[tuple[str, ModelServer, dict[
             "OFFHOOK_PORT": "0",
             **extra,
         }
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            async with Gateway(settings_from(environ), [AGENT], environ).listening() as url:
-                yield url, model, environ
+        async with Gateway(settings_from(environ), [AGENT], environ, running_clock()).listening() as url:
+            yield url, model, environ
 
 
 def asked(body: object = None, headers: dict[str, str] | None = None, **extra: str) -> tuple[int, str, str]:

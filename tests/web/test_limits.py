@@ -14,74 +14,85 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.labels import LABELS
 from offhook.gateway.web import limits as module
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 
+class Clock:
+    """A clock that stands where it is set."""
+
+    now_s = 50.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-def door() -> Door:
-    return Door(Metrics(CollectorRegistry(), LABELS), max_calls=10)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limits(clock: Clock) -> Limits:
+    return Limits(Metrics(CollectorRegistry(), LABELS), max_calls=10, clock=clock)
 
 
 def request(remote: str) -> Any:
     return SimpleNamespace(remote=remote)
 
 
-def knocks(door: Door, remote: str, times: int) -> int:
-    """How many of so many requests are let in."""
-    entered = 0
+def accepted(limits: Limits, remote: str, times: int) -> int:
+    """How many of `times` requests of one source are accepted."""
+    count = 0
     for _ in range(times):
         try:
-            door.knock(request(remote))
+            limits.check_rate(request(remote))
         except web.HTTPTooManyRequests:
             continue
-        entered += 1
-    return entered
+        count += 1
+    return count
 
 
-def test_one_source_cannot_take_everything(door: Door) -> None:
-    with mock.patch("time.monotonic", return_value=50.0):
-        assert knocks(door, "52.0.113.9", 1_000) == module.SOURCE_BURST
-        assert knocks(door, "52.0.113.10", 10) == 10
-    with mock.patch("time.monotonic", return_value=51.0):
-        assert knocks(door, "52.0.113.9", 1_000) == module.SOURCE_PER_S
+def test_one_source_has_a_rate_limit(limits: Limits, clock: Clock) -> None:
+    assert accepted(limits, "52.0.113.9", 1_000) == module.SOURCE_BURST
+    assert accepted(limits, "52.0.113.10", 10) == 10
+    clock.now_s += 1.0
+    assert accepted(limits, "52.0.113.9", 1_000) == module.SOURCE_PER_S
 
 
 @pytest.mark.parametrize("proxy", ["127.0.0.1", "10.1.2.3", "192.168.0.7", "::1", "fd00::1%eth0"])
-def test_a_proxy_carries_everybody(door: Door, proxy: str) -> None:
-    with mock.patch("time.monotonic", return_value=50.0):
-        assert knocks(door, proxy, 1_500) == 1_500
-        assert knocks(door, proxy, 1_000) == module.ALL_BURST - 1_500
+def test_a_proxy_has_the_total_limit_only(limits: Limits, proxy: str) -> None:
+    assert accepted(limits, proxy, 1_500) == 1_500
+    assert accepted(limits, proxy, 1_000) == module.ALL_BURST - 1_500
 
 
-def test_sources_are_not_remembered_without_end(door: Door) -> None:
-    with mock.patch.object(module, "MAX_SOURCES", 100), mock.patch("time.monotonic", return_value=50.0):
+def test_remembered_sources_are_bounded(limits: Limits) -> None:
+    with mock.patch.object(module, "MAX_SOURCES", 100):
         for n in range(1_000):
-            knocks(door, f"52.0.{n // 250 + 113}.{n % 250}", 1)
-    assert len(door._sources) <= 100
+            accepted(limits, f"52.0.{n // 250 + 113}.{n % 250}", 1)
+    assert len(limits._sources) <= 100
 
 
-def test_a_warning_is_not_repeated_a_thousand_times(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repeated_warning_is_throttled(limits: Limits, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    with mock.patch("time.monotonic", return_value=50.0):
-        for _ in range(1_000):
-            door.complain("somebody knocks")
-    with mock.patch("time.monotonic", return_value=61.0):
-        door.complain("somebody knocks")
-    assert [r.getMessage() for r in caplog.records] == ["somebody knocks", "somebody knocks (and 999 times before)"]
+    for _ in range(1_000):
+        limits.warn_throttled("wrong signature")
+    clock.now_s += 11.0
+    limits.warn_throttled("wrong signature")
+    assert [r.getMessage() for r in caplog.records] == ["wrong signature", "wrong signature (999 more suppressed)"]
 
 
-async def test_connections_have_a_limit_that_is_given_back() -> None:
+async def test_closed_connections_free_their_place() -> None:
     metrics = Metrics(CollectorRegistry(), LABELS)
-    door = Door(metrics, max_calls=0)
+    limits = Limits(metrics, max_calls=0, clock=Clock())
 
     async def handler(_: web.BaseRequest) -> web.Response:
         return web.Response(text="in")
 
     server = web.Server(handler)
     loop = asyncio.get_running_loop()
-    with mock.patch.object(door, "_max_connections", 3):
-        listener = await loop.create_server(door.guard(server), "127.0.0.1", 0)
+    with mock.patch.object(limits, "_max_connections", 3):
+        listener = await loop.create_server(limits.guard(server), "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
 
         async def ask() -> tuple[bytes, asyncio.StreamWriter]:
@@ -107,4 +118,4 @@ async def test_connections_have_a_limit_that_is_given_back() -> None:
     listener.close()
     await server.shutdown(1.0)
     assert 'offhook_input_errors_total{peer="http",reason="too_many"} 2' in metrics.render().decode()
-    assert not door._waiting
+    assert not limits._waiting

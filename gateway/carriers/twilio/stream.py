@@ -20,7 +20,7 @@ from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
 
@@ -43,21 +43,21 @@ class MediaSockets:
         self,
         settings: Settings,
         metrics: Metrics,
-        door: Door,
+        limits: Limits,
         *,
         claim: Callable[[messages.Start], Call | None],
         stopped: Callable[[Call], None],
         lost: Callable[[Call], None],
         clock: Callable[[], float],
     ) -> None:
-        self._settings, self._metrics, self._door, self._clock = settings, metrics, door, clock
+        self._settings, self._metrics, self._limits, self._clock = settings, metrics, limits, clock
         self._claim, self._stopped, self._lost = claim, stopped, lost
         self._waiting = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One socket, from its upgrade to its end."""
         settings = self._settings
-        self._door.knock(request)
+        self._limits.check_rate(request)
         if not settings.insecure and not signature.upgrade_signed(
             request.headers.get(signature.SIGNATURE_HEADER),
             tokens=settings.twilio_auth_tokens,
@@ -65,7 +65,7 @@ class MediaSockets:
             path_qs=request.raw_path,
         ):
             self._metrics.auth_failures_total.inc("stream_signature")
-            self._door.complain("refused a media stream with a wrong signature: see `offhook doctor`")
+            self._limits.warn_throttled("refused a media stream with a wrong signature: see `offhook doctor`")
             raise web.HTTPForbidden(text="wrong signature")
         # No heartbeat: an intermediary that drops pongs would end live calls; the silence of the media decides.
         # Pings are answered here, where they are counted. No Origin is required: Twilio sends none.
@@ -77,9 +77,9 @@ class MediaSockets:
         except ValueError:  # aiohttp's own, for headers that are not text
             upgrades = False
         if not upgrades:
-            self._door.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
+            self._limits.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address"))
         if self._waiting >= MAX_WAITING + settings.max_calls:
-            self._door.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
+            self._limits.refuse("too_many", web.HTTPServiceUnavailable(text="too many sockets without a start"))
         transport = request.transport
         if transport is None:  # the peer left before the upgrade was answered
             return web.Response(status=400)

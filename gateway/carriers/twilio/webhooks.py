@@ -39,7 +39,7 @@ from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Twilio", "rest_for"]
@@ -77,16 +77,16 @@ class Twilio:
         self,
         settings: Settings,
         metrics: Metrics,
-        door: Door,
+        limits: Limits,
         board: Switchboard,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._settings, self._metrics, self._door, self._board, self._clock = settings, metrics, door, board, clock
+        self._settings, self._metrics, self._limits, self._board, self._clock = settings, metrics, limits, board, clock
         self._legs: dict[str, TwilioLeg] = {}
         self._watched: dict[str, TwilioLeg] = {}  # those that may still need a REST request
         self._media = MediaSockets(
-            settings, metrics, door, claim=self._claim, stopped=self._stopped, lost=self._lost, clock=clock
+            settings, metrics, limits, claim=self._claim, stopped=self._stopped, lost=self._lost, clock=clock
         )
         self._http: aiohttp.ClientSession | None = None
         self._rest: TwilioRest | None = None
@@ -149,10 +149,10 @@ class Twilio:
 
     async def _signed_form(self, request: web.Request) -> Form:
         """The fields of a webhook that Twilio has signed. Raises 4xx."""
-        self._door.knock(request)
+        self._limits.check_rate(request)
         settings = self._settings
         given = request.headers.get(signature.SIGNATURE_HEADER)
-        form = await self._door.form(request) if given or settings.insecure else []
+        form = await self._limits.form(request) if given or settings.insecure else []
         if not settings.insecure and not signature.webhook_signed(
             given,
             tokens=settings.twilio_auth_tokens,
@@ -161,14 +161,14 @@ class Twilio:
             form=form,
         ):
             self._metrics.auth_failures_total.inc("webhook_signature")
-            self._door.complain(
+            self._limits.warn_throttled(
                 "refused a webhook with a wrong signature: is OFFHOOK_PUBLIC_URL the address that Twilio requests, "
                 "and TWILIO_AUTH_TOKEN the account's primary token?"
             )
             raise web.HTTPForbidden(text="wrong signature")
         fields = dict(form)
         if not messages.is_sid(fields.get("CallSid", "")):
-            self._door.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
+            self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
         return fields
 
     def _answering(self, handler: Callable[[web.Request, Form], Awaitable[str]]) -> Handler:
@@ -304,7 +304,7 @@ class Twilio:
             token = answer.token
         call = self._board.claim(start.call_sid, token, start.stream_sid, now_s)
         if call is None:
-            self._door.complain("refused a media stream: its call is over, or its token is not valid")
+            self._limits.warn_throttled("refused a media stream: its call is over, or its token is not valid")
         elif one is not None:
             one.steering.stream_up()
         return call

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.store.record import CallRecord
 
@@ -79,11 +79,17 @@ class Rig:
     model: ModelServer
     http: aiohttp.ClientSession
     folder: Path
+    clock: Clock
     truths: list[CallTruth] = field(default_factory=list)
 
     def call(self, steps: Sequence[Step], carrier: Carrier | None = None) -> SimulatedCall:
         return SimulatedCall(
-            self.url, steps, public_url=PUBLIC_URL, auth_token=self.auth_token, carrier=carrier or Carrier()
+            self.url,
+            steps,
+            public_url=PUBLIC_URL,
+            auth_token=self.auth_token,
+            carrier=carrier or Carrier(),
+            clock=self.clock,
         )
 
     async def run(self, call: SimulatedCall) -> CallTruth:
@@ -92,7 +98,7 @@ class Rig:
         return truth
 
     async def counters(self) -> Scrape:
-        return await scrape(self.http, self.url)
+        return await scrape(self.http, self.url, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +151,20 @@ class FaultReport(msgspec.Struct, kw_only=True):
         return all(case.ok for case in self.cases)
 
 
-async def faults(cases: Sequence[Case], *, parallel: int, console: Console) -> FaultReport:
+async def faults(cases: Sequence[Case], *, parallel: int, console: Console, clock: Clock) -> FaultReport:
     """Run the cases, `parallel` at once; a line for each as it ends."""
     slots = asyncio.Semaphore(parallel)
 
     async def one(case: Case) -> Outcome:
         async with slots:
-            began_s = time.monotonic()
+            began_s = clock()
             with tempfile.TemporaryDirectory(prefix="offhook-faults-") as folder:
                 try:
-                    outcome = await _run(case, Path(folder))
+                    outcome = await _run(case, Path(folder), clock)
                 except OffhookError as error:
                     faults = [str(error)]
                     outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words="")
-            outcome.took_s = round(time.monotonic() - began_s, 1)
+            outcome.took_s = round(clock() - began_s, 1)
         console.print(
             f"{'[green]✓' if outcome.ok else '[red]✗'}[/] {case.number}  {case.name}  [dim]{outcome.words}[/]"
         )
@@ -169,17 +175,18 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console) -> F
     return FaultReport(cases=list(await asyncio.gather(*map(one, cases))))
 
 
-async def _run(case: Case, folder: Path) -> Outcome:
+async def _run(case: Case, folder: Path, clock: Clock) -> Outcome:
     outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
     agent = folder / "agent.yaml"
     agent.write_text(f"name: under-fault\n{case.agent}\n", encoding="utf-8")
     auth_token = secrets.token_hex(16)
     log = folder / "gateway.log"
-    async with ModelServer(case.script, keep_audio=False, keep_arrivals=True) as model, aiohttp.ClientSession() as http:
+    serving = ModelServer(case.script, keep_audio=False, keep_arrivals=True, clock=clock)
+    async with serving as model, aiohttp.ClientSession() as http:
         async with gateway_process(
             agent, model, auth_token=auth_token, log=log, environment=case.environment, limits=case.limits
         ) as url:
-            rig = Rig(url, auth_token, model, http, folder)
+            rig = Rig(url, auth_token, model, http, folder, clock)
             await rig.counters()  # opens the connection that the next ones are asked over
             before = await rig.counters()
             noted = await _calls(case, rig)
@@ -219,13 +226,13 @@ async def _beside(case: Case, rig: Rig, call: SimulatedCall) -> Mapping[str, Any
 
 async def _settled(rig: Rig, before: Scrape) -> Scrape:
     """The counters once no call is left and no descriptor more is open than before, or after a while as they are."""
-    deadline_s = time.monotonic() + SETTLE_S
+    deadline_s = rig.clock() + SETTLE_S
     while True:
         after = await rig.counters()
         quiet = not after.get("offhook_calls_active")
         if quiet and after.get("process_open_fds") <= before.get("process_open_fds"):
             return await rig.counters()  # a page is made in slices: a call may have ended between two of the last one
-        if time.monotonic() > deadline_s:
+        if rig.clock() > deadline_s:
             return after
         await asyncio.sleep(0.1)
 

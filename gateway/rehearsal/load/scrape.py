@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
 import aiohttp
+
+from offhook.gateway.rehearsal.quick_clock import Clock
 
 __all__ = ["Late", "Scrape", "late_between", "parse_metrics", "scrape"]
 
@@ -21,7 +22,7 @@ MIN_SAMPLES_P99 = 300
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """Values by name and labels as written, `name` or `name{a="b"}`. `at_s` is monotonic."""
+    """Values by name and labels as written, `name` or `name{a="b"}`. `at_s`: by the clock of `scrape`."""
 
     at_s: float
     values: Mapping[str, float]
@@ -54,12 +55,12 @@ class Late(NamedTuple):
     beyond: int
 
 
-async def scrape(session: aiohttp.ClientSession, url: str, token: str = "") -> Scrape:
-    """Ask a gateway. Raises `aiohttp.ClientError` or `TimeoutError`."""
+async def scrape(session: aiohttp.ClientSession, url: str, clock: Clock, token: str = "") -> Scrape:
+    """Fetch a gateway's `/metrics`. Raises `aiohttp.ClientError` or `TimeoutError`."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with session.get(f"{url}/metrics", headers=headers, timeout=timeout, raise_for_status=True) as response:
-        return Scrape(time.monotonic(), parse_metrics(await response.text()))
+        return Scrape(clock(), parse_metrics(await response.text()))
 
 
 def parse_metrics(text: str) -> dict[str, float]:

@@ -17,11 +17,11 @@ import os
 import platform
 import secrets
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, Tally, mark_of
+from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
@@ -145,7 +146,13 @@ def verdict_on(step: Step, reasons: Mapping[str, int]) -> list[str]:
 
 
 async def load(
-    files: Sequence[Path], out: Path, ask: Ask, *, url: str = "", environ: Mapping[str, str] = os.environ
+    files: Sequence[Path],
+    out: Path,
+    ask: Ask,
+    *,
+    clock: Clock,
+    url: str = "",
+    environ: Mapping[str, str] = os.environ,
 ) -> LoadReport:
     """Try it against the gateway at `url`, or one of our own with the rehearsal model. Progress on standard error.
 
@@ -183,7 +190,7 @@ async def load(
         callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(ask.processes)]
         for worker in callers:
             await worker.answer()
-        watch = _Watch(session, mix.url, token)
+        watch = _Watch(session, mix.url, token, clock)
         await watch.look()
         watching = asyncio.create_task(watch.run())
         try:
@@ -249,7 +256,7 @@ async def _step(
     step = Step(
         calls=calls,
         began_s=before.at_s - watch.began_s if before else 0.0,
-        ended_s=time.monotonic() - watch.began_s,
+        ended_s=watch.clock() - watch.began_s,
         average_calls=average,
         ended=sum(tally.ended for tally in tallies),
         failed=sum(tally.failed for tally in tallies),
@@ -297,9 +304,10 @@ def _dropped(seen: Scrape) -> float:
 class _Watch:
     """Looks at the gateway's own counters once a second. `gone`: it did and does not answer any more."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str, clock: Clock) -> None:
         self._session, self._url, self._token = session, url, token
-        self.began_s = time.monotonic()
+        self.clock = clock
+        self.began_s = clock()
         self.wanted = 0
         self.moments: list[Moment] = []
         self.first = Scrape(self.began_s, {})
@@ -310,7 +318,7 @@ class _Watch:
         if self.blind:
             return None
         try:
-            seen = await scrape(self._session, self._url, self._token)
+            seen = await scrape(self._session, self._url, self.clock, self._token)
         except aiohttp.ClientResponseError as error:
             self.blind = True
             print(
@@ -467,7 +475,7 @@ def _conditions(ask: Ask, scenarios: Sequence[Scenario], url: str) -> dict[str, 
         "gateway": url or "one process of our own; callers and model in further processes of the same machine",
         "calls": ", ".join(scenario.name for scenario in scenarios),
         "held": f"{ask.hold_s:g} s each, reached within {ask.ramp_s:g} s",
-        "at": time.strftime("%Y-%m-%d %H:%M"),
+        "at": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
 
 

@@ -29,6 +29,7 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.rehearsal.run import fetch_record
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
@@ -85,7 +86,7 @@ def mark_of(part: int) -> str:
     return f"[part {part} of the mix]"
 
 
-async def model_main(mix: Mix) -> None:
+async def model_main(mix: Mix, clock: Clock) -> None:
     """Serve the scripts of all parts: first where (URL, the certificate's path), then, for each line, a `Late`."""
     scenarios = [load_scenario(part.scenario) for part in mix.parts]
 
@@ -93,7 +94,7 @@ async def model_main(mix: Mix) -> None:
         found = _MARK.search(str(setup.get("systemInstruction", "")))
         return scenarios[int(found[1]) if found else 0].script()
 
-    async with ModelServer(script_for, keep_audio=False, keep_arrivals=True) as server:
+    async with ModelServer(script_for, keep_audio=False, keep_arrivals=True, clock=clock) as server:
         _say([server.url, server.ca_path])
         lateness = Lateness()
         async for _ in _lines():
@@ -129,8 +130,8 @@ class Lateness:
 class Callers:
     """Keeps a number of calls going, one scenario after the other."""
 
-    def __init__(self, mix: Mix) -> None:
-        self._mix = mix
+    def __init__(self, mix: Mix, clock: Clock) -> None:
+        self._mix, self._clock = mix, clock
         self._scenarios = [replace(load_scenario(part.scenario), dials=part.dials) for part in mix.parts]
         self._calls: dict[asyncio.Task[None], SimulatedCall | None] = {}
         self._wanted = 0
@@ -201,6 +202,7 @@ class Callers:
             dialled=scenario.dials,
             carrier=replace(scenario.carrier, seed=number),
             directory=scenario.directory,
+            clock=self._clock,
         )
         self._calls[me] = call
         truth = await call.run()
@@ -226,11 +228,11 @@ class Callers:
 
     async def _watch_clock(self) -> None:
         """How late this process itself is: what it says of others is only as good."""
-        due_s = time.monotonic()
+        due_s = self._clock()
         while True:
-            due_s = max(due_s + CLOCK_S, time.monotonic())
-            await asyncio.sleep(due_s - time.monotonic())
-            self._late_ms.append(1000.0 * (time.monotonic() - due_s))
+            due_s = max(due_s + CLOCK_S, self._clock())
+            await asyncio.sleep(due_s - self._clock())
+            self._late_ms.append(1000.0 * (self._clock() - due_s))
 
     def _say_tally(self) -> None:
         live = sum(call is not None and not call.over for call in self._calls.values())
@@ -275,9 +277,9 @@ def main() -> None:
     mix = msgspec.json.decode(Path(path).read_bytes(), type=Mix)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent says what there is to say
         if kind == "model":
-            uvloop.run(model_main(mix))
+            uvloop.run(model_main(mix, time.monotonic))
             return
-        callers = Callers(mix)
+        callers = Callers(mix, time.monotonic)
         gc.freeze()
         uvloop.run(callers.run())
 

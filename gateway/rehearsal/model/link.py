@@ -1,7 +1,6 @@
-"""One WebSocket of the rehearsal model: what goes out in order, what comes in, and how both can go wrong."""
+"""One WebSocket of the rehearsal model: an ordered outbox, the receiver, and faults injected into both."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from aiohttp import ClientConnectionError, WSMsgType, web
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.wire import pretty
+from offhook.gateway.rehearsal.quick_clock import Clock
 
 __all__ = ["Link", "Tasks"]
 
@@ -19,7 +19,7 @@ _INTERNAL = Close(1011, "Internal error encountered.")
 
 
 class Tasks:
-    """The tasks of one session. A failure is ours, never the client's, and is handed to `failed`."""
+    """The tasks of one session. An exception is this server's fault, never the client's, and is handed to `failed`."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
@@ -44,12 +44,13 @@ class Tasks:
 
 
 class Link:
-    """Sending never waits: frames queue and one task writes them. Nothing is sent behind a close.
+    """Sending never waits: frames are queued and one task writes them. Nothing is sent after a close.
 
-    `text_frames` and `pong_delay_s` are as the script has them, once it is known.
+    `text_frames` and `pong_delay_s` are the script's, once it is known. `clock`: seconds, for all times of the session.
     """
 
-    def __init__(self, ws: web.WebSocketResponse, request: web.Request, record: SessionRecord) -> None:
+    def __init__(self, ws: web.WebSocketResponse, request: web.Request, record: SessionRecord, clock: Clock) -> None:
+        self.clock = clock
         self._ws, self._request, self._record = ws, request, record
         self._outbox: deque[tuple[bytes | Close, Callable[[float], None] | None]] = deque()
         self._wake = asyncio.Event()
@@ -81,7 +82,7 @@ class Link:
     # -- out ----------------------------------------------------------------------------------------------
 
     def send(self, message: Mapping[str, Any], sent: Callable[[float], None] | None = None) -> None:
-        """Queue a message; `sent` is told the time it was written."""
+        """Queue a message; `sent(at_s)` is called once it is written."""
         self.put(pretty(message), sent)
 
     def put(self, frame: bytes, sent: Callable[[float], None] | None = None) -> None:
@@ -90,7 +91,7 @@ class Link:
             self._wake.set()
 
     def close(self, close: Close) -> None:
-        """Close behind what was already to be sent."""
+        """Close after all that is queued."""
         if self.open:
             self._outbox.append((close, None))
             self._wake.set()
@@ -104,14 +105,14 @@ class Link:
 
     def stall(self, ms: float) -> None:
         """Freeze: no reading, no writing, no pongs."""
-        self._stalled_until_s = time.monotonic() + ms / 1000
+        self._stalled_until_s = self.clock() + ms / 1000
 
     @property
     def stalled(self) -> bool:
-        return time.monotonic() < self._stalled_until_s
+        return self.clock() < self._stalled_until_s
 
     async def _unstalled(self) -> None:
-        await asyncio.sleep(max(0.0, self._stalled_until_s - time.monotonic()))
+        await asyncio.sleep(max(0.0, self._stalled_until_s - self.clock()))
 
     async def _write(self) -> None:
         while True:
@@ -133,7 +134,7 @@ class Link:
             except ClientConnectionError:
                 return
             if sent is not None:
-                sent(time.monotonic())
+                sent(self.clock())
 
     # -- in -----------------------------------------------------------------------------------------------
 
@@ -168,9 +169,9 @@ class Link:
             return
 
     def _gone(self, by: Any, code: int, reason: str = "") -> None:
-        """The first end counts."""
+        """Record the end; only the first one counts."""
         self.open = False
         record = self._record
         if record.closed_by is None:
             record.closed_by, record.close_code, record.close_reason = by, code, reason
-            record.closed_at_s = time.monotonic()
+            record.closed_at_s = self.clock()

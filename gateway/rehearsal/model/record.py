@@ -1,6 +1,6 @@
-"""What one session of the rehearsal model saw and did, for assertions and reports.
+"""The record of one session of the rehearsal model, for assertions and reports.
 
-All `*_at_s` are CLOCK_MONOTONIC seconds, the clock of `time.monotonic()` and of the event loop.
+All `*_at_s` are seconds of the server's `clock`: CLOCK_MONOTONIC, unless a quick clock was handed in.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ __all__ = ["ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "T
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A fault of the client's against the protocol. `session` is the index in `ModelServer.sessions`."""
+    """A protocol violation of the client. `session`: index in `ModelServer.sessions`."""
 
     session: int
     at_s: float

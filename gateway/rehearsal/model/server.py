@@ -1,7 +1,7 @@
 """The rehearsal model: a server that speaks the Gemini Live protocol from a script, over TLS.
 
-Clients reach it as they reach the service: base URL `ModelServer.url`, trust `ModelServer.ca_path`. It reads
-the protocol for itself and notes what the client did wrong.
+Clients reach it as they reach the service: base URL `ModelServer.url`, trust `ModelServer.ca_path`. It has a
+parser of its own and records the client's violations.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import re
 import secrets
 import ssl
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.session import Handle, Session
 from offhook.gateway.rehearsal.model.turns import Progress
 from offhook.gateway.rehearsal.model.wire import Refused, camel_keys
+from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
 __all__ = ["ModelServer", "serve"]
 
@@ -61,6 +61,7 @@ class ModelServer:
     its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
     `keep_audio`: what was received, and (unless `keep_arrivals` says otherwise) when, stays in the records.
     `api_keys` None takes any key but none at all. Without `tls`, plain HTTP for hand-written clients.
+    `clock`: of all times in the records; by default the running loop's.
 
     `sessions` and `violations` grow as things happen; `failures` are exceptions of this server's own.
     """
@@ -76,8 +77,10 @@ class ModelServer:
         keep_audio: bool = True,
         keep_arrivals: bool | None = None,
         tls: bool = True,
+        clock: Clock | None = None,
     ) -> None:
         self._script = script
+        self._clock = clock or running_clock()
         self._host, self._port, self._tls = host, port, tls
         self.time_scale, self.keep_audio = time_scale, keep_audio
         self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
@@ -142,19 +145,19 @@ class ModelServer:
         constrained = live["method"] == "BidiGenerateContentConstrained"
         if constrained and live["version"] == "v1":
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
-        # Compression is refused: audio in base64 costs more to squeeze than to send.
+        # Compression is refused: base64 audio costs more to compress than to send.
         ws = web.WebSocketResponse(autoping=False, autoclose=True, compress=False, max_msg_size=0, timeout=5.0)
         if not ws.can_prepare(request).ok:
             return web.json_response({"error": {"code": 400, "status": "FAILED_PRECONDITION"}}, status=400)
         auth, secret = _credentials(request)
-        record = SessionRecord(len(self.sessions), path, auth, time.monotonic())
+        record = SessionRecord(len(self.sessions), path, auth, self._clock())
         self.sessions.append(record)
         try:
             await ws.prepare(request)
-        except ConnectionError:  # gone before it was answered
-            record.closed_at_s, record.closed_by = time.monotonic(), "network"
+        except ConnectionError:  # closed before the answer
+            record.closed_at_s, record.closed_by = self._clock(), "network"
             return web.Response(status=400)
-        link = Link(ws, request, record)
+        link = Link(ws, request, record, self._clock)
         version = live["version"] or live["vertex"]
         self._links.add(link)
         try:
@@ -173,17 +176,17 @@ class ModelServer:
             return _BAD_KEY
         return None
 
-    # -- what sessions ask of the server ------------------------------------------------------------------
+    # -- for sessions -------------------------------------------------------------------------------------
 
     def progress_for(self, setup: dict[str, Any]) -> Progress:
         """The script of a new session, at its beginning or where another session left it."""
         script = self._script(setup) if callable(self._script) else self._script
         if not script.carries_on:
-            return Progress(script, time.monotonic())
+            return Progress(script, self._clock())
         for progress in self._carried:
             if progress.script is script:
                 return progress
-        self._carried.append(Progress(script, time.monotonic()))
+        self._carried.append(Progress(script, self._clock()))
         return self._carried[-1]
 
     def keep_handle(self, name: str, handle: Handle) -> None:
@@ -204,7 +207,7 @@ class ModelServer:
             refusal = progress.script.refuse_resumes[progress.resumes_refused]
             progress.resumes_refused += 1
             raise Refused(refusal.code, refusal.reason, scripted=True)
-        if time.monotonic() - ended_s > _HANDLE_LIFE_S / self.time_scale:
+        if self._clock() - ended_s > _HANDLE_LIFE_S / self.time_scale:
             raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
         if model != handle.model:
             raise Refused(1007, "Request contains an invalid argument. The model may not change on resumption.")
@@ -220,7 +223,7 @@ class ModelServer:
             return web.json_response({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, status=400)
         try:
             body = camel_keys(msgspec.json.decode(await request.read() or b"{}", type=dict))
-            now_s = time.time()
+            now_s = datetime.now(UTC).timestamp()
             mask = body.get("fieldMask")
             token = _Token(
                 uses=int(body.get("uses", 1)) or None,
@@ -237,7 +240,7 @@ class ModelServer:
 
     def _token_denied(self, secret: str) -> Close | None:
         token = self._tokens.get(secret)
-        now_s = time.time()
+        now_s = datetime.now(UTC).timestamp()
         if token is None or now_s > min(token.expires_s, token.new_session_until_s):
             return Close(1008, "Token expired or not valid.")
         if token.uses is not None:
@@ -247,7 +250,7 @@ class ModelServer:
         return None
 
     def locked_setup(self, secret: str, setup: dict[str, Any]) -> dict[str, Any]:
-        """The setup that counts: a token may lock all of it (the client's is ignored) or some fields."""
+        """The effective setup: a token may lock all of it (the client's is ignored) or some fields."""
         token = self._tokens.get(secret)
         if token is None or not token.setup:
             return setup
@@ -290,11 +293,13 @@ def _seconds(stamp: Any, default_s: float) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-async def serve(host: str, port: int, script: Script, ca_out: Path | None = None) -> None:
-    """Serve one script to whoever comes, until cancelled. The certificate to trust is written to `ca_out`."""
+async def serve(host: str, port: int, script: Script, ca_out: Path | None = None, *, clock: Clock) -> None:
+    """Serve one script to every client until cancelled. The certificate to trust is written to `ca_out`."""
     async with AsyncExitStack() as stack:
         try:
-            server = await stack.enter_async_context(ModelServer(script, host=host, port=port, keep_audio=False))
+            server = await stack.enter_async_context(
+                ModelServer(script, host=host, port=port, keep_audio=False, clock=clock)
+            )
         except OSError as error:
             raise OperatorError(
                 f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"

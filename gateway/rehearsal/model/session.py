@@ -1,11 +1,10 @@
-"""One session of the rehearsal model: the setup, then what the client sends, turned into what it means."""
+"""One session of the rehearsal model: the setup, then the client's messages, interpreted."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ class Session:
         self._vad_signal = False
 
     async def run(self, denied: Close | None, secret: str) -> None:
-        """`denied`: the credentials are bad; said after the setup, as the service does."""
+        """`denied`: the close for bad credentials, sent after the setup, as the service does."""
         self.link.start()
         try:
             await self._converse(denied, secret)
@@ -75,13 +74,13 @@ class Session:
             if not refused.scripted:
                 self._violation(str(refused))
             self.link.close(Close(refused.code, refused.reason))
-        except Exception as error:  # a fault of ours must not look like the client's
+        except Exception as error:  # an error of this server must not look like the client's
             self._server.failures.append(error)
             self.link.close(Close(1011, "Internal error encountered."))
         finally:
             try:
                 while not self.link.open and await self.link.receive() is not None:
-                    pass  # nothing counts any more; the client's answer to the close does
+                    pass  # messages are ignored until the client answers the close
             finally:
                 if self._turns is not None:
                     self._turns.end()
@@ -89,7 +88,7 @@ class Session:
                 self._server.failures += self.link.failures
 
     def _violation(self, what: str) -> None:
-        self._server.violations.append(Violation(self._record.index, time.monotonic(), what))
+        self._server.violations.append(Violation(self._record.index, self.link.clock(), what))
 
     # -- setup --------------------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class Session:
         if not isinstance(message, dict):
             raise BadMessage("The first message must be setup.")
         record = self._record
-        record.setup, record.setup_at_s = message, time.monotonic()
+        record.setup, record.setup_at_s = message, self.link.clock()
         record.model = str(message.get("model", ""))
         if denied is not None:
             raise Refused(denied.code, denied.reason)
@@ -115,7 +114,7 @@ class Session:
             self._receive(data)
 
     async def _set_up(self, raw: dict[str, Any]) -> bool:
-        """Whether the session may begin; else the connection is already over."""
+        """Check the setup; False if the connection is closed."""
         setup, self._profile = checked_setup(raw, self._version, self._vertex)
         self._resumption, self._vad_signal = setup.session_resumption, bool(setup.explicit_vad_signal)
         handle = self._resumption and self._resumption.handle
@@ -125,7 +124,7 @@ class Session:
             self._record.resumed_from = known.owner.index
         else:
             progress = self._server.progress_for(raw)
-            self._conversation = Conversation(progress, time.monotonic(), text_tokens=len(json.dumps(raw)) / 4)
+            self._conversation = Conversation(progress, self.link.clock(), text_tokens=len(json.dumps(raw)) / 4)
         script = self._conversation.progress.script
         self.link.text_frames, self.link.pong_delay_s = script.text_frames, script.pong_delay_s
         detection = setup.realtime_input_config.automatic_activity_detection
@@ -156,7 +155,7 @@ class Session:
         return True
 
     async def _patient(self, delay_s: float) -> bool:
-        """Let the client wait; False when it gave up."""
+        """Delay the setup's answer; False if the client closed meanwhile."""
         try:
             data = await asyncio.wait_for(self.link.receive(), delay_s)
         except TimeoutError:
@@ -210,7 +209,7 @@ class Session:
         if given.activity_end is not None:
             self._manual_activity(False, turns)
         if given.audio_stream_end:
-            self._record.activity.append((time.monotonic(), "audioStreamEnd"))
+            self._record.activity.append((self.link.clock(), "audioStreamEnd"))
             if self._ear is not None and (ended := self._ear.flush()):
                 self._speech_ended(ended.speech_ms, turns)
 
@@ -219,7 +218,7 @@ class Session:
         pcm = base64_decoded(blob.data)
         if len(pcm) % 2:
             raise BadMessage("PCM16 audio of an odd number of bytes.")
-        now_s = time.monotonic()
+        now_s = self.link.clock()
         record = self._record
         record.audio_rate_hz = rate_hz
         record.audio_bytes += len(pcm)
@@ -249,7 +248,7 @@ class Session:
 
     def _manual_activity(self, started: bool, turns: Turns) -> None:
         name = "activityStart" if started else "activityEnd"
-        self._record.activity.append((time.monotonic(), name))
+        self._record.activity.append((self.link.clock(), name))
         if self._ear is not None:
             raise BadMessage(f"{name} is not supported when automatic activity detection is enabled.")
         if started == turns.caller_speaks:
@@ -263,14 +262,14 @@ class Session:
         return self._record.audio_bytes / 2 / self._record.audio_rate_hz * 1000
 
     def _speech_started(self, onset_ms: float, turns: Turns) -> None:
-        now_s = time.monotonic()
+        now_s = self.link.clock()
         self._record.speech.append(Speech(onset_ms, now_s, now_s))
         self._activity_signal("ACTIVITY_START")
         turns.caller_started()
 
     def _speech_ended(self, speech_ms: float, turns: Turns) -> None:
         speech = self._record.speech[-1]
-        speech.ended_at_s, speech.speech_ms = time.monotonic(), speech_ms
+        speech.ended_at_s, speech.speech_ms = self.link.clock(), speech_ms
         self._activity_signal("ACTIVITY_END")
         turns.caller_ended(speech_ms)
 
@@ -281,7 +280,7 @@ class Session:
 
     def _text(self, text: str, how: Any, role: str | None = None, turn_complete: bool = False) -> None:
         self._conversation.text_tokens += len(text) / 4
-        self._record.texts.append(TextHeard(time.monotonic(), text, how, role, turn_complete))
+        self._record.texts.append(TextHeard(self.link.clock(), text, how, role, turn_complete))
 
     def _content(self, content: ClientContent, turns: Turns) -> None:
         if self._profile.client_content == "initial history" and not self._history_open:

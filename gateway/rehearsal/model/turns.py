@@ -1,9 +1,8 @@
-"""Whose turn it is and what the rehearsal model does with it: replies, interruptions, tool calls."""
+"""Turn-taking of the rehearsal model: replies, interruptions, tool calls."""
 
 import asyncio
 import json
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +46,7 @@ from offhook.gateway.rehearsal.model.wire import (
 __all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "Trigger", "Turns", "raw_frame"]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
-# A result that crossed the cancellation on its way is nobody's fault.
+# A result sent before the cancellation was received is not a violation.
 _CROSSING_S = 0.25
 # The service repeats a call whose result was empty two to five times.
 _REPEATS = 2
@@ -56,7 +55,7 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 @dataclass(slots=True)
 class Progress:
-    """How far a script got: the indices of its replies and faults that are used up."""
+    """Progress of a script: the indices of its replies and faults that are used up."""
 
     script: Script
     began_at_s: float
@@ -68,7 +67,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Conversation:
-    """What a resumption handle brings back: the script's progress and the size of the context."""
+    """The state that a resumption handle restores: the script's progress and the size of the context."""
 
     progress: Progress
     began_at_s: float
@@ -78,7 +77,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Something a reply may be waiting for. `detail`: the text, or the tool's name."""
+    """An event that a reply may be scripted for. `detail`: the text, or the tool's name."""
 
     kind: Literal["start", "resume", "caller", "text", "tool"]
     detail: str = ""
@@ -143,11 +142,11 @@ class Turns:
         life_s = script.lifetime_s
         if self._compression is None:
             # Without compression the audio of one conversation is limited, however often it is resumed.
-            spent_s = (time.monotonic() - self._conversation.began_at_s) * time_scale
+            spent_s = (self._link.clock() - self._conversation.began_at_s) * time_scale
             life_s = min(life_s, max(1.0, self._profile.uncompressed_s - spent_s))
         left_s = min(script.go_away_s, life_s)
         self._later((life_s - left_s) / time_scale, lambda: self._go_away(GoAway(left_s / time_scale)))
-        elapsed_s = time.monotonic() - self._progress.began_at_s
+        elapsed_s = self._link.clock() - self._progress.began_at_s
         for index, fault in enumerate(script.faults):
             if index not in self._progress.faults_done:
                 self._later(max(0.0, fault.at_s - elapsed_s), partial(self._begin_fault, index))
@@ -165,7 +164,7 @@ class Turns:
     def _later(self, delay_s: float, call: Callable[[], Any]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay_s, call))
 
-    # -- whose turn ---------------------------------------------------------------------------------------
+    # -- turn-taking -------------------------------------------------------------------------------------
 
     def caller_started(self) -> None:
         self.caller_speaks = True
@@ -178,7 +177,7 @@ class Turns:
         self.trigger(Trigger("caller", speech_ms=speech_ms))
 
     def trigger(self, trigger: Trigger) -> None:
-        """Something happened that a reply may be waiting for; it is played when it is the model's turn."""
+        """Queue an event that a reply may be scripted for; the reply is played when it is the model's turn."""
         self._pending.append(trigger)
         self._pump()
 
@@ -192,12 +191,12 @@ class Turns:
                 continue
             index, reply = found
             said = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
-            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, time.monotonic()))
+            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, self._link.clock()))
             self._record.replies.append(turn.record)
             turn.task = self._link.tasks.begin(self._play(turn))
 
     def _find(self, trigger: Trigger) -> tuple[int | None, Reply] | None:
-        """The reply for this, now used."""
+        """The reply for this trigger, marked as used."""
         for index, reply in enumerate(self._script.replies):
             if index not in self._progress.used and _matches(reply, trigger):
                 self._progress.used.add(index)
@@ -208,7 +207,7 @@ class Turns:
         return None
 
     def interrupt(self, phantom: bool = False) -> None:
-        """The model falls silent in mid-turn. Without a turn nothing happens (unless phantom)."""
+        """Interrupt the model's turn. Without a turn nothing happens (unless phantom)."""
         turn = self._turn
         if turn is None and not phantom:
             return
@@ -221,13 +220,13 @@ class Turns:
         self._end_turn(turn, "interrupted")
         if turn.task is not None and turn.task is not asyncio.current_task():
             turn.task.cancel()
-        # The caller was only drawing breath: what was going to be said is still to be said.
+        # The caller had only paused: the reply is still due.
         if not turn.content and turn.trigger.kind == "caller" and turn.index is not None:
             self._progress.used.discard(turn.index)
         self._offer_handle()
 
     def _end_turn(self, turn: _Turn, how: Literal["complete", "interrupted", "cut off"]) -> None:
-        turn.record.ended, turn.record.ended_at_s = how, time.monotonic()
+        turn.record.ended, turn.record.ended_at_s = how, self._link.clock()
         self._turn = None
         self._conversation.audio_tokens += turn.record.audio_ms / 1000 * AUDIO_TOKENS_PER_S
 
@@ -295,13 +294,13 @@ class Turns:
     async def _say(self, turn: _Turn, say: Say) -> None:
         record = turn.record
         chunks = chunks_of(say)
-        begin_s = time.monotonic() + say.delay_ms / 1000
+        begin_s = self._link.clock() + say.delay_ms / 1000
         if record.first_audio_at_s is None and not turn.content:
             # The first delay counts from the decision, so that this server's own lateness does not add up.
             begin_s = record.decided_at_s + say.delay_ms / 1000
             record.delay_ms = say.delay_ms
         record.text = f"{record.text} {say.text}".strip()
-        await asyncio.sleep(max(0.0, begin_s - time.monotonic()))
+        await asyncio.sleep(max(0.0, begin_s - self._link.clock()))
         self._generating(turn)
         own_frame = say.transcript == "own frame" or (
             say.transcript == "as the model does" and not self._profile.same_frame_transcript
@@ -311,7 +310,7 @@ class Turns:
         if say.transcript == "before":
             self._transcript(say.text)
         for i, (chunk, piece) in enumerate(zip(chunks, pieces, strict=True)):
-            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - time.monotonic()
+            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._link.clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             if not self._link.open:
@@ -319,7 +318,7 @@ class Turns:
             if piece and own_frame:
                 self._transcript(piece)
             frame = audio_frame(chunk.data, piece if piece and not own_frame else None)
-            turn.playing_until_s = max(time.monotonic(), turn.playing_until_s) + chunk.length_ms / 1000
+            turn.playing_until_s = max(self._link.clock(), turn.playing_until_s) + chunk.length_ms / 1000
             turn.late = [audio_frame(late.data) for late in chunks[i + 1 : i + 1 + say.late_chunks]]
             record.audio_ms += chunk.length_ms
             self._link.put(frame, record.audio_sent)
@@ -336,7 +335,7 @@ class Turns:
     async def _finish(self, turn: _Turn, idle: bool) -> None:
         """generationComplete, then turnComplete once the audio would have been played."""
         self._link.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
-        await asyncio.sleep(max(0.0, turn.playing_until_s - time.monotonic()))
+        await asyncio.sleep(max(0.0, turn.playing_until_s - self._link.clock()))
         turn.generated = False
         self._turn_complete(turn.record.audio_ms, idle)
 
@@ -387,7 +386,7 @@ class Turns:
     def _new_call(self, call: CallTool, repeats: int = 0) -> ToolCallSent:
         blocking = self._blocking.get(call.name, self._profile.blocking in ("default", "only"))
         call_id = call.id or f"function-call-{secrets.randbits(63)}"
-        return ToolCallSent(call_id, call.name, dict(call.args), blocking, time.monotonic(), repeats)
+        return ToolCallSent(call_id, call.name, dict(call.args), blocking, self._link.clock(), repeats)
 
     def _send_calls(self, calls: Sequence[ToolCallSent]) -> None:
         self._record.tool_calls += calls
@@ -419,7 +418,7 @@ class Turns:
     def _cancel_calls(self, all_of_them: bool) -> None:
         calls = [call for call in self._open_calls() if all_of_them or call.blocking]
         for call in calls:
-            call.state, call.cancelled_at_s = "cancelled", time.monotonic()
+            call.state, call.cancelled_at_s = "cancelled", self._link.clock()
             if waiting := self._waiting.pop(call.id, None):
                 waiting.cancel()
         if calls:
@@ -427,8 +426,8 @@ class Turns:
             self._offer_handle()
 
     def tool_answer(self, answer: FunctionResponse) -> None:
-        """A result came. Raises BadMessage when it fits no call (unless the script ignores that)."""
-        now_s = time.monotonic()
+        """Handle a result. Raises BadMessage if it matches no call (unless the script ignores that)."""
+        now_s = self._link.clock()
         # Some clients put the scheduling into the response.
         scheduling = answer.scheduling or answer.response.get("scheduling") or "WHEN_IDLE"
         call = next((call for call in self._record.tool_calls if call.id == answer.id), None)
@@ -532,7 +531,7 @@ def _matches(reply: Reply, trigger: Trigger) -> bool:
 
 
 def _spread(text: str, count: int) -> list[str]:
-    """The words spread over so many chunks; what comes after the first begins with a space."""
+    """The words distributed over the chunks; every piece but the first begins with a space."""
     pieces = [""] * count
     words = text.split()
     for i, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""The rehearsal model's ear and mouth: voice detection by energy, and sounds cut into ready chunks."""
+"""The rehearsal model's voice activity detection by energy, and its speech, cut into ready chunks."""
 
 import math
 import wave
@@ -76,7 +76,7 @@ class Ear:
         self.heard_voice = False  # whether the last audio pushed had speech in it
 
     def push(self, pcm: bytes, rate_hz: int) -> list[SpeechStart | SpeechEnd]:
-        """Hear some audio of any length; returns what was decided, usually nothing."""
+        """Feed audio of any length; returns decisions, usually none."""
         if rate_hz != self._rate_hz:
             self._rate_hz, self._rest = rate_hz, b""
         data = self._rest + pcm if self._rest else pcm
@@ -113,7 +113,7 @@ class Ear:
             decided.append(self._ended())
 
     def flush(self) -> SpeechEnd | None:
-        """The client says its stream pauses: a turn under way ends."""
+        """The client announced a pause of its stream: a turn under way ends."""
         return self._ended() if self.speaking else None
 
     def _ended(self) -> SpeechEnd:
@@ -137,7 +137,7 @@ def chunks_of(say: Say) -> tuple[Chunk, ...]:
 
 
 def line_length_ms(say: Say) -> float:
-    """How long this takes to be heard. Raises ScriptError as `chunks_of` does."""
+    """Playback duration in ms. Raises ScriptError as `chunks_of` does."""
     length_ms = len(_sound(say.sound)) * 1000 / OUTPUT_RATE_HZ if say.sound else _hum_ms(say)
     return length_ms if say.cut_ms is None else min(length_ms, say.cut_ms)
 
@@ -170,7 +170,7 @@ def _chunks(
 
 
 def _hum(length_ms: float) -> np.ndarray:
-    """Something a voice detector takes for a voice: a 120 Hz buzz in syllables, about -20 dBFS."""
+    """A signal that voice detectors classify as speech: a 120 Hz buzz in syllables, about -20 dBFS."""
     t = np.arange(round(length_ms * OUTPUT_RATE_HZ / 1000)) / OUTPUT_RATE_HZ
     buzz = sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 20))
     syllables = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * t)

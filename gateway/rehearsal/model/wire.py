@@ -1,4 +1,4 @@
-"""The Gemini Live protocol as the service speaks it, read for ourselves: nothing is shared with the gateway.
+"""The Gemini Live protocol, server side. A parser of its own: nothing is shared with the gateway.
 
 Sources: Google's Live API reference (BidiGenerateContent), its notes per model, and what released clients
 (google-genai 3.4) put on the wire. Clients may use camelCase or snake_case at any level, either base64
@@ -335,7 +335,7 @@ def _merged(a: Any, b: Any) -> Any:
 
 
 def client_message(data: str | bytes) -> Message:
-    """One frame, read. A setup is left a mapping (camelCase): what it may hold depends on the model."""
+    """Parse one frame. A setup stays a mapping (camelCase): what it may hold depends on the model."""
     try:
         raw = msgspec.json.decode(data)
         message = camel_keys(raw)
@@ -463,7 +463,7 @@ _END = b"\n  }\n}\n"
 
 
 def audio_frame(data_base64: bytes, transcript: str | None = None) -> bytes:
-    """A frame of model audio, with a piece of its transcript if given. Built by hand: it is the hot one."""
+    """A frame of model audio, with a piece of its transcript if given. Built by hand: it is the most frequent one."""
     if transcript is None:
         return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, _END))
     piece = json.dumps({"text": transcript}, ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""A simulated phone call: Twilio on the wire, a caller with a script behind it, and the truth of what happened.
+"""A simulated phone call: Twilio's protocols, a scripted caller, and the ground truth of what happened.
 
 The carrier's clock ticks every 20 ms at absolute times. At tick k it sends what the caller said in the last
 20 ms and begins to play the next 20 ms of what the gateway has queued; both channels share one axis of
@@ -13,10 +13,10 @@ import asyncio
 import hashlib
 import random
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -76,6 +76,7 @@ from offhook.gateway.rehearsal.phone.twilio_wire import (
 )
 from offhook.gateway.rehearsal.phone.twilio_wire import Pause as PauseVerb
 from offhook.gateway.rehearsal.phone.twilio_wire import Say as SayVerb
+from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
 __all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
@@ -85,13 +86,15 @@ ACCOUNT_SID = "AC" + "0" * 32  # no real account's
 WEBHOOK_TIMEOUT_S = 15.0  # Twilio's total for a webhook
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
-OUTBOX_MAX_FRAMES = 250  # 5 s: a gateway that reads no faster loses caller audio, as Twilio's warning 31930 says
+OUTBOX_MAX_FRAMES = (
+    250  # 5 s: beyond it the gateway reads too slowly and caller audio is dropped: Twilio's warning 31930
+)
 QUEUE_MAX_BYTES = 600 * RATE_HZ  # 10 minutes, beyond which Twilio discards
-VIOLATIONS_MAX = 200  # one broken stream makes thousands of the same
-REPLY_OVER_MS = 400.0  # this much silence with nothing queued ends what the agent says
-BREATH_MAX_MS = 1_000.0  # and this much, whatever is queued
+VIOLATIONS_MAX = 200  # a broken stream makes thousands of the same kind
+REPLY_OVER_MS = 400.0  # this much silence with an empty queue ends an utterance of the agent
+BREATH_MAX_MS = 1_000.0  # and this much ends it with audio queued
 
-# Not JSON; no object; an event nobody knows; audio that is not base64; a mark and an end of another stream.
+# Not JSON; not an object; an unknown event; audio that is not base64; a mark and a stop of another stream.
 RUBBISH = (
     "{",
     "[1]",
@@ -110,7 +113,7 @@ _NO_MORE = ""  # ends an outbox
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """How the line and the carrier behave; the default is a good day.
+    """How the line and the carrier behave; by default without faults.
 
     `bunch_frames`: frames arrive this many at once. `jitter_ms`: each is late by up to this much, in order.
     `read_delay_ms`: a pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
@@ -140,7 +143,7 @@ class Carrier:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A call the gateway has placed: what is asked once it is answered, and where its status is told."""
+    """An outbound call of the gateway: the URL of its TwiML once answered, and of its status callbacks."""
 
     url: str
     status_url: str = ""
@@ -158,7 +161,7 @@ class Conferences(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """A call at one moment: seconds since it began, the last 100 ms of both sides, the caller's step."""
+    """A call at one moment: seconds since its start, levels of the last 100 ms of both sides, the caller's step."""
 
     at_s: float
     caller_dbov: float
@@ -177,7 +180,8 @@ class SimulatedCall:
     URLs are signed; requests to it go to `url`. `auth_token` None: nothing is signed. `direct`: no webhook,
     straight to the media socket with these `parameters`. The steps may be empty: then drive the call by its
     methods from another task, and end with `hang_up`. `placed`: the call is the gateway's own and has just been
-    answered. `conferences`: where `<Conference>` leads, without them nowhere.
+    answered. `conferences`: where `<Conference>` leads, without them nowhere. `clock`: of all times in the truth; by
+    default the running loop's.
     """
 
     def __init__(
@@ -196,7 +200,9 @@ class SimulatedCall:
         directory: Path | None = None,
         placed: Placed | None = None,
         conferences: Conferences | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or running_clock()
         self._url = url.rstrip("/")
         self._public_url = (public_url or url).rstrip("/")
         self._auth_token, self._direct = auth_token, direct
@@ -207,7 +213,7 @@ class SimulatedCall:
         self._placed, self._conferences = placed, conferences
         sid = call_sid or "CA" + secrets.token_hex(16)
         self.truth = CallTruth(call_sid=sid, caller=caller, dialled=dialled)
-        for step in self._steps:  # speech is made before the call, not in it
+        for step in self._steps:  # speech is synthesised before the call
             if isinstance(step, Say | SayOver):
                 self._sound(step.line)
 
@@ -215,7 +221,7 @@ class SimulatedCall:
         self._over = asyncio.Event()
         self._hung_up = False
         self._ended_by = "caller"
-        self._next: bytes | str | None = None  # by REST: a document, or where to ask for one
+        self._next: bytes | str | None = None  # by REST: a TwiML document, or the URL of one
         self._problem: BaseException | None = None
         self._session: aiohttp.ClientSession
         self._callbacks: set[asyncio.Task[tuple[Fetched, str]]] = set()
@@ -229,8 +235,8 @@ class SimulatedCall:
         self._left = bytearray()
         self._right = bytearray()
 
-        # The caller's mouth: (mu-law, base64) a frame.
-        self._mouth: deque[tuple[bytes, str]] = deque()
+        # Speech of the caller not sent yet: (mu-law, base64) a frame.
+        self._outgoing: deque[tuple[bytes, str]] = deque()
         self._noise_bed = (
             np.zeros(0)
             if self._carrier.noise_dbfs is None
@@ -239,9 +245,9 @@ class SimulatedCall:
 
         # The carrier's playback queue.
         self._queue = bytearray()
-        self._queued = 0  # position behind the last sample ever queued
-        self._begun = 0  # position behind the last sample taken for a frame
-        self._heard = 0  # position behind the last sample whose frame is over
+        self._queued = 0  # position after the last sample ever queued
+        self._begun = 0  # position after the last sample taken for a frame
+        self._heard = 0  # position after the last sample whose frame has been played
         self._marks: deque[MarkReceived] = deque()
         self._announcement = bytearray()
         self._next_stretch = 0
@@ -271,7 +277,7 @@ class SimulatedCall:
         return self._over.is_set()
 
     def glance(self) -> Glance:
-        """How the call stands now, for whoever watches."""
+        """The call at this moment, for a progress display."""
         steps = self.truth.steps
         return Glance(
             at_s=len(self._right) / RATE_HZ,
@@ -281,9 +287,9 @@ class SimulatedCall:
         )
 
     async def run(self) -> CallTruth:
-        """Place the call and live it to its end. Raises only for faults of this simulator's own."""
+        """Place the call and run it to its end. Raises only for faults of this simulator."""
         truth = self.truth
-        truth.rang_s = time.monotonic()
+        truth.rang_s = self._clock()
         # A connector of its own: closing it cuts this call's connection and no other's.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
@@ -293,7 +299,7 @@ class SimulatedCall:
             truth.ended_by = await self._carry()
         finally:
             self._over.set()
-            truth.ended_s = time.monotonic()
+            truth.ended_s = self._clock()
             if self._timer is not None:
                 self._timer.cancel()
             self._wake()
@@ -316,7 +322,7 @@ class SimulatedCall:
         self._wake()
 
     def end(self) -> bool:
-        """Twilio ends the call, as REST asked; False when it was over."""
+        """REST ends the call; False if it had ended."""
         if self.over or self._hung_up:
             return False
         self._ended_by = "rest"
@@ -324,7 +330,7 @@ class SimulatedCall:
         return True
 
     def update(self, document: bytes | str) -> bool:
-        """REST: leave what the call does, follow this document (bytes) or the one at this URL; False: over."""
+        """REST replaces the TwiML by this document (bytes) or the one at this URL; False if the call has ended."""
         if self.over or self._hung_up:
             return False
         self._next = document
@@ -336,7 +342,7 @@ class SimulatedCall:
         return self._hung_up or self._next is not None
 
     async def _carry(self) -> str:
-        """Do what a carrier does with a call, to its end; who or what ended it."""
+        """Run the call as the carrier does, to its end; returns who or what ended it."""
         if self._direct:
             public = urlsplit(self._public_url)
             scheme = "wss" if public.scheme == "https" else "ws"
@@ -350,7 +356,7 @@ class SimulatedCall:
         while True:
             if self._hung_up:
                 return self._ended_by
-            if self._next is not None:  # what was asked for meanwhile is thrown away
+            if self._next is not None:  # the result of a request in between is discarded
                 document = await self._replaced()
                 continue
             if document is None:
@@ -363,7 +369,7 @@ class SimulatedCall:
             document = await self._fetch(*outcome)
 
     async def _replaced(self) -> tuple[Verb, ...] | None:
-        """The document that REST has put in the place of the last."""
+        """The document by which REST has replaced the last."""
         what, self._next = self._next, None
         self._announcement.clear()
         if isinstance(what, str):
@@ -375,7 +381,7 @@ class SimulatedCall:
             return None
 
     async def _follow(self, document: tuple[Verb, ...]) -> str | tuple[str, str, dict[str, str]]:
-        """Carry out a document: how the call ended, or the request for the next document."""
+        """Execute a document; returns how the call ended, or the request for the next document."""
         for verb in document:
             match verb:
                 case Connect():
@@ -430,7 +436,7 @@ class SimulatedCall:
         self._conferences.leave(verb.to, self.call_sid)
 
     async def _whisper(self, verb: Dial) -> None:
-        """What the dialled party hears before the caller is there."""
+        """Play the whisper to the dialled party before the caller is connected."""
         leg = {**self._fields(), "CallSid": "CA" + secrets.token_hex(16), "ParentCallSid": self.call_sid}
         fetched, content_type = await self._request(urljoin(self._here, verb.whisper), "POST", leg)
         try:
@@ -441,21 +447,21 @@ class SimulatedCall:
             self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
 
     def _tell(self, status: str) -> None:
-        """A status callback, if it was asked for."""
+        """Send a status callback, if one was requested."""
         if self._placed is None:
             self._callback(self._public_url + "/twilio/status", {"CallStatus": status})
         elif self._placed.status_url and status in self._placed.status_events:
             self._callback(self._placed.status_url, {"CallStatus": status})
 
     def _announce(self, verb: str, text: str = "") -> None:
-        self.truth.announced.append(Announced(at_s=time.monotonic(), verb=verb, text=text))
+        self.truth.announced.append(Announced(at_s=self._clock(), verb=verb, text=text))
 
     async def _speak_announcement(self, text: str) -> None:
         self._begin_axis()
         try:
             samples = await asyncio.to_thread(voice.line, text, RATE_HZ, "agent")
             self._announcement += encode(samples)
-        except voice.VoiceError:  # no espeak-ng: the words stand in the report, their time passes in silence
+        except voice.VoiceError:  # no espeak-ng: the text is in the report, its duration passes in silence
             self._announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
         await self._until(lambda: not self._announcement or self._moved, None)
 
@@ -475,7 +481,7 @@ class SimulatedCall:
         }
 
     def _reached(self, url: str) -> str:
-        """The same URL at the address where the gateway really is."""
+        """The same URL at the gateway's real address."""
         there, public, real = urlsplit(url), urlsplit(self._public_url), urlsplit(self._url)
         if there.netloc != public.netloc:
             return url
@@ -483,13 +489,13 @@ class SimulatedCall:
         return urlunsplit((scheme, real.netloc, there.path, there.query, ""))
 
     async def _request(self, url: str, method: str, fields: Mapping[str, str]) -> tuple[Fetched, str]:
-        """Ask a webhook: the account of it (status 0: no answer) and the answer's content type."""
+        """Request a webhook; returns its record (status 0: no answer) and the answer's content type."""
         if method == "GET":
             url, fields = f"{url}?{urlencode(fields)}", {}
         headers = {"User-Agent": "TwilioProxy/1.1", "I-Twilio-Idempotency-Token": secrets.token_hex(8)}
         if self._auth_token is not None:
             headers["X-Twilio-Signature"] = sign(url, fields, self._auth_token)
-        fetched = Fetched(at_s=time.monotonic(), took_ms=0.0, path=urlsplit(url).path, status=0)
+        fetched = Fetched(at_s=self._clock(), took_ms=0.0, path=urlsplit(url).path, status=0)
         self.truth.fetched.append(fetched)
         content_type = ""
         try:
@@ -504,11 +510,11 @@ class SimulatedCall:
                 fetched.status, content_type = response.status, response.content_type
         except (aiohttp.ClientError, TimeoutError) as error:
             fetched.answer = f"{type(error).__name__}: {error}"
-        fetched.took_ms = 1000.0 * (time.monotonic() - fetched.at_s)
+        fetched.took_ms = 1000.0 * (self._clock() - fetched.at_s)
         return fetched, content_type
 
     async def _fetch(self, url: str, method: str, extra: Mapping[str, str]) -> tuple[Verb, ...] | None:
-        """A TwiML document, or None when there is none to be had: Twilio would end the call."""
+        """Fetch a TwiML document; None if that fails: Twilio would end the call."""
         fetched, content_type = await self._request(url, method, {**self._fields(), **extra})
         if not 200 <= fetched.status < 300:
             self._violation(11200, f"{fetched.path} answered {fetched.status or 'not'}: {fetched.answer[:200]}")
@@ -521,13 +527,13 @@ class SimulatedCall:
             return None
 
     def _callback(self, url: str, extra: Mapping[str, str]) -> None:
-        """A status callback: told, its answer kept for the report and not waited for."""
+        """Send a status callback without waiting; its answer is kept for the report."""
         task = asyncio.create_task(self._request(url, "POST", {**self._fields(), **extra}))
         self._callbacks.add(task)
 
     def _stream_status(self, url: str, stream: StreamTruth, event: str) -> None:
         if url:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
             about = {"StreamSid": stream.stream_sid, "StreamName": stream.stream_sid, "Timestamp": stamp}
             self._callback(urljoin(self._here, url), {**about, "StreamEvent": event})
 
@@ -536,7 +542,7 @@ class SimulatedCall:
     async def _stream_until_closed(self, connect: Connect) -> None:
         """One `<Stream>`, from the handshake until either side closes it."""
         named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
-        stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=time.monotonic())
+        stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=self._clock())
         self.truth.streams.append(stream)
         headers = {"User-Agent": "Twilio.TmeWs/1.0"}
         if self._auth_token is not None:
@@ -586,7 +592,7 @@ class SimulatedCall:
             )
         )
         self._begin_axis()
-        stream.started_s = time.monotonic()
+        stream.started_s = self._clock()
         self._stream_tick = self._tick
         self._ws, self._stream = ws, stream
         self._stream_status(connect.status_callback, stream, "stream-started")
@@ -611,7 +617,7 @@ class SimulatedCall:
             for task in (sender, reader, cut):
                 task.cancel()
             ended = await asyncio.gather(sender, reader, cut, return_exceptions=True)
-            stream.closed_s = time.monotonic()
+            stream.closed_s = self._clock()
             stream.unplayed = len(self._queue)
             self._queue.clear()
             self._begun = self._heard = self._queued
@@ -629,7 +635,7 @@ class SimulatedCall:
         self._stream_status(connect.status_callback, stream, "stream-stopped")
 
     async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
-        """The caller has hung up: what is left to be sent, `stop`, and the close."""
+        """After a hang-up: send what is queued, `stop`, and close."""
         self._release(stream, inf)
         self._put(
             _json(
@@ -648,7 +654,7 @@ class SimulatedCall:
         stream.close_code = ws.close_code
 
     async def _send(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        """Everything to the gateway goes through here, in order."""
+        """The one writer of the socket: sends the outbox in order."""
         try:
             while True:
                 while self._outbox:
@@ -659,7 +665,7 @@ class SimulatedCall:
                 self._outbox_filled.clear()
                 await self._outbox_filled.wait()
         except (ConnectionError, aiohttp.ClientError):
-            return  # the reader knows how it ended
+            return  # the reader records how it ended
 
     def _put(self, text: str) -> None:
         self._outbox.append(text)
@@ -672,7 +678,7 @@ class SimulatedCall:
     async def _read(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth) -> None:
         """Read until the gateway closes."""
         async for frame in ws:
-            now_s = time.monotonic()
+            now_s = self._clock()
             if frame.type is aiohttp.WSMsgType.TEXT:
                 try:
                     self._take(frame.data, stream.stream_sid, now_s)
@@ -687,7 +693,7 @@ class SimulatedCall:
             stream.closed_by = "network" if ws.close_code in (None, 1006) else "gateway"
 
     def _take(self, text: str, stream_sid: str, now_s: float) -> None:
-        """One message of the gateway's."""
+        """Handle one message of the gateway."""
         found = message(text, stream_sid)
         if isinstance(found, ClearMessage):
             self._clear(now_s)
@@ -708,7 +714,7 @@ class SimulatedCall:
             self._queued += len(audio)
 
     def _clear(self, now_s: float) -> None:
-        playing = self._begun > self._heard  # a frame on its way to the ear is not called back
+        playing = self._begun > self._heard  # a frame being played is not discarded
         stretch = self.truth.agent[-1] if self.truth.agent else None
         self.truth.clears.append(
             ClearReceived(
@@ -731,7 +737,7 @@ class SimulatedCall:
     def _echo(self, mark: MarkReceived, why: str) -> None:
         if self._carrier.marks == "lost" or self._silent() or self._stream is None:
             return
-        mark.echoed, mark.echoed_s = why, time.monotonic()
+        mark.echoed, mark.echoed_s = why, self._clock()
         self._put(
             _json(
                 {
@@ -745,23 +751,23 @@ class SimulatedCall:
 
     def _violation(self, code: int, what: str) -> None:
         if len(self.truth.violations) < VIOLATIONS_MAX:
-            self.truth.violations.append(Violation(at_s=time.monotonic(), code=code, what=what))
+            self.truth.violations.append(Violation(at_s=self._clock(), code=code, what=what))
 
     # -- the clock ----------------------------------------------------------------------------------------
 
     def _begin_axis(self) -> None:
-        """Place 0 is now, unless it has been already."""
+        """Start the axis of both channels now, unless it has started."""
         if self._timer is None and not self.over:
-            self.truth.began_s = time.monotonic()
+            self.truth.began_s = self._clock()
             self._timer = asyncio.get_running_loop().call_soon(self._ticks)
 
     def _ticks(self) -> None:
-        """All ticks that are due, one at a time so that the socket gets its turn between them."""
+        """Run all ticks that are due, one at a time so that the socket is served between them."""
         if self.over:
             return
         loop = asyncio.get_running_loop()
         due_s = self.truth.began_s + self._tick * TICK_S
-        now_s = time.monotonic()
+        now_s = self._clock()
         if now_s >= due_s:
             self.truth.latest_tick_ms = max(self.truth.latest_tick_ms, 1000.0 * (now_s - due_s))
             try:
@@ -775,15 +781,15 @@ class SimulatedCall:
         self._timer = loop.call_at(due_s, self._ticks)
 
     def _one_tick(self, due_s: float, now_s: float) -> None:
-        # What began to play 20 ms ago has been heard.
+        # The frame whose playback began 20 ms ago has been heard.
         self._heard = self._begun
         while self._marks and self._marks[0].position <= self._heard:
             self._echo(self._marks.popleft(), "played")
 
         if self._tick:  # what the caller said in the last 20 ms
-            frame, text = self._mouth.popleft() if self._mouth else (_SILENT_FRAME, _SILENT_PAYLOAD)
+            frame, text = self._outgoing.popleft() if self._outgoing else (_SILENT_FRAME, _SILENT_PAYLOAD)
             if self._carrier.echo_gain_db is not None or self._carrier.noise_dbfs is not None:
-                frame = self._in_its_room(frame)
+                frame = self._with_noise_and_echo(frame)
                 text = pybase64.b64encode(frame).decode()
             self._left += frame
             self._send_frame(text, now_s)
@@ -809,7 +815,7 @@ class SimulatedCall:
                 self._put(text)
 
     def _play_frame(self) -> bytes:
-        """The next 20 ms for the caller's ear, and the account of it."""
+        """Play the next 20 ms to the caller, and record it."""
         if self._ws is None:
             frame = bytes(self._announcement[:FRAME_BYTES])
             del self._announcement[:FRAME_BYTES]
@@ -829,7 +835,7 @@ class SimulatedCall:
         return frame
 
     def _follow_agent(self, due_s: float) -> None:
-        """Keep `truth.agent`: from when to when the agent is audible."""
+        """Maintain `truth.agent`: the intervals in which the agent is audible."""
         stretches = self.truth.agent
         stretch = stretches[-1] if stretches and stretches[-1].open else None
         if self._right[-FRAME_BYTES:].translate(_LOUD).count(1) >= _LOUD_ENOUGH:
@@ -844,12 +850,12 @@ class SimulatedCall:
                 stretch.open = False
 
     def _silent(self) -> bool:
-        """The carrier has fallen silent on purpose."""
+        """Whether the scenario has the carrier send nothing."""
         after_s = self._carrier.silent_after_s
         if after_s is None or not 0 < len(self.truth.streams) <= self._carrier.drops:
             return False
         started_s = self.truth.streams[-1].started_s
-        return started_s is not None and time.monotonic() - started_s >= after_s
+        return started_s is not None and self._clock() - started_s >= after_s
 
     def _send_frame(self, text: str, now_s: float) -> None:
         stream = self._stream
@@ -867,20 +873,20 @@ class SimulatedCall:
                 self._release(stream, now_s)
         elif self._carrier.jitter_ms:
             late_s = self._random.uniform(0.0, self._carrier.jitter_ms) / 1000.0
-            self._release_s = max(self._release_s, now_s + late_s)  # TCP: nothing overtakes
+            self._release_s = max(self._release_s, now_s + late_s)  # TCP: in order
             self._held.append((self._release_s, self._chunk, at_ms, text))
             loop = asyncio.get_running_loop()
-            loop.call_at(self._release_s, lambda: self._release(stream, time.monotonic()))
+            loop.call_at(self._release_s, lambda: self._release(stream, self._clock()))
         else:
             self._put_frame(stream, self._chunk, at_ms, text)
 
     def _release(self, stream: StreamTruth, now_s: float) -> None:
-        """Send what was held up and is due."""
+        """Send delayed frames that are due."""
         while self._held and self._held[0][0] <= now_s:
             self._put_frame(stream, *self._held.popleft()[1:])
 
     def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
-        """By hand: 50 a second and call."""
+        """Written by hand for speed: 50 a second and call."""
         if self._stream is stream:
             self._put(
                 f'{{"event":"media","sequenceNumber":"{self._next_sequence()}","media":{{"track":"inbound",'
@@ -888,8 +894,8 @@ class SimulatedCall:
                 f'"streamSid":"{stream.stream_sid}"}}'
             )
 
-    def _in_its_room(self, frame: bytes) -> bytes:
-        """The caller's microphone: the voice, the room's noise, and the agent out of the loudspeaker."""
+    def _with_noise_and_echo(self, frame: bytes) -> bytes:
+        """The microphone's signal: the caller's voice, room noise, and the agent's echo."""
         sum_ = decode(frame).astype(np.float64)
         if len(self._noise_bed):
             at = len(self._left) % (len(self._noise_bed) - FRAME_BYTES)
@@ -919,7 +925,7 @@ class SimulatedCall:
         for key in keys:
             if self._stream is None or self.over:
                 raise StepFailed("there is no stream to press a key on")
-            self.truth.digits.append((time.monotonic(), key))
+            self.truth.digits.append((self._clock(), key))
             self._put(
                 _json(
                     {
@@ -947,17 +953,17 @@ class SimulatedCall:
 
     async def agent_ends(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Stretch:
         """Wait until the agent has said its next words, or its `nth`. Raises `StepFailed`."""
-        until_s = time.monotonic() + timeout_ms / 1000.0
+        until_s = self._clock() + timeout_ms / 1000.0
         stretch = await self.agent_starts(nth, timeout_ms)
-        left_ms = max(0.0, 1000.0 * (until_s - time.monotonic()))
+        left_ms = max(0.0, 1000.0 * (until_s - self._clock()))
         await self._expect(lambda: not stretch.open, left_ms, "the agent did not fall silent")
         self._next_stretch = max(self._next_stretch, self.truth.agent.index(stretch) + 1)
         return stretch
 
     async def agent_has_talked(self, ms: float, timeout_ms: float = 15_000.0) -> Stretch:
-        """Wait until the agent's present or next words have lasted so long, or ended before."""
+        """Wait until the agent's present or next utterance has lasted `ms`, or ended before."""
         stretch = await self.agent_starts(None, timeout_ms)
-        await self._expect(lambda: not stretch.open or time.monotonic() - stretch.start_s >= ms / 1000.0, None)
+        await self._expect(lambda: not stretch.open or self._clock() - stretch.start_s >= ms / 1000.0, None)
         return stretch
 
     async def ended(self, timeout_ms: float = 15_000.0) -> None:
@@ -985,9 +991,9 @@ class SimulatedCall:
     async def _utter(self, text: str, kind: str, sound: _Utterance) -> Spoken:
         if self.over or self._timer is None:
             raise StepFailed("there is no call to speak on")
-        # The next frame to be sent, at the coming tick, is what is being said from the last one on.
-        place = len(self._left) + len(self._mouth) * FRAME_BYTES
-        self._mouth.extend(sound.frames)
+        # Speech continues with the frame sent at the next tick.
+        place = len(self._left) + len(self._outgoing) * FRAME_BYTES
+        self._outgoing.extend(sound.frames)
         first, last = place + sound.first, place + sound.last
         stretch = self.truth.agent[-1] if self.truth.agent else None
         spoken = Spoken(
@@ -1002,7 +1008,7 @@ class SimulatedCall:
         self.truth.spoken.append(spoken)
         if kind == "say":
             self._said_until_s = spoken.end_s
-        await self._expect(lambda: not self._mouth, None)
+        await self._expect(lambda: not self._outgoing, None)
         return spoken
 
     async def _listen(self, ms: float) -> None:
@@ -1010,7 +1016,7 @@ class SimulatedCall:
         await self._until(lambda: self._tick >= last or self._hung_up, None)
 
     async def _wait(self, ms: float) -> None:
-        """A document's pause; something else may be to be done."""
+        """A document's pause; a redirection or hang-up ends it."""
         last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
         await self._until(lambda: self._tick >= last or self._moved, None)
 
@@ -1022,7 +1028,7 @@ class SimulatedCall:
         raise StepFailed(f"{what} within {(timeout_ms or 0.0) / 1000.0:g} s")
 
     async def _until(self, ready: Callable[[], bool], timeout_ms: float | None) -> bool:
-        """Wait, tick by tick, until `ready()`: whether it is, at the end of the wait or of the call."""
+        """Wait, tick by tick, until `ready()`; False when the time or the call has ended before."""
         if ready() or self.over or self._hung_up:
             return ready()
         waiting = (ready, asyncio.get_running_loop().create_future())
@@ -1037,7 +1043,7 @@ class SimulatedCall:
         return ready()
 
     def _wake(self) -> None:
-        """The call is over, or about to be: nobody waits any more."""
+        """Wake every waiter: the call has ended or is about to."""
         for _, future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -1046,13 +1052,13 @@ class SimulatedCall:
         if not self._steps:
             return
         for step in self._steps:
-            taken = StepTaken(step=_words(step), began_s=time.monotonic())
+            taken = StepTaken(step=_words(step), began_s=self._clock())
             self.truth.steps.append(taken)
             try:
                 await self._do(step)
             except StepFailed as failure:
                 taken.failed = str(failure)
-            taken.ended_s = time.monotonic()
+            taken.ended_s = self._clock()
             if taken.failed:
                 break
         self.hang_up()

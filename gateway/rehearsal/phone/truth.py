@@ -1,4 +1,4 @@
-"""What truly happened on the line, on the carrier's own clock: plain values, JSON by msgspec.
+"""Ground truth: what happened on the line, by the carrier's clock. Plain values, JSON by msgspec.
 
 All `*_s` are CLOCK_MONOTONIC seconds, the clock of the event loop and of a gateway on the same machine.
 A *place* is a sample (8 kHz) on the call's axis, counted from `CallTruth.began_s`; a *position* is a sample
@@ -44,7 +44,7 @@ class Fetched(msgspec.Struct, kw_only=True):
 
 
 class StreamTruth(msgspec.Struct, kw_only=True):
-    """One media WebSocket. `unplayed`: samples still queued when it closed, which nobody heard."""
+    """One media WebSocket. `unplayed`: samples still queued when it closed, never heard."""
 
     stream_sid: str
     url: str
@@ -87,7 +87,7 @@ class ClearReceived(msgspec.Struct, kw_only=True):
 
 
 class Played(msgspec.Struct, kw_only=True):
-    """A run of samples that reached the caller's ear without a break: `[position, position + samples)`."""
+    """A run of samples that were played to the caller without a break: `[position, position + samples)`."""
 
     position: int
     place: int
@@ -156,6 +156,6 @@ class CallTruth(msgspec.Struct, kw_only=True):
     steps: list[StepTaken] = []
     violations: list[Violation] = []
     frames_dropped: int = 0  # the gateway read too slowly: Twilio's warning 31930
-    latest_tick_ms: float = 0.0  # the carrier's own worst lateness: what it says of times is this good
+    latest_tick_ms: float = 0.0  # the carrier's own worst lateness: the accuracy of its times
     left: bytes = b""  # mu-law, what the caller said, as sent
     right: bytes = b""  # mu-law, what the caller heard

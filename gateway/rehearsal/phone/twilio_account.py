@@ -1,4 +1,4 @@
-"""A simulated Twilio account: its REST API over HTTP, as far as a voice gateway uses it, and the calls behind it.
+"""A simulated Twilio account: its REST API over HTTP, as far as a voice gateway uses it, and its calls.
 
 Requests are checked as Twilio checks them (credentials, account, parameters); what they do happens to simulated
 calls, whose webhooks are signed with the account's auth token. Sources: Twilio docs, "Voice API: Calls",
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from aiohttp import web
 from offhook.gateway.rehearsal.phone.call import ACCOUNT_SID, Carrier, Placed, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.twilio_wire import sign
+from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
 __all__ = ["Asked", "Callee", "SimulatedTwilio"]
 
@@ -32,7 +32,7 @@ MAX_TWIML = 4_000  # inline, error 32018
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """Somebody the gateway may call. `answers`: what becomes of it after `ring_s`; then they live by `steps`.
+    """A party the gateway may call. `answers`: the outcome after `ring_s`; an answered call plays `steps`.
 
     `answered_by`: what the machine detection says `verdict_s` after the answer, if it was asked for.
     """
@@ -51,7 +51,7 @@ class Asked:
 
     at_s: float
     method: str
-    path: str  # behind the account: /Calls.json
+    path: str  # after the account: /Calls.json
     form: dict[str, Any]
     status: int
 
@@ -78,7 +78,9 @@ class SimulatedTwilio:
         auth_token: str = "rehearsal-token",
         callees: Callable[[str], Callee | None] = lambda _: Callee(),
         numbers: Sequence[str] = (),
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or running_clock()
         self.gateway_url, self.public_url, self.auth_token = gateway_url, public_url, auth_token
         self.account_sid = ACCOUNT_SID
         self.calls: dict[str, SimulatedCall] = {}
@@ -110,7 +112,7 @@ class SimulatedTwilio:
         await self._runner.cleanup()
 
     def environ(self) -> dict[str, str]:
-        """What a gateway must be told to take this for Twilio."""
+        """Variables that point a gateway to this account."""
         return {
             "TWILIO_ACCOUNT_SID": self.account_sid,
             "TWILIO_AUTH_TOKEN": self.auth_token,
@@ -126,6 +128,7 @@ class SimulatedTwilio:
             public_url=self.public_url,
             auth_token=self.auth_token,
             conferences=self,
+            clock=self._clock,
             **options,
         )
         self.calls[call.call_sid] = call
@@ -163,7 +166,7 @@ class SimulatedTwilio:
         account = f"{_VERSION}/Accounts/{self.account_sid}"
         path = request.path.removeprefix(account)
         status, body = self._answer(request, path, form, known=request.path.startswith(account))
-        self.asked.append(Asked(time.monotonic(), request.method, path, form, status))
+        self.asked.append(Asked(self._clock(), request.method, path, form, status))
         return web.json_response(body, status=status)
 
     def _answer(
@@ -286,6 +289,7 @@ class SimulatedTwilio:
             call_sid=sid,
             placed=Placed(str(form["Url"]), status_url, events),
             conferences=self,
+            clock=self._clock,
         )
         self.calls[sid] = call
         self._do(tell("in-progress", "answered"))

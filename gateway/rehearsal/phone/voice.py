@@ -153,7 +153,7 @@ def cough(rate_hz: int, seed: int = 0) -> Samples:
 
 
 def keyboard(rate_hz: int, seconds: float = 2.0, seed: int = 0) -> Samples:
-    """Somebody types: six strokes a second, a few milliseconds each."""
+    """Typing: six strokes a second, a few milliseconds each."""
     rng = np.random.default_rng(seed)
     out = np.zeros(round(seconds * rate_hz))
     stroke = round(0.012 * rate_hz)

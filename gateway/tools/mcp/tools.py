@@ -12,7 +12,6 @@ import logging
 import math
 import re
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
@@ -92,7 +91,7 @@ class McpTools:
         pause_s = PAUSE_MIN_S
         with anyio.CancelScope() as self._scope:
             while True:
-                began_s = time.monotonic()
+                began_s = anyio.current_time()
                 why = "its connection is gone"
                 try:
                     with anyio.CancelScope(deadline=anyio.current_time() + start_s) as life:
@@ -113,7 +112,7 @@ class McpTools:
                     self._client = None
                     self._up.clear()
                     self._tried.set()
-                if time.monotonic() - began_s > STEADY_S:
+                if anyio.current_time() - began_s > STEADY_S:
                     pause_s = PAUSE_MIN_S
                 log.warning("MCP server %s: %s; next try in %g s", self.name, self._environment.mask(why), pause_s)
                 await anyio.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""The console: one page for whoever is on call, live, read only."""
+"""The console: one live, read-only page for the operator."""
 
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console.boards import Boards

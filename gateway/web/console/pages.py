@@ -1,25 +1,24 @@
 """The console's routes: the page, its JSON, and its stream of server-sent events. Read only.
 
-GET /console                              the page; GET /console/static/FILE what it is made of
-GET /console/events?window=5m             a snapshot each second, as long as somebody watches
+GET /console                              the page; GET /console/static/FILE its scripts and styles
+GET /console/events?window=5m             a snapshot every second
 GET /console/api/percentiles?window=5m    every segment's percentiles: 1m, 5m or 1h
-GET /console/api/calls                    records of the last calls, newest first
-GET /console/api/calls/SID                one of them, once it is over
-GET /console/api/view/SID                 a call as the page shows it, live or over
+GET /console/api/calls                    records of ended calls, newest first
+GET /console/api/calls/SID                the record of one ended call
+GET /console/api/view/SID                 a call as the page shows it, active or ended
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from offhook.gateway.store import Records
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console.boards import Boards
@@ -43,10 +42,10 @@ __all__ = ["Console"]
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 EVERY_S = 1.0
-REMADE_S = {"1m": 0.0, "5m": 0.0, "1h": 5.0}  # an hour's percentiles are dear, and change slowly
-AT_ONCE = 10  # calls looked at before the calls themselves have their turn
-MAX_WATCHERS = 50
-SLOW_S = 5.0  # a watcher that has not taken a snapshot by then is dropped: it can come again
+REFRESH_S = {"1m": 0.0, "5m": 0.0, "1h": 5.0}  # an hour's percentiles are expensive and change slowly
+AT_ONCE = 10  # calls rendered before the loop is yielded to the calls themselves
+MAX_CLIENTS = 50
+SEND_S = 5.0  # to send one snapshot; a slower client is disconnected and can reconnect
 SHOWN_ENDED = 25
 SHOWN_TURNS = 12
 MAX_LISTED = 1_000
@@ -67,7 +66,7 @@ HEADERS = {
 
 
 class Console:
-    """One process's console. `live` and `live_record` look at the calls in progress, `records` at the ended ones.
+    """The console of one process. `live` and `live_record` give the active calls, `records` the ended ones.
 
     `about`: fixed facts shown on the page (version, capacity, agents, simulated).
     """
@@ -76,7 +75,7 @@ class Console:
         self,
         access: Access,
         metrics: Metrics,
-        records: OrderedDict[str, CallRecord],
+        records: Records,
         *,
         live: Callable[[], Sequence[LiveCall]],
         live_record: Callable[[str], CallRecord | None],
@@ -93,10 +92,10 @@ class Console:
             for path in STATIC.rglob("*")
             if path.suffix in TYPES
         }
-        self._watching: dict[str, int] = {}  # window -> watchers
+        self._clients: dict[str, int] = {}  # window -> clients
         self._latest: dict[str, bytes] = {}
-        self._made: dict[str, tuple[float, list[SegmentView]]] = {}
-        self._news = asyncio.Condition()
+        self._cached: dict[str, tuple[float, list[SegmentView]]] = {}
+        self._updated = asyncio.Condition()
         self._broadcaster: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -113,10 +112,10 @@ class Console:
         ]
 
     async def close(self) -> None:
-        """Let every watcher go."""
+        """Disconnect every client."""
         self._closed = True
-        async with self._news:
-            self._news.notify_all()
+        async with self._updated:
+            self._updated.notify_all()
         if self._broadcaster is not None:
             self._broadcaster.cancel()
             await asyncio.gather(self._broadcaster, return_exceptions=True)
@@ -131,13 +130,13 @@ class Console:
         return self._file(request, request.match_info["name"])
 
     def _file(self, request: web.Request, name: str) -> web.Response:
-        self._enter(request)
+        self._check_access(request)
         if name not in self._files:
             raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
         body, kind = self._files[name]
         return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
 
-    def _enter(self, request: web.Request) -> None:
+    def _check_access(self, request: web.Request) -> None:
         try:
             self._access.check(request)
         except web.HTTPException as refused:
@@ -147,44 +146,44 @@ class Console:
     # --- JSON
 
     async def _percentiles(self, request: web.Request) -> web.Response:
-        self._enter(request)
+        self._check_access(request)
         window = _window(request)
         segments = [view async for view in self._segments(window)]
         return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
 
     async def _calls(self, request: web.Request) -> web.Response:
-        self._enter(request)
-        return _json([masked(record) for record in islice(reversed(self._records.values()), MAX_LISTED)])
+        self._check_access(request)
+        return _json([masked(record) for record in self._records.recent(MAX_LISTED)])
 
     async def _call(self, request: web.Request) -> web.Response:
-        self._enter(request)
-        record = self._records.get(request.match_info["sid"])
+        self._check_access(request)
+        record = await self._records.get(request.match_info["sid"])
         if record is None:
-            raise web.HTTPNotFound(text="no such call, or it is not over yet\n", headers=HEADERS)
+            raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
         return _json(masked(record))
 
     async def _view(self, request: web.Request) -> web.Response:
-        self._enter(request)
+        self._check_access(request)
         sid = request.match_info["sid"]
         live = self._live_record(sid)
-        record = live or self._records.get(sid)
+        record = live or await self._records.get(sid)
         if record is None:
-            raise web.HTTPNotFound(text="no such call\n", headers=HEADERS)
+            raise web.HTTPNotFound(text="unknown call\n", headers=HEADERS)
         bars = [bars_of(turn, record.tool_calls) for turn in record.turns]
         return _json({"live": live is not None, "record": masked(record), "bars": bars})
 
     # --- live
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        self._enter(request)
+        self._check_access(request)
         window = _window(request)
-        if self._closed or sum(self._watching.values()) >= MAX_WATCHERS:
-            raise web.HTTPServiceUnavailable(text="too many watch already\n", headers=HEADERS)
+        if self._closed or sum(self._clients.values()) >= MAX_CLIENTS:
+            raise web.HTTPServiceUnavailable(text="too many open consoles\n", headers=HEADERS)
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
         await response.prepare(request)
-        self._watching[window] = self._watching.get(window, 0) + 1
+        self._clients[window] = self._clients.get(window, 0) + 1
         try:
             if self._broadcaster is None or self._broadcaster.done():
                 self._broadcaster = asyncio.create_task(self._broadcast(), name="console")
@@ -192,35 +191,35 @@ class Console:
             while not self._closed:
                 if (latest := self._latest.get(window, b"")) and latest is not seen:
                     seen = latest
-                    async with asyncio.timeout(SLOW_S):
+                    async with asyncio.timeout(SEND_S):
                         await response.write(b"event: snapshot\ndata: " + latest + b"\n\n")
-                async with self._news:
-                    await self._news.wait()
+                async with self._updated:
+                    await self._updated.wait()
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionError:
             pass  # gone
         finally:
-            self._watching[window] -= 1
-            if not self._watching[window]:
-                self._latest.pop(window, None)  # the next one to watch gets no old news
+            self._clients[window] -= 1
+            if not self._clients[window]:
+                self._latest.pop(window, None)  # the next client gets no stale snapshot
         return response
 
     async def _broadcast(self) -> None:
-        """One snapshot a second for all watchers of a window; ends when nobody is left."""
+        """One snapshot a second for all clients of a window; ends with the last client."""
         loop = asyncio.get_running_loop()
-        while any(self._watching.values()):
+        while any(self._clients.values()):
             due_s = loop.time() + EVERY_S
-            for window in [name for name, watchers in self._watching.items() if watchers]:
+            for window in [name for name, clients in self._clients.items() if clients]:
                 self._latest[window] = await self._snapshot(window)
-            async with self._news:
-                self._news.notify_all()
+            async with self._updated:
+                self._updated.notify_all()
             await asyncio.sleep(max(0.0, due_s - loop.time()))
 
     async def _snapshot(self, window: str) -> bytes:
         live = self._live()
-        ended = list(islice(reversed(self._records.values()), SHOWN_ENDED))
+        ended = list(self._records.recent(SHOWN_ENDED))
         calls = []
         for call in live:
             calls.append(active_call(call))
@@ -231,10 +230,10 @@ class Console:
         await asyncio.sleep(0)
         lines = [ended_call(record) for record in ended]
         now_s = asyncio.get_running_loop().time()
-        made_s, segments = self._made.get(window, (0.0, []))
-        if not segments or now_s - made_s >= REMADE_S[window]:
+        cached_s, segments = self._cached.get(window, (0.0, []))
+        if not segments or now_s - cached_s >= REFRESH_S[window]:
             segments = [view async for view in self._segments(window, history=True)]
-            self._made[window] = now_s, segments
+            self._cached[window] = now_s, segments
         return msgspec.json.encode(
             {
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -255,7 +254,7 @@ class Console:
         for segment in SEGMENTS:
             if not segment.rig_only:
                 view = segment_view(self._metrics, segment, window)
-                await asyncio.sleep(0)  # the calls' turn
+                await asyncio.sleep(0)  # yield to the calls
                 if history and view.count:
                     points = points_of(self._metrics, segment, window)
                     view = msgspec.structs.replace(view, points=points)

@@ -1,5 +1,5 @@
-"""What the console shows, as plain values made from records and metrics. Times in ms, NaN and None never mixed:
-what is not known is absent. Callers' numbers are masked here, before anything leaves the process.
+"""The values that the console shows, made from records and metrics. Times in ms; an unknown one is absent, never NaN.
+Phone numbers are masked here, before any value leaves the process.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 WINDOWS = {"1m": (60, 30), "5m": (300, 60), "1h": (3600, 60)}  # name -> seconds, points of the sparkline
-OUR_SIDES = ("gateway", "model")  # an end from there is a fault, a limit or a restart: not somebody's wish
+OUR_SIDES = ("gateway", "model")  # a call ended from these sides ended by a fault, a limit or a restart, not on purpose
 
 
 class LiveCall(msgspec.Struct, frozen=True):
-    """A call in progress, as the server hands it over. The record is still being written."""
+    """An active call. Its record is still being written."""
 
     phase: str
     elapsed_ms: float  # since the stream started (before: since the ring)
@@ -48,7 +48,7 @@ class LiveCall(msgspec.Struct, frozen=True):
 
 
 class ActiveCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the calls now."""
+    """One row of the active calls."""
 
     call_sid: str
     agent: str
@@ -59,12 +59,12 @@ class ActiveCall(msgspec.Struct, frozen=True, omit_defaults=True):
     turns: int
     started_at: str = ""
     last_gap_ms: float | None = None
-    tool: str = ""  # the one that runs longest
+    tool: str = ""  # the one running longest
     simulated: bool = False
 
 
 class EndedCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the calls that ended."""
+    """One row of the ended calls."""
 
     call_sid: str
     agent: str
@@ -84,7 +84,7 @@ class EndedCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """One stretch of a turn. The axis begins where the caller fell silent."""
+    """One stage of a turn. Times start at the end of the caller's speech."""
 
     kind: str  # model, voice, tool, gateway, carrier
     what: str
@@ -93,20 +93,20 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class TurnView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One answered turn: what the caller waited for."""
+    """One answered turn: the stages of the caller's wait."""
 
     call_sid: str
     agent: str
     number: int
     gap_ms: float
     bars: list[Bar]
-    played: bool = False  # the gap ends at the carrier's mark; else when the audio was sent
+    played: bool = False  # the gap ends at the carrier's mark; otherwise when the audio was sent
     interrupted: bool = False
     at: str = ""
 
 
 class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One segment in one window. P95 and P99 are absent where too few samples stand behind them."""
+    """One segment in one window. P95 and P99 are absent where there are too few samples for them."""
 
     name: str
     count: int
@@ -124,7 +124,7 @@ class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def mask(number: str) -> str:
-    """A phone number or SIP address that can be told apart, and not dialled."""
+    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
     scheme, colon, rest = number.partition(":")
     if colon:
         return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
@@ -132,7 +132,7 @@ def mask(number: str) -> str:
 
 
 def masked(record: CallRecord) -> CallRecord:
-    """The record as it may be shown: the other side's number masked."""
+    """A copy of the record with the other party's number masked."""
     if record.direction == "outbound":
         return msgspec.structs.replace(record, dialled=mask(record.dialled))
     return msgspec.structs.replace(record, caller=mask(record.caller))
@@ -143,7 +143,7 @@ def _other_side(record: CallRecord) -> str:
 
 
 def active_call(call: LiveCall) -> ActiveCall:
-    """A call in progress in one line."""
+    """One row of an active call."""
     record = call.record
     gaps = (turn.segments["turn_gap"] for turn in reversed(record.turns) if "turn_gap" in turn.segments)
     running = [tool.name for tool in record.tool_calls if tool.finished_ms is None]
@@ -163,7 +163,7 @@ def active_call(call: LiveCall) -> ActiveCall:
 
 
 def ended_call(record: CallRecord) -> EndedCall:
-    """A call that is over in one line."""
+    """One row of an ended call."""
     return EndedCall(
         call_sid=record.call_sid,
         agent=record.agent,
@@ -184,7 +184,7 @@ def ended_call(record: CallRecord) -> EndedCall:
 
 
 def bars_of(turn: TurnRecord, tools: Iterable[ToolRecord] = ()) -> list[Bar]:
-    """What waited for what in this turn; empty for one that answered nobody (a greeting, a filler)."""
+    """The stages of this turn's gap; empty for a turn that answers no utterance (a greeting, a filler)."""
     segments, ended_ms = turn.segments, turn.caller_ended_ms
     audio_ms = segments.get("model_first_audio")
     if audio_ms is None or ended_ms is None:
@@ -257,7 +257,7 @@ def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView
 
 
 def points_of(metrics: Metrics, segment: Segment, window: str) -> list[list[float | None]]:
-    """[medians, slowest] of the window's stretches, oldest first."""
+    """[medians, maxima] of the window's intervals, oldest first."""
     parts = [summarise(part) for part in metrics.history(segment, *WINDOWS[window])]
     return [[_ms(part.p50) for part in parts], [_ms(part.max) for part in parts]]
 

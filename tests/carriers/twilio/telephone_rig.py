@@ -63,9 +63,9 @@ class Exchange:
     async def record(self, call_sid: str) -> CallRecord:
         """The record of a call, once it is over."""
         async with asyncio.timeout(20):
-            while call_sid not in self.gateway.records:
+            while (record := await self.gateway.records.get(call_sid)) is None:
                 await asyncio.sleep(0.01)
-        return self.gateway.records[call_sid]
+        return record
 
     async def webhook(
         self, path: str, form: Mapping[str, str] | list[tuple[str, str]], **changes: Any

@@ -82,7 +82,7 @@ def told() -> dict[str, Any]:
             await x.until(lambda: not x.gateway.calls)
             return dict(zip(STORIES, outcomes, strict=True)) | {"counted": x.counted("calls_total")}
 
-    return run_quickly(all_of_them())
+    return run_quickly(lambda _: all_of_them())
 
 
 async def called(x: Exchange, to: str, agent: str = "desk", **more: Any) -> dict[str, Any]:

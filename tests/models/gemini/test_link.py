@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -69,7 +68,7 @@ async def test_a_greeting_is_received_whole_and_in_order():
         assert [len(seconds) for seconds in rig.sink.segments.values()] == [1]
         times = [event.at_s for event in rig.sink.events]
         assert times == sorted(times)
-        assert abs(times[-1] - time.monotonic()) < 5
+        assert abs(times[-1] - asyncio.get_running_loop().time()) < 5
     [session] = rig.server.sessions
     assert (session.close_code, session.closed_by) == (1000, "client")
     assert session.path.startswith("/ws/google.ai.generativelanguage.v1beta.")
@@ -79,7 +78,7 @@ async def test_the_caller_is_heard_bit_for_bit():
     sent = frames(30)
     async with linked(m.Script()) as rig:
         for pcm in sent:
-            rig.say(pcm, time.monotonic())
+            rig.say(pcm, asyncio.get_running_loop().time())
         [session] = rig.server.sessions
         await eventually(lambda: session.audio_bytes == 30 * 640)
         assert bytes(session.audio) == b"".join(sent)
@@ -516,10 +515,10 @@ async def test_a_stuck_session_is_dropped_and_resumed():
         rig.link.prompt("stall")
         await eventually(lambda: rig.server.sessions[0].texts)
         await asyncio.sleep(0.05)
-        began_s = time.monotonic()
+        began_s = asyncio.get_running_loop().time()
         rig.link.reconnect()
         await rig.sink.until_event(ModelReady, 2)
-        assert time.monotonic() - began_s < 2.5
+        assert asyncio.get_running_loop().time() - began_s < 2.5
 
 
 async def test_a_gap_keeps_the_last_second_of_the_caller():
@@ -657,12 +656,12 @@ async def test_sixty_five_minutes_in_six_and_a_half_seconds():
 
 async def failed(script, agent=LOCAL, patience=HASTE, **more):
     """A link that must give up: (its connections' setups, its faults, seconds it took)."""
-    began_s = time.monotonic()
+    began_s = asyncio.get_running_loop().time()
     async with linked(script, agent, patience=patience, ready=False, **more) as rig:
         await rig.sink.until_event(ModelFailed)
         await rig.finished()
         assert not rig.sink.of(ModelReady)
-    return [s.setup for s in rig.server.sessions], list(rig.link.faults), time.monotonic() - began_s
+    return [s.setup for s in rig.server.sessions], list(rig.link.faults), asyncio.get_running_loop().time() - began_s
 
 
 async def test_an_invalid_setup_is_tried_once():
@@ -747,18 +746,18 @@ async def test_closing_twice_before_and_after_is_harmless():
 async def test_closing_does_not_wait_for_a_setup():
     async with linked(m.Script(setup_delay_ms=60_000), ready=False) as rig:
         await eventually(lambda: rig.server.sessions and rig.server.sessions[0].setup_at_s)
-        began_s = time.monotonic()
+        began_s = asyncio.get_running_loop().time()
         await rig.link.close()
-        assert time.monotonic() - began_s < 2
+        assert asyncio.get_running_loop().time() - began_s < 2
         assert not rig.sink.events
 
 
 async def test_closing_does_not_wait_for_a_retry():
     async with linked(m.Script(refuse=m.Close(1013, "busy")), ready=False, patience=Patience(delays_s=(30.0,))) as rig:
         await asyncio.sleep(0.05)
-        began_s = time.monotonic()
+        began_s = asyncio.get_running_loop().time()
         await rig.link.close()
-        assert time.monotonic() - began_s < 1
+        assert asyncio.get_running_loop().time() - began_s < 1
 
 
 async def test_closing_does_not_wait_for_a_rotation():
@@ -769,9 +768,9 @@ async def test_closing_does_not_wait_for_a_rotation():
         await rig.sink.until(lambda: 2 in rig.sink.audio)
         rig.link.rotate()
         await asyncio.sleep(0.02)
-        began_s = time.monotonic()
+        began_s = asyncio.get_running_loop().time()
         await rig.link.close()
-        assert time.monotonic() - began_s < 0.5
+        assert asyncio.get_running_loop().time() - began_s < 0.5
         assert len(rig.server.sessions) == 1
 
 
@@ -790,9 +789,11 @@ async def test_closing_in_the_middle_of_a_flood_of_audio():
     script = m.Script(replies=(says("A very long story", length_ms=60_000, speed=1000, chunk_ms=(20,)),))
     async with linked(script) as rig:
         await rig.sink.until(lambda: rig.sink.audio[1])
-        began_s = time.monotonic()
+        began_s = asyncio.get_running_loop().time()
         await rig.link.close()
-        assert time.monotonic() - began_s < 0.9, "the close handshake was not held up by what was still coming"
+        assert asyncio.get_running_loop().time() - began_s < 0.9, (
+            "the close handshake was not held up by what was still coming"
+        )
         await eventually(lambda: rig.server.sessions[0].closed_at_s)
         assert rig.server.sessions[0].close_code == 1000
 
@@ -841,9 +842,9 @@ async def test_a_stopped_gateway_closes_its_client():
             "OFFHOOK_INSECURE": "1",
             "OFFHOOK_PORT": "0",
         }
-        gateway = Gateway(settings_from(environ), [AGENT], environ)
+        gateway = Gateway(settings_from(environ), [AGENT], environ, asyncio.get_running_loop().time)
         async with gateway.listening():
-            assert (await gateway.models.token(AGENT, (), {"caller": "x"})).startswith("auth_tokens/")
+            assert (await gateway.model.token(AGENT, (), {"caller": "x"})).startswith("auth_tokens/")
             await gateway.drain()
             assert server._runner.server.connections, "kept for the next request"
         await eventually(lambda: not server._runner.server.connections)

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import time
 
 import numpy as np
 import pytest
@@ -317,7 +316,7 @@ async def test_audio_is_early_but_turn_ends_when_played():
     ):
         await client.send(TEXT)
         await client.until("serverContent", "generationComplete")
-        complete_s = time.monotonic()
+        complete_s = asyncio.get_running_loop().time()
         await client.until("serverContent", "turnComplete")
         [reply] = server.sessions[0].replies
     assert reply.first_audio_at_s - reply.decided_at_s >= 0.1
@@ -327,7 +326,7 @@ async def test_audio_is_early_but_turn_ends_when_played():
     assert reply.last_audio_at_s - reply.first_audio_at_s < 0.3
     assert reply.generation_complete_at_s - reply.first_audio_at_s < 0.3
     assert reply.ended_at_s - reply.first_audio_at_s >= 0.58
-    assert time.monotonic() - complete_s > 0.25
+    assert asyncio.get_running_loop().time() - complete_s > 0.25
 
 
 @pytest.mark.parametrize(
@@ -446,7 +445,7 @@ async def test_the_end_of_the_callers_turn_is_on_the_clock():
     script = Script(replies=(Reply("caller", (Say("x", length_ms=40, delay_ms=50),)),))
     async with ModelServer(script) as server, raw_client(server, setup_of(**QUICK)) as client:
         await client.speak(voice(400))
-        spoken_s = time.monotonic()
+        spoken_s = asyncio.get_running_loop().time()
         await asyncio.sleep(0.05)
         await client.speak(silence(240))
         await client.turn()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from offhook.gateway.cli.quickly import gateway_here
-from offhook.gateway.rehearsal.quick_clock import run_quickly
+from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly
 from offhook.gateway.rehearsal.results.report import CallReport
 from offhook.gateway.rehearsal.run import run_scenario
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation, judge
@@ -105,12 +106,13 @@ MUST_FAIL: list[tuple[str, str, Any, str]] = [
 def reports(tmp_path_factory) -> dict[str, CallReport]:
     folder = tmp_path_factory.mktemp("calls")
 
-    async def all_of_them() -> dict[str, CallReport]:
+    async def all_of_them(clock: Clock) -> dict[str, CallReport]:
+        gateway = partial(gateway_here, clock=clock)
         scenarios = [parse_scenario(BAD_DAY), *map(load_scenario, CALLS)]
-        ran = [await run_scenario(one, folder / one.name, gateway=gateway_here) for one in scenarios]
+        ran = [await run_scenario(one, folder / one.name, gateway=gateway, clock=clock) for one in scenarios]
         return {scenario.name: report.calls[0] for scenario, report in zip(scenarios, ran, strict=True)}
 
-    return run_quickly(all_of_them(), others_work=lambda: THREADS.busy)
+    return run_quickly(all_of_them, others_work=lambda: THREADS.busy)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -60,8 +60,8 @@ def test_a_board_without_bounds_is_cut() -> None:
 def test_a_board_that_fails_says_so_and_nothing_secret() -> None:
     board = shown(RuntimeError("password=hunter2"))
     assert board["error"] == "cannot be shown: RuntimeError"
-    assert shown({"not": "a list"})["error"] == "cannot be shown: it is not a list of lists"
-    assert shown([{"items": 3}])["error"] == "cannot be shown: it is not a list of lists"
+    assert shown({"not": "a list"})["error"] == "cannot be shown: the result is not a list of lists"
+    assert shown([{"items": 3}])["error"] == "cannot be shown: the result is not a list of lists"
 
 
 def test_slow_board_blocks_nothing_and_is_read_once() -> None:

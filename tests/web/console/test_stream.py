@@ -42,20 +42,20 @@ async def test_snapshot_is_made_only_while_it_is_watched() -> None:
 
 
 async def test_slow_watcher_is_dropped_and_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "SLOW_S", 0.3)
+    monkeypatch.setattr(pages, "SEND_S", 0.3)
     monkeypatch.setattr(pages, "EVERY_S", 0.01)
     async with staged() as stage, aiohttp.ClientSession() as session:
         port = int(stage.url.rpartition(":")[2])
         words = "x" * 2_000
         for i in range(25):  # large snapshots
             sid = f"CA{i:032x}"
-            stage.gateway.records[sid] = CallRecord(call_sid=sid, agent=words, caller="+15550100")
+            stage.gateway.records.keep(CallRecord(call_sid=sid, agent=words, caller="+15550100"))
         slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", port))
         slow.sendall(f"GET /console/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
         async with session.get(f"{stage.url}/console/events") as stream:
-            watching = stage.gateway.console._watching
+            watching = stage.gateway.console._clients
             async with asyncio.timeout(20):
                 while watching.get("5m", 0) < 2:
                     await snapshot(stream.content)
@@ -66,7 +66,7 @@ async def test_slow_watcher_is_dropped_and_others_continue(monkeypatch: pytest.M
 
 
 async def test_watchers_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_WATCHERS", 1)
+    monkeypatch.setattr(pages, "MAX_CLIENTS", 1)
     async with staged() as stage, aiohttp.ClientSession() as session:
         stream = await session.get(f"{stage.url}/console/events")
         await snapshot(stream.content)
@@ -104,7 +104,8 @@ async def test_numbers_leave_the_process_masked_only() -> None:
     async with staged() as stage, aiohttp.ClientSession() as session:
         record = CallRecord(call_sid="CA1", caller="+15557654321", dialled="+15550142", turns=[])
         placed = CallRecord(call_sid="CA2", caller="+15550142", dialled="+15557654321", direction="outbound")
-        stage.gateway.records.update({"CA1": record, "CA2": placed})
+        stage.gateway.records.keep(record)
+        stage.gateway.records.keep(placed)
         for path in ("calls", "calls/CA1", "calls/CA2", "view/CA1", "view/CA2"):
             async with session.get(f"{stage.url}/console/api/{path}") as answer:
                 text = await answer.text()
@@ -128,9 +129,8 @@ async def test_the_gateway_stops_though_somebody_watches() -> None:
 
 async def test_a_call_that_nobody_knows_is_not_found() -> None:
     async with staged() as stage, aiohttp.ClientSession() as session:
-        stage.gateway.records["CA1"] = CallRecord(
-            call_sid="CA1", turns=[TurnRecord(number=1, generation=1, segments={"turn_gap": 900.0})]
-        )
+        turn = TurnRecord(number=1, generation=1, segments={"turn_gap": 900.0})
+        stage.gateway.records.keep(CallRecord(call_sid="CA1", turns=[turn]))
         async with session.get(f"{stage.url}/console/api/view/CA1") as answer:
             shown = await answer.json()
         assert shown["live"] is False

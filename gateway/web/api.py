@@ -1,0 +1,223 @@
+"""The HTTP API beside the console: outbound calls, call control, metrics, health, browser tokens.
+
+POST /calls                    place a call; GET /calls/ID its state, POST /calls/ID/ACTION controls it
+GET  /metrics /livez /readyz   for Prometheus and for a process supervisor
+POST /console/token            an ephemeral token for a browser that connects to the model itself (off by default)
+
+Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls are reached through `CallControl` alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.web.access import Access, secret_of
+from offhook.gateway.web.limits import Limits
+from offhook.metrics.catalogue import Metrics
+from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
+
+__all__ = ["Api", "CallControl", "TokenFor", "Unavailable"]
+
+log = logging.getLogger(__name__)
+
+# A token for one browser session with the named agent ("": the first), and its model's name. Raises `OperatorError`
+# for an unknown agent or settings without tokens, `ModelRefused`.
+TokenFor = Callable[[str], Awaitable[tuple[str, str]]]
+
+
+class Unavailable(OperatorError):
+    """No call can be placed at the moment: answered with 503."""
+
+
+class CallControl(Protocol):
+    """The process's calls, as the API controls them. `call_id`: of an outbound call, or the carrier's of any call.
+
+    Methods that act return whether it was done; None for an unknown call.
+    """
+
+    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> msgspec.Struct:
+        """Queue an outbound call; its state. Raises `OperatorError` for a call that cannot be placed, `Unavailable`."""
+        ...
+
+    def outbound(self, call_id: str) -> msgspec.Struct | None:
+        """The state of an outbound call."""
+        ...
+
+    async def hang_up(self, call_id: str) -> bool | None: ...
+
+    async def hold(self, call_id: str, music_url: str, line: str) -> bool | None: ...
+
+    async def resume(self, call_id: str) -> bool | None: ...
+
+    def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
+        """Raises `OperatorError` for a target that cannot be called."""
+        ...
+
+    def press(self, call_id: str, digits: str) -> bool | None: ...
+
+
+class Api:
+    """`api_token` "": no call can be placed or controlled. `not_ready()`: why `/readyz` answers 503, "" when ready.
+
+    `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        access: Access,
+        metrics: Metrics,
+        control: CallControl,
+        *,
+        api_token: str,
+        not_ready: Callable[[], str],
+        token_for: TokenFor | None,
+        exemplars: bool,
+    ) -> None:
+        self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
+        self._api_token = api_token
+        self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
+
+    def routes(self) -> list[web.RouteDef]:
+        """For the server's application."""
+        return [
+            web.post("/calls", _errors_as_json(self._place)),
+            web.get("/calls/{id}", _errors_as_json(self._outbound)),
+            web.post("/calls/{id}/{action}", _errors_as_json(self._act)),
+            web.get("/metrics", self._render_metrics),
+            web.get("/livez", self._livez),
+            web.get("/readyz", self._readyz),
+            web.post("/console/token", self._browser_token),
+        ]
+
+    # --- calls
+
+    async def _authorized(self, request: web.Request) -> dict[str, Any]:
+        """The JSON body of a request that carries the API token. Raises 4xx."""
+        self._limits.check_rate(request)
+        given = secret_of(request.headers.get("Authorization", "")) or b""
+        if not self._api_token or not hmac.compare_digest(given, self._api_token.encode()):  # not the console's token
+            self._metrics.auth_failures_total.inc("api")
+            raise web.HTTPUnauthorized(
+                text="set OFFHOOK_API_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
+            )
+        return await self._limits.json(request) if request.method == "POST" else {}
+
+    async def _place(self, request: web.Request) -> web.Response:
+        body = await self._authorized(request)
+        if unknown := body.keys() - {"to", "agent", "from", "variables"}:
+            raise web.HTTPBadRequest(text=f"unknown field: {min(unknown)[:60]}")
+        texts = _strings(body, "to", "agent", "from")
+        variables = body.get("variables", {})
+        if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
+            raise web.HTTPBadRequest(text="variables must be an object whose values are strings")
+        try:
+            placed = self._control.call_out(texts["to"], texts["agent"], caller_id=texts["from"], variables=variables)
+        except Unavailable as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+        except OperatorError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return _json(placed, status=202)
+
+    async def _outbound(self, request: web.Request) -> web.Response:
+        await self._authorized(request)
+        placed = self._control.outbound(request.match_info["id"])
+        if placed is None:
+            raise web.HTTPNotFound(text="unknown call")
+        return _json(placed)
+
+    async def _act(self, request: web.Request) -> web.Response:
+        """`hang_up`, `hold` (music, say), `resume`, `transfer` (to, whisper, warm), `press` (digits)."""
+        body = await self._authorized(request)
+        texts = _strings(body, "music", "say", "to", "whisper", "digits")
+        if texts["music"] and not texts["music"].startswith(("https://", "http://")):
+            raise web.HTTPBadRequest(text="music must be the URL of a sound file")
+        call_id, control = request.match_info["id"], self._control
+        done: bool | None = None
+        match request.match_info["action"]:
+            case "hang_up":
+                done = await control.hang_up(call_id)
+            case "hold":
+                done = await control.hold(call_id, texts["music"], texts["say"])
+            case "resume":
+                done = await control.resume(call_id)
+            case "transfer" if texts["to"]:
+                try:
+                    done = control.transfer(
+                        call_id, texts["to"], whisper=texts["whisper"], warm=body.get("warm") is True
+                    )
+                except OperatorError as error:
+                    raise web.HTTPBadRequest(text=str(error)) from None
+            case "press" if texts["digits"]:
+                done = control.press(call_id, texts["digits"])
+        if done is None:
+            raise web.HTTPNotFound(text="unknown call or action")
+        return _json({"done": done}, status=200 if done else 409)
+
+    # --- for operators
+
+    async def _render_metrics(self, request: web.Request) -> web.Response:
+        self._access.check(request, "metrics")
+        openmetrics = self._exemplars and "application/openmetrics-text" in request.headers.get("Accept", "")
+        body = await self._metrics.render_in_slices(openmetrics)
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
+
+    async def _livez(self, request: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if reason := self._not_ready():
+            return web.Response(status=503, text=f"{reason}\n")
+        return web.Response(text="ready\n")
+
+    async def _browser_token(self, request: web.Request) -> web.Response:
+        """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""
+        self._access.check(request)
+        if self._token_for is None:
+            raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
+        name = _strings(await self._limits.json(request), "agent")["agent"]
+        try:
+            token, model = await self._token_for(name)
+        except OperatorError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except ModelRefused as error:
+            log.warning("browser token: %s", error)
+            raise web.HTTPBadGateway(text="the model's API did not issue a token\n") from None
+        answer = _json({"token": token, "model": model})
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+
+def _strings(body: dict[str, Any], *names: str) -> dict[str, str]:
+    """These fields of a body, "" where absent. Raises 400 for one that is not a string."""
+    found = {name: body.get(name, "") for name in names}
+    if wrong := [name for name, value in found.items() if not isinstance(value, str)]:
+        raise web.HTTPBadRequest(text=f"{', '.join(wrong)} must be {'strings' if wrong[1:] else 'a string'}")
+    return found
+
+
+def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
+    """The same handler, its HTTP errors answered as JSON: `{"error": ...}`."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPError as error:
+            refusal = _json({"error": (error.text or error.reason).strip()}, status=error.status)
+            if wanted := error.headers.get("WWW-Authenticate"):
+                refusal.headers["WWW-Authenticate"] = wanted
+            return refusal
+
+    return answer
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", status=status)
