@@ -21,20 +21,6 @@ ROOT = Path(__file__).parents[1]
 GATEWAY = ROOT / "gateway"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "infra/runbook.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-# What docs/architecture.md names and other branches of the redesign bring; empty once they are merged.
-COMING = {
-    "call/hearing.py",
-    "call/speaking.py",
-    "call/tools.py",
-    "carriers/stream_line.py",
-    "models/gemini/audio.py",
-    "models/gemini/outbox.py",
-    "telephony/carrier.py",
-    *("CallTools", "LineCan.acknowledges_clear", "StreamLine.on_mark"),
-    *("CallTools.requested", "Hearing.heard", "Hearing.open_turn", "LinkCan", "LinkCount", "ModelLink.caller_audio"),
-    *("ModelLink.heard", "ModelLink.tool_result", "ModelSink.tool_call"),
-    *("Speaking.clear", "Speaking.mark", "Speaking.play", "Speaking.reply_audio"),
-}
 TOPS = {"gateway", "media", "metrics", "tests", "infra", "docs"}
 PATH = re.compile(r"^[\w.*-]+(/[\w.*-]+)*/?$")
 
@@ -80,12 +66,7 @@ def page_id(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_path_on_a_page_exists(page: Path) -> None:
     names = paths_in(page.read_text(encoding="utf-8"))
-    assert [name for name in names if not there(name) and name not in COMING] == []
-
-
-def test_something_is_still_coming() -> None:
-    awaited = [name for name in COMING if (not there(name) if "/" in name else not is_named(name))]
-    assert awaited or not COMING, "all of it has landed: empty COMING"
+    assert [name for name in names if not there(name)] == []
 
 
 def test_paths_are_found_in_prose_only() -> None:
@@ -127,7 +108,7 @@ def is_named(name: str) -> bool:
 def test_every_class_and_method_on_the_page_exists(page: Path) -> None:
     names = re.compile(r"[A-Z][a-z]\w*(\.[a-z]\w*)?")
     found = [name for name in backticked(page.read_text(encoding="utf-8")) if names.fullmatch(name)]
-    assert [name for name in found if not is_named(name) and name not in COMING] == []
+    assert [name for name in found if not is_named(name)] == []
 
 
 # --- make targets, hooks, workflows

@@ -17,27 +17,18 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 KEPT: dict[str, str] = {}
 # Names with two meanings that are to go, and how.
 TO_GO = {
-    "ActivityEnd": "conversation/commands.py names it after the turn, or models/gemini/messages.py after the wire",
-    "ActivityStart": "as ActivityEnd",
     "BargeIn": "agent/spec.py: BargeInSettings",
-    "Line": "carriers/twilio/webhooks.py: goes with the switchboard; conversation/transcript.py: a transcript's line",
-    "Outbound": "agent/spec.py: OutboundSettings; telephony/outbound.py: OutboundQueue; messages.py: an encoder",
-    "ReplyMark": "carriers/twilio/messages.py: goes with the line",
+    "Line": "conversation/state.py: the line's state; conversation/transcript.py: a transcript's line",
 }
 # Names that the glossary replaces and that are still there, and where they are to go.
 REPLACED = {
     "Afterwards": "tools/__init__.py: LateOutcome",
-    "CarrierSocket": "call/call.py: goes with the line",
     "Door": "web/limits.py",
     "Ear": "rehearsal/model/voice.py",
-    "Next": "carriers/twilio/steering.py: NextStep",
-    "Outbound": "see TO_GO; rehearsal/scenario/load.py",
-    "Placed": "telephony/outbound.py: OutboundCall; rehearsal/phone/call.py",
-    "Scheduling": "conversation/commands.py: Speak",
+    "Outbound": "agent/spec.py: OutboundSettings; rehearsal/scenario/load.py",
+    "Placed": "rehearsal/phone/call.py",
     "Spoken": "rehearsal/phone/truth.py",
-    "StreamOwner": "carriers/twilio/stream.py",
     "Stretch": "observe/tracing.py, rehearsal/phone/truth.py",
-    "Telephone": "carriers/twilio/webhooks.py: goes with the switchboard",
 }
 
 
