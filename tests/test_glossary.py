@@ -15,21 +15,6 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 # Names with two meanings that stay, and why.
 KEPT: dict[str, str] = {}
-# Names with two meanings that are to go, and how.
-TO_GO = {
-    "BargeIn": "agent/spec.py: BargeInSettings",
-    "Line": "conversation/state.py: the line's state; conversation/transcript.py: a transcript's line",
-}
-# Names that the glossary replaces and that are still there, and where they are to go.
-REPLACED = {
-    "Afterwards": "tools/__init__.py: LateOutcome",
-    "Door": "web/limits.py",
-    "Ear": "rehearsal/model/voice.py",
-    "Outbound": "agent/spec.py: OutboundSettings; rehearsal/scenario/load.py",
-    "Placed": "rehearsal/phone/call.py",
-    "Spoken": "rehearsal/phone/truth.py",
-    "Stretch": "observe/tracing.py, rehearsal/phone/truth.py",
-}
 
 
 def classes(*, rehearsal: bool) -> Iterator[tuple[str, str]]:
@@ -60,21 +45,18 @@ def replaced_names(glossary: str) -> set[str]:
 
 def test_no_class_name_has_two_meanings() -> None:
     found = doubled(classes(rehearsal=False))
-    unlisted = found.keys() - KEPT.keys() - TO_GO.keys()
+    unlisted = found.keys() - KEPT.keys()
     assert {name: found[name] for name in unlisted} == {}, "rename one, or say in KEPT why both stay"
 
 
 def test_no_class_has_a_replaced_name() -> None:
     names = replaced_names(GLOSSARY)
-    found = {(name, module) for name, module in classes(rehearsal=True) if name in names - REPLACED.keys()}
+    found = {(name, module) for name, module in classes(rehearsal=True) if name in names}
     assert found == set(), "docs/glossary.md has the term for it"
 
 
-def test_lists_of_exceptions_are_current() -> None:
-    doubles = doubled(classes(rehearsal=False))
-    there = {name for name, _ in classes(rehearsal=True)} & replaced_names(GLOSSARY)
-    stale = sorted((KEPT.keys() | TO_GO.keys()) - doubles.keys()) + sorted(REPLACED.keys() - there)
-    assert stale == [], "renamed meanwhile: delete them from KEPT, TO_GO or REPLACED"
+def test_list_of_exceptions_is_current() -> None:
+    assert KEPT.keys() - doubled(classes(rehearsal=False)).keys() == set(), "renamed meanwhile: delete them from KEPT"
 
 
 def test_glossary_has_one_row_per_term() -> None:

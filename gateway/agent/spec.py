@@ -17,13 +17,13 @@ __all__ = [
     "LOCAL_END_SILENCE_MS",
     "LOCAL_PRE_ROLL_MS",
     "Agent",
-    "BargeIn",
+    "BargeInSettings",
     "Fallback",
     "Greeting",
     "Idle",
-    "Limits",
+    "LimitSettings",
     "ModelSettings",
-    "Outbound",
+    "OutboundSettings",
     "RecordingSettings",
     "Repair",
     "ToolSettings",
@@ -43,7 +43,7 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class BargeIn(_Spec, frozen=True):
+class BargeInSettings(_Spec, frozen=True):
     """How the caller interrupts the agent."""
 
     mode: Mode = "hold"
@@ -91,7 +91,7 @@ class Idle(_Spec, frozen=True):
     goodbye: str = "The caller is still silent. Say a short goodbye."
 
 
-class Limits(_Spec, frozen=True):
+class LimitSettings(_Spec, frozen=True):
     """Bounds of one call."""
 
     call_s: Seconds = 3600.0
@@ -118,7 +118,7 @@ class Fallback(_Spec, frozen=True):
     enqueue: str = ""  # queue name
 
 
-class Outbound(_Spec, frozen=True):
+class OutboundSettings(_Spec, frozen=True):
     """Calls this agent places: the number it shows, and what it does when a machine answers."""
 
     caller_id: str = ""  # one of the account's numbers, E.164; the first of `numbers` unless given
@@ -178,14 +178,14 @@ class Agent(_Spec, frozen=True):
     instructions: str = ""
     greeting: Greeting = Greeting()
     tools: tuple[ToolSettings, ...] = ()
-    barge_in: BargeIn = BargeIn()
+    barge_in: BargeInSettings = BargeInSettings()
     repair: Repair = Repair()
     turn_detection: TurnDetection = TurnDetection()
     idle: Idle = Idle()
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
     recording: RecordingSettings = RecordingSettings()
     fallback: Fallback = Fallback()
-    outbound: Outbound = Outbound()
+    outbound: OutboundSettings = OutboundSettings()
     variables: dict[str, str] = {}
     board: str = ""  # module:function of yours; the console shows the lists it returns
     directory: str = "."  # of the agent file; relative paths start here

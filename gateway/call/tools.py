@@ -21,7 +21,7 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.models import ModelLink
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import MessageRecord
-from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
+from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import clipped
 from offhook.gateway.tools.runner import ToolRunner
 from offhook.metrics.catalogue import Metrics
@@ -190,7 +190,7 @@ class CallTools:
     def last_words(self, text: str, ending: Ending) -> None:
         self._say_and_end(text, ending)
 
-    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+    def afterwards(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
         outcome = "" if what is None else msgspec.json.encode(self._shown(what)).decode()
         self._timeline.tool_afterwards(call.call_id, state.value, outcome)
         log.warning("call %s: tool %s was abandoned, %s: %s", self._facts.call_sid, call.name, state.value, outcome)

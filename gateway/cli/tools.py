@@ -23,7 +23,7 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import Outcome, ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.observe.redact import Redactor, secrets_of
-from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolError, ToolResult
+from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.build import build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.tools.runner import ToolRunner
@@ -221,7 +221,7 @@ class _Desk:
     def last_words(self, text: str, ending: Ending) -> None:
         _would("say, and hang up", text)
 
-    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+    def afterwards(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
         _would("record that it is", state.value)
 
 

@@ -10,7 +10,19 @@ from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.conversation.ledger import Ledger
 from offhook.gateway.conversation.units import RATE_HZ
 
-__all__ = ["Caller", "Due", "Greets", "LastWords", "Line", "Link", "Mode", "Phase", "Policy", "RunningTool", "State"]
+__all__ = [
+    "Caller",
+    "Due",
+    "Greets",
+    "LastWords",
+    "LineState",
+    "Link",
+    "Mode",
+    "Phase",
+    "Policy",
+    "RunningTool",
+    "State",
+]
 
 
 class Phase(Enum):
@@ -28,7 +40,7 @@ class Phase(Enum):
     __hash__ = object.__hash__  # Enum's is a Python call on every step
 
 
-class Line(Enum):
+class LineState(Enum):
     """Whether there is a stream to the caller at present. Independent of the phase."""
 
     UP = "up"
@@ -126,7 +138,7 @@ class State(NamedTuple):
     """Everything that decides what the next event means."""
 
     phase: Phase = Phase.CONNECTING
-    line: Line = Line.UP
+    line: LineState = LineState.UP
     link: Link = Link.DIALLING
     ledger: Ledger = Ledger()
     tools: tuple[RunningTool, ...] = ()

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "CallerSpoke",
-    "Line",
+    "Passage",
     "Piece",
     "ReplySaid",
     "Sounded",
@@ -69,7 +69,7 @@ class Sounded(NamedTuple):
     received: int
 
 
-class Line(NamedTuple):
+class Passage(NamedTuple):
     """One line to read. `heard_text`: of the agent's words those that the caller heard."""
 
     at_s: float
@@ -126,14 +126,14 @@ def heard_text(t: Transcript, generation: int, heard_samples: int, received_samp
     return ""
 
 
-def lines(t: Transcript, sounded: Mapping[int, Sounded]) -> list[Line]:
+def lines(t: Transcript, sounded: Mapping[int, Sounded]) -> list[Passage]:
     """Everything that stood on the line, in the order of the media; a reply that never sounded did not."""
-    found = [Line(c.at_s, "caller", c.text.strip()) for c in t.caller if c.text.strip()]
+    found = [Passage(c.at_s, "caller", c.text.strip()) for c in t.caller if c.text.strip()]
     for reply in t.replies:
         on_line = sounded.get(reply.generation)
         text = reply_text(t, reply.generation)
         if on_line is not None and text:
-            found.append(Line(on_line.at_s, "agent", text, _cut(reply.pieces, on_line.heard, on_line.received)))
+            found.append(Passage(on_line.at_s, "agent", text, _cut(reply.pieces, on_line.heard, on_line.received)))
     return sorted(found, key=lambda line: line.at_s)  # stable: at the same time the caller first
 
 

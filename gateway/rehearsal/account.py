@@ -13,7 +13,7 @@ from offhook.gateway.errors import OffhookError
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock
-from offhook.gateway.rehearsal.scenario.load import Outbound, Scenario
+from offhook.gateway.rehearsal.scenario.load import OutboundPlan, Scenario
 
 __all__ = ["API_TOKEN", "UNANSWERED", "account_for", "counters", "environment_of", "legs", "moved", "place_outbound"]
 
@@ -51,7 +51,9 @@ def environment_of(scenario: Scenario, twilio: SimulatedTwilio | None) -> dict[s
     return env
 
 
-async def place_outbound(outbound: Outbound, agent: str, url: str, twilio: SimulatedTwilio, clock: Clock) -> CallTruth:
+async def place_outbound(
+    outbound: OutboundPlan, agent: str, url: str, twilio: SimulatedTwilio, clock: Clock
+) -> CallTruth:
     """Place an outbound call by the gateway's API and wait for its end. `ended_by`: its state if unanswered."""
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     body = {"to": outbound.to, "agent": agent, "variables": outbound.variables}

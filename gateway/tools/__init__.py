@@ -21,7 +21,7 @@ from offhook.gateway.tools.schema import Arguments
 
 __all__ = [
     "MARK",
-    "Afterwards",
+    "LateOutcome",
     "Secret",
     "Tool",
     "ToolCall",
@@ -84,7 +84,7 @@ class Secret:
         return "Secret(...)"
 
 
-class Afterwards(Enum):
+class LateOutcome(Enum):
     """The late outcome of a run that was cancelled or timed out, and could not be stopped."""
 
     RUNNING = "running"  # it continues; its result is not awaited
@@ -126,7 +126,7 @@ class ToolHost(Protocol):
     def last_words(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
 
-    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+    def afterwards(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
         """An abandoned run continues, or has ended late: for the record, not for the model."""
 
 

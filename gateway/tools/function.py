@@ -20,7 +20,7 @@ import msgspec
 
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.tools import MARK, Afterwards, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from offhook.gateway.tools import MARK, LateOutcome, Tool, ToolCall, ToolContext, ToolHost, ToolMark
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
 from offhook.gateway.tools.schema import BadArguments, inlined
 from offhook.gateway.tools.threads import Threads
@@ -157,11 +157,11 @@ async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCa
 
     def ended(future: Future[Any]) -> None:
         error = future.exception()
-        state = Afterwards.FAILED if error else Afterwards.FINISHED
+        state = LateOutcome.FAILED if error else LateOutcome.FINISHED
         what = f"{type(error).__name__}: {text_of(error)}" if error else future.result()
         if inspect.iscoroutine(what):
             what.close()
-            state, what = Afterwards.FAILED, "abandoned before its coroutine was awaited"
+            state, what = LateOutcome.FAILED, "abandoned before its coroutine was awaited"
         what = what.value if isinstance(what, Exact) else what
         with suppress(RuntimeError):  # the process stops, its loop is gone
             loop.call_soon_threadsafe(host.afterwards, call, state, what)
@@ -172,7 +172,7 @@ async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCa
     except asyncio.CancelledError:
         if not future.cancelled():  # it has begun
             if not future.done():
-                host.afterwards(call, Afterwards.RUNNING, None)
+                host.afterwards(call, LateOutcome.RUNNING, None)
             future.add_done_callback(ended)
         raise
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from offhook.gateway.conversation.events import Outcome
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.tools import Afterwards, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
+from offhook.gateway.tools import LateOutcome, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
 from offhook.gateway.tools.schema import BadArguments
 
@@ -94,7 +94,7 @@ class ToolRunner:
             result = await asyncio.shield(first)
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # it did not stop in time: its outcome is for the record alone
-            state = Afterwards.FINISHED if result.outcome is Outcome.DONE else Afterwards.FAILED
+            state = LateOutcome.FINISHED if result.outcome is Outcome.DONE else LateOutcome.FAILED
             self._host.afterwards(call, state, result.record or result.response.get("result"))
             return
         self._on_finished(call, result)

@@ -26,7 +26,7 @@ from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextSte
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
-from offhook.gateway.web.limits import Door
+from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
 
@@ -60,7 +60,7 @@ class PlivoWords:
     can: frozenset[Feature] = frozenset()
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, door: Door, board: Switchboard, *, clock: Callable[[], float]
+        self, settings: Settings, metrics: Metrics, limits: Limits, board: Switchboard, *, clock: Callable[[], float]
     ) -> None:
         self._board, self._clock = board, clock
 

@@ -53,9 +53,9 @@ async def until_heard(phone: PlivoPhone, seconds: float) -> None:
 
 async def record_of(gateway: Gateway, call_id: str) -> CallRecord:
     async with asyncio.timeout(20):
-        while call_id not in gateway.records:
+        while (record := await gateway.records.get(call_id)) is None:
             await asyncio.sleep(0.01)
-    return gateway.records[call_id]
+    return record
 
 
 async def test_barge_in_tool_and_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.ledger import Ledger, Reply
-from offhook.gateway.conversation.state import Caller, Due, Line, Link, Phase, Policy, State
+from offhook.gateway.conversation.state import Caller, Due, LineState, Link, Phase, Policy, State
 from tests.conversation.reference_shell import STOPPED_WHILE_AWAY, Shell, feed
 
 __all__ = ["CLOSE", "HELD", "LISTENING", "SPEAKING", "THINKING", "Playbook", "Until", "changed"]
@@ -101,7 +101,7 @@ class Playbook:
 
     def __init__(self, state: State = State(), policy: Policy = Policy()) -> None:  # noqa: B008  frozen values
         timers = TIMERS_OF.get(state.phase, ())
-        if state.line is Line.AWAY:
+        if state.line is LineState.AWAY:
             timers = tuple(t for t in timers if t[0] not in STOPPED_WHILE_AWAY)
         if state.link is Link.DOWN:
             timers += ((e.ConnectTimeout, 100.0),)

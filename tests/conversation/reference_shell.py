@@ -20,7 +20,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS
 from offhook.gateway.conversation.machine import step
-from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, State
+from offhook.gateway.conversation.state import LineState, Link, Mode, Phase, Policy, State
 
 __all__ = ["STOPPED_WHILE_AWAY", "Shell", "Violated", "feed"]
 
@@ -68,7 +68,7 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
     timers = dict(shell.timers)
     timers.pop(type(event), None)
     old, tools, turn_open = shell.old, shell.tools, shell.turn_open
-    away = after.line is Line.AWAY
+    away = after.line is LineState.AWAY
     ended = False
     cleared = False
     spans: dict[int, int] = {}
@@ -125,7 +125,7 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
     shell = Shell(after, event.at_s, tuple(timers.items()), old, tools, turn_open)
     _check_step(policy, before, event, after, commands, ended=ended, cleared=cleared)
     _check_state(policy, shell, timers)
-    if type(event) is e.LineBack and before.line is Line.AWAY and after.phase in (Phase.SPEAKING, Phase.CLOSING):
+    if type(event) is e.LineBack and before.line is LineState.AWAY and after.phase in (Phase.SPEAKING, Phase.CLOSING):
         _check_resent(before, after, spans)
     return shell, commands
 
@@ -194,7 +194,7 @@ def _leads_on(policy: Policy, s: State, timers: dict[type[e.Event], float]) -> b
     match s.phase:
         case Phase.CONNECTING | Phase.ENDED:
             return True  # bounded by the server; over
-        case Phase.LISTENING | Phase.SPEAKING if s.line is Line.AWAY:
+        case Phase.LISTENING | Phase.SPEAKING if s.line is LineState.AWAY:
             return True  # bounded by the shell
         case Phase.LISTENING:
             if s.caller.speaking:
@@ -230,11 +230,15 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
         _check(not s.tools and not replies, "I3 something outlives the call")
         return
     _check(not s.ledger.clear_pending or e.ClearTimeout in timers, "I6 a pending clear without a timer")
-    if s.line is Line.AWAY:
+    if s.line is LineState.AWAY:
         _check(not set(timers) & set(STOPPED_WHILE_AWAY), "I7 timed while the line is away", sorted(map(str, timers)))
         _check(all(r.placed == r.heard for r in replies), "I7 queued on a line that is away", replies)
         _check(s.phase is not Phase.STOPPING, "I7 waits for a clear that is not acknowledged any more")
-    if replies and s.phase is not Phase.HELD and (s.line is Line.UP or s.phase in (Phase.LISTENING, Phase.THINKING)):
+    if (
+        replies
+        and s.phase is not Phase.HELD
+        and (s.line is LineState.UP or s.phase in (Phase.LISTENING, Phase.THINKING))
+    ):
         for r in replies:
             _check(r.placed == r.received, "I8 left behind", s.phase, r)
     _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, sorted(t.__name__ for t in timers))

@@ -59,7 +59,17 @@ from offhook.gateway.conversation.events import (
     VerdictTimeout,
 )
 from offhook.gateway.conversation.ledger import Ledger, Reply
-from offhook.gateway.conversation.state import Greets, LastWords, Line, Link, Mode, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.state import (
+    Greets,
+    LastWords,
+    LineState,
+    Link,
+    Mode,
+    Phase,
+    Policy,
+    RunningTool,
+    State,
+)
 from tests.conversation.playbook import HELD, LISTENING, SPEAKING, THINKING, Playbook, Until, changed
 
 HUNG_UP, STOPPED = Ending.AGENT_HUNG_UP, Ending.SERVER_STOPPED
@@ -80,12 +90,12 @@ by_phase = pytest.mark.parametrize("state", IN_A_CALL, ids=lambda s: s.phase.val
 def test_the_unheard_part_of_a_reply_is_sent_again():
     """With fresh marks, faded in at the seam, from the frame that was being played."""
     play = Playbook(WHOLE) >> LineAway(2.51) << Phase.SPEAKING << StopTimer(PlayoutTimeout)
-    assert play.state.line is Line.AWAY
+    assert play.state.line is LineState.AWAY
     play >> LineBack(9.0) << Replay(1, 4_000, 6_400) << SendMark(1, 6_400, 1) << Play(1, 6_400, 8_000)
     play << SendMark(1, 8_000, 1) << SetTimer(PlayoutTimeout, 9.0 + 0.5 + 2.0)
     play >> MarkReturned(9.6, 1, 8_000, 1) << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
     assert play
-    assert play.state.line is Line.UP
+    assert play.state.line is LineState.UP
 
 
 def test_each_open_reply_is_sent_again_once():

@@ -10,7 +10,7 @@ import pytest
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.handlers import barge_in, line, replies, tools
 from offhook.gateway.conversation.machine import TABLE, ignore
-from offhook.gateway.conversation.state import Greets, Line, Link, Mode, Phase, Policy
+from offhook.gateway.conversation.state import Greets, LineState, Link, Mode, Phase, Policy
 from tests.conversation.reference_shell import Violated
 from tests.conversation.walker import alone, walk
 
@@ -94,16 +94,16 @@ def nobody_waits(p, s, ev, do):
 
 def plays_on(p, s, ev, do):
     """The queue is believed to be still there."""
-    return s._replace(line=Line.AWAY)
+    return s._replace(line=LineState.AWAY)
 
 
 def stays_up(p, s, ev, do):
     """The queue is lost, and what comes is sent to nowhere."""
-    return line.away_playing(p, s, ev, do)._replace(line=Line.UP)
+    return line.away_playing(p, s, ev, do)._replace(line=LineState.UP)
 
 
 def sends_nothing_again(p, s, ev, do):
-    return s._replace(line=Line.UP)
+    return s._replace(line=LineState.UP)
 
 
 def sends_all_again(p, s, ev, do):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offhook.gateway.conversation.transcript import (
-    Line,
+    Passage,
     Sounded,
     Transcript,
     agent_said,
@@ -102,7 +102,7 @@ def test_more_heard_is_never_fewer_words(pieces, received, heard):
 def test_pieces_of_one_speech_are_one_line():
     t = caller_said(Transcript(), " I would like", 1.0, False)
     t = caller_said(t, " a table.", 1.0, True)
-    assert lines(t, {}) == [Line(1.0, "caller", "I would like a table.")]
+    assert lines(t, {}) == [Passage(1.0, "caller", "I would like a table.")]
 
 
 def test_finished_is_best_effort():
@@ -120,7 +120,7 @@ def test_a_new_speech_is_a_new_line():
 def test_a_pause_for_breath_is_none():
     t = caller_said(Transcript(), "A table", 1.0, False)
     t = caller_said(t, " for two.", 2.5, False)
-    assert lines(t, {}) == [Line(1.0, "caller", "A table for two.")]
+    assert lines(t, {}) == [Passage(1.0, "caller", "A table for two.")]
 
 
 def test_the_agents_answer_closes_the_callers_line():
@@ -129,7 +129,7 @@ def test_the_agents_answer_closes_the_callers_line():
     t = caller_said(t, "Friday.", 6.0, False)
     assert [line.text for line in lines(t, {1: Sounded(3.0, 800, 800)})] == ["A table.", "For when?", "Friday."]
     late = caller_said(agent_said(caller_said(Transcript(), "A ta", 1.0, False), 1, "When?", 0), "ble.", 1.0, True)
-    assert lines(late, {}) == [Line(1.0, "caller", "A table.")]
+    assert lines(late, {}) == [Passage(1.0, "caller", "A table.")]
 
 
 def test_a_repeated_transcript_is_left_out():
@@ -150,9 +150,9 @@ def test_lines_are_in_the_order_of_the_media():
     t = caller_said(t, "Saturday?", 4.0, True)
     sounded = {2: Sounded(6.0, SECOND // 2, SECOND), 1: Sounded(0.5, SECOND, SECOND)}
     assert lines(t, sounded) == [
-        Line(0.5, "agent", "Welcome.", "Welcome."),
-        Line(4.0, "caller", "Saturday?"),
-        Line(6.0, "agent", "Saturday is fine.", "Saturday"),
+        Passage(0.5, "agent", "Welcome.", "Welcome."),
+        Passage(4.0, "caller", "Saturday?"),
+        Passage(6.0, "agent", "Saturday is fine.", "Saturday"),
     ]
 
 

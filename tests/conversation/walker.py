@@ -19,7 +19,7 @@ from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS, ignore
 from offhook.gateway.conversation.machine import TABLE
-from offhook.gateway.conversation.state import Line, Link, Phase, Policy
+from offhook.gateway.conversation.state import LineState, Link, Phase, Policy
 from tests.conversation.reference_shell import Shell, Violated, feed
 
 __all__ = ["Walk", "alone", "fingerprint", "walk"]
@@ -87,12 +87,12 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
         yield e.ClearAcknowledged(now_s, ledger.epoch)
         yield e.ClearAcknowledged(now_s, ledger.epoch - 1)
     for reply in replies:
-        if reply.marked > reply.heard and s.line is Line.UP:
+        if reply.marked > reply.heard and s.line is LineState.UP:
             heard_s = ledger.anchor_s + (reply.base + reply.marked - ledger.anchor) / ledger.rate_hz
             yield e.MarkReturned(max(now_s, heard_s + 0.05), reply.generation, reply.marked, ledger.epoch)
             yield e.MarkReturned(now_s, reply.generation, reply.marked, ledger.epoch - 1)
     if "line" in kinds and s.phase is not Phase.CONNECTING:
-        yield e.LineBack(now_s) if s.line is Line.AWAY else e.LineAway(now_s)
+        yield e.LineBack(now_s) if s.line is LineState.AWAY else e.LineAway(now_s)
     # the caller
     if s.caller.speaking:
         for lasts_s in (0.2, 1.0):
@@ -199,7 +199,7 @@ def fingerprint() -> str:
 def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
     """Leave the call to itself: the line is back, timers fire when they are due, a caller who speaks falls silent."""
     until_s = shell.now_s + within_s
-    if shell.state.line is Line.AWAY:
+    if shell.state.line is LineState.AWAY:
         shell, _ = feed(policy, shell, e.LineBack(shell.now_s + 1.0))
     while shell.state.phase is not Phase.ENDED and shell.now_s < until_s:
         timer = shell.next_timer()

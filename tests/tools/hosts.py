@@ -9,7 +9,7 @@ from typing import Any
 
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.tools import Afterwards, Tool, ToolCall, ToolResult
+from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolResult
 from offhook.gateway.tools.runner import ToolRunner
 
 __all__ = ["FACTS", "Desk", "Host"]
@@ -30,7 +30,7 @@ class Host:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.remembered: dict[str, str] = {}
-        self.after: list[tuple[str, Afterwards, Any]] = []
+        self.after: list[tuple[str, LateOutcome, Any]] = []
         self.asked: list[tuple[Any, ...]] = []
         self.pressed: asyncio.Queue[str] = asyncio.Queue()
         self.can_press = True
@@ -63,7 +63,7 @@ class Host:
     def last_words(self, text: str, ending: Ending) -> None:
         self.asked.append(("last words", text, ending))
 
-    def afterwards(self, call: ToolCall, state: Afterwards, what: Any) -> None:
+    def afterwards(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
         self.after.append((call.call_id, state, what))
 
 

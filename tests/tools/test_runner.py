@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from offhook.gateway.conversation.events import Outcome
-from offhook.gateway.tools import Afterwards, Secret, Tool, ToolContext, ToolError, tool
+from offhook.gateway.tools import LateOutcome, Secret, Tool, ToolContext, ToolError, tool
 from offhook.gateway.tools.answer import ANSWER_LIMIT
 from offhook.gateway.tools.function import function_tool
 from offhook.gateway.tools.threads import Threads
@@ -178,10 +178,10 @@ async def test_a_thread_that_hangs_is_left_behind_told_so_and_its_end_recorded()
 
     desk = Desk(made(hang, timeout_s=0.05))
     assert (await desk.ask("hang")).outcome is Outcome.TIMED_OUT
-    assert desk.host.after == [("call-1", Afterwards.RUNNING, None)]
+    assert desk.host.after == [("call-1", LateOutcome.RUNNING, None)]
     go.set()
     await desk.until(lambda: len(desk.host.after) == 2)
-    assert desk.host.after[1] == ("call-1", Afterwards.FINISHED, "booked after all")
+    assert desk.host.after[1] == ("call-1", LateOutcome.FINISHED, "booked after all")
     assert seen == [True]
     assert desk.host.said == []  # it has no say any more
 
@@ -322,7 +322,7 @@ async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told(
     desk.runner.cancel(call_id)
     await desk.runner.close()
     assert desk.results == {}
-    assert desk.host.after == [(call_id, Afterwards.FINISHED, "booked")]
+    assert desk.host.after == [(call_id, LateOutcome.FINISHED, "booked")]
 
 
 async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:

@@ -39,7 +39,7 @@ from offhook.gateway.conversation.handlers.floor import (
     was_sent,
     watch_playout,
 )
-from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, State
+from offhook.gateway.conversation.state import LineState, Link, Mode, Phase, Policy, State
 from offhook.gateway.conversation.units import RATE_HZ
 
 __all__ = [
@@ -77,7 +77,7 @@ LAST_WORDS: Final = 3_200  # samples at RATE_HZ, 400 ms: speech into the very en
 
 def _stop_playback(s: State, at_s: float, emit: Emit) -> State:
     """Empty the line's queue; the acknowledgement is bounded by a timer. A line that is away has no queue."""
-    if s.line is Line.AWAY:
+    if s.line is LineState.AWAY:
         return s
     ledger = lg.clear(s.ledger, at_s)
     emit(c.Clear(ledger.epoch))
@@ -199,7 +199,7 @@ def speech_started(p: Policy, s: State, ev: e.CallerSpeechStarted, emit: Emit) -
 
 def speech_over_agent(p: Policy, s: State, ev: e.CallerSpeechStarted, emit: Emit) -> State:
     s = heard_speaking(s, ev, emit)
-    if s.line is Line.UP and all_complete(s) and not lg.is_audible(s.ledger, ev.at_s):
+    if s.line is LineState.UP and all_complete(s) and not lg.is_audible(s.ledger, ev.at_s):
         # Only the last marks are still on their way: the caller does not interrupt, but answers.
         s = close_heard_replies(p, s._replace(agent_replied=False), *lg.settle(s.ledger, ev.at_s), ev.at_s, emit)
         return playback_finished(p, s, ev.at_s, emit)

@@ -27,7 +27,7 @@ from offhook.gateway.conversation.handlers.floor import (
     wait_for_last_words,
 )
 from offhook.gateway.conversation.handlers.tools import find_tool
-from offhook.gateway.conversation.state import LastWords, Line, Link, Phase, Policy, State
+from offhook.gateway.conversation.state import LastWords, LineState, Link, Phase, Policy, State
 
 __all__ = [
     "WARN_AGAIN_S",
@@ -47,7 +47,7 @@ WARN_AGAIN_S: Final = 1.0  # a warning waits for a quiet moment
 
 
 def idle(p: Policy, s: State, ev: e.IdleTimeout, emit: Emit) -> State:
-    if s.caller.speaking or s.caller.turn_open or s.line is Line.AWAY:
+    if s.caller.speaking or s.caller.turn_open or s.line is LineState.AWAY:
         return s
     if s.link is not Link.UP:
         return listen(p, s, ev.at_s, emit)
@@ -149,7 +149,7 @@ def cost_warning(p: Policy, s: State, ev: e.CostWarning, emit: Emit) -> State:
 def _warn(p: Policy, s: State, ev: e.Timer, prompt: c.Prompt, emit: Emit) -> State:
     """In a quiet moment, or after a reply that is complete: a prompt in mid-reply would cut it short."""
     quiet = s.phase in (Phase.LISTENING, Phase.SPEAKING) and may_rotate(s) and all_complete(s)
-    if not quiet or s.line is Line.AWAY:
+    if not quiet or s.line is LineState.AWAY:
         emit(c.SetTimer(type(ev), ev.at_s + WARN_AGAIN_S))
         return s
     emit(c.SendPrompt(prompt))

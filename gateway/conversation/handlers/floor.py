@@ -9,7 +9,7 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.state import Line, Link, Mode, Phase, Policy, RunningTool, State
+from offhook.gateway.conversation.state import LineState, Link, Mode, Phase, Policy, RunningTool, State
 from offhook.gateway.conversation.units import MARK_EVERY, PLAYOUT_GRACE_S, RATE_HZ
 
 __all__ = [
@@ -108,7 +108,7 @@ def send_audio(s: State, ledger: lg.Ledger, at_s: float, emit: Emit, *, resumed:
 
     Nothing is sent while the line is away: `LineBack` sends what was not.
     """
-    if s.line is Line.AWAY:
+    if s.line is LineState.AWAY:
         return ledger
     mark_every = MARK_EVERY * ledger.rate_hz // RATE_HZ
     ledger, spans = lg.place(ledger, at_s)
@@ -142,7 +142,7 @@ def playback_overdue_s(s: State) -> float:
 
 def watch_playout(s: State, due_s: float, emit: Emit) -> None:
     """Bound the wait for the end of playback. While the line is away nothing plays: `LineBack` sets the timer."""
-    if s.line is Line.UP:
+    if s.line is LineState.UP:
         emit(c.SetTimer(e.PlayoutTimeout, due_s))
 
 
@@ -197,7 +197,7 @@ def listen(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """Neither side has the floor, from now: the idle clock starts; a due change of connection happens now."""
     emit(c.StopTimer(e.ModelSilent))
     idle_s = p.idle_goodbye_s if s.caller.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
-    if idle_s and s.line is Line.UP:  # a caller whose line is away cannot answer
+    if idle_s and s.line is LineState.UP:  # a caller whose line is away cannot answer
         emit(c.SetTimer(e.IdleTimeout, at_s + idle_s))
     s = s._replace(phase=Phase.LISTENING, due=s.due._replace(reply=False, failed_prompts=0))
     return rotate(s, at_s, emit) if s.rotation_due and may_rotate(s) else s

@@ -21,18 +21,18 @@ from offhook.gateway.conversation.handlers.floor import (
     send_audio,
     watch_playout,
 )
-from offhook.gateway.conversation.state import Line, Phase, Policy, State
+from offhook.gateway.conversation.state import LineState, Phase, Policy, State
 
 __all__ = ["away", "away_playing", "away_stopping", "back", "back_listening", "back_playing"]
 
 
 def away(p: Policy, s: State, ev: e.LineAway, emit: Emit) -> State:
     """The far end's queue is lost, and with it the marks and the clear that it had not confirmed."""
-    if s.line is Line.AWAY:
+    if s.line is LineState.AWAY:
         return s
     for timer in (e.PlayoutTimeout, e.IdleTimeout, e.ClearTimeout):
         emit(c.StopTimer(timer))
-    return s._replace(line=Line.AWAY, ledger=lg.lose_queue(s.ledger, ev.at_s))
+    return s._replace(line=LineState.AWAY, ledger=lg.lose_queue(s.ledger, ev.at_s))
 
 
 def away_playing(p: Policy, s: State, ev: e.LineAway, emit: Emit) -> State:
@@ -52,22 +52,22 @@ def away_stopping(p: Policy, s: State, ev: e.LineAway, emit: Emit) -> State:
 
 def back(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
     """Nothing is to be sent: the agent is silent, or the verdict on a barge-in decides."""
-    return s._replace(line=Line.UP)
+    return s._replace(line=LineState.UP)
 
 
 def back_listening(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
     """The caller can speak again: the idle clock starts anew."""
-    if s.line is Line.UP:
+    if s.line is LineState.UP:
         return s
-    s = s._replace(line=Line.UP)
+    s = s._replace(line=LineState.UP)
     return s if s.caller.speaking or s.caller.turn_open else listen(p, s, ev.at_s, emit)
 
 
 def back_playing(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
     """Send what was not heard, with new marks: they resynchronise the ledger. The seam is faded in."""
-    if s.line is Line.UP:
+    if s.line is LineState.UP:
         return s
-    s = s._replace(line=Line.UP)
+    s = s._replace(line=LineState.UP)
     if not s.ledger.replies:
         return s
     s = s.with_ledger(send_audio(s, s.ledger, ev.at_s, emit, resumed=True))

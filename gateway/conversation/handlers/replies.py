@@ -26,7 +26,7 @@ from offhook.gateway.conversation.handlers.floor import (
     watch_s,
 )
 from offhook.gateway.conversation.handlers.link import strike
-from offhook.gateway.conversation.state import Line, Link, Phase, Policy, State
+from offhook.gateway.conversation.state import LineState, Link, Phase, Policy, State
 from offhook.gateway.conversation.units import PLAYOUT_GRACE_S
 
 __all__ = [
@@ -60,7 +60,7 @@ def mark_returned(p: Policy, s: State, ev: e.MarkReturned, emit: Emit) -> State:
 
 def playout_timeout(p: Policy, s: State, ev: e.PlayoutTimeout, emit: Emit) -> State:
     """The marks or the rest of the reply did not come: by the clock the caller has heard what there was."""
-    if s.line is Line.AWAY:
+    if s.line is LineState.AWAY:
         return s  # nothing plays
     overdue_s = playback_overdue_s(s)
     if ev.at_s < overdue_s:  # more has come since
@@ -159,7 +159,7 @@ def reply_while_held(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State
 
 def reply_while_closing(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     """The goodbye begins, or goes on."""
-    if lg.is_audible(s.ledger, ev.at_s) or (s.line is Line.AWAY and s.ledger.replies):
+    if lg.is_audible(s.ledger, ev.at_s) or (s.line is LineState.AWAY and s.ledger.replies):
         return reply_goes_on(p, s, ev, emit)
     if _is_dead(s, ev, emit):
         return s

@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.model.link import Link
 from offhook.gateway.rehearsal.model.record import SessionRecord, Speech, TextHeard, Violation
 from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, Trigger, Turns, raw_frame
-from offhook.gateway.rehearsal.model.voice import Ear, SpeechEnd, SpeechStart
+from offhook.gateway.rehearsal.model.voice import SpeechEnd, SpeechStart, VoiceActivity
 from offhook.gateway.rehearsal.model.wire import (
     BadMessage,
     Blob,
@@ -56,7 +56,7 @@ class Session:
         self._profile: Profile
         self._conversation: Conversation
         self._turns: Turns | None = None
-        self._ear: Ear | None = None
+        self._ear: VoiceActivity | None = None
         self._history_open = False
         self._messages = 0
         self._resumption: Any = None
@@ -129,7 +129,7 @@ class Session:
         self.link.text_frames, self.link.pong_delay_s = script.text_frames, script.pong_delay_s
         detection = setup.realtime_input_config.automatic_activity_detection
         if not detection.disabled:
-            self._ear = Ear(detection, self._vertex, script.hears_above_dbfs)
+            self._ear = VoiceActivity(detection, self._vertex, script.hears_above_dbfs)
         self._history_open = setup.history_config.initial_history_in_client_content
         if script.setup_delay_ms and not await self._patient(script.setup_delay_ms / 1000):
             return False

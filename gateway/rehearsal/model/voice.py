@@ -13,7 +13,7 @@ import pybase64
 from offhook.gateway.rehearsal.model.script import Say, ScriptError
 from offhook.gateway.rehearsal.model.wire import Detection
 
-__all__ = ["OUTPUT_RATE_HZ", "Chunk", "Ear", "SpeechEnd", "SpeechStart", "chunks_of"]
+__all__ = ["OUTPUT_RATE_HZ", "Chunk", "SpeechEnd", "SpeechStart", "VoiceActivity", "chunks_of"]
 
 OUTPUT_RATE_HZ = 24_000
 _WINDOW_MS = 20
@@ -49,7 +49,7 @@ class SpeechEnd:
     quiet_ms: float
 
 
-class Ear:
+class VoiceActivity:
     """Automatic activity detection over PCM16: an energy gate over a tracked floor.
 
     So much speech as the prefix says is needed before a start is committed, so much quiet as the silence

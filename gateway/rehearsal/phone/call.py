@@ -47,13 +47,13 @@ from offhook.gateway.rehearsal.phone.truth import (
     CallTruth,
     ClearReceived,
     Fetched,
+    Interval,
     MarkReceived,
     MediaReceived,
     Played,
-    Spoken,
     StepTaken,
     StreamTruth,
-    Stretch,
+    Utterance,
     Violation,
 )
 from offhook.gateway.rehearsal.phone.twilio_wire import (
@@ -79,7 +79,7 @@ from offhook.gateway.rehearsal.phone.twilio_wire import Say as SayVerb
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
-__all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "Placed", "SimulatedCall", "StepFailed"]
+__all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "PlacedCall", "SimulatedCall", "StepFailed"]
 
 TICK_S = FRAME_BYTES / RATE_HZ
 ACCOUNT_SID = "AC" + "0" * 32  # no real account's
@@ -142,7 +142,7 @@ class Carrier:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedCall:
     """An outbound call of the gateway: the URL of its TwiML once answered, and of its status callbacks."""
 
     url: str
@@ -198,7 +198,7 @@ class SimulatedCall:
         carrier: Carrier | None = None,
         call_sid: str | None = None,
         directory: Path | None = None,
-        placed: Placed | None = None,
+        placed: PlacedCall | None = None,
         conferences: Conferences | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -840,7 +840,7 @@ class SimulatedCall:
         stretch = stretches[-1] if stretches and stretches[-1].open else None
         if self._right[-FRAME_BYTES:].translate(_LOUD).count(1) >= _LOUD_ENOUGH:
             if stretch is None:
-                stretches.append(Stretch(start_s=due_s, end_s=due_s + TICK_S))
+                stretches.append(Interval(start_s=due_s, end_s=due_s + TICK_S))
             else:
                 stretch.end_s = due_s + TICK_S
         elif stretch is not None:
@@ -909,14 +909,14 @@ class SimulatedCall:
 
     # -- the caller ---------------------------------------------------------------------------------------
 
-    async def say(self, line: str) -> Spoken:
+    async def say(self, line: str) -> Utterance:
         """Say it (a text, or the path of a WAV file), to the last word."""
         return await self._utter(line, "say", self._sound(line))
 
-    async def cough(self) -> Spoken:
+    async def cough(self) -> Utterance:
         return await self._utter("", "cough", _cut_up(voice.cough(RATE_HZ, self._carrier.seed)))
 
-    async def keyboard(self, ms: float = 2_000.0) -> Spoken:
+    async def keyboard(self, ms: float = 2_000.0) -> Utterance:
         keys = voice.keyboard(RATE_HZ, ms / 1000.0, self._carrier.seed)
         return await self._utter("", "keyboard", _cut_up(keys))
 
@@ -944,14 +944,14 @@ class SimulatedCall:
         if self.over:
             raise StepFailed("the call ended")
 
-    async def agent_starts(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Stretch:
+    async def agent_starts(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Interval:
         """Wait until the agent is heard: its next words, or its `nth` (from 1). Raises `StepFailed`."""
         await self._expect(lambda: self._stretch(nth) is not None, timeout_ms, "the agent was not heard")
         found = self._stretch(nth)
         assert found is not None
         return found
 
-    async def agent_ends(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Stretch:
+    async def agent_ends(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Interval:
         """Wait until the agent has said its next words, or its `nth`. Raises `StepFailed`."""
         until_s = self._clock() + timeout_ms / 1000.0
         stretch = await self.agent_starts(nth, timeout_ms)
@@ -960,7 +960,7 @@ class SimulatedCall:
         self._next_stretch = max(self._next_stretch, self.truth.agent.index(stretch) + 1)
         return stretch
 
-    async def agent_has_talked(self, ms: float, timeout_ms: float = 15_000.0) -> Stretch:
+    async def agent_has_talked(self, ms: float, timeout_ms: float = 15_000.0) -> Interval:
         """Wait until the agent's present or next utterance has lasted `ms`, or ended before."""
         stretch = await self.agent_starts(None, timeout_ms)
         await self._expect(lambda: not stretch.open or self._clock() - stretch.start_s >= ms / 1000.0, None)
@@ -974,7 +974,7 @@ class SimulatedCall:
         except TimeoutError:
             raise StepFailed(f"the call did not end within {timeout_ms / 1000.0:g} s") from None
 
-    def _stretch(self, nth: int | None) -> Stretch | None:
+    def _stretch(self, nth: int | None) -> Interval | None:
         stretches = self.truth.agent
         if nth is not None:
             return stretches[nth - 1] if len(stretches) >= nth else None
@@ -988,7 +988,7 @@ class SimulatedCall:
             return _utterance(str((self._directory or Path()) / line))
         return _utterance(line)
 
-    async def _utter(self, text: str, kind: str, sound: _Utterance) -> Spoken:
+    async def _utter(self, text: str, kind: str, sound: _Utterance) -> Utterance:
         if self.over or self._timer is None:
             raise StepFailed("there is no call to speak on")
         # Speech continues with the frame sent at the next tick.
@@ -996,7 +996,7 @@ class SimulatedCall:
         self._outgoing.extend(sound.frames)
         first, last = place + sound.first, place + sound.last
         stretch = self.truth.agent[-1] if self.truth.agent else None
-        spoken = Spoken(
+        spoken = Utterance(
             text=text,
             kind=kind,
             onset_s=self.truth.began_s + first / RATE_HZ,

@@ -14,13 +14,13 @@ __all__ = [
     "CallTruth",
     "ClearReceived",
     "Fetched",
+    "Interval",
     "MarkReceived",
     "MediaReceived",
     "Played",
-    "Spoken",
     "StepTaken",
     "StreamTruth",
-    "Stretch",
+    "Utterance",
     "Violation",
 ]
 
@@ -94,7 +94,7 @@ class Played(msgspec.Struct, kw_only=True):
     samples: int
 
 
-class Stretch(msgspec.Struct, kw_only=True):
+class Interval(msgspec.Struct, kw_only=True):
     """The agent was audible from `start_s` to `end_s`, pauses for breath included. `cut`: by a clear."""
 
     start_s: float
@@ -103,7 +103,7 @@ class Stretch(msgspec.Struct, kw_only=True):
     cut: bool = False
 
 
-class Spoken(msgspec.Struct, kw_only=True):
+class Utterance(msgspec.Struct, kw_only=True):
     """One utterance of the caller's. Onset and end are its first and last audible sample."""
 
     text: str
@@ -149,8 +149,8 @@ class CallTruth(msgspec.Struct, kw_only=True):
     marks: list[MarkReceived] = []
     clears: list[ClearReceived] = []
     played: list[Played] = []
-    agent: list[Stretch] = []
-    spoken: list[Spoken] = []
+    agent: list[Interval] = []
+    spoken: list[Utterance] = []
     digits: list[tuple[float, str]] = []
     announced: list[Announced] = []
     steps: list[StepTaken] = []

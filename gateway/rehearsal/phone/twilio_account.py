@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from offhook.gateway.rehearsal.phone.call import ACCOUNT_SID, Carrier, Placed, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import ACCOUNT_SID, Carrier, PlacedCall, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.twilio_wire import sign
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
@@ -287,7 +287,7 @@ class SimulatedTwilio:
             dialled=to,
             carrier=callee.carrier,
             call_sid=sid,
-            placed=Placed(str(form["Url"]), status_url, events),
+            placed=PlacedCall(str(form["Url"]), status_url, events),
             conferences=self,
             clock=self._clock,
         )

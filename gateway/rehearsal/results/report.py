@@ -20,7 +20,7 @@ from rich.text import Text
 
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Spoken
+from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics.quantiles import exact
@@ -340,7 +340,7 @@ def _round(ms: float) -> float:
     return round(ms, 3)
 
 
-def _caller_turn(truth: CallTruth, spoken: Spoken) -> CallerTurn:
+def _caller_turn(truth: CallTruth, spoken: Utterance) -> CallerTurn:
     return CallerTurn(
         text=spoken.text,
         kind=spoken.kind,
@@ -351,7 +351,7 @@ def _caller_turn(truth: CallTruth, spoken: Spoken) -> CallerTurn:
     )
 
 
-def _answered_ms(truth: CallTruth, spoken: Spoken) -> float | None:
+def _answered_ms(truth: CallTruth, spoken: Utterance) -> float | None:
     """From the last audible sample to the agent's next audible one, before the caller speaks again."""
     later = [other.onset_s for other in truth.spoken if other.kind == "say" and other.onset_s > spoken.end_s]
     until_s = min(later, default=float("inf"))
@@ -429,7 +429,7 @@ def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[L
 
 
 def _barge_in(
-    truth: CallTruth, owners: Sequence[tuple[int, int, int]], spoken: Spoken, record: CallRecord | None
+    truth: CallTruth, owners: Sequence[tuple[int, int, int]], spoken: Utterance, record: CallRecord | None
 ) -> LineBargeIn:
     onset_ms = _ms(truth, spoken.onset_s)
     clear = next((c for c in truth.clears if c.while_audible and spoken.onset_s <= c.at_s <= spoken.end_s + 1.0), None)
@@ -462,7 +462,7 @@ def _old_samples(
     owners: Sequence[tuple[int, int, int]],
     clear: ClearReceived,
     generation: int,
-    spoken: Spoken,
+    spoken: Utterance,
 ) -> int:
     """Samples of the dropped reply that came behind the clear: by their marks, or because the caller still spoke."""
     queued = clear.position + clear.discarded

@@ -61,7 +61,7 @@ __all__ = [
     "SCENARIOS",
     "STEPS",
     "Other",
-    "Outbound",
+    "OutboundPlan",
     "Scenario",
     "ScenarioError",
     "load_scenario",
@@ -96,7 +96,7 @@ class ScenarioError(FileError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outbound:
+class OutboundPlan:
     """The gateway places the call. `answers`, `answered_by`, `verdict_s`: see `twilio_account.Callee`."""
 
     to: str = NUMBER
@@ -134,7 +134,7 @@ class Scenario:
     number: str = NUMBER
     dials: str = DIALLED
     directory: Path = Path()
-    outbound: Outbound | None = None
+    outbound: OutboundPlan | None = None
     others: Mapping[str, Callee] | None = None
     allow_outside_effects: tuple[str, ...] = ()  # tools that act though the call is simulated; "*": all
 
@@ -183,7 +183,7 @@ class _Reader:
         carrier = self._dataclass(Carrier, data.get("carrier") or {}, ["carrier"])
         outbound = None
         if "outbound" in data:
-            outbound = self._dataclass(Outbound, data["outbound"] or {}, ["outbound"])
+            outbound = self._dataclass(OutboundPlan, data["outbound"] or {}, ["outbound"])
         return Scenario(
             name=self._made(data.get("name", Path(self._file.path).name.partition(".")[0]), str, ["name"]),
             about=self._made(data.get("about", ""), str, ["about"]),
@@ -213,7 +213,7 @@ class _Reader:
     def _others(
         self,
         data: Mapping[str, Any],
-        outbound: Outbound | None,
+        outbound: OutboundPlan | None,
         steps: tuple[Step, ...],
         carrier: Carrier,
         model: Mapping[str, Any],

@@ -20,7 +20,7 @@ from offhook.gateway.rehearsal.model.script import ACTIONS, Close, Reply, Script
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import SayOver
 from offhook.gateway.rehearsal.scenario.expect import KINDS
-from offhook.gateway.rehearsal.scenario.load import CALLER, FIELDS, STEPS, Other, Outbound
+from offhook.gateway.rehearsal.scenario.load import CALLER, FIELDS, STEPS, Other, OutboundPlan
 
 __all__ = ["scenario_schema"]
 
@@ -71,7 +71,7 @@ def scenario_schema() -> Schema:
             },
         ),
         "expect": _object({name: made.kind(name) for name in KINDS}),
-        "outbound": made.dataclass(Outbound),
+        "outbound": made.dataclass(OutboundPlan),
         "others": {"type": "object", "additionalProperties": made.dataclass(Other, {"steps": steps})},
         "allow_outside_effects": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]},
     }

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from google.genai import types
 
-from offhook.gateway.agent.spec import Agent, BargeIn, ModelSettings, ToolSettings, TurnDetection
+from offhook.gateway.agent.spec import Agent, BargeInSettings, ModelSettings, ToolSettings, TurnDetection
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models.gemini.setup import (
     MODELS,
@@ -164,7 +164,7 @@ def test_the_setup_of_a_phone_call():
 def test_own_turn_detection_and_an_agent_that_finishes():
     config = live_config(agent_with(turn_detection=TurnDetection(mode="local")), (), "")
     assert config["realtime_input_config"]["automatic_activity_detection"] == {"disabled": True}
-    config = live_config(agent_with(barge_in=BargeIn(mode="off")), (), "")
+    config = live_config(agent_with(barge_in=BargeInSettings(mode="off")), (), "")
     assert config["realtime_input_config"]["activity_handling"] == "NO_INTERRUPTION"
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from offhook.gateway.rehearsal.phone.truth import (
     CallTruth,
     ClearReceived,
+    Interval,
     MarkReceived,
     MediaReceived,
     Played,
-    Spoken,
     StreamTruth,
-    Stretch,
+    Utterance,
 )
 from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
@@ -37,8 +37,8 @@ BEGAN_S = 100.0
 GREETING, CUT_OFF, LAST = (0, 8_000), (8_000, 40_000), (40_000, 56_000)
 
 
-def spoken(text: str, onset_s: float, end_s: float, *, over: bool = False, kind: str = "say") -> Spoken:
-    return Spoken(
+def spoken(text: str, onset_s: float, end_s: float, *, over: bool = False, kind: str = "say") -> Utterance:
+    return Utterance(
         text=text,
         kind=kind,
         onset_s=BEGAN_S + onset_s,
@@ -84,9 +84,9 @@ def paper_truth() -> CallTruth:
             Played(position=48_000, place=64_640, samples=8_000),
         ],
         agent=[
-            Stretch(start_s=BEGAN_S + 0.2, end_s=BEGAN_S + 1.2, open=False),
-            Stretch(start_s=BEGAN_S + 3.52, end_s=BEGAN_S + 4.64, open=False, cut=True),
-            Stretch(start_s=BEGAN_S + 7.02, end_s=BEGAN_S + 9.1, open=False),
+            Interval(start_s=BEGAN_S + 0.2, end_s=BEGAN_S + 1.2, open=False),
+            Interval(start_s=BEGAN_S + 3.52, end_s=BEGAN_S + 4.64, open=False, cut=True),
+            Interval(start_s=BEGAN_S + 7.02, end_s=BEGAN_S + 9.1, open=False),
         ],
         spoken=[spoken("a table", 1.5, 2.9), spoken("no, two", 4.5, 6.0, over=True)],
     )
