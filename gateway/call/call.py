@@ -34,8 +34,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import LINK_METRICS, LinkCount, ModelLink, Usage
-from offhook.gateway.models.pricing import Prices
+from offhook.gateway.models import LINK_METRICS, LinkCount, ModelLink, Prices, Usage
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.tools import Tool
