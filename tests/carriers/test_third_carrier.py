@@ -20,7 +20,7 @@ from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import run_quickly, running_clock
 from offhook.gateway.store.record import CallRecord
-from offhook.media.formats import ALAW_8K, PCM16_16K, AudioFormat
+from offhook.media.formats import ALAW_8K, MULAW_8K, PCM16_16K, AudioFormat, converter
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav
 from tests.calls.lines import LONG, SATURDAY
@@ -152,6 +152,14 @@ def test_recording_has_the_calls_length(seen: Seen) -> None:
         lag, sure = delay_samples(heard, right)
         assert sure * np.sqrt(np.dot(right.astype(float), right) / np.dot(heard.astype(float), heard)) > 0.95
         assert lag / 8_000 == pytest.approx(begun_s - seen.phone.began_s, abs=0.1)
+
+
+def test_recorded_reply_has_no_joints(seen: Seen) -> None:
+    """It is placed mark by mark, and is the same as if it had been converted at once."""
+    convert = converter(seen.audio, MULAW_8K)
+    assert convert is not None
+    whole = MULAW_8K.decode(convert.push(bytes(seen.phone.runs[1][1])))
+    assert whole.tobytes() in np.ascontiguousarray(seen.recorded[:, 1]).tobytes()
 
 
 def band_db(samples: NDArray[np.int16], low_hz: float, high_hz: float) -> float:
