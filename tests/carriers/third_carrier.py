@@ -33,6 +33,7 @@ __all__ = ["PacedLine", "RtpCarrier", "RtpPhone"]
 CAN = LineCan(pauses=True, reports_playback=False, acknowledges_clear=True)
 FRAME_S = 0.02
 RUN_S = 0.06  # a longer pause between two frames ends a run of audio
+PHASE_S = 0.007  # of the caller's frames to ours: whether a clear at a frame's very instant stops it is a toss-up
 HEADER = struct.Struct(">BBHII")  # version, payload type, sequence number, timestamp, source
 PAYLOAD_TYPE = 96  # dynamic
 BYE = struct.pack(">BBHI", 0x81, 203, 1, 0)  # RTCP, on the same port
@@ -249,6 +250,7 @@ class RtpPhone(asyncio.DatagramProtocol):
             far_end = ("127.0.0.1", (await answer.json())["port"])
         self._listening, self._far_end = listening, far_end
         gives, count = self._formats.gives, 0
+        await asyncio.sleep(PHASE_S)
         self.began_s = began_s = self._clock()
         while not self.over.is_set():
             frame = bytes(self.speech[: gives.frame_bytes])

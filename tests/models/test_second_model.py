@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
+import aiohttp
 import pytest
 
 from offhook.gateway import app
@@ -108,3 +109,15 @@ def test_tool_result_reaches_the_model(seen: Seen) -> None:
     item = seen.service.of("conversation.item.create")[-1]["item"]
     assert (item["type"], item["call_id"]) == ("function_call_output", "call_1")
     assert json.loads(item["output"])["result"] == "done"
+
+
+async def test_browser_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "model_for", lambda environ: RealtimeModel("http://127.0.0.1:9"))
+    _, agents = numbered_agents({"desk": AGENT})
+    async with (
+        serving(agents, {"OFFHOOK_INSECURE": "1", "OFFHOOK_BROWSER_TOKENS": "1"}) as (_, url),
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/console/token", json={}) as answer,
+    ):
+        assert answer.status == 400
+        assert "unset OFFHOOK_BROWSER_TOKENS" in await answer.text()
