@@ -108,7 +108,7 @@ _TURN_S = (0.3, 0.5, 0.8, 0.885, 1.0, 1.1, 1.2, 1.4, 2.0)  # 0.885 and 1.1: Twil
 _LAST_SPEECH = "last speech frame of the caller's turn received (hangover taken off)"
 _SPOKEN_OVER = "caller's speech onset over the agent (back-dated; not before the reply's first audio)"
 _SILENT = "playback stopped at the carrier (its acknowledgement of the clear, or the mark after it)"
-_ONSET = "mark behind the first 20 ms of audible audio echoed"
+_ONSET = "mark after the first 20 ms of audible audio echoed"
 _PLAYED_NOTE = "Upper bound of the carrier's start of playing; the way to the phone is not in it."
 
 UPLINK_RELATIVE_DELAY = Segment(
