@@ -83,7 +83,7 @@ function turnTable(record, made, live) {  // made: each turn's bars
       h("th", { scope: "row", role: "rowheader" }, turn.kind === "model" ? `Turn ${turn.number}` : `${turn.number}: ${turn.kind}`),
       cell("Turn gap", ms(s.turn_gap)),
       cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "the agent spoke first" : NONE)),
-      cell("Heard", live && turn.reply_ended_ms === null ? `being heard, ${ms(turn.received_ms)} so far` : `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
+      cell("Heard", live && turn.reply_ended_ms === null ? `being heard, ${ms(turn.received_ms)} received` : `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
   });
   const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest, step)), cell(""));
   if (made.some((list) => list.length)) rows.append(scale);
