@@ -309,7 +309,7 @@ class Gateway:
 
     def _live_record(self, call_sid: str) -> CallRecord | None:
         call = self.calls.get(call_sid)
-        return None if call is None else call.timeline.so_far(call.clock())
+        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.received_ms)
 
     def _not_ready(self) -> str:
         if self.admission.draining:

@@ -289,7 +289,7 @@ class Call:
             self.timeline.error(f"model: {fault}")
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
-        self.record.audio_in_ms = self.hearing.received_samples * 1000 / self.facts.formats.gives.rate_hz
+        self.record.audio_in_ms = self.hearing.received_ms
         self.record.remembered = self.tools.masked(self.remembered)
         self.timeline.ended(self.clock())
         self._metrics.calls_total.inc(ending.value, ending.side.value)
