@@ -259,6 +259,8 @@ class Gateway:
         for call in list(self.calls.values()):
             if call.ended_s is not None and now_s - call.ended_s > ENDING_MAX_S:
                 call.give_up()
+                if call.facts.call_sid in self.calls:  # it was reported, and taking it out failed
+                    self._call_over(call)
 
     def _safely(self, part: str, work: Callable[[], object]) -> None:
         """Do this; an exception in it is logged and counted, and what comes after it goes on."""

@@ -122,9 +122,9 @@ class Outbox:
 
     async def _send_urgent(self, socket: SessionSocket) -> None:
         message = self._urgent.popleft()
-        if not self._wanted(message):
-            return
         try:
+            if not self._wanted(message):
+                return
             await socket.send(message)
         except (asyncio.CancelledError, WebSocketException, OSError):
             self._urgent.appendleft(message)  # for the next session, if it wants it
