@@ -36,7 +36,7 @@ async def test_sigterm_ends_the_process(tool: str, tmp_path: Path) -> None:
         own = {"OFFHOOK_PORT": "0", "OFFHOOK_INSECURE": "1", "OFFHOOK_DRAIN_S": str(DRAIN_S)}
         with log.open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "offhook", "serve", str(agent)),
+                *(sys.executable, "-m", "offhook", "serve", "--agent", str(agent)),
                 env={**os.environ, **model_environ(model), **own, "PYTHONPATH": python_path()},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
