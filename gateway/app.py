@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -19,7 +20,7 @@ from offhook.gateway import __version__
 from offhook.gateway.agent.policy import detector_of
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.call import Call
+from offhook.gateway.call.call import ENDING_MAX_S, Call
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.hearing import Detection
 from offhook.gateway.carriers.twilio.webhooks import Twilio
@@ -40,6 +41,7 @@ from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, can_be_c
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
+from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.api import Api, Unavailable
@@ -52,6 +54,7 @@ __all__ = ["Gateway", "model_for"]
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
 
@@ -143,6 +146,7 @@ class Gateway:
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
         )
+        self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
         self._idle.set()
 
@@ -197,7 +201,7 @@ class Gateway:
             await self.switchboard.close()
             await self.console.close()
             if self._traces is not None:
-                await asyncio.gather(*self._exports)
+                await asyncio.gather(*self._exports, return_exceptions=True)
                 await asyncio.to_thread(self._traces.close)
             await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
             ticker.cancel()
@@ -226,25 +230,52 @@ class Gateway:
         for call in calls:
             call.stop(Ending.SERVER_STOPPED)
         if calls:
-            await asyncio.wait([asyncio.create_task(call.over()) for call in calls])
+            _, left = await asyncio.wait([asyncio.create_task(call.over()) for call in calls], timeout=END_CALLS_S)
+            for task in left:
+                task.cancel()
+        for call in list(self.calls.values()):
+            call.give_up()
 
     async def _tick(self) -> None:
-        """Periodic work: dead streams, calls that never came, event loop lag, counters."""
+        """Periodic work: dead streams, calls that never came or do not end, event loop lag, counters."""
         due_s, turn = self._clock(), 0
         while True:
             due_s = max(due_s + TICK_S, self._clock())
             await asyncio.sleep(due_s - self._clock())
             now_s = self._clock()
-            self.metrics.observe("event_loop_lag", max(0.0, now_s - due_s))
-            self.switchboard.tick(now_s)
             turn = (turn + 1) % STOCK_TICKS
-            calls = list(self.calls.values())
-            lines = [call.line for call in calls if call.line is not None]
-            self.metrics.marks_outstanding.set(sum(line.marks_outstanding for line in lines))
-            for call in calls:
-                call.hearing.flush_frame_count()
-            for call in calls[turn::STOCK_TICKS]:
-                call.publish_counters()
+            for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
+                self._safely("ticker", work)
+            self._safely("switchboard", partial(self.switchboard.tick, now_s))
+
+    def _measure(self, late_s: float, turn: int) -> None:
+        self.metrics.observe("event_loop_lag", max(0.0, late_s))
+        self.metrics.tool_threads_abandoned.set(THREADS.abandoned)
+        calls = list(self.calls.values())
+        lines = [call.line for call in calls if call.line is not None]
+        self.metrics.marks_outstanding.set(sum(line.marks_outstanding for line in lines))
+        for call in calls:
+            call.hearing.flush_frame_count()
+        for call in calls[turn::STOCK_TICKS]:
+            call.publish_counters()
+
+    def _give_up_calls(self, now_s: float) -> None:
+        """A call that has ended and is not gone holds a place for ever: its record is kept, and the place free."""
+        for call in list(self.calls.values()):
+            if call.ended_s is not None and now_s - call.ended_s > ENDING_MAX_S:
+                call.give_up()
+                if call.facts.call_sid in self.calls:  # it was reported, and taking it out failed
+                    self._call_over(call)
+
+    def _safely(self, part: str, work: Callable[[], object]) -> None:
+        """Do this; an exception in it is logged and counted, and what comes after it goes on."""
+        try:
+            work()
+        except Exception as error:
+            if (kind := (part, type(error).__name__)) not in self._logged:  # several times a second, as a rule
+                self._logged.add(kind)
+                log.error("%s failed; further exceptions of this kind are only counted", part, exc_info=error)
+            self.metrics.task_failures_total.inc(part)
 
     # --- calls
 
@@ -287,14 +318,17 @@ class Gateway:
         call.start()
         return call
 
-    async def _call_over(self, call: Call) -> None:
+    def _call_over(self, call: Call) -> None:
         call_sid = call.facts.call_sid
         self.calls.pop(call_sid, None)
         if not self.calls:
             self._idle.set()
         self.admission.end(call_sid)
         self.metrics.calls_active.set(len(self.calls))
-        self.switchboard.call_over(call)
+        try:
+            self.switchboard.call_over(call)
+        except Exception as error:
+            call.task_failed("switchboard", error)
         self.records.keep(call.record)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop

@@ -210,7 +210,10 @@ def _attempt(recording: Recording, job: _Job) -> None:
 
 def _finish(recording: Recording) -> None:
     _attempt(recording, lambda _: os.fsync(recording._file.fileno()))
-    recording._file.close()
+    try:
+        recording._file.close()
+    except Exception as error:  # or the future would never be done, and the writer's thread would end
+        recording._failure = recording._failure or error
     assert recording._closed is not None  # set before the job was put
     if recording._failure is None:
         recording._closed.set_result(recording.path)

@@ -28,6 +28,7 @@ from offhook.metrics.segments import BY_NAME, SEGMENTS, Segment
 __all__ = [
     "AUTH_KINDS",
     "DROP_REASONS",
+    "FAULT_PARTS",
     "INCOMPLETE_REASONS",
     "INPUT_ERRORS",
     "MAX_TOOLS",
@@ -79,6 +80,7 @@ TOOL_FAILURES = (
     "tool_error",  # the tool raised ToolError
     "address_refused",  # it would have led into the gateway's own network
     "left_alone",  # the circuit breaker was open
+    "no_thread",  # earlier runs of the function hang in all of its threads
     "unreachable",
     "status",  # the service answered with an error
     "bad_answer",  # too long, unreadable, or without the expected field
@@ -91,6 +93,22 @@ INCOMPLETE_REASONS = (
     "superseded",
     "invalid",
 )
+# What raised an exception that it should not have: a task of a call, a callback, or the process's periodic work.
+FAULT_PARTS = (
+    "conversation",  # a step of the machine or the execution of one of its commands
+    "line_reader",
+    "line_sender",
+    "link",  # connecting and recovering
+    "link_reader",
+    "link_writer",
+    "tool",
+    "recording",
+    "timer",
+    "closing",
+    "ticker",
+    "switchboard",
+)
+LOOP_BLOCKERS = ("tool",)
 TOKEN_DIRECTIONS = ("input", "output")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
 
@@ -266,6 +284,16 @@ class Metrics:
             "stuck_calls_total",
             "Total number of times a tool, the model link or the socket of a call did not end within its time limit.",
         )
+        self.task_failures_total = tally(
+            "task_failures_total",
+            "Total number of unexpected exceptions in tasks and callbacks of calls, by part. Expected to be 0.",
+            part=FAULT_PARTS,
+        )
+        self.loop_blocked_total = tally(
+            "loop_blocked_total",
+            "Total number of times the event loop was blocked for 250 ms or more, by what blocked it.",
+            by=LOOP_BLOCKERS,
+        )
         self.frames_total = tally(
             "frames_total",
             "Total number of 20 ms frames received from the carrier (inbound) and sent to it (outbound).",
@@ -333,6 +361,10 @@ class Metrics:
         self.call_capacity = gauge("call_capacity", "Maximum number of concurrent calls of this replica.")
         self.draining = gauge(
             "draining", "Whether this replica is draining: 1 while it rejects new calls and finishes its own, else 0."
+        )
+        self.tool_threads_abandoned = gauge(
+            "tool_threads_abandoned",
+            "Number of threads of Python tools whose function goes on though its result is no longer awaited.",
         )
         self.marks_outstanding = gauge("marks_outstanding", "Number of marks sent to the carrier and not yet echoed.")
         build = Info("offhook_build", "Version of the gateway and of Python.", registry=self.registry)

@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call import prompts
 from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.faults import Faults
 from offhook.gateway.call.hearing import Detection, Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
@@ -41,19 +43,22 @@ from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import LINK_RTT
 
-__all__ = ["Call"]
+__all__ = ["ENDING_MAX_S", "Call"]
 
 log = logging.getLogger(__name__)
 
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 CLOSE_MAX_S = 15.0  # tools, model and line each have bounds of their own below this
+RECORDING_MAX_S = 3.0  # for the writer's thread: a disk may hang
+ENDING_MAX_S = 20.0  # past this a call that has ended is given up by the process's ticker
 
 
 class Call:
     """One phone call, from ring to end: the sink of its line (`LineSink`) and of its model's link (`ModelSink`).
 
     `link_for(call)` makes the model's link; `sounds` holds ready mu-law by file name (greeting, fillers);
-    `on_over(call)` is awaited once everything of the call is gone. `prices`: of the agent's model, where known.
+    `on_over(call)` is called once everything of the call is gone, or was given up. `prices`: of the agent's model,
+    where known.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Call:
         clock: Callable[[], float],
         detection: Detection,
         link_for: Callable[[Call], ModelLink],
-        on_over: Callable[[Call], Awaitable[None]],
+        on_over: Callable[[Call], None],
         rang_s: float | None = None,
         prices: Prices | None = None,
         redactor: Redactor | None = None,
@@ -81,18 +86,21 @@ class Call:
         self._state = State()
         self._events: deque[e.Event] = deque()
         self._stepping = False
-        self._timers = Timers(clock, self._fire)
-        wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed)
+        self._faults = faults = Faults(facts.call_sid, self.timeline, metrics, self._fail)
+        self.task_failed = faults.report
+        self._timers = Timers(clock, lambda event: faults.safely("timer", self._fire, event))
+        wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults)
         self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
         self._model = model = ModelSide(wiring, prices)
-        self._recorder = recorder_for(agent, facts, speaking.playout, self.timeline)
+        self._recorder = recorder_for(wiring, speaking.playout)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._old_links: list[asyncio.Task[None]] = []
+        self._links: list[asyncio.Task[Any]] = []  # one runs; others, of before the stream, may be closing
+        self._old_links: list[ModelLink] = []
         self._last_words = ""  # of `say_and_end`
-        self._over = asyncio.Event()
+        self._over, self._gone = asyncio.Event(), asyncio.Event()
         self.ending: Ending | None = None
+        self.ended_s: float | None = None  # when it was decided
         self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
         self.link = link_for(self)
         self.hearing = Hearing(
@@ -160,14 +168,17 @@ class Call:
                     self._recorder.observe(event, commands, self._state.ledger)
                 for command in commands:
                     self._do[type(command)](command)
-        except Exception:
-            log.exception("call %s: internal error, ending it", self.facts.call_sid)
-            self.timeline.error("internal error")
-            self._events.clear()
-            self._state = self._state._replace(phase=Phase.ENDED)
-            self._end(c.End(Ending.INTERNAL_ERROR))
+        except Exception as error:
+            self._faults.report("conversation", error)
+            self._fail()
         finally:
             self._stepping = False
+
+    def _fail(self) -> None:
+        """End the call here and now."""
+        self._events.clear()
+        self._state = self._state._replace(phase=Phase.ENDED)
+        self._end(c.End(Ending.INTERNAL_ERROR))
 
     # --- life
 
@@ -175,15 +186,20 @@ class Call:
         """Begin: the model session starts connecting now, whether the stream is there or not."""
         self._run_link()
         self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
-        self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._release_model)
+        self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._faults.safely, "link", self._release_model)
 
     def _run_link(self) -> None:
-        self._tasks.append(asyncio.create_task(self.link.run(), name=f"model {self.facts.call_sid}"))
+        self._links.append(asyncio.create_task(self._follow(self.link), name=f"model {self.facts.call_sid}"))
+
+    async def _follow(self, link: ModelLink) -> None:
+        if not await self._faults.owned("link", link.run()) and link is self.link:
+            self._faults.safely("link", self.event, e.ModelFailed(self.clock()))
 
     def _release_model(self) -> None:
         """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
         self._unclaimed = None
-        self._old_links.append(asyncio.create_task(self.link.close()))
+        self._old_links.append(self.link)
+        self._links.append(asyncio.create_task(self._faults.owned("closing", self.link.close())))
         self.link = self.hearing.uplink = self._link_for(self)
         self._state = State()
 
@@ -264,52 +280,64 @@ class Call:
                 self._metrics.observe(LINK_RTT, seconds, name)
 
     async def over(self) -> None:
-        """Wait until every task, timer and socket of the call is gone."""
-        await asyncio.shield(self._closer)
+        """Wait until every task, timer and socket of the call is gone, or was given up."""
+        await self._gone.wait()
 
     async def _close_when_over(self) -> None:
         await self._over.wait()
+        try:
+            await self._close_parts()
+        finally:
+            self._conclude()
+
+    async def _close_parts(self) -> None:
         self._timers.close()
         for timer in (self._unclaimed, self._return_by):
             if timer is not None:
                 timer.cancel()
-        hanging_up = asyncio.create_task(self._close_line())  # first: the caller waits for what follows
-        try:
-            async with asyncio.timeout(CLOSE_MAX_S):
-                await self._close_parts()
-                await hanging_up
-        except TimeoutError:
+        # Each in a task of its own; the line first, as the caller waits for what follows.
+        closers = [part.close for part in (self.line, self.tools, self.link, *self._old_links) if part is not None]
+        if not await self._faults.all_closed(closers, CLOSE_MAX_S):
             self._stuck("a tool, the model or the carrier did not close in time")
-        if self._recorder is not None and (fault := await self._recorder.close()):
-            self.timeline.error(fault)
-        self.hearing.flush()
-        self._model.flush()
-        self.publish_counters()
-        for fault in self.link.faults:
-            self.timeline.error(f"model: {fault}")
+        for task in self._links:
+            task.cancel()
+        if self._links:
+            await asyncio.wait(self._links, timeout=1.0)
+        if self._recorder is not None:
+            closer = partial(self._recorder.close, self.timeline.error)
+            if not await self._faults.all_closed([closer], RECORDING_MAX_S):
+                self._stuck("the recording was not on disk in time")
+
+    def _conclude(self) -> None:
+        """The record is complete and the call's place free, whatever state its parts are in."""
+        if self._gone.is_set():
+            return
+        self._gone.set()
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
+        safely = self._faults.safely
+        for step_ in (self.hearing.flush, self._model.flush, self.publish_counters, self._complete_record):
+            safely("closing", step_)
+        safely("closing", self.timeline.ended, self.clock())
+        safely("closing", self._metrics.calls_total.inc, ending.value, ending.side.value)
+        safely("closing", self._on_over, self)
+
+    def _complete_record(self) -> None:
+        for fault in self.link.faults:
+            self.timeline.error(f"model: {fault}")
         self.record.audio_in_ms = self.hearing.received_ms
         self.record.remembered = self.tools.masked(self.remembered)
-        self.timeline.ended(self.clock())
-        self._metrics.calls_total.inc(ending.value, ending.side.value)
-        await self._on_over(self)
 
-    async def _close_parts(self) -> None:
-        closing = (self.tools.close(), self.link.close(), *self._old_links)
-        for fault in await asyncio.gather(*closing, return_exceptions=True):
-            if isinstance(fault, Exception):
-                log.error("call %s: closing it: %r", self.facts.call_sid, fault)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _close_line(self) -> None:
+    def give_up(self) -> None:
+        """What is still closing is left behind: the record is kept and the place free without it."""
+        if self._gone.is_set():
+            return
+        self.ending = self.ending or Ending.SERVER_STOPPED
+        self._stuck("the call did not close in time and was given up")
+        self._closer.cancel()
         if self.line is not None:
-            try:
-                await self.line.close()
-            except Exception as error:  # the peer may be gone; it is owed nothing
-                log.debug("call %s: closing the stream: %s", self.facts.call_sid, type(error).__name__)
+            self._faults.safely("closing", self.line.abort)
+        self._conclude()
 
     def _stuck(self, what: str) -> None:
         """A part has bounds of its own and did not keep them; the call goes on without it."""
@@ -384,5 +412,5 @@ class Call:
 
     def _end(self, command: c.End) -> None:
         if self.ending is None:
-            self.ending = command.ending
+            self.ending, self.ended_s = command.ending, self.clock()
             self._over.set()

@@ -105,3 +105,6 @@ class LineSink(Protocol):
 
     def line_failed(self, why: str) -> None:
         """The line cannot go on: its far end stopped reading, for example."""
+
+    def task_failed(self, part: str, error: BaseException) -> None:
+        """An exception that should not have been: logged with the call's id, counted under `part`. Never raises."""

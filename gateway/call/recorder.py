@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.playout import Playout
-from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation.commands import Command, ReplyEnded
 from offhook.gateway.conversation.events import Event
 from offhook.gateway.conversation.ledger import Ledger
@@ -32,10 +30,14 @@ SEAM = RATE_HZ // 20  # marks come a little early or late: within this, what fol
 
 
 class Recorder:
-    """Records one call to `<recording.directory>/<call_sid>.wav`, relative to the agent file."""
+    """Records one call to `<recording.directory>/<call_sid>.wav`, relative to the agent file.
 
-    def __init__(self, agent: Agent, facts: CallFacts, playout: Playout) -> None:
+    An exception in here ends the recording, not the call.
+    """
+
+    def __init__(self, wiring: Wiring, playout: Playout) -> None:
         """Raises OSError or ValueError when the file cannot be begun."""
+        agent, facts = wiring.agent, wiring.facts
         directory = Path(agent.directory) / agent.recording.directory
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{facts.call_sid}.wav"
@@ -44,7 +46,8 @@ class Recorder:
         self._convert_reply = converter(self._takes, MULAW_8K)
         self._converted = 0  # the reply that it converts
         self._recording = Recording(self.path)
-        self._playout = playout
+        self._playout, self._report = playout, wiring.faults.report
+        self._failed = False
         self._begun_s: float | None = None
         self._received = 0  # the axis: samples of the caller since the first frame
         self._last_s = 0.0
@@ -53,6 +56,17 @@ class Recorder:
 
     def caller(self, codes: bytes, now_s: float) -> None:
         """A frame of the caller in the line's format, just received."""
+        if not self._failed:
+            try:
+                self._place_caller(codes, now_s)
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._report("recording", error)
+
+    def _place_caller(self, codes: bytes, now_s: float) -> None:
         if self._convert is not None:
             codes = self._convert.push(codes)
         if self._begun_s is None:
@@ -66,11 +80,16 @@ class Recorder:
 
     def observe(self, event: Event, commands: Iterable[Command], ledger: Ledger) -> None:
         """One step of the machine: place what is now known to have been heard, before the commands drop it."""
-        for command in commands:
-            if type(command) is ReplyEnded:
-                self.reply_heard(command.generation, command.heard, event.at_s)
-        for reply in ledger.replies:
-            self.reply_heard(reply.generation, reply.heard, event.at_s)
+        if self._failed:
+            return
+        try:
+            for command in commands:
+                if type(command) is ReplyEnded:
+                    self.reply_heard(command.generation, command.heard, event.at_s)
+            for reply in ledger.replies:
+                self.reply_heard(reply.generation, reply.heard, event.at_s)
+        except Exception as error:
+            self._fail(error)
 
     def reply_heard(self, generation: int, heard: int, at_s: float) -> None:
         """`heard` samples of this reply have been heard by `at_s`."""
@@ -100,24 +119,25 @@ class Recorder:
         """Keep again."""
         self._recording.resume(self._received)
 
-    async def close(self) -> str:
-        """Wait until all is on disk. What went wrong, "" for nothing."""
+    async def close(self, note: Callable[[str], None]) -> None:
+        """Wait until all is on disk. `note` is handed what went wrong, for the record."""
         try:
             await asyncio.wrap_future(self._recording.close())
         except OSError as error:
-            return f"the recording failed: {error.strerror}"
+            note(f"the recording failed: {error.strerror}")
         if self._recording.dropped_samples:
-            return f"{self._recording.dropped_samples} samples are missing from the recording"
-        return ""
+            note(f"{self._recording.dropped_samples} samples are missing from the recording")
 
 
-def recorder_for(agent: Agent, facts: CallFacts, playout: Playout, timeline: Timeline) -> Recorder | None:
+def recorder_for(wiring: Wiring, playout: Playout) -> Recorder | None:
     """The call's recorder, when the agent records. A disk that fails costs the recording, not the call."""
-    if not agent.recording.enabled:
+    if not wiring.agent.recording.enabled:
         return None
     try:
-        return Recorder(agent, facts, playout)
+        return Recorder(wiring, playout)
     except (OSError, ValueError) as error:
-        log.error("call %s: no recording: %s", facts.call_sid, error)
-        timeline.error("the recording could not be begun")
-        return None
+        log.error("call %s: no recording: %s", wiring.facts.call_sid, error)
+        wiring.timeline.error("the recording could not be begun")
+    except Exception as error:
+        wiring.faults.report("recording", error)
+    return None

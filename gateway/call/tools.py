@@ -52,11 +52,17 @@ class CallTools:
     ) -> None:
         self._facts, self._agent, self._tools, self._remembered = wiring.facts, wiring.agent, tools, remembered
         self._timeline, self._metrics = wiring.timeline, wiring.metrics
-        self._clock, self._feed = wiring.clock, wiring.feed
+        self._clock, self._feed, self._safely = wiring.clock, wiring.feed, wiring.faults.safely
         self._hearing, self._model, self._link, self._say_and_end = hearing, model, link, say_and_end
         agent = wiring.agent
         self._runner = ToolRunner(
-            tools, self, limit=agent.limits.tools_at_once, on_finished=self._finished, redactor=redactor
+            tools,
+            self,
+            limit=agent.limits.tools_at_once,
+            on_finished=self._finished,
+            on_fault=lambda error: wiring.faults.report("tool", error),
+            redactor=redactor,
+            clock=wiring.clock,
         )
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
@@ -84,7 +90,7 @@ class CallTools:
                 "variables": {**self._agent.variables, **facts.parameters},
             },
         )
-        self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
+        self._safely("tool", self._note_request, call_id, name, arguments, now_s)
         tool = self._tools.get(name)
         if tool is None:
             self._feed(e.ToolRequested(now_s, call_id))
@@ -92,6 +98,9 @@ class CallTools:
         filler_s = tool.filler_after_ms / 1000 if tool.filler else None
         limit_s = tool.timeout_s + GRACE_S
         self._feed(e.ToolRequested(now_s, call_id, tool.on_barge_in, tool.silent, filler_s, limit_s))
+
+    def _note_request(self, call_id: str, name: str, arguments: dict[str, Any], now_s: float) -> None:
+        self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
 
     # --- the machine's commands
 
@@ -128,13 +137,16 @@ class CallTools:
 
     def _finished(self, call: ToolCall, result: ToolResult) -> None:
         self._results[call.call_id] = result
+        self._safely("tool", self._note_result, call, result)  # the model is answered, whatever becomes of the record
+        self._feed(e.ToolFinished(self._clock(), call.call_id, result.outcome))
+
+    def _note_result(self, call: ToolCall, result: ToolResult) -> None:
         if result.failure:
             self._metrics.tool_failures_total.inc(result.failure)
         response = msgspec.json.encode(self._shown(result.response)).decode()
         self._timeline.tool_told(call.call_id, response, result.record)
         if result.record:
             self._timeline.error(f"tool {self.masked(call.name)}: {result.record}")
-        self._feed(e.ToolFinished(self._clock(), call.call_id, result.outcome))
 
     # --- keys
 
@@ -149,7 +161,7 @@ class CallTools:
     # --- what a running tool may do (ToolHost)
 
     def say(self, text: str) -> None:
-        self._link().prompt(prompts.say(text))
+        self._safely("tool", self._link().prompt, prompts.say(text))  # from threads it is a callback of the loop
 
     def remember(self, key: str, value: str) -> None:
         self._remembered[key] = value
@@ -188,6 +200,9 @@ class CallTools:
         self._say_and_end(text, ending)
 
     def afterwards(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
+        self._safely("tool", self._note_late_outcome, call, state, what)
+
+    def _note_late_outcome(self, call: ToolCall, state: LateOutcome, what: Any) -> None:
         outcome = "" if what is None else msgspec.json.encode(self._shown(what)).decode()
         self._timeline.tool_afterwards(call.call_id, state.value, outcome)
         log.warning("call %s: tool %s was abandoned, %s: %s", self._facts.call_sid, call.name, state.value, outcome)

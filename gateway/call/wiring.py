@@ -1,4 +1,4 @@
-"""What every part of a call is handed: its clock, its timeline, the process's metrics, and the way to the machine."""
+"""What every part of a call is handed: clock, timeline, metrics, where exceptions go, the way to the machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.faults import Faults
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.conversation.events import Event
 from offhook.metrics.catalogue import Metrics
@@ -24,3 +25,4 @@ class Wiring:
     metrics: Metrics
     timeline: Timeline
     feed: Callable[[Event], None]
+    faults: Faults

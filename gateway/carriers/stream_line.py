@@ -89,7 +89,7 @@ class StreamLine:
         self._clears: deque[int] = deque()  # epochs sent to a far end that acknowledges clears, and not acknowledged
         self._closed = False
         self._media_max_bytes = _codes_in(can.max_message_bytes, formats)
-        self._sender = asyncio.create_task(self._send(), name=f"line {stream_id}")
+        self._sender = asyncio.create_task(self._keep_sending(), name=f"line {stream_id}")
 
     # --- Line
 
@@ -163,6 +163,24 @@ class StreamLine:
             self._stop()
             self._transport.abort()
             self._sink.line_failed("the carrier stopped reading")
+
+    async def _keep_sending(self) -> None:
+        """A sender that fails leaves a stream in which nothing more is sent: it is dropped, and its reader reports it
+        as lost, so that the carrier connects another.
+        """
+        try:
+            await self._send()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._fail(error)  # a future that it shares with others was cancelled, as the transport's drain
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self.abort()
+        self._sink.task_failed("line_sender", error)
 
     async def _send(self) -> None:
         """Empties the outbox into the socket; what a clear removed is never sent."""

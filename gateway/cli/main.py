@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,31 +118,32 @@ def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -
 
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from offhook.gateway.app import Gateway
+    from offhook.gateway.cli.stopping import END_S, Stopping
+    from offhook.gateway.observe.loop_watch import watching
 
     # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
     sys.setswitchinterval(0.0005)
     gateway = Gateway(settings, agents, os.environ)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, stop.set)
+    stopping = Stopping(settings.drain_s)
+    stop = stopping.requested
     if settings.insecure:
         log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
     async with gateway.listening() as url:
-        gc.collect()
-        gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
-        print(f"listening on {url}", flush=True)
-        log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
-        await stop.wait()
-        draining = asyncio.create_task(gateway.drain())
-        stop.clear()
-        again = asyncio.create_task(stop.wait())  # a second signal ends the calls immediately
-        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-        for task in (draining, again):
-            task.cancel()
-        await asyncio.gather(draining, again, return_exceptions=True)
+        with watching(gateway.metrics.loop_blocked_total.inc):
+            gc.collect()
+            gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
+            print(f"listening on {url}", flush=True)
+            log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
+            await stop.wait()
+            draining = asyncio.create_task(gateway.drain())
+            stop.clear()
+            again = asyncio.create_task(stop.wait())  # a second signal ends the calls immediately
+            await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+            for task in (draining, again):
+                task.cancel()
+            await asyncio.gather(draining, again, return_exceptions=True)
+        stopping.within(END_S)
 
 
 @app.command()

@@ -106,6 +106,7 @@ async def _run(
         _Desk(),
         limit=1,
         on_finished=lambda _, result: finished.set_result(result),
+        on_fault=lambda error: print(f"offhook: internal error: {error!r}", file=sys.stderr),
         redactor=_redactor(spec),
     )
     facts = {

@@ -241,7 +241,10 @@ class ModelLink(Protocol):
 
 
 class ModelSink(Protocol):
-    """A call, as its model link sees it. All methods return at once."""
+    """A call, as its model link sees it. All methods return at once.
+
+    An exception out of any of them is reported by `task_failed`, and the connection replaced.
+    """
 
     def event(self, event: Event) -> None:
         """For the conversation machine (`ModelReady`, `ReplyComplete`, `ToolWithdrawn`, ...)."""
@@ -269,3 +272,8 @@ class ModelSink(Protocol):
 
     def next_turn(self) -> int:
         """The number of a new turn of the model: unique in the call, increasing."""
+
+    def task_failed(self, part: str, error: BaseException) -> None:
+        """An exception of the link's own or of this sink: logged with the call's id, counted under `part` (`link`,
+        `link_reader`, `link_writer`). Never raises; what the link does about it is its own matter.
+        """

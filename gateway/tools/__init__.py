@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import Outcome, ToolPolicy
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.schema import Arguments
 
 __all__ = [
@@ -148,6 +149,7 @@ class Tool:
     filler: str = ""
     filler_after_ms: int = 1_500
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
+    breaker: Breaker | None = field(default=None, repr=False, compare=False)  # of all calls' runs of it
     arguments: Arguments = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

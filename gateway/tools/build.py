@@ -84,7 +84,7 @@ def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
     (function,) = functions_named(agent.board, agent.directory)
 
     async def snapshot() -> Any:
-        value = await settled(await THREADS.run(lambda: called(function, {}, BOARD_LIMIT)), BOARD_LIMIT)
+        value = await settled(await THREADS.run(lambda: called(function, {}, BOARD_LIMIT), agent.board), BOARD_LIMIT)
         return value.value if isinstance(value, Exact) else value
 
     return snapshot

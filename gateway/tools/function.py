@@ -20,10 +20,11 @@ import msgspec
 
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.tools import MARK, LateOutcome, Tool, ToolCall, ToolContext, ToolHost, ToolMark
+from offhook.gateway.tools import MARK, LateOutcome, Tool, ToolCall, ToolContext, ToolError, ToolHost, ToolMark
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
+from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.schema import BadArguments, inlined
-from offhook.gateway.tools.threads import Threads
+from offhook.gateway.tools.threads import AllAbandoned, Threads
 
 __all__ = ["called", "described", "function_tool", "functions_named", "settled"]
 
@@ -91,6 +92,8 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
 
+    pool = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name)}"
+
     async def run(call: ToolCall, host: ToolHost) -> Any:
         try:
             given = msgspec.convert(call.arguments, arguments, strict=False)
@@ -103,7 +106,9 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         try:
             if is_async:
                 return await settled(await function(**values))
-            return await settled(await _in_thread(lambda: called(function, values), threads, call, host))
+            return await settled(await _in_thread(lambda: called(function, values), threads, pool, call, host))
+        except AllAbandoned as error:
+            raise ToolError("This is out of order just now.", f"not run: {error}", "no_thread") from None
         except asyncio.CancelledError:
             context.cancelled.set()
             raise
@@ -115,6 +120,7 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         run,
         on_barge_in=ToolPolicy(mark.on_barge_in),
         outside_effects=mark.outside_effects,
+        breaker=Breaker(),
     )
 
 
@@ -151,7 +157,7 @@ async def settled(value: Any, limit: int = RESULT_LIMIT) -> Any:
     return Exact(items, whole)
 
 
-async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCall, host: ToolHost) -> Any:
+async def _in_thread(function: Callable[[], Any], threads: Threads, pool: str, call: ToolCall, host: ToolHost) -> Any:
     """Run it in a thread. If it is abandoned while it runs, its late outcome is reported to the host."""
     loop = asyncio.get_running_loop()
 
@@ -166,12 +172,13 @@ async def _in_thread(function: Callable[[], Any], threads: Threads, call: ToolCa
         with suppress(RuntimeError):  # the process stops, its loop is gone
             loop.call_soon_threadsafe(host.afterwards, call, state, what)
 
-    future = threads.submit(function)
+    future = threads.submit(function, pool)
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         if not future.cancelled():  # it has begun
             if not future.done():
+                threads.abandon(future, pool)
                 host.afterwards(call, LateOutcome.RUNNING, None)
             future.add_done_callback(ended)
         raise

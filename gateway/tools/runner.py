@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ MAX_REMEMBERED = 100  # runs of one call, against repeats: at 16 kB an answer ne
 RECORD_LIMIT = 2_000  # characters of an error
 CLOSE_S = 3.0  # at the call's end, for a tool that is slow to react to its cancellation
 
+_OUT_OF_ORDER = "This is out of order just now. Offer to try again in a while."
 _UNSURE = ToolResult(
     Outcome.FAILED,
     refusal("This was begun before and then interrupted. It may have been done: do not try again, say so."),
@@ -33,7 +35,8 @@ _UNSURE = ToolResult(
 class ToolRunner:
     """Runs tools and reports each result that was not cancelled by `on_finished(call, result)`.
 
-    A call with the idempotency key of an earlier one gets that one's result; it does not run twice.
+    A call with the idempotency key of an earlier one gets that one's result; it does not run twice. `on_fault(error)`:
+    an exception that is not the tool's, out of `on_finished` for example; the call's result is then an error.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class ToolRunner:
         *,
         limit: int,
         on_finished: Callable[[ToolCall, ToolResult], None],
+        on_fault: Callable[[BaseException], None],
         redactor: Redactor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tools, self._host, self._on_finished = tools, host, on_finished
+        self._tools, self._host, self._on_finished, self._on_fault = tools, host, on_finished, on_fault
+        self._clock = clock
         self.redactor = redactor or Redactor()
         self._secrets: dict[str, str] = {}  # the model's placeholder -> the secret
         self._slots = asyncio.Semaphore(limit)
@@ -54,12 +60,19 @@ class ToolRunner:
 
     def start(self, call: ToolCall) -> None:
         """Begin this run."""
-        task = asyncio.create_task(self._run(call), name=f"tool {call.name}")
+        name = f"tool {call.name} of call {call.facts.get('call_sid', '-')}"  # in the log where it blocks the loop
+        task = asyncio.create_task(self._run(call), name=name)
         self._tasks[call.call_id] = task
 
         def gone(_: asyncio.Task[None]) -> None:
             if self._tasks.get(call.call_id) is task:
                 del self._tasks[call.call_id]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._on_fault(error)
+                try:
+                    self._on_finished(call, self._failed(call, f"internal error: {type(error).__name__}"))
+                except Exception as again:
+                    self._on_fault(again)
 
         task.add_done_callback(gone)
 
@@ -115,9 +128,11 @@ class ToolRunner:
             arguments = tool.arguments.checked(self._meant(call.arguments))
             if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
                 return ToolResult(Outcome.DONE, _REHEARSED, "")
+            if tool.breaker is not None and not tool.breaker.admits(self._clock()):
+                record = f"not run: it failed {tool.breaker.failures_max} times in a row"
+                return ToolResult(Outcome.FAILED, refusal(_OUT_OF_ORDER), record, "left_alone")
             validated = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
-            async with asyncio.timeout(tool.timeout_s), self._slots:
-                value = await tool.run(validated, self._host)
+            value = await self._bounded(tool, validated)
             plain, whole = clipped(value, 2 * ANSWER_LIMIT)
             # A secret in a tool's answer would be spoken.
             plain = self._hidden(plain)
@@ -142,9 +157,9 @@ class ToolRunner:
             if task.cancelling():
                 raise
             return self._failed(call, "CancelledError, by itself")
-        except (KeyboardInterrupt, GeneratorExit):
+        except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as error:  # KeyboardInterrupt and SystemExit, too: the tool's, not the process's
             log.error(
                 "call %s: tool %s failed\n%s",
                 call.facts.get("call_sid", "-"),
@@ -152,6 +167,27 @@ class ToolRunner:
                 self.redactor.text("".join(traceback.format_exception(error, limit=20))[-10 * RECORD_LIMIT :]),
             )
             return self._failed(call, f"{type(error).__name__}: {text_of(error)}")
+
+    async def _bounded(self, tool: Tool, call: ToolCall) -> Any:
+        """Run it within its time, when one of the call's slots is free.
+
+        To the breaker it fails where it takes too long or what it needs is not there; what else it raises may be due
+        to its arguments.
+        """
+        well: bool | None = None
+        begun = False
+        try:
+            async with asyncio.timeout(tool.timeout_s), self._slots:
+                begun = True
+                value = await tool.run(call, self._host)
+            well = True
+            return value
+        except OSError:  # TimeoutError is one
+            well = False if begun else None
+            raise
+        finally:
+            if tool.breaker is not None:
+                tool.breaker.ended(self._clock(), well)
 
     def _meant(self, arguments: Any) -> Any:
         """The arguments with the secrets in place of the model's placeholders."""

@@ -413,10 +413,13 @@ def reliability() -> Any:
         graph(
             "Must stay zero",
             "short",
-            "Calls of which something did not let go at their end; samples sent after a clear.",
+            "Calls of which something did not end; samples sent after a clear; exceptions; blocks; hanging tools.",
             [
                 (f"sum(offhook_stuck_calls_total{{{PODS}}})", "stuck calls"),
                 (f"sum(offhook_samples_after_clear_total{{{PODS}}})", "samples after clear"),
+                (f"sum by (part) (offhook_task_failures_total{{{PODS}}})", "exceptions: {{part}}"),
+                (f"sum by (by) (offhook_loop_blocked_total{{{PODS}}})", "event loop blocked: {{by}}"),
+                (f"sum(offhook_tool_threads_abandoned{{{PODS}}})", "hanging tool threads"),
             ],
             limit=1,
         ),

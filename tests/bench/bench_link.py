@@ -62,6 +62,9 @@ class Counting:
     def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None: ...
     def segment(self, name: str, seconds: float) -> None: ...
 
+    def task_failed(self, part: str, error: BaseException) -> None:
+        raise SystemExit(f"{part}: {error!r}")
+
     def next_turn(self) -> int:
         self.turn += 1
         return self.turn

@@ -61,6 +61,10 @@ class Told:
         self.tool_calls: list[tuple[str, str]] = []
         self.counts: Counter[LinkCount] = Counter()
         self.turn = 0
+        self.failures: list[str] = []
+
+    def task_failed(self, part: str, error: BaseException) -> None:
+        self.failures.append(f"{part}: {error!r}")
 
     def event(self, event: Event) -> None:
         self.events.append(event)

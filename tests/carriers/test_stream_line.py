@@ -51,6 +51,9 @@ class Sink:
     def line_failed(self, why: str) -> None:
         self.events.append(("failed", why))
 
+    def task_failed(self, part: str, error: BaseException) -> None:
+        self.events.append((part, error))
+
 
 @dataclass
 class Stream:

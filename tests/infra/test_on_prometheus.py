@@ -77,6 +77,9 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
             for values in list(tally._children):
                 tally.inc(*values)
     metrics.stuck_calls_total.inc()
+    metrics.task_failures_total.inc("tool")
+    metrics.loop_blocked_total.inc("tool")
+    metrics.tool_threads_abandoned.set(5)
     metrics.samples_after_clear_total.inc(0)
     metrics.calls_active.set(12)
     metrics.call_capacity.set(100)

@@ -73,6 +73,7 @@ class Desk:
     def __init__(self, *tools: Tool, limit: int = 4, secrets: Mapping[str, str] | None = None) -> None:
         self.host = Host()
         self.results: dict[str, ToolResult] = {}
+        self.faults: list[BaseException] = []
         self._changed = asyncio.Event()
         self._calls = 0
         self.runner = ToolRunner(
@@ -80,6 +81,7 @@ class Desk:
             self.host,
             limit=limit,
             on_finished=self._finished,
+            on_fault=self.faults.append,
             redactor=Redactor((secrets or {}).values()),
         )
 

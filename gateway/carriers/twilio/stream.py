@@ -158,39 +158,49 @@ class MediaSockets:
     ) -> None:
         """The stream's messages to the call, until either is over."""
         guard = StreamGuard(start.stream_sid, self._clock(), start.sequence)
-        async for message in socket:
-            now_s = self._clock()
-            if guard.floods(now_s):
-                self._count("too_many")
-                await close_socket(socket, transport, 1008, b"too many messages")
-                break
-            parsed = await self._parse(socket, message)
-            if parsed is None:
-                continue
-            if isinstance(parsed, (messages.Connected, messages.Start)):
-                self._count("bad_order")
-            elif not guard.take(parsed):
-                pass
-            elif type(parsed) is messages.Media:  # 50 a second
-                media_ms = guard.audio(parsed, now_s)
-                if media_ms is not None:
-                    call.caller_audio(parsed.payload, media_ms)
-            elif isinstance(parsed, messages.Mark):
-                if not line.on_mark(parsed.name):
-                    self._count("unknown_mark")
-            elif isinstance(parsed, messages.Dtmf):
-                call.key_pressed(parsed.digit)
-            else:
-                self._stopped(call)
-                break
-            if guard.broken:
-                for reason in guard.broken:
-                    self._count(reason)
-                guard.broken.clear()
+        try:
+            async for message in socket:
+                now_s = self._clock()
+                if guard.floods(now_s):
+                    self._count("too_many")
+                    await close_socket(socket, transport, 1008, b"too many messages")
+                    break
+                try:
+                    parsed = await self._parse(socket, message)
+                    if parsed is not None and self._take(parsed, guard, line, call, now_s):
+                        break
+                except Exception as error:  # costs this message; a call in which it goes on is ended
+                    call.task_failed("line_reader", error)
+        except Exception as error:  # the stream is lost
+            call.task_failed("line_reader", error)
         if call.line is line and call.ending is None:
             self._lost(call)
         if call.ending is not None:
             await call.over()
+
+    def _take(self, parsed: messages.Message, guard: StreamGuard, line: StreamLine, call: Call, now_s: float) -> bool:
+        """One message of the stream: whether it was its end."""
+        if isinstance(parsed, (messages.Connected, messages.Start)):
+            self._count("bad_order")
+        elif not guard.take(parsed):
+            pass
+        elif type(parsed) is messages.Media:  # 50 a second
+            media_ms = guard.audio(parsed, now_s)
+            if media_ms is not None:
+                call.caller_audio(parsed.payload, media_ms)
+        elif isinstance(parsed, messages.Mark):
+            if not line.on_mark(parsed.name):
+                self._count("unknown_mark")
+        elif isinstance(parsed, messages.Dtmf):
+            call.key_pressed(parsed.digit)
+        else:
+            self._stopped(call)
+            return True
+        if guard.broken:
+            for reason in guard.broken:
+                self._count(reason)
+            guard.broken.clear()
+        return False
 
     async def _parse(self, socket: web.WebSocketResponse, message: aiohttp.WSMessage) -> messages.Message | None:
         """A message of the stream; None for one without a meaning here (counted when malformed)."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -75,6 +75,7 @@ CAN = LinkCan(
     session_limit_s=None,  # with compression; its connections end at about 600 s and are resumed
 )
 FAULTS_MAX = 50  # lines kept for the call's record
+FAILURES_MAX = 8  # exceptions of our own while connecting, in one call: then the link gives up
 RENEW_WITHIN_S = 300.0  # not urgent: the next quiet moment will do
 HANDLE_WAIT_S = 1.0  # a rotation waits this long for a handle newer than the last turn
 SESSION_RESULTS = {0: "timeout", 1006: "unreachable"}  # of a connection attempt, by code; any other is a refusal
@@ -128,6 +129,7 @@ class GeminiLink:
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._running = False
+        self._tried = Tried()
         self._bare = False
         self._resumable = False
         self._handle: KeptHandle | None = None
@@ -174,7 +176,10 @@ class GeminiLink:
     # --- from the call
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
-        self._outbox.audio(self._caller.push(codes, samples), received_s)
+        try:
+            self._outbox.audio(self._caller.push(codes, samples), received_s)
+        except Exception as error:  # must not reach the carrier's reader
+            self._failed("link_writer", error)
 
     def turn_started(self) -> None:
         self._caller.reset()  # between two turns no audio was sent
@@ -210,7 +215,7 @@ class GeminiLink:
         """The model is sent a silent result, unless it takes the call back within `CANCELLED_AFTER_S`."""
         if call_id in self._calls and call_id not in self._cancelled:
             later = asyncio.get_running_loop().call_later
-            self._cancelled[call_id] = later(CANCELLED_AFTER_S, self._report_cancelled, call_id)
+            self._cancelled[call_id] = later(CANCELLED_AFTER_S, self._safely, self._report_cancelled, call_id)
 
     def rotate(self) -> None:
         """Change connections with the handle; waits up to `HANDLE_WAIT_S` for one newer than the last turn."""
@@ -262,37 +267,61 @@ class GeminiLink:
     # --- connections
 
     async def run(self) -> None:
-        """Connect and read until `close`; every end is reported to the sink as an event, none is raised."""
+        """Connect and read until `close`; every end is reported to the sink as an event, none is raised.
+
+        An exception of our own or of the sink's counts as a lost connection.
+        """
         self._running = True
-        tried, cause = Tried(), Cause.START
+        cause: Cause | None = Cause.START
+        failures = 0
         try:
-            while not self._closing.is_set():
-                handle = None if self._renewing and cause is Cause.ROTATION else self._usable_handle()
-                now_s = self._clock()
-                tried, step = next_step(tried, cause, now_s, has_handle=handle is not None, patience=self._patience)
-                if isinstance(step, GiveUp):
-                    self._fault(f"gave up: {step.why}")
-                    self._sink.event(ModelFailed(now_s))
+            while cause is not None and not self._closing.is_set():
+                try:
+                    cause = await self._connect(cause)
+                except asyncio.CancelledError as error:
+                    if _cancelled_from_outside():
+                        raise
+                    self._failed("link", error)
+                except Exception as error:
+                    self._failed("link", error)
+                else:
+                    continue
+                cause, failures = Cause.STUCK, failures + 1
+                if failures == FAILURES_MAX:
+                    self._give_up("exceptions of the gateway's own")
                     return
-                await self._pause(step.after_s)
-                if self._closing.is_set():
-                    return
-                left_s = max(tried.since_s + self._patience.total_s - self._clock(), 1.0)
-                ready_s, ended = await self._session(step, handle, left_s)
-                if ready_s is not None:
-                    # It was up: this loss is a new trouble, unless it follows shortly on another.
-                    lived_s = self._clock() - ready_s
-                    if Cause.ROTATION in (ended, cause) or cause is Cause.START or lived_s >= self._patience.stable_s:
-                        tried = Tried()
-                    else:
-                        tried = replace(tried, last=None)
-                cause = ended
         except asyncio.CancelledError:
             self._closing.set()
             raise
         finally:
             self._running = False
             self._ended.set()
+
+    def _give_up(self, why: str) -> None:
+        self._fault(f"gave up: {why}")
+        self._sink.event(ModelFailed(self._clock()))
+
+    async def _connect(self, cause: Cause) -> Cause | None:
+        """One connection, from the decision how to its end: why it ended, or None when the link is over."""
+        handle = None if self._renewing and cause is Cause.ROTATION else self._usable_handle()
+        now_s = self._clock()
+        self._tried, step = next_step(self._tried, cause, now_s, has_handle=handle is not None, patience=self._patience)
+        if isinstance(step, GiveUp):
+            self._give_up(step.why)
+            return None
+        await self._pause(step.after_s)
+        if self._closing.is_set():
+            return None
+        left_s = max(self._tried.since_s + self._patience.total_s - self._clock(), 1.0)
+        ready_s, ended = await self._session(step, handle, left_s)
+        if ready_s is not None:
+            # It was up: this loss is a new trouble, unless it follows shortly on another.
+            lived_s = self._clock() - ready_s
+            if Cause.ROTATION in (ended, cause) or cause is Cause.START or lived_s >= self._patience.stable_s:
+                self._tried = Tried()
+            else:
+                self._tried = replace(self._tried, last=None)
+        return ended
 
     async def _pause(self, after_s: float) -> None:
         if after_s > 0:
@@ -355,44 +384,72 @@ class GeminiLink:
         if self._closing.is_set():
             return Cause.ROTATION
         self._socket = socket
-        self._session_up(resumed, ready_s)
-        advice = loop.call_later(self._patience.advise_rotation_s, self._advise_rotation)
-        reader = loop.create_task(self._read(socket), name="gemini-reader")
-        writer = loop.create_task(self._outbox.write(socket), name="gemini-writer")
-        tasks = (reader, writer)
+        advice = loop.call_later(self._patience.advise_rotation_s, self._safely, self._advise_rotation)
+        tasks: list[asyncio.Future[Any]] = []
         cause: Cause | None = None
         try:
-            await asyncio.wait((*tasks, self._leave), return_when=asyncio.FIRST_COMPLETED)
+            self._session_up(resumed, ready_s)
+            reader = loop.create_task(self._owned("link_reader", self._read(socket)), name="gemini-reader")
+            writer = loop.create_task(self._owned("link_writer", self._outbox.write(socket)), name="gemini-writer")
+            tasks += (reader, writer)
+            await asyncio.wait([*tasks, self._leave], return_when=asyncio.FIRST_COMPLETED)
             if self._leave.done():
                 cause = self._leave.result()
                 if cause is Cause.ROTATION and not (self._closing.is_set() or self._renewing):
                     await self._await_newer_handle(reader)
         except asyncio.CancelledError:
-            self._closing.set()
+            if _cancelled_from_outside():
+                self._closing.set()
             raise
         finally:
             self._connected = False
             self._lost_s = self._clock()
             advice.cancel()
-            writer.cancel()
+            for task in tasks[1:]:
+                task.cancel()
             self._turns = self._turns.lost()
-            self._drop_tail()
+            self._safely(self._drop_tail)
             if not self._closing.is_set():
-                self._sink.event(ModelDown(self._lost_s))
+                self._safely(self._sink.event, ModelDown(self._lost_s))
             if cause is Cause.STUCK:
                 socket.abort()
             # The reader continues and ignores what it reads, so that the peer's close is found after it.
             await socket.close()
-            reader.cancel()
+            for task in tasks:
+                task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
         return cause or self._cause_from(ends)
+
+    async def _owned(self, part: str, work: Awaitable[None]) -> None:
+        """The reader's or the writer's task: an exception that is not the network's is reported at once, and the
+        connection left.
+        """
+        try:
+            await work
+        except asyncio.CancelledError as error:
+            if _cancelled_from_outside():
+                raise
+            self._failed(part, error)
+        except (genai_errors.APIError, WebSocketException, OSError):
+            raise  # the connection is lost
+        except Exception as error:
+            self._failed(part, error)
+
+    def _failed(self, part: str, error: BaseException) -> None:
+        """An exception of our own, or of the sink's: the connection, if there is one, is replaced at once."""
+        self._sink.task_failed(part, error)
+        self._leave_for(Cause.STUCK)
+
+    def _safely(self, function: Callable[..., object], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            self._failed("link", error)
 
     def _cause_from(self, ends: Iterable[BaseException | None]) -> Cause:
         """The cause out of what reader and writer raised; the reader's comes first, as it has the close code."""
         for error in ends:
             if isinstance(error, Exception):
-                if not isinstance(error, genai_errors.APIError | WebSocketException | OSError):
-                    raise error  # ours: a bug in the sink or here
                 lost = self._connector.translated(error)
                 self._fault(f"connection lost: {lost.code} {lost.reason}")
                 return cause_of(lost.code, lost.reason)
@@ -541,3 +598,9 @@ class GeminiLink:
 
     def _on_skipped(self, value: wire.Skipped, at_s: float) -> None:
         self._sink.count(LinkCount.UNKNOWN_FIELD if value.unknown else LinkCount.BAD_FIELD)
+
+
+def _cancelled_from_outside() -> bool:
+    """In a handler of `CancelledError`: whether this task was cancelled, and not a future that it awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -261,6 +261,7 @@ _CONTENT = frozenset(
         "interactionStatus",
     )
 )
+TOKENS_MAX = 2**31 - 1
 _WITHOUT_A_DEADLINE_S = 10.0  # for a goAway whose timeLeft cannot be read: 50 s is usual, this is in time anyway
 _URLSAFE = str.maketrans("-_", "+/")
 # Vertex AI says "candidates" where the Developer API says "response".
@@ -427,15 +428,25 @@ def _usage(body: Any, found: list[Incoming]) -> None:
     counts: dict[str, int] = {}
     for key, value in body.items():
         name = _USAGE_NAMES.get(key, key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            counts[name] = value
-        elif isinstance(value, list):
+        if isinstance(value, list):
             for detail in value:
-                if isinstance(detail, dict) and isinstance(detail.get("tokenCount"), int):
+                if isinstance(detail, dict) and (tokens := _tokens(detail.get("tokenCount"), key, found)) is not None:
                     share = f"{name}.{detail.get('modality', 'UNSPECIFIED')}"
-                    counts[share] = counts.get(share, 0) + detail["tokenCount"]
+                    counts[share] = counts.get(share, 0) + tokens
+        elif (tokens := _tokens(value, key, found)) is not None:
+            counts[name] = tokens
     if counts:
         found.append(TokenCounts(counts))
+
+
+def _tokens(value: Any, key: str, found: list[Incoming]) -> int | None:
+    """A count of tokens, an int32 of the reference; None for what is no number, or (with a `Skipped`) out of range."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    if 0 <= value <= TOKENS_MAX:
+        return value
+    found.append(Skipped(f"usageMetadata.{key}", unknown=False))
+    return None
 
 
 def _seconds(duration: Any, found: list[Incoming]) -> float:

@@ -10,6 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+from websockets.exceptions import WebSocketException
+
 from offhook.gateway.models import LinkCount, ModelSink
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.wire import SessionSocket
@@ -18,6 +21,7 @@ __all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
 
 UPLINK_MAX_FRAMES = 50  # 1 s: older speech is stale, and flooding a resumed session with it has closed it
 URGENT_MAX = 100  # texts and tool results; a call has a handful
+UNWRITABLE = {"status": "error", "message": "The result of this could not be sent.", "retryable": False}
 SEND_STALL_MAX_S = 5.0  # one message this long in `send`: the peer does not read
 
 
@@ -118,13 +122,18 @@ class Outbox:
 
     async def _send_urgent(self, socket: SessionSocket) -> None:
         message = self._urgent.popleft()
-        if not self._wanted(message):
-            return
         try:
+            if not self._wanted(message):
+                return
             await socket.send(message)
-        except BaseException:
+        except (asyncio.CancelledError, WebSocketException, OSError):
             self._urgent.appendleft(message)  # for the next session, if it wants it
             raise
+        except Exception as error:  # it cannot be written: that costs this message, and a tool call gets an error
+            self._sink.task_failed("link_writer", error)
+            if isinstance(message, wire.FunctionResponse) and message.response != UNWRITABLE:
+                self._urgent.appendleft(msgspec.structs.replace(message, response=UNWRITABLE))
+            return
         self._sent(message)
 
     def _drop_oldest(self) -> None:

@@ -23,10 +23,10 @@ from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.agent.tools import HttpTool
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
+from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.conduct import conducted, given_parameters
 from offhook.gateway.tools.environment import Environment
 from offhook.gateway.tools.http.body import MediaType, decoded, inflate, media_type, parsed
-from offhook.gateway.tools.http.breaker import Breaker
 from offhook.gateway.tools.http.guard import AddressRefused, GuardedResolver, url_refusal
 from offhook.gateway.tools.http.request import Request, arguments_named, request_of, select
 

@@ -41,6 +41,7 @@ class Sink:
         self.counts: Counter[LinkCount | tuple[LinkCount, str]] = Counter()  # with a reason where there is one
         self.segments: dict[str, list[float]] = defaultdict(list)
         self.turn = 0
+        self.failures: list[tuple[str, BaseException]] = []
         self._news = asyncio.Event()
 
     def _note(self, kind: str, value: Any) -> None:
@@ -83,6 +84,10 @@ class Sink:
     def next_turn(self) -> int:
         self.turn += 1
         return self.turn
+
+    def task_failed(self, part: str, error: BaseException) -> None:
+        self.failures.append((part, error))
+        self._note("failure", part)
 
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

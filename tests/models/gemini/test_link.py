@@ -814,17 +814,37 @@ async def test_no_secret_reaches_a_log(caplog):
     assert KEY not in repr(rig.model.settings)
 
 
-async def test_a_bug_of_the_calls_is_not_taken_for_a_loss():
+async def test_an_exception_of_the_calls_is_reported_and_the_session_replaced():
     class Broken(Sink):
         def words(self, who, turn, text, final):
             raise ZeroDivisionError
 
     async with ModelServer(m.Script(replies=(says("Hello"),))) as server:
-        link = GeminiModel(settings_for(server)).link(brief_of(), Broken())
-        with pytest.raises(ZeroDivisionError):
+        sink = Broken()
+        link = GeminiModel(settings_for(server)).link(brief_of(), sink)
+        running = asyncio.create_task(link.run())
+        await sink.until_event(ModelReady, 2)
+        [(part, error)] = sink.failures
+        assert (part, type(error)) == ("link_reader", ZeroDivisionError)
+        await link.close()
+        await running
+        assert len(server.sessions) == 2
+
+
+async def test_a_session_that_always_fails_is_given_up():
+    class Broken(Sink):
+        def event(self, event):
+            super().event(event)
+            if isinstance(event, ModelReady):
+                raise ZeroDivisionError
+
+    async with ModelServer(m.Script()) as server:
+        sink = Broken()
+        link = GeminiModel(settings_for(server)).link(brief_of(), sink)
+        async with asyncio.timeout(10):
             await link.run()
-        assert len(server.sessions) == 1
-        await eventually(lambda: server.sessions[0].close_code == 1000)
+        assert sink.of(ModelFailed)
+        assert 1 < len(sink.failures) <= 8
 
 
 # --- the process's client

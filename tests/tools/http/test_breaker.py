@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offhook.gateway.tools.http.breaker import Breaker
+from offhook.gateway.tools.breaker import Breaker
 
 
 def failing(times: int, now_s: float = 0.0) -> Breaker:

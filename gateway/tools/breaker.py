@@ -1,4 +1,4 @@
-"""A circuit breaker: a service that keeps failing gets no requests for a while, and then a single one."""
+"""A circuit breaker: a service or function that keeps failing is left alone for a while, and then tried once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPEN_S = 20.0  # the caller hears at once that it does not work, instead of a ti
 
 @dataclass(slots=True)
 class Breaker:
-    """Of one service. Ask `admits` before each attempt; each admitted one ends with exactly one `ended`."""
+    """Of one service or function. Ask `admits` before each attempt; each admitted one ends with exactly one `ended`."""
 
     failures_max: int = FAILURES_MAX
     open_s: float = OPEN_S
