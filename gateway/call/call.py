@@ -20,7 +20,6 @@ from typing import Any
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call import prompts
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.faults import Faults
 from offhook.gateway.call.hearing import Detection, Hearing
@@ -78,8 +77,9 @@ class Call:
         redactor: Redactor | None = None,
     ) -> None:
         self.facts, self.agent, self.clock = facts, agent, clock
-        self._metrics, self._link_for, self._on_over = metrics, link_for, on_over
+        self._metrics, self._on_over = metrics, on_over
         self._loop = asyncio.get_running_loop()
+        self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
         self.record = facts.new_record(agent.name)
         self.timeline = Timeline(self.record, metrics, facts.formats.takes.rate_hz, rang_s=rang_s)
         self._policy = policy_of(agent)._replace(rate_hz=facts.formats.takes.rate_hz)
@@ -91,24 +91,19 @@ class Call:
         self._timers = Timers(clock, lambda event: faults.safely("timer", self._fire, event))
         wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults)
         self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
-        self._model = model = ModelSide(wiring, prices)
+        self.model = model = ModelSide(wiring, partial(link_for, self), prices)
         self._recorder = recorder_for(wiring, speaking.playout)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
-        self._links: list[asyncio.Task[Any]] = []  # one runs; others, of before the stream, may be closing
-        self._old_links: list[ModelLink] = []
-        self._last_words = ""  # of `say_and_end`
         self._over, self._gone = asyncio.Event(), asyncio.Event()
         self.ending: Ending | None = None
         self.ended_s: float | None = None  # when it was decided
-        self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
-        self.link = link_for(self)
         self.hearing = Hearing(
             wiring,
             self._policy,
             detection,
             recorder=self._recorder,
-            uplink=self.link,
+            uplink=model.link,
             agent_level_dbov=self._agent_level_dbov,
         )
         self.tools = CallTools(
@@ -117,7 +112,6 @@ class Call:
             self.remembered,
             hearing=self.hearing,
             model=model,
-            link=lambda: self.link,
             say_and_end=self.say_and_end,
             redactor=redactor,
         )
@@ -136,12 +130,12 @@ class Call:
             c.PlayGreeting: lambda _: speaking.play_sound(agent.greeting.sound, "sound"),
             c.PlayFiller: self._play_filler,
             c.BargeIn: lambda _: None,  # for the timeline
-            c.SendPrompt: self._prompt,
-            c.ReportHeard: self._report_heard,
+            c.SendPrompt: model.prompt,
+            c.ReportHeard: model.report_heard,
             c.OpenTurn: self._open_turn,
             c.CloseTurn: self._close_turn,
-            c.RotateModel: lambda _: self.link.rotate(),
-            c.ReconnectModel: lambda _: self.link.reconnect(),
+            c.RotateModel: lambda _: model.link.rotate(),
+            c.ReconnectModel: lambda _: model.link.reconnect(),
             c.RunTool: self.tools.run,
             c.CancelTool: self.tools.cancel,
             c.AnswerTool: self.tools.answer,
@@ -184,23 +178,14 @@ class Call:
 
     def start(self) -> None:
         """Begin: the model session starts connecting now, whether the stream is there or not."""
-        self._run_link()
+        self.model.run()
         self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
         self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._faults.safely, "link", self._release_model)
-
-    def _run_link(self) -> None:
-        self._links.append(asyncio.create_task(self._follow(self.link), name=f"model {self.facts.call_sid}"))
-
-    async def _follow(self, link: ModelLink) -> None:
-        if not await self._faults.owned("link", link.run()) and link is self.link:
-            self._faults.safely("link", self.event, e.ModelFailed(self.clock()))
 
     def _release_model(self) -> None:
         """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
         self._unclaimed = None
-        self._old_links.append(self.link)
-        self._links.append(asyncio.create_task(self._faults.owned("closing", self.link.close())))
-        self.link = self.hearing.uplink = self._link_for(self)
+        self.hearing.uplink = self.model.renew()
         self._state = State()
 
     def attach(self, line: Line) -> None:
@@ -210,7 +195,7 @@ class Call:
             self._unclaimed.cancel()
             self._unclaimed = None
         elif not self.record.streams:
-            self._run_link()
+            self.model.run()
         self.speaking.line = line
         self.hearing.stream_began(now_s)
         self.record.streams.append(line.stream_id)
@@ -251,7 +236,7 @@ class Call:
 
     def say_and_end(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
-        self._last_words = text
+        self.model.last_words = text
         self.feed(e.SayAndEnd(self.clock(), ending, self.speaking.turns))
 
     @property
@@ -275,7 +260,7 @@ class Call:
 
     def publish_counters(self) -> None:
         """Every few seconds: round trips to both peers, by the kernel."""
-        for peer, name in ((self.link, "model"), (self.line, "carrier")):
+        for peer, name in ((self.model.link, "model"), (self.line, "carrier")):
             if peer is not None and (seconds := peer.round_trip_s()) is not None:
                 self._metrics.observe(LINK_RTT, seconds, name)
 
@@ -296,13 +281,11 @@ class Call:
             if timer is not None:
                 timer.cancel()
         # Each in a task of its own; the line first, as the caller waits for what follows.
-        closers = [part.close for part in (self.line, self.tools, self.link, *self._old_links) if part is not None]
+        line = [self.line.close] if self.line is not None else []
+        closers = [*line, self.tools.close, *self.model.closers()]
         if not await self._faults.all_closed(closers, CLOSE_MAX_S):
             self._stuck("a tool, the model or the carrier did not close in time")
-        for task in self._links:
-            task.cancel()
-        if self._links:
-            await asyncio.wait(self._links, timeout=1.0)
+        await self.model.ended()
         if self._recorder is not None:
             closer = partial(self._recorder.close, self.timeline.error)
             if not await self._faults.all_closed([closer], RECORDING_MAX_S):
@@ -316,14 +299,14 @@ class Call:
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
         safely = self._faults.safely
-        for step_ in (self.hearing.flush, self._model.flush, self.publish_counters, self._complete_record):
+        for step_ in (self.hearing.flush, self.model.flush, self.publish_counters, self._complete_record):
             safely("closing", step_)
         safely("closing", self.timeline.ended, self.clock())
         safely("closing", self._metrics.calls_total.inc, ending.value, ending.side.value)
         safely("closing", self._on_over, self)
 
     def _complete_record(self) -> None:
-        for fault in self.link.faults:
+        for fault in self.model.link.faults:
             self.timeline.error(f"model: {fault}")
         self.record.audio_in_ms = self.hearing.received_ms
         self.record.remembered = self.tools.masked(self.remembered)
@@ -356,7 +339,7 @@ class Call:
     def key_pressed(self, key: str) -> None:
         self.feed(e.DigitPressed(self.clock()))
         if not self.tools.key_pressed(key):
-            self.link.note(prompts.key_note(key))
+            self.model.key_pressed(key)
 
     def line_failed(self, why: str) -> None:
         if self._state.phase is not Phase.ENDED:
@@ -374,39 +357,31 @@ class Call:
     def event(self, event: e.Event) -> None:
         if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
             self.speaking.finish(event.generation)
-        self._model.observe(event)
+        self.model.observe(event)
         self.feed(event)
 
     # --- commands
 
     def _drop(self, command: c.Drop) -> None:
         self.speaking.drop(command)
-        self.link.cancel_reply(command.generation)
+        self.model.link.cancel_reply(command.generation)
 
     def _play_filler(self, command: c.PlayFiller) -> None:
         if sound := self.tools.filler(command):
             self.speaking.play_sound(sound, "filler")
 
-    def _prompt(self, command: c.SendPrompt) -> None:
-        self.link.prompt(prompts.text_of(command.prompt, self.agent, self._last_words))
-
-    def _report_heard(self, command: c.ReportHeard) -> None:
-        text = self.timeline.heard_text(command.generation, command.heard)
-        note = None if text is None else prompts.heard_note(text, ask=self.agent.repair.mode == "ask")
-        self.link.heard(command.generation, command.heard, note)
-
     def _open_turn(self, command: c.OpenTurn) -> None:
-        self.link.turn_started()
+        self.model.link.turn_started()
         self.hearing.open_turn()
 
     def _close_turn(self, command: c.CloseTurn) -> None:
         self.hearing.close_turn()
-        self.link.turn_ended()
+        self.model.link.turn_ended()
 
     def _fire(self, event: type[e.Event]) -> None:
         if event is e.ModelSilent and any(not tool.withdrawn for tool in self._state.tools):
             self._stuck("a tool did not end in its time")
-        elif event is e.ConnectTimeout and self._model.was_ready and self._state.link is Link.DOWN:
+        elif event is e.ConnectTimeout and self.model.was_ready and self._state.link is Link.DOWN:
             self._stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
 

@@ -19,7 +19,6 @@ from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.models import ModelLink
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import MessageRecord
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
@@ -46,14 +45,13 @@ class CallTools:
         *,
         hearing: Hearing,
         model: ModelSide,
-        link: Callable[[], ModelLink],
         say_and_end: Callable[[str, Ending], None],
         redactor: Redactor | None,
     ) -> None:
         self._facts, self._agent, self._tools, self._remembered = wiring.facts, wiring.agent, tools, remembered
         self._timeline, self._metrics = wiring.timeline, wiring.metrics
         self._clock, self._feed, self._safely = wiring.clock, wiring.feed, wiring.faults.safely
-        self._hearing, self._model, self._link, self._say_and_end = hearing, model, link, say_and_end
+        self._hearing, self._model, self._say_and_end = hearing, model, say_and_end
         agent = wiring.agent
         self._runner = ToolRunner(
             tools,
@@ -111,7 +109,7 @@ class CallTools:
     def cancel(self, command: c.CancelTool) -> None:
         """Stop a run; the model gets no result of it."""
         self._runner.cancel(command.call_id)
-        self._link().tool_cancelled(command.call_id)
+        self._model.link.tool_cancelled(command.call_id)
         self._requests.pop(command.call_id, None)
 
     def answer(self, command: c.AnswerTool) -> None:
@@ -120,9 +118,9 @@ class CallTools:
         if request is None or result is None:
             return
         if command.speak is not None:
-            self._link().tool_result(command.call_id, request.name, result.response, command.speak)
+            self._model.link.tool_result(command.call_id, request.name, result.response, command.speak)
         else:
-            self._link().note(prompts.late_result_note(request.name, result.response))
+            self._model.link.note(prompts.late_result_note(request.name, result.response))
 
     def filler(self, command: c.PlayFiller) -> str:
         """The filler of this slow call: the sound to play, or "" where there is none or the model says a line."""
@@ -161,7 +159,7 @@ class CallTools:
     # --- what a running tool may do (ToolHost)
 
     def say(self, text: str) -> None:
-        self._safely("tool", self._link().prompt, prompts.say(text))  # from threads it is a callback of the loop
+        self._safely("tool", self._model.link.prompt, prompts.say(text))  # from threads it is a callback of the loop
 
     def remember(self, key: str, value: str) -> None:
         self._remembered[key] = value

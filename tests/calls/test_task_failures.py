@@ -99,7 +99,7 @@ def connecting(call: Call, trap: Trap) -> None:
     """The reader fails, and so does the connection after it."""
     trap.times = 2
     trap.on(call, "usage")
-    trap.on(call.link, "_session")
+    trap.on(call.model.link, "_session")
 
 
 def closing(part: str) -> Callable[[Call, Trap], None]:
@@ -128,12 +128,12 @@ CASES = {
     "link's reader cancelled": Case(
         "link_reader", sink("words"), error=asyncio.CancelledError, logged="CancelledError"
     ),
-    "link's converter": Case("link_reader", lambda call, trap: trap.on(call.link._reply, "push")),
+    "link's converter": Case("link_reader", lambda call, trap: trap.on(call.model.link._reply, "push")),
     "link's writer": Case(
-        "link_writer", lambda call, trap: trap.on(call.link._outbox, "_wanted"), script=WITH_TOOL, agent=TOOLS
+        "link_writer", lambda call, trap: trap.on(call.model.link._outbox, "_wanted"), script=WITH_TOOL, agent=TOOLS
     ),
     "link's connecting": Case("link", connecting),
-    "link's audio": Case("link_writer", lambda call, trap: trap.on(call.link._caller, "push")),
+    "link's audio": Case("link_writer", lambda call, trap: trap.on(call.model.link._caller, "push")),
     "line's sent": Case("line_sender", line("sent")),
     "line's audio": Case("line_reader", line("caller_audio")),
     "line's audio for ever": Case("line_reader", line("caller_audio"), ending="internal_error", times=10_000),

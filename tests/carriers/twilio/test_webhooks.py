@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 
@@ -250,14 +251,14 @@ async def test_marks_that_never_come_back_hold_nothing_up() -> None:
         assert not any(m.echoed for m in truth.marks)
 
 
-@pytest.mark.parametrize("part", ["tools", "link"])
+@pytest.mark.parametrize("part", ["tools", "model.link"])
 async def test_call_with_hanging_parts_is_over(part: str) -> None:
     async with exchange(AGENTS) as x:
         socket = await RawSocket.streaming(x, "quiet")
         call = x.gateway.calls[socket.call_sid]
         with (
             mock.patch.object(call_module, "CLOSE_MAX_S", 0.3),
-            mock.patch.object(getattr(call, part), "close", new=mock.AsyncMock(side_effect=asyncio.Event().wait)),
+            mock.patch.object(attrgetter(part)(call), "close", new=mock.AsyncMock(side_effect=asyncio.Event().wait)),
         ):
             await socket.stop()
             record = await x.record(socket.call_sid)
