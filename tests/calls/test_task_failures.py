@@ -15,6 +15,7 @@ from offhook.gateway.app import Gateway
 from offhook.gateway.call.call import Call
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation.events import CallerSpeechStarted
+from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script, Send
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
 from tests.calls.lines import GREETING, HELLO, SATURDAY, agent
@@ -95,6 +96,10 @@ def command(kind: type) -> Callable[[Call, Trap], None]:
     return lambda call, trap: call._do.__setitem__(kind, trap.around(call._do[kind]))
 
 
+def message(kind: type) -> Callable[[Call, Trap], None]:
+    return lambda call, trap: call.link._act.__setitem__(kind, trap.around(call.link._act[kind]))
+
+
 def connecting(call: Call, trap: Trap) -> None:
     """The reader fails, and so does the connection after it."""
     trap.times = 2
@@ -128,7 +133,7 @@ CASES = {
     "link's reader cancelled": Case(
         "link_reader", sink("words"), error=asyncio.CancelledError, logged="CancelledError"
     ),
-    "link's converter": Case("link_reader", lambda call, trap: trap.on(call.link._reply, "push")),
+    "link's own code": Case("link_reader", message(wire.Audio)),
     "link's writer": Case(
         "link_writer", lambda call, trap: trap.on(call.link._outbox, "_wanted"), script=WITH_TOOL, agent=TOOLS
     ),
