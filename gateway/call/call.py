@@ -37,8 +37,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import ModelLink
-from offhook.gateway.models.pricing import Prices
+from offhook.gateway.models import ModelLink, Prices
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
@@ -297,7 +296,7 @@ class Call:
             if timer is not None:
                 timer.cancel()
         # Each in a task of its own; the line first, as the caller waits for what follows.
-        closers = [self._close_line, *(part.close for part in (self.tools, self.link, *self._old_links))]
+        closers = [self._close_line, self.tools.close, self.link.close, *(link.close for link in self._old_links)]
         if not await self._faults.all_closed(closers, CLOSE_MAX_S):
             self._stuck("a tool, the model or the carrier did not close in time")
         for task in self._links:
@@ -334,7 +333,7 @@ class Call:
     def _complete_record(self) -> None:
         for fault in self.link.faults:
             self.timeline.error(f"model: {fault}")
-        self.record.audio_in_ms = self.hearing.received_samples * 1000 / self.facts.formats.gives.rate_hz
+        self.record.audio_in_ms = self.hearing.received_ms
         self.record.remembered = self.tools.masked(self.remembered)
 
     def give_up(self) -> None:

@@ -56,6 +56,7 @@ class Hearing:
         line_format, metrics, detector = wiring.facts.formats.gives, wiring.metrics, detector_of(wiring.agent)
         self.decode, self.detector, self.agent_level_dbov = line_format.decode, detector, agent_level_dbov
         self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
+        self._rate_hz = line_format.rate_hz
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
         self.uplink = uplink
         self._detection, self._recorder = detection, recorder
@@ -139,6 +140,11 @@ class Hearing:
         self.turn_open = False
 
     # --- what the call needs besides
+
+    @property
+    def received_ms(self) -> float:
+        """The caller's audio received so far."""
+        return self.received_samples * 1000 / self._rate_hz
 
     def stream_began(self, now_s: float) -> None:
         """Another stream: its clock and gaps are measured anew."""
