@@ -281,8 +281,7 @@ class Call:
             if timer is not None:
                 timer.cancel()
         # Each in a task of its own; the line first, as the caller waits for what follows.
-        line = [self.line.close] if self.line is not None else []
-        closers = [*line, self.tools.close, *self.model.closers()]
+        closers = [self._close_line, self.tools.close, *self.model.closers()]
         if not await self._faults.all_closed(closers, CLOSE_MAX_S):
             self._stuck("a tool, the model or the carrier did not close in time")
         await self.model.ended()
@@ -290,6 +289,14 @@ class Call:
             closer = partial(self._recorder.close, self.timeline.error)
             if not await self._faults.all_closed([closer], RECORDING_MAX_S):
                 self._stuck("the recording was not on disk in time")
+
+    async def _close_line(self) -> None:
+        if (line := self.line) is not None:
+            try:
+                await line.close()
+            except BaseException:
+                line.abort()
+                raise
 
     def _conclude(self) -> None:
         """The record is complete and the call's place free, whatever state its parts are in."""

@@ -50,12 +50,14 @@ class Stopping:
         self._loop.call_soon_threadsafe(self.requested.set)
 
     def _keep_time(self) -> None:
-        ends_s = time.monotonic() + self._limits_s.get()
+        limit_s = self._limits_s.get()
+        ends_s = time.monotonic() + limit_s
         while (left_s := ends_s - time.monotonic()) > 0:
             try:
-                ends_s = min(ends_s, time.monotonic() + self._limits_s.get(timeout=left_s))
+                limit_s = self._limits_s.get(timeout=left_s)
             except queue.Empty:
                 break
+            ends_s = min(ends_s, time.monotonic() + limit_s)
         logging_ = threading.Thread(target=self._log, daemon=True)
         logging_.start()
         logging_.join(LOG_MAX_S)

@@ -147,8 +147,8 @@ def test_a_reply_that_was_all_there_is_owed_nothing():
 
 def test_a_turn_spoken_into_the_gap_is_waited_for_a_moment_and_then_asked_about():
     """What the caller said meanwhile waits in the uplink, if it was short: a nudge at once would answer twice."""
-    play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 7.0)
-    play >> Until(7.0) << SendPrompt(Prompt.NUDGE)
+    play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 6.5)
+    play >> Until(6.5) << SendPrompt(Prompt.NUDGE)
     assert play
 
 

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -460,6 +461,84 @@ async def test_threads_are_bounded_and_what_never_began_is_never_run() -> None:
     assert most == 2
     assert await threads.run(lambda: "again") == "again"
     assert sorted(ran) == [0, 1, 2, 3]
+
+
+async def test_functions_that_hang_cost_no_other_a_thread() -> None:
+    go, threads = threading.Event(), Threads(limit=2)
+
+    def hangs() -> None:
+        go.wait(20)
+
+    def answers() -> str:
+        return "here"
+
+    stuck = replace(function_tool(hangs, threads), timeout_s=0.1, breaker=None)
+    desk = Desk(stuck, function_tool(answers, threads), limit=10)
+    try:
+        late = [await desk.ask("hangs") for _ in range(2)]
+        assert [result.failure for result in late] == ["timeout", "timeout"]
+        assert threads.abandoned == 2
+        began_s = time.perf_counter()
+        refused = await desk.ask("hangs")
+        assert time.perf_counter() - began_s < 0.09
+        assert (refused.failure, refused.response["status"]) == ("no_thread", "error")
+        assert (await desk.ask("answers")).response["result"] == "here"
+    finally:
+        go.set()
+    await desk.until(lambda: threads.abandoned == 0)
+    assert (await desk.ask("hangs")).outcome is Outcome.DONE
+
+
+async def test_function_that_keeps_failing_is_left_alone() -> None:
+    ran = []
+
+    async def unreachable() -> None:
+        ran.append(1)
+        raise ConnectionRefusedError
+
+    async def wrong() -> None:
+        ran.append(1)
+        raise KeyError("day")
+
+    desk = Desk(made(unreachable), made(wrong))
+    failures = [(await desk.ask("unreachable")).failure for _ in range(7)]
+    assert failures == ["exception"] * 5 + ["left_alone"] * 2
+    assert [(await desk.ask("wrong")).failure for _ in range(7)] == ["exception"] * 7  # its arguments may be at fault
+    assert len(ran) == 12
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, asyncio.CancelledError])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_whatever_it_raises_is_the_tools_failure(error: type[BaseException], in_thread: bool) -> None:
+    async def fails() -> None:
+        raise error
+
+    def fails_in_a_thread() -> None:
+        raise error
+
+    function = fails_in_a_thread if in_thread else fails
+    began_s = time.perf_counter()
+    result = await Desk(made(function)).ask(function.__name__)
+    assert time.perf_counter() - began_s < 0.5
+    assert result.outcome is Outcome.FAILED
+    assert result.response["status"] == "error"
+
+
+async def test_a_result_that_cannot_be_reported_is_an_error() -> None:
+    async def fine() -> str:
+        return "fine"
+
+    desk = Desk(made(fine))
+    finished = desk.runner._on_finished
+
+    def once(call: Any, result: Any) -> None:
+        desk.runner._on_finished = finished
+        raise ZeroDivisionError
+
+    desk.runner._on_finished = once
+    result = await desk.ask("fine")
+    assert result.outcome is Outcome.FAILED
+    assert [type(error) for error in desk.faults] == [ZeroDivisionError]
 
 
 async def test_a_blocked_thread_does_not_hold_the_loop() -> None:

@@ -44,7 +44,7 @@ __all__ = [
     "stream_stopped",
     "strike",
 ]
-RETURN_S: Final = 2.0  # a link that is back has the caller's audio of the meantime, if it was short
+RETURN_S: Final = 1.5  # a link that is back has the caller's audio of the meantime, if it was short
 GO_AWAY_MARGIN_S: Final = 3.0  # changing connections takes part of the notice
 
 
