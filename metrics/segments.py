@@ -42,10 +42,10 @@ __all__ = [
     "Segment",
 ]
 
-# Twilio's guide to core latency puts the mouth-to-ear turn gap at 1,115 ms (limit 1,400) where the platform's
-# share is 885 ms (limit 1,100): the difference is what no gateway can see.
+# A carrier's guide to core latency (README, "What was measured") puts the mouth-to-ear turn gap at 1,115 ms (limit
+# 1,400) where the platform's share is 885 ms (limit 1,100): the difference is what no gateway can see.
 OUTSIDE = (
-    "Outside these figures: both phone legs and Twilio's edge. Twilio's own figures imply 230 to 300 ms more "
+    "Outside these figures: both phone legs and the carrier's edge. A carrier's own figures imply 230 to 300 ms more "
     "from mouth to ear."
 )
 
@@ -104,7 +104,7 @@ class Segment:
         return tuple(sorted(bounds))
 
 
-_TURN_S = (0.3, 0.5, 0.8, 0.885, 1.0, 1.1, 1.2, 1.4, 2.0)  # 0.885 and 1.1: Twilio's platform target and limit
+_TURN_S = (0.3, 0.5, 0.8, 0.885, 1.0, 1.1, 1.2, 1.4, 2.0)  # 0.885 and 1.1: that guide's platform target and limit
 _LAST_SPEECH = "last speech frame of the caller's turn received (hangover taken off)"
 _SPOKEN_OVER = "caller's speech onset over the agent (back-dated; not before the reply's first audio)"
 _SILENT = "playback stopped at the carrier (its acknowledgement of the clear, or the mark after it)"

@@ -35,8 +35,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import ModelLink
-from offhook.gateway.models.pricing import Prices
+from offhook.gateway.models import ModelLink, Prices
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics

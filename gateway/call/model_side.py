@@ -6,8 +6,7 @@ from offhook.gateway.call.spending import Spending
 from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.models import LINK_METRICS, LinkCount, Usage
-from offhook.gateway.models.pricing import Prices
+from offhook.gateway.models import LINK_METRICS, LinkCount, Prices, Usage
 from offhook.metrics.catalogue import WorstPerSecond
 from offhook.metrics.segments import UPLINK_FORWARD
 
