@@ -56,5 +56,5 @@ def test_names_are_unique_and_follow_prometheus_conventions() -> None:
 
 
 def test_turn_gap_says_what_is_outside_it() -> None:
-    assert "Twilio's edge" in TURN_GAP.help
+    assert "the carrier's edge" in TURN_GAP.help
     assert "230 to 300 ms" in TURN_GAP.help
