@@ -68,7 +68,7 @@ def test_hangover_and_least_speech_are_as_asked() -> None:
     assert 1920 <= late.decided_sample - late.sample <= 2240
 
 
-def test_two_utterances_are_two_and_a_short_pause_is_none() -> None:
+def test_only_a_long_pause_separates_two_utterances() -> None:
     two = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 3.0, 5.0))
     assert [edge.speaking for edge in edges(EnergyDetector(), two)] == [True, False, True, False]
     paused = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 1.7, 5.0))
@@ -131,7 +131,7 @@ def test_soft_and_loud_callers_are_heard(dbov: float) -> None:
     check_onsets(onsets(EnergyDetector, signals.HELD_OUT, dbov=dbov), p90_ms=150)
 
 
-def test_a_caller_who_speaks_from_the_first_sample_is_heard() -> None:
+def test_speech_from_the_first_sample_is_detected() -> None:
     require("espeak-ng")
     check_onsets(onsets(EnergyDetector, signals.HELD_OUT, lead_s=0.0), p90_ms=150)
 
@@ -205,7 +205,7 @@ def test_the_agents_echo_is_not_the_caller(make: Make, echo_db: float, delay_ms:
     assert starts(edges(EnergyDetector(), mic)) >= 1  # not told what was played, anyone would be fooled
 
 
-def test_after_a_reply_the_echo_still_on_its_way_is_known() -> None:
+def test_echo_that_arrives_after_a_reply_is_no_speech() -> None:
     """`clear` stops the agent; what was played before comes back for another 400 ms."""
     require("espeak-ng")
     talk = signals.agent_speech(12, "de+m1", -18.0)
@@ -215,7 +215,7 @@ def test_after_a_reply_the_echo_still_on_its_way_is_known() -> None:
     assert edges(EnergyDetector(), mic, talk) == []
 
 
-def test_talking_over_the_agent_for_long_does_not_deafen() -> None:
+def test_long_double_talk_does_not_mask_later_speech() -> None:
     require("espeak-ng")
     talk = signals.agent_speech(40)
     caller = np.concatenate([signals.speak(text, voice) for voice, texts in signals.HELD_OUT.items() for text in texts])

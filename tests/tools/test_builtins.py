@@ -83,7 +83,7 @@ async def test_no_key_at_all_is_said_so() -> None:
     assert result.response["message"] == "The caller pressed no key."
 
 
-def test_digits_survive_a_caller_who_speaks_and_take_their_time() -> None:
+def test_collecting_digits_survives_speech_in_between() -> None:
     tool = builtin_tool("collect_digits", Options(length=10, wait_s=8.0))
     assert tool.on_barge_in is ToolPolicy.FINISH
     assert tool.timeout_s == 88.0

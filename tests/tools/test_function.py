@@ -79,7 +79,7 @@ async def book(
 BOOK = function_tool(book)
 
 
-def test_the_model_is_told_name_purpose_and_every_parameter() -> None:
+def test_a_declaration_has_name_purpose_and_parameters() -> None:
     assert BOOK.name == "book"
     assert BOOK.description == "Book a table.\nOnly after the caller agreed to day and time."
     properties = BOOK.parameters["properties"]
@@ -135,7 +135,7 @@ async def test_arguments_arrive_as_the_hints_say() -> None:
         (["2026-11-30"], "The arguments must be an object"),
     ],
 )
-async def test_the_model_is_told_what_was_wrong_with_its_arguments(arguments: Any, told: str) -> None:
+async def test_wrong_arguments_are_explained_to_the_model(arguments: Any, told: str) -> None:
     desk = Desk(BOOK)
     result = await desk.result(desk.start("book", arguments))
     assert result.outcome is Outcome.FAILED
@@ -145,7 +145,7 @@ async def test_the_model_is_told_what_was_wrong_with_its_arguments(arguments: An
     assert result.record == f"wrong arguments: {result.response['message']}"
 
 
-async def test_an_undecorated_sync_function_runs_in_a_thread_and_may_talk_to_the_call() -> None:
+async def test_a_sync_function_in_a_thread_reaches_the_call() -> None:
     threads = []
 
     def look(context: ToolContext, what: str) -> str:
@@ -180,7 +180,7 @@ class Node(msgspec.Struct):
     children: list[Node]
 
 
-def test_a_parameter_that_contains_itself_is_declared_to_one_level() -> None:
+def test_a_recursive_parameter_is_declared_one_level() -> None:
     def endless(node: Node) -> None: ...
 
     (inner,) = [function_tool(endless).parameters["properties"]["node"]["properties"]["children"]["items"]]
@@ -202,7 +202,7 @@ def misspelt(day: Dey) -> None: ...  # type: ignore[name-defined]  # noqa: F821
         (misspelt, "type hints cannot be read"),
     ],
 )
-def test_a_function_no_model_can_call_is_refused_before_the_first_call(function: Any, says: str) -> None:
+def test_a_function_no_model_can_call_is_refused_early(function: Any, says: str) -> None:
     with pytest.raises(OperatorError, match=f"tool {function.__name__}: .*{says}"):
         function_tool(function)
 

@@ -149,7 +149,7 @@ async def test_an_endless_generator_is_cut(is_async: bool) -> None:
 # --- what goes wrong
 
 
-async def test_a_tool_that_hangs_is_ended_at_its_limit_and_really_cancelled() -> None:
+async def test_a_hanging_tool_is_cancelled_at_its_limit() -> None:
     ended = []
 
     async def hang() -> None:
@@ -167,7 +167,7 @@ async def test_a_tool_that_hangs_is_ended_at_its_limit_and_really_cancelled() ->
     assert ended == ["cancelled"]
 
 
-async def test_a_thread_that_hangs_is_left_behind_told_so_and_its_end_recorded() -> None:
+async def test_a_hanging_thread_is_abandoned_and_recorded() -> None:
     go, seen = threading.Event(), []
 
     def hang(context: ToolContext) -> str:
@@ -211,9 +211,7 @@ async def cancels_itself() -> None:
 
 
 @pytest.mark.parametrize("function", [fails, fails_async, stops, quits, quits_async, cancels_itself])
-async def test_an_exception_is_a_plain_sentence_to_the_model_and_the_whole_story_to_the_operator(
-    function: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_model_gets_no_traceback_the_log_does(function: Any, caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(made(function), secrets={"KEY": KEY})
     result = await desk.ask(function.__name__)
     assert result.outcome is Outcome.FAILED
@@ -234,7 +232,7 @@ async def test_a_tool_that_does_not_exist_is_answered() -> None:
 # --- answers
 
 
-async def test_an_answer_of_ten_megabytes_is_cut_without_holding_the_loop() -> None:
+async def test_a_10_mb_result_is_cut_off_the_loop() -> None:
     rows = [{"name": "x" * 90, "number": i} for i in range(100_000)]
     text = "é" * 5_000_000
 
@@ -291,7 +289,7 @@ async def test_only_so_many_run_at_once() -> None:
     assert most == 2
 
 
-async def test_a_cancelled_run_is_not_told_and_its_task_is_gone() -> None:
+async def test_a_cancelled_run_sends_nothing_and_ends() -> None:
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -310,7 +308,7 @@ async def test_a_cancelled_run_is_not_told_and_its_task_is_gone() -> None:
     assert desk.host.after == []
 
 
-async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told() -> None:
+async def test_a_run_finished_after_its_cancel_is_recorded() -> None:
     async def stubborn() -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
@@ -325,7 +323,7 @@ async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told(
     assert desk.host.after == [(call_id, LateOutcome.FINISHED, "booked")]
 
 
-async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:
+async def test_a_repeated_call_gets_the_first_result() -> None:
     runs = []
 
     async def book(day: str) -> str:
@@ -343,7 +341,7 @@ async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:
     assert other.response["result"] == "number 2"
 
 
-async def test_a_repeat_of_what_was_interrupted_does_not_run_again_and_says_why() -> None:
+async def test_a_repeat_of_an_interrupted_run_does_not_run() -> None:
     runs = []
 
     async def book() -> None:
@@ -373,7 +371,7 @@ async def test_a_repeat_of_what_was_interrupted_does_not_run_again_and_says_why(
         ({"simulated": False}, True),
     ],
 )
-async def test_what_acts_outside_is_only_rehearsed_in_a_rehearsal(facts: dict[str, Any], runs: bool) -> None:
+async def test_an_outside_effect_is_only_simulated(facts: dict[str, Any], runs: bool) -> None:
     ran = []
 
     @tool(outside_effects=True)
@@ -392,7 +390,7 @@ async def test_what_acts_outside_is_only_rehearsed_in_a_rehearsal(facts: dict[st
 # --- secrets
 
 
-async def test_a_secret_in_arguments_answers_and_errors_comes_out_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_secret_appears_in_no_record_log_or_error(caplog: pytest.LogCaptureFixture) -> None:
     async def echo(text: str) -> Any:
         return {
             "said": text,
@@ -435,7 +433,7 @@ async def test_the_model_hands_on_a_secret_it_never_sees() -> None:
 # --- threads
 
 
-async def test_threads_are_bounded_and_what_never_began_is_never_run() -> None:
+async def test_threads_are_bounded_cancelled_runs_not_begun() -> None:
     go, ran, threads = threading.Event(), [], Threads(limit=2)
 
     lock, at_once, most = threading.Lock(), 0, 0

@@ -137,13 +137,13 @@ def test_every_kind_is_met_in_a_bundled_scenario():
     assert used == KINDS.keys()
 
 
-def test_a_script_that_cannot_be_played_fails_without_being_expected(reports):
+def test_a_failed_script_step_fails_the_scenario(reports):
     rules = reports["bad-day"].verdicts[0]
     assert not rules.ok
     assert "wait for the agent to finish (9): the agent was not heard within 0.3 s" in rules.words
 
 
-def test_a_gap_that_the_rehearsal_may_have_made_itself_is_not_held_against_the_gateway(reports):
+def test_a_gap_made_by_the_rehearsal_is_no_failure(reports):
     report = reports["bad-day"]
     gap_ms = max(reply.longest_gap_ms for reply in report.line.replies)
     late = msgspec.structs.replace(report.line, latest_tick_ms=gap_ms + 1)
@@ -152,7 +152,7 @@ def test_a_gap_that_the_rehearsal_may_have_made_itself_is_not_held_against_the_g
     assert "the rehearsal itself was late" in verdict.words
 
 
-def test_without_a_record_nothing_that_needs_one_is_taken_for_granted(reports):
+def test_expectations_on_a_missing_record_fail(reports):
     bare = msgspec.structs.replace(reports["tool-cancelled"], record=None, model=None, end_reason="webhook_failed")
     for kind, value in {
         "heard_text": "Saturday", "caller_text": "table", "tool_called": "find_table", "tool_cancelled": "find_table",

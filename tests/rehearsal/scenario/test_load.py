@@ -122,7 +122,7 @@ def test_files_are_sought_beside_the_scenario(tmp_path):
     assert scenario.directory == tmp_path
 
 
-def test_an_inline_agent_is_written_so_that_the_gateway_finds_its_sounds(tmp_path):
+def test_the_sounds_of_an_inline_agent_are_found(tmp_path):
     write_wav(tmp_path / "hello.wav", np.zeros(800, np.int16), 8_000)
     text = GOOD.replace("greeting: {text: Hello}", "greeting: {sound: hello.wav}\n  barge_in: {mode: off}")
     scenario = parse_scenario(text, directory=tmp_path)
