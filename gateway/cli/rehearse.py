@@ -20,7 +20,7 @@ from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.picture import draw_load
-from offhook.gateway.rehearsal.load.search import Ask, show_load
+from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
 from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
@@ -153,9 +153,9 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
     write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
+async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
     """Find how many calls a gateway carries; tables, `out/load.json`, `out/load.png`. Whether it carried any."""
-    report = await run_load(files, out, ask, url=url, clock=time.monotonic)
+    report = await run_load(files, out, plan, url=url, clock=time.monotonic)
     await asyncio.to_thread(draw_load, report, out / "load.png")
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 130)

@@ -48,8 +48,8 @@ from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.gateway.rehearsal.results.picture import draw
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
+    ExpectationResult,
     Report,
-    Verdict,
     call_report,
     report_of,
     show,
@@ -330,7 +330,7 @@ def _call(
     )
 
 
-def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[Verdict]:
+def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[ExpectationResult]:
     """Verdicts on the scenario's expectations; without a script, on those that any model can be held to."""
     if scripted:
         return [judge(one, report) for one in scenario.expect]
@@ -338,14 +338,14 @@ def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list
     return [*kept, understood(report)]
 
 
-def understood(report: CallReport) -> Verdict:
+def understood(report: CallReport) -> ExpectationResult:
     """Whether the model transcribed at least half of the caller's words: was the caller intelligible?"""
     said = {word for turn in report.line.caller if turn.kind == "say" for word in _WORD.findall(turn.text.lower())}
     turns = report.record.turns if report.record else []
     heard = {word for turn in turns for word in _WORD.findall(turn.caller_text.lower())}
     share = len(said & heard) / len(said) if said else 1.0
     words = f"the model transcribed {share:.0%} of the caller's {len(said)} different words"
-    return Verdict(ok=share >= 0.5, expectation="understood", words=words)
+    return ExpectationResult(ok=share >= 0.5, expectation="understood", words=words)
 
 
 async def run_scenario(

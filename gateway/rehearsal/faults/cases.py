@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from offhook.gateway.rehearsal.faults.run import Case, Rig, Seen, until
 from offhook.gateway.rehearsal.load.worker import Lateness
-from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, GoAway, Reply, Script, Stall
+from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from offhook.gateway.rehearsal.phone.twilio_wire import Connect, parse_twiml, sign, signed_socket_url
+from offhook.gateway.rehearsal.phone.twilio_wire import ConnectVerb, parse_twiml, sign, signed_socket_url
 
 __all__ = ["CASES"]
 
@@ -109,7 +109,7 @@ async def _second_socket(rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
     """The same call's stream once more, with its own parameters, while the first one talks."""
     await until(lambda: any(stream.started_s for stream in call.truth.streams))
     document = call.truth.fetched[0].answer.encode()
-    connect = next(verb for verb in parse_twiml(document) if isinstance(verb, Connect))
+    connect = next(verb for verb in parse_twiml(document) if isinstance(verb, ConnectVerb))
     there, real = urlsplit(connect.url), urlsplit(rig.url)
     stream_sid = "MZ" + secrets.token_hex(16)
     start = {
@@ -313,14 +313,14 @@ CASES: tuple[Case, ...] = (
         "goAway with a minute's notice",
         reconnected(0.3),
         TALK,
-        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(1.0, (GoAway(60.0),)),), carries_on=True),
+        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(1.0, (SendGoAway(60.0),)),), carries_on=True),
     ),
     Case(
         19,
         "goAway without notice",
         reconnected(2.0),
         TALK,
-        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (GoAway(0.0),)),), carries_on=True),
+        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (SendGoAway(0.0),)),), carries_on=True),
         lost=ON_A_BROKEN_LINK,
     ),
     Case(

@@ -33,7 +33,7 @@ from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["Case", "FaultReport", "Outcome", "Rig", "Seen", "always", "chosen", "faults", "until"]
+__all__ = ["Case", "CaseResult", "FaultReport", "Rig", "Seen", "always", "chosen", "faults", "until"]
 
 SETTLE_S = 15.0  # for a call's end to be told everywhere
 IN_FLIGHT = 3  # frames that may be on their way when a call ends
@@ -126,7 +126,7 @@ class Case:
     quick: bool = True
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class CaseResult(msgspec.Struct, kw_only=True):
     """What came of a case: `faults` in words, none when it was good."""
 
     number: int
@@ -144,7 +144,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 class FaultReport(msgspec.Struct, kw_only=True):
     """All cases of a run."""
 
-    cases: list[Outcome]
+    cases: list[CaseResult]
 
     @property
     def ok(self) -> bool:
@@ -155,7 +155,7 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console, cloc
     """Run the cases, `parallel` at once; a line for each as it ends."""
     slots = asyncio.Semaphore(parallel)
 
-    async def one(case: Case) -> Outcome:
+    async def one(case: Case) -> CaseResult:
         async with slots:
             began_s = clock()
             with tempfile.TemporaryDirectory(prefix="offhook-faults-") as folder:
@@ -163,7 +163,9 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console, cloc
                     outcome = await _run(case, Path(folder), clock)
                 except OffhookError as error:
                     faults = [str(error)]
-                    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words="")
+                    outcome = CaseResult(
+                        number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words=""
+                    )
             outcome.took_s = round(clock() - began_s, 1)
         console.print(
             f"{'[green]✓' if outcome.ok else '[red]✗'}[/] {case.number}  {case.name}  [dim]{outcome.words}[/]"
@@ -175,8 +177,8 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console, cloc
     return FaultReport(cases=list(await asyncio.gather(*map(one, cases))))
 
 
-async def _run(case: Case, folder: Path, clock: Clock) -> Outcome:
-    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
+async def _run(case: Case, folder: Path, clock: Clock) -> CaseResult:
+    outcome = CaseResult(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
     agent = folder / "agent.yaml"
     agent.write_text(f"name: under-fault\n{case.agent}\n", encoding="utf-8")
     auth_token = secrets.token_hex(16)

@@ -35,13 +35,13 @@ from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
-from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, Tally, mark_of
+from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, WorkerReport, mark_of
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
 
-__all__ = ["LATE_S", "Ask", "LoadReport", "Moment", "Step", "load", "next_calls", "show_load", "verdict_on"]
+__all__ = ["LATE_S", "LoadPlan", "LoadReport", "LoadStep", "Moment", "load", "next_calls", "show_load", "verdict_on"]
 
 CLOCK_LATE_MS = 10.0  # the callers' own
 LATE_SHARE = 0.01
@@ -52,7 +52,7 @@ FORWARD, LAG = "offhook_uplink_forward_seconds", "offhook_event_loop_lag_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class LoadPlan:
     """What is to be tried: from `start` calls to `most`, each number held for `hold_s` after `ramp_s`."""
 
     start: int = 5
@@ -62,7 +62,7 @@ class Ask:
     processes: int = 1
 
 
-class Step(msgspec.Struct, kw_only=True):
+class LoadStep(msgspec.Struct, kw_only=True):
     """One number of calls, held for a while. CPU in milliseconds per second of call; percentiles in ms.
 
     `frames` is what is judged; `worst` (the latest frame of each second) and `lag` (of the event loop) are the
@@ -111,21 +111,21 @@ class LoadReport(msgspec.Struct, kw_only=True):
     highest_good: int
     first_failed: int | None
     reasons: list[str]
-    steps: list[Step]
+    steps: list[LoadStep]
     moments: list[Moment]
 
 
-def next_calls(tried: Sequence[tuple[int, bool]], ask: Ask) -> int | None:
+def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
     """The number of calls to try next, None when the answer is known: doubled, then halved between."""
     failed = min((calls for calls, ok in tried if not ok), default=None)
     good = max((calls for calls, ok in tried if ok and (failed is None or calls < failed)), default=0)
     if failed is None:
-        return None if good >= ask.most else min(max(ask.start, 2 * good), ask.most)
+        return None if good >= plan.most else min(max(plan.start, 2 * good), plan.most)
     gap = failed - good
     return None if gap <= max(1, GRAIN * failed) else good + gap // 2
 
 
-def verdict_on(step: Step, reasons: Mapping[str, int]) -> list[str]:
+def verdict_on(step: LoadStep, reasons: Mapping[str, int]) -> list[str]:
     """Why a step failed, in words; empty when it did not."""
     faults = []
     if step.failed:
@@ -148,7 +148,7 @@ def verdict_on(step: Step, reasons: Mapping[str, int]) -> list[str]:
 async def load(
     files: Sequence[Path],
     out: Path,
-    ask: Ask,
+    plan: LoadPlan,
     *,
     clock: Clock,
     url: str = "",
@@ -187,20 +187,20 @@ async def load(
         path.touch(mode=0o600)
         path.write_bytes(msgspec.json.encode(mix))
         stack.callback(path.unlink)
-        callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(ask.processes)]
+        callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(plan.processes)]
         for worker in callers:
             await worker.answer()
         watch = _Watch(session, mix.url, token, clock)
         await watch.look()
         watching = asyncio.create_task(watch.run())
         try:
-            steps = await _search(callers, model, watch, ask, console)
+            steps = await _search(callers, model, watch, plan, console)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     failed = min((step.calls for step in steps if not step.ok), default=None)
     report = LoadReport(
-        conditions=_conditions(ask, scenarios, url),
+        conditions=_conditions(plan, scenarios, url),
         highest_good=max((s.calls for s in steps if s.ok and (failed is None or s.calls < failed)), default=0),
         first_failed=failed,
         reasons=next((step.faults for step in steps if step.calls == failed), []),
@@ -213,12 +213,12 @@ async def load(
 
 
 async def _search(
-    callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, ask: Ask, console: Console
-) -> list[Step]:
-    steps: list[Step] = []
-    while (calls := next_calls([(step.calls, step.ok) for step in steps], ask)) is not None:
-        console.print(f"[dim]{calls} calls: reached within {ask.ramp_s:g} s, held for {ask.hold_s:g} s ...[/]")
-        step, reasons = await _step(calls, callers, model, watch, ask)
+    callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, plan: LoadPlan, console: Console
+) -> list[LoadStep]:
+    steps: list[LoadStep] = []
+    while (calls := next_calls([(step.calls, step.ok) for step in steps], plan)) is not None:
+        console.print(f"[dim]{calls} calls: reached within {plan.ramp_s:g} s, held for {plan.hold_s:g} s ...[/]")
+        step, reasons = await _step(calls, callers, model, watch, plan)
         step.faults = verdict_on(step, reasons)
         steps.append(step)
         late = f"P99 {step.frames.p99_ms:.1f} ms" if step.frames.p99_ms is not None else "too few frames for a P99"
@@ -232,19 +232,19 @@ async def _search(
 
 
 async def _step(
-    calls: int, callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, ask: Ask
-) -> tuple[Step, dict[str, int]]:
+    calls: int, callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, plan: LoadPlan
+) -> tuple[LoadStep, dict[str, int]]:
     share = [calls // len(callers) + (n < calls % len(callers)) for n in range(len(callers))]
     watch.wanted = calls
     for worker, mine in zip(callers, share, strict=True):
-        await worker.order(mine, ask.ramp_s)  # what happened before is not this step's
-    await asyncio.sleep(ask.ramp_s + 2.0)
+        await worker.order(mine, plan.ramp_s)  # what happened before is not this step's
+    await asyncio.sleep(plan.ramp_s + 2.0)
     before = await watch.look()
     moments_from = len(watch.moments)
     if model is not None:
-        await model.ask(b"")
-    await asyncio.sleep(ask.hold_s)
-    arrived = msgspec.convert(await model.ask(b""), Late) if model is not None else None
+        await model.request(b"")
+    await asyncio.sleep(plan.hold_s)
+    arrived = msgspec.convert(await model.request(b""), Late) if model is not None else None
     after = await watch.look()
     tallies = [await worker.order(mine, 0.0) for worker, mine in zip(callers, share, strict=True)]
     reasons: Counter[str] = Counter()
@@ -253,7 +253,7 @@ async def _step(
     moments = watch.moments[moments_from:]
     average = sum(m.calls for m in moments) / len(moments) if moments else float(sum(t.live for t in tallies))
     clocks = [tally.clock_p99_ms for tally in tallies if tally.clock_p99_ms is not None]
-    step = Step(
+    step = LoadStep(
         calls=calls,
         began_s=before.at_s - watch.began_s if before else 0.0,
         ended_s=watch.clock() - watch.began_s,
@@ -375,14 +375,14 @@ class _Worker:
             raise GatewayFailed("a process of callers ended by itself; what it said stands above")
         return msgspec.json.decode(line)
 
-    async def ask(self, line: bytes) -> Any:
+    async def request(self, line: bytes) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(line + b"\n")
         await self.process.stdin.drain()
         return await self.answer()
 
-    async def order(self, calls: int, ramp_s: float) -> Tally:
-        return msgspec.convert(await self.ask(msgspec.json.encode(Order(calls=calls, ramp_s=ramp_s))), Tally)
+    async def order(self, calls: int, ramp_s: float) -> WorkerReport:
+        return msgspec.convert(await self.request(msgspec.json.encode(Order(calls=calls, ramp_s=ramp_s))), WorkerReport)
 
 
 @asynccontextmanager
@@ -468,13 +468,13 @@ def _path_of(path: Path) -> Path:
     return path.resolve() if path.exists() else path
 
 
-def _conditions(ask: Ask, scenarios: Sequence[Scenario], url: str) -> dict[str, str]:
+def _conditions(plan: LoadPlan, scenarios: Sequence[Scenario], url: str) -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} cores, {_cpu_model()}",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "gateway": url or "one process of our own; callers and model in further processes of the same machine",
         "calls": ", ".join(scenario.name for scenario in scenarios),
-        "held": f"{ask.hold_s:g} s each, reached within {ask.ramp_s:g} s",
+        "held": f"{plan.hold_s:g} s each, reached within {plan.ramp_s:g} s",
         "at": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
 

@@ -36,7 +36,7 @@ from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.metrics.quantiles import exact
 
-__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "Tally", "mark_of"]
+__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
 
 LATE_S = 0.005  # a frame later than this is late
 PAUSE_S = 0.25  # between a caller's calls
@@ -70,7 +70,7 @@ class Order(msgspec.Struct, kw_only=True):
     ramp_s: float = 0.0
 
 
-class Tally(msgspec.Struct, kw_only=True):
+class WorkerReport(msgspec.Struct, kw_only=True):
     """What a process of callers saw since the last one: calls ended, failures by their words, its own lateness."""
 
     live: int
@@ -238,7 +238,7 @@ class Callers:
         live = sum(call is not None and not call.over for call in self._calls.values())
         clock = exact(self._late_ms).p99
         _say(
-            Tally(
+            WorkerReport(
                 live=live,
                 ended=self._ended,
                 failed=self._failed,

@@ -6,11 +6,11 @@ All `*_at_s` are seconds of the server's `clock`: CLOCK_MONOTONIC, unless a quic
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent", "Violation"]
+__all__ = ["ClientViolation", "ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class ClientViolation:
     """A protocol violation of the client. `session`: index in `ModelServer.sessions`."""
 
     session: int

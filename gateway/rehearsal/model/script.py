@@ -24,8 +24,6 @@ __all__ = [
     "Close",
     "EmptyTurn",
     "Fault",
-    "GoAway",
-    "Interrupted",
     "Mute",
     "Oversize",
     "Reply",
@@ -33,6 +31,8 @@ __all__ = [
     "Script",
     "ScriptError",
     "Send",
+    "SendGoAway",
+    "SendInterrupted",
     "Stall",
     "Think",
     "Wait",
@@ -127,7 +127,7 @@ class Oversize:
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class SendInterrupted:
     """`interrupted` and `turnComplete` without speech; the rest of the reply is dropped."""
 
 
@@ -142,7 +142,7 @@ class CancelTools:
 
 
 @dataclass(frozen=True, slots=True)
-class GoAway:
+class SendGoAway:
     """`goAway`; when `then_close`, the session ends that much later in the script's `end_of_life` way."""
 
     time_left_s: float = 50.0
@@ -163,8 +163,8 @@ class Abort:
 
 
 Action = (
-    Say | CallTool | Think | Wait | Stall | Mute | Send | Oversize | Interrupted | EmptyTurn | CancelTools
-    | GoAway | Close | Abort
+    Say | CallTool | Think | Wait | Stall | Mute | Send | Oversize | SendInterrupted | EmptyTurn | CancelTools
+    | SendGoAway | Close | Abort
 )  # fmt: skip
 
 
@@ -252,10 +252,10 @@ ACTIONS: dict[str, tuple[type, str | None]] = {
     "mute": (Mute, None),
     "send": (Send, "message"),
     "oversize": (Oversize, "size_bytes"),
-    "interrupted": (Interrupted, None),
+    "interrupted": (SendInterrupted, None),
     "empty_turn": (EmptyTurn, None),
     "cancel_tools": (CancelTools, None),
-    "go_away": (GoAway, "time_left_s"),
+    "go_away": (SendGoAway, "time_left_s"),
     "close": (Close, "code"),
     "abort": (Abort, None),
 }

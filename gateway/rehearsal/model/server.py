@@ -23,12 +23,12 @@ from aiohttp import web
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.model.link import Link
-from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
+from offhook.gateway.rehearsal.model.connection import Connection
+from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
-from offhook.gateway.rehearsal.model.session import Handle, Session
+from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
 from offhook.gateway.rehearsal.model.turns import Progress
-from offhook.gateway.rehearsal.model.wire import Refused, camel_keys
+from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
 __all__ = ["ModelServer", "serve"]
@@ -86,12 +86,12 @@ class ModelServer:
         self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
         self._api_keys = api_keys
         self.sessions: list[SessionRecord] = []
-        self.violations: list[Violation] = []
+        self.violations: list[ClientViolation] = []
         self.failures: list[BaseException] = []
         self.url = ""
         self.ca_path = ""
-        self._links: set[Link] = set()
-        self._handles: dict[str, Handle] = {}
+        self._connections: set[Connection] = set()
+        self._handles: dict[str, ResumptionHandle] = {}
         self._carried: list[Progress] = []
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -116,8 +116,8 @@ class ModelServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._runner is not None
-        for link in self._links:
-            link.close(Close(1001, "The server is going down."))
+        for connection in self._connections:
+            connection.close(Close(1001, "The server is going down."))
         await self._runner.cleanup()
         if self._folder is not None:
             self._folder.cleanup()
@@ -157,14 +157,14 @@ class ModelServer:
         except ConnectionError:  # closed before the answer
             record.closed_at_s, record.closed_by = self._clock(), "network"
             return web.Response(status=400)
-        link = Link(ws, request, record, self._clock)
+        connection = Connection(ws, request, record, self._clock)
         version = live["version"] or live["vertex"]
-        self._links.add(link)
+        self._connections.add(connection)
         try:
             denied = self._denied(auth, secret, constrained)
-            await Session(self, link, record, version, vertex=live["vertex"] is not None).run(denied, secret)
+            await Session(self, connection, record, version, vertex=live["vertex"] is not None).run(denied, secret)
         finally:
-            self._links.discard(link)
+            self._connections.discard(connection)
         return ws
 
     def _denied(self, auth: str, secret: str, constrained: bool) -> Close | None:
@@ -189,28 +189,30 @@ class ModelServer:
         self._carried.append(Progress(script, self._clock()))
         return self._carried[-1]
 
-    def keep_handle(self, name: str, handle: Handle) -> None:
+    def keep_handle(self, name: str, handle: ResumptionHandle) -> None:
         self._handles[name] = handle
 
-    def resumed(self, name: str, model: str) -> Handle:
-        """What the handle stands for. Refused: 1007 unknown, expired or another model, 1011 still in use."""
+    def resumed(self, name: str, model: str) -> ResumptionHandle:
+        """What the handle stands for. SessionRefused: 1007 unknown, expired or another model, 1011 still in use."""
         handle = self._handles.get(name)
         if handle is None:
-            raise Refused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
+            raise SessionRefused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
             # A frozen session cannot have seen its client go: still a refusal, but not the client's fault.
             in_use = "Internal error encountered. The session is still in use."
-            raise Refused(1011, in_use, scripted=handle.link.stalled)
+            raise SessionRefused(1011, in_use, scripted=handle.connection.stalled)
         progress = handle.conversation.progress
         if progress.resumes_refused < len(progress.script.refuse_resumes):
             refusal = progress.script.refuse_resumes[progress.resumes_refused]
             progress.resumes_refused += 1
-            raise Refused(refusal.code, refusal.reason, scripted=True)
+            raise SessionRefused(refusal.code, refusal.reason, scripted=True)
         if self._clock() - ended_s > _HANDLE_LIFE_S / self.time_scale:
-            raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
+            raise SessionRefused(
+                1007, "Request contains an invalid argument. The session resumption handle has expired."
+            )
         if model != handle.model:
-            raise Refused(1007, "Request contains an invalid argument. The model may not change on resumption.")
+            raise SessionRefused(1007, "Request contains an invalid argument. The model may not change on resumption.")
         return handle
 
     # -- ephemeral tokens ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from offhook.gateway.rehearsal.model.link import Link
+from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.record import ReplySent, SessionRecord, ToolAnswer, ToolCallSent
 from offhook.gateway.rehearsal.model.script import (
     Abort,
@@ -19,14 +19,14 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Mute,
     Oversize,
     Reply,
     Say,
     Script,
     Send,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Think,
     Wait,
@@ -43,7 +43,7 @@ from offhook.gateway.rehearsal.model.wire import (
     pretty,
 )
 
-__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "Trigger", "Turns", "raw_frame"]
+__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "ScriptPlayer", "Trigger", "raw_frame"]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
 # A result sent before the cancellation was received is not a violation.
@@ -103,12 +103,12 @@ class _Turn:
     late: list[bytes] = field(default_factory=list)
 
 
-class Turns:
+class ScriptPlayer:
     """Plays the script on one session. `idle` is called whenever a resumption handle would be offered."""
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         record: SessionRecord,
         setup: Setup,
         profile: Profile,
@@ -118,7 +118,7 @@ class Turns:
         violation: Callable[[str], None],
         idle: Callable[[], None],
     ) -> None:
-        self._link, self._record, self._profile, self._conversation = link, record, profile, conversation
+        self._connection, self._record, self._profile, self._conversation = connection, record, profile, conversation
         self._progress, self._script = conversation.progress, conversation.progress.script
         self._violation, self._idle = violation, idle
         self._answer_name = "candidates" if vertex else "response"
@@ -142,11 +142,11 @@ class Turns:
         life_s = script.lifetime_s
         if self._compression is None:
             # Without compression the audio of one conversation is limited, however often it is resumed.
-            spent_s = (self._link.clock() - self._conversation.began_at_s) * time_scale
+            spent_s = (self._connection.clock() - self._conversation.began_at_s) * time_scale
             life_s = min(life_s, max(1.0, self._profile.uncompressed_s - spent_s))
         left_s = min(script.go_away_s, life_s)
-        self._later((life_s - left_s) / time_scale, lambda: self._go_away(GoAway(left_s / time_scale)))
-        elapsed_s = self._link.clock() - self._progress.began_at_s
+        self._later((life_s - left_s) / time_scale, lambda: self._go_away(SendGoAway(left_s / time_scale)))
+        elapsed_s = self._connection.clock() - self._progress.began_at_s
         for index, fault in enumerate(script.faults):
             if index not in self._progress.faults_done:
                 self._later(max(0.0, fault.at_s - elapsed_s), partial(self._begin_fault, index))
@@ -182,7 +182,7 @@ class Turns:
         self._pump()
 
     def _pump(self, even_over_caller: bool = False) -> None:
-        while self._link.open and self._turn is None and self._pending:
+        while self._connection.open and self._turn is None and self._pending:
             if self.caller_speaks and not even_over_caller:
                 return
             trigger = self._pending.popleft()
@@ -191,9 +191,9 @@ class Turns:
                 continue
             index, reply = found
             said = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
-            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, self._link.clock()))
+            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, self._connection.clock()))
             self._record.replies.append(turn.record)
-            turn.task = self._link.tasks.begin(self._play(turn))
+            turn.task = self._connection.tasks.begin(self._play(turn))
 
     def _find(self, trigger: Trigger) -> tuple[int | None, Reply] | None:
         """The reply for this trigger, marked as used."""
@@ -211,9 +211,9 @@ class Turns:
         turn = self._turn
         if turn is None and not phantom:
             return
-        self._link.send({"serverContent": {"interrupted": True}}, self._record.interruptions.append)
+        self._connection.send({"serverContent": {"interrupted": True}}, self._record.interruptions.append)
         for frame in turn.late if turn else ():
-            self._link.put(frame)
+            self._connection.put(frame)
         self._turn_complete(turn.record.audio_ms if turn else 0.0, idle=True)
         if turn is None:
             return
@@ -226,7 +226,7 @@ class Turns:
         self._offer_handle()
 
     def _end_turn(self, turn: _Turn, how: Literal["complete", "interrupted", "cut off"]) -> None:
-        turn.record.ended, turn.record.ended_at_s = how, self._link.clock()
+        turn.record.ended, turn.record.ended_at_s = how, self._connection.clock()
         self._turn = None
         self._conversation.audio_tokens += turn.record.audio_ms / 1000 * AUDIO_TOKENS_PER_S
 
@@ -249,7 +249,7 @@ class Turns:
 
     async def _act(self, turn: _Turn, actions: Sequence[Action]) -> None:
         rest = deque(actions)
-        while rest and self._turn is turn and self._link.open:
+        while rest and self._turn is turn and self._connection.open:
             action = rest.popleft()
             match action:
                 case Say():
@@ -259,7 +259,7 @@ class Turns:
                 case Think(text):
                     self._generating(turn)
                     part = {"text": text, "thought": True}
-                    self._link.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                    self._connection.send({"serverContent": {"modelTurn": {"parts": [part]}}})
                 case CallTool():
                     calls = [action]
                     while rest and isinstance(rest[0], CallTool):
@@ -268,7 +268,7 @@ class Turns:
                     await self._results(turn, [self._new_call(call) for call in calls])
                 case EmptyTurn():
                     self._turn_complete(0.0, idle=True)
-                case Interrupted():
+                case SendInterrupted():
                     self.interrupt(phantom=True)
                     self._pump()
                 case _:
@@ -276,7 +276,7 @@ class Turns:
 
     def _generating(self, turn: _Turn) -> None:
         if not turn.content and self._resumable_told:
-            self._link.send({"sessionResumptionUpdate": {"resumable": False}})
+            self._connection.send({"sessionResumptionUpdate": {"resumable": False}})
         turn.content = turn.generated = True
 
     def _heard(self, turn: _Turn) -> None:
@@ -289,18 +289,18 @@ class Turns:
             transcription: dict[str, Any] = {"text": piece}
             if self._profile.marks_finished:
                 transcription["finished"] = True
-            self._link.send({"serverContent": {"inputTranscription": transcription}})
+            self._connection.send({"serverContent": {"inputTranscription": transcription}})
 
     async def _say(self, turn: _Turn, say: Say) -> None:
         record = turn.record
         chunks = chunks_of(say)
-        begin_s = self._link.clock() + say.delay_ms / 1000
+        begin_s = self._connection.clock() + say.delay_ms / 1000
         if record.first_audio_at_s is None and not turn.content:
             # The first delay counts from the decision, so that this server's own lateness does not add up.
             begin_s = record.decided_at_s + say.delay_ms / 1000
             record.delay_ms = say.delay_ms
         record.text = f"{record.text} {say.text}".strip()
-        await asyncio.sleep(max(0.0, begin_s - self._link.clock()))
+        await asyncio.sleep(max(0.0, begin_s - self._connection.clock()))
         self._generating(turn)
         own_frame = say.transcript == "own frame" or (
             say.transcript == "as the model does" and not self._profile.same_frame_transcript
@@ -310,18 +310,18 @@ class Turns:
         if say.transcript == "before":
             self._transcript(say.text)
         for i, (chunk, piece) in enumerate(zip(chunks, pieces, strict=True)):
-            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._link.clock()
+            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._connection.clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            if not self._link.open:
+            if not self._connection.open:
                 return
             if piece and own_frame:
                 self._transcript(piece)
             frame = audio_frame(chunk.data, piece if piece and not own_frame else None)
-            turn.playing_until_s = max(self._link.clock(), turn.playing_until_s) + chunk.length_ms / 1000
+            turn.playing_until_s = max(self._connection.clock(), turn.playing_until_s) + chunk.length_ms / 1000
             turn.late = [audio_frame(late.data) for late in chunks[i + 1 : i + 1 + say.late_chunks]]
             record.audio_ms += chunk.length_ms
-            self._link.put(frame, record.audio_sent)
+            self._connection.put(frame, record.audio_sent)
             if i == 0 and turn.reply.heard_when == "during":
                 self._heard(turn)
         turn.late = []
@@ -330,12 +330,12 @@ class Turns:
 
     def _transcript(self, text: str) -> None:
         if self._said_wanted:
-            self._link.send({"serverContent": {"outputTranscription": {"text": text}}})
+            self._connection.send({"serverContent": {"outputTranscription": {"text": text}}})
 
     async def _finish(self, turn: _Turn, idle: bool) -> None:
         """generationComplete, then turnComplete once the audio would have been played."""
-        self._link.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
-        await asyncio.sleep(max(0.0, turn.playing_until_s - self._link.clock()))
+        self._connection.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
+        await asyncio.sleep(max(0.0, turn.playing_until_s - self._connection.clock()))
         turn.generated = False
         self._turn_complete(turn.record.audio_ms, idle)
 
@@ -344,7 +344,7 @@ class Turns:
         if self._profile.extended_thinking:
             content["interactionStatus"] = "IDLE" if idle else "IN_PROGRESS"
         self._record.usage.append(self._usage(audio_ms))
-        self._link.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
+        self._connection.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
 
     def _usage(self, audio_ms: float) -> dict[str, Any]:
         """The whole context is billed at every turn; what compression cut away no longer is."""
@@ -386,7 +386,7 @@ class Turns:
     def _new_call(self, call: CallTool, repeats: int = 0) -> ToolCallSent:
         blocking = self._blocking.get(call.name, self._profile.blocking in ("default", "only"))
         call_id = call.id or f"function-call-{secrets.randbits(63)}"
-        return ToolCallSent(call_id, call.name, dict(call.args), blocking, self._link.clock(), repeats)
+        return ToolCallSent(call_id, call.name, dict(call.args), blocking, self._connection.clock(), repeats)
 
     def _send_calls(self, calls: Sequence[ToolCallSent]) -> None:
         self._record.tool_calls += calls
@@ -396,7 +396,7 @@ class Turns:
             for call in calls:
                 call.at_s = at_s
 
-        self._link.send({"toolCall": {"functionCalls": listed}}, went_out)
+        self._connection.send({"toolCall": {"functionCalls": listed}}, went_out)
 
     async def _results(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
         """Call; wait for the results of blocking calls, then go on with the replies scripted for them."""
@@ -418,16 +418,16 @@ class Turns:
     def _cancel_calls(self, all_of_them: bool) -> None:
         calls = [call for call in self._open_calls() if all_of_them or call.blocking]
         for call in calls:
-            call.state, call.cancelled_at_s = "cancelled", self._link.clock()
+            call.state, call.cancelled_at_s = "cancelled", self._connection.clock()
             if waiting := self._waiting.pop(call.id, None):
                 waiting.cancel()
         if calls:
-            self._link.send({"toolCallCancellation": {"ids": [call.id for call in calls]}})
+            self._connection.send({"toolCallCancellation": {"ids": [call.id for call in calls]}})
             self._offer_handle()
 
     def tool_answer(self, answer: FunctionResponse) -> None:
         """Handle a result. Raises BadMessage if it matches no call (unless the script ignores that)."""
-        now_s = self._link.clock()
+        now_s = self._connection.clock()
         # Some clients put the scheduling into the response.
         scheduling = answer.scheduling or answer.response.get("scheduling") or "WHEN_IDLE"
         call = next((call for call in self._record.tool_calls if call.id == answer.id), None)
@@ -474,11 +474,11 @@ class Turns:
 
     def _begin_fault(self, index: int) -> None:
         self._progress.faults_done.add(index)
-        self._link.tasks.begin(self._fault(self._script.faults[index]))
+        self._connection.tasks.begin(self._fault(self._script.faults[index]))
 
     async def _fault(self, fault: Fault) -> None:
         for action in fault.do:
-            if isinstance(action, Interrupted):
+            if isinstance(action, SendInterrupted):
                 self.interrupt(phantom=True)
                 self._pump()
             else:
@@ -490,31 +490,31 @@ class Turns:
             case Wait(ms):
                 await asyncio.sleep(ms / 1000)
             case Stall(ms):
-                self._link.stall(ms)
+                self._connection.stall(ms)
                 await asyncio.sleep(ms / 1000)
             case Mute():
                 self._muted = True
             case Send():
-                self._link.put(raw_frame(action))
+                self._connection.put(raw_frame(action))
             case Oversize(size_bytes):
                 part = {"text": "x" * size_bytes, "thought": True}
-                self._link.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                self._connection.send({"serverContent": {"modelTurn": {"parts": [part]}}})
             case CancelTools():
                 self._cancel_calls(all_of_them=True)
-            case GoAway():
+            case SendGoAway():
                 self._go_away(action)
             case Close():
-                self._link.close(action)
+                self._connection.close(action)
             case Abort():
-                self._link.abort()
+                self._connection.abort()
             case _:
                 raise TypeError(f"{type(action).__name__} is part of a reply")
 
-    def _go_away(self, action: GoAway) -> None:
+    def _go_away(self, action: SendGoAway) -> None:
         message = {"goAway": {"timeLeft": f"{action.time_left_s:g}s"}}
-        self._link.send(message, self._record.go_aways.append)
+        self._connection.send(message, self._record.go_aways.append)
         if action.then_close:
-            self._later(action.time_left_s, lambda: self._link.close(self._script.end_of_life))
+            self._later(action.time_left_s, lambda: self._connection.close(self._script.end_of_life))
 
 
 def _matches(reply: Reply, trigger: Trigger) -> bool:

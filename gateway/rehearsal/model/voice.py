@@ -11,7 +11,7 @@ import numpy as np
 import pybase64
 
 from offhook.gateway.rehearsal.model.script import Say, ScriptError
-from offhook.gateway.rehearsal.model.wire import Detection
+from offhook.gateway.rehearsal.model.wire import AutomaticDetection
 
 __all__ = ["OUTPUT_RATE_HZ", "Chunk", "SpeechEnd", "SpeechStart", "VoiceActivity", "chunks_of"]
 
@@ -57,7 +57,7 @@ class VoiceActivity:
     The service's own defaults are not published; ours are those below.
     """
 
-    def __init__(self, detection: Detection, vertex: bool, above_dbfs: float | None) -> None:
+    def __init__(self, detection: AutomaticDetection, vertex: bool, above_dbfs: float | None) -> None:
         # Unspecified sensitivities are LOW on Vertex and HIGH on the Developer API.
         slow_start = detection.start_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))
         slow_end = detection.end_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))

@@ -18,16 +18,16 @@ from msgspec import Struct, field
 
 __all__ = [
     "MODELS",
+    "AutomaticDetection",
     "BadMessage",
     "Blob",
     "ClientContent",
     "ContextUpdate",
-    "Detection",
     "Function",
     "FunctionResponse",
     "Profile",
     "RealtimeInput",
-    "Refused",
+    "SessionRefused",
     "Setup",
     "ToolResponse",
     "audio_frame",
@@ -45,7 +45,7 @@ class BadMessage(ValueError):
     """The client broke the protocol; the service would close with 1007."""
 
 
-class Refused(Exception):
+class SessionRefused(Exception):
     """The service would not accept this; carries the close code and reason it would give.
 
     `scripted`: the client did nothing wrong.
@@ -129,7 +129,7 @@ class _Wire(Struct, rename="camel", forbid_unknown_fields=True):
     """A message of the client's. What we do not use is a mapping; what does not exist is refused."""
 
 
-class Detection(_Wire):
+class AutomaticDetection(_Wire):
     disabled: bool = False
     start_of_speech_sensitivity: Literal[
         "START_SENSITIVITY_UNSPECIFIED", "START_SENSITIVITY_HIGH", "START_SENSITIVITY_LOW"
@@ -142,7 +142,7 @@ class Detection(_Wire):
 
 
 class _RealtimeConfig(_Wire):
-    automatic_activity_detection: Detection = field(default_factory=Detection)
+    automatic_activity_detection: AutomaticDetection = field(default_factory=AutomaticDetection)
     activity_handling: Literal["ACTIVITY_HANDLING_UNSPECIFIED", "START_OF_ACTIVITY_INTERRUPTS", "NO_INTERRUPTION"] = (
         "ACTIVITY_HANDLING_UNSPECIFIED"
     )
@@ -385,21 +385,21 @@ def functions(tools: list[_Tool]) -> Iterator[Function]:
 def checked_setup(raw: Mapping[str, Any], version: str, vertex: bool) -> tuple[Setup, Profile]:
     """The setup and the model's profile.
 
-    Raises Refused as the service would: 1008 for the model, 1007 for a field it does not know or not allow.
+    Raises SessionRefused as the service would: 1008 for the model, 1007 for a field it does not know or not allow.
     """
     name = str(raw.get("model", ""))
     known = MODELS.get(name.rsplit("/", 1)[-1])
     if known is None or not (vertex or name.startswith(("models/", "tunedModels/"))):
-        raise Refused(
+        raise SessionRefused(
             1008,
             f"{name[:50]} is not found for API version {version}, or not supported for bidiGenerateContent.",
         )
     try:
         setup = msgspec.convert(dict(raw), Setup, strict=False)
     except msgspec.ValidationError as error:
-        raise Refused(1007, f"Invalid JSON payload received. setup: {error}") from None
+        raise SessionRefused(1007, f"Invalid JSON payload received. setup: {error}") from None
     if (wrong := _wrong(setup, known, version, vertex)) is not None:
-        raise Refused(1007, f"Request contains an invalid argument. {wrong}")
+        raise SessionRefused(1007, f"Request contains an invalid argument. {wrong}")
     return setup, known
 
 

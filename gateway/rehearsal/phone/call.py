@@ -58,14 +58,16 @@ from offhook.gateway.rehearsal.phone.truth import (
 )
 from offhook.gateway.rehearsal.phone.twilio_wire import (
     ClearMessage,
-    Connect,
-    Dial,
-    Enqueue,
-    Hangup,
+    ConnectVerb,
+    DialVerb,
+    EnqueueVerb,
+    HangupVerb,
     MarkMessage,
-    Play,
-    Redirect,
-    Reject,
+    PauseVerb,
+    PlayVerb,
+    RedirectVerb,
+    RejectVerb,
+    SayVerb,
     Unfit,
     Verb,
     message,
@@ -74,8 +76,6 @@ from offhook.gateway.rehearsal.phone.twilio_wire import (
     sign,
     signed_socket_url,
 )
-from offhook.gateway.rehearsal.phone.twilio_wire import Pause as PauseVerb
-from offhook.gateway.rehearsal.phone.twilio_wire import Say as SayVerb
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
@@ -347,7 +347,7 @@ class SimulatedCall:
             public = urlsplit(self._public_url)
             scheme = "wss" if public.scheme == "https" else "ws"
             url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
-            await self._stream_until_closed(Connect(url, tuple(self._parameters.items())))
+            await self._stream_until_closed(ConnectVerb(url, tuple(self._parameters.items())))
             return self._ended_by if self._hung_up else "stream_closed"
         status = {"CallStatus": "in-progress" if self._placed else "ringing"}
         document = await self._fetch(self._here, "POST", status)
@@ -384,14 +384,14 @@ class SimulatedCall:
         """Execute a document; returns how the call ended, or the request for the next document."""
         for verb in document:
             match verb:
-                case Connect():
+                case ConnectVerb():
                     await self._stream_until_closed(verb)
                     if not self._moved and verb.action:
                         return urljoin(self._here, verb.action), verb.method, {"CallStatus": "in-progress"}
                 case SayVerb():
                     self._announce("say", verb.text)
                     await self._speak_announcement(verb.text)
-                case Play():
+                case PlayVerb():
                     self._announce("play", verb.url or verb.digits)
                     if verb.loop == 0:
                         self._begin_axis()
@@ -399,7 +399,7 @@ class SimulatedCall:
                 case PauseVerb():
                     self._begin_axis()
                     await self._wait(verb.length_s * 1000.0)
-                case Dial():
+                case DialVerb():
                     self._announce("dial", verb.to)
                     if verb.conference:
                         await self._meet(verb)
@@ -409,15 +409,15 @@ class SimulatedCall:
                         return "dial"
                     result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
                     return urljoin(self._here, verb.action), verb.method, result
-                case Enqueue():
+                case EnqueueVerb():
                     self._announce("enqueue", verb.queue)
                     return "enqueue"
-                case Redirect():
+                case RedirectVerb():
                     return urljoin(self._here, verb.url), verb.method, {"CallStatus": "in-progress"}
-                case Reject():
+                case RejectVerb():
                     self._announce("reject", verb.reason)
                     return "reject"
-                case Hangup():
+                case HangupVerb():
                     self._announce("hangup")
                     return "twiml_hangup"
                 case _:
@@ -426,7 +426,7 @@ class SimulatedCall:
                 return ""
         return "twiml_end"
 
-    async def _meet(self, verb: Dial) -> None:
+    async def _meet(self, verb: DialVerb) -> None:
         """In a conference, until it is over."""
         if self._conferences is None:
             return
@@ -435,7 +435,7 @@ class SimulatedCall:
         await self._until(lambda: self._moved or over.is_set(), None)
         self._conferences.leave(verb.to, self.call_sid)
 
-    async def _whisper(self, verb: Dial) -> None:
+    async def _whisper(self, verb: DialVerb) -> None:
         """Play the whisper to the dialled party before the caller is connected."""
         leg = {**self._fields(), "CallSid": "CA" + secrets.token_hex(16), "ParentCallSid": self.call_sid}
         fetched, content_type = await self._request(urljoin(self._here, verb.whisper), "POST", leg)
@@ -539,7 +539,7 @@ class SimulatedCall:
 
     # -- the media socket ---------------------------------------------------------------------------------
 
-    async def _stream_until_closed(self, connect: Connect) -> None:
+    async def _stream_until_closed(self, connect: ConnectVerb) -> None:
         """One `<Stream>`, from the handshake until either side closes it."""
         named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
         stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=self._clock())

@@ -24,7 +24,7 @@ from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.twilio_wire import sign
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
-__all__ = ["Asked", "Callee", "SimulatedTwilio"]
+__all__ = ["Callee", "RestRequest", "SimulatedTwilio"]
 
 _VERSION = "/2010-04-01"
 MAX_TWIML = 4_000  # inline, error 32018
@@ -46,7 +46,7 @@ class Callee:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RestRequest:
     """One REST request."""
 
     at_s: float
@@ -85,7 +85,7 @@ class SimulatedTwilio:
         self.account_sid = ACCOUNT_SID
         self.calls: dict[str, SimulatedCall] = {}
         self.statuses: dict[str, str] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[RestRequest] = []
         self.faults: deque[tuple[int, int]] = deque()
         self.numbers = {f"PN{n:032x}": {"phone_number": number} for n, number in enumerate(numbers)}
         self.url = ""
@@ -166,7 +166,7 @@ class SimulatedTwilio:
         account = f"{_VERSION}/Accounts/{self.account_sid}"
         path = request.path.removeprefix(account)
         status, body = self._answer(request, path, form, known=request.path.startswith(account))
-        self.asked.append(Asked(self._clock(), request.method, path, form, status))
+        self.requests.append(RestRequest(self._clock(), request.method, path, form, status))
         return web.json_response(body, status=status)
 
     def _answer(

@@ -19,17 +19,17 @@ import pybase64
 
 __all__ = [
     "ClearMessage",
-    "Connect",
-    "Dial",
-    "Enqueue",
-    "Hangup",
+    "ConnectVerb",
+    "DialVerb",
+    "EnqueueVerb",
+    "HangupVerb",
     "MarkMessage",
     "MediaMessage",
-    "Pause",
-    "Play",
-    "Redirect",
-    "Reject",
-    "Say",
+    "PauseVerb",
+    "PlayVerb",
+    "RedirectVerb",
+    "RejectVerb",
+    "SayVerb",
     "Unfit",
     "Verb",
     "message",
@@ -134,7 +134,7 @@ def signed_socket_url(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
+class ConnectVerb:
     """`<Connect><Stream>`: `url` and its `<Parameter>`s; `action` is asked when the stream has ended."""
 
     url: str
@@ -145,12 +145,12 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SayVerb:
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class PlayVerb:
     """A sound file, `loop` times (0: until something else is to be done), or the tones of `digits`."""
 
     url: str
@@ -159,12 +159,12 @@ class Play:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class PauseVerb:
     length_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
+class DialVerb:
     """`to`: the number, address, conference or queue that is dialled. `whisper` is asked for who answers.
 
     A conference begins with the first who `starts` it and is over when one who `ends` it leaves.
@@ -180,27 +180,27 @@ class Dial:
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueue:
+class EnqueueVerb:
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
-class Redirect:
+class RedirectVerb:
     url: str
     method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class RejectVerb:
     reason: str = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
-class Hangup:
+class HangupVerb:
     pass
 
 
-Verb = Connect | Say | Play | Pause | Dial | Enqueue | Redirect | Reject | Hangup
+Verb = ConnectVerb | SayVerb | PlayVerb | PauseVerb | DialVerb | EnqueueVerb | RedirectVerb | RejectVerb | HangupVerb
 
 
 def parse_twiml(body: bytes, content_type: str = "text/xml") -> tuple[Verb, ...]:
@@ -224,30 +224,30 @@ def _verb(element: ElementTree.Element) -> Verb:
         case "Connect":
             return _connect(element)
         case "Say":
-            return Say(text)
+            return SayVerb(text)
         case "Play":
-            return Play(text, int(get("loop", "1")), get("digits", ""))
+            return PlayVerb(text, int(get("loop", "1")), get("digits", ""))
         case "Pause":
-            return Pause(float(get("length", "1")))
+            return PauseVerb(float(get("length", "1")))
         case "Dial":
             return _dial(element, text)
         case "Enqueue":
-            return Enqueue(text)
+            return EnqueueVerb(text)
         case "Redirect":
-            return Redirect(text, get("method", "POST").upper())
+            return RedirectVerb(text, get("method", "POST").upper())
         case "Reject":
-            return Reject(get("reason", "rejected"))
+            return RejectVerb(get("reason", "rejected"))
         case "Hangup":
-            return Hangup()
+            return HangupVerb()
     raise Unfit(12200, f"<{element.tag}> is no verb that this carrier knows")
 
 
-def _dial(element: ElementTree.Element, text: str) -> Dial:
+def _dial(element: ElementTree.Element, text: str) -> DialVerb:
     nouns = {"Number", "Sip", "Conference", "Queue", "Client"}
     if any(child.tag not in nouns for child in element) or not text:
         raise Unfit(12200, "<Dial> holds a number, an address, a conference or a queue")
     noun = element[0] if len(element) else ElementTree.Element("Number")
-    return Dial(
+    return DialVerb(
         text,
         element.get("action", ""),
         element.get("method", "POST").upper(),
@@ -258,7 +258,7 @@ def _dial(element: ElementTree.Element, text: str) -> Dial:
     )
 
 
-def _connect(element: ElementTree.Element) -> Connect:
+def _connect(element: ElementTree.Element) -> ConnectVerb:
     streams = element.findall("Stream")
     if len(element) != 1 or len(streams) != 1:
         raise Unfit(12200, "<Connect> holds exactly one <Stream>")
@@ -282,7 +282,7 @@ def _connect(element: ElementTree.Element) -> Connect:
         if len(name) + len(value) >= PARAMETER_MAX:
             raise Unfit(12200, f"<Parameter> {name!r} and its value have 500 characters or more")
         parameters.append((name, value))
-    return Connect(
+    return ConnectVerb(
         url=url,
         parameters=tuple(parameters),
         action=element.get("action", ""),

@@ -30,15 +30,15 @@ __all__ = [
     "LINE_SEGMENTS",
     "CallReport",
     "CallerTurn",
-    "Line",
+    "ExpectationResult",
     "LineBargeIn",
     "LineReply",
+    "LineReport",
     "ModelSession",
     "ModelSide",
     "Percentiles",
     "Report",
     "Totals",
-    "Verdict",
     "call_report",
     "report_of",
     "show",
@@ -60,7 +60,7 @@ LINE_SEGMENTS: dict[str, str] = {
 }
 
 
-class Verdict(msgspec.Struct, kw_only=True):
+class ExpectationResult(msgspec.Struct, kw_only=True):
     """Whether an expectation was met, in words."""
 
     ok: bool
@@ -112,7 +112,7 @@ class LineBargeIn(msgspec.Struct, kw_only=True):
     verdict: str = ""  # the gateway's
 
 
-class Line(msgspec.Struct, kw_only=True):
+class LineReport(msgspec.Struct, kw_only=True):
     """The call as the simulated carrier and caller had it."""
 
     ended_by: str
@@ -146,11 +146,11 @@ class CallReport(msgspec.Struct, kw_only=True):
     scenario: str
     end_reason: str
     record: CallRecord | None
-    line: Line
+    line: LineReport
     model: ModelSide | None = None  # None: nobody knows which of several calls a session was for
     model_violations: list[str] = []
     counted: dict[str, float] = {}  # the gateway's counters that moved meanwhile, without their prefix
-    verdicts: list[Verdict] = []
+    verdicts: list[ExpectationResult] = []
 
     @property
     def ok(self) -> bool:
@@ -256,7 +256,7 @@ def call_report(
         scenario=scenario,
         end_reason=record.end_reason if record else truth.ended_by,
         record=record,
-        line=Line(
+        line=LineReport(
             ended_by=truth.ended_by,
             duration_ms=_round(1000.0 * (truth.ended_s - _zero_s(truth))) if truth.began_s else 0.0,
             caller=caller,
@@ -614,7 +614,7 @@ def _show_call(call: CallReport, console: Console) -> None:
         console.print(Text(f"! {fault}", "red"))
 
 
-def _turn_table(record: CallRecord, line: Line) -> Table:
+def _turn_table(record: CallRecord, line: LineReport) -> Table:
     table = _table(
         "Turns (ms)",
         *("", "said", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
@@ -657,7 +657,7 @@ def _shorter(turn: TurnRecord) -> str:
     return (turn.heard_text if turn.interrupted else turn.reply_text) or f"({turn.kind})"
 
 
-def _barge_in_table(record: CallRecord, line: Line) -> Table:
+def _barge_in_table(record: CallRecord, line: LineReport) -> Table:
     table = _table(
         "Barge-ins (ms from the caller's first audible sample)",
         *("at", "decided", "sent", "received", "silent", "heard", "after", "verdict"),

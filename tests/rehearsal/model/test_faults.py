@@ -15,14 +15,14 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Mute,
     Oversize,
     Reply,
     Say,
     Script,
     Send,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Wait,
 )
@@ -188,7 +188,7 @@ async def test_resuming_without_compression_adds_no_time():
 
 async def test_go_away_with_silence_and_another_end():
     script = Script(
-        replies=(Reply("text", (GoAway(0.2), Mute())), Reply("text", (SHORT,))),
+        replies=(Reply("text", (SendGoAway(0.2), Mute())), Reply("text", (SHORT,))),
         end_of_life=Close(1000, "The operation was cancelled."),
     )
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
@@ -200,7 +200,10 @@ async def test_go_away_with_silence_and_another_end():
 
 
 async def test_go_away_without_an_end():
-    async with ModelServer(on_text(GoAway(0.01, then_close=False))) as server, raw_client(server, setup_of()) as client:
+    async with (
+        ModelServer(on_text(SendGoAway(0.01, then_close=False))) as server,
+        raw_client(server, setup_of()) as client,
+    ):
         await client.send(TEXT)
         await client.until("goAway")
         assert await client.nothing_for(0.1)
@@ -229,7 +232,7 @@ async def test_pongs_may_be_late():
 
 
 async def test_a_mute_model_still_hears():
-    script = Script(replies=(Reply("text", (SHORT, Interrupted(), Mute())),), default=Reply("caller", (SHORT,)))
+    script = Script(replies=(Reply("text", (SHORT, SendInterrupted(), Mute())),), default=Reply("caller", (SHORT,)))
     phantom = Script(replies=(Reply("text", (SHORT, Mute())),), default=Reply("caller", (SHORT,)))
     async with ModelServer(phantom) as server, raw_client(server, setup_of()) as client:
         await client.send(TEXT)
@@ -244,7 +247,7 @@ async def test_a_mute_model_still_hears():
 
 
 async def test_a_phantom_interruption_when_nothing_is_said():
-    script = Script(faults=(Fault(0.05, (Interrupted(),)),))
+    script = Script(faults=(Fault(0.05, (SendInterrupted(),)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         assert await client.turn() == ["interrupted", "turnComplete"]
         assert len(server.sessions[0].interruptions) == 1

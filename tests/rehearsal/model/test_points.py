@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offhook.gateway.rehearsal.model.script import GoAway, Reply, Say, Script
+from offhook.gateway.rehearsal.model.script import Reply, Say, Script, SendGoAway
 from offhook.gateway.rehearsal.model.server import ModelServer
 from tests.rehearsal.model.model_client import LIVE_PATH, raw_client, setup_of, silence, voice
 
@@ -127,7 +127,7 @@ async def test_compression_is_declined() -> None:
 async def test_session_may_end_within_a_reply_after_go_away() -> None:
     """goAway is no promise of a quiet end: the close comes when it comes."""
     long = Say("One two three", length_ms=60_000, delay_ms=0, chunk_ms=(100,), speed=1)
-    script = Script(replies=(Reply("text", (GoAway(0.3), long)),))
+    script = Script(replies=(Reply("text", (SendGoAway(0.3), long)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.send({"realtimeInput": {"text": "go"}})
         assert (await client.closed())[0] == 1011
@@ -173,7 +173,7 @@ def urlsafe(pcm: bytes) -> dict[str, object]:
 
 async def test_a_client_like_livekits_is_served() -> None:
     """50 ms of audio a message, a new connection as soon as goAway comes."""
-    script = Script(replies=(Reply("caller", (SHORT, GoAway(0.5))), Reply("caller", (SHORT,))))
+    script = Script(replies=(Reply("caller", (SHORT, SendGoAway(0.5))), Reply("caller", (SHORT,))))
     sound = voice(400) + silence(1_000)
     async with ModelServer(script) as server:
         async with raw_client(server, LIVEKIT) as client:

@@ -8,12 +8,12 @@ import pytest
 
 from offhook.gateway.rehearsal.model.script import Say, ScriptError
 from offhook.gateway.rehearsal.model.voice import SpeechEnd, SpeechStart, VoiceActivity, chunks_of
-from offhook.gateway.rehearsal.model.wire import Detection
+from offhook.gateway.rehearsal.model.wire import AutomaticDetection
 from tests.rehearsal.model.model_client import silence, voice
 
 
 def ear(**settings) -> VoiceActivity:
-    return VoiceActivity(Detection(**settings), vertex=False, above_dbfs=None)
+    return VoiceActivity(AutomaticDetection(**settings), vertex=False, above_dbfs=None)
 
 
 def heard(listener: VoiceActivity, pcm: bytes, rate_hz: int = 16_000, step_bytes: int = 640) -> list:
@@ -48,8 +48,10 @@ def test_sensitivity_low_does_not_hear_the_quiet():
     quiet = silence(200) + voice(500, dbfs=-34)
     assert heard(ear(start_of_speech_sensitivity="START_SENSITIVITY_HIGH"), quiet)
     assert not heard(ear(start_of_speech_sensitivity="START_SENSITIVITY_LOW"), quiet)
-    assert not heard(VoiceActivity(Detection(), vertex=True, above_dbfs=None), quiet)  # LOW is the default there
-    assert not heard(VoiceActivity(Detection(), vertex=False, above_dbfs=-25), quiet)
+    assert not heard(
+        VoiceActivity(AutomaticDetection(), vertex=True, above_dbfs=None), quiet
+    )  # LOW is the default there
+    assert not heard(VoiceActivity(AutomaticDetection(), vertex=False, above_dbfs=-25), quiet)
 
 
 def test_speech_is_found_over_steady_noise_only():

@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.model.wire import (
     MODELS,
     BadMessage,
     RealtimeInput,
-    Refused,
+    SessionRefused,
     audio_frame,
     base64_decoded,
     camel_keys,
@@ -104,7 +104,7 @@ def test_any_frame_is_a_message_or_bad(frame):
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=4), st.sampled_from([*MODELS, "gpt"]), st.booleans())
 def test_any_setup_is_checked_or_refused(setup, model, vertex):
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(SessionRefused):
         checked_setup(camel_keys({**setup, "model": f"models/{model}"}), "v1beta", vertex)
 
 
@@ -194,7 +194,7 @@ def test_what_each_model_takes_in_a_setup(model, setup, code):
     if code is None:
         checked_setup({"model": f"models/{model}", **setup}, "v1beta", vertex=False)
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         checked_setup({"model": f"models/{model}", **setup}, "v1beta", vertex=False)
     assert refused.value.code == code
     assert len(refused.value.reason.encode()) < 400
@@ -205,5 +205,5 @@ def test_vertex_knows_other_fields_and_names():
     raw = {"model": model, "explicitVadSignal": True, "sessionResumption": {"transparent": True}}
     setup, _ = checked_setup(raw, "v1beta1", vertex=True)
     assert setup.explicit_vad_signal
-    with pytest.raises(Refused):
+    with pytest.raises(SessionRefused):
         checked_setup({"model": NEW}, "v1beta", vertex=False)  # models/ is missing

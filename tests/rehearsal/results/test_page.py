@@ -17,7 +17,7 @@ import pytest
 from offhook.gateway.cli.rehearse import simulate
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
-from offhook.gateway.rehearsal.results.report import Percentiles, Verdict, report_of
+from offhook.gateway.rehearsal.results.report import ExpectationResult, Percentiles, report_of
 from tests.needs import require
 from tests.rehearsal.results.paper_call import paper_report
 from tests.rehearsal.short_call import SHORT
@@ -44,7 +44,7 @@ def settled(value: Any) -> Any:
 
 def test_page_has_verdicts_and_no_sparse_percentile():
     call = paper_report()
-    call.verdicts = [Verdict(ok=False, expectation="x", words="it <took> too long")]
+    call.verdicts = [ExpectationResult(ok=False, expectation="x", words="it <took> too long")]
     report = report_of([call], {"recording": "/out/a/call.wav", "picture": "/out/a/call.png"})
     report.totals.segments["turn_gap"] = Percentiles(count=19, p50_ms=5, p95_ms=None, p99_ms=None, max_ms=9)
     report.totals.segments["line_answer"] = Percentiles(count=20, p50_ms=5, p95_ms=777, p99_ms=None, max_ms=999)
@@ -73,7 +73,7 @@ def test_hostile_texts_on_the_page_are_escaped():
     call.record.errors = [HOSTILE]
     for turn in call.record.turns:
         turn.reply_text = turn.heard_text = HOSTILE
-    call.verdicts = [Verdict(ok=False, expectation="x", words=HOSTILE)]
+    call.verdicts = [ExpectationResult(ok=False, expectation="x", words=HOSTILE)]
     report = report_of([call], {"recording": f"/out/{HOSTILE}.wav", "picture": f"/out/{HOSTILE}.png"})
     text = page([(HOSTILE, report)], report, Path("/out"))
     assert text.count("&lt;script&gt;") >= 10

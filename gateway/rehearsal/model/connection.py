@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.wire import pretty
 from offhook.gateway.rehearsal.quick_clock import Clock
 
-__all__ = ["Link", "Tasks"]
+__all__ = ["Connection", "Tasks"]
 
 _CLOSE_TIMEOUT_S = 5.0
 _INTERNAL = Close(1011, "Internal error encountered.")
@@ -43,7 +43,7 @@ class Tasks:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-class Link:
+class Connection:
     """Sending never waits: frames are queued and one task writes them. Nothing is sent after a close.
 
     `text_frames` and `pong_delay_s` are the script's, once it is known. `clock`: seconds, for all times of the session.
