@@ -2,11 +2,11 @@
 
 The number of calls is doubled until a step fails, then halved between the highest good and the lowest failed one. A
 step is good when no call failed and the P99 of frame lateness is within 5 ms. *Frame lateness*: how much later than
-its call's fastest a frame of the caller's arrives at the model, measured from outside, callers' and model's own
-lateness included. Of a gateway elsewhere, whose model is not ours, it is what the gateway says itself: of each second
-of each call the latest frame, from its receipt until it is handed on (`offhook_uplink_forward_seconds`).
+the fastest frame of its call a caller's frame arrives at the model, measured from outside, with the lateness of
+callers and model. A gateway elsewhere has another model and measures lateness itself: of each second of each call the
+latest frame, from its receipt until it is forwarded (`offhook_uplink_forward_seconds`).
 
-Callers, model and gateway are processes of their own; when the callers' own clock is late, the step says so.
+Callers, model and gateway are separate processes; a step reports when the callers' own timers were late.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FORWARD, LAG = "offhook_uplink_forward_seconds", "offhook_event_loop_lag_seconds
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What is to be tried: from `start` calls to `most`, each number held for `hold_s` after `ramp_s`."""
+    """The numbers of calls to try: from `start` to `most`, each held for `hold_s` after `ramp_s`."""
 
     start: int = 5
     most: int = 1_000
@@ -65,8 +65,8 @@ class LoadPlan:
 class LoadStep(msgspec.Struct, kw_only=True):
     """One number of calls, held for a while. CPU in milliseconds per second of call; percentiles in ms.
 
-    `frames` is what is judged; `worst` (the latest frame of each second) and `lag` (of the event loop) are the
-    gateway's own account.
+    `frames` decides the step; `worst` (the latest frame of each second) and `lag` (of the event loop) are measured by
+    the gateway.
     """
 
     calls: int
@@ -93,7 +93,7 @@ class LoadStep(msgspec.Struct, kw_only=True):
 
 
 class Moment(msgspec.Struct, kw_only=True):
-    """The gateway once a second."""
+    """A sample of the gateway's counters, once a second."""
 
     at_s: float
     wanted: int
@@ -104,7 +104,7 @@ class Moment(msgspec.Struct, kw_only=True):
 
 
 class LoadReport(msgspec.Struct, kw_only=True):
-    """What a gateway carried. `first_failed` with the reasons, None when nothing failed as far as it went."""
+    """How many calls a gateway carried. `first_failed` has its `reasons`; None if no step failed."""
 
     offhook: str = __version__
     conditions: dict[str, str]
@@ -116,7 +116,7 @@ class LoadReport(msgspec.Struct, kw_only=True):
 
 
 def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
-    """The number of calls to try next, None when the answer is known: doubled, then halved between."""
+    """The number of calls to try next, None when the answer is known: doubled until a step fails, then bisected."""
     failed = min((calls for calls, ok in tried if not ok), default=None)
     good = max((calls for calls, ok in tried if ok and (failed is None or calls < failed)), default=0)
     if failed is None:
@@ -126,13 +126,13 @@ def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
 
 
 def verdict_on(step: LoadStep, reasons: Mapping[str, int]) -> list[str]:
-    """Why a step failed, in words; empty when it did not."""
+    """Why a step failed; empty if it passed."""
     faults = []
     if step.failed:
-        most = ", ".join(f"{words} ({n})" for words, n in Counter(reasons).most_common(3))
+        most = ", ".join(f"{reason} ({n})" for reason, n in Counter(reasons).most_common(3))
         faults.append(f"{step.failed} of {step.ended} calls failed: {most}")
     if step.average_calls < (1 - MISSING) * step.calls:
-        faults.append(f"only {step.average_calls:.0f} of {step.calls} calls stood")
+        faults.append(f"only {step.average_calls:.0f} of {step.calls} calls were active")
     late = step.frames
     if late.p99_ms is not None and late.beyond > LATE_SHARE * late.n:
         share = f"{late.beyond} of {late.n} beyond {1000 * LATE_S:g} ms"
@@ -141,7 +141,9 @@ def verdict_on(step: LoadStep, reasons: Mapping[str, int]) -> list[str]:
         faults.append(f"{step.frames_dropped} frames were dropped")
     clock = step.callers_clock_p99_ms
     if clock is not None and clock > CLOCK_LATE_MS:
-        faults.append(f"the callers themselves were late (P99 {clock:.1f} ms): this machine makes no more calls")
+        faults.append(
+            f"the timers of the callers were late (P99 {clock:.1f} ms): this machine cannot simulate more calls"
+        )
     return faults
 
 
@@ -154,16 +156,16 @@ async def load(
     url: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> LoadReport:
-    """Try it against the gateway at `url`, or one of our own with the rehearsal model. Progress on standard error.
+    """Find the capacity of the gateway at `url`, or of one started here with the rehearsal model.
 
-    A gateway elsewhere has agents and a model of its own: its calls fail when a protocol is broken or the agent is
-    never heard. Raises `OperatorError`.
+    Progress goes to standard error. A gateway elsewhere has other agents and another model: a call to it fails when a
+    protocol is violated or the agent is never heard. Raises `OperatorError`.
     """
     scenarios = [load_scenario(path) for path in files or [Path("demo")]]
     for scenario in scenarios:
         if scenario.script().carries_on or scenario.others is not None:
             raise OperatorError(
-                f"{scenario.name}: is for one call at a time (carries_on, outbound, others): leave it out of the load"
+                f"{scenario.name} is for one call at a time (carries_on, outbound, others): remove it from the load"
             )
     paths = [_path_of(path) for path in files or [Path("demo")]]
     out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before there is a call
@@ -237,7 +239,7 @@ async def _step(
     share = [calls // len(callers) + (n < calls % len(callers)) for n in range(len(callers))]
     watch.wanted = calls
     for worker, mine in zip(callers, share, strict=True):
-        await worker.order(mine, plan.ramp_s)  # what happened before is not this step's
+        await worker.order(mine, plan.ramp_s)  # the report of what happened before the step is dropped
     await asyncio.sleep(plan.ramp_s + 2.0)
     before = await watch.look()
     moments_from = len(watch.moments)
@@ -288,7 +290,7 @@ async def _step(
     if arrived is not None:
         step.frames = arrived
     if watch.gone:
-        reasons["the gateway does not answer any more"] += 1
+        reasons["the gateway does not respond any more"] += 1
         step.failed += 1
     return step, dict(reasons)
 
@@ -302,7 +304,7 @@ def _dropped(seen: Scrape) -> float:
 
 
 class _Watch:
-    """Looks at the gateway's own counters once a second. `gone`: it did and does not answer any more."""
+    """Scrapes the gateway's counters once a second. `gone`: it responded before and does not any more."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str, clock: Clock) -> None:
         self._session, self._url, self._token = session, url, token
@@ -314,7 +316,7 @@ class _Watch:
         self.blind = self.gone = False
 
     async def look(self) -> Scrape | None:
-        """The counters now; None when they cannot be seen."""
+        """The counters now; None if they are not accessible."""
         if self.blind:
             return None
         try:
@@ -323,13 +325,13 @@ class _Watch:
             self.blind = True
             print(
                 f"offhook: {self._url}/metrics answered {error.status}: set OFFHOOK_CONSOLE_TOKEN to the gateway's; "
-                "without it nothing is known of its lateness, CPU and memory",
+                "without it its lateness, CPU and memory are not measured",
                 file=sys.stderr,
             )
             return None
         except (aiohttp.ClientError, TimeoutError, OSError):
             if not self.first.values:
-                raise OperatorError(f"no gateway answers at {self._url}: start one, or leave --url away") from None
+                raise OperatorError(f"no gateway responds at {self._url}: start one, or omit --url") from None
             self.gone = True
             return None
         if not self.first.values:
@@ -363,7 +365,7 @@ class _Watch:
 
 @dataclass(slots=True)
 class _Worker:
-    """A process of ours that is told things by lines."""
+    """A worker process: requests on its standard input, responses on its standard output, one per line."""
 
     process: asyncio.subprocess.Process
 
@@ -372,7 +374,7 @@ class _Worker:
         async with asyncio.timeout(READY_S):
             line = await self.process.stdout.readline()
         if not line:
-            raise GatewayFailed("a process of callers ended by itself; what it said stands above")
+            raise GatewayFailed("a worker process ended unexpectedly: see its output above")
         return msgspec.json.decode(line)
 
     async def request(self, line: bytes) -> Any:
@@ -417,7 +419,7 @@ class _ModelAt:
 async def _our_gateway(
     scenarios: Sequence[Scenario], paths: Sequence[Path], out: Path
 ) -> AsyncIterator[tuple[Mix, _Worker]]:
-    """A gateway process with the agents of all scenarios, and the model's, each under a number of its own."""
+    """A gateway process with the agents of all scenarios, each with its own number, and the model's process."""
     parts = [Part(scenario=str(path), dials=f"+1555020{n:04d}") for n, path in enumerate(paths)]
     agents = []
     for n, (scenario, part) in enumerate(zip(scenarios, parts, strict=True)):
@@ -447,7 +449,7 @@ async def _our_gateway(
 
 
 def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
-    """The scenario's agent under a name and number of its own, and a mark for the model in its instructions."""
+    """The scenario's agent with its own name and number, and a mark for the model in the instructions."""
     if scenario.agent_file is not None:
         fields, directory = read_yaml(scenario.agent_file).value, scenario.agent_file.parent
     else:
@@ -464,7 +466,7 @@ def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
 
 
 def _path_of(path: Path) -> Path:
-    """As an absolute path, unless it is the name of a bundled scenario."""
+    """An absolute path, unless it is the name of a bundled scenario."""
     return path.resolve() if path.exists() else path
 
 
@@ -472,7 +474,7 @@ def _conditions(plan: LoadPlan, scenarios: Sequence[Scenario], url: str) -> dict
     return {
         "machine": f"{os.cpu_count()} cores, {_cpu_model()}",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "gateway": url or "one process of our own; callers and model in further processes of the same machine",
+        "gateway": url or "one process; callers and model in further processes of the same machine",
         "calls": ", ".join(scenario.name for scenario in scenarios),
         "held": f"{plan.hold_s:g} s each, reached within {plan.ramp_s:g} s",
         "at": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -513,8 +515,8 @@ def show_load(report: LoadReport, console: Console) -> None:
     console.print(f"[bold]highest number of calls carried: {report.highest_good}[/]")
     if report.first_failed is not None:
         console.print(f"first that failed: {report.first_failed}: {'; '.join(report.reasons)}")
-    for name, words in report.conditions.items():
-        console.print(f"[dim]{name:8} {words}[/]")
+    for name, value in report.conditions.items():
+        console.print(f"[dim]{name:8} {value}[/]")
 
 
 def _figure(value: float | None, unit: str, digits: int = 1) -> str:

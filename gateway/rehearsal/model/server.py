@@ -1,7 +1,7 @@
 """The rehearsal model: a server that speaks the Gemini Live protocol from a script, over TLS.
 
-Clients reach it as they reach the service: base URL `ModelServer.url`, trust `ModelServer.ca_path`. It has a
-parser of its own and records the client's violations.
+Clients connect to it as to the service: base URL `ModelServer.url`, trusted certificate `ModelServer.ca_path`. It has
+its own parser and records protocol violations of the client.
 """
 
 import asyncio
@@ -59,11 +59,11 @@ class ModelServer:
 
     `script` is a Script for all connections or a function from the (camelCase) setup of each new session to
     its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
-    `keep_audio`: what was received, and (unless `keep_arrivals` says otherwise) when, stays in the records.
-    `api_keys` None takes any key but none at all. Without `tls`, plain HTTP for hand-written clients.
-    `clock`: of all times in the records; by default the running loop's.
+    `keep_audio`: the records keep the received audio and, unless `keep_arrivals` is False, the time of each frame.
+    `api_keys` None accepts any key, but not a request without one. Without `tls`, plain HTTP for hand-written clients.
+    `clock`: for all times in the records; by default the running loop's.
 
-    `sessions` and `violations` grow as things happen; `failures` are exceptions of this server's own.
+    `sessions` and `violations` grow while the server runs; `failures` are exceptions of this server.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ModelServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = re.sub("/{2,}", "/", request.path)
         if request.method == "POST" and (token := re.fullmatch(r"/(v1|v1beta|v1alpha)/auth_tokens", path)):
-            return await self._mint(request, token.group(1))
+            return await self._create_token(request, token.group(1))
         live = _LIVE_PATH.search(path)
         if request.method != "GET" or live is None:
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
@@ -179,7 +179,7 @@ class ModelServer:
     # -- for sessions -------------------------------------------------------------------------------------
 
     def progress_for(self, setup: dict[str, Any]) -> Progress:
-        """The script of a new session, at its beginning or where another session left it."""
+        """The script of a new session: at its beginning, or where the last session stopped."""
         script = self._script(setup) if callable(self._script) else self._script
         if not script.carries_on:
             return Progress(script, self._clock())
@@ -193,13 +193,13 @@ class ModelServer:
         self._handles[name] = handle
 
     def resumed(self, name: str, model: str) -> ResumptionHandle:
-        """What the handle stands for. SessionRefused: 1007 unknown, expired or another model, 1011 still in use."""
+        """Look a handle up. Raises `SessionRefused`: 1007 unknown, expired or another model, 1011 still in use."""
         handle = self._handles.get(name)
         if handle is None:
             raise SessionRefused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
-            # A frozen session cannot have seen its client go: still a refusal, but not the client's fault.
+            # A stalled session has not seen the client's close: this is a refusal, but not an error of the client.
             in_use = "Internal error encountered. The session is still in use."
             raise SessionRefused(1011, in_use, scripted=handle.connection.stalled)
         progress = handle.conversation.progress
@@ -217,7 +217,7 @@ class ModelServer:
 
     # -- ephemeral tokens ---------------------------------------------------------------------------------
 
-    async def _mint(self, request: web.Request, version: str) -> web.Response:
+    async def _create_token(self, request: web.Request, version: str) -> web.Response:
         if version == "v1":
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
         auth, secret = _credentials(request)

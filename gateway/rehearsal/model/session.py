@@ -1,4 +1,4 @@
-"""One session of the rehearsal model: the setup, then the client's messages, interpreted."""
+"""One session of the rehearsal model: the setup, then the client's messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SETUP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ResumptionHandle:
-    """What a resumption handle stands for. `owner` and `connection` are those of the session it was given to."""
+    """The state that a resumption handle restores. `owner` and `connection` are of the session that received it."""
 
     conversation: Conversation
     connection: Connection
@@ -58,7 +58,7 @@ class Session:
         self._profile: Profile
         self._conversation: Conversation
         self._turns: ScriptPlayer | None = None
-        self._ear: VoiceActivity | None = None
+        self._detector: VoiceActivity | None = None
         self._history_open = False
         self._messages = 0
         self._resumption: Any = None
@@ -76,7 +76,7 @@ class Session:
             if not refused.scripted:
                 self._violation(str(refused))
             self.connection.close(Close(refused.code, refused.reason))
-        except Exception as error:  # an error of this server must not look like the client's
+        except Exception as error:  # an error of this server is no violation of the client
             self._server.failures.append(error)
             self.connection.close(Close(1011, "Internal error encountered."))
         finally:
@@ -131,9 +131,9 @@ class Session:
         self.connection.text_frames, self.connection.pong_delay_s = script.text_frames, script.pong_delay_s
         detection = setup.realtime_input_config.automatic_activity_detection
         if not detection.disabled:
-            self._ear = VoiceActivity(detection, self._vertex, script.hears_above_dbfs)
+            self._detector = VoiceActivity(detection, self._vertex, script.hears_above_dbfs)
         self._history_open = setup.history_config.initial_history_in_client_content
-        if script.setup_delay_ms and not await self._patient(script.setup_delay_ms / 1000):
+        if script.setup_delay_ms and not await self._wait_before_setup(script.setup_delay_ms / 1000):
             return False
         if script.refuse is not None:
             self.connection.close(script.refuse)
@@ -156,8 +156,8 @@ class Session:
         self._turns.begin(bool(handle), self._server.time_scale)
         return True
 
-    async def _patient(self, delay_s: float) -> bool:
-        """Delay the setup's answer; False if the client closed meanwhile."""
+    async def _wait_before_setup(self, delay_s: float) -> bool:
+        """Delay `setupComplete`; False if the client closed meanwhile."""
         try:
             data = await asyncio.wait_for(self.connection.receive(), delay_s)
         except TimeoutError:
@@ -214,7 +214,7 @@ class Session:
             self._manual_activity(False, turns)
         if given.audio_stream_end:
             self._record.activity.append((self.connection.clock(), "audioStreamEnd"))
-            if self._ear is not None and (ended := self._ear.flush()):
+            if self._detector is not None and (ended := self._detector.flush()):
                 self._speech_ended(ended.speech_ms, turns)
 
     def _audio(self, blob: Blob, turns: ScriptPlayer) -> None:
@@ -231,16 +231,16 @@ class Session:
         if self._server.keep_arrivals:
             record.audio_arrivals.append((now_s, record.audio_bytes))
         if self._history_open:
-            return  # the conversation has not begun
+            return  # audio before the end of the initial history is ignored
         length_s = len(pcm) / 2 / rate_hz
-        if self._ear is not None:
-            for decided in self._ear.push(pcm, rate_hz):
+        if self._detector is not None:
+            for decided in self._detector.push(pcm, rate_hz):
                 match decided:
                     case SpeechStart(onset_ms):
                         self._speech_started(onset_ms, turns)
                     case SpeechEnd(speech_ms):
                         self._speech_ended(speech_ms, turns)
-            voiced = self._ear.heard_voice
+            voiced = self._detector.heard_voice
         else:
             voiced = turns.caller_speaks
             if voiced:
@@ -253,16 +253,16 @@ class Session:
     def _manual_activity(self, started: bool, turns: ScriptPlayer) -> None:
         name = "activityStart" if started else "activityEnd"
         self._record.activity.append((self.connection.clock(), name))
-        if self._ear is not None:
+        if self._detector is not None:
             raise BadMessage(f"{name} is not supported when automatic activity detection is enabled.")
         if started == turns.caller_speaks:
             self._violation(f"{name} twice" if started else f"{name} without activityStart")
         elif started:
-            self._speech_started(self._heard_ms(), turns)
+            self._speech_started(self._received_ms(), turns)
         else:
             self._speech_ended(self._record.speech[-1].speech_ms, turns)
 
-    def _heard_ms(self) -> float:
+    def _received_ms(self) -> float:
         return self._record.audio_bytes / 2 / self._record.audio_rate_hz * 1000
 
     def _speech_started(self, onset_ms: float, turns: ScriptPlayer) -> None:
@@ -279,7 +279,7 @@ class Session:
 
     def _activity_signal(self, kind: str) -> None:
         if self._vad_signal:
-            offset = f"{self._heard_ms() / 1000:g}s"
+            offset = f"{self._received_ms() / 1000:g}s"
             self.connection.send({"voiceActivity": {"type": kind, "audioOffset": offset}})
 
     def _text(self, text: str, how: Any, role: str | None = None, turn_complete: bool = False) -> None:

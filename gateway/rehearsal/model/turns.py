@@ -55,7 +55,7 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 @dataclass(slots=True)
 class Progress:
-    """Progress of a script: the indices of its replies and faults that are used up."""
+    """Progress of a script: the indices of the replies and faults that have been used."""
 
     script: Script
     began_at_s: float
@@ -77,7 +77,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """An event that a reply may be scripted for. `detail`: the text, or the tool's name."""
+    """An event to which a reply may be scripted. `detail`: the text, or the tool's name."""
 
     kind: Literal["start", "resume", "caller", "text", "tool"]
     detail: str = ""
@@ -88,8 +88,8 @@ class Trigger:
 class _Turn:
     """The model's turn under way. `index` is None for the script's default reply.
 
-    `content`: something of it was sent. `generated`: since the last turnComplete. `late`: frames that still go
-    out after an interruption.
+    `content`: a part of the turn was sent. `generated`: a part was sent since the last turnComplete. `late`: frames
+    that are still sent after an interruption.
     """
 
     trigger: Trigger
@@ -104,7 +104,7 @@ class _Turn:
 
 
 class ScriptPlayer:
-    """Plays the script on one session. `idle` is called whenever a resumption handle would be offered."""
+    """Plays the script on one session. `idle` is called whenever the service would offer a resumption handle."""
 
     def __init__(
         self,
@@ -122,9 +122,9 @@ class ScriptPlayer:
         self._progress, self._script = conversation.progress, conversation.progress.script
         self._violation, self._idle = violation, idle
         self._answer_name = "candidates" if vertex else "response"
-        self._heard_wanted = setup.input_audio_transcription is not None
-        self._said_wanted = setup.output_audio_transcription is not None
-        self._resumable_told = setup.session_resumption is not None
+        self._transcribe_caller = setup.input_audio_transcription is not None
+        self._transcribe_model = setup.output_audio_transcription is not None
+        self._report_resumable = setup.session_resumption is not None
         self._compression = setup.context_window_compression
         self._interruptible = setup.realtime_input_config.activity_handling != "NO_INTERRUPTION"
         self._blocking: dict[str, bool] = {}
@@ -137,7 +137,7 @@ class ScriptPlayer:
         self.declare(functions(setup.tools))
 
     def begin(self, resumed: bool, time_scale: float) -> None:
-        """The session is set up: lifetimes and faults run from now."""
+        """The session is set up: lifetimes and faults begin."""
         script = self._script
         life_s = script.lifetime_s
         if self._compression is None:
@@ -177,11 +177,11 @@ class ScriptPlayer:
         self.trigger(Trigger("caller", speech_ms=speech_ms))
 
     def trigger(self, trigger: Trigger) -> None:
-        """Queue an event that a reply may be scripted for; the reply is played when it is the model's turn."""
+        """Queue an event; the reply scripted for it is played when the model has the floor."""
         self._pending.append(trigger)
-        self._pump()
+        self._play_pending()
 
-    def _pump(self, even_over_caller: bool = False) -> None:
+    def _play_pending(self, even_over_caller: bool = False) -> None:
         while self._connection.open and self._turn is None and self._pending:
             if self.caller_speaks and not even_over_caller:
                 return
@@ -190,8 +190,8 @@ class ScriptPlayer:
             if found is None or self._muted:
                 continue
             index, reply = found
-            said = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
-            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, self._connection.clock()))
+            event = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
+            turn = self._turn = _Turn(trigger, reply, index, ReplySent(event, self._connection.clock()))
             self._record.replies.append(turn.record)
             turn.task = self._connection.tasks.begin(self._play(turn))
 
@@ -220,7 +220,7 @@ class ScriptPlayer:
         self._end_turn(turn, "interrupted")
         if turn.task is not None and turn.task is not asyncio.current_task():
             turn.task.cancel()
-        # The caller had only paused: the reply is still due.
+        # The caller only paused: the reply is still due.
         if not turn.content and turn.trigger.kind == "caller" and turn.index is not None:
             self._progress.used.discard(turn.index)
         self._offer_handle()
@@ -234,18 +234,18 @@ class ScriptPlayer:
 
     async def _play(self, turn: _Turn) -> None:
         if turn.reply.heard_when == "before":
-            self._heard(turn)
+            self._send_caller_transcript(turn)
         await self._act(turn, turn.reply.do)
         if self._turn is not turn:
             return
         if turn.reply.heard_when == "after":
-            self._heard(turn)
+            self._send_caller_transcript(turn)
         if turn.content:
             await self._finish(turn, idle=not self._open_calls())
         self._end_turn(turn, "complete")
         if turn.content:
             self._offer_handle()
-        self._pump()
+        self._play_pending()
 
     async def _act(self, turn: _Turn, actions: Sequence[Action]) -> None:
         rest = deque(actions)
@@ -255,7 +255,7 @@ class ScriptPlayer:
                 case Say():
                     if turn.generated and self._profile.extended_thinking:
                         await self._finish(turn, idle=False)
-                    await self._say(turn, action)
+                    await self._speak(turn, action)
                 case Think(text):
                     self._generating(turn)
                     part = {"text": text, "thought": True}
@@ -265,23 +265,23 @@ class ScriptPlayer:
                     while rest and isinstance(rest[0], CallTool):
                         calls.append(rest.popleft())  # type: ignore[arg-type]
                     self._generating(turn)
-                    await self._results(turn, [self._new_call(call) for call in calls])
+                    await self._call_tools(turn, [self._new_call(call) for call in calls])
                 case EmptyTurn():
                     self._turn_complete(0.0, idle=True)
                 case SendInterrupted():
                     self.interrupt(phantom=True)
-                    self._pump()
+                    self._play_pending()
                 case _:
                     await self._do(action)
 
     def _generating(self, turn: _Turn) -> None:
-        if not turn.content and self._resumable_told:
+        if not turn.content and self._report_resumable:
             self._connection.send({"sessionResumptionUpdate": {"resumable": False}})
         turn.content = turn.generated = True
 
-    def _heard(self, turn: _Turn) -> None:
-        """The caller's transcript; once, though the reply may have to begin again."""
-        if not self._heard_wanted or turn.index in self._progress.heard_sent:
+    def _send_caller_transcript(self, turn: _Turn) -> None:
+        """Send the caller's transcript, once even if the reply begins again."""
+        if not self._transcribe_caller or turn.index in self._progress.heard_sent:
             return
         if turn.index is not None:
             self._progress.heard_sent.add(turn.index)
@@ -291,12 +291,12 @@ class ScriptPlayer:
                 transcription["finished"] = True
             self._connection.send({"serverContent": {"inputTranscription": transcription}})
 
-    async def _say(self, turn: _Turn, say: Say) -> None:
+    async def _speak(self, turn: _Turn, say: Say) -> None:
         record = turn.record
         chunks = chunks_of(say)
         begin_s = self._connection.clock() + say.delay_ms / 1000
         if record.first_audio_at_s is None and not turn.content:
-            # The first delay counts from the decision, so that this server's own lateness does not add up.
+            # The first delay counts from the decision, so that lateness of this server does not add up.
             begin_s = record.decided_at_s + say.delay_ms / 1000
             record.delay_ms = say.delay_ms
         record.text = f"{record.text} {say.text}".strip()
@@ -305,10 +305,10 @@ class ScriptPlayer:
         own_frame = say.transcript == "own frame" or (
             say.transcript == "as the model does" and not self._profile.same_frame_transcript
         )
-        spread = say.transcript in ("as the model does", "same frame", "own frame") and self._said_wanted
+        spread = say.transcript in ("as the model does", "same frame", "own frame") and self._transcribe_model
         pieces = _spread(say.text, len(chunks)) if spread else [""] * len(chunks)
         if say.transcript == "before":
-            self._transcript(say.text)
+            self._send_transcript(say.text)
         for i, (chunk, piece) in enumerate(zip(chunks, pieces, strict=True)):
             wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._connection.clock()
             if wait_s > 0:
@@ -316,24 +316,24 @@ class ScriptPlayer:
             if not self._connection.open:
                 return
             if piece and own_frame:
-                self._transcript(piece)
+                self._send_transcript(piece)
             frame = audio_frame(chunk.data, piece if piece and not own_frame else None)
             turn.playing_until_s = max(self._connection.clock(), turn.playing_until_s) + chunk.length_ms / 1000
             turn.late = [audio_frame(late.data) for late in chunks[i + 1 : i + 1 + say.late_chunks]]
             record.audio_ms += chunk.length_ms
             self._connection.put(frame, record.audio_sent)
             if i == 0 and turn.reply.heard_when == "during":
-                self._heard(turn)
+                self._send_caller_transcript(turn)
         turn.late = []
         if say.transcript == "after":
-            self._transcript(say.text)
+            self._send_transcript(say.text)
 
-    def _transcript(self, text: str) -> None:
-        if self._said_wanted:
+    def _send_transcript(self, text: str) -> None:
+        if self._transcribe_model:
             self._connection.send({"serverContent": {"outputTranscription": {"text": text}}})
 
     async def _finish(self, turn: _Turn, idle: bool) -> None:
-        """generationComplete, then turnComplete once the audio would have been played."""
+        """Send generationComplete, then turnComplete at the end of the audio in real time."""
         self._connection.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
         await asyncio.sleep(max(0.0, turn.playing_until_s - self._connection.clock()))
         turn.generated = False
@@ -347,7 +347,7 @@ class ScriptPlayer:
         self._connection.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
 
     def _usage(self, audio_ms: float) -> dict[str, Any]:
-        """The whole context is billed at every turn; what compression cut away no longer is."""
+        """Usage of a turn: the whole context is billed at every turn, except what compression has removed."""
         context = self._conversation
         if self._compression is not None:
             above = self._compression.trigger_tokens or 0.8 * self._profile.context_tokens
@@ -392,14 +392,14 @@ class ScriptPlayer:
         self._record.tool_calls += calls
         listed = [{"id": call.id, "name": call.name, "args": call.args} for call in calls]
 
-        def went_out(at_s: float) -> None:
+        def sent(at_s: float) -> None:
             for call in calls:
                 call.at_s = at_s
 
-        self._connection.send({"toolCall": {"functionCalls": listed}}, went_out)
+        self._connection.send({"toolCall": {"functionCalls": listed}}, sent)
 
-    async def _results(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
-        """Call; wait for the results of blocking calls, then go on with the replies scripted for them."""
+    async def _call_tools(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
+        """Send calls, wait for the results of blocking ones, then play the replies scripted for them."""
         loop = asyncio.get_running_loop()
         waiting = {call.id: loop.create_future() for call in calls if call.blocking}
         self._waiting |= waiting
@@ -439,7 +439,7 @@ class ScriptPlayer:
         if call is None or call.state != "open":
             crossed = call is not None and now_s - (call.cancelled_at_s or 0.0) < _CROSSING_S
             if not crossed:
-                self._stray(answer, state)
+                self._report_stray(answer, state)
             return
         if answer.name and answer.name != call.name:
             self._violation(f"result named {answer.name} for a call of {call.name}")
@@ -460,11 +460,11 @@ class ScriptPlayer:
         elif scheduling == "INTERRUPT" and not (self.caller_speaks and self._profile.waits_for_caller):
             self.interrupt()
             self._pending.appendleft(Trigger("tool", call.name))
-            self._pump(even_over_caller=True)
+            self._play_pending(even_over_caller=True)
         else:
             self.trigger(Trigger("tool", call.name))
 
-    def _stray(self, answer: FunctionResponse, state: str) -> None:
+    def _report_stray(self, answer: FunctionResponse, state: str) -> None:
         what = f"result of {answer.name or 'an unnamed function'} for a call that is {state}"
         if self._script.unknown_tool_id == "close":
             raise BadMessage(f"Request contains an invalid argument. A {what}.")
@@ -480,7 +480,7 @@ class ScriptPlayer:
         for action in fault.do:
             if isinstance(action, SendInterrupted):
                 self.interrupt(phantom=True)
-                self._pump()
+                self._play_pending()
             else:
                 await self._do(action)
 
@@ -531,7 +531,7 @@ def _matches(reply: Reply, trigger: Trigger) -> bool:
 
 
 def _spread(text: str, count: int) -> list[str]:
-    """The words distributed over the chunks; every piece but the first begins with a space."""
+    """A text distributed over the chunks by words; every piece but the first begins with a space."""
     pieces = [""] * count
     words = text.split()
     for i, word in enumerate(words):

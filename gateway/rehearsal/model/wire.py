@@ -42,13 +42,13 @@ __all__ = [
 
 
 class BadMessage(ValueError):
-    """The client broke the protocol; the service would close with 1007."""
+    """The client violated the protocol; the service would close with 1007."""
 
 
 class SessionRefused(Exception):
-    """The service would not accept this; carries the close code and reason it would give.
+    """The service would refuse the session with this close code and reason.
 
-    `scripted`: the client did nothing wrong.
+    `scripted`: the refusal is a fault of the script, not an error of the client.
     """
 
     def __init__(self, code: int, reason: str, scripted: bool = False) -> None:
@@ -61,7 +61,7 @@ class SessionRefused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """How one model differs.
+    """How a model differs from the others.
 
     `blocking`: which functions block. `thinking`: the field of thinkingConfig it takes, if any.
     `waits_for_caller`: a result that interrupts lets a speaking caller finish first. `marks_finished`: each
@@ -126,7 +126,7 @@ _VOICES = frozenset(
 
 
 class _Wire(Struct, rename="camel", forbid_unknown_fields=True):
-    """A message of the client's. What we do not use is a mapping; what does not exist is refused."""
+    """A message of the client. Fields that we do not use are mappings; unknown fields are refused."""
 
 
 class AutomaticDetection(_Wire):
@@ -291,7 +291,7 @@ _KINDS: dict[str, Any] = {
     "toolResponse": ToolResponse,
     "contextUpdate": ContextUpdate,
 }
-# Maps whose keys are the user's own names and are left as they are.
+# Mappings whose keys are names of the user and stay unchanged.
 _OPAQUE = frozenset(
     [
         "response",
@@ -385,7 +385,7 @@ def functions(tools: list[_Tool]) -> Iterator[Function]:
 def checked_setup(raw: Mapping[str, Any], version: str, vertex: bool) -> tuple[Setup, Profile]:
     """The setup and the model's profile.
 
-    Raises SessionRefused as the service would: 1008 for the model, 1007 for a field it does not know or not allow.
+    Raises SessionRefused as the service would: 1008 for the model, 1007 for a field that is unknown or not allowed.
     """
     name = str(raw.get("model", ""))
     known = MODELS.get(name.rsplit("/", 1)[-1])

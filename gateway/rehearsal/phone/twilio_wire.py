@@ -1,7 +1,7 @@
-"""Twilio's side of the wire, read for ourselves: nothing is shared with the gateway's own reading of it.
+"""Twilio's messages, signatures and TwiML, parsed independently: nothing is shared with the gateway.
 
 Sources: Twilio's "Media Streams: WebSocket messages", "TwiML for Programmable Voice" and "Webhooks security".
-As strict as Twilio is: what it would warn about with 31950 or 31951 raises `Unfit`.
+The parser is as strict as Twilio: what Twilio logs as 31950 or 31951 raises `Unfit`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PARAMETER_MAX = 500  # name and value together stay under this
 
 
 class Unfit(Exception):
-    """Something Twilio would not take; `code` is the error or warning it would log."""
+    """Twilio would not accept this; `code` is the error or warning that it would log."""
 
     def __init__(self, code: int, what: str) -> None:
         super().__init__(f"{code}: {what}")
@@ -73,13 +73,13 @@ class MediaMessage(_Message, tag="media", forbid_unknown_fields=True):
 
 
 class MarkMessage(_Message, tag="mark", forbid_unknown_fields=True):
-    """To be echoed once all queued before it has played."""
+    """A mark to be echoed once all audio queued before it has been played."""
 
     mark: _Name
 
 
 class ClearMessage(_Message, tag="clear", forbid_unknown_fields=True):
-    """Throw the queue away."""
+    """The queue is to be emptied."""
 
 
 _Known = MediaMessage | MarkMessage | ClearMessage
@@ -87,7 +87,7 @@ _decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 
 
 def message(text: str, stream_sid: str) -> _Known:
-    """One text frame of the other side's. Raises `Unfit` (31951)."""
+    """Parse one text frame of the gateway. Raises `Unfit` (31951)."""
     try:
         found = _decoder.decode(text)
     except msgspec.MsgspecError as error:
@@ -135,7 +135,7 @@ def signed_socket_url(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ConnectVerb:
-    """`<Connect><Stream>`: `url` and its `<Parameter>`s; `action` is asked when the stream has ended."""
+    """`<Connect><Stream>`: `url` and its `<Parameter>`s; `action` is requested when the stream has ended."""
 
     url: str
     parameters: tuple[tuple[str, str], ...] = ()
@@ -165,9 +165,10 @@ class PauseVerb:
 
 @dataclass(frozen=True, slots=True)
 class DialVerb:
-    """`to`: the number, address, conference or queue that is dialled. `whisper` is asked for who answers.
+    """`to`: the number, address, conference or queue that is dialled. `whisper` is requested for the party
+    that answers.
 
-    A conference begins with the first who `starts` it and is over when one who `ends` it leaves.
+    A conference begins with the first participant that `starts` it and is over when one that `ends` it leaves.
     """
 
     to: str
@@ -239,7 +240,7 @@ def _verb(element: ElementTree.Element) -> Verb:
             return RejectVerb(get("reason", "rejected"))
         case "Hangup":
             return HangupVerb()
-    raise Unfit(12200, f"<{element.tag}> is no verb that this carrier knows")
+    raise Unfit(12200, f"<{element.tag}> is a verb that this carrier does not support")
 
 
 def _dial(element: ElementTree.Element, text: str) -> DialVerb:
