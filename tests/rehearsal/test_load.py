@@ -70,9 +70,9 @@ def a_step(**changed) -> LoadStep:
         ({"frames": Late(1_000, 1.0, 5.3, 11)}, "frame lateness P99 5.3 ms (11 of 1000 beyond 5 ms)"),
         ({"frames": Late(200, 9.0, None, 200)}, None),  # too few for a P99
         ({"failed": 2}, "2 of 8 calls failed: x: never answered (2)"),
-        ({"average_calls": 7.0}, "only 7 of 10 calls stood"),
+        ({"average_calls": 7.0}, "only 7 of 10 calls were active"),
         ({"frames_dropped": 3}, "3 frames were dropped"),
-        ({"callers_clock_p99_ms": 12.0}, "the callers themselves were late (P99 12.0 ms): this machine makes no more"),
+        ({"callers_clock_p99_ms": 12.0}, "the timers of the callers were late (P99 12.0 ms): this machine cannot"),
     ],
 )
 def test_a_step_fails_for_a_reason_in_words(changed, words):

@@ -1,4 +1,4 @@
-"""The clock that stands still while the process works."""
+"""The clock that stops while the process computes."""
 
 from __future__ import annotations
 

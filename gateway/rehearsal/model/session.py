@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from offhook.gateway.rehearsal.model import wire
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard
 from offhook.gateway.rehearsal.model.script import Close
@@ -141,7 +142,7 @@ class Session:
         if script.instead_of_setup is not None:
             self.connection.put(raw_frame(script.instead_of_setup))
         else:
-            self.connection.send({"setupComplete": {}}, self._record.set_up)
+            self.connection.send(wire.setup_complete(), self._record.set_up)
         self._turns = ScriptPlayer(
             self.connection,
             self._record,
@@ -174,10 +175,8 @@ class Session:
             name, ResumptionHandle(self._conversation, self.connection, self._record, self._record.model)
         )
         self._record.handles.append(name)
-        update: dict[str, Any] = {"newHandle": name, "resumable": True}
-        if self._resumption.transparent:
-            update["lastConsumedClientMessageIndex"] = str(self._messages)  # int64 is a string in JSON
-        self.connection.send({"sessionResumptionUpdate": update})
+        last_index = self._messages if self._resumption.transparent else None
+        self.connection.send(wire.resumption_update(name, last_index=last_index))
 
     # -- what the client sends ----------------------------------------------------------------------------
 
@@ -279,8 +278,7 @@ class Session:
 
     def _activity_signal(self, kind: str) -> None:
         if self._vad_signal:
-            offset = f"{self._received_ms() / 1000:g}s"
-            self.connection.send({"voiceActivity": {"type": kind, "audioOffset": offset}})
+            self.connection.send(wire.voice_activity(kind, self._received_ms() / 1000))
 
     def _text(self, text: str, how: Any, role: str | None = None, turn_complete: bool = False) -> None:
         self._conversation.text_tokens += len(text) / 4

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from offhook.gateway.rehearsal.model import wire
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.record import ReplySent, SessionRecord, ToolAnswer, ToolCallSent
 from offhook.gateway.rehearsal.model.script import (
@@ -121,7 +122,7 @@ class ScriptPlayer:
         self._connection, self._record, self._profile, self._conversation = connection, record, profile, conversation
         self._progress, self._script = conversation.progress, conversation.progress.script
         self._violation, self._idle = violation, idle
-        self._answer_name = "candidates" if vertex else "response"
+        self._vertex = vertex
         self._transcribe_caller = setup.input_audio_transcription is not None
         self._transcribe_model = setup.output_audio_transcription is not None
         self._report_resumable = setup.session_resumption is not None
@@ -211,7 +212,7 @@ class ScriptPlayer:
         turn = self._turn
         if turn is None and not phantom:
             return
-        self._connection.send({"serverContent": {"interrupted": True}}, self._record.interruptions.append)
+        self._connection.send(wire.interrupted(), self._record.interruptions.append)
         for frame in turn.late if turn else ():
             self._connection.put(frame)
         self._turn_complete(turn.record.audio_ms if turn else 0.0, idle=True)
@@ -258,8 +259,7 @@ class ScriptPlayer:
                     await self._speak(turn, action)
                 case Think(text):
                     self._generating(turn)
-                    part = {"text": text, "thought": True}
-                    self._connection.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                    self._connection.send(wire.thought(text))
                 case CallTool():
                     calls = [action]
                     while rest and isinstance(rest[0], CallTool):
@@ -276,7 +276,7 @@ class ScriptPlayer:
 
     def _generating(self, turn: _Turn) -> None:
         if not turn.content and self._report_resumable:
-            self._connection.send({"sessionResumptionUpdate": {"resumable": False}})
+            self._connection.send(wire.resumption_update())
         turn.content = turn.generated = True
 
     def _send_caller_transcript(self, turn: _Turn) -> None:
@@ -286,10 +286,7 @@ class ScriptPlayer:
         if turn.index is not None:
             self._progress.heard_sent.add(turn.index)
         for piece in turn.reply.heard:
-            transcription: dict[str, Any] = {"text": piece}
-            if self._profile.marks_finished:
-                transcription["finished"] = True
-            self._connection.send({"serverContent": {"inputTranscription": transcription}})
+            self._connection.send(wire.caller_transcript(piece, finished=self._profile.marks_finished))
 
     async def _speak(self, turn: _Turn, say: Say) -> None:
         record = turn.record
@@ -330,21 +327,19 @@ class ScriptPlayer:
 
     def _send_transcript(self, text: str) -> None:
         if self._transcribe_model:
-            self._connection.send({"serverContent": {"outputTranscription": {"text": text}}})
+            self._connection.send(wire.model_transcript(text))
 
     async def _finish(self, turn: _Turn, idle: bool) -> None:
         """Send generationComplete, then turnComplete at the end of the audio in real time."""
-        self._connection.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
+        self._connection.send(wire.generation_complete(), turn.record.generation_completed)
         await asyncio.sleep(max(0.0, turn.playing_until_s - self._connection.clock()))
         turn.generated = False
         self._turn_complete(turn.record.audio_ms, idle)
 
     def _turn_complete(self, audio_ms: float, idle: bool) -> None:
-        content: dict[str, Any] = {"turnComplete": True}
-        if self._profile.extended_thinking:
-            content["interactionStatus"] = "IDLE" if idle else "IN_PROGRESS"
+        status = ("IDLE" if idle else "IN_PROGRESS") if self._profile.extended_thinking else None
         self._record.usage.append(self._usage(audio_ms))
-        self._connection.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
+        self._connection.send(wire.turn_complete(self._record.usage[-1], status))
 
     def _usage(self, audio_ms: float) -> dict[str, Any]:
         """Usage of a turn: the whole context is billed at every turn, except what compression has removed."""
@@ -356,16 +351,7 @@ class ScriptPlayer:
                 context.audio_tokens = max(0.0, target - context.text_tokens)
         audio, text = round(context.audio_tokens), round(context.text_tokens)
         answer = round(audio_ms / 1000 * AUDIO_TOKENS_PER_S)
-        return {
-            "promptTokenCount": audio + text,
-            f"{self._answer_name}TokenCount": answer,
-            "totalTokenCount": audio + text + answer,
-            "promptTokensDetails": [
-                {"modality": "TEXT", "tokenCount": text},
-                {"modality": "AUDIO", "tokenCount": audio},
-            ],
-            f"{self._answer_name}TokensDetails": [{"modality": "AUDIO", "tokenCount": answer}],
-        }
+        return wire.usage_metadata(text, audio, answer, vertex=self._vertex)
 
     def _offer_handle(self) -> None:
         if self._turn is None and not self._open_calls():
@@ -390,13 +376,12 @@ class ScriptPlayer:
 
     def _send_calls(self, calls: Sequence[ToolCallSent]) -> None:
         self._record.tool_calls += calls
-        listed = [{"id": call.id, "name": call.name, "args": call.args} for call in calls]
 
         def sent(at_s: float) -> None:
             for call in calls:
                 call.at_s = at_s
 
-        self._connection.send({"toolCall": {"functionCalls": listed}}, sent)
+        self._connection.send(wire.tool_calls((call.id, call.name, call.args) for call in calls), sent)
 
     async def _call_tools(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
         """Send calls, wait for the results of blocking ones, then play the replies scripted for them."""
@@ -422,7 +407,7 @@ class ScriptPlayer:
             if waiting := self._waiting.pop(call.id, None):
                 waiting.cancel()
         if calls:
-            self._connection.send({"toolCallCancellation": {"ids": [call.id for call in calls]}})
+            self._connection.send(wire.tool_call_cancellation([call.id for call in calls]))
             self._offer_handle()
 
     def tool_answer(self, answer: FunctionResponse) -> None:
@@ -497,8 +482,7 @@ class ScriptPlayer:
             case Send():
                 self._connection.put(raw_frame(action))
             case Oversize(size_bytes):
-                part = {"text": "x" * size_bytes, "thought": True}
-                self._connection.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                self._connection.send(wire.thought("x" * size_bytes))
             case CancelTools():
                 self._cancel_calls(all_of_them=True)
             case SendGoAway():
@@ -511,8 +495,7 @@ class ScriptPlayer:
                 raise TypeError(f"{type(action).__name__} is part of a reply")
 
     def _go_away(self, action: SendGoAway) -> None:
-        message = {"goAway": {"timeLeft": f"{action.time_left_s:g}s"}}
-        self._connection.send(message, self._record.go_aways.append)
+        self._connection.send(wire.go_away(action.time_left_s), self._record.go_aways.append)
         if action.then_close:
             self._later(action.time_left_s, lambda: self._connection.close(self._script.end_of_life))
 

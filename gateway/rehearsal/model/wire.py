@@ -7,7 +7,7 @@ alphabet, text or binary frames. The texts of refusals are modelled on reports, 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -32,12 +32,25 @@ __all__ = [
     "ToolResponse",
     "audio_frame",
     "base64_decoded",
+    "caller_transcript",
     "camel_keys",
     "checked_setup",
     "client_message",
     "functions",
+    "generation_complete",
+    "go_away",
+    "interrupted",
+    "model_transcript",
     "pcm_rate_hz",
     "pretty",
+    "resumption_update",
+    "setup_complete",
+    "thought",
+    "tool_call_cancellation",
+    "tool_calls",
+    "turn_complete",
+    "usage_metadata",
+    "voice_activity",
 ]
 
 
@@ -468,3 +481,87 @@ def audio_frame(data_base64: bytes, transcript: str | None = None) -> bytes:
         return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, _END))
     piece = json.dumps({"text": transcript}, ensure_ascii=False).encode()
     return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, b',\n    "outputTranscription": ', piece, _END))
+
+
+def setup_complete() -> dict[str, Any]:
+    return {"setupComplete": {}}
+
+
+def resumption_update(handle: str | None = None, *, last_index: int | None = None) -> dict[str, Any]:
+    """A new resumption handle, or with None that the session cannot be resumed now.
+
+    `last_index`: of the last client message that the session has consumed, for transparent resumption.
+    """
+    if handle is None:
+        return {"sessionResumptionUpdate": {"resumable": False}}
+    update: dict[str, Any] = {"newHandle": handle, "resumable": True}
+    if last_index is not None:
+        update["lastConsumedClientMessageIndex"] = str(last_index)  # int64 is a string in JSON
+    return {"sessionResumptionUpdate": update}
+
+
+def voice_activity(kind: str, offset_s: float) -> dict[str, Any]:
+    """`kind`: ACTIVITY_START or ACTIVITY_END; `offset_s`: its position in the received audio."""
+    return {"voiceActivity": {"type": kind, "audioOffset": f"{offset_s:g}s"}}
+
+
+def interrupted() -> dict[str, Any]:
+    return {"serverContent": {"interrupted": True}}
+
+
+def thought(text: str) -> dict[str, Any]:
+    """A part that the client must not speak."""
+    return {"serverContent": {"modelTurn": {"parts": [{"text": text, "thought": True}]}}}
+
+
+def caller_transcript(text: str, *, finished: bool) -> dict[str, Any]:
+    """A piece of the caller's transcript; `finished`: it is marked as the last."""
+    transcription: dict[str, Any] = {"text": text}
+    if finished:
+        transcription["finished"] = True
+    return {"serverContent": {"inputTranscription": transcription}}
+
+
+def model_transcript(text: str) -> dict[str, Any]:
+    return {"serverContent": {"outputTranscription": {"text": text}}}
+
+
+def generation_complete() -> dict[str, Any]:
+    return {"serverContent": {"generationComplete": True}}
+
+
+def turn_complete(usage: Mapping[str, Any], status: str | None = None) -> dict[str, Any]:
+    """The end of a turn with its `usageMetadata`; `status`: the interactionStatus of models that report one."""
+    content: dict[str, Any] = {"turnComplete": True}
+    if status is not None:
+        content["interactionStatus"] = status
+    return {"serverContent": content, "usageMetadata": usage}
+
+
+def usage_metadata(text: int, audio: int, answer: int, *, vertex: bool) -> dict[str, Any]:
+    """Tokens of a turn: text and audio of the context, and the audio of the answer."""
+    name = "candidates" if vertex else "response"
+    return {
+        "promptTokenCount": audio + text,
+        f"{name}TokenCount": answer,
+        "totalTokenCount": audio + text + answer,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": text},
+            {"modality": "AUDIO", "tokenCount": audio},
+        ],
+        f"{name}TokensDetails": [{"modality": "AUDIO", "tokenCount": answer}],
+    }
+
+
+def tool_calls(calls: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """One `toolCall` message; each call is its id, function name and arguments."""
+    listed = [{"id": call_id, "name": name, "args": args} for call_id, name, args in calls]
+    return {"toolCall": {"functionCalls": listed}}
+
+
+def tool_call_cancellation(ids: Sequence[str]) -> dict[str, Any]:
+    return {"toolCallCancellation": {"ids": list(ids)}}
+
+
+def go_away(time_left_s: float) -> dict[str, Any]:
+    return {"goAway": {"timeLeft": f"{time_left_s:g}s"}}

@@ -586,7 +586,7 @@ def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         if column in left:
-            table.add_column(column, overflow="fold", ratio=1 if column == "said" else None)
+            table.add_column(column, overflow="fold", ratio=1 if column == "text" else None)
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -617,8 +617,8 @@ def _show_call(call: CallReport, console: Console) -> None:
 def _turn_table(record: CallRecord, line: LineReport) -> Table:
     table = _table(
         "Turns (ms)",
-        *("", "said", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
-        left=("said",),
+        *("", "text", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
+        left=("text",),
     )
     by_generation = {reply.generation: reply for reply in line.replies}
     caller = [turn for turn in line.caller if turn.kind == "say"]
