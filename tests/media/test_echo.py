@@ -76,7 +76,7 @@ def test_a_line_without_echo_sets_the_caller_free() -> None:
     assert quick.coupling_db < -28.0
 
 
-def test_before_anything_is_known_the_bound_is_safe() -> None:
+def test_before_learning_the_bound_is_safe() -> None:
     guard = EchoGuard()
     bound = run(guard, LINE[:29], AGENT[:29])
     assert guard.coupling_db == -14.0
@@ -112,7 +112,7 @@ def test_a_longer_echo_delay_is_learned_within_3_s() -> None:
     assert longest_run((heard > np.maximum(bound, -58.0))[850:]) <= 2
 
 
-def test_an_echo_that_goes_is_forgotten() -> None:
+def test_an_echo_that_stops_is_forgotten() -> None:
     """The network's canceller has converged."""
     guard = EchoGuard()
     heard = np.concatenate([mix(late(AGENT, 9.4, -15.0), LINE)[:700], LINE[700:]])

@@ -51,7 +51,7 @@ def test_speech_has_a_beginning_and_an_end(make: Make) -> None:
     assert end.decided_sample - end.sample == pytest.approx(3200, abs=160)  # the hangover
 
 
-def test_speaking_says_what_the_last_edge_said() -> None:
+def test_speaking_agrees_with_the_last_edge() -> None:
     detector, said = EnergyDetector(), False
     for frame in spoken().reshape(-1, 160):
         edge = detector.push(frame, -100.0)
@@ -59,7 +59,7 @@ def test_speaking_says_what_the_last_edge_said() -> None:
         assert detector.speaking is said
 
 
-def test_hangover_and_least_speech_are_as_asked() -> None:
+def test_hangover_and_least_speech_are_as_configured() -> None:
     (_, end), short = edges(EnergyDetector(hangover_ms=800), spoken()), spoken(seconds=0.12)
     assert end.decided_sample - end.sample == 6400
     assert starts(edges(EnergyDetector(min_speech_ms=60), short)) == 1
@@ -82,7 +82,7 @@ def test_edges_are_plain_frozen_values() -> None:
         edge.sample = 0  # type: ignore[misc]
 
 
-def test_only_whole_frames_are_taken(make: Make) -> None:
+def test_only_whole_frames_are_accepted(make: Make) -> None:
     for count in (0, 159, 161, 320):
         with pytest.raises(ValueError, match="frames of 160 samples"):
             make().push(np.zeros(count, dtype=np.int16), -100.0)
@@ -169,7 +169,7 @@ def test_silero_hears_speech_in_noise_at_10_db() -> None:
     ],
     ids=["silence", "white -50", "white -30", "pink", "hum 50", "hum 60", "DTMF", "DTMF in noise", "coughs"],
 )
-def test_what_is_no_voice_is_no_speech(make: Make, sound: signals.Samples) -> None:
+def test_sounds_without_a_voice_are_no_speech(make: Make, sound: signals.Samples) -> None:
     assert edges(make(), sound) == []
 
 
@@ -177,7 +177,7 @@ def test_typing_is_seldom_speech(make: Make) -> None:
     assert starts(edges(make(), signals.add(signals.keyboard(60), signals.white(60, -60.0)))) <= 2
 
 
-def test_noise_that_comes_on_suddenly_is_no_speech() -> None:
+def test_sudden_noise_is_no_speech() -> None:
     for noise in (signals.white(10, -35.0), signals.pink(10, -35.0), signals.hum(10, -30.0)):
         noise[: 5 * RATE_HZ] = signals.white(5, -62.0)
         assert edges(EnergyDetector(), noise) == []

@@ -55,6 +55,6 @@ def test_names_are_unique_and_fit_for_prometheus() -> None:
         assert not segment.name.endswith(("_seconds", "_ms"))
 
 
-def test_turn_gap_says_what_is_outside_it() -> None:
+def test_turn_gap_documents_its_limits() -> None:
     assert "Twilio's edge" in TURN_GAP.help
     assert "230 to 300 ms" in TURN_GAP.help

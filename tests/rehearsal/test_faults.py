@@ -88,7 +88,7 @@ def test_a_few_cases_with_a_real_gateway():
 
 
 def test_failed_case_is_printed_and_sets_the_exit_code(tmp_path):
-    """The gateway of this case is told to take more calls than the case allows for."""
+    """The gateway of this case accepts more calls than the case expects."""
     program = (
         "import os, dataclasses, offhook.gateway.cli.rehearse as command\n"
         "command.CASES = tuple(dataclasses.replace(case, environment={}) for case in command.CASES)\n"

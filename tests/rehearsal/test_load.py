@@ -75,7 +75,7 @@ def a_step(**changed) -> LoadStep:
         ({"callers_clock_p99_ms": 12.0}, "the timers of the callers were late (P99 12.0 ms): this machine cannot"),
     ],
 )
-def test_a_step_fails_for_a_reason_in_words(changed, words):
+def test_a_failed_step_has_its_reason(changed, words):
     faults = verdict_on(a_step(**changed), {"x: never answered": 2})
     assert len(faults) == (words is not None)
     assert words is None or faults[0].startswith(words)
@@ -164,7 +164,7 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
     assert "secret" not in json.dumps(msgspec.to_builtins(report))
 
 
-async def test_no_gateway_at_that_address_is_said_in_a_line(tmp_path):
+async def test_an_absent_gateway_is_reported_in_one_line(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
     files = [Path(tmp_path / "short.call.yaml")]
     with pytest.raises(OperatorError, match="no gateway answers at"):

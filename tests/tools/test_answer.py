@@ -198,7 +198,7 @@ def test_a_value_that_cannot_be_written_raises(make: Any) -> None:
         answer({"a": [make()]}, Redactor())
 
 
-def test_text_of_what_cannot_be_shown() -> None:
+def test_values_without_a_text_are_described() -> None:
     assert text_of(Unshowable()) == "(Unshowable that cannot be shown: RuntimeError)"
 
 

@@ -100,7 +100,7 @@ def test_the_schema_refers_to_nothing() -> None:
     assert "title" not in str(BOOK.parameters)
 
 
-async def test_arguments_arrive_as_the_hints_say() -> None:
+async def test_arguments_have_the_hinted_types() -> None:
     desk = Desk(BOOK)
     for _ in range(2):  # the second run finds the default as the first did
         result = await desk.ask("book", day="2026-11-30", people="4", guests=[{"name": "Ana"}], size="large")
@@ -164,7 +164,7 @@ async def test_a_sync_function_in_a_thread_reaches_the_call() -> None:
     assert desk.host.remembered == {"looked for": "a chair"}
 
 
-def test_a_mark_says_more_than_the_signature_can() -> None:
+def test_a_decorator_adds_to_the_signature() -> None:
     @tool(name="cancel_table", description="Cancel it.", on_barge_in="finish", outside_effects=True)
     def cancel(number: int) -> None:
         """For the programmer."""
@@ -218,12 +218,12 @@ def test_a_function_no_model_can_call_is_refused_early(function: Any, says: str)
         ("tests.tools.hosts", "no function there has @tool"),
     ],
 )
-def test_a_function_that_is_not_there_is_said_to_be(path: str, says: str) -> None:
+def test_a_missing_function_is_reported(path: str, says: str) -> None:
     with pytest.raises(OperatorError, match=says):
         functions_named(path, ".")
 
 
-def test_a_module_stands_for_its_marked_functions() -> None:
+def test_a_module_yields_its_decorated_functions() -> None:
     assert functions_named(__name__, ".") == [book]
 
 
@@ -245,7 +245,7 @@ def test_docstrings_are_read(docstring: str, text: str, about: dict[str, str]) -
     assert described(docstring) == (text, about)
 
 
-async def test_a_tool_may_say_what_the_model_is_told() -> None:
+async def test_a_tool_may_choose_its_result_for_the_model() -> None:
     def full(day: str) -> None:
         raise ToolError("That day is full.", "the book has no free line")
 

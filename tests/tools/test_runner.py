@@ -68,7 +68,7 @@ def lazily(name: str) -> Any:
 
 
 @pytest.mark.parametrize("function", [find_customer, in_a_future, rows, lazily])
-async def test_what_is_awaitable_is_awaited(function: Any) -> None:
+async def test_an_awaitable_result_is_awaited(function: Any) -> None:
     desk = Desk(made(function))
     result = await desk.ask(function.__name__, name="Ann")
     found = result.response["result"]
@@ -259,7 +259,7 @@ async def test_a_10_mb_result_is_cut_off_the_loop() -> None:
 @pytest.mark.parametrize(
     ("value", "message"), [(None, "Done."), ([], "Nothing was found."), ({}, "Nothing was found.")]
 )
-async def test_an_empty_answer_says_what_it_means(value: Any, message: str) -> None:
+async def test_an_empty_result_is_explained(value: Any, message: str) -> None:
     async def find() -> Any:
         return value
 
@@ -270,7 +270,7 @@ async def test_an_empty_answer_says_what_it_means(value: Any, message: str) -> N
 # --- many at once, cancelling, repeats
 
 
-async def test_only_so_many_run_at_once() -> None:
+async def test_parallel_runs_are_limited() -> None:
     running, most, go = 0, 0, asyncio.Event()
 
     async def work() -> None:

@@ -40,7 +40,7 @@ def of(schema: dict[str, Any], value: Any) -> Any:
         ({}, {"any": ["thing"]}, {"any": ["thing"]}),
     ],
 )
-def test_what_says_the_same_is_converted(schema: dict[str, Any], value: Any, result: Any) -> None:
+def test_an_equivalent_value_is_converted(schema: dict[str, Any], value: Any, result: Any) -> None:
     found = of(schema, value)
     assert found == result
     assert type(found) is type(result)
@@ -72,7 +72,7 @@ def test_what_says_the_same_is_converted(schema: dict[str, Any], value: Any, res
         ),
     ],
 )
-def test_what_does_not_fit_is_said_plainly(schema: dict[str, Any], value: Any, says: str) -> None:
+def test_a_value_that_does_not_fit_is_explained(schema: dict[str, Any], value: Any, says: str) -> None:
     with pytest.raises(BadArguments) as error:
         of(schema, value)
     assert str(error.value).startswith(says)
@@ -194,7 +194,7 @@ def test_a_wrong_time_is_refused_with_a_form(format_: str, given: str, says: str
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**30, float("nan"), float("inf")])
-def test_an_odd_value_is_taken_or_refused(value: Any) -> None:
+def test_an_odd_value_is_accepted_or_refused(value: Any) -> None:
     with pytest.raises(BadArguments):
         of({"type": "boolean"}, value)
 
@@ -211,7 +211,7 @@ def test_a_wrong_name_is_reported_before_the_missing() -> None:
         checked({"properties": {"name": {"type": "string"}}, "required": ["name"]}, {"naem": "Ann"})
 
 
-def test_a_keyword_without_words_of_its_own_is_named() -> None:
+def test_a_keyword_without_a_message_is_named() -> None:
     with pytest.raises(BadArguments, match="v does not fit: uniqueItems"):
         of({"type": "array", "uniqueItems": True}, [1, 1])
 

@@ -51,7 +51,7 @@ def test_media_chunks_are_still_heard_of():
     assert len(got.media_chunks) == 2
 
 
-def test_the_users_own_names_are_left_alone():
+def test_keys_of_the_user_are_unchanged():
     message = {"tool_response": {"function_responses": [{"id": "1", "name": "f", "response": {"table_no": 1}}]}}
     assert read(message).function_responses[0].response == {"table_no": 1}
     declared = {"function_declarations": [{"name": "f", "parameters": {"properties": {"party_size": {}}}}]}
@@ -60,7 +60,7 @@ def test_the_users_own_names_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "expected"),
     [
         ("{", "Invalid JSON payload"),
         ("[]", "A message is an object"),
@@ -73,10 +73,10 @@ def test_the_users_own_names_are_left_alone():
         ('{"toolResponse":{"functionResponses":[{"id":"1","response":[]}]}}', "Expected `object`, got `array`"),
     ],
 )
-def test_what_is_not_the_protocol_is_refused(message, says):
+def test_a_message_outside_the_protocol_is_refused(message, expected):
     with pytest.raises(BadMessage) as bad:
         client_message(message)
-    assert says in str(bad.value)
+    assert expected in str(bad.value)
 
 
 KEYS = st.sampled_from(
@@ -115,7 +115,7 @@ def test_base64_of_either_alphabet_padded_or_not(data, url_safe, padded):
 
 
 @pytest.mark.parametrize("text", ["A", "!!!!", "AAAA AAAA"])
-def test_what_is_not_base64(text):
+def test_invalid_base64_is_refused(text):
     with pytest.raises(BadMessage):
         base64_decoded(text)
 
@@ -190,7 +190,7 @@ def voiced(name):
         ("gemini-2.0-flash", {}, 1008),
     ],
 )  # fmt: skip
-def test_what_each_model_takes_in_a_setup(model, setup, code):
+def test_fields_that_each_model_accepts_in_a_setup(model, setup, code):
     if code is None:
         checked_setup({"model": f"models/{model}", **setup}, "v1beta", vertex=False)
         return
@@ -200,7 +200,7 @@ def test_what_each_model_takes_in_a_setup(model, setup, code):
     assert len(refused.value.reason.encode()) < 400
 
 
-def test_vertex_knows_other_fields_and_names():
+def test_vertex_accepts_other_fields_and_names():
     model = f"projects/p/locations/l/publishers/google/models/{NEW}"
     raw = {"model": model, "explicitVadSignal": True, "sessionResumption": {"transparent": True}}
     setup, _ = checked_setup(raw, "v1beta1", vertex=True)

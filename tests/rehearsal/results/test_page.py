@@ -59,7 +59,7 @@ def test_page_has_verdicts_and_no_sparse_percentile():
     assert ">20<" in answer
     assert ">777<" in answer
     assert answer.count("too few samples") == 1
-    assert "http" not in text, "nothing from afar"
+    assert "http" not in text, "no remote resources"
 
 
 HOSTILE = """<script>alert("x")</script>' onmouseover='y"""
@@ -101,10 +101,10 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str
 
 
 def test_verdicts_are_printed_and_the_last_line_counts(simulated):
-    folder, _, said = simulated
-    assert "✓ short" in said
-    assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", said)
-    assert said.endswith("1 passed, 1 failed\n")
+    folder, _, printed = simulated
+    assert "✓ short" in printed
+    assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", printed)
+    assert printed.endswith("1 passed, 1 failed\n")
     report = json.loads((folder / "all.json").read_text())
     assert report["totals"]["calls"] == 2
     assert report["totals"]["failed"] == 1
@@ -143,7 +143,7 @@ def test_page_plays_and_shows_calls_in_a_browser(simulated):
         browser.close()
 
 
-def test_quick_clock_page_says_what_is_not_measured(tmp_path):
+def test_quick_clock_page_warns_about_latencies(tmp_path):
     for name in ("short", "hasty"):
         text = SHORT if name == "short" else SHORT.replace("2500", "1")
         (tmp_path / f"{name}.call.yaml").write_text(text.replace("name: short", f"name: {name}"))

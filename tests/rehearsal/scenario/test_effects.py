@@ -78,7 +78,7 @@ def test_a_rehearsal_simulates_outside_effects(lived, name):
 
 
 @pytest.mark.parametrize("name", ["all", "by name"])
-def test_it_acts_where_the_scenario_says_so(lived, name):
+def test_an_allowed_outside_effect_happens(lived, name):
     report, acted = lived[name]
     assert acted.read_text() == "book"
     assert report.model is not None

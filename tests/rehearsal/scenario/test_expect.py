@@ -116,12 +116,12 @@ def reports(tmp_path_factory) -> dict[str, CallReport]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_rightly_expected_is_met(reports, name):
+def test_a_right_expectation_is_met(reports, name):
     assert [verdict.words for verdict in reports[name].verdicts if not verdict.ok] == []
 
 
 @pytest.mark.parametrize(("name", "kind", "value", "says"), MUST_FAIL, ids=lambda value: str(value)[:30])
-def test_what_is_wrongly_expected_fails_and_says_why(reports, name, kind, value, says):
+def test_a_wrong_expectation_fails_with_its_reason(reports, name, kind, value, says):
     verdict = judge(Expectation(kind, msgspec.convert(value, KINDS[kind].takes)), reports[name])
     assert not verdict.ok
     assert verdict.expectation == kind

@@ -134,12 +134,12 @@ def test_faults_in_a_record_become_scripted_faults(changes, found):
     assert parse_scenario(scenario_text(record, "told")).name == "told"
 
 
-def test_no_number_is_taken_over():
+def test_no_phone_number_is_copied():
     record = msgspec.structs.replace(CALL, caller="+4915112345678", dialled="+4930123456")
     assert "+49" not in scenario_text(record, "told")
 
 
-def test_what_is_no_call_is_said_in_a_line(tmp_path):
+def test_a_file_without_a_call_is_reported_in_one_line(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(OperatorError, match="cannot be read"):
         read_record(path)

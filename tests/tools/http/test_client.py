@@ -154,7 +154,7 @@ async def test_wrong_values_are_refused_before_the_request() -> None:
     assert service.seen == []
 
 
-async def test_a_service_that_does_not_answer_is_given_up() -> None:
+async def test_a_request_without_an_answer_times_out() -> None:
     service = Service()
 
     async def hang(request: web.Request) -> web.StreamResponse:

@@ -143,7 +143,7 @@ def test_a_disguised_url_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://api.example.com/", "https://api.example.com:8443/v1", "https://1.1.1.1/"])
-def test_an_ordinary_url_is_asked(url: str) -> None:
+def test_an_ordinary_url_is_allowed(url: str) -> None:
     assert url_refusal(URL(url)) is None
 
 

@@ -136,6 +136,6 @@ def test_a_list_at_the_top_is_selected_from() -> None:
 
 
 @pytest.mark.parametrize("path", ["other", "order.items[2]", "order[0]", "order.items.name"])
-def test_a_part_that_is_not_there_is_an_error(path: str) -> None:
+def test_a_missing_part_is_an_error(path: str) -> None:
     with pytest.raises(LookupError):
         select({"order": {"items": [1, 2]}}, path)

@@ -127,7 +127,7 @@ async def test_selected_tools_are_imported_with_a_prefix(diary: Path, caplog: py
     assert "has no tool fly; it has find_books, shelve" in caplog.text
 
 
-async def test_wrong_arguments_and_exceptions_are_told(diary: Path) -> None:
+async def test_wrong_arguments_and_exceptions_are_reported(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         error = await refused(tools, "find_books", at_most="many")
         assert str(error).startswith("This did not work: ")
@@ -145,7 +145,7 @@ async def test_an_abandoned_call_is_cancelled_in_the_server(diary: Path) -> None
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
 
 
-async def test_ten_megabytes_are_refused_and_hold_nobody_up(diary: Path) -> None:
+async def test_ten_megabytes_are_refused_without_blocking(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         worst_s = 0.0
 
@@ -239,7 +239,7 @@ async def test_secrets_neither_leak_nor_reach_the_server(
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_what_cannot_work_is_found_at_the_start() -> None:
+def test_an_invalid_server_is_reported_at_the_start() -> None:
     with pytest.raises(OperatorError, match=r"mcp\.command: no such program: there-is-none"):
         McpTools(ToolSettings(mcp=McpServer(command="there-is-none")), {})
     with pytest.raises(OperatorError, match=r"MCP server x: mcp\.headers\.Authorization: TOKEN is not in the env"):
@@ -343,7 +343,7 @@ async def test_an_odd_servers_tools_are_declared_and_called(caplog: pytest.LogCa
     assert "tool broken is left out: " in caplog.text
 
 
-async def test_embedded_resources_are_told() -> None:
+async def test_embedded_resources_are_returned() -> None:
     async with started(odd()) as tools:
         told = await call(tools, "hours")
         assert told.splitlines() == [
