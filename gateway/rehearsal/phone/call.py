@@ -52,7 +52,7 @@ from offhook.gateway.rehearsal.phone.truth import (
     Utterance,
     Violation,
 )
-from offhook.gateway.rehearsal.phone.twilio_leg import ACCOUNT_SID, PlacedCall, TwilioLeg
+from offhook.gateway.rehearsal.phone.twilio_leg import ACCOUNT_SID, PlacedCall, WebhookClient
 from offhook.gateway.rehearsal.phone.twilio_wire import (
     ClearMessage,
     ConnectVerb,
@@ -198,7 +198,7 @@ class SimulatedCall:
         self._next: bytes | str | None = None  # set by REST: a TwiML document, or its URL
         self._problem: BaseException | None = None
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._leg = TwilioLeg(
+        self._leg = WebhookClient(
             self.truth,
             url.rstrip("/"),
             self._public_url,

@@ -18,7 +18,7 @@ from offhook.gateway.rehearsal.phone.truth import CallTruth, Fetched, StreamTrut
 from offhook.gateway.rehearsal.phone.twilio_wire import Unfit, Verb, parse_twiml, sign
 from offhook.gateway.rehearsal.quick_clock import Clock
 
-__all__ = ["ACCOUNT_SID", "PlacedCall", "TwilioLeg"]
+__all__ = ["ACCOUNT_SID", "PlacedCall", "WebhookClient"]
 
 ACCOUNT_SID = "AC" + "0" * 32  # no real account's
 WEBHOOK_TIMEOUT_S = 15.0  # Twilio's total for a webhook
@@ -33,7 +33,7 @@ class PlacedCall:
     status_events: tuple[str, ...] = ("completed",)
 
 
-class TwilioLeg:
+class WebhookClient:
     """Requests the gateway's webhooks for one call; `truth.fetched` has a record of each.
 
     `url`: where the gateway listens. `public_url`: its name in signed URLs; requests to it go to `url`. `auth_token`
