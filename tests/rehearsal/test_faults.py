@@ -103,7 +103,7 @@ def test_failed_case_is_printed_and_sets_the_exit_code(tmp_path):
     )
     assert ran.returncode == 1, ran.stderr
     assert "✗ 32" in ran.stdout
-    assert "6 calls were taken, not 3" in ran.stdout
+    assert "6 calls were answered, not 3" in ran.stdout
     assert ran.stdout.endswith("0 of 1 cases good, 6 calls\n")
     (case,) = json.loads((tmp_path / "faults.json").read_text())["cases"]
-    assert case["faults"] == ["6 calls were taken, not 3"]
+    assert case["faults"] == ["6 calls were answered, not 3"]

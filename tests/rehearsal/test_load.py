@@ -167,6 +167,6 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
 async def test_an_absent_gateway_is_reported_in_one_line(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
     files = [Path(tmp_path / "short.call.yaml")]
-    with pytest.raises(OperatorError, match="no gateway answers at"):
+    with pytest.raises(OperatorError, match="no gateway responds at"):
         await load(files, tmp_path / "out", ASK, clock=time.monotonic, url="http://127.0.0.1:9", environ={})
     await asyncio.sleep(0)
