@@ -34,8 +34,8 @@ __all__ = [
     "LineBargeIn",
     "LineReply",
     "LineReport",
+    "ModelReport",
     "ModelSession",
-    "ModelSide",
     "Percentiles",
     "Report",
     "Totals",
@@ -131,7 +131,7 @@ class LineReport(msgspec.Struct, kw_only=True):
     legs: list[str] = []  # numbers of the other parties that joined the caller's conference
 
 
-class ModelSide(msgspec.Struct, kw_only=True):
+class ModelReport(msgspec.Struct, kw_only=True):
     """The call as the rehearsal model observed it, over all its sessions."""
 
     sessions: int = 0
@@ -147,7 +147,7 @@ class CallReport(msgspec.Struct, kw_only=True):
     end_reason: str
     record: CallRecord | None
     line: LineReport
-    model: ModelSide | None = None  # None: with several calls, sessions cannot be assigned to calls
+    model: ModelReport | None = None  # None: with several calls, sessions cannot be assigned to calls
     model_violations: list[str] = []
     counted: dict[str, float] = {}  # increase of the gateway's counters, named without their prefix
     verdicts: list[ExpectationResult] = []
@@ -282,10 +282,10 @@ def call_report(
     )
 
 
-def _model_side(sessions: Sequence[ModelSession] | None) -> ModelSide | None:
+def _model_side(sessions: Sequence[ModelSession] | None) -> ModelReport | None:
     if sessions is None:
         return None
-    return ModelSide(
+    return ModelReport(
         sessions=len(sessions),
         told=[text.text for session in sessions for text in session.texts],
         tool_answers=[
