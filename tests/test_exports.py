@@ -18,7 +18,7 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_all_is_there_and_true(path: Path) -> None:
+def test_every_name_in_all_exists(path: Path) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     if all(isinstance(part, ast.Expr) for part in tree.body):  # a package's description, or nothing
         return

@@ -74,7 +74,7 @@ def test_a_pipe_is_written_directly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere/a", "folder"])
-def test_what_cannot_be_written_is_refused_early(tmp_path: Path, path: str) -> None:
+def test_an_unwritable_path_is_refused_early(tmp_path: Path, path: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
         check_writable(tmp_path / path)

@@ -312,10 +312,10 @@ def load(
     """
     with _rehearsal():
         from offhook.gateway.cli.rehearse import load as run_load
-        from offhook.gateway.rehearsal.load.search import Ask
-    ask = Ask(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
+        from offhook.gateway.rehearsal.load.search import LoadPlan
+    plan = LoadPlan(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
     _folder(out)
-    if not _run(run_load(files or [], out, ask, url)):
+    if not _run(run_load(files or [], out, plan, url)):
         raise typer.Exit(1)
 
 

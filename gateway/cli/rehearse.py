@@ -20,19 +20,19 @@ from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.picture import draw_load
-from offhook.gateway.rehearsal.load.search import Ask, show_load
+from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
 from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
-from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, last_words, run_scenario
+from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario
 
 __all__ = ["faults", "load", "rehearsal_model", "simulate"]
 
 
-WITHOUT_COMPUTING = "The clock stood still during computation: the latencies do not include it."
+WITHOUT_COMPUTING = "The clock was stopped during computation: latencies do not include it."
 
 
 async def simulate(
@@ -47,12 +47,12 @@ async def simulate(
     junit: Path | None = None,
     details: bool = False,
 ) -> bool:
-    """Rehearse these scenarios (all bundled ones when none is named); whether every verdict was good.
+    """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
 
-    Each runs against a gateway process of its own; `parallel` at once. A line for each as it ends, its failed
-    verdicts in words; results in `out/<name>/`, all of them on the page `out/index.html`. The last line counts.
-    `seed`: of the first of `repeat` times; the next ones count on from it. `speed` beyond 1: each in one process with
-    its gateway, on the quick clock.
+    Each runs against its own gateway process, `parallel` at once. Each prints a line as it ends, and its failed
+    expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
+    that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
+    with its gateway, on the quick clock.
     """
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
@@ -63,27 +63,27 @@ async def simulate(
     runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
     slots = asyncio.Semaphore(parallel)
     reports: list[tuple[str, Report]] = []
-    going: list[str] = []
+    running: list[str] = []
     status = console.status("") if console.is_terminal else None
 
     def progress() -> None:
         if status is not None:
-            status.update(f"{len(reports)} of {len(runs)} done; on the phone: {', '.join(going)}"[: console.width - 4])
+            status.update(f"{len(reports)} of {len(runs)} done; running: {', '.join(running)}"[: console.width - 4])
 
     async def one(path: Path, scenario: Scenario, number: int) -> None:
         name = scenario.name if repeat == 1 else f"{scenario.name}-{number + 1}"
         async with slots:
-            going.append(name)
+            running.append(name)
             progress()
             try:
-                its_seed = None if seed is None else seed + number
+                run_seed = None if seed is None else seed + number
                 if speed > 1:
-                    report = await _quickly(path, out / name, speed, its_seed)
+                    report = await _quickly(path, out / name, speed, run_seed)
                 else:
-                    report = await run_scenario(scenario, out / name, seed=its_seed, clock=time.monotonic)
+                    report = await run_scenario(scenario, out / name, seed=run_seed, clock=time.monotonic)
             except GatewayFailed as error:
                 raise OperatorError(f"{name}: {error}") from None
-            going.remove(name)
+            running.remove(name)
         reports.append((name, report))
         progress()
         failed = [v for call in report.calls for v in call.verdicts if not v.ok]
@@ -109,22 +109,22 @@ async def simulate(
         show_totals(whole, console)
     if speed > 1:
         console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
-    console.print(f"[dim]to listen and look: {page}[/]")
+    console.print(f"[dim]recordings and pictures: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")
     return passed == len(reports)
 
 
 async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> Report:
-    """A scenario in a process of its own, gateway and all. Raises `GatewayFailed`."""
+    """Run a scenario and its gateway in one process. Raises `GatewayFailed`."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    given = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
+    arguments = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
     log = folder / "gateway.log"
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "offhook.gateway.cli.quickly",
-            *given,
+            *arguments,
             env=environment_without(TELEPHONE + MODEL),  # for libraries that read the process's own environment
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log_file,
@@ -136,7 +136,7 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
             process.kill()
             await process.wait()
     if failed:
-        raise GatewayFailed(last_words(log) or "its log is empty")
+        raise GatewayFailed(tail_of(log) or "its log is empty")
     return msgspec.json.decode(await asyncio.to_thread((folder / "report.json").read_bytes), type=Report)
 
 
@@ -153,9 +153,9 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
     write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> bool:
-    """Find how many calls a gateway carries; tables, `out/load.json`, `out/load.png`. Whether it carried any."""
-    report = await run_load(files, out, ask, url=url, clock=time.monotonic)
+async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
+    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
+    report = await run_load(files, out, plan, url=url, clock=time.monotonic)
     await asyncio.to_thread(draw_load, report, out / "load.png")
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 130)
@@ -165,7 +165,7 @@ async def load(files: Sequence[Path], out: Path, ask: Ask, url: str = "") -> boo
 
 
 async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
-    """Run the fault cases; whether all were good. A line for each, the last one counts."""
+    """Run the fault cases, a line for each; the last line has the counts. Returns whether all passed."""
     console = Console(highlight=False, soft_wrap=True)
     report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console, clock=time.monotonic)
     if json_path is not None:

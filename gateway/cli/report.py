@@ -14,9 +14,9 @@ from offhook.gateway.rehearsal.phone.truth import CallTruth, StreamTruth
 from offhook.gateway.rehearsal.results.report import (
     CallerTurn,
     CallReport,
-    Line,
     LineBargeIn,
     LineReply,
+    LineReport,
     Report,
     report_of,
     show,
@@ -96,7 +96,7 @@ def report_from(record: CallRecord) -> CallReport:
         scenario=record.call_sid,
         end_reason=record.end_reason,
         record=record,
-        line=Line(
+        line=LineReport(
             ended_by=record.end_reason,
             duration_ms=record.duration_ms,
             caller=[_caller_turn(turn) for turn in record.turns if turn.caller_ended_ms is not None],

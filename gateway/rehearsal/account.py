@@ -1,4 +1,4 @@
-"""The surroundings of a rehearsed call: Twilio's REST API, outbound calls placed through it, the gateway's counters."""
+"""What a rehearsed call needs besides itself: Twilio's REST API, outbound calls placed through it, counters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.scenario.load import OutboundPlan, Scenario
 
-__all__ = ["API_TOKEN", "UNANSWERED", "account_for", "counters", "environment_of", "legs", "moved", "place_outbound"]
+__all__ = [
+    "API_TOKEN",
+    "UNANSWERED",
+    "account_for",
+    "counters",
+    "environment_of",
+    "increases",
+    "legs",
+    "place_outbound",
+]
 
 API_TOKEN = "rehearsal"  # OFFHOOK_API_TOKEN of a rehearsed gateway
 UNANSWERED = ("busy", "no-answer", "failed", "canceled")  # final states of an outbound call that was not answered
@@ -81,9 +90,9 @@ def legs(twilio: SimulatedTwilio | None, truth: CallTruth) -> list[str]:
     """Numbers of the calls that joined the same conferences as this one."""
     if twilio is None:
         return []
-    rooms = {said.text for said in truth.announced if said.verb == "dial"}
+    rooms = {dial.text for dial in truth.announced if dial.verb == "dial"}
     others = [call.truth for sid, call in twilio.calls.items() if sid != truth.call_sid]
-    return [one.dialled for one in others if any(said.verb == "dial" and said.text in rooms for said in one.announced)]
+    return [one.dialled for one in others if any(verb.verb == "dial" and verb.text in rooms for verb in one.announced)]
 
 
 async def counters(url: str) -> dict[str, float]:
@@ -93,6 +102,6 @@ async def counters(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in _SAMPLE.findall(text)}
 
 
-def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+def increases(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """The increase of each counter; unchanged ones are left out."""
     return {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}

@@ -1,7 +1,7 @@
-"""Calls driven from Python, a line at a time: what a test says and waits for, instead of a script.
+"""Calls driven from Python: a test speaks and waits step by step, instead of a script.
 
-Each call has a rehearsal model and a gateway process of its own, in a thread with an event loop of its own: the
-test may be of any event loop, and may block its own without a hole in the caller's speech.
+Each call has its own rehearsal model and gateway process, in a thread with its own event loop: a test may run in any
+event loop and may block it without a gap in the caller's speech.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ T = TypeVar("T")
 
 
 class HandCall:
-    """A call in progress. What the caller cannot do raises `AssertionError`, in words.
+    """A call in progress. A step that is impossible raises `AssertionError` with the reason.
 
-    `report` is there once the call is over: after `hang_up` or `ended`.
+    `report` is available once the call is over: after `hang_up` or `ended`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: SimulatedCall, over: Future[CallReport]) -> None:
         self._loop, self._call, self._over = loop, call, over
 
     async def say(self, line: str) -> None:
-        """Say it (a text, or the path of a WAV file), to the last word."""
+        """Speak a line (a text, or the path of a WAV file) and wait for its end."""
         await asyncio.to_thread(voice.line, line, RATE_HZ)
         await self._do(f"say {line!r}", self._call.say(line))
 
     async def say_over(self, line: str, *, after_ms: float = 1_000.0) -> None:
-        """Say it over the agent's voice, once that has been heard for so long."""
+        """Speak a line over the agent once the agent has been audible for `after_ms`."""
         await asyncio.to_thread(voice.line, line, RATE_HZ)
         await self._do(f"say {line!r} over the agent", self._call.agent_has_talked(after_ms))
         await self._do(f"say {line!r} over the agent", self._call.say(line))
 
     async def agent_starts(self, *, timeout_ms: float = 15_000.0) -> None:
-        """Wait until the agent is heard."""
+        """Wait until the agent is audible."""
         await self._do("hear the agent", self._call.agent_starts(None, timeout_ms))
 
     async def agent_speaks(self, *, timeout_ms: float = 15_000.0) -> float:
-        """Wait until the agent has said something, to its end; how long that was, in ms."""
-        stretch = await self._do("hear the agent out", self._call.agent_ends(None, timeout_ms))
-        return 1000.0 * (stretch.end_s - stretch.start_s)
+        """Wait until the agent has finished its next utterance; returns the duration in ms."""
+        interval = await self._do("hear the agent to the end", self._call.agent_ends(None, timeout_ms))
+        return 1000.0 * (interval.end_s - interval.start_s)
 
     async def cough(self) -> None:
         await self._do("cough", self._call.cough())
@@ -65,23 +65,23 @@ class HandCall:
         await self._do(f"press {keys}", self._call.press(keys))
 
     async def pause(self, ms: float) -> None:
-        """Say nothing."""
+        """Stay silent."""
         await self._do("pause", self._call.pause(ms))
 
     async def ended(self, *, timeout_ms: float = 15_000.0) -> CallReport:
-        """Wait until the other side has ended the call."""
-        await self._do("be hung up on", self._call.ended(timeout_ms))
+        """Wait until the other side has ended the call; returns the report."""
+        await self._do("see the call end", self._call.ended(timeout_ms))
         return await asyncio.wrap_future(self._over)
 
     async def hang_up(self) -> CallReport:
-        """Hang up; what came of the call."""
+        """Hang up; returns the call's report."""
         self._loop.call_soon_threadsafe(self._call.hang_up)
         return await asyncio.wrap_future(self._over)
 
     @property
     def report(self) -> CallReport:
-        """What came of the call: record, line, verdicts. Raises `AssertionError` while it goes on."""
-        assert self._over.done(), "the call goes on: hang up, or wait until it has ended, before its report is read"
+        """The call's report: record, line, verdicts. Raises `AssertionError` while the call is in progress."""
+        assert self._over.done(), "the call is in progress: hang up or wait for its end before you read the report"
         return self._over.result()
 
     async def _do(self, what: str, doing: Coroutine[Any, Any, T]) -> T:
@@ -92,9 +92,9 @@ class HandCall:
 
 
 class Offhook:
-    """Places calls; leaving the block hangs up whatever still goes on and waits for it.
+    """Places calls; leaving the block hangs up the calls in progress and waits for their ends.
 
-    `directory`: where agent files and sounds are sought. `out`: recordings, pictures and reports, a folder a call.
+    `directory`: the folder of agent files and sounds. `out`: recordings, pictures and reports, one folder per call.
     """
 
     def __init__(self, directory: Path, out: Path, *, real_model: bool = False) -> None:
@@ -126,10 +126,10 @@ class Offhook:
         carrier: Mapping[str, Any] | None = None,
         caller: Mapping[str, Any] | None = None,
     ) -> HandCall:
-        """Call this agent (a file, or its fields); given back once it is answered.
+        """Call this agent (a file, or its fields); returns once the call is answered.
 
-        `model`: the replies of the rehearsal model, or its whole part of a scenario; without them it answers each
-        turn with a sentence. `carrier` and `caller` (number, dials): as in a scenario. Raises `ScenarioError`.
+        `model`: the replies of the rehearsal model, or a whole `model` section of a scenario; by default it answers
+        each turn with a sentence. `carrier` and `caller` (number, dials): as in a scenario. Raises `ScenarioError`.
         """
         number = len(self._calls) + 1
         scripted = {"replies": [dict(reply) for reply in model]} if not isinstance(model, Mapping) else dict(model)
@@ -163,6 +163,6 @@ class Offhook:
         report.add_done_callback(ended)
         call = await asyncio.wrap_future(placed)
         self._calls.append((call, over))
-        while not call.over and not any(stream.started_s is not None for stream in call.truth.streams):  # noqa: ASYNC110 - it is answered in another thread
+        while not call.over and not any(stream.started_s is not None for stream in call.truth.streams):  # noqa: ASYNC110 - the call is answered in another thread
             await asyncio.sleep(0.01)
         return HandCall(self._loop, call, over)

@@ -23,7 +23,7 @@ import pytest
 
 from offhook.gateway.errors import OffhookError
 
-if TYPE_CHECKING:  # loaded with every pytest of the environment: what is heavy waits until it is needed
+if TYPE_CHECKING:  # pytest loads this plugin in every run: heavy imports wait until they are used
     from offhook.gateway.rehearsal.by_hand import Offhook
     from offhook.gateway.rehearsal.scenario.load import Scenario
 
@@ -39,26 +39,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--offhook-model",
         choices=("rehearsal", "gemini"),
         default="rehearsal",
-        help="who answers: the rehearsal model with the scenario's script (default), or Gemini with the key of the "
-        "environment, held to what can be expected of it without a script",
+        help="the model: the rehearsal model with the scenario's script (default), or Gemini with the key of the "
+        "environment, checked only for expectations that need no script",
     )
     group.addoption(
         "--offhook-out",
         default="out/pytest",
         metavar="DIR",
-        help="where recordings, pictures and reports of calls go, a folder a test (default: out/pytest)",
+        help="folder for recordings, pictures and reports, one subfolder per test (default: out/pytest)",
     )
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """A scenario is a test."""
+    """Collect a scenario as a test."""
     if file_path.name.endswith(".call.yaml"):
         return ScenarioFile.from_parent(parent, path=file_path)
     return None
 
 
 class CallFailed(Exception):
-    """Expectations that were not met, a line for each."""
+    """Expectations were not met; the message has a line for each."""
 
 
 class ScenarioFile(pytest.File):
@@ -105,7 +105,7 @@ class ScenarioItem(pytest.Item):
 
 @pytest.fixture
 def offhook(request: pytest.FixtureRequest) -> Iterator[Offhook]:
-    """Places simulated calls: `call = await offhook.call(agent, model=[...])`. Files are sought beside the test."""
+    """Places simulated calls: `call = await offhook.call(agent, model=[...])`. Paths are relative to the test."""
     from offhook.gateway.rehearsal.by_hand import Offhook
 
     out = _folder(request.config, request.node.nodeid)

@@ -1,11 +1,11 @@
-"""A clock for simulated calls inside one process: it stands still while the process computes and runs many times as
-fast as the wall's clock while the event loop waits.
+"""A clock for simulated calls inside one process: it stops while the process computes and runs many times as fast as
+wall time while the event loop waits.
 
-A call then takes the time of its computing, and a busy machine delays no part of it: a test sees what was decided and
-in which order, not how long the computing took. While a thread works for the loop the clock keeps the wall's pace:
-threads have no other clock.
+A call then takes only its computing time, and a busy machine delays no part of it: a test checks decisions and their
+order, not how long the computing took. While a thread works for the loop the clock runs at wall speed, because threads
+read wall time.
 
-Nothing is replaced: `run_quickly` hands the clock to the function that it runs, which hands it on to what it builds.
+Nothing is patched: `run_quickly` passes the clock to the function that it runs, which passes it to what it builds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 __all__ = ["SPEED", "Clock", "QuickLoop", "run_quickly", "running_clock"]
 
-SPEED = 20.0  # a thread or the kernel still has real time to do its part before one of our deadlines
-_LEAST_WAIT_S = 0.001  # epoll waits no shorter
-_LATE_S = 1e-6  # no timer fires early, whatever rounding loses when seconds are added
+SPEED = 20.0  # threads and the kernel still get enough real time to act before a deadline of ours
+_LEAST_WAIT_S = 0.001  # the shortest timeout of epoll
+_LATE_S = 1e-6  # more than rounding loses when seconds are added, so that no timer fires early
 
 Clock = Callable[[], float]  # seconds from an arbitrary start, never backwards
 T = TypeVar("T")
@@ -32,9 +32,9 @@ class _Selector(selectors.DefaultSelector):
     def __init__(self, speed: float, others_work: Callable[[], bool]) -> None:
         super().__init__()
         self._speed, self._others_work = speed, others_work
-        self.threads = 0  # at work for the loop
+        self.threads = 0  # number of threads that work for the loop
         self.now_s = time.monotonic()
-        self._owed_s = 0.0  # waits of the wall's clock too short to make one by one
+        self._owed_s = 0.0  # wall time of waits too short to make one by one
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -55,9 +55,9 @@ class _Selector(selectors.DefaultSelector):
 
 
 class QuickLoop(asyncio.SelectorEventLoop):
-    """An event loop on the quick clock, its `time`. At a speed of 1 it may wait for what is outside this process.
+    """An event loop whose `time` is the quick clock. At a speed of 1 it may wait for other processes.
 
-    `others_work`: whether threads that the loop does not start are at work for it.
+    `others_work`: returns whether threads that the loop did not start work for it.
     """
 
     def __init__(self, speed: float = SPEED, others_work: Callable[[], bool] = lambda: False) -> None:
@@ -82,7 +82,7 @@ class QuickLoop(asyncio.SelectorEventLoop):
 def running_clock() -> Clock:
     """The clock of the running event loop: `time` of a `QuickLoop`, else `time.monotonic`.
 
-    The latter and not the loop's own: uvloop's is a millisecond coarse and stands still within an iteration.
+    Not the time of other loops: uvloop's has a resolution of 1 ms and does not advance within an iteration.
     """
     loop = asyncio.get_running_loop()
     return loop.time if isinstance(loop, QuickLoop) else time.monotonic

@@ -36,8 +36,8 @@ from offhook.gateway.rehearsal.account import (
     account_for,
     counters,
     environment_of,
+    increases,
     legs,
-    moved,
     place_outbound,
 )
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -48,8 +48,8 @@ from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.gateway.rehearsal.results.picture import draw
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
+    ExpectationResult,
     Report,
-    Verdict,
     call_report,
     report_of,
     show,
@@ -71,14 +71,15 @@ __all__ = [
     "fetch_record",
     "gateway_environment",
     "gateway_process",
-    "last_words",
     "rehearse",
     "run_demo",
     "run_scenario",
+    "tail_of",
     "understood",
 ]
 
-TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_")  # prefixes of their variables
+# Prefixes of the environment variables of the carrier and gateway, and of the model.
+TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_")
 PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is never resolved
 START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
@@ -89,7 +90,7 @@ STAGGER_S = 0.130  # between the starts of calls placed together; not a multiple
 Progress = Callable[[Glance], None]
 Watch = Callable[[SimulatedCall], None]
 
-# Kinds of expectation that a model without a script can be held to.
+# Kinds of expectation that apply to a model without a script.
 OF_ANY_MODEL = frozenset(
     [
         "greeting_within_ms",
@@ -125,7 +126,7 @@ class ModelAt(Protocol):
 
 
 class GatewayFailed(OffhookError):
-    """The gateway did not start; the message holds the end of its log."""
+    """The gateway did not start; the message has the end of its log."""
 
 
 def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str) -> dict[str, str]:
@@ -148,7 +149,7 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
 
 
 def environment_without(prefixes: tuple[str, ...]) -> dict[str, str]:
-    """This process's environment without variables of these prefixes, and with no proxy for this machine."""
+    """This process's environment without variables of these prefixes, and without a proxy for loopback."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return env | {"NO_PROXY": ",".join(filter(None, (env.get("NO_PROXY"), "127.0.0.1", "localhost")))}
 
@@ -163,10 +164,10 @@ async def gateway_process(
     environment: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
 ) -> AsyncIterator[str]:
-    """`offhook serve` with this agent, against the rehearsal model; gives its URL. Raises `GatewayFailed`.
+    """Run `offhook serve` with this agent and the rehearsal model; yields its URL. Raises `GatewayFailed`.
 
-    None of this process's own settings or keys reach it, except the model's when `model` is None: the gateway then
-    connects to the model that the environment names. Its log goes to the file `log`. `limits`: resource limits of the
+    The process does not inherit settings or keys, except the model's when `model` is None: the gateway then connects
+    to the model that the environment names. The log goes to the file `log`. `limits`: resource limits of the
     process, such as `{"RLIMIT_NOFILE": 64}`.
     """
     env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
@@ -189,7 +190,7 @@ async def gateway_process(
         except TimeoutError:
             first = ""
         if not first.startswith("listening on "):
-            raise GatewayFailed(f"the gateway did not start: {last_words(log) or first or 'its log is empty'}")
+            raise GatewayFailed(f"the gateway did not start: {tail_of(log) or first or 'its log is empty'}")
         yield first.removeprefix("listening on ")
     finally:
         await _stop(process)
@@ -205,8 +206,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def last_words(log: Path) -> str:
-    """The end of a log."""
+def tail_of(log: Path) -> str:
+    """The last 800 characters of a log."""
     return log.read_text(encoding="utf-8", errors="replace").strip()[-800:]
 
 
@@ -222,7 +223,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 async def fetch_record(url: str, truth: CallTruth) -> CallRecord | None:
-    """The gateway's own record of a call that has ended, or None if it keeps none."""
+    """The gateway's record of a call that has ended, or None if it keeps none."""
     if not truth.streams and truth.ended_by in NEVER_A_CALL:
         return None
     async with aiohttp.ClientSession() as session:
@@ -250,9 +251,9 @@ async def rehearse(
 ) -> list[tuple[CallTruth, CallReport]]:
     """Place the scenario's call, or several at once, through a running gateway.
 
-    `seed` determines everything random about them, their SIDs included. `model` None: a model without a script, held to
-    fewer expectations. `watch` is called with each call as it is placed. `twilio`: the account whose REST API the
-    gateway uses, needed for outbound calls. `clock`: by default the running loop's.
+    `seed` determines all random values of the calls, their SIDs included. `model` None: a model without a script, for
+    which fewer expectations are checked. `watch` is called with each call as it is placed. `twilio`: the account whose
+    REST API the gateway uses, needed for outbound calls. `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
     if twilio is not None:
@@ -279,8 +280,8 @@ async def rehearse(
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
     records = await asyncio.gather(*(fetch_record(url, truth) for truth in truths))
-    counted = moved(before, await counters(url))
-    # Calls start one after another, and each opens its session at once: sessions pair with calls unless one reconnects.
+    counted = increases(before, await counters(url))
+    # Calls start one after another and each opens its session at once: sessions pair with calls unless one reconnects.
     sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
     faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
@@ -330,22 +331,22 @@ def _call(
     )
 
 
-def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[Verdict]:
-    """Verdicts on the scenario's expectations; without a script, on those that any model can be held to."""
+def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[ExpectationResult]:
+    """Verdicts on the scenario's expectations; without a script, on those that apply to any model."""
     if scripted:
         return [judge(one, report) for one in scenario.expect]
     kept = [judge(one, report) for one in scenario.expect if one.kind in OF_ANY_MODEL]
     return [*kept, understood(report)]
 
 
-def understood(report: CallReport) -> Verdict:
-    """Whether the model transcribed at least half of the caller's words: was the caller intelligible?"""
-    said = {word for turn in report.line.caller if turn.kind == "say" for word in _WORD.findall(turn.text.lower())}
+def understood(report: CallReport) -> ExpectationResult:
+    """Whether the model transcribed at least half of the caller's words, so that the caller was intelligible."""
+    spoken = {word for turn in report.line.caller if turn.kind == "say" for word in _WORD.findall(turn.text.lower())}
     turns = report.record.turns if report.record else []
-    heard = {word for turn in turns for word in _WORD.findall(turn.caller_text.lower())}
-    share = len(said & heard) / len(said) if said else 1.0
-    words = f"the model transcribed {share:.0%} of the caller's {len(said)} different words"
-    return Verdict(ok=share >= 0.5, expectation="understood", words=words)
+    transcribed = {word for turn in turns for word in _WORD.findall(turn.caller_text.lower())}
+    share = len(spoken & transcribed) / len(spoken) if spoken else 1.0
+    words = f"the model transcribed {share:.0%} of the caller's {len(spoken)} different words"
+    return ExpectationResult(ok=share >= 0.5, expectation="understood", words=words)
 
 
 async def run_scenario(
@@ -361,12 +362,12 @@ async def run_scenario(
     gateway: Callable[..., AbstractAsyncContextManager[str]] = gateway_process,
     clock: Clock | None = None,
 ) -> Report:
-    """A scenario from end to end: model, gateway process, calls; results in `out_dir`.
+    """Run a scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
-    `call.wav` (left what the caller said, right what the caller heard), `call.png` and `report.json`; of
-    several calls, recordings and pictures are numbered. `real_model`: the model that this process's
-    environment names, with its key, instead of the rehearsal model. `gateway`: starts it, with `gateway_process`'s
-    arguments. `clock`: by default the running loop's.
+    The results are `call.wav` (left channel the caller, right channel what the caller heard), `call.png` and
+    `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the model that this
+    process's environment names, with its key. `gateway`: starts the gateway, with the arguments of `gateway_process`.
+    `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
     agent_file = _agent_file(scenario, out_dir)
@@ -374,15 +375,15 @@ async def run_scenario(
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script(), clock=clock))
         twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL, clock))
-        begun = gateway(
+        starting = gateway(
             agent_file,
             model,
             auth_token=auth_token,
             log=out_dir / "gateway.log",
             environment={**environment_of(scenario, twilio), **(environment or {})},
         )
-        url = await stack.enter_async_context(begun)
-        lived = await rehearse(
+        url = await stack.enter_async_context(starting)
+        rehearsed = await rehearse(
             scenario,
             url,
             model,
@@ -396,14 +397,13 @@ async def run_scenario(
         )
         for failure in model.failures if model else ():
             raise failure
-    executor = (
-        _picture_process() if gateway is gateway_process else None
-    )  # otherwise no call is going on that drawing could delay
+    # Another gateway runs on the quick clock: there is no call that drawing could delay.
+    executor = _picture_process() if gateway is gateway_process else None
     paths: dict[str, str] = {}
-    for number, (truth, report) in enumerate(lived, 1):
-        suffix = f"-{number}" if len(lived) > 1 else ""
+    for number, (truth, report) in enumerate(rehearsed, 1):
+        suffix = f"-{number}" if len(rehearsed) > 1 else ""
         paths |= await asyncio.get_running_loop().run_in_executor(executor, write_call, out_dir, truth, report, suffix)
-    whole = report_of([report for _, report in lived], paths | {"report": str(out_dir / "report.json")})
+    whole = report_of([report for _, report in rehearsed], paths | {"report": str(out_dir / "report.json")})
     await asyncio.to_thread(write_report, whole, out_dir / "report.json")
     return whole
 
@@ -429,7 +429,7 @@ def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
 
 
 def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
-    """Recording and picture of one call; their paths by name."""
+    """Write recording and picture of one call; returns their paths by name."""
     sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
     left, right = decode(truth.left), decode(truth.right)
     write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))
@@ -438,12 +438,12 @@ def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str 
 
 
 async def run_demo(out_dir: Path, progress: Progress | None = None) -> Report:
-    """The bundled demo: one call of half a minute."""
+    """Run the bundled demo: one call of half a minute."""
     return await run_scenario(load_scenario("demo"), out_dir, progress=progress)
 
 
 async def demo(out: Path, json: Path | None = None) -> None:
-    """`offhook demo`: a live line while the call goes on, then tables and paths. SystemExit(1) if it failed."""
+    """`offhook demo`: a live line during the call, then tables and paths. SystemExit(1) if it failed."""
     console = Console()
     console.print("A simulated call through the real gateway: rehearsal model and carrier on this machine.")
     with _live(console) as progress:

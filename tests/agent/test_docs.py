@@ -48,7 +48,7 @@ def test_every_block_is_an_agent_file(block: str) -> None:
     assert agent.name
 
 
-def test_values_said_to_be_the_defaults_are_the_defaults() -> None:
+def test_documented_defaults_are_the_real_defaults() -> None:
     bare, shown = (
         Agent(name="a"),
         parse_agent("name: a\n" + "\n".join(b for b in BLOCKS if "name: receptionist" not in b)),

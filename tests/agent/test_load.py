@@ -75,7 +75,7 @@ def test_errors_name_line_and_field(text: str, line: int, field: str, says: str)
     assert str(caught.value).startswith(f"a.yaml:{line}: ")
 
 
-def test_braces_unquoted_says_put_quotes() -> None:
+def test_unquoted_braces_are_reported_with_the_fix() -> None:
     text = "name: receptionist\ninstructions: {{restaurant}} is where you work. Be brief.\nvariables: {restaurant: B}\n"
     with pytest.raises(AgentFileError, match=r"a\.yaml:2: put quotes around a text that begins with \{\{"):
         parse_agent(text, path="a.yaml")
@@ -87,7 +87,7 @@ def test_key_given_twice_is_refused_with_both_lines() -> None:
         parse_agent(text, path="a.yaml")
 
 
-def test_off_is_a_word_and_true_a_boolean() -> None:
+def test_off_is_a_string_and_true_a_boolean() -> None:
     agent = parse_agent("name: a\nlanguage: no\nbarge_in: {mode: off}\nrecording: {enabled: true}")
     assert agent.language == "no"
     assert agent.barge_in.mode == "off"
@@ -108,7 +108,7 @@ def test_local_turns_have_defaults_of_their_own() -> None:
     assert pre_roll_s(zero) == 0
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(AgentFileError, match="cannot be read"):
         load_agent(tmp_path / "none.yaml")
 

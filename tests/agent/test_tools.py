@@ -72,7 +72,7 @@ def test_an_http_tool_needs_a_name_and_a_description(field: str) -> None:
         parse_agent("name: a\ntools: [{" + text + ", http: {url: 'https://a.example'}}]")
 
 
-def test_what_is_right_is_taken() -> None:
+def test_a_valid_value_is_accepted() -> None:
     tool = agent(
         "http:\n  url: '${BASE}/{{tenant}}/orders/{order_id}?by={{caller}}'\n  method: POST\n"
         "  headers: {Authorization: 'Bearer ${TOKEN}', X-Json: '{\"a\": {b}}'}\n  body: {note: '{note}'}\n"
@@ -89,5 +89,5 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding=
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.S))
-def test_what_the_documentation_shows_is_accepted(example: str) -> None:
+def test_examples_of_the_documentation_are_accepted(example: str) -> None:
     assert parse_agent("name: a\n" + example).tools

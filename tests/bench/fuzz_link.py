@@ -120,8 +120,8 @@ def trouble(rng: random.Random) -> m.Action:
             m.Send({"sessionResumptionUpdate": {"newHandle": "made-up", "resumable": True}}),
             m.Send({"toolCallCancellation": {"ids": [None, "made-up"]}, "goAway": {"timeLeft": "soon"}}),
             m.Oversize(1_200_000),
-            m.Interrupted(),
-            m.GoAway(rng.uniform(0.05, 0.3)),
+            m.SendInterrupted(),
+            m.SendGoAway(rng.uniform(0.05, 0.3)),
             m.CancelTools(),
             m.Mute(),
         ]

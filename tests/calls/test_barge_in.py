@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offhook.gateway.rehearsal.model.script import CallTool, Interrupted, Reply, Script, Wait
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script, SendInterrupted, Wait
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
@@ -61,7 +61,7 @@ PLANS = {
     "both start together": Plan((Pause(350), Say(HELLO), *AGAIN), Script((GREETING, Reply("caller", (SATURDAY,))))),
     "the model alone hears something": Plan(
         (WaitForAgent("start"), Pause(2_500), Say(HELLO), *AGAIN),
-        deaf(Reply("text", (Speak("Of course.", LONG_LINE), Wait(800), Interrupted()))),
+        deaf(Reply("text", (Speak("Of course.", LONG_LINE), Wait(800), SendInterrupted()))),
     ),
     "the detector alone hears somebody": Plan(
         (SayOver(WAIT, 1_500), Pause(800), HangUp()), deaf(Reply("text", (LONG,)))

@@ -24,11 +24,11 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Mute,
     Reply,
     Script,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Wait,
 )
@@ -115,7 +115,7 @@ PLANS = {
         TALK,
         Script(
             (Reply("text", (Speak(LONG_TEXT, length_ms=4_000, speed=1.0),)), ANSWERED),
-            faults=(Fault(1.5, (GoAway(50.0),)),),
+            faults=(Fault(1.5, (SendGoAway(50.0),)),),
         ),
     ),
     "go away in a tool call": Plan(
@@ -123,7 +123,7 @@ PLANS = {
         Script(
             (
                 GREETING,
-                Reply("caller", (CallTool("while"), GoAway(50.0))),
+                Reply("caller", (CallTool("while"), SendGoAway(50.0))),
                 Reply("tool:while", (SATURDAY,)),
             )
         ),
@@ -159,7 +159,7 @@ PLANS = {
         Script((GREETING, Reply("caller", (Speak(LONG_TEXT, length_ms=6_000, speed=1.5, late_chunks=4),)), ANSWERED)),
     ),
     "phantom and mute": Plan(
-        TALK, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (Interrupted(), Mute())),)), agent=IMPATIENT
+        TALK, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (SendInterrupted(), Mute())),)), agent=IMPATIENT
     ),
     "empty turn": Plan(TALK, Script((GREETING, Reply("caller", (EmptyTurn(),)), NUDGED)), agent=IMPATIENT),
     "cut in mid-sentence": Plan(

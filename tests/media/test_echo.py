@@ -76,7 +76,7 @@ def test_a_line_without_echo_sets_the_caller_free() -> None:
     assert quick.coupling_db < -28.0
 
 
-def test_before_anything_is_known_the_bound_is_safe() -> None:
+def test_before_learning_the_bound_is_safe() -> None:
     guard = EchoGuard()
     bound = run(guard, LINE[:29], AGENT[:29])
     assert guard.coupling_db == -14.0
@@ -85,7 +85,7 @@ def test_before_anything_is_known_the_bound_is_safe() -> None:
 
 @pytest.mark.parametrize("caller_dbov", [-30.0, -22.0, -14.0])
 @pytest.mark.parametrize("echo", [None, -20.0])
-def test_a_caller_talking_over_the_agent_teaches_nothing(caller_dbov: float, echo: float | None) -> None:
+def test_double_talk_does_not_change_the_echo_model(caller_dbov: float, echo: float | None) -> None:
     """For 30 s, as loud as the agent and louder: taken for echo, he would be deafened for the rest of the call."""
     guard = EchoGuard()
     back = LINE if echo is None else mix(late(AGENT, 9.4, echo), LINE)
@@ -103,7 +103,7 @@ def test_from_the_first_frame_too() -> None:
     assert guard.delay_frames is None
 
 
-def test_an_echo_that_comes_later_is_learned_within_three_seconds() -> None:
+def test_a_longer_echo_delay_is_learned_within_3_s() -> None:
     """The caller switches to the loudspeaker."""
     guard = EchoGuard()
     heard = np.concatenate([LINE[:700], mix(late(AGENT, 9.4, -15.0), LINE)[700:]])
@@ -112,7 +112,7 @@ def test_an_echo_that_comes_later_is_learned_within_three_seconds() -> None:
     assert longest_run((heard > np.maximum(bound, -58.0))[850:]) <= 2
 
 
-def test_an_echo_that_goes_is_forgotten() -> None:
+def test_an_echo_that_stops_is_forgotten() -> None:
     """The network's canceller has converged."""
     guard = EchoGuard()
     heard = np.concatenate([mix(late(AGENT, 9.4, -15.0), LINE)[:700], LINE[700:]])
@@ -120,7 +120,7 @@ def test_an_echo_that_goes_is_forgotten() -> None:
     assert guard.coupling_db < -28.0
 
 
-def test_replies_with_pauses_between_and_a_clock_that_is_off() -> None:
+def test_echo_is_learned_though_the_clock_is_off() -> None:
     """Each reply's clock is wrong by up to two frames, as marks and jitter buffers make it."""
     guard = EchoGuard()
     played, heard = AGENT.copy(), mix(late(AGENT, 10.4, -15.0), LINE)

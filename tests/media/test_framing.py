@@ -11,7 +11,7 @@ from offhook.media.framing import Framer
 
 @given(st.lists(st.binary(max_size=700)), st.integers(1, 200))
 @settings(deadline=None)
-def test_any_chunks_come_out_as_whole_frames_in_order(chunks: list[bytes], frame_bytes: int) -> None:
+def test_any_chunks_become_whole_frames_in_order(chunks: list[bytes], frame_bytes: int) -> None:
     framer = Framer(frame_bytes)
     pushed = [framer.push(chunk) for chunk in chunks]
     assert all(len(frames) % frame_bytes == 0 for frames in pushed)

@@ -52,7 +52,7 @@ PLACED = st.lists(st.tuples(st.booleans(), st.integers(0, 20_000), st.integers(0
 
 @given(placed=PLACED)
 @settings(max_examples=40, deadline=None)
-def test_any_order_of_placing_gives_the_same_as_an_array(
+def test_chunks_in_any_order_give_the_same_audio(
     placed: list[tuple[bool, int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "call.wav"
@@ -119,7 +119,7 @@ def test_a_killed_process_leaves_a_playable_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("claimed", [0, 7, 2**31])
 @pytest.mark.parametrize("torn", [0, 1, 2, 3])
-def test_a_wrong_header_is_repaired_on_open_and_the_call_goes_on(tmp_path: Path, claimed: int, torn: int) -> None:
+def test_a_wrong_header_is_repaired_when_opened(tmp_path: Path, claimed: int, torn: int) -> None:
     path = tmp_path / "call.wav"
     made = Recording(path)
     made.caller(0, CALLER[:8000])
@@ -142,7 +142,7 @@ def test_a_wrong_header_is_repaired_on_open_and_the_call_goes_on(tmp_path: Path,
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 10, 43])
-def test_a_header_cut_short_is_a_call_that_had_just_begun(tmp_path: Path, size: int) -> None:
+def test_a_truncated_header_is_an_empty_recording(tmp_path: Path, size: int) -> None:
     path = tmp_path / "call.wav"
     Recording(path).close().result(10)
     path.write_bytes(path.read_bytes()[:size])
@@ -191,7 +191,7 @@ class _FullDisk(recording.FileIO):
         raise OSError(28, "No space left on device")
 
 
-def test_a_disk_that_stands_still_loses_audio_not_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_disk_drops_audio_and_bounds_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[object] = []
     monkeypatch.setattr(recording._WRITER, "put", lambda *job: held.append(job))
     made = Recording(tmp_path / "call.wav")

@@ -140,14 +140,14 @@ def test_the_pass_band_is_flat() -> None:
     assert np.abs(response_db(DOWN_TAPS, 24000, 1, band)).max() <= 0.1
 
 
-def test_images_and_aliases_are_gone() -> None:
+def test_images_and_aliases_are_suppressed() -> None:
     # 300 to 3400 Hz at 8 kHz have their images at 4600 to 7700 Hz; what lies above 4200 Hz folds below 3800.
     assert response_db(UP_TAPS, 16000, 2, np.linspace(4600, 7700, 3000)).max() <= -70
     assert response_db(UP_TAPS, 16000, 2, np.linspace(4200, 8000, 3000)).max() <= -60
     assert response_db(DOWN_TAPS, 24000, 1, np.linspace(4200, 12000, 4000)).max() <= -60
 
 
-def test_tones_come_through_as_the_response_says() -> None:
+def test_tones_are_attenuated_as_the_response() -> None:
     """The same, measured on the converter's output rather than computed from its taps."""
     t = np.arange(16000) / 8000
     for hz in (300.0, 1000.0, 2000.0, 3400.0):

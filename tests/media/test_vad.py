@@ -51,7 +51,7 @@ def test_speech_has_a_beginning_and_an_end(make: Make) -> None:
     assert end.decided_sample - end.sample == pytest.approx(3200, abs=160)  # the hangover
 
 
-def test_speaking_says_what_the_last_edge_said() -> None:
+def test_speaking_agrees_with_the_last_edge() -> None:
     detector, said = EnergyDetector(), False
     for frame in spoken().reshape(-1, 160):
         edge = detector.push(frame, -100.0)
@@ -59,7 +59,7 @@ def test_speaking_says_what_the_last_edge_said() -> None:
         assert detector.speaking is said
 
 
-def test_hangover_and_least_speech_are_as_asked() -> None:
+def test_hangover_and_least_speech_are_as_configured() -> None:
     (_, end), short = edges(EnergyDetector(hangover_ms=800), spoken()), spoken(seconds=0.12)
     assert end.decided_sample - end.sample == 6400
     assert starts(edges(EnergyDetector(min_speech_ms=60), short)) == 1
@@ -68,7 +68,7 @@ def test_hangover_and_least_speech_are_as_asked() -> None:
     assert 1920 <= late.decided_sample - late.sample <= 2240
 
 
-def test_two_utterances_are_two_and_a_short_pause_is_none() -> None:
+def test_only_a_long_pause_separates_two_utterances() -> None:
     two = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 3.0, 5.0))
     assert [edge.speaking for edge in edges(EnergyDetector(), two)] == [True, False, True, False]
     paused = signals.add(spoken(0.5, 1.0, 5.0), spoken(0.5, 1.7, 5.0))
@@ -82,7 +82,7 @@ def test_edges_are_plain_frozen_values() -> None:
         edge.sample = 0  # type: ignore[misc]
 
 
-def test_only_whole_frames_are_taken(make: Make) -> None:
+def test_only_whole_frames_are_accepted(make: Make) -> None:
     for count in (0, 159, 161, 320):
         with pytest.raises(ValueError, match="frames of 160 samples"):
             make().push(np.zeros(count, dtype=np.int16), -100.0)
@@ -131,7 +131,7 @@ def test_soft_and_loud_callers_are_heard(dbov: float) -> None:
     check_onsets(onsets(EnergyDetector, signals.HELD_OUT, dbov=dbov), p90_ms=150)
 
 
-def test_a_caller_who_speaks_from_the_first_sample_is_heard() -> None:
+def test_speech_from_the_first_sample_is_detected() -> None:
     require("espeak-ng")
     check_onsets(onsets(EnergyDetector, signals.HELD_OUT, lead_s=0.0), p90_ms=150)
 
@@ -169,7 +169,7 @@ def test_silero_hears_speech_in_noise_at_10_db() -> None:
     ],
     ids=["silence", "white -50", "white -30", "pink", "hum 50", "hum 60", "DTMF", "DTMF in noise", "coughs"],
 )
-def test_what_is_no_voice_is_no_speech(make: Make, sound: signals.Samples) -> None:
+def test_sounds_without_a_voice_are_no_speech(make: Make, sound: signals.Samples) -> None:
     assert edges(make(), sound) == []
 
 
@@ -177,7 +177,7 @@ def test_typing_is_seldom_speech(make: Make) -> None:
     assert starts(edges(make(), signals.add(signals.keyboard(60), signals.white(60, -60.0)))) <= 2
 
 
-def test_noise_that_comes_on_suddenly_is_no_speech() -> None:
+def test_sudden_noise_is_no_speech() -> None:
     for noise in (signals.white(10, -35.0), signals.pink(10, -35.0), signals.hum(10, -30.0)):
         noise[: 5 * RATE_HZ] = signals.white(5, -62.0)
         assert edges(EnergyDetector(), noise) == []
@@ -205,7 +205,7 @@ def test_the_agents_echo_is_not_the_caller(make: Make, echo_db: float, delay_ms:
     assert starts(edges(EnergyDetector(), mic)) >= 1  # not told what was played, anyone would be fooled
 
 
-def test_after_a_reply_the_echo_still_on_its_way_is_known() -> None:
+def test_echo_that_arrives_after_a_reply_is_no_speech() -> None:
     """`clear` stops the agent; what was played before comes back for another 400 ms."""
     require("espeak-ng")
     talk = signals.agent_speech(12, "de+m1", -18.0)
@@ -215,7 +215,7 @@ def test_after_a_reply_the_echo_still_on_its_way_is_known() -> None:
     assert edges(EnergyDetector(), mic, talk) == []
 
 
-def test_talking_over_the_agent_for_long_does_not_deafen() -> None:
+def test_long_double_talk_does_not_mask_later_speech() -> None:
     require("espeak-ng")
     talk = signals.agent_speech(40)
     caller = np.concatenate([signals.speak(text, voice) for voice, texts in signals.HELD_OUT.items() for text in texts])

@@ -54,14 +54,14 @@ def test_every_width_as_sox_writes_it(tmp_path: Path, bits: int) -> None:
     assert np.abs(samples.astype(int) - TONE).max() <= (128 if bits == 8 else 0)
 
 
-def test_what_is_no_wav_is_named_with_the_cure(tmp_path: Path) -> None:
+def test_a_file_that_is_no_wav_is_named_with_the_fix(tmp_path: Path) -> None:
     for content in (b"", b"RIFF", b"hello, I am text", b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"):
         (tmp_path / "bad.wav").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad\.wav is not a PCM WAV file .*sox"):
             read_wav(tmp_path / "bad.wav")
 
 
-def test_a_truncated_file_gives_what_is_there(tmp_path: Path) -> None:
+def test_a_truncated_file_has_its_remaining_samples(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", TONE, 8000)
     whole = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "a.wav").write_bytes(whole[: 44 + 201])

@@ -53,7 +53,7 @@ class TestObserve:
         metrics.observe(BARGEIN_STOP, 0.1)
         assert metrics.window("bargein_stop", 60).count == 2
 
-    def test_unknown_name_is_a_bug_and_says_so(self, metrics: Metrics) -> None:
+    def test_an_unknown_name_raises(self, metrics: Metrics) -> None:
         with pytest.raises(KeyError, match="bargin_stop"):
             metrics.observe("bargin_stop", 0.1)
 
@@ -99,7 +99,7 @@ class TestClosedLabels:
         assert value(metrics, "offhook_tool_call_seconds_count", tool="book_table") == 1
         assert value(metrics, "offhook_tool_call_seconds_count", tool="other") == 1
 
-    def test_a_flood_of_words_does_not_grow_the_exposition(self, metrics: Metrics) -> None:
+    def test_a_flood_of_labels_does_not_grow_exposition(self, metrics: Metrics) -> None:
         for word in ("", 'quote"', "line\nfeed", "CA" + "0" * 32, "+4930123456"):
             metrics.input_errors_total.inc(word, word)
             metrics.calls_total.inc(word, word)

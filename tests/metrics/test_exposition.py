@@ -55,7 +55,7 @@ def test_same_content_as_prometheus_client(metrics: Metrics) -> None:
     assert len(second) > 35
 
 
-def test_families_of_others_in_the_registry_are_rendered_too() -> None:
+def test_foreign_families_in_the_registry_are_rendered() -> None:
     registry = CollectorRegistry()
     Gauge("odd", 'help with \\ and\nline feed and "quote"', ["label"], registry=registry).labels('a"b\\c\nd').set(
         float("-inf")

@@ -28,7 +28,7 @@ def calls() -> Iterator[tuple[str, str, list[object], ast.Call]]:
                 yield f"{path.name}:{node.lineno}", name, values, node
 
 
-def test_words_given_to_tallies() -> None:
+def test_labels_of_tallies_are_declared() -> None:
     seen = 0
     for where, name, values, _ in calls():
         *_, owner, method = ("", *name.split("."))
@@ -47,7 +47,7 @@ def test_names_of_metrics_exist() -> None:
             assert hasattr(METRICS, parts[-2]), f"{where}: {name}"
 
 
-def test_segments_observed_and_reasons_for_incomplete_ones() -> None:
+def test_observed_and_incomplete_segments_are_declared() -> None:
     seen = 0
     for where, name, values, _ in calls():
         if (

@@ -110,7 +110,7 @@ class TestSliding:
         assert window.window(now_s, 300).count == pytest.approx(300, abs=31)
         assert window.window(now_s, 3600).count == pytest.approx(3600, abs=31)
 
-    def test_history_holds_every_sample_once_in_its_stretch(self) -> None:
+    def test_history_holds_each_sample_in_one_interval(self) -> None:
         window, now_s = SlidingWindow(), 7 * 3600.0 + 42.5
         for span_s, points in [(60, 30), (300, 60), (3600, 60)]:
             window = SlidingWindow()

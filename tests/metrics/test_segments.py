@@ -29,7 +29,7 @@ class TestEverySegment:
         assert max(len(repr(b)) for b in segment.buckets_s()) <= 10
 
 
-def test_headline_segments_are_the_ones_the_product_is_judged_by() -> None:
+def test_headline_segments_are_the_expected_ones() -> None:
     assert {s.name for s in SEGMENTS if s.headline} == {
         "uplink_relative_delay",
         "model_first_audio",
@@ -47,7 +47,7 @@ def test_number_of_buckets_follows_range_and_growth() -> None:
     assert len(Segment("x", "a", "b", 0.02, 5.0).buckets_s()) == 59
 
 
-def test_names_are_unique_and_follow_prometheus_conventions() -> None:
+def test_names_are_unique_and_fit_for_prometheus() -> None:
     assert len(BY_NAME) == len(SEGMENTS)
     for segment in SEGMENTS:
         assert segment.metric == f"offhook_{segment.name}_seconds"
@@ -55,6 +55,6 @@ def test_names_are_unique_and_follow_prometheus_conventions() -> None:
         assert not segment.name.endswith(("_seconds", "_ms"))
 
 
-def test_turn_gap_says_what_is_outside_it() -> None:
+def test_turn_gap_documents_its_limits() -> None:
     assert "the carrier's edge" in TURN_GAP.help
     assert "230 to 300 ms" in TURN_GAP.help

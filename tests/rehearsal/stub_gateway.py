@@ -78,7 +78,7 @@ class StubGateway:
         answers: dict[str, str | list[str]] | None = None,
     ) -> None:
         self._talk, self._answers = talk, answers or {}
-        self.asked: list[tuple[str, dict[str, str], dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.lines: list[Line] = []
         self.url = ""
 
@@ -102,7 +102,7 @@ class StubGateway:
 
     async def _webhook(self, request: web.Request) -> web.Response:
         fields = {name: str(value) for name, value in (await request.post()).items()}
-        self.asked.append((request.path, fields, dict(request.headers)))
+        self.requests.append((request.path, fields, dict(request.headers)))
         answer = self._answers.get(request.path)
         if answer is None:
             if request.path == "/twilio/voice":

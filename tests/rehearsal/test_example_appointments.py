@@ -75,7 +75,7 @@ def test_a_day_that_cannot_be_is_refused(day: str) -> None:
         find_times(day)
 
 
-def test_monday_said_on_a_monday_is_the_next_one() -> None:
+def test_monday_on_a_monday_is_the_next_one() -> None:
     assert find_times("Monday")["day"] == "Monday, 2026-11-30"
 
 
@@ -97,7 +97,7 @@ def test_appointment_is_booked_found_moved_cancelled() -> None:
     assert booked(key="CA1:4")["reference"] == 1002, "a cancelled one's number is not given again"
 
 
-def test_a_repeat_with_the_same_key_does_nothing_again() -> None:
+def test_a_repeat_with_the_same_key_has_no_effect() -> None:
     assert booked() == booked()
     assert len(my_appointments(context())) == 1
     moved = change_appointment(1001, "Tuesday", "11:00", context("CA1:2"))
@@ -106,7 +106,7 @@ def test_a_repeat_with_the_same_key_does_nothing_again() -> None:
     assert cancel_appointment(1001, context("CA1:3")) == gone
 
 
-def test_taken_time_is_refused_with_the_nearest_free() -> None:
+def test_a_booked_time_is_refused_with_nearest_free() -> None:
     assert [booked(key=f"k{i}")["with"] for i in range(2)] == ["Dr Okafor", "Dr Lind"]
     with pytest.raises(ToolError, match=r"10:00 is not free .* The nearest free times are 09:15, 09:30, 10:30\."):
         booked(key="k3")

@@ -48,18 +48,18 @@ def items(name: str) -> list[str]:
 
 def test_list_is_created_extended_ticked_off_and_read() -> None:
     create_list("shopping list", context(), items=["milk", " oat  bread ", "Milk"])
-    told = add_to_list("the shopping list", ["eggs", "milk"], context())
-    assert told == {"list": "shopping", "added": ["eggs"], "already_there": ["milk"], "items_now": 3}
+    result = add_to_list("the shopping list", ["eggs", "milk"], context())
+    assert result == {"list": "shopping", "added": ["eggs"], "already_there": ["milk"], "items_now": 3}
     assert tick_off("shopping", "the eggs", context()) == {"list": "shopping", "open": 2}
     assert items("shopping") == ["milk", "oat bread", "eggs"]
     assert show_lists() == [{"name": "shopping", "kind": "shopping", "open": 2}]
 
 
-@pytest.mark.parametrize("said", ["groceries", "Groceries", "my groceries list", "grocerys", "shopping"])
-def test_a_list_is_found_by_what_people_call_it(said: str) -> None:
+@pytest.mark.parametrize("name", ["groceries", "Groceries", "my groceries list", "grocerys", "shopping"])
+def test_a_list_is_found_by_similar_names(name: str) -> None:
     create_list("groceries", context(), kind="shopping")
     create_list("novels", context(), kind="reading")
-    assert read_list(said)["name"] == "groceries"
+    assert read_list(name)["name"] == "groceries"
 
 
 def test_missing_list_or_item_names_existing_ones() -> None:
@@ -101,7 +101,7 @@ def test_item_or_all_open_items_are_assigned() -> None:
     assert [item["person"] for item in read_list("work")["items"]] == ["Sam", "Sam", ""]
 
 
-def test_a_repeat_with_the_same_key_does_nothing_again() -> None:
+def test_a_repeat_with_the_same_key_has_no_effect() -> None:
     first = create_list("shopping", context("k1"), items=["milk"])
     assert create_list("shopping", context("k1"), items=["milk"]) == first
     added = add_to_list("shopping", ["eggs"], context("k2"))

@@ -48,13 +48,13 @@ def seen(log: str = "", code: int = 0, records: list[CallRecord] | None = None, 
         ({'offhook_frames_total{direction="inbound"}': 103.0}, None),  # on their way when the call ended
         ({'offhook_frames_total{direction="inbound"}': 104.0}, "104 frames received, 80 reached the model, 20 were"),
         ({'offhook_frames_total{direction="inbound"}': 90.0}, "90 frames received, 80 reached the model, 20 were"),
-        ({"offhook_samples_after_clear_total": 160.0}, "160 samples of a dropped reply came behind its clear"),
+        ({"offhook_samples_after_clear_total": 160.0}, "160 samples of a dropped reply were sent after its clear"),
         ({'offhook_calls_total{reason="model_lost",side="model"}': 1.0}, "2 ends were counted for 1 calls"),
         ({"offhook_calls_active": 1.0}, "1 calls are still active"),
         ({"offhook_stuck_calls_total": 1.0}, "1 calls did not end by themselves"),
-        ({"process_open_fds": 12.0}, "3 descriptors more are open than before"),
-        ({"log": "Task was destroyed but it is pending!"}, "the log says was destroyed but it is pending"),
-        ({"log": "Traceback (most recent call last):"}, "the log says Traceback"),
+        ({"process_open_fds": 12.0}, "3 more descriptors are open than before"),
+        ({"log": "Task was destroyed but it is pending!"}, "the log has was destroyed but it is pending"),
+        ({"log": "Traceback (most recent call last):"}, "the log has Traceback"),
         ({"code": 31951}, "31951: unknown message"),
         ({"records": []}, "1 ends were counted for 0 calls"),
     ],
@@ -88,7 +88,7 @@ def test_a_few_cases_with_a_real_gateway():
 
 
 def test_failed_case_is_printed_and_sets_the_exit_code(tmp_path):
-    """The gateway of this case is told to take more calls than the case allows for."""
+    """The gateway of this case accepts more calls than the case expects."""
     program = (
         "import os, dataclasses, offhook.gateway.cli.rehearse as command\n"
         "command.CASES = tuple(dataclasses.replace(case, environment={}) for case in command.CASES)\n"
@@ -103,7 +103,7 @@ def test_failed_case_is_printed_and_sets_the_exit_code(tmp_path):
     )
     assert ran.returncode == 1, ran.stderr
     assert "✗ 32" in ran.stdout
-    assert "6 calls were taken, not 3" in ran.stdout
+    assert "6 calls were answered, not 3" in ran.stdout
     assert ran.stdout.endswith("0 of 1 cases good, 6 calls\n")
     (case,) = json.loads((tmp_path / "faults.json").read_text())["cases"]
-    assert case["faults"] == ["6 calls were taken, not 3"]
+    assert case["faults"] == ["6 calls were answered, not 3"]

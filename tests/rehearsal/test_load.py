@@ -14,7 +14,7 @@ import pytest
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, parse_metrics
-from offhook.gateway.rehearsal.load.search import Ask, LoadReport, Step, load, next_calls, verdict_on
+from offhook.gateway.rehearsal.load.search import LoadPlan, LoadReport, LoadStep, load, next_calls, verdict_on
 from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -24,10 +24,10 @@ from tests.rehearsal.short_call import SHORT
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
-ASK = Ask(start=10, most=1_000)
+ASK = LoadPlan(start=10, most=1_000)
 
 
-def search(limit: int, ask: Ask = ASK) -> list[int]:
+def search(limit: int, ask: LoadPlan = ASK) -> list[int]:
     """The numbers tried on a gateway that carries `limit` calls."""
     tried: list[tuple[int, bool]] = []
     while (calls := next_calls(tried, ask)) is not None:
@@ -46,20 +46,20 @@ def test_the_highest_number_is_found_to_a_tenth(limit):
 
 def test_search_ends_at_maximum_or_below_a_failure():
     assert search(5_000) == [10, 20, 40, 80, 160, 320, 640, 1_000]
-    assert search(5_000, Ask(start=7, most=7)) == [7]
+    assert search(5_000, LoadPlan(start=7, most=7)) == [7]
     assert search(0) == [10, 5, 2, 1]
     # 20 failed once though 40 was good: nothing above 20 is claimed.
     assert next_calls([(10, True), (20, False), (40, True)], ASK) == 15
 
 
-def a_step(**changed) -> Step:
+def a_step(**changed) -> LoadStep:
     none = Late(0, None, None, 0)
     fields = {
         "calls": 10, "began_s": 0, "ended_s": 1, "average_calls": 9.9, "ended": 8, "failed": 0, "frames": none,
         "worst": none, "lag": none, "cpu_ms_per_call_s": 1, "cpu_share": 0.1, "memory_mib": 1,
         "memory_kib_per_call": 1, "descriptors_per_call": 1, "frames_dropped": 0, "callers_clock_p99_ms": 1.0,
     }  # fmt: skip
-    return Step(**{**fields, **changed})
+    return LoadStep(**{**fields, **changed})
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def a_step(**changed) -> Step:
         ({"frames": Late(1_000, 1.0, 5.3, 11)}, "frame lateness P99 5.3 ms (11 of 1000 beyond 5 ms)"),
         ({"frames": Late(200, 9.0, None, 200)}, None),  # too few for a P99
         ({"failed": 2}, "2 of 8 calls failed: x: never answered (2)"),
-        ({"average_calls": 7.0}, "only 7 of 10 calls stood"),
+        ({"average_calls": 7.0}, "only 7 of 10 calls were active"),
         ({"frames_dropped": 3}, "3 frames were dropped"),
-        ({"callers_clock_p99_ms": 12.0}, "the callers themselves were late (P99 12.0 ms): this machine makes no more"),
+        ({"callers_clock_p99_ms": 12.0}, "the timers of the callers were late (P99 12.0 ms): this machine cannot"),
     ],
 )
-def test_a_step_fails_for_a_reason_in_words(changed, words):
+def test_a_failed_step_has_its_reason(changed, words):
     faults = verdict_on(a_step(**changed), {"x: never answered": 2})
     assert len(faults) == (words is not None)
     assert words is None or faults[0].startswith(words)
@@ -153,7 +153,7 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
         ) as url,
     ):
         environ = {"TWILIO_AUTH_TOKEN": "secret", "OFFHOOK_PUBLIC_URL": PUBLIC_URL}
-        ask = Ask(start=2, most=2, hold_s=4.0, ramp_s=0.2)
+        ask = LoadPlan(start=2, most=2, hold_s=4.0, ramp_s=0.2)
         report = await load(
             [tmp_path / "short.call.yaml"], tmp_path / "out", ask, url=url, environ=environ, clock=time.monotonic
         )
@@ -164,9 +164,9 @@ async def test_remote_gateway_limited_to_one_fails_at_two(tmp_path):
     assert "secret" not in json.dumps(msgspec.to_builtins(report))
 
 
-async def test_no_gateway_at_that_address_is_said_in_a_line(tmp_path):
+async def test_an_absent_gateway_is_reported_in_one_line(tmp_path):
     (tmp_path / "short.call.yaml").write_text(SHORT)
     files = [Path(tmp_path / "short.call.yaml")]
-    with pytest.raises(OperatorError, match="no gateway answers at"):
+    with pytest.raises(OperatorError, match="no gateway responds at"):
         await load(files, tmp_path / "out", ASK, clock=time.monotonic, url="http://127.0.0.1:9", environ={})
     await asyncio.sleep(0)

@@ -29,7 +29,7 @@ MODEL = [
 async def test_talk(offhook, tmp_path):
     call = await offhook.call(AGENT, model=MODEL)
     assert 500 < await call.agent_speaks() < 1200
-    with pytest.raises(AssertionError, match="the call goes on"):
+    with pytest.raises(AssertionError, match="the call is in progress"):
         call.report
     await call.say("Uh-huh.")
     await call.agent_speaks()
@@ -61,7 +61,7 @@ def test_the_plugin_is_announced_to_pytest():
     assert project["entry-points"]["pytest11"] == {"offhook": "offhook.gateway.rehearsal.pytest_plugin"}
 
 
-def test_scenarios_are_tests_that_fail_in_words(suite: pytest.Pytester):
+def test_a_failed_scenario_reports_its_expectations(suite: pytest.Pytester):
     suite.path.joinpath("good.call.yaml").write_text(SHORT)
     bad = SHORT.replace("name: short", "name: hasty").replace("end_reason: caller_hung_up", "end_reason: time_limit")
     suite.path.joinpath("bad.call.yaml").write_text(bad)
@@ -80,7 +80,7 @@ def test_calls_work_with_and_without_pytest_asyncio(suite: pytest.Pytester, runn
     suite.makepyfile(HAND_MADE)
     result = suite.runpytest_subprocess(*runner.split())
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*the caller could not hear the agent out: the agent was not heard within 0.3 s*"])
+    result.stdout.fnmatch_lines(["*the caller could not hear the agent to the end: the agent was not heard within*"])
 
 
 def test_a_real_model_needs_a_key(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
@@ -93,7 +93,7 @@ def test_a_real_model_needs_a_key(suite: pytest.Pytester, monkeypatch: pytest.Mo
 
 
 async def test_environment_model_must_meet_expectations(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    """Here a rehearsal model stands for the real one: the gateway is only told where it is, and a key."""
+    """A rehearsal model replaces the real one: the gateway gets its URL and a key."""
     deaf = SHORT.replace("on: caller, say: Well", "on: caller, heard: [' nothing of it'], say: Well")
     suite.path.joinpath("deaf.call.yaml").write_text(SHORT + "  tool_cancelled: never_called\n")
     async with ModelServer(parse_scenario(deaf).script(), api_keys=frozenset({"a key"})) as model:

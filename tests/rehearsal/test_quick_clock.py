@@ -1,4 +1,4 @@
-"""The clock that stands still while the process works."""
+"""The clock that stops while the process computes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_many_short_waits_are_as_long_as_one():
     assert 0.2 < by_wall_s < 3.0
 
 
-def test_it_stands_still_while_the_process_works():
+def test_the_clock_stops_while_the_process_computes():
     async def works() -> None:
         until_s = _wall_s() + 0.2
         while _wall_s() < until_s:
@@ -75,7 +75,7 @@ def test_threads_that_the_loop_does_not_know_of():
     assert by_clock_s <= by_wall_s < 3.0
 
 
-def test_data_that_comes_ends_a_wait():
+def test_received_data_ends_a_wait():
     async def talks() -> None:
         server = await asyncio.start_server(lambda reader, writer: echo(reader, writer), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -111,7 +111,7 @@ def test_an_ordinary_loop_has_the_wall_s_clock():
     asyncio.run(looks())
 
 
-def test_an_error_comes_out():
+def test_an_error_is_raised():
     async def fails(clock: Clock) -> None:
         raise ValueError
 

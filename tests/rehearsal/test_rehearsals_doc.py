@@ -27,11 +27,11 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(DOC.parents[1]),
-        # Whether ours is installed or not, and nobody else's beside it.
+        # Whether Offhook is installed or not, and without other plugins.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_ADDOPTS": "-p offhook.gateway.rehearsal.pytest_plugin",
     }
-    said, run = "", 0
+    printed, run = "", 0
     for block in BLOCK.finditer(DOC.read_text(encoding="utf-8")):
         note, text = block["note"] or "", block["text"]
         if block["file"]:
@@ -39,7 +39,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
             (tmp_path / block["file"]).write_text(text, encoding="utf-8")
         elif block["kind"] == "text":
             for line in text.splitlines():
-                assert line in said, f"{line!r} was not said, but:\n{said}"
+                assert line in printed, f"{line!r} was not printed, but:\n{printed}"
         elif block["kind"] == "sh" and note != "not run":
             if note.startswith("edit: "):
                 name, _, gone = note.removeprefix("edit: ").partition(": ")
@@ -51,7 +51,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
                 ran = subprocess.run(
                     command, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=180
                 )
-                said = ran.stdout
+                printed = ran.stdout
                 assert ran.returncode == wanted, (command, ran.stdout, ran.stderr)
                 run += 1
     assert run == 7
@@ -62,7 +62,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", re.findall(r"^offhook (\w[\w-]*)", DOC.read_text(encoding="utf-8"), re.M))
-def test_every_command_of_the_page_is_known(command: str) -> None:
+def test_every_command_of_the_page_exists(command: str) -> None:
     from offhook.gateway.cli.main import app
 
     names = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}

@@ -62,7 +62,7 @@ async def test_two_calls_at_once_through_in_process_gateway():
     assert len({truth.call_sid for truth, _ in lived}) == 2
 
 
-async def test_a_gateway_that_cannot_start_says_why(tmp_path):
+async def test_a_gateway_that_cannot_start_reports_why(tmp_path):
     scenario = parse_scenario(SHORT)
     async with ModelServer(scenario.script()) as model:
         with pytest.raises(run.GatewayFailed, match=r"nowhere\.yaml"):

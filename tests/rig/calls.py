@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from offhook.gateway.app import Gateway
 from offhook.gateway.models.gemini.recovery import Patience
-from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
+from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
@@ -51,7 +51,7 @@ class Outcome:
     record: CallRecord
     truth: CallTruth
     sessions: list[SessionRecord]
-    violations: list[Violation]
+    violations: list[ClientViolation]
 
 
 def place_calls(
@@ -117,7 +117,7 @@ def left_behind() -> list[str]:
     for task in asyncio.all_tasks():
         name, code = task.get_name(), getattr(task.get_coro(), "__qualname__", "")
         if task is asyncio.current_task() or code.startswith(
-            ("RequestHandler", "Link.", "Turns.", "_place", "ModelServer")
+            ("RequestHandler", "Connection.", "ScriptPlayer.", "_place", "ModelServer")
         ):
             continue
         if code.endswith(("Client.aclose", "Mixin.aclose")):

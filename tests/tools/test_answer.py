@@ -198,7 +198,7 @@ def test_a_value_that_cannot_be_written_raises(make: Any) -> None:
         answer({"a": [make()]}, Redactor())
 
 
-def test_text_of_what_cannot_be_shown() -> None:
+def test_values_without_a_text_are_described() -> None:
     assert text_of(Unshowable()) == "(Unshowable that cannot be shown: RuntimeError)"
 
 
@@ -256,7 +256,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.integers(10, 300))
-def test_what_fits_is_whole_and_what_does_not_is_bounded(value: Any, limit: int) -> None:
+def test_a_result_that_fits_is_whole_else_bounded(value: Any, limit: int) -> None:
     plain, whole = clipped(value, limit)
     size = len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
     if whole:

@@ -25,7 +25,7 @@ def desk(name: str, **options: Any) -> Desk:
 
 
 @pytest.mark.parametrize("name", BUILTINS)
-def test_every_one_can_be_made_and_says_what_it_is_for(name: str) -> None:
+def test_every_builtin_has_a_description(name: str) -> None:
     tool = builtin_tool(name, Options(targets=TARGETS, say="Hello."))
     assert tool.name == name
     assert tool.description
@@ -78,12 +78,12 @@ async def test_digits_are_collected(options: dict[str, Any], keys: str, result: 
     assert here.host.asked == [("keys", options.get("secret", False)), ("no more keys",)]
 
 
-async def test_no_key_at_all_is_said_so() -> None:
+async def test_a_missing_key_is_reported() -> None:
     result = await desk("collect_digits", wait_s=1.0).ask("collect_digits")
     assert result.response["message"] == "The caller pressed no key."
 
 
-def test_digits_survive_a_caller_who_speaks_and_take_their_time() -> None:
+def test_collecting_digits_survives_speech_in_between() -> None:
     tool = builtin_tool("collect_digits", Options(length=10, wait_s=8.0))
     assert tool.on_barge_in is ToolPolicy.FINISH
     assert tool.timeout_s == 88.0
@@ -129,7 +129,7 @@ def test_a_secret_shows_nothing_of_itself() -> None:
         ("{function: 'm:f', blocking: true, filler: One moment.}", "filler: cannot be said while the model waits"),
     ],
 )
-def test_an_agent_file_that_cannot_work_says_where(tool: str, says: str) -> None:
+def test_an_invalid_agent_file_is_reported_with_a_line(tool: str, says: str) -> None:
     with pytest.raises(AgentFileError, match=says):
         parse_agent(f"name: x\ntools: [{tool}]", path="a")
 

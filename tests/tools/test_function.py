@@ -79,7 +79,7 @@ async def book(
 BOOK = function_tool(book)
 
 
-def test_the_model_is_told_name_purpose_and_every_parameter() -> None:
+def test_a_declaration_has_name_purpose_and_parameters() -> None:
     assert BOOK.name == "book"
     assert BOOK.description == "Book a table.\nOnly after the caller agreed to day and time."
     properties = BOOK.parameters["properties"]
@@ -100,7 +100,7 @@ def test_the_schema_refers_to_nothing() -> None:
     assert "title" not in str(BOOK.parameters)
 
 
-async def test_arguments_arrive_as_the_hints_say() -> None:
+async def test_arguments_have_the_hinted_types() -> None:
     desk = Desk(BOOK)
     for _ in range(2):  # the second run finds the default as the first did
         result = await desk.ask("book", day="2026-11-30", people="4", guests=[{"name": "Ana"}], size="large")
@@ -135,7 +135,7 @@ async def test_arguments_arrive_as_the_hints_say() -> None:
         (["2026-11-30"], "The arguments must be an object"),
     ],
 )
-async def test_the_model_is_told_what_was_wrong_with_its_arguments(arguments: Any, told: str) -> None:
+async def test_wrong_arguments_are_explained_to_the_model(arguments: Any, told: str) -> None:
     desk = Desk(BOOK)
     result = await desk.result(desk.start("book", arguments))
     assert result.outcome is Outcome.FAILED
@@ -145,7 +145,7 @@ async def test_the_model_is_told_what_was_wrong_with_its_arguments(arguments: An
     assert result.record == f"wrong arguments: {result.response['message']}"
 
 
-async def test_an_undecorated_sync_function_runs_in_a_thread_and_may_talk_to_the_call() -> None:
+async def test_a_sync_function_in_a_thread_reaches_the_call() -> None:
     threads = []
 
     def look(context: ToolContext, what: str) -> str:
@@ -164,7 +164,7 @@ async def test_an_undecorated_sync_function_runs_in_a_thread_and_may_talk_to_the
     assert desk.host.remembered == {"looked for": "a chair"}
 
 
-def test_a_mark_says_more_than_the_signature_can() -> None:
+def test_a_decorator_adds_to_the_signature() -> None:
     @tool(name="cancel_table", description="Cancel it.", on_barge_in="finish", outside_effects=True)
     def cancel(number: int) -> None:
         """For the programmer."""
@@ -180,7 +180,7 @@ class Node(msgspec.Struct):
     children: list[Node]
 
 
-def test_a_parameter_that_contains_itself_is_declared_to_one_level() -> None:
+def test_a_recursive_parameter_is_declared_one_level() -> None:
     def endless(node: Node) -> None: ...
 
     (inner,) = [function_tool(endless).parameters["properties"]["node"]["properties"]["children"]["items"]]
@@ -202,7 +202,7 @@ def misspelt(day: Dey) -> None: ...  # type: ignore[name-defined]  # noqa: F821
         (misspelt, "type hints cannot be read"),
     ],
 )
-def test_a_function_no_model_can_call_is_refused_before_the_first_call(function: Any, says: str) -> None:
+def test_a_function_no_model_can_call_is_refused_early(function: Any, says: str) -> None:
     with pytest.raises(OperatorError, match=f"tool {function.__name__}: .*{says}"):
         function_tool(function)
 
@@ -218,12 +218,12 @@ def test_a_function_no_model_can_call_is_refused_before_the_first_call(function:
         ("tests.tools.hosts", "no function there has @tool"),
     ],
 )
-def test_a_function_that_is_not_there_is_said_to_be(path: str, says: str) -> None:
+def test_a_missing_function_is_reported(path: str, says: str) -> None:
     with pytest.raises(OperatorError, match=says):
         functions_named(path, ".")
 
 
-def test_a_module_stands_for_its_marked_functions() -> None:
+def test_a_module_yields_its_decorated_functions() -> None:
     assert functions_named(__name__, ".") == [book]
 
 
@@ -245,7 +245,7 @@ def test_docstrings_are_read(docstring: str, text: str, about: dict[str, str]) -
     assert described(docstring) == (text, about)
 
 
-async def test_a_tool_may_say_what_the_model_is_told() -> None:
+async def test_a_tool_may_choose_its_result_for_the_model() -> None:
     def full(day: str) -> None:
         raise ToolError("That day is full.", "the book has no free line")
 

@@ -69,7 +69,7 @@ def lazily(name: str) -> Any:
 
 
 @pytest.mark.parametrize("function", [find_customer, in_a_future, rows, lazily])
-async def test_what_is_awaitable_is_awaited(function: Any) -> None:
+async def test_an_awaitable_result_is_awaited(function: Any) -> None:
     desk = Desk(made(function))
     result = await desk.ask(function.__name__, name="Ann")
     found = result.response["result"]
@@ -150,7 +150,7 @@ async def test_an_endless_generator_is_cut(is_async: bool) -> None:
 # --- what goes wrong
 
 
-async def test_a_tool_that_hangs_is_ended_at_its_limit_and_really_cancelled() -> None:
+async def test_a_hanging_tool_is_cancelled_at_its_limit() -> None:
     ended = []
 
     async def hang() -> None:
@@ -168,7 +168,7 @@ async def test_a_tool_that_hangs_is_ended_at_its_limit_and_really_cancelled() ->
     assert ended == ["cancelled"]
 
 
-async def test_a_thread_that_hangs_is_left_behind_told_so_and_its_end_recorded() -> None:
+async def test_a_hanging_thread_is_abandoned_and_recorded() -> None:
     go, seen = threading.Event(), []
 
     def hang(context: ToolContext) -> str:
@@ -212,9 +212,7 @@ async def cancels_itself() -> None:
 
 
 @pytest.mark.parametrize("function", [fails, fails_async, stops, quits, quits_async, cancels_itself])
-async def test_an_exception_is_a_plain_sentence_to_the_model_and_the_whole_story_to_the_operator(
-    function: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_model_gets_no_traceback_the_log_does(function: Any, caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(made(function), secrets={"KEY": KEY})
     result = await desk.ask(function.__name__)
     assert result.outcome is Outcome.FAILED
@@ -235,7 +233,7 @@ async def test_a_tool_that_does_not_exist_is_answered() -> None:
 # --- answers
 
 
-async def test_an_answer_of_ten_megabytes_is_cut_without_holding_the_loop() -> None:
+async def test_a_10_mb_result_is_cut_off_the_loop() -> None:
     rows = [{"name": "x" * 90, "number": i} for i in range(100_000)]
     text = "é" * 5_000_000
 
@@ -262,7 +260,7 @@ async def test_an_answer_of_ten_megabytes_is_cut_without_holding_the_loop() -> N
 @pytest.mark.parametrize(
     ("value", "message"), [(None, "Done."), ([], "Nothing was found."), ({}, "Nothing was found.")]
 )
-async def test_an_empty_answer_says_what_it_means(value: Any, message: str) -> None:
+async def test_an_empty_result_is_explained(value: Any, message: str) -> None:
     async def find() -> Any:
         return value
 
@@ -273,7 +271,7 @@ async def test_an_empty_answer_says_what_it_means(value: Any, message: str) -> N
 # --- many at once, cancelling, repeats
 
 
-async def test_only_so_many_run_at_once() -> None:
+async def test_parallel_runs_are_limited() -> None:
     running, most, go = 0, 0, asyncio.Event()
 
     async def work() -> None:
@@ -292,7 +290,7 @@ async def test_only_so_many_run_at_once() -> None:
     assert most == 2
 
 
-async def test_a_cancelled_run_is_not_told_and_its_task_is_gone() -> None:
+async def test_a_cancelled_run_sends_nothing_and_ends() -> None:
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -311,7 +309,7 @@ async def test_a_cancelled_run_is_not_told_and_its_task_is_gone() -> None:
     assert desk.host.after == []
 
 
-async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told() -> None:
+async def test_a_run_finished_after_its_cancel_is_recorded() -> None:
     async def stubborn() -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
@@ -326,7 +324,7 @@ async def test_a_tool_that_finishes_although_cancelled_is_recorded_and_not_told(
     assert desk.host.after == [(call_id, LateOutcome.FINISHED, "booked")]
 
 
-async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:
+async def test_a_repeated_call_gets_the_first_result() -> None:
     runs = []
 
     async def book(day: str) -> str:
@@ -344,7 +342,7 @@ async def test_a_repeat_gets_the_first_result_and_does_not_run_again() -> None:
     assert other.response["result"] == "number 2"
 
 
-async def test_a_repeat_of_what_was_interrupted_does_not_run_again_and_says_why() -> None:
+async def test_a_repeat_of_an_interrupted_run_does_not_run() -> None:
     runs = []
 
     async def book() -> None:
@@ -374,7 +372,7 @@ async def test_a_repeat_of_what_was_interrupted_does_not_run_again_and_says_why(
         ({"simulated": False}, True),
     ],
 )
-async def test_what_acts_outside_is_only_rehearsed_in_a_rehearsal(facts: dict[str, Any], runs: bool) -> None:
+async def test_an_outside_effect_is_only_simulated(facts: dict[str, Any], runs: bool) -> None:
     ran = []
 
     @tool(outside_effects=True)
@@ -393,7 +391,7 @@ async def test_what_acts_outside_is_only_rehearsed_in_a_rehearsal(facts: dict[st
 # --- secrets
 
 
-async def test_a_secret_in_arguments_answers_and_errors_comes_out_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_secret_appears_in_no_record_log_or_error(caplog: pytest.LogCaptureFixture) -> None:
     async def echo(text: str) -> Any:
         return {
             "said": text,
@@ -436,7 +434,7 @@ async def test_the_model_hands_on_a_secret_it_never_sees() -> None:
 # --- threads
 
 
-async def test_threads_are_bounded_and_what_never_began_is_never_run() -> None:
+async def test_threads_are_bounded_cancelled_runs_not_begun() -> None:
     go, ran, threads = threading.Event(), [], Threads(limit=2)
 
     lock, at_once, most = threading.Lock(), 0, 0

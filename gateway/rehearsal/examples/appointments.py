@@ -46,9 +46,9 @@ class Book:
         """The practice's local time, which is the machine's."""
         return datetime.now()
 
-    def day(self, said: str) -> date:
+    def day(self, text: str) -> date:
         """A date as ISO text, "today", "tomorrow" or the next such weekday. Raises `ToolError`."""
-        today, text = self.now().date(), said.strip().lower()
+        today, text = self.now().date(), text.strip().lower()
         if text in ("today", "tomorrow"):
             found = today + timedelta(days=text == "tomorrow")
         elif text.capitalize() in DAYS:
@@ -114,8 +114,8 @@ class Book:
         return row
 
 
-def told(row: sqlite3.Row) -> dict[str, Any]:
-    """An appointment in words that can be said."""
+def to_model(row: sqlite3.Row) -> dict[str, Any]:
+    """An appointment as the model reads it to the caller."""
     begin = datetime.fromisoformat(row["starts"])
     return {
         "reference": row["reference"],
@@ -172,7 +172,7 @@ def book_appointment(day: str, time: str, service: Service, name: str, context: 
             "INSERT INTO appointments VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
             (reference, begin.isoformat(), end.isoformat(), dentist, service, name, context.caller),
         )
-        return told(book.own(db, reference, context.caller))
+        return to_model(book.own(db, reference, context.caller))
 
     return book.database.once(context.idempotency_key, act)
 
@@ -195,7 +195,7 @@ def change_appointment(reference: int, day: str, time: str, context: ToolContext
             "UPDATE appointments SET starts = ?, ends = ?, dentist = ? WHERE reference = ?",
             (begin.isoformat(), end.isoformat(), dentist, reference),
         )
-        return told(book.own(db, reference, context.caller))
+        return to_model(book.own(db, reference, context.caller))
 
     return book.database.once(context.idempotency_key, act)
 
@@ -211,7 +211,7 @@ def cancel_appointment(reference: int, context: ToolContext) -> Any:
     def act(db: sqlite3.Connection) -> Any:
         row = book.own(db, reference, context.caller)
         db.execute("UPDATE appointments SET cancelled = 1 WHERE reference = ?", (reference,))
-        return {"cancelled": told(row)}
+        return {"cancelled": to_model(row)}
 
     return book.database.once(context.idempotency_key, act)
 
@@ -224,4 +224,4 @@ def my_appointments(context: ToolContext) -> Any:
             "SELECT * FROM appointments WHERE phone = ? AND starts > ? AND NOT cancelled ORDER BY starts",
             (context.caller, book.now().isoformat()),
         ).fetchall()
-    return [told(row) for row in rows]
+    return [to_model(row) for row in rows]

@@ -29,7 +29,7 @@ class Database:
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction nobody else writes beside; undone when the block raises."""
+        """An exclusive transaction, rolled back if the block raises."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:

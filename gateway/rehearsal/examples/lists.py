@@ -1,7 +1,7 @@
 """Lists kept by voice: shopping, reading, work. Create, add, tick off, merge, assign. Kept in SQLite.
 
 The file is named by OFFHOOK_LISTS_DB; without it the lists are new at each start. `snapshot()` is all there is, for
-a page that shows the lists while they are talked about.
+a page that shows the lists during the call.
 """
 
 from __future__ import annotations

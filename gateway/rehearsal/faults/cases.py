@@ -1,4 +1,4 @@
-"""What goes wrong: the cases of `offhook faults`."""
+"""The cases of `offhook faults`."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from urllib.parse import urlsplit
 
 from offhook.gateway.rehearsal.faults.run import Case, Rig, Seen, until
 from offhook.gateway.rehearsal.load.worker import Lateness
-from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, GoAway, Reply, Script, Stall
+from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
-from offhook.gateway.rehearsal.phone.twilio_wire import Connect, parse_twiml, sign, signed_socket_url
+from offhook.gateway.rehearsal.phone.twilio_wire import ConnectVerb, parse_twiml, sign, signed_socket_url
 
 __all__ = ["CASES"]
 
-WORDS = "Uh-huh."  # bundled
+LINE = "Uh-huh."  # bundled
 GREETING = Reply("text", (Speak("Hello", length_ms=1_500, delay_ms=50),))
 ANSWER = Reply("caller", (Speak("Of course", length_ms=1_200, delay_ms=100),))
-ASKED = Reply("text:waiting", ANSWER.do)  # a fresh session is told that the caller waits
+PROMPTED = Reply("text:waiting", ANSWER.do)  # a new session is prompted that the caller waits
 LONG = Reply("caller", (Speak("A long story", length_ms=6_000, delay_ms=100),))
-# Greeted, then two turns; between them there is time for something to go wrong and to be got over.
+# The greeting, then two turns; the pause between them is long enough for a fault and the recovery.
 TALK: tuple[Step, ...] = (
-    WaitForAgent("end"), Pause(300), Say(WORDS), WaitForAgent("end"),
-    Pause(3_000), Say(WORDS), WaitForAgent("end", timeout_ms=30_000), HangUp(),
+    WaitForAgent("end"), Pause(300), Say(LINE), WaitForAgent("end"),
+    Pause(3_000), Say(LINE), WaitForAgent("end", timeout_ms=30_000), HangUp(),
 )  # fmt: skip
 BYE = "greeting: {text: Greet the caller.}\ntools: [{builtin: end_call}]"
 FALLBACK = "greeting: {text: Greet the caller.}\nfallback: {say: 'Please call again.'}"
-ON_A_BROKEN_LINK = 50  # a second of frames in the hands of a connection that was gone already
+ON_A_BROKEN_LINK = 50  # frames: a second of audio, sent on a connection that was already broken
 
 
 def talked(seen: Seen, turns: int = 2) -> list[str]:
-    """The call was kept: the script went to its end and every turn was answered."""
+    """The call continued: the script ran to its end and every turn was answered."""
     found = []
     for truth, record in zip(seen.truths, seen.records, strict=True):
         found += [f"{step.step}: {step.failed}" for step in truth.steps if step.failed]
         if truth.ended_by != "caller":
-            found.append(f"the call was not kept: ended by {truth.ended_by}")
+            found.append(f"the call did not continue: ended by {truth.ended_by}")
         if len(truth.agent) < turns + 1:
             found.append(f"the agent was heard {len(truth.agent)} times, not {turns + 1}")
         if record is not None and record.end_reason != "caller_hung_up":
@@ -50,29 +50,29 @@ def talked(seen: Seen, turns: int = 2) -> list[str]:
 
 
 def reconnected(limit_s: float, sessions: int = 2) -> Any:
-    """The call was kept over so many sessions, and the hole between was no longer than this."""
+    """The call continued over `sessions` sessions, with no gap between them longer than `limit_s`."""
 
     def check(seen: Seen) -> Sequence[str]:
         found = talked(seen)
         if len([s for s in seen.sessions if s.ready_at_s is not None]) < sessions:
-            found.append(f"{len(seen.sessions)} model sessions, not {sessions}: nothing was got back")
+            found.append(f"{len(seen.sessions)} model sessions, not {sessions}: the model was not reconnected")
         name = "offhook_model_reconnect_gap_seconds"
         buckets = seen.after.buckets(name)
         count = max(buckets.values(), default=0)
         over = count - max((n for bound, n in buckets.items() if bound <= limit_s), default=0)
         if over:
-            found.append(f"{over:.0f} of {count:.0f} holes were longer than {limit_s:g} s")
+            found.append(f"{over:.0f} of {count:.0f} gaps were longer than {limit_s:g} s")
         return found
 
     return check
 
 
 def fell_back(reason: str, within_s: float) -> Any:
-    """The caller heard the fallback line, and the record says why."""
+    """The caller heard the fallback line, and the record has the reason."""
 
     def check(seen: Seen) -> Sequence[str]:
         truth, found = seen.truth, []
-        if "Please call again." not in [said.text for said in truth.announced]:
+        if "Please call again." not in [verb.text for verb in truth.announced]:
             found.append("the fallback line was not heard")
         if seen.record.end_reason != reason:
             found.append(f"ended by {seen.record.end_reason}, not by {reason}")
@@ -87,7 +87,7 @@ def fell_back(reason: str, within_s: float) -> Any:
 
 
 def _closed_with_the_call(seen: Seen) -> list[str]:
-    """The model's session was let go within a second of the call's end."""
+    """The model's session was closed with the call."""
     last = seen.sessions[-1]
     if last.closed_at_s is None:
         return ["the model's session is still open"]
@@ -106,10 +106,10 @@ def _given_up(seen: Seen) -> Sequence[str]:
 
 
 async def _second_socket(rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
-    """The same call's stream once more, with its own parameters, while the first one talks."""
+    """Open a second stream with the parameters of the first one while that is in use."""
     await until(lambda: any(stream.started_s for stream in call.truth.streams))
     document = call.truth.fetched[0].answer.encode()
-    connect = next(verb for verb in parse_twiml(document) if isinstance(verb, Connect))
+    connect = next(verb for verb in parse_twiml(document) if isinstance(verb, ConnectVerb))
     there, real = urlsplit(connect.url), urlsplit(rig.url)
     stream_sid = "MZ" + secrets.token_hex(16)
     start = {
@@ -148,10 +148,10 @@ def _goodbye(seen: Seen) -> Sequence[str]:
 def _undisturbed(seen: Seen) -> Sequence[str]:
     found = talked(seen)
     if seen.truth.clears:
-        found.append(f"playback was stopped {len(seen.truth.clears)} times though nobody interrupted")
+        found.append(f"playback was stopped {len(seen.truth.clears)} times without an interruption")
     late = seen.after.buckets("offhook_uplink_relative_delay_seconds")
     if max(late.values(), default=0) - late.get(0.06, 0) <= 0:
-        found.append("the metrics do not show that frames were held up")
+        found.append("the metrics do not show delayed frames")
     return found
 
 
@@ -159,23 +159,23 @@ def _undisturbed(seen: Seen) -> Sequence[str]:
 
 
 async def _descriptors(rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
-    """Idle connections take every descriptor, a call rings, they go away, another one rings."""
-    await until(lambda: any(stretch.open is False for stretch in call.truth.agent))
+    """Idle connections use up all descriptors, a call arrives, they are closed, another call arrives."""
+    await until(lambda: any(interval.open is False for interval in call.truth.agent))
     real = urlsplit(rig.url)
     idle = []
     for _ in range(200):
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection(real.hostname, real.port)
-            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")  # answered, and kept alive
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")  # answered and kept alive
             idle.append(writer)
     await asyncio.sleep(0.5)
     refused = rig.call((WaitForAgent("end", timeout_ms=4_000), HangUp()))
-    turned_away = asyncio.create_task(refused.run())
+    refused_call = asyncio.create_task(refused.run())
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(turned_away), 6.0)
+        await asyncio.wait_for(asyncio.shield(refused_call), 6.0)
     for writer in idle:
         writer.close()
-    truth = await turned_away
+    truth = await refused_call
     await asyncio.sleep(1.0)
     again = await rig.run(rig.call((WaitForAgent("end"), HangUp())))
     return {"refused": truth, "again": again}
@@ -185,33 +185,33 @@ def _full(seen: Seen) -> Sequence[str]:
     again, refused = seen.noted["again"], seen.noted["refused"]
     found = [f"{step.step}: {step.failed}" for step in seen.truth.steps if step.failed]
     if not again.agent:
-        found.append(f"once there was room again a call was not answered: ended by {again.ended_by}")
+        found.append(f"after descriptors were free again a call was not answered: ended by {again.ended_by}")
     if refused.agent and refused.ended_by == "caller":
-        found.append("the descriptors were never used up: the call got through")
+        found.append("the descriptors were not used up: the call was answered")
     return found
 
 
 def _unrecorded(seen: Seen) -> Sequence[str]:
     found = talked(seen)
     if not any("recording" in error for error in seen.record.errors):
-        found.append(f"the record does not say that the recording failed: {seen.record.errors}")
+        found.append(f"the record does not note that the recording failed: {seen.record.errors}")
     return found
 
 
-def _turned_away(seen: Seen) -> Sequence[str]:
+def _refused(seen: Seen) -> Sequence[str]:
     heard = [truth for truth in seen.truths if truth.agent and truth.streams]
     busy = [truth for truth in seen.truths if not truth.streams]
-    found = [] if len(heard) == 3 else [f"{len(heard)} calls were taken, not 3"]
-    if silent := [truth for truth in busy if "Please call again." not in [said.text for said in truth.announced]]:
-        found.append(f"{len(silent)} calls were turned away without a word")
-    if (n := seen.moved_one('offhook_calls_rejected_total{reason="at_limit"}')) != len(busy):
+    found = [] if len(heard) == 3 else [f"{len(heard)} calls were answered, not 3"]
+    if silent := [truth for truth in busy if "Please call again." not in [verb.text for verb in truth.announced]]:
+        found.append(f"{len(silent)} calls were refused without the fallback line")
+    if (n := seen.increase_of('offhook_calls_rejected_total{reason="at_limit"}')) != len(busy):
         found.append(f"{n:.0f} refusals were counted, not {len(busy)}")
     found += [f"{step.step}: {step.failed}" for truth in heard for step in truth.steps if step.failed]
     return found
 
 
 async def _hang_ups(rig: Rig) -> Mapping[str, Any]:
-    """Calls that are hung up as soon as they are connected, many a second."""
+    """Place calls that are hung up as soon as they are connected, many per second."""
 
     async def brief() -> None:
         call = rig.call(())
@@ -224,22 +224,22 @@ async def _hang_ups(rig: Rig) -> Mapping[str, Any]:
         for _ in range(n):
             await asyncio.gather(*(brief() for _ in range(5)))
 
-    await some(10)  # caches and pools filled
+    await some(10)  # fills caches and pools
     warm = (await rig.counters()).get("process_resident_memory_bytes")
     await some(40)
     return {"grown_mib": ((await rig.counters()).get("process_resident_memory_bytes") - warm) / 2**20}
 
 
-def _let_go(seen: Seen) -> Sequence[str]:
+def _released(seen: Seen) -> Sequence[str]:
     grown = seen.noted["grown_mib"]
-    found = [] if grown < 8 else [f"{grown:.1f} MiB more after 200 calls"]
+    found = [] if grown < 8 else [f"{grown:.1f} MiB more memory after 200 calls"]
     if refused := [truth for truth in seen.truths if not truth.streams]:
         found.append(f"{len(refused)} of {len(seen.truths)} calls were not connected")
     return found
 
 
 async def _scraped(rig: Rig) -> Mapping[str, Any]:
-    """Ten calls, their frames' lateness without and with a scrape every second (ten times as often as usual)."""
+    """Measure the frame lateness of ten calls without and with a scrape every second (ten times the usual rate)."""
     lateness = Lateness()
     calls = [rig.call((WaitForAgent("end"), Pause(14_000), HangUp())) for _ in range(10)]
     running = []
@@ -261,7 +261,7 @@ async def _scraped(rig: Rig) -> Mapping[str, Any]:
 def _unmoved(seen: Seen) -> Sequence[str]:
     alone, beside = seen.noted["alone"], seen.noted["beside"]
     if alone.p99_ms is None or beside.p99_ms is None:
-        return ["too few frames to tell"]
+        return ["too few frames for a P99"]
     if beside.p99_ms > alone.p99_ms + 5.0:
         return [f"frame lateness P99 {beside.p99_ms:.1f} ms while scraped, {alone.p99_ms:.1f} ms otherwise"]
     return []
@@ -295,7 +295,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         18,
-        "1011 again and again while the old session is still in use",
+        "1011 repeatedly while the old session is still in use",
         reconnected(10.0),
         TALK,
         Script(
@@ -313,19 +313,19 @@ CASES: tuple[Case, ...] = (
         "goAway with a minute's notice",
         reconnected(0.3),
         TALK,
-        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(1.0, (GoAway(60.0),)),), carries_on=True),
+        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(1.0, (SendGoAway(60.0),)),), carries_on=True),
     ),
     Case(
         19,
         "goAway without notice",
         reconnected(2.0),
         TALK,
-        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (GoAway(0.0),)),), carries_on=True),
+        Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (SendGoAway(0.0),)),), carries_on=True),
         lost=ON_A_BROKEN_LINK,
     ),
     Case(
         20,
-        "the model takes the connection and never answers the setup",
+        "the model accepts the connection and never answers the setup",
         fell_back("model_unreachable", 45.0),
         (WaitForEnd(60_000),),
         Script(setup_delay_ms=120_000),
@@ -336,11 +336,11 @@ CASES: tuple[Case, ...] = (
         21,
         "the model's connection is open and dead",
         reconnected(45.0),
-        (WaitForAgent("end"), Pause(3_000), Say(WORDS), WaitForAgent("end", timeout_ms=60_000), Pause(300),
-         Say(WORDS), WaitForAgent("end"), HangUp()),
-        Script((GREETING, ASKED), default=ANSWER, faults=(Fault(4.2, (Stall(600_000),)),), carries_on=True),
+        (WaitForAgent("end"), Pause(3_000), Say(LINE), WaitForAgent("end", timeout_ms=60_000), Pause(300),
+         Say(LINE), WaitForAgent("end"), HangUp()),
+        Script((GREETING, PROMPTED), default=ANSWER, faults=(Fault(4.2, (Stall(600_000),)),), carries_on=True),
         agent=FALLBACK,
-        lost=1_500,  # the kernel takes what nobody reads: half a minute of it
+        lost=1_500,  # the kernel buffers unread audio: half a minute of it
         quick=False,
     ),
     Case(
@@ -354,7 +354,7 @@ CASES: tuple[Case, ...] = (
         23,
         "Twilio's socket is cut, and the call comes back",
         _reentered,
-        (WaitForAgent("end"), Pause(4_000), Say(WORDS), WaitForAgent("end"), Pause(200), Say(WORDS),
+        (WaitForAgent("end"), Pause(4_000), Say(LINE), WaitForAgent("end"), Pause(200), Say(LINE),
          WaitForAgent("end"), HangUp()),
         Script((GREETING, ANSWER), default=ANSWER),
         carrier=Carrier(drop_after_s=3.0),
@@ -362,7 +362,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         23,
-        "Twilio's sockets are cut over and over",
+        "Twilio's sockets are cut repeatedly",
         _given_up,
         (WaitForEnd(60_000),),
         Script((GREETING, ANSWER), default=ANSWER),
@@ -381,7 +381,7 @@ CASES: tuple[Case, ...] = (
         25,
         "marks are never echoed",
         _goodbye,
-        (WaitForAgent("end"), Pause(300), Say(WORDS), WaitForEnd(30_000)),
+        (WaitForAgent("end"), Pause(300), Say(LINE), WaitForEnd(30_000)),
         Script((GREETING, Reply("caller", (Speak("Goodbye", length_ms=1_500), CallTool("end_call"))))),
         agent=BYE,
         carrier=Carrier(marks="lost"),
@@ -390,14 +390,14 @@ CASES: tuple[Case, ...] = (
         25,
         "marks are not echoed after a clear",
         talked,
-        (WaitForAgent("end"), Pause(300), Say(WORDS), SayOver("Oh, sorry, wait. Could we make that Saturday, for two?",
+        (WaitForAgent("end"), Pause(300), Say(LINE), SayOver("Oh, sorry, wait. Could we make that Saturday, for two?",
          after_ms=1_000), WaitForAgent("end"), HangUp()),
         Script((GREETING, LONG, ANSWER), default=ANSWER),
         carrier=Carrier(marks="lost when cleared"),
     ),
     Case(
         26,
-        "a line that holds frames up by as much as 150 ms",
+        "a line that delays frames by up to 150 ms",
         _undisturbed,
         TALK,
         Script((GREETING, ANSWER), default=ANSWER),
@@ -423,8 +423,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         32,
-        "twice as many calls as there is room for",
-        _turned_away,
+        "twice as many calls as are allowed",
+        _refused,
         (WaitForAgent("end"), Pause(2_000), HangUp()),
         Script((GREETING, ANSWER), default=ANSWER),
         agent=FALLBACK,
@@ -433,14 +433,14 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         33,
-        "250 calls that are hung up at once, many a second",
-        _let_go,
+        "250 calls that are hung up at once, many per second",
+        _released,
         script=Script((GREETING, ANSWER), default=ANSWER),
         whole=_hang_ups,
     ),
     Case(
         34,
-        "ten calls while Prometheus asks every second",
+        "ten calls while Prometheus scrapes every second",
         _unmoved,
         script=Script((GREETING, ANSWER), default=ANSWER),
         whole=_scraped,

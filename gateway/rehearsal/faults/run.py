@@ -1,9 +1,8 @@
-"""The runner of `offhook faults`: each case is a gateway process of its own, calls through it, and one fault.
+"""The runner of `offhook faults`: each case has its own gateway process, calls through it, and one fault.
 
-After every case the same is asked, whatever went wrong: was every frame of the callers' that the gateway received
-forwarded to the model or counted as dropped; did a sample of a dropped reply come behind its `clear`; did every
-call end once, with a record; and did the process let everything go, descriptors and tasks. The gateway is seen
-through its sockets, its metrics and its log alone.
+After each case the same checks run: every frame of the callers that the gateway received was forwarded to the model or
+counted as dropped; no sample of a dropped reply was sent after its `clear`; every call ended once, with a record; and
+the process released its descriptors and tasks. The gateway is observed only through its sockets, metrics and log.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["Case", "FaultReport", "Outcome", "Rig", "Seen", "always", "chosen", "faults", "until"]
+__all__ = ["Case", "CaseResult", "FaultReport", "Rig", "Seen", "always", "chosen", "faults", "until"]
 
-SETTLE_S = 15.0  # for a call's end to be told everywhere
-IN_FLIGHT = 3  # frames that may be on their way when a call ends
+SETTLE_S = 15.0  # the time in which the end of a call is reported everywhere
+IN_FLIGHT = 3  # frames that may be in transit when a call ends
 COMPLAINTS = ("Traceback", "was never retrieved", "was destroyed but it is pending", "was never awaited")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known after a case's calls."""
+    """The evidence after the calls of a case."""
 
     truths: Sequence[CallTruth]
     records: Sequence[CallRecord | None]
@@ -50,13 +49,13 @@ class Seen:
     before: Scrape
     after: Scrape
     log: str
-    noted: Mapping[str, Any]  # what `during` or `whole` returned
+    noted: Mapping[str, Any]  # the result of `during` or `whole`
 
-    def moved(self, name: str) -> float:
-        """How far a counter went, all its series together."""
+    def increase(self, name: str) -> float:
+        """The increase of a counter, all its series together."""
         return self.after.total(name) - self.before.total(name)
 
-    def moved_one(self, series: str) -> float:
+    def increase_of(self, series: str) -> float:
         return self.after.get(series) - self.before.get(series)
 
     @property
@@ -103,11 +102,11 @@ class Rig:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that goes wrong, and what must come of it.
+    """One fault and its required result.
 
-    `check` gives what is wrong in words. `during` runs beside the calls, `whole` instead of them; what they return is
-    `Seen.noted`. `lost`: frames of the callers' that may be lost on a connection that broke, known to nobody.
-    `limits`: resource limits of the gateway process, by the names of `resource`. `quick`: a matter of seconds.
+    `check` returns what is wrong. `during` runs besides the calls, `whole` instead of them; their result is
+    `Seen.noted`. `lost`: how many frames of the callers may be lost, uncounted, on a broken connection. `limits`:
+    resource limits of the gateway process, by the names of `resource`. `quick`: the case takes seconds.
     """
 
     number: int
@@ -126,8 +125,8 @@ class Case:
     quick: bool = True
 
 
-class Outcome(msgspec.Struct, kw_only=True):
-    """What came of a case: `faults` in words, none when it was good."""
+class CaseResult(msgspec.Struct, kw_only=True):
+    """The result of a case: `faults` is empty if it passed, `words` is a summary."""
 
     number: int
     name: str
@@ -144,7 +143,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 class FaultReport(msgspec.Struct, kw_only=True):
     """All cases of a run."""
 
-    cases: list[Outcome]
+    cases: list[CaseResult]
 
     @property
     def ok(self) -> bool:
@@ -152,10 +151,10 @@ class FaultReport(msgspec.Struct, kw_only=True):
 
 
 async def faults(cases: Sequence[Case], *, parallel: int, console: Console, clock: Clock) -> FaultReport:
-    """Run the cases, `parallel` at once; a line for each as it ends."""
+    """Run the cases, `parallel` at once; each prints a line as it ends."""
     slots = asyncio.Semaphore(parallel)
 
-    async def one(case: Case) -> Outcome:
+    async def one(case: Case) -> CaseResult:
         async with slots:
             began_s = clock()
             with tempfile.TemporaryDirectory(prefix="offhook-faults-") as folder:
@@ -163,7 +162,9 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console, cloc
                     outcome = await _run(case, Path(folder), clock)
                 except OffhookError as error:
                     faults = [str(error)]
-                    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words="")
+                    outcome = CaseResult(
+                        number=case.number, name=case.name, calls=0, took_s=0.0, faults=faults, words=""
+                    )
             outcome.took_s = round(clock() - began_s, 1)
         console.print(
             f"{'[green]✓' if outcome.ok else '[red]✗'}[/] {case.number}  {case.name}  [dim]{outcome.words}[/]"
@@ -175,8 +176,8 @@ async def faults(cases: Sequence[Case], *, parallel: int, console: Console, cloc
     return FaultReport(cases=list(await asyncio.gather(*map(one, cases))))
 
 
-async def _run(case: Case, folder: Path, clock: Clock) -> Outcome:
-    outcome = Outcome(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
+async def _run(case: Case, folder: Path, clock: Clock) -> CaseResult:
+    outcome = CaseResult(number=case.number, name=case.name, calls=0, took_s=0.0, faults=[], words="")
     agent = folder / "agent.yaml"
     agent.write_text(f"name: under-fault\n{case.agent}\n", encoding="utf-8")
     auth_token = secrets.token_hex(16)
@@ -187,7 +188,7 @@ async def _run(case: Case, folder: Path, clock: Clock) -> Outcome:
             agent, model, auth_token=auth_token, log=log, environment=case.environment, limits=case.limits
         ) as url:
             rig = Rig(url, auth_token, model, http, folder, clock)
-            await rig.counters()  # opens the connection that the next ones are asked over
+            await rig.counters()  # opens the connection of the next scrapes
             before = await rig.counters()
             noted = await _calls(case, rig)
             after = await _settled(rig, before)
@@ -195,13 +196,13 @@ async def _run(case: Case, folder: Path, clock: Clock) -> Outcome:
                 every = msgspec.json.decode(await response.read(), type=list[CallRecord])
         for failure in model.failures:
             raise failure
-    said = await asyncio.to_thread(log.read_text, "utf-8", "replace")
+    log_text = await asyncio.to_thread(log.read_text, "utf-8", "replace")
     kept = {record.call_sid: record for record in every}
     records = [kept.get(truth.call_sid) for truth in rig.truths]
-    seen = Seen(rig.truths, records, model.sessions, before, after, said, noted)
+    seen = Seen(rig.truths, records, model.sessions, before, after, log_text, noted)
     outcome.calls = len(rig.truths)
     outcome.faults = [*case.check(seen), *always(seen, every, lost=case.lost)]
-    outcome.words = _account(seen)
+    outcome.words = _summary(seen)
     return outcome
 
 
@@ -209,7 +210,7 @@ async def _calls(case: Case, rig: Rig) -> Mapping[str, Any]:
     if case.whole is not None:
         return await case.whole(rig)
     calls = [rig.call(case.steps, case.carrier) for _ in range(case.calls)]
-    beside = asyncio.create_task(_beside(case, rig, calls[0])) if case.during else None
+    beside = asyncio.create_task(_during(case, rig, calls[0])) if case.during else None
 
     async def place(n: int, call: SimulatedCall) -> None:
         await asyncio.sleep(0.05 * n)
@@ -219,35 +220,37 @@ async def _calls(case: Case, rig: Rig) -> Mapping[str, Any]:
     return await beside if beside is not None else {}
 
 
-async def _beside(case: Case, rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
+async def _during(case: Case, rig: Rig, call: SimulatedCall) -> Mapping[str, Any]:
     assert case.during is not None
     return await case.during(rig, call)
 
 
 async def _settled(rig: Rig, before: Scrape) -> Scrape:
-    """The counters once no call is left and no descriptor more is open than before, or after a while as they are."""
+    """The counters once no call is active and no more descriptors are open than before, or after `SETTLE_S`."""
     deadline_s = rig.clock() + SETTLE_S
     while True:
         after = await rig.counters()
         quiet = not after.get("offhook_calls_active")
         if quiet and after.get("process_open_fds") <= before.get("process_open_fds"):
-            return await rig.counters()  # a page is made in slices: a call may have ended between two of the last one
+            return (
+                await rig.counters()
+            )  # a page is rendered in slices: a call may have ended between two slices of the last one
         if rig.clock() > deadline_s:
             return after
         await asyncio.sleep(0.1)
 
 
 def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[str]:
-    """What must hold after whatever went wrong; what did not, in words."""
+    """The checks after every case; returns the failed ones."""
     found = []
     got, down, dropped = _frames(seen)
     missing = got - down - dropped
     if missing > IN_FLIGHT * max(1, len(seen.truths)) + lost or missing < -IN_FLIGHT * max(1, len(seen.truths)):
         found.append(f"{got:.0f} frames received, {down:.0f} reached the model, {dropped:.0f} were counted as dropped")
-    if n := seen.moved("offhook_samples_after_clear_total"):
-        found.append(f"{n:.0f} samples of a dropped reply came behind its clear")
+    if n := seen.increase("offhook_samples_after_clear_total"):
+        found.append(f"{n:.0f} samples of a dropped reply were sent after its clear")
     with_stream = [truth for truth in seen.truths if any(stream.started_s is not None for stream in truth.streams)]
-    ended = seen.moved("offhook_calls_total")
+    ended = seen.increase("offhook_calls_total")
     sids = [record.call_sid for record in every]
     if ended != len(sids) or len(set(sids)) != len(sids):
         found.append(f"{ended:.0f} ends were counted for {len(set(sids))} calls with {len(sids)} records")
@@ -255,18 +258,18 @@ def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[st
         found.append(f"{len(absent)} calls left no record")
     if n := seen.after.get("offhook_calls_active"):
         found.append(f"{n:.0f} calls are still active")
-    if n := seen.moved("offhook_stuck_calls_total"):
+    if n := seen.increase("offhook_stuck_calls_total"):
         found.append(f"{n:.0f} calls did not end by themselves")
     if (n := seen.after.get("process_open_fds") - seen.before.get("process_open_fds")) > 0:
-        found.append(f"{n:.0f} descriptors more are open than before")
-    if complaints := [word for word in COMPLAINTS if word in seen.log]:
-        found.append(f"the log says {', '.join(complaints)}")
+        found.append(f"{n:.0f} more descriptors are open than before")
+    if complaints := [text for text in COMPLAINTS if text in seen.log]:
+        found.append(f"the log has {', '.join(complaints)}")
     for truth in seen.truths:
         found += [f"{fault.code}: {fault.what}" for fault in truth.violations if fault.code not in _OURS]
     return found
 
 
-# Warnings of the carrier's that the faults themselves bring: the webhook, the stream and its refusals.
+# Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
 _OURS = frozenset({11200, 31920, 31921, 31924, 31930})
 
 
@@ -274,26 +277,26 @@ CALLER_DROPS = ("uplink_full", "model_down", "call_over")  # the reasons for whi
 
 
 def _frames(seen: Seen) -> tuple[float, float, float]:
-    """Of the callers' frames: received by the gateway, arrived at the model, dropped and counted."""
-    got = seen.moved_one('offhook_frames_total{direction="inbound"}')
+    """Frames of the callers: received by the gateway, received by the model, counted as dropped."""
+    got = seen.increase_of('offhook_frames_total{direction="inbound"}')
     arrived = sum(session.audio_bytes for session in seen.sessions) / 640
-    dropped = sum(seen.moved_one(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in CALLER_DROPS)
+    dropped = sum(seen.increase_of(f'offhook_frames_dropped_total{{reason="{reason}"}}') for reason in CALLER_DROPS)
     return got, arrived, dropped
 
 
-def _account(seen: Seen) -> str:
+def _summary(seen: Seen) -> str:
     got, arrived, dropped = _frames(seen)
     ends: dict[str, int] = {}
     for record in seen.records:
         if record is not None:
             ends[record.end_reason] = ends.get(record.end_reason, 0) + 1
-    words = ", ".join(f"{n} {reason}" for reason, n in ends.items()) or "no call"
+    endings = ", ".join(f"{n} {reason}" for reason, n in ends.items()) or "no call"
     sessions = f"{len(seen.sessions)} model sessions"
-    return f"{words}; {sessions}; frames {got:.0f} received, {arrived:.0f} at the model, {dropped:.0f} dropped"
+    return f"{endings}; {sessions}; frames {got:.0f} received, {arrived:.0f} at the model, {dropped:.0f} dropped"
 
 
 async def until(ready: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    """Whether it became so in time."""
+    """Wait for a condition; returns whether it was met in time."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not ready():  # noqa: ASYNC110 - another task's truth

@@ -1,1 +1,1 @@
-"""How many calls: `offhook load`."""
+"""Capacity: `offhook load` finds how many calls a gateway carries."""

@@ -1,4 +1,4 @@
-"""The picture of a load: calls over time, what the gateway used, and how late its frames were."""
+"""The picture of a load: calls over time, CPU and memory of the gateway, lateness of the frames."""
 
 from __future__ import annotations
 

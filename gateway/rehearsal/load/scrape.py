@@ -1,4 +1,4 @@
-"""A gateway seen from its own `/metrics`: counters at a moment, and what happened between two moments."""
+"""A gateway's `/metrics`: counters at one moment, and their increase between two."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Scrape:
 
 
 class Late(NamedTuple):
-    """How late things were: of `n` samples, percentiles in ms (P99 from 300 on), and how many beyond a limit."""
+    """Lateness of `n` samples: percentiles in ms (P99 from 300 samples on), and how many exceeded a limit."""
 
     n: int
     p50_ms: float | None
@@ -69,7 +69,7 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 
 def late_between(before: Scrape, after: Scrape, name: str, limit_s: float) -> Late:
-    """What a histogram of seconds counted between two scrapes. `limit_s` should be one of its bounds."""
+    """The samples that a histogram of seconds counted between two scrapes. `limit_s` should be one of its bounds."""
     first, last = before.buckets(name), after.buckets(name)
     counted = sorted((bound, count - first.get(bound, 0.0)) for bound, count in last.items())
     total = counted[-1][1] if counted else 0.0
@@ -81,7 +81,7 @@ def late_between(before: Scrape, after: Scrape, name: str, limit_s: float) -> La
 
 
 def _quantile(counted: list[tuple[float, float]], share: float) -> float:
-    """Within its bucket interpolated, as Prometheus does."""
+    """A quantile, interpolated within its bucket as Prometheus does."""
     rank, low, below = share * counted[-1][1], 0.0, 0.0
     for bound, count in counted:
         if count >= rank:

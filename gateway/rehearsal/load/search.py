@@ -2,11 +2,11 @@
 
 The number of calls is doubled until a step fails, then halved between the highest good and the lowest failed one. A
 step is good when no call failed and the P99 of frame lateness is within 5 ms. *Frame lateness*: how much later than
-its call's fastest a frame of the caller's arrives at the model, measured from outside, callers' and model's own
-lateness included. Of a gateway elsewhere, whose model is not ours, it is what the gateway says itself: of each second
-of each call the latest frame, from its receipt until it is handed on (`offhook_uplink_forward_seconds`).
+the fastest frame of its call a caller's frame arrives at the model, measured from outside, with the lateness of
+callers and model. A gateway elsewhere has another model and measures lateness itself: of each second of each call the
+latest frame, from its receipt until it is forwarded (`offhook_uplink_forward_seconds`).
 
-Callers, model and gateway are processes of their own; when the callers' own clock is late, the step says so.
+Callers, model and gateway are separate processes; a step reports when the callers' own timers were late.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
-from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, Tally, mark_of
+from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, WorkerReport, mark_of
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
 
-__all__ = ["LATE_S", "Ask", "LoadReport", "Moment", "Step", "load", "next_calls", "show_load", "verdict_on"]
+__all__ = ["LATE_S", "LoadPlan", "LoadReport", "LoadStep", "Moment", "load", "next_calls", "show_load", "verdict_on"]
 
 CLOCK_LATE_MS = 10.0  # the callers' own
 LATE_SHARE = 0.01
@@ -52,8 +52,8 @@ FORWARD, LAG = "offhook_uplink_forward_seconds", "offhook_event_loop_lag_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What is to be tried: from `start` calls to `most`, each number held for `hold_s` after `ramp_s`."""
+class LoadPlan:
+    """The numbers of calls to try: from `start` to `most`, each held for `hold_s` after `ramp_s`."""
 
     start: int = 5
     most: int = 1_000
@@ -62,11 +62,11 @@ class Ask:
     processes: int = 1
 
 
-class Step(msgspec.Struct, kw_only=True):
+class LoadStep(msgspec.Struct, kw_only=True):
     """One number of calls, held for a while. CPU in milliseconds per second of call; percentiles in ms.
 
-    `frames` is what is judged; `worst` (the latest frame of each second) and `lag` (of the event loop) are the
-    gateway's own account.
+    `frames` decides the step; `worst` (the latest frame of each second) and `lag` (of the event loop) are measured by
+    the gateway.
     """
 
     calls: int
@@ -93,7 +93,7 @@ class Step(msgspec.Struct, kw_only=True):
 
 
 class Moment(msgspec.Struct, kw_only=True):
-    """The gateway once a second."""
+    """A sample of the gateway's counters, once a second."""
 
     at_s: float
     wanted: int
@@ -104,35 +104,35 @@ class Moment(msgspec.Struct, kw_only=True):
 
 
 class LoadReport(msgspec.Struct, kw_only=True):
-    """What a gateway carried. `first_failed` with the reasons, None when nothing failed as far as it went."""
+    """How many calls a gateway carried. `first_failed` has its `reasons`; None if no step failed."""
 
     offhook: str = __version__
     conditions: dict[str, str]
     highest_good: int
     first_failed: int | None
     reasons: list[str]
-    steps: list[Step]
+    steps: list[LoadStep]
     moments: list[Moment]
 
 
-def next_calls(tried: Sequence[tuple[int, bool]], ask: Ask) -> int | None:
-    """The number of calls to try next, None when the answer is known: doubled, then halved between."""
+def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
+    """The number of calls to try next, None when the answer is known: doubled until a step fails, then bisected."""
     failed = min((calls for calls, ok in tried if not ok), default=None)
     good = max((calls for calls, ok in tried if ok and (failed is None or calls < failed)), default=0)
     if failed is None:
-        return None if good >= ask.most else min(max(ask.start, 2 * good), ask.most)
+        return None if good >= plan.most else min(max(plan.start, 2 * good), plan.most)
     gap = failed - good
     return None if gap <= max(1, GRAIN * failed) else good + gap // 2
 
 
-def verdict_on(step: Step, reasons: Mapping[str, int]) -> list[str]:
-    """Why a step failed, in words; empty when it did not."""
+def verdict_on(step: LoadStep, reasons: Mapping[str, int]) -> list[str]:
+    """Why a step failed; empty if it passed."""
     faults = []
     if step.failed:
-        most = ", ".join(f"{words} ({n})" for words, n in Counter(reasons).most_common(3))
+        most = ", ".join(f"{reason} ({n})" for reason, n in Counter(reasons).most_common(3))
         faults.append(f"{step.failed} of {step.ended} calls failed: {most}")
     if step.average_calls < (1 - MISSING) * step.calls:
-        faults.append(f"only {step.average_calls:.0f} of {step.calls} calls stood")
+        faults.append(f"only {step.average_calls:.0f} of {step.calls} calls were active")
     late = step.frames
     if late.p99_ms is not None and late.beyond > LATE_SHARE * late.n:
         share = f"{late.beyond} of {late.n} beyond {1000 * LATE_S:g} ms"
@@ -141,29 +141,31 @@ def verdict_on(step: Step, reasons: Mapping[str, int]) -> list[str]:
         faults.append(f"{step.frames_dropped} frames were dropped")
     clock = step.callers_clock_p99_ms
     if clock is not None and clock > CLOCK_LATE_MS:
-        faults.append(f"the callers themselves were late (P99 {clock:.1f} ms): this machine makes no more calls")
+        faults.append(
+            f"the timers of the callers were late (P99 {clock:.1f} ms): this machine cannot simulate more calls"
+        )
     return faults
 
 
 async def load(
     files: Sequence[Path],
     out: Path,
-    ask: Ask,
+    plan: LoadPlan,
     *,
     clock: Clock,
     url: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> LoadReport:
-    """Try it against the gateway at `url`, or one of our own with the rehearsal model. Progress on standard error.
+    """Find the capacity of the gateway at `url`, or of one started here with the rehearsal model.
 
-    A gateway elsewhere has agents and a model of its own: its calls fail when a protocol is broken or the agent is
-    never heard. Raises `OperatorError`.
+    Progress goes to standard error. A gateway elsewhere has other agents and another model: a call to it fails when a
+    protocol is violated or the agent is never heard. Raises `OperatorError`.
     """
     scenarios = [load_scenario(path) for path in files or [Path("demo")]]
     for scenario in scenarios:
         if scenario.script().carries_on or scenario.others is not None:
             raise OperatorError(
-                f"{scenario.name}: is for one call at a time (carries_on, outbound, others): leave it out of the load"
+                f"{scenario.name} is for one call at a time (carries_on, outbound, others): remove it from the load"
             )
     paths = [_path_of(path) for path in files or [Path("demo")]]
     out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before there is a call
@@ -187,20 +189,20 @@ async def load(
         path.touch(mode=0o600)
         path.write_bytes(msgspec.json.encode(mix))
         stack.callback(path.unlink)
-        callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(ask.processes)]
+        callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(plan.processes)]
         for worker in callers:
             await worker.answer()
         watch = _Watch(session, mix.url, token, clock)
         await watch.look()
         watching = asyncio.create_task(watch.run())
         try:
-            steps = await _search(callers, model, watch, ask, console)
+            steps = await _search(callers, model, watch, plan, console)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     failed = min((step.calls for step in steps if not step.ok), default=None)
     report = LoadReport(
-        conditions=_conditions(ask, scenarios, url),
+        conditions=_conditions(plan, scenarios, url),
         highest_good=max((s.calls for s in steps if s.ok and (failed is None or s.calls < failed)), default=0),
         first_failed=failed,
         reasons=next((step.faults for step in steps if step.calls == failed), []),
@@ -213,12 +215,12 @@ async def load(
 
 
 async def _search(
-    callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, ask: Ask, console: Console
-) -> list[Step]:
-    steps: list[Step] = []
-    while (calls := next_calls([(step.calls, step.ok) for step in steps], ask)) is not None:
-        console.print(f"[dim]{calls} calls: reached within {ask.ramp_s:g} s, held for {ask.hold_s:g} s ...[/]")
-        step, reasons = await _step(calls, callers, model, watch, ask)
+    callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, plan: LoadPlan, console: Console
+) -> list[LoadStep]:
+    steps: list[LoadStep] = []
+    while (calls := next_calls([(step.calls, step.ok) for step in steps], plan)) is not None:
+        console.print(f"[dim]{calls} calls: reached within {plan.ramp_s:g} s, held for {plan.hold_s:g} s ...[/]")
+        step, reasons = await _step(calls, callers, model, watch, plan)
         step.faults = verdict_on(step, reasons)
         steps.append(step)
         late = f"P99 {step.frames.p99_ms:.1f} ms" if step.frames.p99_ms is not None else "too few frames for a P99"
@@ -232,19 +234,19 @@ async def _search(
 
 
 async def _step(
-    calls: int, callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, ask: Ask
-) -> tuple[Step, dict[str, int]]:
+    calls: int, callers: Sequence[_Worker], model: _Worker | None, watch: _Watch, plan: LoadPlan
+) -> tuple[LoadStep, dict[str, int]]:
     share = [calls // len(callers) + (n < calls % len(callers)) for n in range(len(callers))]
     watch.wanted = calls
     for worker, mine in zip(callers, share, strict=True):
-        await worker.order(mine, ask.ramp_s)  # what happened before is not this step's
-    await asyncio.sleep(ask.ramp_s + 2.0)
+        await worker.order(mine, plan.ramp_s)  # the report of what happened before the step is dropped
+    await asyncio.sleep(plan.ramp_s + 2.0)
     before = await watch.look()
     moments_from = len(watch.moments)
     if model is not None:
-        await model.ask(b"")
-    await asyncio.sleep(ask.hold_s)
-    arrived = msgspec.convert(await model.ask(b""), Late) if model is not None else None
+        await model.request(b"")
+    await asyncio.sleep(plan.hold_s)
+    arrived = msgspec.convert(await model.request(b""), Late) if model is not None else None
     after = await watch.look()
     tallies = [await worker.order(mine, 0.0) for worker, mine in zip(callers, share, strict=True)]
     reasons: Counter[str] = Counter()
@@ -253,7 +255,7 @@ async def _step(
     moments = watch.moments[moments_from:]
     average = sum(m.calls for m in moments) / len(moments) if moments else float(sum(t.live for t in tallies))
     clocks = [tally.clock_p99_ms for tally in tallies if tally.clock_p99_ms is not None]
-    step = Step(
+    step = LoadStep(
         calls=calls,
         began_s=before.at_s - watch.began_s if before else 0.0,
         ended_s=watch.clock() - watch.began_s,
@@ -288,7 +290,7 @@ async def _step(
     if arrived is not None:
         step.frames = arrived
     if watch.gone:
-        reasons["the gateway does not answer any more"] += 1
+        reasons["the gateway does not respond any more"] += 1
         step.failed += 1
     return step, dict(reasons)
 
@@ -302,7 +304,7 @@ def _dropped(seen: Scrape) -> float:
 
 
 class _Watch:
-    """Looks at the gateway's own counters once a second. `gone`: it did and does not answer any more."""
+    """Scrapes the gateway's counters once a second. `gone`: it responded before and does not any more."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str, clock: Clock) -> None:
         self._session, self._url, self._token = session, url, token
@@ -314,7 +316,7 @@ class _Watch:
         self.blind = self.gone = False
 
     async def look(self) -> Scrape | None:
-        """The counters now; None when they cannot be seen."""
+        """The counters now; None if they are not accessible."""
         if self.blind:
             return None
         try:
@@ -323,13 +325,13 @@ class _Watch:
             self.blind = True
             print(
                 f"offhook: {self._url}/metrics answered {error.status}: set OFFHOOK_CONSOLE_TOKEN to the gateway's; "
-                "without it nothing is known of its lateness, CPU and memory",
+                "without it its lateness, CPU and memory are not measured",
                 file=sys.stderr,
             )
             return None
         except (aiohttp.ClientError, TimeoutError, OSError):
             if not self.first.values:
-                raise OperatorError(f"no gateway answers at {self._url}: start one, or leave --url away") from None
+                raise OperatorError(f"no gateway responds at {self._url}: start one, or omit --url") from None
             self.gone = True
             return None
         if not self.first.values:
@@ -363,7 +365,7 @@ class _Watch:
 
 @dataclass(slots=True)
 class _Worker:
-    """A process of ours that is told things by lines."""
+    """A worker process: requests on its standard input, responses on its standard output, one per line."""
 
     process: asyncio.subprocess.Process
 
@@ -372,17 +374,17 @@ class _Worker:
         async with asyncio.timeout(READY_S):
             line = await self.process.stdout.readline()
         if not line:
-            raise GatewayFailed("a process of callers ended by itself; what it said stands above")
+            raise GatewayFailed("a worker process ended unexpectedly: see its output above")
         return msgspec.json.decode(line)
 
-    async def ask(self, line: bytes) -> Any:
+    async def request(self, line: bytes) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(line + b"\n")
         await self.process.stdin.drain()
         return await self.answer()
 
-    async def order(self, calls: int, ramp_s: float) -> Tally:
-        return msgspec.convert(await self.ask(msgspec.json.encode(Order(calls=calls, ramp_s=ramp_s))), Tally)
+    async def order(self, calls: int, ramp_s: float) -> WorkerReport:
+        return msgspec.convert(await self.request(msgspec.json.encode(Order(calls=calls, ramp_s=ramp_s))), WorkerReport)
 
 
 @asynccontextmanager
@@ -417,7 +419,7 @@ class _ModelAt:
 async def _our_gateway(
     scenarios: Sequence[Scenario], paths: Sequence[Path], out: Path
 ) -> AsyncIterator[tuple[Mix, _Worker]]:
-    """A gateway process with the agents of all scenarios, and the model's, each under a number of its own."""
+    """A gateway process with the agents of all scenarios, each with its own number, and the model's process."""
     parts = [Part(scenario=str(path), dials=f"+1555020{n:04d}") for n, path in enumerate(paths)]
     agents = []
     for n, (scenario, part) in enumerate(zip(scenarios, parts, strict=True)):
@@ -447,7 +449,7 @@ async def _our_gateway(
 
 
 def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
-    """The scenario's agent under a name and number of its own, and a mark for the model in its instructions."""
+    """The scenario's agent with its own name and number, and a mark for the model in the instructions."""
     if scenario.agent_file is not None:
         fields, directory = read_yaml(scenario.agent_file).value, scenario.agent_file.parent
     else:
@@ -464,17 +466,17 @@ def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
 
 
 def _path_of(path: Path) -> Path:
-    """As an absolute path, unless it is the name of a bundled scenario."""
+    """An absolute path, unless it is the name of a bundled scenario."""
     return path.resolve() if path.exists() else path
 
 
-def _conditions(ask: Ask, scenarios: Sequence[Scenario], url: str) -> dict[str, str]:
+def _conditions(plan: LoadPlan, scenarios: Sequence[Scenario], url: str) -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} cores, {_cpu_model()}",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "gateway": url or "one process of our own; callers and model in further processes of the same machine",
+        "gateway": url or "one process; callers and model in further processes of the same machine",
         "calls": ", ".join(scenario.name for scenario in scenarios),
-        "held": f"{ask.hold_s:g} s each, reached within {ask.ramp_s:g} s",
+        "held": f"{plan.hold_s:g} s each, reached within {plan.ramp_s:g} s",
         "at": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -513,8 +515,8 @@ def show_load(report: LoadReport, console: Console) -> None:
     console.print(f"[bold]highest number of calls carried: {report.highest_good}[/]")
     if report.first_failed is not None:
         console.print(f"first that failed: {report.first_failed}: {'; '.join(report.reasons)}")
-    for name, words in report.conditions.items():
-        console.print(f"[dim]{name:8} {words}[/]")
+    for name, value in report.conditions.items():
+        console.print(f"[dim]{name:8} {value}[/]")
 
 
 def _figure(value: float | None, unit: str, digits: int = 1) -> str:

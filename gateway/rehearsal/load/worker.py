@@ -1,10 +1,10 @@
-"""The processes of `offhook load`: the rehearsal model, and callers who keep so many calls going.
+"""The processes of `offhook load`: the rehearsal model, and callers that keep a number of calls in progress.
 
     python -m offhook.gateway.rehearsal.load.worker model MIX
     python -m offhook.gateway.rehearsal.load.worker callers MIX
 
-Both are told by lines of JSON on standard input and answer by lines on standard output; the end of standard input
-is their end. What generates the load is thus never measured with the gateway.
+Both receive lines of JSON on standard input and respond with lines on standard output; they exit at the end of standard
+input. The load generator is thus not measured with the gateway.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.metrics.quantiles import exact
 
-__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "Tally", "mark_of"]
+__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
 
 LATE_S = 0.005  # a frame later than this is late
 PAUSE_S = 0.25  # between a caller's calls
 CLOCK_S = 0.020
-# Kinds of expectation about what the model or the whole gateway saw: with many calls nobody knows whose it was.
+# Kinds of expectation about the model or the whole gateway: with many calls they cannot be related to one.
 OF_ONE_CALL = frozenset({"told_model", "tool_answers", "model_sessions", "counted"})
 _MARK = re.compile(r"\[part (\d+) of the mix\]")
 
@@ -54,7 +54,7 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class Mix(msgspec.Struct, kw_only=True):
-    """What the processes play. `judged`: by all that the scenarios expect, which needs our gateway and model."""
+    """The scenarios of the processes. `judged`: check all expectations, which needs our gateway and model."""
 
     parts: list[Part]
     url: str = ""
@@ -64,14 +64,14 @@ class Mix(msgspec.Struct, kw_only=True):
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """Keep `calls` going, reached evenly within `ramp_s`; tell what happened since the last order."""
+    """Keep `calls` in progress, reached evenly within `ramp_s`; report what happened since the last order."""
 
     calls: int
     ramp_s: float = 0.0
 
 
-class Tally(msgspec.Struct, kw_only=True):
-    """What a process of callers saw since the last one: calls ended, failures by their words, its own lateness."""
+class WorkerReport(msgspec.Struct, kw_only=True):
+    """What a process of callers counted since its last report: calls ended, failures by reason, its own lateness."""
 
     live: int
     ended: int
@@ -82,12 +82,12 @@ class Tally(msgspec.Struct, kw_only=True):
 
 
 def mark_of(part: int) -> str:
-    """What is added to an agent's instructions, so that the model knows which script to play."""
+    """A text for an agent's instructions, by which the model selects the script."""
     return f"[part {part} of the mix]"
 
 
 async def model_main(mix: Mix, clock: Clock) -> None:
-    """Serve the scripts of all parts: first where (URL, the certificate's path), then, for each line, a `Late`."""
+    """Serve the scripts of all parts: print the URL and the certificate's path, then a `Late` for each input line."""
     scenarios = [load_scenario(part.scenario) for part in mix.parts]
 
     def script_for(setup: dict[str, Any]) -> Script:
@@ -95,24 +95,24 @@ async def model_main(mix: Mix, clock: Clock) -> None:
         return scenarios[int(found[1]) if found else 0].script()
 
     async with ModelServer(script_for, keep_audio=False, keep_arrivals=True, clock=clock) as server:
-        _say([server.url, server.ca_path])
+        _send([server.url, server.ca_path])
         lateness = Lateness()
         async for _ in _lines():
-            _say(lateness.since(server.sessions))
+            _send(lateness.since(server.sessions))
 
 
 class Lateness:
-    """How much later than its call's fastest a frame of the caller's arrives, from the simulated phone to the model.
+    """How much later than the fastest frame of its call a caller's frame arrives at the model.
 
-    A frame's place in the audio says when it was due. The first second of a session does not count: what was said
-    while it was being set up comes in one go.
+    A frame is due at its position in the audio. The first second of a session does not count: audio from before the
+    end of the setup arrives at once.
     """
 
     def __init__(self) -> None:
         self._fastest_s: dict[int, float] = {}
 
     def since(self, sessions: Sequence[SessionRecord]) -> Late:
-        """Of all frames since the last time; the records of their arrival are let go."""
+        """Lateness of all frames since the last call of this method; their arrival times are dropped."""
         late_ms: list[float] = []
         for session in sessions:
             if not session.audio_arrivals:
@@ -128,7 +128,7 @@ class Lateness:
 
 
 class Callers:
-    """Keeps a number of calls going, one scenario after the other."""
+    """Keeps a number of calls in progress, one scenario after the other."""
 
     def __init__(self, mix: Mix, clock: Clock) -> None:
         self._mix, self._clock = mix, clock
@@ -144,14 +144,14 @@ class Callers:
     async def run(self) -> None:
         clock = asyncio.create_task(self._watch_clock())
         ramp: asyncio.Task[None] | None = None
-        _say(["ready"])
+        _send(["ready"])
         async for line in _lines():
             order = msgspec.json.decode(line, type=Order)
             if order.calls != self._wanted:
                 if ramp is not None:
                     ramp.cancel()
                 ramp = asyncio.create_task(self._reach(order))
-            self._say_tally()
+            self._send_report()
         clock.cancel()
         if ramp is not None:
             ramp.cancel()
@@ -177,7 +177,7 @@ class Callers:
         self._leaving.discard(task)
 
     async def _caller(self) -> None:
-        """Call after call, until told to stop."""
+        """Place one call after the other until an order stops this caller."""
         me = asyncio.current_task()
         assert me is not None
         while me not in self._leaving:
@@ -188,7 +188,7 @@ class Callers:
             except Exception as error:
                 self._ended += 1
                 self._failed += 1
-                self._reasons[f"{scenario.name}: the simulated caller broke: {error!r}"] += 1
+                self._reasons[f"{scenario.name}: the simulated caller failed: {error!r}"] += 1
             await asyncio.sleep(PAUSE_S)
 
     async def _one(self, me: asyncio.Task[None], scenario: Scenario, number: int) -> None:
@@ -208,7 +208,7 @@ class Callers:
         truth = await call.run()
         self._calls[me] = None
         self._frames += sum(stream.frames for stream in truth.streams)
-        if me in self._leaving:  # hung up by us: not the call that was meant
+        if me in self._leaving:  # an order ended the call early: it does not count
             return
         record = await fetch_record(mix.url, truth) if mix.judged else None
         report = call_report(truth, record, scenario=scenario.name)
@@ -217,8 +217,8 @@ class Callers:
             verdicts += [judge(one, report) for one in scenario.expect if one.kind not in OF_ONE_CALL]
         bad = [verdict.words for verdict in verdicts if not verdict.ok]
         if not truth.streams:
-            said = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
-            bad.insert(0, f"not connected: {said or truth.ended_by}")
+            announced = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
+            bad.insert(0, f"not connected: {announced or truth.ended_by}")
         elif not truth.agent:
             bad.insert(0, "the agent was never heard")
         self._ended += 1
@@ -227,18 +227,18 @@ class Callers:
             self._reasons[re.sub(r"\d+(\.\d+)?", "N", f"{scenario.name}: {bad[0]}")] += 1
 
     async def _watch_clock(self) -> None:
-        """How late this process itself is: what it says of others is only as good."""
+        """Measure how late this process is, which limits the accuracy of its other figures."""
         due_s = self._clock()
         while True:
             due_s = max(due_s + CLOCK_S, self._clock())
             await asyncio.sleep(due_s - self._clock())
             self._late_ms.append(1000.0 * (self._clock() - due_s))
 
-    def _say_tally(self) -> None:
+    def _send_report(self) -> None:
         live = sum(call is not None and not call.over for call in self._calls.values())
         clock = exact(self._late_ms).p99
-        _say(
-            Tally(
+        _send(
+            WorkerReport(
                 live=live,
                 ended=self._ended,
                 failed=self._failed,
@@ -265,7 +265,7 @@ class _lines:
         return line
 
 
-def _say(what: Any) -> None:
+def _send(what: Any) -> None:
     sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
     sys.stdout.flush()
 
@@ -275,7 +275,7 @@ def main() -> None:
 
     kind, path = sys.argv[1:]
     mix = msgspec.json.decode(Path(path).read_bytes(), type=Mix)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent says what there is to say
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent reports it
         if kind == "model":
             uvloop.run(model_main(mix, time.monotonic))
             return

@@ -6,11 +6,11 @@ All `*_at_s` are seconds of the server's `clock`: CLOCK_MONOTONIC, unless a quic
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent", "Violation"]
+__all__ = ["ClientViolation", "ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class ClientViolation:
     """A protocol violation of the client. `session`: index in `ModelServer.sessions`."""
 
     session: int
@@ -20,10 +20,10 @@ class Violation:
 
 @dataclass(slots=True)
 class Speech:
-    """A caller's turn as this server's voice detection (or activityStart and activityEnd) had it.
+    """A caller's turn according to this server's voice detection (or activityStart and activityEnd).
 
-    `last_voice_at_s` is when the last audio with speech in it arrived; `ended_at_s` when the turn was decided
-    to be over. `onset_ms` is the place in the session's audio.
+    `last_voice_at_s` is when the last audio with speech in it arrived; `ended_at_s` when the end of the turn
+    was decided. `onset_ms` is the position in the session's audio.
     """
 
     onset_ms: float
@@ -51,14 +51,14 @@ class ToolCallSent:
     args: dict[str, Any]
     blocking: bool
     at_s: float
-    repeats: int = 0  # how many times the same call came back empty before
+    repeats: int = 0  # how many results of the same call were empty before
     state: Literal["open", "answered", "cancelled"] = "open"
     cancelled_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """`call` says what the id was to us when it came."""
+    """`call` is the state of the call with this id when the result was received."""
 
     at_s: float
     id: str
@@ -70,10 +70,10 @@ class ToolAnswer:
 
 @dataclass(slots=True)
 class ReplySent:
-    """A turn of the model's.
+    """A turn of the model.
 
-    `delay_ms` was scripted from `decided_at_s` to the first audio; what `first_audio_at_s` is later than that
-    is this server's own lateness. `audio_ms` is how much audio was sent.
+    The script has `delay_ms` from `decided_at_s` to the first audio; if `first_audio_at_s` is later than that, this
+    server was late. `audio_ms` is how much audio was sent.
     """
 
     trigger: str
@@ -99,9 +99,9 @@ class ReplySent:
 class SessionRecord:
     """One connection, from the handshake to the close.
 
-    `audio` is what was received as it came, PCM16 at `audio_rate_hz`; `audio_arrivals` pairs the time of each
-    frame with the number of bytes received up to its end. `activity` holds activityStart, activityEnd and
-    audioStreamEnd with their times. `auth` is how the client proved itself, never the secret. `usage` is what was
+    `audio` is the audio as received, PCM16 at `audio_rate_hz`; `audio_arrivals` pairs the time of each frame with
+    the number of bytes received up to its end. `activity` holds activityStart, activityEnd and
+    audioStreamEnd with their times. `auth` is the kind of the credentials, not the secret. `usage` has the tokens
     billed at the end of each turn.
     """
 

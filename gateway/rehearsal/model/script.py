@@ -1,7 +1,7 @@
 """The script of the rehearsal model: frozen values, and how they are made from plain mappings (YAML).
 
 A script is a list of replies. Each waits for an event of the caller's side (`on`) and then runs its actions in
-order. A reply is used once; of the unused ones the first that matches is taken. Faults are scripted too, as
+order. A reply is used once; the first unused one that matches is used. Faults are scripted too, as
 actions inside a reply or at a time.
 """
 
@@ -24,8 +24,6 @@ __all__ = [
     "Close",
     "EmptyTurn",
     "Fault",
-    "GoAway",
-    "Interrupted",
     "Mute",
     "Oversize",
     "Reply",
@@ -33,6 +31,8 @@ __all__ = [
     "Script",
     "ScriptError",
     "Send",
+    "SendGoAway",
+    "SendInterrupted",
     "Stall",
     "Think",
     "Wait",
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class ScriptError(ValueError):
-    """The script is wrong: `what`, and what to do; `where` is the field, such as `model.replies[0].say`."""
+    """The script is invalid: `what` has the error and its fix, `where` the field, such as `model.replies[0].say`."""
 
     def __init__(self, what: str, where: str = "") -> None:
         super().__init__(f"{where}: {what}" if where else what)
@@ -53,11 +53,11 @@ class ScriptError(ValueError):
 class Say:
     """Speak.
 
-    Without `sound` (a WAV file) a made-up voice hums for `length_ms` or about as long as `text` takes.
+    Without `sound` (a WAV file) the voice is a hum of `length_ms`, by default as long as `text` would take.
     `delay_ms` is the thinking time, from the end of the caller's turn to the first audio sent.
-    `chunk_ms` is cycled through; 0 is a chunk of one sample, which the real service has been seen to send.
-    `speed` is times real time. `cut_ms` ends the audio early though the transcript is whole (a sentence cut
-    off). `late_chunks` are still sent after an interruption.
+    `chunk_ms` is repeated in a cycle; 0 is a chunk of one sample, which the real service sends at times.
+    `speed` is a multiple of real time. `cut_ms` ends the audio early although the transcript is complete (a
+    sentence cut off). `late_chunks` are still sent after an interruption.
     """
 
     text: str
@@ -79,7 +79,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class CallTool:
-    """Call a function. Neighbouring calls share one `toolCall` message. An id is made up unless given."""
+    """Call a function. Neighbouring calls share one `toolCall` message. An id is generated unless given."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -88,14 +88,14 @@ class CallTool:
 
 @dataclass(frozen=True, slots=True)
 class Think:
-    """A thought part: text that must not be spoken."""
+    """Send a thought part: text that must not be spoken."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The reply pauses; the session lives on."""
+    """The reply pauses; the session continues."""
 
     ms: float
 
@@ -109,31 +109,31 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """From here on the model receives and transcribes, and never replies."""
+    """The model continues to receive and transcribe, but does not reply any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One message as it stands: a mapping (sent as JSON) or the text of the frame."""
+    """Send one message unchanged: a mapping (sent as JSON) or the text of the frame."""
 
     message: Mapping[str, Any] | str
 
 
 @dataclass(frozen=True, slots=True)
 class Oversize:
-    """A valid message of more than `size_bytes`; clients often stop at 1 MiB."""
+    """Send a valid message of more than `size_bytes`; many clients accept 1 MiB at most."""
 
     size_bytes: int = 1_200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class SendInterrupted:
     """`interrupted` and `turnComplete` without speech; the rest of the reply is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyTurn:
-    """A turn with nothing in it: `turnComplete` alone."""
+    """Send a turn without content: `turnComplete` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class CancelTools:
 
 
 @dataclass(frozen=True, slots=True)
-class GoAway:
+class SendGoAway:
     """`goAway`; when `then_close`, the session ends that much later in the script's `end_of_life` way."""
 
     time_left_s: float = 50.0
@@ -163,14 +163,14 @@ class Abort:
 
 
 Action = (
-    Say | CallTool | Think | Wait | Stall | Mute | Send | Oversize | Interrupted | EmptyTurn | CancelTools
-    | GoAway | Close | Abort
+    Say | CallTool | Think | Wait | Stall | Mute | Send | Oversize | SendInterrupted | EmptyTurn | CancelTools
+    | SendGoAway | Close | Abort
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`on` is what it waits for.
+    """A reply to the event `on`.
 
     "start" and "resume": the session is set up. "caller": the caller's turn ended. "text" or "text:PART": text
     to be answered (with PART in it). "tool:NAME": a result of that function. "any": one of the last three.
@@ -196,7 +196,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Actions at a time after the conversation's first setup, whatever is going on.
+    """Actions at a time after the conversation's first setup, in any state of the conversation.
 
     Each runs once: it does not run again after a reconnect.
     """
@@ -212,13 +212,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """`default` answers a caller's turn that no reply is left for.
+    """`default` answers a caller's turn for which no reply is left.
 
     `setup_delay_ms`, `refuse` and `instead_of_setup` are faults before the session begins; `refuse_resumes`
     are spent one per attempt to resume. `lifetime_s` and `go_away_s` (the warning before it) are divided by
-    the server's time scale. `carries_on`: a session without a handle goes on where the last one was instead of
-    beginning the script again, which suits a single call that reconnects. `hears_above_dbfs` overrides what
-    the voice detection takes for speech.
+    the server's time scale. `carries_on`: a session without a handle continues the script instead of beginning it
+    again, which suits a single call that reconnects. `hears_above_dbfs` overrides the level above which the voice
+    detection detects speech.
     """
 
     replies: tuple[Reply, ...] = ()
@@ -240,7 +240,7 @@ class Script:
 
 
 _T = TypeVar("_T")
-_ROOT = "model"  # what the script is called in a scenario, and in the places that errors name
+_ROOT = "model"  # the name of the script in a scenario, and in the fields that errors name
 
 # The name of each action in a mapping, and the field that its value fills.
 ACTIONS: dict[str, tuple[type, str | None]] = {
@@ -252,10 +252,10 @@ ACTIONS: dict[str, tuple[type, str | None]] = {
     "mute": (Mute, None),
     "send": (Send, "message"),
     "oversize": (Oversize, "size_bytes"),
-    "interrupted": (Interrupted, None),
+    "interrupted": (SendInterrupted, None),
     "empty_turn": (EmptyTurn, None),
     "cancel_tools": (CancelTools, None),
-    "go_away": (GoAway, "time_left_s"),
+    "go_away": (SendGoAway, "time_left_s"),
     "close": (Close, "code"),
     "abort": (Abort, None),
 }
@@ -272,11 +272,11 @@ def read_script(path: Path) -> Script:
 
 
 def script_from(mapping: Mapping[str, Any], base_dir: Path | None = None) -> Script:
-    """A script out of plain mappings, as YAML gives them. Sounds are relative to `base_dir`.
+    """Make a script from plain mappings, as YAML yields them. Sounds are relative to `base_dir`.
 
     An action is a mapping with its name as a key (`{say: "Hello", delay_ms: 200}`, `{close: 1011}`) or, where
-    it needs nothing, its name (`abort`). A reply with a single action may carry it itself instead of `do`.
-    Raises ScriptError, which names the place.
+    it needs nothing, its name (`abort`). A reply with a single action may have it as a key instead of `do`.
+    Raises ScriptError, which names the field.
     """
     _is_mapping(mapping, _ROOT)
     values = dict(mapping)
@@ -393,7 +393,7 @@ def _made(kind: type[_T], values: dict[str, Any], where: str, written_as: Mappin
         raise ScriptError(str(error), where) from None
 
 
-# Fields that the callers of _made have converted already, and those that may be anything.
+# Fields that the callers of _made have converted already, and fields of any type.
 _BUILT = frozenset(
     "replies default faults do refuse instead_of_setup refuse_resumes end_of_life message args".split()  # noqa: SIM905
 )

@@ -1,7 +1,7 @@
 """The rehearsal model: a server that speaks the Gemini Live protocol from a script, over TLS.
 
-Clients reach it as they reach the service: base URL `ModelServer.url`, trust `ModelServer.ca_path`. It has a
-parser of its own and records the client's violations.
+Clients connect to it as to the service: base URL `ModelServer.url`, trusted certificate `ModelServer.ca_path`. It has
+its own parser and records protocol violations of the client.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from aiohttp import web
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.model.link import Link
-from offhook.gateway.rehearsal.model.record import SessionRecord, Violation
+from offhook.gateway.rehearsal.model.connection import Connection
+from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
-from offhook.gateway.rehearsal.model.session import Handle, Session
+from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
 from offhook.gateway.rehearsal.model.turns import Progress
-from offhook.gateway.rehearsal.model.wire import Refused, camel_keys
+from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
 __all__ = ["ModelServer", "serve"]
@@ -59,11 +59,11 @@ class ModelServer:
 
     `script` is a Script for all connections or a function from the (camelCase) setup of each new session to
     its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
-    `keep_audio`: what was received, and (unless `keep_arrivals` says otherwise) when, stays in the records.
-    `api_keys` None takes any key but none at all. Without `tls`, plain HTTP for hand-written clients.
-    `clock`: of all times in the records; by default the running loop's.
+    `keep_audio`: the records keep the received audio and, unless `keep_arrivals` is False, the time of each frame.
+    `api_keys` None accepts any key, but not a request without one. Without `tls`, plain HTTP for hand-written clients.
+    `clock`: for all times in the records; by default the running loop's.
 
-    `sessions` and `violations` grow as things happen; `failures` are exceptions of this server's own.
+    `sessions` and `violations` grow while the server runs; `failures` are exceptions of this server.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class ModelServer:
         self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
         self._api_keys = api_keys
         self.sessions: list[SessionRecord] = []
-        self.violations: list[Violation] = []
+        self.violations: list[ClientViolation] = []
         self.failures: list[BaseException] = []
         self.url = ""
         self.ca_path = ""
-        self._links: set[Link] = set()
-        self._handles: dict[str, Handle] = {}
+        self._connections: set[Connection] = set()
+        self._handles: dict[str, ResumptionHandle] = {}
         self._carried: list[Progress] = []
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -116,8 +116,8 @@ class ModelServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._runner is not None
-        for link in self._links:
-            link.close(Close(1001, "The server is going down."))
+        for connection in self._connections:
+            connection.close(Close(1001, "The server is going down."))
         await self._runner.cleanup()
         if self._folder is not None:
             self._folder.cleanup()
@@ -138,7 +138,7 @@ class ModelServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = re.sub("/{2,}", "/", request.path)
         if request.method == "POST" and (token := re.fullmatch(r"/(v1|v1beta|v1alpha)/auth_tokens", path)):
-            return await self._mint(request, token.group(1))
+            return await self._create_token(request, token.group(1))
         live = _LIVE_PATH.search(path)
         if request.method != "GET" or live is None:
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
@@ -157,14 +157,14 @@ class ModelServer:
         except ConnectionError:  # closed before the answer
             record.closed_at_s, record.closed_by = self._clock(), "network"
             return web.Response(status=400)
-        link = Link(ws, request, record, self._clock)
+        connection = Connection(ws, request, record, self._clock)
         version = live["version"] or live["vertex"]
-        self._links.add(link)
+        self._connections.add(connection)
         try:
             denied = self._denied(auth, secret, constrained)
-            await Session(self, link, record, version, vertex=live["vertex"] is not None).run(denied, secret)
+            await Session(self, connection, record, version, vertex=live["vertex"] is not None).run(denied, secret)
         finally:
-            self._links.discard(link)
+            self._connections.discard(connection)
         return ws
 
     def _denied(self, auth: str, secret: str, constrained: bool) -> Close | None:
@@ -179,7 +179,7 @@ class ModelServer:
     # -- for sessions -------------------------------------------------------------------------------------
 
     def progress_for(self, setup: dict[str, Any]) -> Progress:
-        """The script of a new session, at its beginning or where another session left it."""
+        """The script of a new session: at its beginning, or where the last session stopped."""
         script = self._script(setup) if callable(self._script) else self._script
         if not script.carries_on:
             return Progress(script, self._clock())
@@ -189,33 +189,35 @@ class ModelServer:
         self._carried.append(Progress(script, self._clock()))
         return self._carried[-1]
 
-    def keep_handle(self, name: str, handle: Handle) -> None:
+    def keep_handle(self, name: str, handle: ResumptionHandle) -> None:
         self._handles[name] = handle
 
-    def resumed(self, name: str, model: str) -> Handle:
-        """What the handle stands for. Refused: 1007 unknown, expired or another model, 1011 still in use."""
+    def resumed(self, name: str, model: str) -> ResumptionHandle:
+        """Look a handle up. Raises `SessionRefused`: 1007 unknown, expired or another model, 1011 still in use."""
         handle = self._handles.get(name)
         if handle is None:
-            raise Refused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
+            raise SessionRefused(1007, "Request contains an invalid argument. Unknown session resumption handle.")
         ended_s = handle.owner.closed_at_s
         if ended_s is None:
-            # A frozen session cannot have seen its client go: still a refusal, but not the client's fault.
+            # A stalled session has not seen the client's close: this is a refusal, but not an error of the client.
             in_use = "Internal error encountered. The session is still in use."
-            raise Refused(1011, in_use, scripted=handle.link.stalled)
+            raise SessionRefused(1011, in_use, scripted=handle.connection.stalled)
         progress = handle.conversation.progress
         if progress.resumes_refused < len(progress.script.refuse_resumes):
             refusal = progress.script.refuse_resumes[progress.resumes_refused]
             progress.resumes_refused += 1
-            raise Refused(refusal.code, refusal.reason, scripted=True)
+            raise SessionRefused(refusal.code, refusal.reason, scripted=True)
         if self._clock() - ended_s > _HANDLE_LIFE_S / self.time_scale:
-            raise Refused(1007, "Request contains an invalid argument. The session resumption handle has expired.")
+            raise SessionRefused(
+                1007, "Request contains an invalid argument. The session resumption handle has expired."
+            )
         if model != handle.model:
-            raise Refused(1007, "Request contains an invalid argument. The model may not change on resumption.")
+            raise SessionRefused(1007, "Request contains an invalid argument. The model may not change on resumption.")
         return handle
 
     # -- ephemeral tokens ---------------------------------------------------------------------------------
 
-    async def _mint(self, request: web.Request, version: str) -> web.Response:
+    async def _create_token(self, request: web.Request, version: str) -> web.Response:
         if version == "v1":
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
         auth, secret = _credentials(request)

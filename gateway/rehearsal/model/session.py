@@ -1,4 +1,4 @@
-"""One session of the rehearsal model: the setup, then the client's messages, interpreted."""
+"""One session of the rehearsal model: the setup, then the client's messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from offhook.gateway.rehearsal.model.link import Link
-from offhook.gateway.rehearsal.model.record import SessionRecord, Speech, TextHeard, Violation
+from offhook.gateway.rehearsal.model import wire
+from offhook.gateway.rehearsal.model.connection import Connection
+from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard
 from offhook.gateway.rehearsal.model.script import Close
-from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, Trigger, Turns, raw_frame
+from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, ScriptPlayer, Trigger, raw_frame
 from offhook.gateway.rehearsal.model.voice import SpeechEnd, SpeechStart, VoiceActivity
 from offhook.gateway.rehearsal.model.wire import (
     BadMessage,
@@ -20,7 +21,7 @@ from offhook.gateway.rehearsal.model.wire import (
     ContextUpdate,
     Profile,
     RealtimeInput,
-    Refused,
+    SessionRefused,
     ToolResponse,
     base64_decoded,
     checked_setup,
@@ -32,17 +33,17 @@ from offhook.gateway.rehearsal.model.wire import (
 if TYPE_CHECKING:
     from offhook.gateway.rehearsal.model.server import ModelServer
 
-__all__ = ["Handle", "Session"]
+__all__ = ["ResumptionHandle", "Session"]
 
 _SETUP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Handle:
-    """What a resumption handle stands for. `owner` and `link` are those of the session it was given to."""
+class ResumptionHandle:
+    """The state that a resumption handle restores. `owner` and `connection` are of the session that received it."""
 
     conversation: Conversation
-    link: Link
+    connection: Connection
     owner: SessionRecord
     model: str
 
@@ -50,13 +51,15 @@ class Handle:
 class Session:
     """One WebSocket. `run` returns when it is closed."""
 
-    def __init__(self, server: ModelServer, link: Link, record: SessionRecord, version: str, vertex: bool) -> None:
-        self._server, self.link, self._record = server, link, record
+    def __init__(
+        self, server: ModelServer, connection: Connection, record: SessionRecord, version: str, vertex: bool
+    ) -> None:
+        self._server, self.connection, self._record = server, connection, record
         self._version, self._vertex = version, vertex
         self._profile: Profile
         self._conversation: Conversation
-        self._turns: Turns | None = None
-        self._ear: VoiceActivity | None = None
+        self._turns: ScriptPlayer | None = None
+        self._detector: VoiceActivity | None = None
         self._history_open = False
         self._messages = 0
         self._resumption: Any = None
@@ -64,53 +67,53 @@ class Session:
 
     async def run(self, denied: Close | None, secret: str) -> None:
         """`denied`: the close for bad credentials, sent after the setup, as the service does."""
-        self.link.start()
+        self.connection.start()
         try:
             await self._converse(denied, secret)
         except BadMessage as bad:
             self._violation(str(bad))
-            self.link.close(Close(1007, str(bad)))
-        except Refused as refused:
+            self.connection.close(Close(1007, str(bad)))
+        except SessionRefused as refused:
             if not refused.scripted:
                 self._violation(str(refused))
-            self.link.close(Close(refused.code, refused.reason))
-        except Exception as error:  # an error of this server must not look like the client's
+            self.connection.close(Close(refused.code, refused.reason))
+        except Exception as error:  # an error of this server is no violation of the client
             self._server.failures.append(error)
-            self.link.close(Close(1011, "Internal error encountered."))
+            self.connection.close(Close(1011, "Internal error encountered."))
         finally:
             try:
-                while not self.link.open and await self.link.receive() is not None:
+                while not self.connection.open and await self.connection.receive() is not None:
                     pass  # messages are ignored until the client answers the close
             finally:
                 if self._turns is not None:
                     self._turns.end()
-                await self.link.stop()
-                self._server.failures += self.link.failures
+                await self.connection.stop()
+                self._server.failures += self.connection.failures
 
     def _violation(self, what: str) -> None:
-        self._server.violations.append(Violation(self._record.index, self.link.clock(), what))
+        self._server.violations.append(ClientViolation(self._record.index, self.connection.clock(), what))
 
     # -- setup --------------------------------------------------------------------------------------------
 
     async def _converse(self, denied: Close | None, secret: str) -> None:
         try:
-            data = await asyncio.wait_for(self.link.receive(), _SETUP_TIMEOUT_S)
+            data = await asyncio.wait_for(self.connection.receive(), _SETUP_TIMEOUT_S)
         except TimeoutError:
-            raise Refused(1008, "No setup message received.") from None
+            raise SessionRefused(1008, "No setup message received.") from None
         if data is None:
             return
         message = client_message(data)
         if not isinstance(message, dict):
             raise BadMessage("The first message must be setup.")
         record = self._record
-        record.setup, record.setup_at_s = message, self.link.clock()
+        record.setup, record.setup_at_s = message, self.connection.clock()
         record.model = str(message.get("model", ""))
         if denied is not None:
-            raise Refused(denied.code, denied.reason)
+            raise SessionRefused(denied.code, denied.reason)
         record.setup = self._server.locked_setup(secret, message)
         if not await self._set_up(record.setup):
             return
-        while (data := await self.link.receive()) is not None:
+        while (data := await self.connection.receive()) is not None:
             self._receive(data)
 
     async def _set_up(self, raw: dict[str, Any]) -> bool:
@@ -124,24 +127,24 @@ class Session:
             self._record.resumed_from = known.owner.index
         else:
             progress = self._server.progress_for(raw)
-            self._conversation = Conversation(progress, self.link.clock(), text_tokens=len(json.dumps(raw)) / 4)
+            self._conversation = Conversation(progress, self.connection.clock(), text_tokens=len(json.dumps(raw)) / 4)
         script = self._conversation.progress.script
-        self.link.text_frames, self.link.pong_delay_s = script.text_frames, script.pong_delay_s
+        self.connection.text_frames, self.connection.pong_delay_s = script.text_frames, script.pong_delay_s
         detection = setup.realtime_input_config.automatic_activity_detection
         if not detection.disabled:
-            self._ear = VoiceActivity(detection, self._vertex, script.hears_above_dbfs)
+            self._detector = VoiceActivity(detection, self._vertex, script.hears_above_dbfs)
         self._history_open = setup.history_config.initial_history_in_client_content
-        if script.setup_delay_ms and not await self._patient(script.setup_delay_ms / 1000):
+        if script.setup_delay_ms and not await self._wait_before_setup(script.setup_delay_ms / 1000):
             return False
         if script.refuse is not None:
-            self.link.close(script.refuse)
+            self.connection.close(script.refuse)
             return False
         if script.instead_of_setup is not None:
-            self.link.put(raw_frame(script.instead_of_setup))
+            self.connection.put(raw_frame(script.instead_of_setup))
         else:
-            self.link.send({"setupComplete": {}}, self._record.set_up)
-        self._turns = Turns(
-            self.link,
+            self.connection.send(wire.setup_complete(), self._record.set_up)
+        self._turns = ScriptPlayer(
+            self.connection,
             self._record,
             setup,
             self._profile,
@@ -154,10 +157,10 @@ class Session:
         self._turns.begin(bool(handle), self._server.time_scale)
         return True
 
-    async def _patient(self, delay_s: float) -> bool:
-        """Delay the setup's answer; False if the client closed meanwhile."""
+    async def _wait_before_setup(self, delay_s: float) -> bool:
+        """Delay `setupComplete`; False if the client closed meanwhile."""
         try:
-            data = await asyncio.wait_for(self.link.receive(), delay_s)
+            data = await asyncio.wait_for(self.connection.receive(), delay_s)
         except TimeoutError:
             return True
         if data is not None:
@@ -165,15 +168,15 @@ class Session:
         return False
 
     def _offer_handle(self) -> None:
-        if self._resumption is None or not self.link.open:
+        if self._resumption is None or not self.connection.open:
             return
         name = secrets.token_urlsafe(24)
-        self._server.keep_handle(name, Handle(self._conversation, self.link, self._record, self._record.model))
+        self._server.keep_handle(
+            name, ResumptionHandle(self._conversation, self.connection, self._record, self._record.model)
+        )
         self._record.handles.append(name)
-        update: dict[str, Any] = {"newHandle": name, "resumable": True}
-        if self._resumption.transparent:
-            update["lastConsumedClientMessageIndex"] = str(self._messages)  # int64 is a string in JSON
-        self.link.send({"sessionResumptionUpdate": update})
+        last_index = self._messages if self._resumption.transparent else None
+        self.connection.send(wire.resumption_update(name, last_index=last_index))
 
     # -- what the client sends ----------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Session:
             case _:
                 raise BadMessage("setup may only be the first message.")
 
-    def _realtime(self, given: RealtimeInput, turns: Turns) -> None:
+    def _realtime(self, given: RealtimeInput, turns: ScriptPlayer) -> None:
         if given.audio is not None:
             self._audio(given.audio, turns)
         for chunk in given.media_chunks:
@@ -209,16 +212,16 @@ class Session:
         if given.activity_end is not None:
             self._manual_activity(False, turns)
         if given.audio_stream_end:
-            self._record.activity.append((self.link.clock(), "audioStreamEnd"))
-            if self._ear is not None and (ended := self._ear.flush()):
+            self._record.activity.append((self.connection.clock(), "audioStreamEnd"))
+            if self._detector is not None and (ended := self._detector.flush()):
                 self._speech_ended(ended.speech_ms, turns)
 
-    def _audio(self, blob: Blob, turns: Turns) -> None:
+    def _audio(self, blob: Blob, turns: ScriptPlayer) -> None:
         rate_hz = pcm_rate_hz(blob.mime_type)
         pcm = base64_decoded(blob.data)
         if len(pcm) % 2:
             raise BadMessage("PCM16 audio of an odd number of bytes.")
-        now_s = self.link.clock()
+        now_s = self.connection.clock()
         record = self._record
         record.audio_rate_hz = rate_hz
         record.audio_bytes += len(pcm)
@@ -227,16 +230,16 @@ class Session:
         if self._server.keep_arrivals:
             record.audio_arrivals.append((now_s, record.audio_bytes))
         if self._history_open:
-            return  # the conversation has not begun
+            return  # audio before the end of the initial history is ignored
         length_s = len(pcm) / 2 / rate_hz
-        if self._ear is not None:
-            for decided in self._ear.push(pcm, rate_hz):
+        if self._detector is not None:
+            for decided in self._detector.push(pcm, rate_hz):
                 match decided:
                     case SpeechStart(onset_ms):
                         self._speech_started(onset_ms, turns)
                     case SpeechEnd(speech_ms):
                         self._speech_ended(speech_ms, turns)
-            voiced = self._ear.heard_voice
+            voiced = self._detector.heard_voice
         else:
             voiced = turns.caller_speaks
             if voiced:
@@ -246,43 +249,42 @@ class Session:
         if turns.caller_speaks:
             self._conversation.audio_tokens += length_s * AUDIO_TOKENS_PER_S
 
-    def _manual_activity(self, started: bool, turns: Turns) -> None:
+    def _manual_activity(self, started: bool, turns: ScriptPlayer) -> None:
         name = "activityStart" if started else "activityEnd"
-        self._record.activity.append((self.link.clock(), name))
-        if self._ear is not None:
+        self._record.activity.append((self.connection.clock(), name))
+        if self._detector is not None:
             raise BadMessage(f"{name} is not supported when automatic activity detection is enabled.")
         if started == turns.caller_speaks:
             self._violation(f"{name} twice" if started else f"{name} without activityStart")
         elif started:
-            self._speech_started(self._heard_ms(), turns)
+            self._speech_started(self._received_ms(), turns)
         else:
             self._speech_ended(self._record.speech[-1].speech_ms, turns)
 
-    def _heard_ms(self) -> float:
+    def _received_ms(self) -> float:
         return self._record.audio_bytes / 2 / self._record.audio_rate_hz * 1000
 
-    def _speech_started(self, onset_ms: float, turns: Turns) -> None:
-        now_s = self.link.clock()
+    def _speech_started(self, onset_ms: float, turns: ScriptPlayer) -> None:
+        now_s = self.connection.clock()
         self._record.speech.append(Speech(onset_ms, now_s, now_s))
         self._activity_signal("ACTIVITY_START")
         turns.caller_started()
 
-    def _speech_ended(self, speech_ms: float, turns: Turns) -> None:
+    def _speech_ended(self, speech_ms: float, turns: ScriptPlayer) -> None:
         speech = self._record.speech[-1]
-        speech.ended_at_s, speech.speech_ms = self.link.clock(), speech_ms
+        speech.ended_at_s, speech.speech_ms = self.connection.clock(), speech_ms
         self._activity_signal("ACTIVITY_END")
         turns.caller_ended(speech_ms)
 
     def _activity_signal(self, kind: str) -> None:
         if self._vad_signal:
-            offset = f"{self._heard_ms() / 1000:g}s"
-            self.link.send({"voiceActivity": {"type": kind, "audioOffset": offset}})
+            self.connection.send(wire.voice_activity(kind, self._received_ms() / 1000))
 
     def _text(self, text: str, how: Any, role: str | None = None, turn_complete: bool = False) -> None:
         self._conversation.text_tokens += len(text) / 4
-        self._record.texts.append(TextHeard(self.link.clock(), text, how, role, turn_complete))
+        self._record.texts.append(TextHeard(self.connection.clock(), text, how, role, turn_complete))
 
-    def _content(self, content: ClientContent, turns: Turns) -> None:
+    def _content(self, content: ClientContent, turns: ScriptPlayer) -> None:
         if self._profile.client_content == "initial history" and not self._history_open:
             raise BadMessage(
                 "Request contains an invalid argument. clientContent is only for this model's initial history."
@@ -299,7 +301,7 @@ class Session:
             turns.interrupt()
             turns.trigger(Trigger("text", " ".join(pieces)))
 
-    def _context_update(self, update: ContextUpdate, turns: Turns) -> None:
+    def _context_update(self, update: ContextUpdate, turns: ScriptPlayer) -> None:
         if not self._profile.context_update:
             raise BadMessage('Invalid JSON payload received. Unknown name "contextUpdate": Cannot find field.')
         if update.tools is not None:

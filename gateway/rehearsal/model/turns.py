@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from offhook.gateway.rehearsal.model.link import Link
+from offhook.gateway.rehearsal.model import wire
+from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.record import ReplySent, SessionRecord, ToolAnswer, ToolCallSent
 from offhook.gateway.rehearsal.model.script import (
     Abort,
@@ -19,14 +20,14 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Mute,
     Oversize,
     Reply,
     Say,
     Script,
     Send,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Think,
     Wait,
@@ -43,7 +44,7 @@ from offhook.gateway.rehearsal.model.wire import (
     pretty,
 )
 
-__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "Trigger", "Turns", "raw_frame"]
+__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "ScriptPlayer", "Trigger", "raw_frame"]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
 # A result sent before the cancellation was received is not a violation.
@@ -55,7 +56,7 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 @dataclass(slots=True)
 class Progress:
-    """Progress of a script: the indices of its replies and faults that are used up."""
+    """Progress of a script: the indices of the replies and faults that have been used."""
 
     script: Script
     began_at_s: float
@@ -77,7 +78,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """An event that a reply may be scripted for. `detail`: the text, or the tool's name."""
+    """An event to which a reply may be scripted. `detail`: the text, or the tool's name."""
 
     kind: Literal["start", "resume", "caller", "text", "tool"]
     detail: str = ""
@@ -88,8 +89,8 @@ class Trigger:
 class _Turn:
     """The model's turn under way. `index` is None for the script's default reply.
 
-    `content`: something of it was sent. `generated`: since the last turnComplete. `late`: frames that still go
-    out after an interruption.
+    `content`: a part of the turn was sent. `generated`: a part was sent since the last turnComplete. `late`: frames
+    that are still sent after an interruption.
     """
 
     trigger: Trigger
@@ -103,12 +104,12 @@ class _Turn:
     late: list[bytes] = field(default_factory=list)
 
 
-class Turns:
-    """Plays the script on one session. `idle` is called whenever a resumption handle would be offered."""
+class ScriptPlayer:
+    """Plays the script on one session. `idle` is called whenever the service would offer a resumption handle."""
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         record: SessionRecord,
         setup: Setup,
         profile: Profile,
@@ -118,13 +119,13 @@ class Turns:
         violation: Callable[[str], None],
         idle: Callable[[], None],
     ) -> None:
-        self._link, self._record, self._profile, self._conversation = link, record, profile, conversation
+        self._connection, self._record, self._profile, self._conversation = connection, record, profile, conversation
         self._progress, self._script = conversation.progress, conversation.progress.script
         self._violation, self._idle = violation, idle
-        self._answer_name = "candidates" if vertex else "response"
-        self._heard_wanted = setup.input_audio_transcription is not None
-        self._said_wanted = setup.output_audio_transcription is not None
-        self._resumable_told = setup.session_resumption is not None
+        self._vertex = vertex
+        self._transcribe_caller = setup.input_audio_transcription is not None
+        self._transcribe_model = setup.output_audio_transcription is not None
+        self._report_resumable = setup.session_resumption is not None
         self._compression = setup.context_window_compression
         self._interruptible = setup.realtime_input_config.activity_handling != "NO_INTERRUPTION"
         self._blocking: dict[str, bool] = {}
@@ -137,16 +138,16 @@ class Turns:
         self.declare(functions(setup.tools))
 
     def begin(self, resumed: bool, time_scale: float) -> None:
-        """The session is set up: lifetimes and faults run from now."""
+        """The session is set up: lifetimes and faults begin."""
         script = self._script
         life_s = script.lifetime_s
         if self._compression is None:
             # Without compression the audio of one conversation is limited, however often it is resumed.
-            spent_s = (self._link.clock() - self._conversation.began_at_s) * time_scale
+            spent_s = (self._connection.clock() - self._conversation.began_at_s) * time_scale
             life_s = min(life_s, max(1.0, self._profile.uncompressed_s - spent_s))
         left_s = min(script.go_away_s, life_s)
-        self._later((life_s - left_s) / time_scale, lambda: self._go_away(GoAway(left_s / time_scale)))
-        elapsed_s = self._link.clock() - self._progress.began_at_s
+        self._later((life_s - left_s) / time_scale, lambda: self._go_away(SendGoAway(left_s / time_scale)))
+        elapsed_s = self._connection.clock() - self._progress.began_at_s
         for index, fault in enumerate(script.faults):
             if index not in self._progress.faults_done:
                 self._later(max(0.0, fault.at_s - elapsed_s), partial(self._begin_fault, index))
@@ -177,12 +178,12 @@ class Turns:
         self.trigger(Trigger("caller", speech_ms=speech_ms))
 
     def trigger(self, trigger: Trigger) -> None:
-        """Queue an event that a reply may be scripted for; the reply is played when it is the model's turn."""
+        """Queue an event; the reply scripted for it is played when the model has the floor."""
         self._pending.append(trigger)
-        self._pump()
+        self._play_pending()
 
-    def _pump(self, even_over_caller: bool = False) -> None:
-        while self._link.open and self._turn is None and self._pending:
+    def _play_pending(self, even_over_caller: bool = False) -> None:
+        while self._connection.open and self._turn is None and self._pending:
             if self.caller_speaks and not even_over_caller:
                 return
             trigger = self._pending.popleft()
@@ -190,10 +191,10 @@ class Turns:
             if found is None or self._muted:
                 continue
             index, reply = found
-            said = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
-            turn = self._turn = _Turn(trigger, reply, index, ReplySent(said, self._link.clock()))
+            event = f"tool:{trigger.detail}" if trigger.kind == "tool" else trigger.kind
+            turn = self._turn = _Turn(trigger, reply, index, ReplySent(event, self._connection.clock()))
             self._record.replies.append(turn.record)
-            turn.task = self._link.tasks.begin(self._play(turn))
+            turn.task = self._connection.tasks.begin(self._play(turn))
 
     def _find(self, trigger: Trigger) -> tuple[int | None, Reply] | None:
         """The reply for this trigger, marked as used."""
@@ -211,22 +212,22 @@ class Turns:
         turn = self._turn
         if turn is None and not phantom:
             return
-        self._link.send({"serverContent": {"interrupted": True}}, self._record.interruptions.append)
+        self._connection.send(wire.interrupted(), self._record.interruptions.append)
         for frame in turn.late if turn else ():
-            self._link.put(frame)
+            self._connection.put(frame)
         self._turn_complete(turn.record.audio_ms if turn else 0.0, idle=True)
         if turn is None:
             return
         self._end_turn(turn, "interrupted")
         if turn.task is not None and turn.task is not asyncio.current_task():
             turn.task.cancel()
-        # The caller had only paused: the reply is still due.
+        # The caller only paused: the reply is still due.
         if not turn.content and turn.trigger.kind == "caller" and turn.index is not None:
             self._progress.used.discard(turn.index)
         self._offer_handle()
 
     def _end_turn(self, turn: _Turn, how: Literal["complete", "interrupted", "cut off"]) -> None:
-        turn.record.ended, turn.record.ended_at_s = how, self._link.clock()
+        turn.record.ended, turn.record.ended_at_s = how, self._connection.clock()
         self._turn = None
         self._conversation.audio_tokens += turn.record.audio_ms / 1000 * AUDIO_TOKENS_PER_S
 
@@ -234,120 +235,114 @@ class Turns:
 
     async def _play(self, turn: _Turn) -> None:
         if turn.reply.heard_when == "before":
-            self._heard(turn)
+            self._send_caller_transcript(turn)
         await self._act(turn, turn.reply.do)
         if self._turn is not turn:
             return
         if turn.reply.heard_when == "after":
-            self._heard(turn)
+            self._send_caller_transcript(turn)
         if turn.content:
             await self._finish(turn, idle=not self._open_calls())
         self._end_turn(turn, "complete")
         if turn.content:
             self._offer_handle()
-        self._pump()
+        self._play_pending()
 
     async def _act(self, turn: _Turn, actions: Sequence[Action]) -> None:
         rest = deque(actions)
-        while rest and self._turn is turn and self._link.open:
+        while rest and self._turn is turn and self._connection.open:
             action = rest.popleft()
             match action:
                 case Say():
                     if turn.generated and self._profile.extended_thinking:
                         await self._finish(turn, idle=False)
-                    await self._say(turn, action)
+                    await self._speak(turn, action)
                 case Think(text):
                     self._generating(turn)
-                    part = {"text": text, "thought": True}
-                    self._link.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                    self._connection.send(wire.thought(text))
                 case CallTool():
                     calls = [action]
                     while rest and isinstance(rest[0], CallTool):
                         calls.append(rest.popleft())  # type: ignore[arg-type]
                     self._generating(turn)
-                    await self._results(turn, [self._new_call(call) for call in calls])
+                    await self._call_tools(turn, [self._new_call(call) for call in calls])
                 case EmptyTurn():
                     self._turn_complete(0.0, idle=True)
-                case Interrupted():
+                case SendInterrupted():
                     self.interrupt(phantom=True)
-                    self._pump()
+                    self._play_pending()
                 case _:
                     await self._do(action)
 
     def _generating(self, turn: _Turn) -> None:
-        if not turn.content and self._resumable_told:
-            self._link.send({"sessionResumptionUpdate": {"resumable": False}})
+        if not turn.content and self._report_resumable:
+            self._connection.send(wire.resumption_update())
         turn.content = turn.generated = True
 
-    def _heard(self, turn: _Turn) -> None:
-        """The caller's transcript; once, though the reply may have to begin again."""
-        if not self._heard_wanted or turn.index in self._progress.heard_sent:
+    def _send_caller_transcript(self, turn: _Turn) -> None:
+        """Send the caller's transcript, once even if the reply begins again."""
+        if not self._transcribe_caller or turn.index in self._progress.heard_sent:
             return
         if turn.index is not None:
             self._progress.heard_sent.add(turn.index)
         for piece in turn.reply.heard:
-            transcription: dict[str, Any] = {"text": piece}
-            if self._profile.marks_finished:
-                transcription["finished"] = True
-            self._link.send({"serverContent": {"inputTranscription": transcription}})
+            self._connection.send(wire.caller_transcript(piece, finished=self._profile.marks_finished))
 
-    async def _say(self, turn: _Turn, say: Say) -> None:
+    async def _speak(self, turn: _Turn, say: Say) -> None:
         record = turn.record
         chunks = chunks_of(say)
-        begin_s = self._link.clock() + say.delay_ms / 1000
+        begin_s = self._connection.clock() + say.delay_ms / 1000
         if record.first_audio_at_s is None and not turn.content:
-            # The first delay counts from the decision, so that this server's own lateness does not add up.
+            # The first delay counts from the decision, so that lateness of this server does not add up.
             begin_s = record.decided_at_s + say.delay_ms / 1000
             record.delay_ms = say.delay_ms
         record.text = f"{record.text} {say.text}".strip()
-        await asyncio.sleep(max(0.0, begin_s - self._link.clock()))
+        await asyncio.sleep(max(0.0, begin_s - self._connection.clock()))
         self._generating(turn)
         own_frame = say.transcript == "own frame" or (
             say.transcript == "as the model does" and not self._profile.same_frame_transcript
         )
-        spread = say.transcript in ("as the model does", "same frame", "own frame") and self._said_wanted
+        spread = say.transcript in ("as the model does", "same frame", "own frame") and self._transcribe_model
         pieces = _spread(say.text, len(chunks)) if spread else [""] * len(chunks)
         if say.transcript == "before":
-            self._transcript(say.text)
+            self._send_transcript(say.text)
         for i, (chunk, piece) in enumerate(zip(chunks, pieces, strict=True)):
-            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._link.clock()
+            wait_s = begin_s + chunk.starts_ms / 1000 / say.speed - self._connection.clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            if not self._link.open:
+            if not self._connection.open:
                 return
             if piece and own_frame:
-                self._transcript(piece)
+                self._send_transcript(piece)
             frame = audio_frame(chunk.data, piece if piece and not own_frame else None)
-            turn.playing_until_s = max(self._link.clock(), turn.playing_until_s) + chunk.length_ms / 1000
+            turn.playing_until_s = max(self._connection.clock(), turn.playing_until_s) + chunk.length_ms / 1000
             turn.late = [audio_frame(late.data) for late in chunks[i + 1 : i + 1 + say.late_chunks]]
             record.audio_ms += chunk.length_ms
-            self._link.put(frame, record.audio_sent)
+            self._connection.put(frame, record.audio_sent)
             if i == 0 and turn.reply.heard_when == "during":
-                self._heard(turn)
+                self._send_caller_transcript(turn)
         turn.late = []
         if say.transcript == "after":
-            self._transcript(say.text)
+            self._send_transcript(say.text)
 
-    def _transcript(self, text: str) -> None:
-        if self._said_wanted:
-            self._link.send({"serverContent": {"outputTranscription": {"text": text}}})
+    def _send_transcript(self, text: str) -> None:
+        if self._transcribe_model:
+            self._connection.send(wire.model_transcript(text))
 
     async def _finish(self, turn: _Turn, idle: bool) -> None:
-        """generationComplete, then turnComplete once the audio would have been played."""
-        self._link.send({"serverContent": {"generationComplete": True}}, turn.record.generation_completed)
-        await asyncio.sleep(max(0.0, turn.playing_until_s - self._link.clock()))
+        """Send generationComplete, then turnComplete at the end of the audio in real time."""
+        self._connection.send(wire.generation_complete(), turn.record.generation_completed)
+        await asyncio.sleep(max(0.0, turn.playing_until_s - self._connection.clock()))
         turn.generated = False
         self._turn_complete(turn.record.audio_ms, idle)
 
     def _turn_complete(self, audio_ms: float, idle: bool) -> None:
-        content: dict[str, Any] = {"turnComplete": True}
-        if self._profile.extended_thinking:
-            content["interactionStatus"] = "IDLE" if idle else "IN_PROGRESS"
+        status = ("IDLE" if idle else "IN_PROGRESS") if self._profile.extended_thinking else None
         self._record.usage.append(self._usage(audio_ms))
-        self._link.send({"serverContent": content, "usageMetadata": self._record.usage[-1]})
+        self._connection.send(wire.turn_complete(self._record.usage[-1], status))
 
     def _usage(self, audio_ms: float) -> dict[str, Any]:
-        """The whole context is billed at every turn; what compression cut away no longer is."""
+        """Usage of a turn: the whole context is billed at every turn, except what compression has removed."""
         context = self._conversation
         if self._compression is not None:
             above = self._compression.trigger_tokens or 0.8 * self._profile.context_tokens
@@ -356,16 +351,7 @@ class Turns:
                 context.audio_tokens = max(0.0, target - context.text_tokens)
         audio, text = round(context.audio_tokens), round(context.text_tokens)
         answer = round(audio_ms / 1000 * AUDIO_TOKENS_PER_S)
-        return {
-            "promptTokenCount": audio + text,
-            f"{self._answer_name}TokenCount": answer,
-            "totalTokenCount": audio + text + answer,
-            "promptTokensDetails": [
-                {"modality": "TEXT", "tokenCount": text},
-                {"modality": "AUDIO", "tokenCount": audio},
-            ],
-            f"{self._answer_name}TokensDetails": [{"modality": "AUDIO", "tokenCount": answer}],
-        }
+        return wire.usage_metadata(text, audio, answer, vertex=self._vertex)
 
     def _offer_handle(self) -> None:
         if self._turn is None and not self._open_calls():
@@ -386,20 +372,19 @@ class Turns:
     def _new_call(self, call: CallTool, repeats: int = 0) -> ToolCallSent:
         blocking = self._blocking.get(call.name, self._profile.blocking in ("default", "only"))
         call_id = call.id or f"function-call-{secrets.randbits(63)}"
-        return ToolCallSent(call_id, call.name, dict(call.args), blocking, self._link.clock(), repeats)
+        return ToolCallSent(call_id, call.name, dict(call.args), blocking, self._connection.clock(), repeats)
 
     def _send_calls(self, calls: Sequence[ToolCallSent]) -> None:
         self._record.tool_calls += calls
-        listed = [{"id": call.id, "name": call.name, "args": call.args} for call in calls]
 
-        def went_out(at_s: float) -> None:
+        def sent(at_s: float) -> None:
             for call in calls:
                 call.at_s = at_s
 
-        self._link.send({"toolCall": {"functionCalls": listed}}, went_out)
+        self._connection.send(wire.tool_calls((call.id, call.name, call.args) for call in calls), sent)
 
-    async def _results(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
-        """Call; wait for the results of blocking calls, then go on with the replies scripted for them."""
+    async def _call_tools(self, turn: _Turn, calls: Sequence[ToolCallSent]) -> None:
+        """Send calls, wait for the results of blocking ones, then play the replies scripted for them."""
         loop = asyncio.get_running_loop()
         waiting = {call.id: loop.create_future() for call in calls if call.blocking}
         self._waiting |= waiting
@@ -418,16 +403,16 @@ class Turns:
     def _cancel_calls(self, all_of_them: bool) -> None:
         calls = [call for call in self._open_calls() if all_of_them or call.blocking]
         for call in calls:
-            call.state, call.cancelled_at_s = "cancelled", self._link.clock()
+            call.state, call.cancelled_at_s = "cancelled", self._connection.clock()
             if waiting := self._waiting.pop(call.id, None):
                 waiting.cancel()
         if calls:
-            self._link.send({"toolCallCancellation": {"ids": [call.id for call in calls]}})
+            self._connection.send(wire.tool_call_cancellation([call.id for call in calls]))
             self._offer_handle()
 
     def tool_answer(self, answer: FunctionResponse) -> None:
         """Handle a result. Raises BadMessage if it matches no call (unless the script ignores that)."""
-        now_s = self._link.clock()
+        now_s = self._connection.clock()
         # Some clients put the scheduling into the response.
         scheduling = answer.scheduling or answer.response.get("scheduling") or "WHEN_IDLE"
         call = next((call for call in self._record.tool_calls if call.id == answer.id), None)
@@ -439,7 +424,7 @@ class Turns:
         if call is None or call.state != "open":
             crossed = call is not None and now_s - (call.cancelled_at_s or 0.0) < _CROSSING_S
             if not crossed:
-                self._stray(answer, state)
+                self._report_stray(answer, state)
             return
         if answer.name and answer.name != call.name:
             self._violation(f"result named {answer.name} for a call of {call.name}")
@@ -460,11 +445,11 @@ class Turns:
         elif scheduling == "INTERRUPT" and not (self.caller_speaks and self._profile.waits_for_caller):
             self.interrupt()
             self._pending.appendleft(Trigger("tool", call.name))
-            self._pump(even_over_caller=True)
+            self._play_pending(even_over_caller=True)
         else:
             self.trigger(Trigger("tool", call.name))
 
-    def _stray(self, answer: FunctionResponse, state: str) -> None:
+    def _report_stray(self, answer: FunctionResponse, state: str) -> None:
         what = f"result of {answer.name or 'an unnamed function'} for a call that is {state}"
         if self._script.unknown_tool_id == "close":
             raise BadMessage(f"Request contains an invalid argument. A {what}.")
@@ -474,13 +459,13 @@ class Turns:
 
     def _begin_fault(self, index: int) -> None:
         self._progress.faults_done.add(index)
-        self._link.tasks.begin(self._fault(self._script.faults[index]))
+        self._connection.tasks.begin(self._fault(self._script.faults[index]))
 
     async def _fault(self, fault: Fault) -> None:
         for action in fault.do:
-            if isinstance(action, Interrupted):
+            if isinstance(action, SendInterrupted):
                 self.interrupt(phantom=True)
-                self._pump()
+                self._play_pending()
             else:
                 await self._do(action)
 
@@ -490,31 +475,29 @@ class Turns:
             case Wait(ms):
                 await asyncio.sleep(ms / 1000)
             case Stall(ms):
-                self._link.stall(ms)
+                self._connection.stall(ms)
                 await asyncio.sleep(ms / 1000)
             case Mute():
                 self._muted = True
             case Send():
-                self._link.put(raw_frame(action))
+                self._connection.put(raw_frame(action))
             case Oversize(size_bytes):
-                part = {"text": "x" * size_bytes, "thought": True}
-                self._link.send({"serverContent": {"modelTurn": {"parts": [part]}}})
+                self._connection.send(wire.thought("x" * size_bytes))
             case CancelTools():
                 self._cancel_calls(all_of_them=True)
-            case GoAway():
+            case SendGoAway():
                 self._go_away(action)
             case Close():
-                self._link.close(action)
+                self._connection.close(action)
             case Abort():
-                self._link.abort()
+                self._connection.abort()
             case _:
                 raise TypeError(f"{type(action).__name__} is part of a reply")
 
-    def _go_away(self, action: GoAway) -> None:
-        message = {"goAway": {"timeLeft": f"{action.time_left_s:g}s"}}
-        self._link.send(message, self._record.go_aways.append)
+    def _go_away(self, action: SendGoAway) -> None:
+        self._connection.send(wire.go_away(action.time_left_s), self._record.go_aways.append)
         if action.then_close:
-            self._later(action.time_left_s, lambda: self._link.close(self._script.end_of_life))
+            self._later(action.time_left_s, lambda: self._connection.close(self._script.end_of_life))
 
 
 def _matches(reply: Reply, trigger: Trigger) -> bool:
@@ -531,7 +514,7 @@ def _matches(reply: Reply, trigger: Trigger) -> bool:
 
 
 def _spread(text: str, count: int) -> list[str]:
-    """The words distributed over the chunks; every piece but the first begins with a space."""
+    """A text distributed over the chunks by words; every piece but the first begins with a space."""
     pieces = [""] * count
     words = text.split()
     for i, word in enumerate(words):

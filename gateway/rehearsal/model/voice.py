@@ -11,14 +11,14 @@ import numpy as np
 import pybase64
 
 from offhook.gateway.rehearsal.model.script import Say, ScriptError
-from offhook.gateway.rehearsal.model.wire import Detection
+from offhook.gateway.rehearsal.model.wire import AutomaticDetection
 
 __all__ = ["OUTPUT_RATE_HZ", "Chunk", "SpeechEnd", "SpeechStart", "VoiceActivity", "chunks_of"]
 
 OUTPUT_RATE_HZ = 24_000
 _WINDOW_MS = 20
 _FULL_SCALE_DB = 20.0 * math.log10(32768.0)
-# The floor may rise this far only: louder steady sound is speech, or a caller who cannot be heard anyway.
+# The floor rises to this level at most: louder steady sound counts as speech.
 _FLOOR_MAX_DBFS = -35.0
 _FLOOR_WINDOWS = 100  # 2 s
 _OVER_FLOOR_DB = 10.0
@@ -27,7 +27,7 @@ _HYSTERESIS_DB = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`data` is base64 of PCM16 at 24 kHz; `starts_ms` and `length_ms` are its place in the sound."""
+    """`data` is base64 of PCM16 at 24 kHz; `starts_ms` and `length_ms` are its position in the sound."""
 
     data: bytes
     starts_ms: float
@@ -36,14 +36,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStart:
-    """`onset_ms`: where in the received audio the speech began (the decision comes later)."""
+    """`onset_ms`: position in the received audio at which the speech began (the decision is later)."""
 
     onset_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechEnd:
-    """`speech_ms`: how much of the turn was speech; `quiet_ms`: silence since the last of it."""
+    """`speech_ms`: duration of the speech in the turn; `quiet_ms`: silence after it."""
 
     speech_ms: float
     quiet_ms: float
@@ -52,12 +52,12 @@ class SpeechEnd:
 class VoiceActivity:
     """Automatic activity detection over PCM16: an energy gate over a tracked floor.
 
-    So much speech as the prefix says is needed before a start is committed, so much quiet as the silence
-    says ends it. Time is the time in the audio: a client that stops sending is never heard to have finished.
-    The service's own defaults are not published; ours are those below.
+    A start is committed after `prefix_padding_ms` of speech, an end after `silence_duration_ms` of silence. Time is
+    counted in samples: while a client sends no audio, no end is detected. The service does not publish its defaults;
+    ours are below.
     """
 
-    def __init__(self, detection: Detection, vertex: bool, above_dbfs: float | None) -> None:
+    def __init__(self, detection: AutomaticDetection, vertex: bool, above_dbfs: float | None) -> None:
         # Unspecified sensitivities are LOW on Vertex and HIGH on the Developer API.
         slow_start = detection.start_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))
         slow_end = detection.end_of_speech_sensitivity.endswith(("LOW", "UNSPECIFIED" if vertex else "LOW"))
@@ -113,7 +113,7 @@ class VoiceActivity:
             decided.append(self._ended())
 
     def flush(self) -> SpeechEnd | None:
-        """The client announced a pause of its stream: a turn under way ends."""
+        """End a turn under way, because the client has announced a pause of its stream."""
         return self._ended() if self.speaking else None
 
     def _ended(self) -> SpeechEnd:
@@ -122,7 +122,7 @@ class VoiceActivity:
 
 
 def _level_dbfs(samples: np.ndarray) -> float:
-    """RMS without the mean, for an offset of the line is not a voice; -120 for silence."""
+    """RMS without the mean, because a DC offset is no voice; -120 for silence."""
     mean = float(samples.sum()) / len(samples)
     power = float(samples.dot(samples)) / len(samples) - mean * mean
     return 10.0 * math.log10(max(power, 1e-3)) - _FULL_SCALE_DB
@@ -190,6 +190,6 @@ def _sound(path: Path) -> np.ndarray:
     pcm = np.frombuffer(data, dtype="<i2").reshape(-1, channels)[:, 0]
     if rate_hz == OUTPUT_RATE_HZ:
         return pcm
-    from offhook.media.resample import resample  # only needed for sounds made for another rate
+    from offhook.media.resample import resample  # imported only for sounds of another rate
 
     return np.asarray(resample(pcm, rate_hz, OUTPUT_RATE_HZ), dtype="<i2")

@@ -7,7 +7,7 @@ alphabet, text or binary frames. The texts of refusals are modelled on reports, 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,37 +18,50 @@ from msgspec import Struct, field
 
 __all__ = [
     "MODELS",
+    "AutomaticDetection",
     "BadMessage",
     "Blob",
     "ClientContent",
     "ContextUpdate",
-    "Detection",
     "Function",
     "FunctionResponse",
     "Profile",
     "RealtimeInput",
-    "Refused",
+    "SessionRefused",
     "Setup",
     "ToolResponse",
     "audio_frame",
     "base64_decoded",
+    "caller_transcript",
     "camel_keys",
     "checked_setup",
     "client_message",
     "functions",
+    "generation_complete",
+    "go_away",
+    "interrupted",
+    "model_transcript",
     "pcm_rate_hz",
     "pretty",
+    "resumption_update",
+    "setup_complete",
+    "thought",
+    "tool_call_cancellation",
+    "tool_calls",
+    "turn_complete",
+    "usage_metadata",
+    "voice_activity",
 ]
 
 
 class BadMessage(ValueError):
-    """The client broke the protocol; the service would close with 1007."""
+    """The client violated the protocol; the service would close with 1007."""
 
 
-class Refused(Exception):
-    """The service would not accept this; carries the close code and reason it would give.
+class SessionRefused(Exception):
+    """The service would refuse the session with this close code and reason.
 
-    `scripted`: the client did nothing wrong.
+    `scripted`: the refusal is a fault of the script, not an error of the client.
     """
 
     def __init__(self, code: int, reason: str, scripted: bool = False) -> None:
@@ -61,7 +74,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """How one model differs.
+    """How a model differs from the others.
 
     `blocking`: which functions block. `thinking`: the field of thinkingConfig it takes, if any.
     `waits_for_caller`: a result that interrupts lets a speaking caller finish first. `marks_finished`: each
@@ -126,10 +139,10 @@ _VOICES = frozenset(
 
 
 class _Wire(Struct, rename="camel", forbid_unknown_fields=True):
-    """A message of the client's. What we do not use is a mapping; what does not exist is refused."""
+    """A message of the client. Fields that we do not use are mappings; unknown fields are refused."""
 
 
-class Detection(_Wire):
+class AutomaticDetection(_Wire):
     disabled: bool = False
     start_of_speech_sensitivity: Literal[
         "START_SENSITIVITY_UNSPECIFIED", "START_SENSITIVITY_HIGH", "START_SENSITIVITY_LOW"
@@ -142,7 +155,7 @@ class Detection(_Wire):
 
 
 class _RealtimeConfig(_Wire):
-    automatic_activity_detection: Detection = field(default_factory=Detection)
+    automatic_activity_detection: AutomaticDetection = field(default_factory=AutomaticDetection)
     activity_handling: Literal["ACTIVITY_HANDLING_UNSPECIFIED", "START_OF_ACTIVITY_INTERRUPTS", "NO_INTERRUPTION"] = (
         "ACTIVITY_HANDLING_UNSPECIFIED"
     )
@@ -291,7 +304,7 @@ _KINDS: dict[str, Any] = {
     "toolResponse": ToolResponse,
     "contextUpdate": ContextUpdate,
 }
-# Maps whose keys are the user's own names and are left as they are.
+# Mappings whose keys are names of the user and stay unchanged.
 _OPAQUE = frozenset(
     [
         "response",
@@ -385,21 +398,21 @@ def functions(tools: list[_Tool]) -> Iterator[Function]:
 def checked_setup(raw: Mapping[str, Any], version: str, vertex: bool) -> tuple[Setup, Profile]:
     """The setup and the model's profile.
 
-    Raises Refused as the service would: 1008 for the model, 1007 for a field it does not know or not allow.
+    Raises SessionRefused as the service would: 1008 for the model, 1007 for a field that is unknown or not allowed.
     """
     name = str(raw.get("model", ""))
     known = MODELS.get(name.rsplit("/", 1)[-1])
     if known is None or not (vertex or name.startswith(("models/", "tunedModels/"))):
-        raise Refused(
+        raise SessionRefused(
             1008,
             f"{name[:50]} is not found for API version {version}, or not supported for bidiGenerateContent.",
         )
     try:
         setup = msgspec.convert(dict(raw), Setup, strict=False)
     except msgspec.ValidationError as error:
-        raise Refused(1007, f"Invalid JSON payload received. setup: {error}") from None
+        raise SessionRefused(1007, f"Invalid JSON payload received. setup: {error}") from None
     if (wrong := _wrong(setup, known, version, vertex)) is not None:
-        raise Refused(1007, f"Request contains an invalid argument. {wrong}")
+        raise SessionRefused(1007, f"Request contains an invalid argument. {wrong}")
     return setup, known
 
 
@@ -468,3 +481,87 @@ def audio_frame(data_base64: bytes, transcript: str | None = None) -> bytes:
         return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, _END))
     piece = json.dumps({"text": transcript}, ensure_ascii=False).encode()
     return b"".join((_AUDIO_HEAD, data_base64, _AUDIO_TAIL, b',\n    "outputTranscription": ', piece, _END))
+
+
+def setup_complete() -> dict[str, Any]:
+    return {"setupComplete": {}}
+
+
+def resumption_update(handle: str | None = None, *, last_index: int | None = None) -> dict[str, Any]:
+    """A new resumption handle, or with None that the session cannot be resumed now.
+
+    `last_index`: of the last client message that the session has consumed, for transparent resumption.
+    """
+    if handle is None:
+        return {"sessionResumptionUpdate": {"resumable": False}}
+    update: dict[str, Any] = {"newHandle": handle, "resumable": True}
+    if last_index is not None:
+        update["lastConsumedClientMessageIndex"] = str(last_index)  # int64 is a string in JSON
+    return {"sessionResumptionUpdate": update}
+
+
+def voice_activity(kind: str, offset_s: float) -> dict[str, Any]:
+    """`kind`: ACTIVITY_START or ACTIVITY_END; `offset_s`: its position in the received audio."""
+    return {"voiceActivity": {"type": kind, "audioOffset": f"{offset_s:g}s"}}
+
+
+def interrupted() -> dict[str, Any]:
+    return {"serverContent": {"interrupted": True}}
+
+
+def thought(text: str) -> dict[str, Any]:
+    """A part that the client must not speak."""
+    return {"serverContent": {"modelTurn": {"parts": [{"text": text, "thought": True}]}}}
+
+
+def caller_transcript(text: str, *, finished: bool) -> dict[str, Any]:
+    """A piece of the caller's transcript; `finished`: it is marked as the last."""
+    transcription: dict[str, Any] = {"text": text}
+    if finished:
+        transcription["finished"] = True
+    return {"serverContent": {"inputTranscription": transcription}}
+
+
+def model_transcript(text: str) -> dict[str, Any]:
+    return {"serverContent": {"outputTranscription": {"text": text}}}
+
+
+def generation_complete() -> dict[str, Any]:
+    return {"serverContent": {"generationComplete": True}}
+
+
+def turn_complete(usage: Mapping[str, Any], status: str | None = None) -> dict[str, Any]:
+    """The end of a turn with its `usageMetadata`; `status`: the interactionStatus of models that report one."""
+    content: dict[str, Any] = {"turnComplete": True}
+    if status is not None:
+        content["interactionStatus"] = status
+    return {"serverContent": content, "usageMetadata": usage}
+
+
+def usage_metadata(text: int, audio: int, answer: int, *, vertex: bool) -> dict[str, Any]:
+    """Tokens of a turn: text and audio of the context, and the audio of the answer."""
+    name = "candidates" if vertex else "response"
+    return {
+        "promptTokenCount": audio + text,
+        f"{name}TokenCount": answer,
+        "totalTokenCount": audio + text + answer,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": text},
+            {"modality": "AUDIO", "tokenCount": audio},
+        ],
+        f"{name}TokensDetails": [{"modality": "AUDIO", "tokenCount": answer}],
+    }
+
+
+def tool_calls(calls: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """One `toolCall` message; each call is its id, function name and arguments."""
+    listed = [{"id": call_id, "name": name, "args": args} for call_id, name, args in calls]
+    return {"toolCall": {"functionCalls": listed}}
+
+
+def tool_call_cancellation(ids: Sequence[str]) -> dict[str, Any]:
+    return {"toolCallCancellation": {"ids": list(ids)}}
+
+
+def go_away(time_left_s: float) -> dict[str, Any]:
+    return {"goAway": {"timeLeft": f"{time_left_s:g}s"}}

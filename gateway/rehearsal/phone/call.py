@@ -1,10 +1,10 @@
 """A simulated phone call: Twilio's protocols, a scripted caller, and the ground truth of what happened.
 
-The carrier's clock ticks every 20 ms at absolute times. At tick k it sends what the caller said in the last
-20 ms and begins to play the next 20 ms of what the gateway has queued; both channels share one axis of
-samples. A late tick is made up for at once, so nothing drifts.
+The carrier's clock ticks every 20 ms at absolute times. At tick k it sends the last 20 ms of the caller's
+audio and begins to play the next 20 ms of the gateway's queue; both channels share one axis of samples. After a late
+tick the next ones run at once, so nothing drifts.
 
-All that the call touches is its own sockets; the gateway is known by its address alone.
+The call uses only its own sockets and the gateway's address. Playback is in `playback`, webhooks in `twilio_leg`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
@@ -30,6 +29,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.playback import SILENT_FRAME, TICK_S, Playback
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
     Digit,
@@ -45,27 +45,26 @@ from offhook.gateway.rehearsal.phone.steps import (
 from offhook.gateway.rehearsal.phone.truth import (
     Announced,
     CallTruth,
-    ClearReceived,
-    Fetched,
     Interval,
     MarkReceived,
-    MediaReceived,
-    Played,
     StepTaken,
     StreamTruth,
     Utterance,
     Violation,
 )
+from offhook.gateway.rehearsal.phone.twilio_leg import ACCOUNT_SID, PlacedCall, WebhookClient
 from offhook.gateway.rehearsal.phone.twilio_wire import (
     ClearMessage,
-    Connect,
-    Dial,
-    Enqueue,
-    Hangup,
+    ConnectVerb,
+    DialVerb,
+    EnqueueVerb,
+    HangupVerb,
     MarkMessage,
-    Play,
-    Redirect,
-    Reject,
+    PauseVerb,
+    PlayVerb,
+    RedirectVerb,
+    RejectVerb,
+    SayVerb,
     Unfit,
     Verb,
     message,
@@ -74,25 +73,15 @@ from offhook.gateway.rehearsal.phone.twilio_wire import (
     sign,
     signed_socket_url,
 )
-from offhook.gateway.rehearsal.phone.twilio_wire import Pause as PauseVerb
-from offhook.gateway.rehearsal.phone.twilio_wire import Say as SayVerb
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
 
-__all__ = ["ACCOUNT_SID", "RUBBISH", "Carrier", "Conferences", "Glance", "PlacedCall", "SimulatedCall", "StepFailed"]
+__all__ = ["RUBBISH", "Carrier", "Conferences", "Glance", "SimulatedCall", "StepFailed"]
 
-TICK_S = FRAME_BYTES / RATE_HZ
-ACCOUNT_SID = "AC" + "0" * 32  # no real account's
-WEBHOOK_TIMEOUT_S = 15.0  # Twilio's total for a webhook
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
-OUTBOX_MAX_FRAMES = (
-    250  # 5 s: beyond it the gateway reads too slowly and caller audio is dropped: Twilio's warning 31930
-)
-QUEUE_MAX_BYTES = 600 * RATE_HZ  # 10 minutes, beyond which Twilio discards
-VIOLATIONS_MAX = 200  # a broken stream makes thousands of the same kind
-REPLY_OVER_MS = 400.0  # this much silence with an empty queue ends an utterance of the agent
-BREATH_MAX_MS = 1_000.0  # and this much ends it with audio queued
+OUTBOX_MAX_FRAMES = 250  # 5 s: a gateway that reads slower loses caller audio, Twilio's warning 31930
+VIOLATIONS_MAX = 200  # a broken stream causes thousands of the same kind
 
 # Not JSON; not an object; an unknown event; audio that is not base64; a mark and a stop of another stream.
 RUBBISH = (
@@ -100,27 +89,23 @@ RUBBISH = (
     "[1]",
     '{"event":"surprise"}',
     '{"event":"media","sequenceNumber":"1","media":{"track":"inbound","chunk":"1","timestamp":"1","payload":"!"}}',
-    '{"event":"mark","sequenceNumber":"1","streamSid":"MZ0","mark":{"name":"nobody\'s"}}',
+    '{"event":"mark","sequenceNumber":"1","streamSid":"MZ0","mark":{"name":"unknown"}}',
     '{"event":"stop","sequenceNumber":"1","streamSid":"MZ0","stop":{}}',
 )
-_SILENT_FRAME = bytes([SILENCE]) * FRAME_BYTES
-_SILENT_PAYLOAD = pybase64.b64encode(_SILENT_FRAME).decode()
-# 1 for codes louder than about -38 dBFS; a frame is audible from 3 of them on, so that a click is not.
-_LOUD = bytes(int(abs(int(value)) > 400) for value in decode(bytes(range(256))))
-_LOUD_ENOUGH = 3
-_NO_MORE = ""  # ends an outbox
+_SILENT_PAYLOAD = pybase64.b64encode(SILENT_FRAME).decode()
+_NO_MORE = ""  # the end of an outbox
 
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
     """How the line and the carrier behave; by default without faults.
 
-    `bunch_frames`: frames arrive this many at once. `jitter_ms`: each is late by up to this much, in order.
-    `read_delay_ms`: a pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
+    `bunch_frames`: this many frames arrive at once. `jitter_ms`: each is late by up to this value, in order.
+    `read_delay_ms`: the pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
     leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
     `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
-    first `drops` streams. `rubbish_after_s`: beside the audio comes what no carrier should send, once, see `RUBBISH`.
-    `duplicate_webhook`: the first answer was lost on its way, the webhook is asked again, at once.
+    first `drops` streams. `rubbish_after_s`: invalid messages are sent once besides the audio, see `RUBBISH`.
+    `duplicate_webhook`: the first answer was lost, and the webhook is requested again at once.
     """
 
     bunch_frames: int = 1
@@ -139,15 +124,6 @@ class Carrier:
     dial_status: str = "completed"  # how a <Dial> ends
     status_callbacks: bool = True  # False: the number has none configured
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedCall:
-    """An outbound call of the gateway: the URL of its TwiML once answered, and of its status callbacks."""
-
-    url: str
-    status_url: str = ""
-    status_events: tuple[str, ...] = ("completed",)
 
 
 class Conferences(Protocol):
@@ -170,18 +146,17 @@ class Glance:
 
 
 class StepFailed(Exception):
-    """The caller could not do what the script says."""
+    """A step of the caller's script was impossible."""
 
 
 class SimulatedCall:
     """One call. `await run()` places it, plays the caller's steps and returns the truth, also in `truth`.
 
-    `url`: where the gateway is, `http://127.0.0.1:8080`. `public_url`: what it believes to be called, whose
-    URLs are signed; requests to it go to `url`. `auth_token` None: nothing is signed. `direct`: no webhook,
-    straight to the media socket with these `parameters`. The steps may be empty: then drive the call by its
-    methods from another task, and end with `hang_up`. `placed`: the call is the gateway's own and has just been
-    answered. `conferences`: where `<Conference>` leads, without them nowhere. `clock`: of all times in the truth; by
-    default the running loop's.
+    `url`: the gateway's address, `http://127.0.0.1:8080`. `public_url`: its public URL, which is signed; requests to it
+    go to `url`. `auth_token` None: requests are not signed. `direct`: no webhook, the media socket is opened at once
+    with these `parameters`. The steps may be empty: then drive the call by its methods from another task, and end with
+    `hang_up`. `placed`: an outbound call of the gateway that has just been answered. `conferences`: the account's;
+    without them `<Conference>` ends at once. `clock`: for all times in the truth; by default the running loop's.
     """
 
     def __init__(
@@ -203,7 +178,6 @@ class SimulatedCall:
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or running_clock()
-        self._url = url.rstrip("/")
         self._public_url = (public_url or url).rstrip("/")
         self._auth_token, self._direct = auth_token, direct
         self._parameters = dict(parameters or {})
@@ -221,21 +195,25 @@ class SimulatedCall:
         self._over = asyncio.Event()
         self._hung_up = False
         self._ended_by = "caller"
-        self._next: bytes | str | None = None  # by REST: a TwiML document, or the URL of one
+        self._next: bytes | str | None = None  # set by REST: a TwiML document, or its URL
         self._problem: BaseException | None = None
-        self._session: aiohttp.ClientSession
-        self._callbacks: set[asyncio.Task[tuple[Fetched, str]]] = set()
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        # Where the TwiML being followed came from.
-        self._here = placed.url if placed else self._public_url + "/twilio/voice"
+        self._leg = WebhookClient(
+            self.truth,
+            url.rstrip("/"),
+            self._public_url,
+            auth_token,
+            placed,
+            violation=self._violation,
+            clock=self._clock,
+        )
 
         # The clock.
         self._tick = 0
         self._timer: asyncio.Handle | None = None
         self._left = bytearray()
-        self._right = bytearray()
 
-        # Speech of the caller not sent yet: (mu-law, base64) a frame.
+        # Frames of the caller's speech that are not sent yet: (mu-law, base64).
         self._outgoing: deque[tuple[bytes, str]] = deque()
         self._noise_bed = (
             np.zeros(0)
@@ -243,22 +221,16 @@ class SimulatedCall:
             else voice.noise(RATE_HZ, 5.0, self._carrier.noise_dbfs, self._carrier.seed).astype(np.float64)
         )
 
-        # The carrier's playback queue.
-        self._queue = bytearray()
-        self._queued = 0  # position after the last sample ever queued
-        self._begun = 0  # position after the last sample taken for a frame
-        self._heard = 0  # position after the last sample whose frame has been played
-        self._marks: deque[MarkReceived] = deque()
-        self._announcement = bytearray()
-        self._next_stretch = 0
-        self._said_until_s = 0.0
+        self._playback = Playback(self.truth, self._echo, echo_cleared=self._carrier.marks != "lost when cleared")
+        self._next_interval = 0
+        self._spoken_until_s = 0.0
 
         # The stream under way.
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._stream: StreamTruth | None = None
         self._outbox: deque[str] = deque()
         self._outbox_filled = asyncio.Event()
-        self._held: deque[tuple[float, int, int, str]] = deque()  # frames on their way: when they arrive
+        self._held: deque[tuple[float, int, int, str]] = deque()  # delayed frames: arrival, chunk, timestamp, payload
         self._release_s = 0.0
         self._sequence = self._chunk = 0
         self._stream_tick = 0
@@ -280,9 +252,9 @@ class SimulatedCall:
         """The call at this moment, for a progress display."""
         steps = self.truth.steps
         return Glance(
-            at_s=len(self._right) / RATE_HZ,
+            at_s=len(self._playback.right) / RATE_HZ,
             caller_dbov=float(levels_dbov(bytes(self._left[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
-            agent_dbov=float(levels_dbov(bytes(self._right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            agent_dbov=float(levels_dbov(bytes(self._playback.right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
             doing=steps[-1].step if steps else "",
         )
 
@@ -290,24 +262,21 @@ class SimulatedCall:
         """Place the call and run it to its end. Raises only for faults of this simulator."""
         truth = self.truth
         truth.rang_s = self._clock()
-        # A connector of its own: closing it cuts this call's connection and no other's.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-        )
+        self._leg.open()
         script = asyncio.create_task(self._play_script())
         try:
-            truth.ended_by = await self._carry()
+            truth.ended_by = await self._run_documents()
         finally:
             self._over.set()
             truth.ended_s = self._clock()
             if self._timer is not None:
                 self._timer.cancel()
             self._wake()
-            truth.left, truth.right = bytes(self._left), bytes(self._right)
+            truth.left, truth.right = bytes(self._left), bytes(self._playback.right)
             if not self._direct and self._carrier.status_callbacks:
-                self._tell("completed")
-            outcomes = await asyncio.gather(script, *self._callbacks, return_exceptions=True)
-            await self._session.close()
+                self._leg.report_status("completed")
+            outcomes = await asyncio.gather(script, *self._leg.callbacks, return_exceptions=True)
+            await self._leg.session.close()
         if self._problem is not None:
             raise self._problem
         for outcome in outcomes:
@@ -338,120 +307,108 @@ class SimulatedCall:
         return True
 
     @property
-    def _moved(self) -> bool:
+    def _redirected(self) -> bool:
         return self._hung_up or self._next is not None
 
-    async def _carry(self) -> str:
-        """Run the call as the carrier does, to its end; returns who or what ended it."""
+    async def _run_documents(self) -> str:
+        """Run the call as the carrier does, to its end; returns what ended it: `CallTruth.ended_by`."""
         if self._direct:
             public = urlsplit(self._public_url)
             scheme = "wss" if public.scheme == "https" else "ws"
             url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
-            await self._stream_until_closed(Connect(url, tuple(self._parameters.items())))
+            await self._stream_until_closed(ConnectVerb(url, tuple(self._parameters.items())))
             return self._ended_by if self._hung_up else "stream_closed"
         status = {"CallStatus": "in-progress" if self._placed else "ringing"}
-        document = await self._fetch(self._here, "POST", status)
+        document = await self._leg.fetch(self._leg.here, "POST", status)
         if self._carrier.duplicate_webhook:
-            document = await self._fetch(self._here, "POST", status)
+            document = await self._leg.fetch(self._leg.here, "POST", status)
         while True:
             if self._hung_up:
                 return self._ended_by
-            if self._next is not None:  # the result of a request in between is discarded
+            if self._next is not None:  # the result of a request meanwhile is discarded
                 document = await self._replaced()
                 continue
             if document is None:
                 return "webhook_failed"
-            outcome = await self._follow(document)
-            if self._moved:
+            outcome = await self._execute(document)
+            if self._redirected:
                 continue
             if isinstance(outcome, str):
                 return outcome
-            document = await self._fetch(*outcome)
+            document = await self._leg.fetch(*outcome)
 
     async def _replaced(self) -> tuple[Verb, ...] | None:
-        """The document by which REST has replaced the last."""
+        """The document with which REST has replaced the last one."""
         what, self._next = self._next, None
-        self._announcement.clear()
+        self._playback.announcement.clear()
         if isinstance(what, str):
-            return await self._fetch(what, "POST", {"CallStatus": "in-progress"})
+            return await self._leg.fetch(what, "POST", {"CallStatus": "in-progress"})
         try:
             return parse_twiml(what or b"")
         except Unfit as unfit:
             self._violation(unfit.code, f"REST: {unfit.what}")
             return None
 
-    async def _follow(self, document: tuple[Verb, ...]) -> str | tuple[str, str, dict[str, str]]:
+    async def _execute(self, document: tuple[Verb, ...]) -> str | tuple[str, str, dict[str, str]]:
         """Execute a document; returns how the call ended, or the request for the next document."""
         for verb in document:
             match verb:
-                case Connect():
+                case ConnectVerb():
                     await self._stream_until_closed(verb)
-                    if not self._moved and verb.action:
-                        return urljoin(self._here, verb.action), verb.method, {"CallStatus": "in-progress"}
+                    if not self._redirected and verb.action:
+                        return urljoin(self._leg.here, verb.action), verb.method, {"CallStatus": "in-progress"}
                 case SayVerb():
                     self._announce("say", verb.text)
                     await self._speak_announcement(verb.text)
-                case Play():
+                case PlayVerb():
                     self._announce("play", verb.url or verb.digits)
                     if verb.loop == 0:
                         self._begin_axis()
-                        await self._until(lambda: self._moved, None)
+                        await self._until(lambda: self._redirected, None)
                 case PauseVerb():
                     self._begin_axis()
                     await self._wait(verb.length_s * 1000.0)
-                case Dial():
+                case DialVerb():
                     self._announce("dial", verb.to)
                     if verb.conference:
-                        await self._meet(verb)
+                        await self._join_conference(verb)
                     elif verb.whisper:
                         await self._whisper(verb)
                     if not verb.action:
                         return "dial"
                     result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
-                    return urljoin(self._here, verb.action), verb.method, result
-                case Enqueue():
+                    return urljoin(self._leg.here, verb.action), verb.method, result
+                case EnqueueVerb():
                     self._announce("enqueue", verb.queue)
                     return "enqueue"
-                case Redirect():
-                    return urljoin(self._here, verb.url), verb.method, {"CallStatus": "in-progress"}
-                case Reject():
+                case RedirectVerb():
+                    return urljoin(self._leg.here, verb.url), verb.method, {"CallStatus": "in-progress"}
+                case RejectVerb():
                     self._announce("reject", verb.reason)
                     return "reject"
-                case Hangup():
+                case HangupVerb():
                     self._announce("hangup")
                     return "twiml_hangup"
                 case _:
                     assert_never(verb)
-            if self._moved:
+            if self._redirected:
                 return ""
         return "twiml_end"
 
-    async def _meet(self, verb: Dial) -> None:
-        """In a conference, until it is over."""
+    async def _join_conference(self, verb: DialVerb) -> None:
+        """Join a conference until it is over."""
         if self._conferences is None:
             return
         self._begin_axis()
         over = self._conferences.join(verb.to, self.call_sid, starts=verb.starts, ends=verb.ends)
-        await self._until(lambda: self._moved or over.is_set(), None)
+        await self._until(lambda: self._redirected or over.is_set(), None)
         self._conferences.leave(verb.to, self.call_sid)
 
-    async def _whisper(self, verb: Dial) -> None:
+    async def _whisper(self, verb: DialVerb) -> None:
         """Play the whisper to the dialled party before the caller is connected."""
-        leg = {**self._fields(), "CallSid": "CA" + secrets.token_hex(16), "ParentCallSid": self.call_sid}
-        fetched, content_type = await self._request(urljoin(self._here, verb.whisper), "POST", leg)
-        try:
-            for said in parse_twiml(fetched.answer.encode(), content_type):
-                if isinstance(said, SayVerb):
-                    self._announce("whisper", said.text)
-        except Unfit as unfit:
-            self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
-
-    def _tell(self, status: str) -> None:
-        """Send a status callback, if one was requested."""
-        if self._placed is None:
-            self._callback(self._public_url + "/twilio/status", {"CallStatus": status})
-        elif self._placed.status_url and status in self._placed.status_events:
-            self._callback(self._placed.status_url, {"CallStatus": status})
+        for spoken in await self._leg.fetch_whisper(verb.whisper):
+            if isinstance(spoken, SayVerb):
+                self._announce("whisper", spoken.text)
 
     def _announce(self, verb: str, text: str = "") -> None:
         self.truth.announced.append(Announced(at_s=self._clock(), verb=verb, text=text))
@@ -460,86 +417,14 @@ class SimulatedCall:
         self._begin_axis()
         try:
             samples = await asyncio.to_thread(voice.line, text, RATE_HZ, "agent")
-            self._announcement += encode(samples)
-        except voice.VoiceError:  # no espeak-ng: the text is in the report, its duration passes in silence
-            self._announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
-        await self._until(lambda: not self._announcement or self._moved, None)
-
-    # -- HTTP ---------------------------------------------------------------------------------------------
-
-    def _fields(self) -> dict[str, str]:
-        truth = self.truth
-        return {
-            "CallSid": truth.call_sid,
-            "AccountSid": ACCOUNT_SID,
-            "From": truth.caller,
-            "To": truth.dialled,
-            "Caller": truth.caller,
-            "Called": truth.dialled,
-            "Direction": "outbound-api" if self._placed else "inbound",
-            "ApiVersion": "2010-04-01",
-        }
-
-    def _reached(self, url: str) -> str:
-        """The same URL at the gateway's real address."""
-        there, public, real = urlsplit(url), urlsplit(self._public_url), urlsplit(self._url)
-        if there.netloc != public.netloc:
-            return url
-        scheme = {"https": "wss", "http": "ws"}[real.scheme] if there.scheme in ("ws", "wss") else real.scheme
-        return urlunsplit((scheme, real.netloc, there.path, there.query, ""))
-
-    async def _request(self, url: str, method: str, fields: Mapping[str, str]) -> tuple[Fetched, str]:
-        """Request a webhook; returns its record (status 0: no answer) and the answer's content type."""
-        if method == "GET":
-            url, fields = f"{url}?{urlencode(fields)}", {}
-        headers = {"User-Agent": "TwilioProxy/1.1", "I-Twilio-Idempotency-Token": secrets.token_hex(8)}
-        if self._auth_token is not None:
-            headers["X-Twilio-Signature"] = sign(url, fields, self._auth_token)
-        fetched = Fetched(at_s=self._clock(), took_ms=0.0, path=urlsplit(url).path, status=0)
-        self.truth.fetched.append(fetched)
-        content_type = ""
-        try:
-            async with self._session.request(
-                method,
-                self._reached(url),
-                data=fields or None,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT_S),
-            ) as response:
-                fetched.answer = (await response.read()).decode("utf-8", "replace")
-                fetched.status, content_type = response.status, response.content_type
-        except (aiohttp.ClientError, TimeoutError) as error:
-            fetched.answer = f"{type(error).__name__}: {error}"
-        fetched.took_ms = 1000.0 * (self._clock() - fetched.at_s)
-        return fetched, content_type
-
-    async def _fetch(self, url: str, method: str, extra: Mapping[str, str]) -> tuple[Verb, ...] | None:
-        """Fetch a TwiML document; None if that fails: Twilio would end the call."""
-        fetched, content_type = await self._request(url, method, {**self._fields(), **extra})
-        if not 200 <= fetched.status < 300:
-            self._violation(11200, f"{fetched.path} answered {fetched.status or 'not'}: {fetched.answer[:200]}")
-            return None
-        self._here = url
-        try:
-            return parse_twiml(fetched.answer.encode(), content_type)
-        except Unfit as unfit:
-            self._violation(unfit.code, f"{fetched.path}: {unfit.what}")
-            return None
-
-    def _callback(self, url: str, extra: Mapping[str, str]) -> None:
-        """Send a status callback without waiting; its answer is kept for the report."""
-        task = asyncio.create_task(self._request(url, "POST", {**self._fields(), **extra}))
-        self._callbacks.add(task)
-
-    def _stream_status(self, url: str, stream: StreamTruth, event: str) -> None:
-        if url:
-            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-            about = {"StreamSid": stream.stream_sid, "StreamName": stream.stream_sid, "Timestamp": stamp}
-            self._callback(urljoin(self._here, url), {**about, "StreamEvent": event})
+            self._playback.announcement += encode(samples)
+        except voice.VoiceError:  # without espeak-ng the text is in the report and its duration is silent
+            self._playback.announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
+        await self._until(lambda: not self._playback.announcement or self._redirected, None)
 
     # -- the media socket ---------------------------------------------------------------------------------
 
-    async def _stream_until_closed(self, connect: Connect) -> None:
+    async def _stream_until_closed(self, connect: ConnectVerb) -> None:
         """One `<Stream>`, from the handshake until either side closes it."""
         named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
         stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=self._clock())
@@ -549,8 +434,8 @@ class SimulatedCall:
             headers["X-Twilio-Signature"] = sign(signed_socket_url(connect.url), {}, self._auth_token)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                ws = await self._session.ws_connect(
-                    self._reached(connect.url),
+                ws = await self._leg.session.ws_connect(
+                    self._leg.address_of(connect.url),
                     headers=headers,
                     autoping=True,
                     compress=0,
@@ -569,12 +454,10 @@ class SimulatedCall:
         self._outbox.clear()
         self._held.clear()
         self._sequence = self._chunk = 0
-        self._queue.clear()
-        self._begun = self._heard = self._queued
-        self._marks.clear()
+        self._playback.reset()
         self._cut.clear()
-        self._put(_json({"event": "connected", "protocol": "Call", "version": "1.0.0"}))
-        self._put(
+        self._queue_message(_json({"event": "connected", "protocol": "Call", "version": "1.0.0"}))
+        self._queue_message(
             _json(
                 {
                     "event": "start",
@@ -595,8 +478,8 @@ class SimulatedCall:
         stream.started_s = self._clock()
         self._stream_tick = self._tick
         self._ws, self._stream = ws, stream
-        self._stream_status(connect.status_callback, stream, "stream-started")
-        if self._moved:
+        self._leg.report_stream(connect.status_callback, stream, "stream-started")
+        if self._redirected:
             self._cut.set()
         sender = asyncio.create_task(self._send(ws))
         reader = asyncio.create_task(self._read(ws, stream))
@@ -605,11 +488,11 @@ class SimulatedCall:
             await asyncio.wait((reader, cut), return_when=asyncio.FIRST_COMPLETED)
             self._ws = None
             if not reader.done():
-                if self._moved:
+                if self._redirected:
                     await self._stop(ws, stream, sender)
                 else:  # dropped: no close frame, the peer sees 1006
                     stream.closed_by, stream.close_code = "network", 1006
-                    connector = self._session.connector
+                    connector = self._leg.session.connector
                     assert connector is not None
                     await connector.close()
         finally:
@@ -618,26 +501,21 @@ class SimulatedCall:
                 task.cancel()
             ended = await asyncio.gather(sender, reader, cut, return_exceptions=True)
             stream.closed_s = self._clock()
-            stream.unplayed = len(self._queue)
-            self._queue.clear()
-            self._begun = self._heard = self._queued
-            self._marks.clear()
+            stream.unplayed = self._playback.reset()
             if stream.closed_by == "network":
-                await self._session.close()
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-                )
+                await self._leg.session.close()
+                self._leg.open()
             else:
                 await ws.close()
             for outcome in ended:
                 if isinstance(outcome, Exception) and self._problem is None:
                     self._problem = outcome
-        self._stream_status(connect.status_callback, stream, "stream-stopped")
+        self._leg.report_stream(connect.status_callback, stream, "stream-stopped")
 
     async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
         """After a hang-up: send what is queued, `stop`, and close."""
         self._release(stream, inf)
-        self._put(
+        self._queue_message(
             _json(
                 {
                     "event": "stop",
@@ -647,7 +525,7 @@ class SimulatedCall:
                 }
             )
         )
-        self._put(_NO_MORE)
+        self._queue_message(_NO_MORE)
         await asyncio.wait((sender,), timeout=CLOSE_TIMEOUT_S)
         stream.closed_by = "carrier"
         await ws.close()
@@ -665,9 +543,9 @@ class SimulatedCall:
                 self._outbox_filled.clear()
                 await self._outbox_filled.wait()
         except (ConnectionError, aiohttp.ClientError):
-            return  # the reader records how it ended
+            return  # the reader records the end
 
-    def _put(self, text: str) -> None:
+    def _queue_message(self, text: str) -> None:
         self._outbox.append(text)
         self._outbox_filled.set()
 
@@ -681,7 +559,7 @@ class SimulatedCall:
             now_s = self._clock()
             if frame.type is aiohttp.WSMsgType.TEXT:
                 try:
-                    self._take(frame.data, stream.stream_sid, now_s)
+                    self._handle_message(frame.data, stream.stream_sid, now_s)
                 except Unfit as unfit:
                     self._violation(unfit.code, unfit.what)
             elif frame.type is aiohttp.WSMsgType.BINARY:
@@ -692,53 +570,21 @@ class SimulatedCall:
             stream.close_code = ws.close_code
             stream.closed_by = "network" if ws.close_code in (None, 1006) else "gateway"
 
-    def _take(self, text: str, stream_sid: str, now_s: float) -> None:
+    def _handle_message(self, text: str, stream_sid: str, now_s: float) -> None:
         """Handle one message of the gateway."""
         found = message(text, stream_sid)
         if isinstance(found, ClearMessage):
-            self._clear(now_s)
+            self._playback.clear(now_s, self.truth.began_s + self._tick * TICK_S)
         elif isinstance(found, MarkMessage):
-            mark = MarkReceived(at_s=now_s, position=self._queued, name=found.mark.name)
-            self.truth.marks.append(mark)
-            if mark.position <= self._heard:
-                self._echo(mark, "empty")
-            else:
-                self._marks.append(mark)
-        else:
-            audio = payload(found)
-            if len(self._queue) + len(audio) > QUEUE_MAX_BYTES:
-                self._violation(31931, "more than ten minutes of audio queued: discarded")
-                return
-            self.truth.media.append(MediaReceived(at_s=now_s, position=self._queued, samples=len(audio)))
-            self._queue += audio
-            self._queued += len(audio)
-
-    def _clear(self, now_s: float) -> None:
-        playing = self._begun > self._heard  # a frame being played is not discarded
-        stretch = self.truth.agent[-1] if self.truth.agent else None
-        self.truth.clears.append(
-            ClearReceived(
-                at_s=now_s,
-                position=self._begun,
-                discarded=len(self._queue),
-                stopped_s=self.truth.began_s + self._tick * TICK_S if playing else now_s,
-                while_audible=stretch is not None and stretch.open,
-            )
-        )
-        if stretch is not None and stretch.open:
-            stretch.open, stretch.cut = False, True
-        self._queue.clear()
-        self._begun = self._heard = self._queued
-        waiting, self._marks = self._marks, deque()
-        if self._carrier.marks != "lost when cleared":
-            for mark in waiting:
-                self._echo(mark, "cleared")
+            self._playback.queue_mark(found.mark.name, now_s)
+        elif not self._playback.queue_audio(payload(found), now_s):
+            self._violation(31931, "more than ten minutes of audio queued: discarded")
 
     def _echo(self, mark: MarkReceived, why: str) -> None:
         if self._carrier.marks == "lost" or self._silent() or self._stream is None:
             return
         mark.echoed, mark.echoed_s = why, self._clock()
-        self._put(
+        self._queue_message(
             _json(
                 {
                     "event": "mark",
@@ -781,21 +627,16 @@ class SimulatedCall:
         self._timer = loop.call_at(due_s, self._ticks)
 
     def _one_tick(self, due_s: float, now_s: float) -> None:
-        # The frame whose playback began 20 ms ago has been heard.
-        self._heard = self._begun
-        while self._marks and self._marks[0].position <= self._heard:
-            self._echo(self._marks.popleft(), "played")
-
-        if self._tick:  # what the caller said in the last 20 ms
-            frame, text = self._outgoing.popleft() if self._outgoing else (_SILENT_FRAME, _SILENT_PAYLOAD)
+        self._playback.finish_frame()
+        if self._tick:  # send the caller's last 20 ms
+            frame, text = self._outgoing.popleft() if self._outgoing else (SILENT_FRAME, _SILENT_PAYLOAD)
             if self._carrier.echo_gain_db is not None or self._carrier.noise_dbfs is not None:
                 frame = self._with_noise_and_echo(frame)
                 text = pybase64.b64encode(frame).decode()
             self._left += frame
             self._send_frame(text, now_s)
 
-        self._right += self._play_frame()
-        self._follow_agent(due_s)
+        self._playback.play_frame(due_s, streaming=self._ws is not None)
         if self._carrier.drop_after_s is not None and 0 < len(self.truth.streams) <= self._carrier.drops:
             started_s = self.truth.streams[-1].started_s
             if started_s is not None and now_s - started_s >= self._carrier.drop_after_s:
@@ -812,45 +653,10 @@ class SimulatedCall:
         if now_s - stream.started_s >= after_s:
             self._rubbish_sent = True
             for text in RUBBISH:
-                self._put(text)
-
-    def _play_frame(self) -> bytes:
-        """Play the next 20 ms to the caller, and record it."""
-        if self._ws is None:
-            frame = bytes(self._announcement[:FRAME_BYTES])
-            del self._announcement[:FRAME_BYTES]
-        else:
-            frame = bytes(self._queue[:FRAME_BYTES])
-            del self._queue[:FRAME_BYTES]
-            if frame:
-                played, place = self.truth.played, len(self._right)
-                last = played[-1] if played else None
-                if last and last.position + last.samples == self._begun and last.place + last.samples == place:
-                    last.samples += len(frame)
-                else:
-                    played.append(Played(position=self._begun, place=place, samples=len(frame)))
-                self._begun += len(frame)
-        if len(frame) < FRAME_BYTES:
-            frame += _SILENT_FRAME[len(frame) :]
-        return frame
-
-    def _follow_agent(self, due_s: float) -> None:
-        """Maintain `truth.agent`: the intervals in which the agent is audible."""
-        stretches = self.truth.agent
-        stretch = stretches[-1] if stretches and stretches[-1].open else None
-        if self._right[-FRAME_BYTES:].translate(_LOUD).count(1) >= _LOUD_ENOUGH:
-            if stretch is None:
-                stretches.append(Interval(start_s=due_s, end_s=due_s + TICK_S))
-            else:
-                stretch.end_s = due_s + TICK_S
-        elif stretch is not None:
-            silent_ms = 1000.0 * (due_s + TICK_S - stretch.end_s)
-            nothing_more = not self._queue and not self._announcement
-            if silent_ms >= (REPLY_OVER_MS if nothing_more else BREATH_MAX_MS):
-                stretch.open = False
+                self._queue_message(text)
 
     def _silent(self) -> bool:
-        """Whether the scenario has the carrier send nothing."""
+        """Whether the scenario silences the carrier at this moment."""
         after_s = self._carrier.silent_after_s
         if after_s is None or not 0 < len(self.truth.streams) <= self._carrier.drops:
             return False
@@ -878,17 +684,17 @@ class SimulatedCall:
             loop = asyncio.get_running_loop()
             loop.call_at(self._release_s, lambda: self._release(stream, self._clock()))
         else:
-            self._put_frame(stream, self._chunk, at_ms, text)
+            self._queue_frame(stream, self._chunk, at_ms, text)
 
     def _release(self, stream: StreamTruth, now_s: float) -> None:
         """Send delayed frames that are due."""
         while self._held and self._held[0][0] <= now_s:
-            self._put_frame(stream, *self._held.popleft()[1:])
+            self._queue_frame(stream, *self._held.popleft()[1:])
 
-    def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
-        """Written by hand for speed: 50 a second and call."""
+    def _queue_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
+        """Queue a media message. It is formatted by hand for speed: 50 per second and call."""
         if self._stream is stream:
-            self._put(
+            self._queue_message(
                 f'{{"event":"media","sequenceNumber":"{self._next_sequence()}","media":{{"track":"inbound",'
                 f'"chunk":"{chunk}","timestamp":"{at_ms}","payload":"{text}"}},'
                 f'"streamSid":"{stream.stream_sid}"}}'
@@ -903,14 +709,14 @@ class SimulatedCall:
         if self._carrier.echo_gain_db is not None:
             start = len(self._left) - round(self._carrier.echo_delay_ms * RATE_HZ / 1000.0)
             if start >= 0:
-                leaked = decode(bytes(self._right[start : start + FRAME_BYTES]))
+                leaked = decode(bytes(self._playback.right[start : start + FRAME_BYTES]))
                 sum_[: len(leaked)] += 10.0 ** (self._carrier.echo_gain_db / 20.0) * leaked
         return encode(np.clip(np.rint(sum_), -32768, 32767).astype(np.int16))
 
     # -- the caller ---------------------------------------------------------------------------------------
 
     async def say(self, line: str) -> Utterance:
-        """Say it (a text, or the path of a WAV file), to the last word."""
+        """Speak a line (a text, or the path of a WAV file) and wait for its end."""
         return await self._utter(line, "say", self._sound(line))
 
     async def cough(self) -> Utterance:
@@ -926,7 +732,7 @@ class SimulatedCall:
             if self._stream is None or self.over:
                 raise StepFailed("there is no stream to press a key on")
             self.truth.digits.append((self._clock(), key))
-            self._put(
+            self._queue_message(
                 _json(
                     {
                         "event": "dtmf",
@@ -939,32 +745,32 @@ class SimulatedCall:
             await self._listen(100.0)
 
     async def pause(self, ms: float) -> None:
-        """Say nothing."""
+        """Stay silent."""
         await self._listen(ms)
         if self.over:
             raise StepFailed("the call ended")
 
     async def agent_starts(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Interval:
-        """Wait until the agent is heard: its next words, or its `nth` (from 1). Raises `StepFailed`."""
-        await self._expect(lambda: self._stretch(nth) is not None, timeout_ms, "the agent was not heard")
-        found = self._stretch(nth)
+        """Wait until the agent is audible: its next utterance, or its `nth` (from 1). Raises `StepFailed`."""
+        await self._expect(lambda: self._agent_interval(nth) is not None, timeout_ms, "the agent was not heard")
+        found = self._agent_interval(nth)
         assert found is not None
         return found
 
     async def agent_ends(self, nth: int | None = None, timeout_ms: float = 15_000.0) -> Interval:
-        """Wait until the agent has said its next words, or its `nth`. Raises `StepFailed`."""
+        """Wait for the end of the agent's next utterance, or of its `nth`. Raises `StepFailed`."""
         until_s = self._clock() + timeout_ms / 1000.0
-        stretch = await self.agent_starts(nth, timeout_ms)
+        interval = await self.agent_starts(nth, timeout_ms)
         left_ms = max(0.0, 1000.0 * (until_s - self._clock()))
-        await self._expect(lambda: not stretch.open, left_ms, "the agent did not fall silent")
-        self._next_stretch = max(self._next_stretch, self.truth.agent.index(stretch) + 1)
-        return stretch
+        await self._expect(lambda: not interval.open, left_ms, "the agent did not fall silent")
+        self._next_interval = max(self._next_interval, self.truth.agent.index(interval) + 1)
+        return interval
 
     async def agent_has_talked(self, ms: float, timeout_ms: float = 15_000.0) -> Interval:
-        """Wait until the agent's present or next utterance has lasted `ms`, or ended before."""
-        stretch = await self.agent_starts(None, timeout_ms)
-        await self._expect(lambda: not stretch.open or self._clock() - stretch.start_s >= ms / 1000.0, None)
-        return stretch
+        """Wait until the agent's current or next utterance has lasted `ms` or has ended."""
+        interval = await self.agent_starts(None, timeout_ms)
+        await self._expect(lambda: not interval.open or self._clock() - interval.start_s >= ms / 1000.0, None)
+        return interval
 
     async def ended(self, timeout_ms: float = 15_000.0) -> None:
         """Wait until the other side has ended the call. Raises `StepFailed`."""
@@ -974,13 +780,13 @@ class SimulatedCall:
         except TimeoutError:
             raise StepFailed(f"the call did not end within {timeout_ms / 1000.0:g} s") from None
 
-    def _stretch(self, nth: int | None) -> Interval | None:
-        stretches = self.truth.agent
+    def _agent_interval(self, nth: int | None) -> Interval | None:
+        intervals = self.truth.agent
         if nth is not None:
-            return stretches[nth - 1] if len(stretches) >= nth else None
-        for stretch in stretches[self._next_stretch :]:
-            if stretch.open or stretch.end_s > self._said_until_s:
-                return stretch
+            return intervals[nth - 1] if len(intervals) >= nth else None
+        for interval in intervals[self._next_interval :]:
+            if interval.open or interval.end_s > self._spoken_until_s:
+                return interval
         return None
 
     def _sound(self, line: str) -> _Utterance:
@@ -995,7 +801,7 @@ class SimulatedCall:
         place = len(self._left) + len(self._outgoing) * FRAME_BYTES
         self._outgoing.extend(sound.frames)
         first, last = place + sound.first, place + sound.last
-        stretch = self.truth.agent[-1] if self.truth.agent else None
+        interval = self.truth.agent[-1] if self.truth.agent else None
         spoken = Utterance(
             text=text,
             kind=kind,
@@ -1003,11 +809,11 @@ class SimulatedCall:
             end_s=self.truth.began_s + last / RATE_HZ,
             onset_place=first,
             end_place=last,
-            over_agent=stretch is not None and stretch.open,
+            over_agent=interval is not None and interval.open,
         )
         self.truth.spoken.append(spoken)
         if kind == "say":
-            self._said_until_s = spoken.end_s
+            self._spoken_until_s = spoken.end_s
         await self._expect(lambda: not self._outgoing, None)
         return spoken
 
@@ -1018,7 +824,7 @@ class SimulatedCall:
     async def _wait(self, ms: float) -> None:
         """A document's pause; a redirection or hang-up ends it."""
         last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
-        await self._until(lambda: self._tick >= last or self._moved, None)
+        await self._until(lambda: self._tick >= last or self._redirected, None)
 
     async def _expect(self, ready: Callable[[], bool], timeout_ms: float | None, what: str = "") -> None:
         if await self._until(ready, timeout_ms):
@@ -1052,7 +858,7 @@ class SimulatedCall:
         if not self._steps:
             return
         for step in self._steps:
-            taken = StepTaken(step=_words(step), began_s=self._clock())
+            taken = StepTaken(step=_described(step), began_s=self._clock())
             self.truth.steps.append(taken)
             try:
                 await self._do(step)
@@ -1108,13 +914,13 @@ def _utterance(line: str) -> _Utterance:
 
 def _cut_up(samples: NDArray[np.int16]) -> _Utterance:
     codes = encode(samples)
-    codes += _SILENT_FRAME[: -len(codes) % FRAME_BYTES]
+    codes += SILENT_FRAME[: -len(codes) % FRAME_BYTES]
     frames = [codes[at : at + FRAME_BYTES] for at in range(0, len(codes), FRAME_BYTES)]
     first, last = voice.audible_span(samples, RATE_HZ)
     return _Utterance(tuple((frame, pybase64.b64encode(frame).decode()) for frame in frames), first, last)
 
 
-def _words(step: Step) -> str:
+def _described(step: Step) -> str:
     """A step as a report shows it."""
     match step:
         case WaitForAgent():

@@ -21,10 +21,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class WaitForAgent:
-    """Until the agent is heard to begin, or has fallen silent.
+    """Wait until the agent begins to speak, or has fallen silent.
 
-    `nth` counts what the agent was heard to say, from 1; without it, it is the next that goes on after the
-    caller's own last words.
+    `nth` counts the agent's utterances from 1; without it, the step waits for the next one that continues after the
+    caller's last utterance.
     """
 
     at: Literal["start", "end"] = "end"
@@ -34,14 +34,14 @@ class WaitForAgent:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Say this, now. The step ends with its last word."""
+    """Speak this line now. The step ends with the line."""
 
     line: str
 
 
 @dataclass(frozen=True, slots=True)
 class SayOver:
-    """Say this once the agent has been heard for `after_ms`, over its voice."""
+    """Speak this line over the agent, once it has been audible for `after_ms`."""
 
     line: str
     after_ms: float = 1_000.0
@@ -50,7 +50,7 @@ class SayOver:
 
 @dataclass(frozen=True, slots=True)
 class Cough:
-    """Cough, after the agent has been heard for `over_after_ms`, or now."""
+    """Cough once the agent has been audible for `over_after_ms`, or now."""
 
     over_after_ms: float | None = None
 
@@ -71,7 +71,7 @@ class Digit:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Say nothing for a while."""
+    """Stay silent for a while."""
 
     ms: float
 
@@ -83,7 +83,7 @@ class HangUp:
 
 @dataclass(frozen=True, slots=True)
 class WaitForEnd:
-    """Until the other side has ended the call."""
+    """Wait until the other side has ended the call."""
 
     timeout_ms: float = 15_000.0
 

@@ -1,4 +1,4 @@
-"""Ground truth: what happened on the line, by the carrier's clock. Plain values, JSON by msgspec.
+"""Ground truth: what happened on the line, on the carrier's clock. Plain values, JSON by msgspec.
 
 All `*_s` are CLOCK_MONOTONIC seconds, the clock of the event loop and of a gateway on the same machine.
 A *place* is a sample (8 kHz) on the call's axis, counted from `CallTruth.began_s`; a *position* is a sample
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Violation(msgspec.Struct, kw_only=True):
-    """A message or document Twilio would have warned of, with the code it logs."""
+    """A message or document that Twilio would log, with the code of its warning."""
 
     at_s: float
     code: int
@@ -67,7 +67,7 @@ class MediaReceived(msgspec.Struct, kw_only=True):
 
 
 class MarkReceived(msgspec.Struct, kw_only=True):
-    """One of the gateway's marks. `echoed`: why it went back (played, empty, cleared), "" if it never did."""
+    """One of the gateway's marks. `echoed`: why it was sent back (played, empty, cleared), "" if it was not."""
 
     at_s: float
     position: int
@@ -77,7 +77,7 @@ class MarkReceived(msgspec.Struct, kw_only=True):
 
 
 class ClearReceived(msgspec.Struct, kw_only=True):
-    """One `clear`: `discarded` samples from `position` on were never heard; silence from `stopped_s` on."""
+    """One `clear`: `discarded` samples from `position` on were not heard; playback is silent from `stopped_s` on."""
 
     at_s: float
     position: int
@@ -116,7 +116,7 @@ class Utterance(msgspec.Struct, kw_only=True):
 
 
 class Announced(msgspec.Struct, kw_only=True):
-    """What TwiML had Twilio itself say or do: say, play, dial, whisper, enqueue, reject, hangup."""
+    """A TwiML instruction that Twilio itself executed: say, play, dial, whisper, enqueue, reject, hangup."""
 
     at_s: float
     verb: str
@@ -124,7 +124,7 @@ class Announced(msgspec.Struct, kw_only=True):
 
 
 class StepTaken(msgspec.Struct, kw_only=True):
-    """One step of the caller's script. `failed`: why it could not be done."""
+    """One step of the caller's script. `failed`: why the step was impossible."""
 
     step: str
     began_s: float
@@ -133,7 +133,7 @@ class StepTaken(msgspec.Struct, kw_only=True):
 
 
 class CallTruth(msgspec.Struct, kw_only=True):
-    """One call, as the carrier and the caller had it."""
+    """One call, as the carrier and the caller observed it."""
 
     call_sid: str
     caller: str = ""
@@ -157,5 +157,5 @@ class CallTruth(msgspec.Struct, kw_only=True):
     violations: list[Violation] = []
     frames_dropped: int = 0  # the gateway read too slowly: Twilio's warning 31930
     latest_tick_ms: float = 0.0  # the carrier's own worst lateness: the accuracy of its times
-    left: bytes = b""  # mu-law, what the caller said, as sent
+    left: bytes = b""  # mu-law, the caller's audio as sent
     right: bytes = b""  # mu-law, what the caller heard

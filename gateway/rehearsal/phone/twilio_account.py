@@ -1,7 +1,7 @@
 """A simulated Twilio account: its REST API over HTTP, as far as a voice gateway uses it, and its calls.
 
-Requests are checked as Twilio checks them (credentials, account, parameters); what they do happens to simulated
-calls, whose webhooks are signed with the account's auth token. Sources: Twilio docs, "Voice API: Calls",
+Requests are checked as Twilio checks them (credentials, account, parameters) and act on simulated calls, whose
+webhooks are signed with the account's auth token. Sources: Twilio docs, "Voice API: Calls",
 "Conferences", "IncomingPhoneNumbers", "Answering Machine Detection".
 """
 
@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from offhook.gateway.rehearsal.phone.call import ACCOUNT_SID, Carrier, PlacedCall, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Step
+from offhook.gateway.rehearsal.phone.twilio_leg import ACCOUNT_SID, PlacedCall
 from offhook.gateway.rehearsal.phone.twilio_wire import sign
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
-__all__ = ["Asked", "Callee", "SimulatedTwilio"]
+__all__ = ["Callee", "RestRequest", "SimulatedTwilio"]
 
 _VERSION = "/2010-04-01"
 MAX_TWIML = 4_000  # inline, error 32018
@@ -34,7 +35,7 @@ MAX_TWIML = 4_000  # inline, error 32018
 class Callee:
     """A party the gateway may call. `answers`: the outcome after `ring_s`; an answered call plays `steps`.
 
-    `answered_by`: what the machine detection says `verdict_s` after the answer, if it was asked for.
+    `answered_by`: the AMD result, reported `verdict_s` after the answer if it was requested.
     """
 
     steps: Sequence[Step] = ()
@@ -46,7 +47,7 @@ class Callee:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RestRequest:
     """One REST request."""
 
     at_s: float
@@ -66,8 +67,8 @@ class _Conference:
 class SimulatedTwilio:
     """`async with SimulatedTwilio(gateway_url, ...) as twilio`: `twilio.url` is the API's address.
 
-    `callees(number)` says who is called; None: the number does not exist. `gateway_url` may be set later, before
-    the first call. `faults` are answers (status, Twilio's code) for the next requests; `numbers` the account's.
+    `callees(number)` returns the party of a number; None: the number does not exist. `gateway_url` may be set later,
+    before the first call. `faults` are answers (status, Twilio's code) for the next requests; `numbers` the account's.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class SimulatedTwilio:
         self.account_sid = ACCOUNT_SID
         self.calls: dict[str, SimulatedCall] = {}
         self.statuses: dict[str, str] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[RestRequest] = []
         self.faults: deque[tuple[int, int]] = deque()
         self.numbers = {f"PN{n:032x}": {"phone_number": number} for n, number in enumerate(numbers)}
         self.url = ""
         self._callees = callees
-        self.failures: list[BaseException] = []  # of this simulator's own
+        self.failures: list[BaseException] = []  # exceptions of this simulator
         self._conferences: dict[str, _Conference] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -151,7 +152,7 @@ class SimulatedTwilio:
             conference.over.set()
 
     def met(self, name: str) -> list[str]:
-        """Who is in a conference that has begun."""
+        """SIDs of the calls in a conference that has begun."""
         conference = self._conferences.get(name)
         return list(conference.members) if conference and conference.begun else []
 
@@ -166,7 +167,7 @@ class SimulatedTwilio:
         account = f"{_VERSION}/Accounts/{self.account_sid}"
         path = request.path.removeprefix(account)
         status, body = self._answer(request, path, form, known=request.path.startswith(account))
-        self.asked.append(Asked(self._clock(), request.method, path, form, status))
+        self.requests.append(RestRequest(self._clock(), request.method, path, form, status))
         return web.json_response(body, status=status)
 
     def _answer(
@@ -177,7 +178,7 @@ class SimulatedTwilio:
             return _problem(401, 20003, "Authenticate")
         if self.faults:
             status, code = self.faults.popleft()
-            return _problem(status, code, "as the test wants it")
+            return _problem(status, code, "scripted fault")
         match request.method, path.strip("/").removesuffix(".json").split("/"):
             case "GET", [""]:
                 return 200, {"sid": self.account_sid, "status": "active"}
@@ -267,16 +268,16 @@ class SimulatedTwilio:
             "ApiVersion": "2010-04-01",
         }
 
-        async def tell(status: str, event: str) -> None:
+        async def report(status: str, event: str) -> None:
             self.statuses[sid] = status
             if status_url and event in events:
                 await self._post(status_url, {**about, "CallStatus": status})
 
-        await tell("initiated", "initiated")
-        await tell("ringing", "ringing")
+        await report("initiated", "initiated")
+        await report("ringing", "ringing")
         await asyncio.sleep(callee.ring_s)
         if self.statuses[sid] == "canceled" or callee.answers != "answered":
-            await tell("canceled" if self.statuses[sid] == "canceled" else callee.answers, "completed")
+            await report("canceled" if self.statuses[sid] == "canceled" else callee.answers, "completed")
             return
         call = SimulatedCall(
             self.gateway_url,
@@ -292,7 +293,7 @@ class SimulatedTwilio:
             clock=self._clock,
         )
         self.calls[sid] = call
-        self._do(tell("in-progress", "answered"))
+        self._do(report("in-progress", "answered"))
         if (verdict_url := str(form.get("AsyncAmdStatusCallback", ""))) and form.get("MachineDetection"):
             self._do(self._detect(call, verdict_url, {**about, "AnsweredBy": callee.answered_by}, callee.verdict_s))
         await call.run()

@@ -1,7 +1,7 @@
-"""Twilio's side of the wire, read for ourselves: nothing is shared with the gateway's own reading of it.
+"""Twilio's messages, signatures and TwiML, parsed independently: nothing is shared with the gateway.
 
 Sources: Twilio's "Media Streams: WebSocket messages", "TwiML for Programmable Voice" and "Webhooks security".
-As strict as Twilio is: what it would warn about with 31950 or 31951 raises `Unfit`.
+The parser is as strict as Twilio: what Twilio logs as 31950 or 31951 raises `Unfit`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import pybase64
 
 __all__ = [
     "ClearMessage",
-    "Connect",
-    "Dial",
-    "Enqueue",
-    "Hangup",
+    "ConnectVerb",
+    "DialVerb",
+    "EnqueueVerb",
+    "HangupVerb",
     "MarkMessage",
     "MediaMessage",
-    "Pause",
-    "Play",
-    "Redirect",
-    "Reject",
-    "Say",
+    "PauseVerb",
+    "PlayVerb",
+    "RedirectVerb",
+    "RejectVerb",
+    "SayVerb",
     "Unfit",
     "Verb",
     "message",
@@ -44,7 +44,7 @@ PARAMETER_MAX = 500  # name and value together stay under this
 
 
 class Unfit(Exception):
-    """Something Twilio would not take; `code` is the error or warning it would log."""
+    """Twilio would not accept this; `code` is the error or warning that it would log."""
 
     def __init__(self, code: int, what: str) -> None:
         super().__init__(f"{code}: {what}")
@@ -73,13 +73,13 @@ class MediaMessage(_Message, tag="media", forbid_unknown_fields=True):
 
 
 class MarkMessage(_Message, tag="mark", forbid_unknown_fields=True):
-    """To be echoed once all queued before it has played."""
+    """A mark to be echoed once all audio queued before it has been played."""
 
     mark: _Name
 
 
 class ClearMessage(_Message, tag="clear", forbid_unknown_fields=True):
-    """Throw the queue away."""
+    """The queue is to be emptied."""
 
 
 _Known = MediaMessage | MarkMessage | ClearMessage
@@ -87,7 +87,7 @@ _decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 
 
 def message(text: str, stream_sid: str) -> _Known:
-    """One text frame of the other side's. Raises `Unfit` (31951)."""
+    """Parse one text frame of the gateway. Raises `Unfit` (31951)."""
     try:
         found = _decoder.decode(text)
     except msgspec.MsgspecError as error:
@@ -134,8 +134,8 @@ def signed_socket_url(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
-    """`<Connect><Stream>`: `url` and its `<Parameter>`s; `action` is asked when the stream has ended."""
+class ConnectVerb:
+    """`<Connect><Stream>`: `url` and its `<Parameter>`s; `action` is requested when the stream has ended."""
 
     url: str
     parameters: tuple[tuple[str, str], ...] = ()
@@ -145,12 +145,12 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SayVerb:
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class PlayVerb:
     """A sound file, `loop` times (0: until something else is to be done), or the tones of `digits`."""
 
     url: str
@@ -159,15 +159,16 @@ class Play:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class PauseVerb:
     length_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
-    """`to`: the number, address, conference or queue that is dialled. `whisper` is asked for who answers.
+class DialVerb:
+    """`to`: the number, address, conference or queue that is dialled. `whisper` is requested for the party
+    that answers.
 
-    A conference begins with the first who `starts` it and is over when one who `ends` it leaves.
+    A conference begins with the first participant that `starts` it and is over when one that `ends` it leaves.
     """
 
     to: str
@@ -180,27 +181,27 @@ class Dial:
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueue:
+class EnqueueVerb:
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
-class Redirect:
+class RedirectVerb:
     url: str
     method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class RejectVerb:
     reason: str = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
-class Hangup:
+class HangupVerb:
     pass
 
 
-Verb = Connect | Say | Play | Pause | Dial | Enqueue | Redirect | Reject | Hangup
+Verb = ConnectVerb | SayVerb | PlayVerb | PauseVerb | DialVerb | EnqueueVerb | RedirectVerb | RejectVerb | HangupVerb
 
 
 def parse_twiml(body: bytes, content_type: str = "text/xml") -> tuple[Verb, ...]:
@@ -224,30 +225,30 @@ def _verb(element: ElementTree.Element) -> Verb:
         case "Connect":
             return _connect(element)
         case "Say":
-            return Say(text)
+            return SayVerb(text)
         case "Play":
-            return Play(text, int(get("loop", "1")), get("digits", ""))
+            return PlayVerb(text, int(get("loop", "1")), get("digits", ""))
         case "Pause":
-            return Pause(float(get("length", "1")))
+            return PauseVerb(float(get("length", "1")))
         case "Dial":
             return _dial(element, text)
         case "Enqueue":
-            return Enqueue(text)
+            return EnqueueVerb(text)
         case "Redirect":
-            return Redirect(text, get("method", "POST").upper())
+            return RedirectVerb(text, get("method", "POST").upper())
         case "Reject":
-            return Reject(get("reason", "rejected"))
+            return RejectVerb(get("reason", "rejected"))
         case "Hangup":
-            return Hangup()
-    raise Unfit(12200, f"<{element.tag}> is no verb that this carrier knows")
+            return HangupVerb()
+    raise Unfit(12200, f"<{element.tag}> is a verb that this carrier does not support")
 
 
-def _dial(element: ElementTree.Element, text: str) -> Dial:
+def _dial(element: ElementTree.Element, text: str) -> DialVerb:
     nouns = {"Number", "Sip", "Conference", "Queue", "Client"}
     if any(child.tag not in nouns for child in element) or not text:
         raise Unfit(12200, "<Dial> holds a number, an address, a conference or a queue")
     noun = element[0] if len(element) else ElementTree.Element("Number")
-    return Dial(
+    return DialVerb(
         text,
         element.get("action", ""),
         element.get("method", "POST").upper(),
@@ -258,7 +259,7 @@ def _dial(element: ElementTree.Element, text: str) -> Dial:
     )
 
 
-def _connect(element: ElementTree.Element) -> Connect:
+def _connect(element: ElementTree.Element) -> ConnectVerb:
     streams = element.findall("Stream")
     if len(element) != 1 or len(streams) != 1:
         raise Unfit(12200, "<Connect> holds exactly one <Stream>")
@@ -282,7 +283,7 @@ def _connect(element: ElementTree.Element) -> Connect:
         if len(name) + len(value) >= PARAMETER_MAX:
             raise Unfit(12200, f"<Parameter> {name!r} and its value have 500 characters or more")
         parameters.append((name, value))
-    return Connect(
+    return ConnectVerb(
         url=url,
         parameters=tuple(parameters),
         action=element.get("action", ""),

@@ -1,7 +1,7 @@
-"""The sounds of a rehearsal: the lines both sides speak, and what else is heard on a telephone line.
+"""The sounds of a rehearsal: the lines that both sides speak, coughs, typing and line noise.
 
-A line is real speech: a bundled recording when its text is one of those, else spoken by espeak-ng when that
-is installed (once, then cached by content), else any WAV file the user names. All of it 16-bit mono.
+A line is real speech: a bundled recording if there is one of its text, else synthesised by espeak-ng if that is
+installed (once, then cached by content), or a WAV file. All sounds are 16-bit mono.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Samples = NDArray[np.int16]
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 
-# espeak-ng voice, words a minute, pitch (0 to 99), and the rate its lines are kept at: 8 kHz is all that a
-# telephone passes on of the caller, 24 kHz is what the model speaks.
+# espeak-ng voice, speed (words per minute), pitch (0 to 99), and the sample rate of its lines: a telephone transmits
+# the caller at 8 kHz, the model speaks at 24 kHz.
 VOICES = MappingProxyType(
     {
         "caller": ("en-us+m3", 165, 38, 8_000),
@@ -51,19 +51,19 @@ VOICES = MappingProxyType(
     }
 )
 
-_ACTIVE_DBFS = -21.0  # of the speech itself, pauses left out; lines of one call sound equally loud
+_ACTIVE_DBFS = -21.0  # level of the speech without its pauses, so that all lines of a call are equally loud
 _PEAK = 0.85 * 32767
 _FRAME_S = 0.010
 _AUDIBLE_DB = 30.0  # below the line's loudest 10 ms
-_LEAD_S, _TAIL_S = 0.030, 0.080  # left standing around the words
+_LEAD_S, _TAIL_S = 0.030, 0.080  # silence kept before and after the speech
 
 
 class VoiceError(OperatorError):
-    """There is no sound for this line; the message says how to get one."""
+    """There is no sound for this line; the message has the fix."""
 
 
 def line(what: str | Path, rate_hz: int, voice: str = "caller") -> Samples:
-    """A line at `rate_hz`: the words of a text in this voice ("caller", "agent"), or a WAV file as it is.
+    """A line at `rate_hz`: a text spoken in this voice ("caller", "agent"), or a WAV file as it is.
 
     A `Path`, or a text that ends in ".wav", names a file. Read-only. Raises `VoiceError`.
     """
@@ -72,9 +72,9 @@ def line(what: str | Path, rate_hz: int, voice: str = "caller") -> Samples:
 
 
 def wav_for(text: str, voice: str = "agent") -> Path:
-    """The WAV file in which this text is spoken: bundled, or made by espeak-ng in the cache.
+    """The WAV file of this text: bundled, or synthesised by espeak-ng into the cache.
 
-    Raises `VoiceError` when it is neither.
+    Raises `VoiceError` if there is neither.
     """
     if voice not in VOICES:
         raise VoiceError(f"no voice {voice!r}; there are {', '.join(VOICES)}")
@@ -96,7 +96,7 @@ def wav_for(text: str, voice: str = "agent") -> Path:
 
 def speak(text: str, voice: str = "caller") -> Samples:
     """The text spoken by espeak-ng, trimmed and levelled, at the voice's own rate. Raises `VoiceError`."""
-    name, words_a_minute, pitch, rate_hz = VOICES[voice]
+    name, speed_wpm, pitch, rate_hz = VOICES[voice]
     program = shutil.which("espeak-ng")
     if program is None:
         raise VoiceError(
@@ -106,14 +106,14 @@ def speak(text: str, voice: str = "caller") -> Samples:
     with tempfile.TemporaryDirectory(prefix="offhook-voice-") as folder:
         raw = Path(folder) / "raw.wav"
         ran = subprocess.run(
-            [program, "-v", name, "-s", str(words_a_minute), "-p", str(pitch), "-w", str(raw), "--stdin"],
+            [program, "-v", name, "-s", str(speed_wpm), "-p", str(pitch), "-w", str(raw), "--stdin"],
             input=text,
             capture_output=True,
             text=True,
             timeout=60,
         )
         if ran.returncode or not raw.is_file():
-            raise VoiceError(f"espeak-ng could not say {text!r}: {ran.stderr.strip() or 'no output'}")
+            raise VoiceError(f"espeak-ng could not speak {text!r}: {ran.stderr.strip() or 'no output'}")
         try:
             samples, made_hz = read_wav(raw)
         except ValueError:  # a text without a sound, such as "..."

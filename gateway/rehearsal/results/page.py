@@ -1,6 +1,6 @@
-"""The report of a run as a page: verdicts, recordings to listen to, pictures, latency. Nothing is fetched from afar.
+"""The report of a run as a page: verdicts, recordings, pictures, latency. The page loads no remote resources.
 
-Recordings and pictures are files beside the page, in the folder of their call. The template is `page.html.j2`.
+Recordings and pictures are files in the folder of their call. The template is `page.html.j2`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class _Call:
 
 
 def write_page(runs: Sequence[tuple[str, Report]], whole: Report, path: Path) -> None:
-    """Write the page of these named runs beside their files; `whole` holds the figures of all of them."""
+    """Write the page of these named runs next to their files; `whole` has the figures of all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page(runs, whole, path.parent))
 
 
 def page(runs: Sequence[tuple[str, Report]], whole: Report, folder: Path) -> str:
-    """The page's text; links lead from `folder`."""
+    """The page's text; links are relative to `folder`."""
     failed = whole.totals.failed
     runs = sorted(runs, key=lambda run: (run[1].ok, run[0]))
     return _template().render(
@@ -95,7 +95,7 @@ def _call(name: str, call: CallReport, paths: dict[str, str], suffix: str, folde
 def _turns(call: CallReport) -> list[_Turn]:
     """Both sides' turns, in order of time."""
     turns = [
-        _Turn(said.onset_ms, "caller", said.text or f"({said.kind})", said.answered_ms) for said in call.line.caller
+        _Turn(turn.onset_ms, "caller", turn.text or f"({turn.kind})", turn.answered_ms) for turn in call.line.caller
     ]
     heard = {reply.generation: reply for reply in call.line.replies}
     for turn in call.record.turns if call.record else ():

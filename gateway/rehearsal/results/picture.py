@@ -1,4 +1,4 @@
-"""The picture of a call: what was said above, what was heard below, on one axis of time."""
+"""The picture of a call: the caller's speech above, the audible agent below, on one axis of time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _INK, _FAINT, _GRID = "#212529", "#868e96", "#e9ecef"
 _CALLER, _AGENT = "#0c8599", "#6741d9"
 _CUT, _TOOL, _DONE = "#e03131", "#f08c00", "#2f9e44"
 _MODEL, _GATEWAY, _PLAYING = "#ced4da", "#343a40", "#91a7ff"
-_CLEAN = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # behind words, so that no line strikes them
+_CLEAN = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # the background of text, so that no line crosses it
 
 # Lanes, from the top, in units of the axis.
 _CALLER_Y, _AGENT_Y, _HALF = 7.85, 3.85, 0.95
@@ -43,7 +43,7 @@ _TOP, _BOTTOM = 10.35, -0.1
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Seconds against pixels, for what has to fit."""
+    """Converts between seconds and pixels, to fit text."""
 
     seconds: float
     pixels: float
@@ -52,17 +52,17 @@ class _Scale:
         return seconds / self.seconds * self.pixels
 
     def columns(self, seconds: float, size_pt: float) -> int:
-        """How many characters of text of this size fit into a stretch."""
+        """The number of characters of this size that fit into `seconds`."""
         return int(self.width_px(seconds) / (_CHARACTER * size_pt * _DPI / 72))
 
-    def seconds_of(self, words: str, size_pt: float, *, bold: bool = False) -> float:
-        """How wide the longest line of this text is."""
-        longest = max(len(line) for line in words.split("\n"))
+    def seconds_of(self, text: str, size_pt: float, *, bold: bool = False) -> float:
+        """The width of the longest line of this text, in seconds."""
+        longest = max(len(line) for line in text.split("\n"))
         per_character = _CHARACTER * (1.18 if bold else 1.0)
         return longest * per_character * size_pt * _DPI / 72 / self.pixels * self.seconds
 
     def px(self, pixels: float) -> float:
-        """So many pixels in seconds."""
+        """The width of `pixels`, in seconds."""
         return pixels / self.pixels * self.seconds
 
 
@@ -87,13 +87,13 @@ def figure_of(truth: CallTruth, report: CallReport) -> Figure:
     _frame(axes, begin_s, end_s)
     _waveform(axes, decode(truth.left), begin_s, _CALLER_Y, _CALLER, scale)
     _waveform(axes, decode(truth.right), begin_s, _AGENT_Y, _AGENT, scale)
-    free_s = begin_s  # where the last barge-in's words end
+    free_s = begin_s  # end of the last barge-in's text
     plays_s = [begin_s + run.place / RATE_HZ for run in truth.played]
     for barge_in in report.line.barge_ins:
         until_s = min((at_s for at_s in plays_s if 1000 * at_s >= (barge_in.silent_ms or 0.0)), default=end_s)
         free_s = _barge_in(axes, barge_in, scale, until_s, end_s, free_s)
-    _caller_words(axes, report, scale, end_s)
-    _agent_words(axes, report, scale, end_s)
+    _caller_texts(axes, report, scale, end_s)
+    _agent_texts(axes, report, scale, end_s)
     _answers(axes, report, scale)
     _segments(axes, report, scale)
     _tools(axes, report, scale, end_s)
@@ -137,17 +137,17 @@ def _waveform(axes: Axes, samples: NDArray[np.int16], begin_s: float, y: float, 
     axes.fill_between(at_s, y + _HALF * low, y + _HALF * high, color=colour, linewidth=0.4, step="mid")
 
 
-def _text(axes: Axes, at_s: float, y: float, words: str, colour: str, size_pt: float = 10.0, **more: object) -> None:
-    axes.text(at_s, y, words, color=colour, fontsize=size_pt, linespacing=1.25, **more)  # type: ignore[arg-type]
+def _text(axes: Axes, at_s: float, y: float, text: str, colour: str, size_pt: float = 10.0, **more: object) -> None:
+    axes.text(at_s, y, text, color=colour, fontsize=size_pt, linespacing=1.25, **more)  # type: ignore[arg-type]
 
 
-def _wrapped(words: str, columns: int, most_lines: int) -> list[str]:
-    if columns < 6 or not words:
+def _wrapped(text: str, columns: int, most_lines: int) -> list[str]:
+    if columns < 6 or not text:
         return []
-    return textwrap.wrap(" ".join(words.split()), columns, max_lines=most_lines, placeholder=" …")
+    return textwrap.wrap(" ".join(text.split()), columns, max_lines=most_lines, placeholder=" …")
 
 
-def _caller_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
+def _caller_texts(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
     turns = report.line.caller
     for index, turn in enumerate(turns):
         start_s, stop_s = turn.onset_ms / 1000, turn.end_ms / 1000
@@ -160,7 +160,7 @@ def _caller_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -
         _text(axes, start_s, _CALLER_TEXT_Y, "\n".join(lines), _CALLER, va="bottom")
 
 
-def _agent_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
+def _agent_texts(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
     replies = [reply for reply in report.line.replies if reply.started_ms is not None]
     turns = {turn.generation: turn for turn in report.record.turns} if report.record else {}
     for index, reply in enumerate(replies):
@@ -172,7 +172,7 @@ def _agent_words(axes: Axes, report: CallReport, scale: _Scale, end_s: float) ->
         if turn is None:
             continue
         following_s = (replies[index + 1].started_ms or 0.0) / 1000 if index + 1 < len(replies) else end_s
-        # As wide as the reply would have been, had it been heard to its end.
+        # The width of the whole reply, heard or not.
         meant_s = max(stop_s - start_s, reply.sent_ms / 1000, scale.px(200))
         columns = scale.columns(min(following_s - start_s, meant_s) - 0.1, 10)
         heard = turn.heard_text if turn.interrupted else turn.reply_text
@@ -192,9 +192,9 @@ def _line_height(axes: Axes) -> float:
 
 
 def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, end_s: float, free_s: float) -> float:
-    """The caller's onset, the silence after it, and what was dropped, drawn as far as `until_s`.
+    """Draw the caller's onset, the silence after it, and the dropped audio up to `until_s`.
 
-    Words stand there only if nothing else does before `free_s`; where these end is returned.
+    Text is drawn only where the axis is free, from `free_s` on; returns the end of the text.
     """
     onset_s = barge_in.onset_ms / 1000
     silent_s = barge_in.silent_ms / 1000 if barge_in.silent_ms is not None else onset_s
@@ -204,7 +204,7 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
     dismissed = barge_in.verdict == "dismissed"
     name = "barge-in dismissed" if dismissed else "barge-in"
     if barge_in.silent_ms is None:
-        words = f"{name}: never stopped"
+        text = f"{name}: never stopped"
     else:
         axes.add_patch(
             Rectangle((onset_s, _AGENT_Y - _HALF), silent_s - onset_s, 2 * _HALF, facecolor=_CUT, alpha=0.35, lw=0)
@@ -223,41 +223,41 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
         )
         axes.plot([silent_s, silent_s], [_AGENT_Y - _HALF, _AGENT_Y + _HALF], color=_CUT, linewidth=1.6)
         clear_ms, silence_ms = barge_in.onset_to_clear_ms, barge_in.onset_to_silence_ms
-        if clear_ms is None or silence_ms is None:  # by the record alone: a key, or the model's report
-            words = f"{name}: no onset detected"
+        if clear_ms is None or silence_ms is None:  # known by the record alone: a key, or the model's report
+            text = f"{name}: no onset detected"
         else:
-            words = f"{name}: clear after {clear_ms:.0f} ms,\nsilence after {silence_ms:.0f} ms"
+            text = f"{name}: clear after {clear_ms:.0f} ms,\nsilence after {silence_ms:.0f} ms"
         gone = f"{barge_in.discarded_ms / 1000:.1f} s " + ("kept for later" if dismissed else "dropped unheard")
         if scale.seconds_of(gone, 9) < gone_s:
             at_s = silent_s + gone_s / 2
             _text(axes, at_s, _AGENT_Y, gone, _FAINT, 9, ha="center", va="center", bbox=_CLEAN)
-    words_s, aside_s = scale.seconds_of(words, 10, bold=True), scale.px(6)
-    right = onset_s + aside_s + words_s < end_s
-    first_s = onset_s + aside_s if right else onset_s - aside_s - words_s
+    text_s, aside_s = scale.seconds_of(text, 10, bold=True), scale.px(6)
+    right = onset_s + aside_s + text_s < end_s
+    first_s = onset_s + aside_s if right else onset_s - aside_s - text_s
     if first_s < free_s:
         return free_s
     _text(
         axes,
         first_s,
         _AGENT_Y + _HALF + 0.12,
-        words,
+        text,
         _CUT,
         10,
         va="bottom",
         fontweight="bold",
         bbox=_CLEAN,
     )
-    return first_s + words_s
+    return first_s + text_s
 
 
 def _answers(axes: Axes, report: CallReport, scale: _Scale) -> None:
-    """From the caller's last sound to the agent's first; the gateway's share at its end where it is known."""
-    free_s = -inf  # where the last words end: what does not fit is left to the tables
-    for said in report.line.caller:
-        if said.kind != "say" or said.answered_ms is None or said.answered_ms <= 0:
+    """Draw the time from the caller's last sound to the agent's first, with the gateway's share if it is known."""
+    free_s = -inf  # end of the last text: a text that does not fit is only in the tables
+    for turn in report.line.caller:
+        if turn.kind != "say" or turn.answered_ms is None or turn.answered_ms <= 0:
             continue
-        start_s, stop_s = said.end_ms / 1000, (said.end_ms + said.answered_ms) / 1000
-        up_ms, down_ms = said.line_to_model_ms, said.model_to_line_ms
+        start_s, stop_s = turn.end_ms / 1000, (turn.end_ms + turn.answered_ms) / 1000
+        up_ms, down_ms = turn.line_to_model_ms, turn.model_to_line_ms
         added_ms = up_ms + down_ms if up_ms is not None and down_ms is not None else None
         axes.plot([start_s, start_s], [_ANSWER_Y - 0.1, _CALLER_Y - _HALF], color=_FAINT, linewidth=0.8)
         axes.plot([stop_s, stop_s], [_AGENT_Y + _HALF, _ANSWER_Y + 0.1], color=_FAINT, linewidth=0.8)
@@ -269,16 +269,16 @@ def _answers(axes: Axes, report: CallReport, scale: _Scale) -> None:
         aside_s = stop_s + scale.px(5)
         if aside_s < free_s:
             continue
-        words = f"{said.answered_ms:.0f} ms"
+        text = f"{turn.answered_ms:.0f} ms"
         free_s = aside_s + scale.seconds_of("gateway 00.0 ms", 9)
-        _text(axes, aside_s, _ANSWER_Y + 0.06, words, _INK, 11, va="bottom", fontweight="bold", bbox=_CLEAN)
+        _text(axes, aside_s, _ANSWER_Y + 0.06, text, _INK, 11, va="bottom", fontweight="bold", bbox=_CLEAN)
         if added_ms is not None:
             share = f"gateway {added_ms:.1f} ms"
             _text(axes, aside_s, _ANSWER_Y - 0.06, share, _FAINT, 9, va="top", bbox=_CLEAN)
 
 
 def _segments(axes: Axes, report: CallReport, scale: _Scale) -> None:
-    """The answers of a call of which only the gateway's record is known, by its segments."""
+    """Draw the answers of a call from the segments of its record, where no ground truth exists."""
     free_s = -inf
     for turn in _measured(report):
         gap_ms, start_s = turn.segments["turn_gap"], (turn.caller_ended_ms or 0.0) / 1000
@@ -295,27 +295,27 @@ def _segments(axes: Axes, report: CallReport, scale: _Scale) -> None:
 
 
 def _measured(report: CallReport) -> list[TurnRecord]:
-    """The turns to draw by their segments: none where the answers were heard by a rehearsal's caller."""
-    if report.record is None or any(said.answered_ms is not None for said in report.line.caller):
+    """The turns to draw by their segments: none where a rehearsal measured the answers."""
+    if report.record is None or any(turn.answered_ms is not None for turn in report.line.caller):
         return []
     return [turn for turn in report.record.turns if "turn_gap" in turn.segments and turn.caller_ended_ms is not None]
 
 
 def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
-    """One bar a tool call; a label that would run into the next one moves down a row."""
-    taken: list[float] = []  # per row: where its last label ends
+    """Draw a bar for each tool call; a label that would overlap the next one moves down a row."""
+    taken: list[float] = []  # per row: the end of its last label
     for tool in report.record.tool_calls if report.record else ():
         start_s = tool.requested_ms / 1000
         stop_s = tool.finished_ms / 1000 if tool.finished_ms is not None else end_s
         colour = {"done": _DONE, "cancelled": _CUT}.get(tool.outcome, _TOOL)
         took_s = stop_s - start_s
         took = f"{took_s:.1f} s" if took_s >= 1 else f"{took_s * 1000:.0f} ms"
-        words = f"{tool.name}: {tool.outcome or 'unfinished'} after {took}"
-        words_s = scale.seconds_of(f" {words} ", 10)
-        inside = words_s < took_s
-        left = not inside and stop_s + words_s > end_s
-        first_s = start_s - words_s if left else start_s
-        last_s = stop_s if inside or left else stop_s + words_s
+        text = f"{tool.name}: {tool.outcome or 'unfinished'} after {took}"
+        text_s = scale.seconds_of(f" {text} ", 10)
+        inside = text_s < took_s
+        left = not inside and stop_s + text_s > end_s
+        first_s = start_s - text_s if left else start_s
+        last_s = stop_s if inside or left else stop_s + text_s
         row = next((index for index, until_s in enumerate(taken) if until_s < first_s), len(taken))
         if row == len(taken):
             taken.append(0.0)
@@ -333,17 +333,17 @@ def _tools(axes: Axes, report: CallReport, scale: _Scale, end_s: float) -> None:
             )
         )
         if inside:
-            _text(axes, (start_s + stop_s) / 2, y, words, "white", 10, ha="center", va="center")
+            _text(axes, (start_s + stop_s) / 2, y, text, "white", 10, ha="center", va="center")
         else:
             at_s, side = (start_s, "right") if left else (stop_s, "left")
-            _text(axes, at_s, y, f" {words} ", colour, 10, ha=side, va="center")
+            _text(axes, at_s, y, f" {text} ", colour, 10, ha=side, va="center")
 
 
 def _title(figure: Figure, report: CallReport) -> None:
     line = report.line
     figure.text(0.012, 0.955, report.scenario or "call", fontsize=17, fontweight="bold", color=_INK, va="center")
     about = [f"{line.duration_ms / 1000:.1f} s", f"ended by {report.end_reason.replace('_', ' ')}"]
-    answers = [said.answered_ms for said in line.caller if said.answered_ms is not None and said.kind == "say"]
+    answers = [turn.answered_ms for turn in line.caller if turn.answered_ms is not None and turn.kind == "say"]
     if answers:
         about.append("answers after " + ", ".join(f"{ms:.0f}" for ms in answers[:8]) + " ms")
     stops = [b.onset_to_silence_ms for b in line.barge_ins if b.onset_to_silence_ms is not None]
@@ -361,7 +361,7 @@ def _legend(figure: Figure, report: CallReport) -> None:
         Patch(color=_AGENT, label="agent, as heard"),
         Patch(color=_MODEL, label="answer: model hears the end, thinks"),
     ]
-    if any(None not in (said.line_to_model_ms, said.model_to_line_ms) for said in report.line.caller):
+    if any(None not in (turn.line_to_model_ms, turn.model_to_line_ms) for turn in report.line.caller):
         handles.append(Patch(color=_GATEWAY, label="gateway's share"))
     if _measured(report):
         handles.append(Patch(color=_PLAYING, label="until it is played"))

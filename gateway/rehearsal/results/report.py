@@ -1,4 +1,4 @@
-"""What came of rehearsed calls: the gateway's own record beside what was truly heard, as JSON and as tables.
+"""Reports of rehearsed calls: the gateway's record and the ground truth, as JSON and as tables.
 
 All `_ms` times of a call count from its first stream's `start`, the axis of the gateway's record.
 """
@@ -30,15 +30,15 @@ __all__ = [
     "LINE_SEGMENTS",
     "CallReport",
     "CallerTurn",
-    "Line",
+    "ExpectationResult",
     "LineBargeIn",
     "LineReply",
+    "LineReport",
+    "ModelReport",
     "ModelSession",
-    "ModelSide",
     "Percentiles",
     "Report",
     "Totals",
-    "Verdict",
     "call_report",
     "report_of",
     "show",
@@ -46,22 +46,22 @@ __all__ = [
     "write_report",
 ]
 
-_SAME_MS = 300.0  # the gateway's decision and the clear that the carrier got of it are less apart
+_SAME_MS = 300.0  # the gateway's decision and its clear at the carrier are closer than this
 _MARK = re.compile(r"r(\d+)\.\d+\.\d+")
 
-# What only a rehearsal can measure, where caller, carrier, gateway and model share one clock.
+# Segments that only a rehearsal can measure, because caller, carrier, gateway and model share one clock.
 LINE_SEGMENTS: dict[str, str] = {
-    "line_answer": "caller's last audible sample -> agent audible in the caller's ear",
+    "line_answer": "caller's last audible sample -> agent audible to the caller",
     "line_bargein_clear": "caller's first audible sample over the agent -> clear received by the carrier",
-    "line_bargein_silence": "caller's first audible sample over the agent -> silence in the caller's ear",
+    "line_bargein_silence": "caller's first audible sample over the agent -> silence for the caller",
     "line_to_model": "frame with the caller's last voice sent by the carrier -> received by the model",
     "model_to_line": "first audio of a reply sent by the model -> received by the carrier",
-    "added": "what the gateway adds to an answer: the two before, summed",
+    "added": "the gateway's share of an answer: line_to_model + model_to_line",
 }
 
 
-class Verdict(msgspec.Struct, kw_only=True):
-    """Whether an expectation was met, in words."""
+class ExpectationResult(msgspec.Struct, kw_only=True):
+    """Whether an expectation was met; `words` is the message."""
 
     ok: bool
     expectation: str
@@ -69,7 +69,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 
 class CallerTurn(msgspec.Struct, kw_only=True):
-    """One utterance of the caller's, by its audible samples, and how long the answer took."""
+    """One utterance of the caller, by its audible samples, and the time until the answer."""
 
     text: str
     kind: str
@@ -82,9 +82,9 @@ class CallerTurn(msgspec.Struct, kw_only=True):
 
 
 class LineReply(msgspec.Struct, kw_only=True):
-    """One reply as it came over the line. `sent_ms` reached the carrier, `heard_ms` the caller's ear.
+    """One reply on the line. `sent_ms` reached the carrier, `heard_ms` was played to the caller.
 
-    What is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is what nobody heard of its end.
+    Audio that is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is the unheard end.
     """
 
     generation: int
@@ -112,8 +112,8 @@ class LineBargeIn(msgspec.Struct, kw_only=True):
     verdict: str = ""  # the gateway's
 
 
-class Line(msgspec.Struct, kw_only=True):
-    """The call as the simulated carrier and caller had it."""
+class LineReport(msgspec.Struct, kw_only=True):
+    """The call as the simulated carrier and caller observed it."""
 
     ended_by: str
     duration_ms: float
@@ -128,14 +128,14 @@ class Line(msgspec.Struct, kw_only=True):
     frames_dropped: int
     latest_tick_ms: float
     clears: int = 0  # that stopped audible playback
-    legs: list[str] = []  # numbers of the others who were put through to the caller
+    legs: list[str] = []  # numbers of the other parties that joined the caller's conference
 
 
-class ModelSide(msgspec.Struct, kw_only=True):
-    """The call as the rehearsal model had it, over all its sessions."""
+class ModelReport(msgspec.Struct, kw_only=True):
+    """The call as the rehearsal model observed it, over all its sessions."""
 
     sessions: int = 0
-    told: list[str] = []  # every text it was sent
+    told: list[str] = []  # every text that it received
     tool_answers: list[tuple[str, str]] = []  # name, and the answer as JSON
 
 
@@ -146,11 +146,11 @@ class CallReport(msgspec.Struct, kw_only=True):
     scenario: str
     end_reason: str
     record: CallRecord | None
-    line: Line
-    model: ModelSide | None = None  # None: nobody knows which of several calls a session was for
+    line: LineReport
+    model: ModelReport | None = None  # None: with several calls, sessions cannot be assigned to calls
     model_violations: list[str] = []
-    counted: dict[str, float] = {}  # the gateway's counters that moved meanwhile, without their prefix
-    verdicts: list[Verdict] = []
+    counted: dict[str, float] = {}  # increase of the gateway's counters, named without their prefix
+    verdicts: list[ExpectationResult] = []
 
     @property
     def ok(self) -> bool:
@@ -158,7 +158,7 @@ class CallReport(msgspec.Struct, kw_only=True):
 
 
 class Percentiles(msgspec.Struct, kw_only=True):
-    """Milliseconds. P95 is withheld below 20 samples and P99 below 300: it would name one unlucky call."""
+    """Milliseconds. P95 is None below 20 samples and P99 below 300, where one call would decide it."""
 
     count: int
     p50_ms: float | None
@@ -207,7 +207,7 @@ class _Answer(Protocol):
 
 
 class ModelSession(Protocol):
-    """What is needed of the rehearsal model's account of a session."""
+    """The fields of the rehearsal model's `SessionRecord` that a report needs."""
 
     @property
     def audio(self) -> bytearray: ...
@@ -242,10 +242,10 @@ def call_report(
     legs: Sequence[str] = (),
     counted: Mapping[str, float] | None = None,
 ) -> CallReport:
-    """One call's report out of the carrier's truth, the gateway's record and the model's account.
+    """One call's report from the ground truth, the gateway's record and the model's sessions.
 
-    `session` is the one that the whole call was on, None when it had several; `sessions` are all of them, None
-    when they cannot be told from other calls'.
+    `session` is the session of the whole call, None if it had several; `sessions` are all of them, None if they
+    cannot be distinguished from those of other calls.
     """
     owners = _owners(truth)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
@@ -256,7 +256,7 @@ def call_report(
         scenario=scenario,
         end_reason=record.end_reason if record else truth.ended_by,
         record=record,
-        line=Line(
+        line=LineReport(
             ended_by=truth.ended_by,
             duration_ms=_round(1000.0 * (truth.ended_s - _zero_s(truth))) if truth.began_s else 0.0,
             caller=caller,
@@ -266,7 +266,7 @@ def call_report(
                 for spoken in truth.spoken
                 if spoken.over_agent and spoken.kind == "say"
             ],
-            announced=[f"{said.verb} {said.text}".strip() for said in truth.announced],
+            announced=[f"{verb.verb} {verb.text}".strip() for verb in truth.announced],
             failed_steps=[f"{step.step}: {step.failed}" for step in truth.steps if step.failed],
             violations=[f"{fault.code}: {fault.what}" for fault in truth.violations],
             unplayed_ms=sum(stream.unplayed for stream in truth.streams) / 8.0,
@@ -282,10 +282,10 @@ def call_report(
     )
 
 
-def _model_side(sessions: Sequence[ModelSession] | None) -> ModelSide | None:
+def _model_side(sessions: Sequence[ModelSession] | None) -> ModelReport | None:
     if sessions is None:
         return None
-    return ModelSide(
+    return ModelReport(
         sessions=len(sessions),
         told=[text.text for session in sessions for text in session.texts],
         tool_answers=[
@@ -355,14 +355,14 @@ def _answered_ms(truth: CallTruth, spoken: Utterance) -> float | None:
     """From the last audible sample to the agent's next audible one, before the caller speaks again."""
     later = [other.onset_s for other in truth.spoken if other.kind == "say" and other.onset_s > spoken.end_s]
     until_s = min(later, default=float("inf"))
-    for stretch in truth.agent:
-        if spoken.onset_s < stretch.start_s < until_s and stretch.end_s > spoken.end_s:
-            return _round(1000.0 * (stretch.start_s - spoken.end_s))
+    for interval in truth.agent:
+        if spoken.onset_s < interval.start_s < until_s and interval.end_s > spoken.end_s:
+            return _round(1000.0 * (interval.start_s - spoken.end_s))
     return None
 
 
 def _owners(truth: CallTruth) -> list[tuple[int, int, int]]:
-    """`(from, to, generation)` of all positions: audio belongs to the next mark behind it, 0 to none."""
+    """`(from, to, generation)` of all positions: audio belongs to the next mark after it, 0 to none."""
     owners: list[tuple[int, int, int]] = []
     at = 0
     for mark in truth.marks:
@@ -388,7 +388,7 @@ def _owner(owners: Sequence[tuple[int, int, int]], position: int) -> int:
 
 
 def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[LineReply]:
-    """By generation: how much came, how much was heard, and the longest break with nothing thrown away."""
+    """Replies by generation: the audio sent, the audio heard, and the longest gap that no clear explains."""
     found: dict[int, LineReply] = {}
     for first, last, generation in owners:
         reply = found.setdefault(
@@ -417,7 +417,7 @@ def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[L
         reply.unheard_tail_ms = (last - heard_to) / 8.0
     for run, following in zip(truth.played, truth.played[1:], strict=False):
         if run.position + run.samples != following.position:
-            continue  # a clear threw away what stood between
+            continue  # a clear discarded the samples between
         generation = _owner(owners, following.position)
         if generation != _owner(owners, following.position - 1):
             continue
@@ -441,7 +441,7 @@ def _barge_in(
     clear_ms = _ms(truth, clear.at_s)
     decided = [b for b in record.barge_ins if abs(b.decided_ms - clear_ms) < _SAME_MS] if record else []
     verdict = min(decided, key=lambda b: abs(b.decided_ms - clear_ms)).verdict if decided else ""
-    dismissed = verdict == "dismissed"  # no barge-in after all, so the reply rightly goes on
+    dismissed = verdict == "dismissed"  # no barge-in after all: the reply continues
     return LineBargeIn(
         text=spoken.text,
         kind=spoken.kind,
@@ -464,7 +464,7 @@ def _old_samples(
     generation: int,
     spoken: Utterance,
 ) -> int:
-    """Samples of the dropped reply that came behind the clear: by their marks, or because the caller still spoke."""
+    """Samples of the dropped reply after the clear: by their marks, or because the caller still spoke."""
     queued = clear.position + clear.discarded
     return sum(
         media.samples
@@ -474,7 +474,7 @@ def _old_samples(
 
 
 def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerTurn]) -> None:
-    """How long speech took to the model and its answer back, where the answer is the model's next."""
+    """Add the times of the last speech to the model and of the answer back, if the answer is the model's next reply."""
     offset = _alignment(truth, session)
     for spoken, turn in zip(truth.spoken, caller, strict=True):
         if spoken.kind != "say" or turn.answered_ms is None:
@@ -483,29 +483,29 @@ def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerT
             turn.line_to_model_ms = _line_to_model_ms(truth, session, spoken.end_place, offset)
         reply = next((r for r in session.replies if r.first_audio_at_s and r.first_audio_at_s > spoken.end_s), None)
         if reply is not None and reply.first_audio_at_s is not None:
-            came = next((m.at_s for m in truth.media if m.at_s >= reply.first_audio_at_s), None)
-            if came is not None:
-                turn.model_to_line_ms = _round(1000.0 * (came - reply.first_audio_at_s))
+            arrived = next((m.at_s for m in truth.media if m.at_s >= reply.first_audio_at_s), None)
+            if arrived is not None:
+                turn.model_to_line_ms = _round(1000.0 * (arrived - reply.first_audio_at_s))
 
 
 def _alignment(truth: CallTruth, session: ModelSession) -> int | None:
-    """How many places of the left channel stand before the model's first sample, by correlation.
+    """The place in the left channel of the model's first sample, by correlation.
 
-    None when the two do not look like the same voice (a muted caller, an upload with holes).
+    None if the two signals differ (a muted caller, an upload with gaps).
     """
     if session.audio_rate_hz != 2 * RATE_HZ or not session.audio:
         return None
-    said = decode(truth.left).astype(np.float64)
-    got = np.frombuffer(bytes(session.audio[: len(session.audio) // 4 * 4]), dtype="<i2")[::2].astype(np.float64)
-    size = 1 << (len(said) + len(got)).bit_length()
-    product = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(got, size)), size)
+    sent = decode(truth.left).astype(np.float64)
+    received = np.frombuffer(bytes(session.audio[: len(session.audio) // 4 * 4]), dtype="<i2")[::2].astype(np.float64)
+    size = 1 << (len(sent) + len(received)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(sent, size) * np.conj(np.fft.rfft(received, size)), size)
     at = int(np.argmax(product))
-    alike = product[at] / (np.linalg.norm(said) * np.linalg.norm(got) + 1e-9)
+    alike = product[at] / (np.linalg.norm(sent) * np.linalg.norm(received) + 1e-9)
     return (at if at < size // 2 else at - size) if alike > 0.8 else None
 
 
 def _line_to_model_ms(truth: CallTruth, session: ModelSession, place: int, offset: int) -> float | None:
-    """From the tick that sent the frame of this place to the arrival of that frame's middle at the model."""
+    """From the tick that sent the frame of this place to the arrival of the middle of the frame at the model."""
     frame = (place - 1) // 160
     sent_s = truth.began_s + (frame + 1) * 0.020
     wanted = 4 * (frame * 160 + 80 - offset)
@@ -526,10 +526,10 @@ def _samples(call: CallReport) -> Iterable[tuple[str, float]]:
                 yield "tool_call", tool.finished_ms - tool.requested_ms
         for barge in call.record.barge_ins:
             yield from barge.segments.items()
-    for said in call.line.caller:
-        if said.answered_ms is not None and said.kind == "say":
-            yield "line_answer", said.answered_ms
-        up, down = said.line_to_model_ms, said.model_to_line_ms
+    for utterance in call.line.caller:
+        if utterance.answered_ms is not None and utterance.kind == "say":
+            yield "line_answer", utterance.answered_ms
+        up, down = utterance.line_to_model_ms, utterance.model_to_line_ms
         if up is not None:
             yield "line_to_model", up
         if down is not None:
@@ -578,11 +578,11 @@ def show(report: Report, console: Console | None = None) -> None:
 
 
 def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
-    """Figures stand to the right and are never cut; the `left` columns hold words."""
+    """Figures are right-aligned and never cut; the `left` columns hold text."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         if column in left:
-            table.add_column(column, overflow="fold", ratio=1 if column == "said" else None)
+            table.add_column(column, overflow="fold", ratio=1 if column == "text" else None)
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -601,7 +601,7 @@ def _show_call(call: CallReport, console: Console) -> None:
             console.print(_barge_in_table(record, line))
         if record.tool_calls:
             console.print()
-            table = _table("Tools", "tool", "asked at", "took", "outcome", left=("tool", "outcome"))
+            table = _table("Tools", "tool", "called at", "took", "outcome", left=("tool", "outcome"))
             for tool in record.tool_calls:
                 took = None if tool.finished_ms is None else tool.finished_ms - tool.requested_ms
                 table.add_row(tool.name, _s(tool.requested_ms), _int(took), tool.outcome)
@@ -610,17 +610,22 @@ def _show_call(call: CallReport, console: Console) -> None:
         console.print(Text(f"! {fault}", "red"))
 
 
-def _turn_table(record: CallRecord, line: Line) -> Table:
+def _turn_table(record: CallRecord, line: LineReport) -> Table:
     table = _table(
         "Turns (ms)",
-        *("", "said", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
-        left=("said",),
+        *("", "text", "answered", "turn gap", "model", "onset", "heard", "of", "gap"),
+        left=("text",),
     )
     by_generation = {reply.generation: reply for reply in line.replies}
     caller = [turn for turn in line.caller if turn.kind == "say"]
     rows: list[tuple[float, tuple[str | Text, ...]]] = []
-    for said in caller:
-        rows.append((said.onset_ms, ("", Text(f"caller: {said.text}", "cyan"), _int(said.answered_ms), *[""] * 6)))
+    for utterance in caller:
+        rows.append(
+            (
+                utterance.onset_ms,
+                ("", Text(f"caller: {utterance.text}", "cyan"), _int(utterance.answered_ms), *[""] * 6),
+            )
+        )
     for turn in record.turns:
         heard = by_generation.get(turn.generation)
         text = Text(f"agent: {_shorter(turn)}", "magenta")
@@ -653,7 +658,7 @@ def _shorter(turn: TurnRecord) -> str:
     return (turn.heard_text if turn.interrupted else turn.reply_text) or f"({turn.kind})"
 
 
-def _barge_in_table(record: CallRecord, line: Line) -> Table:
+def _barge_in_table(record: CallRecord, line: LineReport) -> Table:
     table = _table(
         "Barge-ins (ms from the caller's first audible sample)",
         *("at", "decided", "sent", "received", "silent", "measured", "heard", "after", "verdict"),

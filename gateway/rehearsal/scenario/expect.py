@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from offhook.gateway.labels import LABELS
-from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Verdict
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, ExpectationResult
 from offhook.gateway.store.record import CallRecord, ToolRecord
 from offhook.metrics.segments import BY_NAME
 
-__all__ = ["CARRIER_ENDINGS", "KINDS", "Expectation", "Kind", "ToolUse", "judge", "kept_to_the_rules"]
+__all__ = ["CARRIER_ENDINGS", "KINDS", "Expectation", "ExpectationKind", "ToolUse", "judge", "kept_to_the_rules"]
 
 # How a call ends at the carrier, when the gateway took no call and has no record.
 CARRIER_ENDINGS = (
@@ -48,7 +48,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ExpectationKind:
     """One kind of expectation: what it takes, `check(report, value) -> (met, words)`, and what it means.
 
     `listed`: a list in the scenario is one value, not several expectations.
@@ -60,20 +60,20 @@ class Kind:
     listed: bool = False
 
 
-def judge(expectation: Expectation, report: CallReport) -> Verdict:
+def judge(expectation: Expectation, report: CallReport) -> ExpectationResult:
     """The verdict on one expectation."""
     met, words = KINDS[expectation.kind].check(report, expectation.value)
-    return Verdict(ok=met, expectation=expectation.kind, words=words)
+    return ExpectationResult(ok=met, expectation=expectation.kind, words=words)
 
 
-def kept_to_the_rules(report: CallReport) -> Verdict:
+def kept_to_the_rules(report: CallReport) -> ExpectationResult:
     """Expected of every call: the script was played to its end, and no peer broke its protocol."""
     line = report.line
     faults = [*line.failed_steps, *line.violations, *(f"model: {fault}" for fault in report.model_violations)]
     if line.frames_dropped:
         faults.append(f"31930: {line.frames_dropped} frames were lost because the gateway read too slowly")
     words = "the script was played to its end, no protocol was broken"
-    return Verdict(ok=not faults, expectation="rules", words="; ".join(faults[:5]) if faults else words)
+    return ExpectationResult(ok=not faults, expectation="rules", words="; ".join(faults[:5]) if faults else words)
 
 
 # -- time ------------------------------------------------------------------------------------------------------
@@ -409,53 +409,63 @@ _Verdict: Any = Literal[(*LABELS.barge_in_verdicts, "confirmed")]
 _Outcome: Any = Literal[LABELS.tool_outcomes]
 _Segment: Any = Literal[(*BY_NAME, *LINE_SEGMENTS)]
 
-KINDS: MappingProxyType[str, Kind] = MappingProxyType(
+KINDS: MappingProxyType[str, ExpectationKind] = MappingProxyType(
     {
-        "greeting_within_ms": Kind(Limit, _greeting_within, "From the answer to the agent's first audible sound."),
-        "answered_within_ms": Kind(Limit, _answered_within, "From each turn's last sound to the agent's next."),
-        "ended_within_s": Kind(Limit, _ended_within, "The whole call was no longer than this."),
-        "segments_within_ms": Kind(
+        "greeting_within_ms": ExpectationKind(
+            Limit, _greeting_within, "From the answer to the agent's first audible sound."
+        ),
+        "answered_within_ms": ExpectationKind(
+            Limit, _answered_within, "From each turn's last sound to the agent's next."
+        ),
+        "ended_within_s": ExpectationKind(Limit, _ended_within, "The whole call was no longer than this."),
+        "segments_within_ms": ExpectationKind(
             dict[_Segment, Limit], _segments_within, "Limits of latency segments, for the call's slowest."
         ),
-        "barge_in_stopped_within_ms": Kind(
+        "barge_in_stopped_within_ms": ExpectationKind(
             Limit, _stopped_within, "From the caller's first sound over the agent to the carrier's clear."
         ),
-        "barge_ins": Kind(
+        "barge_ins": ExpectationKind(
             list[_Verdict],
             _barge_ins,
             "The verdict on each barge-in, in order; confirmed: by the gateway or the model.",
             listed=True,
         ),
-        "never_stopped": Kind(bool, _never_stopped, "Nothing stopped the agent's voice, not for a moment."),
-        "heard_text": Kind(str, _heard_text, "Words of the agent that the caller heard."),
-        "not_heard_text": Kind(str, _not_heard_text, "Words that the caller must not have heard."),
-        "caller_text": Kind(str, _caller_text, "Words of the caller in the transcript."),
-        "no_gap": Kind(bool, _no_gap, "No reply broke off while its audio was on its way."),
-        "all_heard": Kind(bool, _all_heard, "Every reply was heard to its end."),
-        "goodbye_heard": Kind(bool, _goodbye_heard, "The agent's last words were heard to their end."),
-        "announced": Kind(
+        "never_stopped": ExpectationKind(bool, _never_stopped, "Nothing stopped the agent's voice, not for a moment."),
+        "heard_text": ExpectationKind(str, _heard_text, "Words of the agent that the caller heard."),
+        "not_heard_text": ExpectationKind(str, _not_heard_text, "Words that the caller must not have heard."),
+        "caller_text": ExpectationKind(str, _caller_text, "Words of the caller in the transcript."),
+        "no_gap": ExpectationKind(bool, _no_gap, "No reply broke off while its audio was on its way."),
+        "all_heard": ExpectationKind(bool, _all_heard, "Every reply was heard to its end."),
+        "goodbye_heard": ExpectationKind(bool, _goodbye_heard, "The agent's last words were heard to their end."),
+        "announced": ExpectationKind(
             str, _announced, "An instruction of TwiML to the carrier: `say TEXT`, `dial NUMBER`, `play DIGITS`."
         ),
-        "tool_called": Kind(str | ToolUse, _tool_called, "A tool was called, with these arguments, this many times."),
-        "tool_not_called": Kind(str, _tool_not_called, "A tool was not called."),
-        "tool_cancelled": Kind(str, _tool_cancelled, "A tool was cancelled."),
-        "tool_outcomes": Kind(dict[str, _Outcome], _tool_outcomes, "The outcome of each tool's last call."),
-        "tool_answers": Kind(dict[str, str], _tool_answers, "A text in what the model received from each tool."),
-        "told_model": Kind(str, _told_model, "A text that the model received: what was heard, keys, prompts."),
-        "model_sessions": Kind(Count, _model_sessions, "How many model sessions the call took."),
-        "streams": Kind(Count, _streams, "How many media streams the call had."),
-        "end_reason": Kind(_EndReason, _end_reason, "Why the call ended."),
-        "transferred_to": Kind(str, _transferred_to, "The number that the caller was put through to."),
-        "answered_by": Kind(
+        "tool_called": ExpectationKind(
+            str | ToolUse, _tool_called, "A tool was called, with these arguments, this many times."
+        ),
+        "tool_not_called": ExpectationKind(str, _tool_not_called, "A tool was not called."),
+        "tool_cancelled": ExpectationKind(str, _tool_cancelled, "A tool was cancelled."),
+        "tool_outcomes": ExpectationKind(dict[str, _Outcome], _tool_outcomes, "The outcome of each tool's last call."),
+        "tool_answers": ExpectationKind(
+            dict[str, str], _tool_answers, "A text in what the model received from each tool."
+        ),
+        "told_model": ExpectationKind(
+            str, _told_model, "A text that the model received: what was heard, keys, prompts."
+        ),
+        "model_sessions": ExpectationKind(Count, _model_sessions, "How many model sessions the call took."),
+        "streams": ExpectationKind(Count, _streams, "How many media streams the call had."),
+        "end_reason": ExpectationKind(_EndReason, _end_reason, "Why the call ended."),
+        "transferred_to": ExpectationKind(str, _transferred_to, "The number that the caller was put through to."),
+        "answered_by": ExpectationKind(
             str, _answered_by, "The AMD result of a call that the gateway placed: human, machine_start."
         ),
-        "counted": Kind(
+        "counted": ExpectationKind(
             dict[str, Annotated[float, msgspec.Meta(ge=0)]],
             _counted,
             "Counters of the gateway and the least they rose by; 0: not at all. "
             "A metric without its prefix and any of its labels' values: `input_errors_total carrier not_json`.",
         ),
-        "no_errors": Kind(bool, _no_errors, "The call's record notes no error."),
-        "noted": Kind(str, _noted, "An error that the call's record notes."),
+        "no_errors": ExpectationKind(bool, _no_errors, "The call's record notes no error."),
+        "noted": ExpectationKind(str, _noted, "An error that the call's record notes."),
     }
 )

@@ -1,7 +1,7 @@
 """Makes the bundled recordings and their index `lines.json`: `python gateway/rehearsal/sounds/make_sounds.py`.
 
-Needs espeak-ng. Lines spoken by nobody any more are removed. The recordings are synthetic speech of our own
-texts and stand under the repository's licence.
+Needs espeak-ng. Recordings whose line is not listed any more are removed. The recordings are synthetic speech of
+our own texts, under the repository's licence.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main() -> None:
     index: dict[str, dict[str, str]] = {}
     for voice, texts in LINES.items():
         for text in texts:
-            words = re.sub(r"[^a-z0-9 ]", "", text.lower().replace("-", " ")).split()
-            name = f"{voice}_{'_'.join(words[:6])}.wav"
+            tokens = re.sub(r"[^a-z0-9 ]", "", text.lower().replace("-", " ")).split()
+            name = f"{voice}_{'_'.join(tokens[:6])}.wav"
             samples, rate_hz = speak(text, voice), VOICES[voice][3]
             write_wav(SOUNDS / name, samples, rate_hz)
             index.setdefault(voice, {})[text] = name

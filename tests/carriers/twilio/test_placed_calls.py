@@ -223,7 +223,7 @@ async def taken_back(x: Exchange) -> Any:
     assert found is not None
     await x.until(lambda: found.status == "ringing")
     done = await x.api("POST", f"/calls/{placed['id']}/hang_up")
-    return done, x.twilio.statuses[found.call_sid], next(a for a in x.twilio.asked if a.form.get("To") == found.to)
+    return done, x.twilio.statuses[found.call_sid], next(a for a in x.twilio.requests if a.form.get("To") == found.to)
 
 
 def test_a_ringing_call_can_be_taken_back(told: dict[str, Any]) -> None:
@@ -367,7 +367,7 @@ async def test_fifty_calls_keep_the_rate_to_their_ends() -> None:
         found = [x.gateway.switchboard.outbound.find(call_id) for call_id in ids]
         await x.until(lambda: all(placed is not None and placed.over for placed in found), 40.0)
         assert {placed.status for placed in found if placed is not None} == {"busy"}
-        made = [a for a in x.twilio.asked if a.path == "/Calls.json" and a.status == 201]
+        made = [a for a in x.twilio.requests if a.path == "/Calls.json" and a.status == 201]
         assert sorted(a.form["To"] for a in made) == numbers
         # The rate, less what may be made up for at once and what 429 held back; a slow machine only takes longer.
         assert made[-1].at_s - made[0].at_s >= (50 - 20 * LOOK_S) / 20 - 3 * LOOK_S

@@ -233,12 +233,12 @@ async def ended_call_is_hung_up() -> None:
         await socket.__aexit__()
         await x.record(socket.call_sid)
         path = f"/Calls/{socket.call_sid}.json"
-        await x.until(lambda: any(a.path == path for a in x.twilio.asked), 8.0)
-        (asked,) = (a for a in x.twilio.asked if a.path == path)
+        await x.until(lambda: any(a.path == path for a in x.twilio.requests), 8.0)
+        (asked,) = (a for a in x.twilio.requests if a.path == path)
         assert asked.form == {"Status": "completed"}
         assert asked.status == 404  # it was over already: no error, and not asked again
         await asyncio.sleep(0.6)
-        assert sum(a.path == path for a in x.twilio.asked) == 1
+        assert sum(a.path == path for a in x.twilio.requests) == 1
 
 
 async def test_marks_that_never_come_back_hold_nothing_up() -> None:

@@ -186,7 +186,7 @@ async def test_an_empty_turn_and_a_phantom_interruption():
         replies=(
             says("Hello"),
             m.Reply("text:empty", (m.EmptyTurn(),)),
-            m.Reply("text:phantom", (m.Interrupted(),)),
+            m.Reply("text:phantom", (m.SendInterrupted(),)),
         )
     )
     async with linked(script) as rig:
@@ -407,7 +407,7 @@ async def test_a_rotation_waits_for_the_last_turns_handle():
 
 
 async def test_goaway_has_its_time_and_age_advises_too():
-    script = m.Script(faults=(m.Fault(0.0, (m.GoAway(50.0, then_close=False),)),))
+    script = m.Script(faults=(m.Fault(0.0, (m.SendGoAway(50.0, then_close=False),)),))
     async with linked(script, patience=Patience(advise_rotation_s=0.1, advised_time_left_s=9.0)) as rig:
         await rig.sink.until_event(GoAway, 2)
         assert [event.time_left_s for event in rig.sink.of(GoAway)] == [50.0, 9.0]

@@ -1,4 +1,4 @@
-"""A hand-written Live client for tests: it says exactly what it is told to and shows exactly what came."""
+"""A hand-written Live client for tests: it sends exactly the given messages and shows exactly the received ones."""
 
 from __future__ import annotations
 

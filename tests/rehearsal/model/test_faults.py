@@ -15,14 +15,14 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Mute,
     Oversize,
     Reply,
     Say,
     Script,
     Send,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Wait,
 )
@@ -188,7 +188,7 @@ async def test_resuming_without_compression_adds_no_time():
 
 async def test_go_away_with_silence_and_another_end():
     script = Script(
-        replies=(Reply("text", (GoAway(0.2), Mute())), Reply("text", (SHORT,))),
+        replies=(Reply("text", (SendGoAway(0.2), Mute())), Reply("text", (SHORT,))),
         end_of_life=Close(1000, "The operation was cancelled."),
     )
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
@@ -200,7 +200,10 @@ async def test_go_away_with_silence_and_another_end():
 
 
 async def test_go_away_without_an_end():
-    async with ModelServer(on_text(GoAway(0.01, then_close=False))) as server, raw_client(server, setup_of()) as client:
+    async with (
+        ModelServer(on_text(SendGoAway(0.01, then_close=False))) as server,
+        raw_client(server, setup_of()) as client,
+    ):
         await client.send(TEXT)
         await client.until("goAway")
         assert await client.nothing_for(0.1)
@@ -209,7 +212,7 @@ async def test_go_away_without_an_end():
 # -- odd behaviour ----------------------------------------------------------------------------------------
 
 
-async def test_a_stall_stops_everything_and_then_goes_on():
+async def test_after_a_stall_the_session_continues():
     stalling = on_text(Stall(300), SHORT)
     async with ModelServer(stalling) as server, raw_client(server, setup_of()) as client:
         await client.send(TEXT)
@@ -229,7 +232,7 @@ async def test_pongs_may_be_late():
 
 
 async def test_a_mute_model_still_hears():
-    script = Script(replies=(Reply("text", (SHORT, Interrupted(), Mute())),), default=Reply("caller", (SHORT,)))
+    script = Script(replies=(Reply("text", (SHORT, SendInterrupted(), Mute())),), default=Reply("caller", (SHORT,)))
     phantom = Script(replies=(Reply("text", (SHORT, Mute())),), default=Reply("caller", (SHORT,)))
     async with ModelServer(phantom) as server, raw_client(server, setup_of()) as client:
         await client.send(TEXT)
@@ -243,8 +246,8 @@ async def test_a_mute_model_still_hears():
         assert "generationComplete" not in str(client.seen)
 
 
-async def test_a_phantom_interruption_when_nothing_is_said():
-    script = Script(faults=(Fault(0.05, (Interrupted(),)),))
+async def test_a_phantom_interruption_needs_no_speech():
+    script = Script(faults=(Fault(0.05, (SendInterrupted(),)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         assert await client.turn() == ["interrupted", "turnComplete"]
         assert len(server.sessions[0].interruptions) == 1
@@ -304,7 +307,7 @@ async def test_frame_above_1_mib_ends_a_limited_client():
     ):
         await client.send(TEXT)
         assert (await client.closed())[0] == 1006
-    assert server.sessions[0].close_code == 1009  # what the client says it is
+    assert server.sessions[0].close_code == 1009  # the code that the client sent
     async with ModelServer(on_text(Oversize(3_000_000))) as server, raw_client(server, setup_of()) as client:
         await client.send(TEXT)
         await client.until("serverContent", "modelTurn")
@@ -320,7 +323,7 @@ async def test_duplicate_transcripts():
 
 
 @pytest.mark.parametrize("behavior", ["BLOCKING", "NON_BLOCKING"])
-async def test_calls_can_be_taken_back(behavior):
+async def test_tool_calls_can_be_cancelled(behavior):
     call = CallTool("book", id="one")
     script = on_text(call, Wait(50), CancelTools())
     if behavior == "BLOCKING":  # the reply itself waits for the result
@@ -392,7 +395,7 @@ async def test_nothing_a_client_sends_is_our_failure(model):
     assert all(session.closed_at_s for session in server.sessions)
 
 
-async def test_a_failure_of_ours_is_kept_and_told(tmp_path):
+async def test_an_error_of_the_server_is_no_violation(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     script = on_text(Say("x", tmp_path / "broken.wav"))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offhook.gateway.rehearsal.model.script import GoAway, Reply, Say, Script
+from offhook.gateway.rehearsal.model.script import Reply, Say, Script, SendGoAway
 from offhook.gateway.rehearsal.model.server import ModelServer
 from tests.rehearsal.model.model_client import LIVE_PATH, raw_client, setup_of, silence, voice
 
@@ -24,7 +24,7 @@ POINTS = {
     "5 setup first; 1007 for fields, 1008 for the model, by each model's rules": (
         "test_the_first_message_must_be_the_setup",
         "test_speaking_before_setup_complete_is_a_fault",
-        "test_what_each_model_takes_in_a_setup",
+        "test_fields_that_each_model_accepts_in_a_setup",
         "test_3_1_takes_no_content_without_initial_history",
     ),
     "6 both spellings, both alphabets, text or binary, old fields": (
@@ -42,20 +42,20 @@ POINTS = {
     ),
     "8 voice detection by the settings; interrupted, turnComplete, never generationComplete": (
         "test_prefix_is_the_speech_needed_before_a_start",
-        "test_silence_setting_says_how_long_a_pause_may_be",
+        "test_silence_setting_is_the_longest_pause_in_turn",
         "test_manual_activity",
         "test_no_interruption_answers_after_the_reply",
         "test_barge_in_interrupts_and_completes_nothing",
         "test_new_user_input_cancels_a_blocking_call",
     ),
-    "9 transcripts in pieces, before or behind the audio, in its frame or their own; thoughts": (
-        "test_what_the_caller_said_comes_in_pieces",
-        "test_where_the_transcript_stands",
+    "9 transcripts in pieces, before or after the audio, in its frame or their own; thoughts": (
+        "test_the_callers_transcript_arrives_in_pieces",
+        "test_position_of_the_transcript",
         "test_thoughts_are_marked",
     ),
     "10 tools: blocking or not, scheduling in either place, unknown ids": (
-        "test_blocking_waits_and_goes_on_in_the_same_turn",
-        "test_non_blocking_goes_on_and_survives_a_barge_in",
+        "test_a_blocking_call_continues_in_the_same_turn",
+        "test_a_non_blocking_call_survives_a_barge_in",
         "test_scheduling",
         "test_results_that_fit_no_call",
         "test_an_empty_result_makes_the_model_call_again",
@@ -78,10 +78,10 @@ POINTS = {
     "13 faults by script": (
         "test_a_close_at_any_point_of_a_reply",
         "test_an_aborted_connection_has_no_goodbye",
-        "test_a_stall_stops_everything_and_then_goes_on",
+        "test_after_a_stall_the_session_continues",
         "test_an_empty_turn",
         "test_a_sentence_cut_off",
-        "test_a_phantom_interruption_when_nothing_is_said",
+        "test_a_phantom_interruption_needs_no_speech",
         "test_duplicate_transcripts",
         "test_anything_can_be_sent",
         "test_frame_above_1_mib_ends_a_limited_client",
@@ -127,7 +127,7 @@ async def test_compression_is_declined() -> None:
 async def test_session_may_end_within_a_reply_after_go_away() -> None:
     """goAway is no promise of a quiet end: the close comes when it comes."""
     long = Say("One two three", length_ms=60_000, delay_ms=0, chunk_ms=(100,), speed=1)
-    script = Script(replies=(Reply("text", (GoAway(0.3), long)),))
+    script = Script(replies=(Reply("text", (SendGoAway(0.3), long)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.send({"realtimeInput": {"text": "go"}})
         assert (await client.closed())[0] == 1011
@@ -173,7 +173,7 @@ def urlsafe(pcm: bytes) -> dict[str, object]:
 
 async def test_a_client_like_livekits_is_served() -> None:
     """50 ms of audio a message, a new connection as soon as goAway comes."""
-    script = Script(replies=(Reply("caller", (SHORT, GoAway(0.5))), Reply("caller", (SHORT,))))
+    script = Script(replies=(Reply("caller", (SHORT, SendGoAway(0.5))), Reply("caller", (SHORT,))))
     sound = voice(400) + silence(1_000)
     async with ModelServer(script) as server:
         async with raw_client(server, LIVEKIT) as client:

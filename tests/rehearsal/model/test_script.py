@@ -1,4 +1,4 @@
-"""Scripts out of plain mappings: what a scenario file may say, and what is said back when it is wrong."""
+"""Scripts from plain mappings: the language of a scenario file, and its error messages."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from offhook.gateway.rehearsal.model.script import (
     Close,
     EmptyTurn,
     Fault,
-    GoAway,
-    Interrupted,
     Reply,
     Say,
     Script,
     ScriptError,
     Send,
+    SendGoAway,
+    SendInterrupted,
     Stall,
     Wait,
     script_from,
@@ -64,12 +64,12 @@ def test_a_whole_script(tmp_path):
                 min_speech_ms=200,
             ),
             Reply("tool:book", (Say("Done."),)),
-            Reply("any", (EmptyTurn(), Interrupted())),
+            Reply("any", (EmptyTurn(), SendInterrupted())),
         ),
         default=Reply("caller", (Say("Pardon?"),), heard=("(noise)",)),
         faults=(
             Fault(4.5, (Stall(3000),)),
-            Fault(6, (GoAway(5, then_close=False), Send({"newThing": {}}), Send("{}"), Abort())),
+            Fault(6, (SendGoAway(5, then_close=False), Send({"newThing": {}}), Send("{}"), Abort())),
             Fault(9, (Close(1011, "Internal error"),)),
         ),
         refuse_resumes=(Close(1011, "busy"), Close(1007, "")),
@@ -88,7 +88,7 @@ def test_every_action_can_be_written_in_a_file():
 
 
 @pytest.mark.parametrize(
-    ("mapping", "says"),
+    ("mapping", "expected"),
     [
         ([], "model: is list; give a mapping"),
         ({"reply": []}, "model: unknown field 'reply'; did you mean replies? known are replies, default"),
@@ -120,10 +120,10 @@ def test_every_action_can_be_written_in_a_file():
         ({"lifetime_s": "long"}, "model.lifetime_s: expected `float`"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(mapping, says):
+def test_a_mistake_is_named_with_its_field(mapping, expected):
     with pytest.raises(ScriptError) as error:
         script_from(mapping)
-    assert says in str(error.value)
+    assert expected in str(error.value)
 
 
 def test_values_are_frozen():

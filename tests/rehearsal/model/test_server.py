@@ -89,8 +89,8 @@ async def test_a_conversation_through_the_sdk():
             parts = [part for content in contents if content.model_turn for part in content.model_turn.parts]
             assert b"".join(part.inline_data.data for part in parts) == expected
             assert {part.inline_data.mime_type for part in parts} == {"audio/pcm;rate=24000"}
-            said = [content.output_transcription.text for content in contents if content.output_transcription]
-            assert "".join(said) == "Good morning to you"
+            spoken = [content.output_transcription.text for content in contents if content.output_transcription]
+            assert "".join(spoken) == "Good morning to you"
             assert contents[-2].generation_complete
             assert messages[-1].usage_metadata.response_token_count == 2  # 60 ms at 25 a second
             return messages
@@ -340,7 +340,7 @@ async def test_audio_is_early_but_turn_ends_when_played():
         (NEW, "none", ["audio"]),
     ],
 )
-async def test_where_the_transcript_stands(model, transcript, kinds):
+async def test_position_of_the_transcript(model, transcript, kinds):
     say = Say("two words", length_ms=90, delay_ms=0, chunk_ms=(30,), transcript=transcript)
     script = Script(replies=(Reply("start", (say,)),))
     async with ModelServer(script) as server, raw_client(server, setup_of(model)) as client:
@@ -350,7 +350,7 @@ async def test_where_the_transcript_stands(model, transcript, kinds):
         assert together == (model == NEW and transcript == "as the model does")
 
 
-async def test_no_transcript_unless_asked_for():
+async def test_no_transcript_unless_requested():
     script = Script(replies=(Reply("text", (SHORT,), heard=("x",)),))
     async with ModelServer(script) as server, raw_client(server) as client:
         await client.send({"setup": {"model": f"models/{NEW}"}})
@@ -366,7 +366,7 @@ async def test_no_transcript_unless_asked_for():
         ("after", ["audio", "inputTranscription"]),
     ],
 )
-async def test_what_the_caller_said_comes_in_pieces(when, kinds):
+async def test_the_callers_transcript_arrives_in_pieces(when, kinds):
     reply = Reply("text", (SHORT,), heard=(" I", " want"), heard_when=when)
     setup = {"setup": {"model": f"models/{NEW}", "inputAudioTranscription": {}}}
     async with ModelServer(Script(replies=(reply,))) as server, raw_client(server, setup) as client:
@@ -376,17 +376,17 @@ async def test_what_the_caller_said_comes_in_pieces(when, kinds):
 
 
 async def test_replies_are_used_in_order_then_the_default():
-    def said(word):
-        return (Say(word, length_ms=40, delay_ms=0),)
+    def speech(text):
+        return (Say(text, length_ms=40, delay_ms=0),)
 
     script = Script(
         replies=(
-            Reply("caller", said("long"), min_speech_ms=600),
-            Reply("text:price", said("price")),
-            Reply("caller", said("short")),
-            Reply("any", said("any")),
+            Reply("caller", speech("long"), min_speech_ms=600),
+            Reply("text:price", speech("price")),
+            Reply("caller", speech("short")),
+            Reply("any", speech("any")),
         ),
-        default=Reply("caller", said("pardon")),
+        default=Reply("caller", speech("pardon")),
     )
     async with ModelServer(script) as server, raw_client(server, setup_of(**QUICK)) as client:
         for speech_ms in (300, 300, 300, 700, 300):
@@ -517,7 +517,7 @@ async def test_manual_activity():
     manual = {"realtimeInputConfig": {"automaticActivityDetection": {"disabled": True}}}
     async with ModelServer(script) as server, raw_client(server, setup_of(**manual)) as client:
         await client.until("serverContent", "modelTurn")
-        await client.speak(voice(1000), silence(1000))  # heard by nobody
+        await client.speak(voice(1000), silence(1000))  # voice detection is off
         await client.send({"realtimeInput": {"activityStart": {}}})
         assert (await client.turn())[-2:] == ["interrupted", "turnComplete"]
         await client.speak(silence(200))
@@ -610,7 +610,7 @@ async def test_new_models_want_roles():
                     assert (await client.closed())[0] == code
 
 
-async def test_initial_history_is_taken_in_without_a_reply():
+async def test_initial_history_is_accepted_without_a_reply():
     script = Script(replies=(Reply("text", (SHORT,)), Reply("caller", (SHORT,))))
     history = {"historyConfig": {"initialHistoryInClientContent": True}}
     for model in (OLD, NEW):
@@ -659,7 +659,7 @@ async def test_context_update_changes_the_functions():
 # -- tools ------------------------------------------------------------------------------------------------
 
 
-async def test_blocking_waits_and_goes_on_in_the_same_turn():
+async def test_a_blocking_call_continues_in_the_same_turn():
     script = Script(
         replies=(Reply("text", (SHORT, CallTool("book"), CallTool("notify"), SHORT)), Reply("tool:book", (SHORT,)))
     )
@@ -691,7 +691,7 @@ async def test_new_user_input_cancels_a_blocking_call():
         await client.speak(voice(300))
         assert await client.turn() == ["interrupted", "turnComplete"]
         assert await client.until("toolCallCancellation", "ids") == [call["id"]]
-        await client.send(answer_to(named(call)))  # crossed on the wire: nobody's fault
+        await client.send(answer_to(named(call)))  # crossed on the wire: no violation
         await client.send({"realtimeInput": {"text": "still there?"}})
         assert await client.nothing_for(0.1)
         assert server.violations == []
@@ -702,7 +702,7 @@ async def test_new_user_input_cancels_a_blocking_call():
         assert "a call that is cancelled" in server.violations[0].what
 
 
-async def test_non_blocking_goes_on_and_survives_a_barge_in():
+async def test_a_non_blocking_call_survives_a_barge_in():
     script = Script(
         replies=(Reply("text", (CallTool("book"), LONG)), Reply("caller", (SHORT,)), Reply("tool:book", (SHORT,)))
     )
@@ -854,7 +854,7 @@ async def test_handles_rotate_and_are_withheld_while_busy():
         assert server.sessions[0].handles == [first, second]
 
 
-async def test_no_handles_unless_asked_for():
+async def test_no_handles_unless_requested():
     script = Script(replies=(Reply("start", (SHORT,)),))
     async with ModelServer(script) as server, raw_client(server, setup_of()) as client:
         await client.turn()
@@ -886,11 +886,11 @@ async def test_handles_expire():
 
 
 async def test_resumed_session_continues_the_script():
-    def said(word):
-        return Reply("text", (Say(word, length_ms=40, delay_ms=0),))
+    def speech(text):
+        return Reply("text", (Say(text, length_ms=40, delay_ms=0),))
 
     for carries_on, third in ((False, ["one"]), (True, ["three"])):
-        script = Script(replies=(said("one"), said("two"), said("three")), carries_on=carries_on)
+        script = Script(replies=(speech("one"), speech("two"), speech("three")), carries_on=carries_on)
         async with ModelServer(script) as server:
             async with raw_client(server, setup_of(sessionResumption={})) as client:
                 await client.send(TEXT)
@@ -981,7 +981,7 @@ async def test_fifty_sessions_at_once():
     assert (server.violations, server.failures) == ([], [])
 
 
-async def test_a_fixed_port_can_be_taken_again():
+async def test_a_fixed_port_can_be_reused():
     async with ModelServer(Script()) as server:
         port = int(server.url.rsplit(":", 1)[1])
         with pytest.raises(OSError, match=str(port)):

@@ -12,7 +12,7 @@ from offhook.gateway.rehearsal.model.wire import (
     MODELS,
     BadMessage,
     RealtimeInput,
-    Refused,
+    SessionRefused,
     audio_frame,
     base64_decoded,
     camel_keys,
@@ -51,7 +51,7 @@ def test_media_chunks_are_still_heard_of():
     assert len(got.media_chunks) == 2
 
 
-def test_the_users_own_names_are_left_alone():
+def test_keys_of_the_user_are_unchanged():
     message = {"tool_response": {"function_responses": [{"id": "1", "name": "f", "response": {"table_no": 1}}]}}
     assert read(message).function_responses[0].response == {"table_no": 1}
     declared = {"function_declarations": [{"name": "f", "parameters": {"properties": {"party_size": {}}}}]}
@@ -60,7 +60,7 @@ def test_the_users_own_names_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "expected"),
     [
         ("{", "Invalid JSON payload"),
         ("[]", "A message is an object"),
@@ -73,10 +73,10 @@ def test_the_users_own_names_are_left_alone():
         ('{"toolResponse":{"functionResponses":[{"id":"1","response":[]}]}}', "Expected `object`, got `array`"),
     ],
 )
-def test_what_is_not_the_protocol_is_refused(message, says):
+def test_a_message_outside_the_protocol_is_refused(message, expected):
     with pytest.raises(BadMessage) as bad:
         client_message(message)
-    assert says in str(bad.value)
+    assert expected in str(bad.value)
 
 
 KEYS = st.sampled_from(
@@ -104,7 +104,7 @@ def test_any_frame_is_a_message_or_bad(frame):
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=4), st.sampled_from([*MODELS, "gpt"]), st.booleans())
 def test_any_setup_is_checked_or_refused(setup, model, vertex):
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(SessionRefused):
         checked_setup(camel_keys({**setup, "model": f"models/{model}"}), "v1beta", vertex)
 
 
@@ -115,7 +115,7 @@ def test_base64_of_either_alphabet_padded_or_not(data, url_safe, padded):
 
 
 @pytest.mark.parametrize("text", ["A", "!!!!", "AAAA AAAA"])
-def test_what_is_not_base64(text):
+def test_invalid_base64_is_refused(text):
     with pytest.raises(BadMessage):
         base64_decoded(text)
 
@@ -190,20 +190,20 @@ def voiced(name):
         ("gemini-2.0-flash", {}, 1008),
     ],
 )  # fmt: skip
-def test_what_each_model_takes_in_a_setup(model, setup, code):
+def test_fields_that_each_model_accepts_in_a_setup(model, setup, code):
     if code is None:
         checked_setup({"model": f"models/{model}", **setup}, "v1beta", vertex=False)
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         checked_setup({"model": f"models/{model}", **setup}, "v1beta", vertex=False)
     assert refused.value.code == code
     assert len(refused.value.reason.encode()) < 400
 
 
-def test_vertex_knows_other_fields_and_names():
+def test_vertex_accepts_other_fields_and_names():
     model = f"projects/p/locations/l/publishers/google/models/{NEW}"
     raw = {"model": model, "explicitVadSignal": True, "sessionResumption": {"transparent": True}}
     setup, _ = checked_setup(raw, "v1beta1", vertex=True)
     assert setup.explicit_vad_signal
-    with pytest.raises(Refused):
+    with pytest.raises(SessionRefused):
         checked_setup({"model": NEW}, "v1beta", vertex=False)  # models/ is missing

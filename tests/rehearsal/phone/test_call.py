@@ -34,11 +34,11 @@ async def hangs_on(line: Line) -> None:
 # --- what goes out
 
 
-async def test_a_stream_begins_and_goes_on_as_twilio_s_does():
+async def test_a_stream_has_the_messages_of_twilio():
     async with StubGateway(hangs_on) as stub:
         truth = await place(stub, Pause(400), HangUp(), dialled="+4930123456")
         [line] = stub.lines
-        path, fields, headers = stub.asked[0]
+        path, fields, headers = stub.requests[0]
     assert path == "/twilio/voice"
     assert fields["CallSid"] == truth.call_sid
     assert (fields["To"], fields["CallStatus"]) == ("+4930123456", "ringing")
@@ -129,8 +129,8 @@ async def test_clear_stops_playback_and_returns_all_marks():
         await line.mark("end")
         await asyncio.sleep(0.5)
         await line.clear()
-        await line.mark("behind the clear")
-        await line.marked("half way", "end", "behind the clear")
+        await line.mark("after the clear")
+        await line.marked("half way", "end", "after the clear")
         await asyncio.sleep(0.1)
 
     async with StubGateway(talk) as stub:
@@ -197,7 +197,7 @@ async def test_audio_queued_at_socket_close_is_never_heard():
 
 
 @pytest.mark.parametrize(
-    ("bad", "code", "says"),
+    ("bad", "code", "expected"),
     [
         ("no json", 31951, "JSON"),
         ('{"event":"clear"}', 31951, "streamSid"),
@@ -214,7 +214,7 @@ async def test_audio_queued_at_socket_close_is_never_heard():
         (b"\xff" * 160, 31950, "binary"),
     ],
 )
-async def test_every_message_is_checked(bad, code, says):
+async def test_every_message_is_checked(bad, code, expected):
     async def talk(line: Line) -> None:
         if isinstance(bad, bytes):
             await line.ws.send_bytes(bad)
@@ -227,7 +227,7 @@ async def test_every_message_is_checked(bad, code, says):
         truth = await place(stub, WaitForEnd())
     [violation] = truth.violations
     assert violation.code == code
-    assert says in violation.what
+    assert expected in violation.what
     assert not truth.played
 
 
@@ -287,7 +287,7 @@ async def test_second_connect_is_a_new_stream_of_the_call():
 async def test_the_webhook_s_verbs_are_followed(answer, ended_by, announced):
     async with StubGateway(answers={"/twilio/voice": answer}) as stub:
         truth = await place(stub, WaitForEnd())
-        asked = {path: fields for path, fields, _ in stub.asked}
+        asked = {path: fields for path, fields, _ in stub.requests}
     assert truth.ended_by == ended_by
     assert [(a.verb, a.text) for a in truth.announced] == announced
     assert bool(truth.violations) == (ended_by == "webhook_failed")
@@ -296,14 +296,14 @@ async def test_the_webhook_s_verbs_are_followed(answer, ended_by, announced):
     assert asked["/twilio/status"]["CallStatus"] == "completed"
 
 
-async def test_nobody_answers_the_webhook():
+async def test_a_webhook_without_an_answer_ends_the_call():
     truth = await SimulatedCall("http://127.0.0.1:9", [WaitForEnd()]).run()
     assert truth.ended_by == "webhook_failed"
     assert truth.fetched[0].status == 0
     assert truth.violations[0].code == 11200
 
 
-async def test_a_media_route_that_is_not_there():
+async def test_a_missing_media_route_is_a_violation():
     gone = twiml("ws://127.0.0.1:9/twilio/media")
     async with StubGateway(answers={"/twilio/voice": gone}) as stub:
         truth = await place(stub, WaitForEnd())
@@ -321,8 +321,8 @@ async def test_signatures_satisfy_twilio_s_own_validator():
         await place(stub, Pause(40), HangUp(), auth_token=token, public_url=public)
         [line] = stub.lines
         check = RequestValidator(token).validate
-        assert [path for path, _, _ in stub.asked] == ["/twilio/voice", "/twilio/status"]
-        for path, fields, headers in stub.asked:
+        assert [path for path, _, _ in stub.requests] == ["/twilio/voice", "/twilio/status"]
+        for path, fields, headers in stub.requests:
             assert check(public + path, fields, headers["X-Twilio-Signature"])
         assert check("wss://offhook.example/twilio/media", {}, line.headers["X-Twilio-Signature"])
 
@@ -331,7 +331,7 @@ async def test_direct_calls_need_no_webhook():
     async with StubGateway(hangs_on) as stub:
         truth = await place(stub, Pause(40), HangUp(), direct=True, parameters={"agent": "x"})
         [line] = stub.lines
-        assert not stub.asked
+        assert not stub.requests
     assert line.inbox[1]["start"]["customParameters"] == {"agent": "x"}
     assert truth.ended_by == "caller"
 
@@ -372,7 +372,7 @@ def _loud(message: dict) -> bool:
     return bool(np.abs(samples.astype(int)).max() > 1000)
 
 
-async def test_a_wait_in_vain_ends_the_call_and_says_why():
+async def test_a_wait_that_times_out_ends_the_call():
     async with StubGateway(hangs_on) as stub:
         truth = await place(stub, WaitForAgent("start", timeout_ms=150), Say("Uh-huh."))
     assert [step.failed for step in truth.steps] == ["the agent was not heard within 0.15 s"]
@@ -420,7 +420,7 @@ async def test_the_call_can_be_driven_by_hand():
 # --- bad days
 
 
-async def test_dropped_connection_is_1006_and_twiml_goes_on():
+async def test_dropped_connection_is_1006_twiml_continues():
     codes = []
 
     async def talk(line: Line) -> None:

@@ -47,7 +47,7 @@ def test_the_two_voices_differ_in_pitch():
     assert pitch_hz("agent") > 1.3 * pitch_hz("caller")
 
 
-def test_without_espeak_a_new_line_says_what_to_do(no_espeak):
+def test_without_espeak_a_new_line_reports_the_fix(no_espeak):
     with pytest.raises(voice.VoiceError, match="install espeak-ng"):
         voice.line("Nobody has ever said this.", 8000)
 
@@ -94,7 +94,7 @@ def test_a_cough_is_short_and_loud_and_always_the_same():
     assert not np.array_equal(cough, voice.cough(8000, seed=1))
 
 
-def test_noise_has_the_level_asked_for():
+def test_noise_has_the_given_level():
     bed = voice.noise(8000, 2.0, -50.0).astype(float)
     assert 20 * np.log10(np.sqrt(np.mean(bed**2)) / 32768) == pytest.approx(-50.0, abs=0.2)
 

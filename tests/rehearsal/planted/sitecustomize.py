@@ -1,6 +1,6 @@
 """Faults planted into a gateway process: Python imports this at its start when this folder is on its path.
 
-`PLANTED` says which list of faults; each fault is used once, the first by the first message, connection or call.
+`PLANTED` selects the list of faults; each fault is used once, the first by the first message, connection or call.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MODEL = {
     "not JSON": audio(lambda m: None),
     "setup again": audio(lambda m: {"setup": {"model": "models/gemini-3.8-live"}}),
     "activity": audio(lambda m: {"realtimeInput": {"activityStart": {}}}),
-    "tool id": answer("id", "nobody's"),
+    "tool id": answer("id", "unknown"),
     "tool name": answer("name", "somebody_else"),
     "scheduling": answer("scheduling", "SOON"),
     "role": role,

@@ -17,7 +17,7 @@ import pytest
 from offhook.gateway.cli.rehearse import simulate
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
-from offhook.gateway.rehearsal.results.report import Percentiles, Verdict, report_of
+from offhook.gateway.rehearsal.results.report import ExpectationResult, Percentiles, report_of
 from tests.needs import require
 from tests.rehearsal.results.paper_call import paper_report
 from tests.rehearsal.short_call import SHORT
@@ -44,7 +44,7 @@ def settled(value: Any) -> Any:
 
 def test_page_has_verdicts_and_no_sparse_percentile():
     call = paper_report()
-    call.verdicts = [Verdict(ok=False, expectation="x", words="it <took> too long")]
+    call.verdicts = [ExpectationResult(ok=False, expectation="x", words="it <took> too long")]
     report = report_of([call], {"recording": "/out/a/call.wav", "picture": "/out/a/call.png"})
     report.totals.segments["turn_gap"] = Percentiles(count=19, p50_ms=5, p95_ms=None, p99_ms=None, max_ms=9)
     report.totals.segments["line_answer"] = Percentiles(count=20, p50_ms=5, p95_ms=777, p99_ms=None, max_ms=999)
@@ -59,7 +59,7 @@ def test_page_has_verdicts_and_no_sparse_percentile():
     assert ">20<" in answer
     assert ">777<" in answer
     assert answer.count("too few samples") == 1
-    assert "http" not in text, "nothing from afar"
+    assert "http" not in text, "no remote resources"
 
 
 HOSTILE = """<script>alert("x")</script>' onmouseover='y"""
@@ -73,7 +73,7 @@ def test_hostile_texts_on_the_page_are_escaped():
     call.record.errors = [HOSTILE]
     for turn in call.record.turns:
         turn.reply_text = turn.heard_text = HOSTILE
-    call.verdicts = [Verdict(ok=False, expectation="x", words=HOSTILE)]
+    call.verdicts = [ExpectationResult(ok=False, expectation="x", words=HOSTILE)]
     report = report_of([call], {"recording": f"/out/{HOSTILE}.wav", "picture": f"/out/{HOSTILE}.png"})
     text = page([(HOSTILE, report)], report, Path("/out"))
     assert text.count("&lt;script&gt;") >= 10
@@ -101,10 +101,10 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str
 
 
 def test_verdicts_are_printed_and_the_last_line_counts(simulated):
-    folder, _, said = simulated
-    assert "✓ short" in said
-    assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", said)
-    assert said.endswith("1 passed, 1 failed\n")
+    folder, _, printed = simulated
+    assert "✓ short" in printed
+    assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", printed)
+    assert printed.endswith("1 passed, 1 failed\n")
     report = json.loads((folder / "all.json").read_text())
     assert report["totals"]["calls"] == 2
     assert report["totals"]["failed"] == 1
@@ -143,7 +143,7 @@ def test_page_plays_and_shows_calls_in_a_browser(simulated):
         browser.close()
 
 
-def test_quick_clock_page_says_what_is_not_measured(tmp_path):
+def test_quick_clock_page_warns_about_latencies(tmp_path):
     for name in ("short", "hasty"):
         text = SHORT if name == "short" else SHORT.replace("2500", "1")
         (tmp_path / f"{name}.call.yaml").write_text(text.replace("name: short", f"name: {name}"))
@@ -158,9 +158,9 @@ def test_quick_clock_page_says_what_is_not_measured(tmp_path):
     assert "✓ short" in ran.stdout
     assert re.search(r"answered after \d+ ms, later than 1", ran.stdout)
     assert "1 passed, 1 failed" in ran.stdout
-    assert "The clock stood still during computation" in ran.stdout
+    assert "The clock was stopped during computation" in ran.stdout
     shown = (tmp_path / "out" / "simulate" / "index.html").read_text()
-    assert "The clock stood still during computation" in shown
+    assert "The clock was stopped during computation" in shown
     call = json.loads((tmp_path / "out" / "simulate" / "short" / "report.json").read_text())["calls"][0]
     assert 2_000 < call["line"]["duration_ms"] < 20_000
     assert (tmp_path / "out" / "simulate" / "short" / "call.png").stat().st_size > 10_000

@@ -18,8 +18,10 @@ from tests.rehearsal.results.paper_call import paper_record, paper_truth
 def sounding(truth: CallTruth) -> CallTruth:
     rng = np.random.default_rng(3)
     left, right = np.zeros(88_000, np.int16), np.zeros(88_160, np.int16)
-    for said in truth.spoken:
-        left[said.onset_place : said.end_place] = rng.normal(0, 4000, said.end_place - said.onset_place)
+    for utterance in truth.spoken:
+        left[utterance.onset_place : utterance.end_place] = rng.normal(
+            0, 4000, utterance.end_place - utterance.onset_place
+        )
     for run in truth.played:
         right[run.place : run.place + run.samples] = rng.normal(0, 4000, run.samples)
     truth.left, truth.right = encode(left), encode(right)
@@ -34,9 +36,9 @@ def words_of(figure) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("stretch", [1, 3, 30], ids=["11 s", "33 s", "5 minutes"])
-def test_no_words_stand_over_other_words(stretch):
+def test_texts_do_not_overlap(stretch):
     truth, record = sounding(paper_truth()), paper_record()
-    if stretch > 1:  # the same call with much silence behind it: everything is crowded to the left
+    if stretch > 1:  # the same call followed by long silence: everything is crowded to the left
         silence = bytes([0xFF]) * 88_000 * (stretch - 1)
         truth.left, truth.right = truth.left + silence, truth.right + silence
     figure = figure_of(truth, call_report(truth, record, scenario="paper"))
@@ -85,7 +87,7 @@ def test_picture_is_1600_px_even_for_an_empty_call(tmp_path):
         assert int.from_bytes(header[16:20], "big") == 1600
 
 
-def test_a_dismissed_barge_in_is_called_so():
+def test_a_dismissed_barge_in_is_labelled():
     truth, record = sounding(paper_truth()), paper_record()
     record.barge_ins[0].verdict = "dismissed"
     words = " ".join(words_of(figure_of(truth, call_report(truth, record))))

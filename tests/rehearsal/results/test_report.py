@@ -41,7 +41,7 @@ def test_answers_are_timed_between_audible_samples():
     assert second.answered_ms == pytest.approx(1020)
 
 
-def test_what_was_heard_of_each_reply_by_the_ear():
+def test_heard_audio_of_each_reply():
     replies = paper_report().line.replies
     assert [(r.generation, r.sent_ms, r.heard_ms, r.unheard_tail_ms, r.longest_gap_ms) for r in replies] == [
         (1, 1000.0, 1000.0, 0.0, 0.0),
@@ -62,7 +62,7 @@ def test_barge_in_is_timed_from_onset_to_silence():
     assert barge_in.verdict == "confirmed_by_model"
 
 
-def test_old_audio_behind_a_clear_is_found_by_its_mark():
+def test_old_audio_after_a_clear_is_found_by_its_mark():
     truth = paper_truth()
     truth.media.insert(3, media(6.5, (40_000, 41_600)))
     truth.media[4] = media(7.0, (41_600, 56_000))
@@ -117,8 +117,10 @@ def test_gateway_share_is_measured_by_sample():
     truth = paper_truth()
     rng = np.random.default_rng(1)
     left = np.zeros(80_000, np.int16)
-    for said in truth.spoken:
-        left[said.onset_place : said.end_place] = rng.normal(0, 3000, said.end_place - said.onset_place)
+    for utterance in truth.spoken:
+        left[utterance.onset_place : utterance.end_place] = rng.normal(
+            0, 3000, utterance.end_place - utterance.onset_place
+        )
     truth.left = encode(left)
     report = call_report(truth, paper_record(), _Session(truth, left, 7, 0.0031))
     second = report.line.caller[1]
@@ -172,7 +174,7 @@ def test_call_without_a_record_is_still_reported():
 # --- verdicts
 
 
-def test_the_paper_call_meets_what_it_meets():
+def test_the_paper_call_meets_its_expectations():
     report = paper_report()
     met = {
         "answered_within_ms": 1100.0,

@@ -66,7 +66,7 @@ def lived(tmp_path_factory) -> dict[str, tuple[CallReport, Path]]:
 
 
 @pytest.mark.parametrize("name", ["not said", "another one", "none"])
-def test_a_tool_with_outside_effects_does_not_act_in_a_rehearsal(lived, name):
+def test_a_rehearsal_simulates_outside_effects(lived, name):
     report, acted = lived[name]
     assert not acted.exists()
     assert report.record is not None
@@ -78,7 +78,7 @@ def test_a_tool_with_outside_effects_does_not_act_in_a_rehearsal(lived, name):
 
 
 @pytest.mark.parametrize("name", ["all", "by name"])
-def test_it_acts_where_the_scenario_says_so(lived, name):
+def test_an_allowed_outside_effect_happens(lived, name):
     report, acted = lived[name]
     assert acted.read_text() == "book"
     assert report.model is not None

@@ -116,12 +116,12 @@ def reports(tmp_path_factory) -> dict[str, CallReport]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_rightly_expected_is_met(reports, name):
+def test_a_right_expectation_is_met(reports, name):
     assert [verdict.words for verdict in reports[name].verdicts if not verdict.ok] == []
 
 
 @pytest.mark.parametrize(("name", "kind", "value", "says"), MUST_FAIL, ids=lambda value: str(value)[:30])
-def test_what_is_wrongly_expected_fails_and_says_why(reports, name, kind, value, says):
+def test_a_wrong_expectation_fails_with_its_reason(reports, name, kind, value, says):
     verdict = judge(Expectation(kind, msgspec.convert(value, KINDS[kind].takes)), reports[name])
     assert not verdict.ok
     assert verdict.expectation == kind
@@ -137,13 +137,13 @@ def test_every_kind_is_met_in_a_bundled_scenario():
     assert used == KINDS.keys()
 
 
-def test_a_script_that_cannot_be_played_fails_without_being_expected(reports):
+def test_a_failed_script_step_fails_the_scenario(reports):
     rules = reports["bad-day"].verdicts[0]
     assert not rules.ok
     assert "wait for the agent to finish (9): the agent was not heard within 0.3 s" in rules.words
 
 
-def test_a_gap_that_the_rehearsal_may_have_made_itself_is_not_held_against_the_gateway(reports):
+def test_a_gap_made_by_the_rehearsal_is_no_failure(reports):
     report = reports["bad-day"]
     gap_ms = max(reply.longest_gap_ms for reply in report.line.replies)
     late = msgspec.structs.replace(report.line, latest_tick_ms=gap_ms + 1)
@@ -152,7 +152,7 @@ def test_a_gap_that_the_rehearsal_may_have_made_itself_is_not_held_against_the_g
     assert "the rehearsal itself was late" in verdict.words
 
 
-def test_without_a_record_nothing_that_needs_one_is_taken_for_granted(reports):
+def test_expectations_on_a_missing_record_fail(reports):
     bare = msgspec.structs.replace(reports["tool-cancelled"], record=None, model=None, end_reason="webhook_failed")
     for kind, value in {
         "heard_text": "Saturday", "caller_text": "table", "tool_called": "find_table", "tool_cancelled": "find_table",

@@ -120,7 +120,7 @@ def test_with_the_agent_s_file_its_tools_are_expected(tmp_path):
         ({"end_reason": "model_lost"}, {"close": 1011}),
     ],
 )
-def test_faults_that_a_record_tells_of_are_played_again(changes, found):
+def test_faults_in_a_record_become_scripted_faults(changes, found):
     record = msgspec.structs.replace(CALL, **changes)
     fields, notes = scenario_from(record, "told")
     model = fields["model"]
@@ -134,12 +134,12 @@ def test_faults_that_a_record_tells_of_are_played_again(changes, found):
     assert parse_scenario(scenario_text(record, "told")).name == "told"
 
 
-def test_no_number_is_taken_over():
+def test_no_phone_number_is_copied():
     record = msgspec.structs.replace(CALL, caller="+4915112345678", dialled="+4930123456")
     assert "+49" not in scenario_text(record, "told")
 
 
-def test_what_is_no_call_is_said_in_a_line(tmp_path):
+def test_a_file_without_a_call_is_reported_in_one_line(tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(OperatorError, match="cannot be read"):
         read_record(path)
@@ -152,7 +152,7 @@ def test_what_is_no_call_is_said_in_a_line(tmp_path):
     assert read_record(path, "CA2").call_sid == "CA2"
 
 
-def test_a_call_becomes_a_scenario_that_goes_as_the_call_went(tmp_path):
+def test_a_scenario_from_a_call_goes_as_the_call_did(tmp_path):
     """A scenario is played; its report becomes one; that is played, with the same agent."""
     require("espeak-ng")
 

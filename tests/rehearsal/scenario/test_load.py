@@ -98,7 +98,7 @@ def test_over_the_agent_at_a_word():
     assert 0.7 * line_ms < step.after_ms < line_ms
 
 
-def test_who_else_is_called():
+def test_other_parties_of_a_scenario():
     assert parse_scenario(GOOD).others is None, "no way to Twilio's REST API unless somebody may be called"
     others = "others: {'+15550177': {answers: busy, steps: [hang_up]}}\n"
     scenario = parse_scenario(GOOD + "outbound: {to: '+15550133', answered_by: machine_start}\n" + others)
@@ -122,7 +122,7 @@ def test_files_are_sought_beside_the_scenario(tmp_path):
     assert scenario.directory == tmp_path
 
 
-def test_an_inline_agent_is_written_so_that_the_gateway_finds_its_sounds(tmp_path):
+def test_the_sounds_of_an_inline_agent_are_found(tmp_path):
     write_wav(tmp_path / "hello.wav", np.zeros(800, np.int16), 8_000)
     text = GOOD.replace("greeting: {text: Hello}", "greeting: {sound: hello.wav}\n  barge_in: {mode: off}")
     scenario = parse_scenario(text, directory=tmp_path)
@@ -206,7 +206,7 @@ def test_mistakes_are_named_with_line_and_field(old, new, says):
         parse_scenario(GOOD.replace(old, new, 1), path="bad.call.yaml")
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_thing_is_named():
     with pytest.raises(ScenarioError, match="model is missing"):
         parse_scenario(GOOD.partition("model:")[0])
     with pytest.raises(ScenarioError, match="must be a mapping"):

@@ -146,7 +146,7 @@ def test_schema_and_parser_agree_on_the_rest(more, fits):
             parse_scenario(text)
 
 
-def test_nothing_of_the_language_is_left_out():
+def test_the_schema_covers_the_whole_language():
     """Every step, action and kind of expectation is in the schema with a word of what it is."""
     schema = scenario_schema()
     steps = {name for one in schema["$defs"]["step"]["anyOf"][1:] for name in one["required"]}

@@ -87,7 +87,7 @@ def test_json_as_rfc_8259_allows_it(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[NaN]", '{"a": 1', "[1,]", "<html>", "[" * 100_000, "1 2", "9" * 10_000 + "x"])
-def test_what_is_not_json_is_an_error(text: str) -> None:
+def test_invalid_json_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         parsed(text)
 
@@ -146,5 +146,5 @@ def test_half_or_broken_data_is_an_error(data: bytes, encoding: str, says: str) 
         inflate(data, encoding, 1_000)
 
 
-def test_data_that_goes_on_is_cut_not_broken() -> None:
+def test_endless_data_is_cut_not_broken() -> None:
     assert inflate(gz(b"small" * 100)[:-9], "gzip", 1_000, ended=False)[1]

@@ -13,7 +13,7 @@ def failing(times: int, now_s: float = 0.0) -> Breaker:
     return breaker
 
 
-def test_failures_in_a_row_open_it_and_one_success_between_them_does_not() -> None:
+def test_only_failures_in_a_row_open_the_breaker() -> None:
     assert not failing(3).admits(0.0)
     breaker = failing(2)
     breaker.ended(0.0, True)
@@ -22,7 +22,7 @@ def test_failures_in_a_row_open_it_and_one_success_between_them_does_not() -> No
     assert breaker.admits(0.0)
 
 
-def test_after_its_time_one_attempt_is_let_through_and_only_one() -> None:
+def test_after_its_time_a_breaker_allows_one_attempt() -> None:
     breaker = failing(3)
     assert not breaker.admits(19.9)
     assert breaker.admits(20.0)

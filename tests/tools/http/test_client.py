@@ -135,7 +135,7 @@ async def test_an_order_is_looked_up() -> None:
     assert "Cookie" not in request.headers
 
 
-async def test_text_is_told_as_text_and_nothing_as_its_status() -> None:
+async def test_text_is_returned_as_text_no_body_as_status() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url)) as tools:
         service.answer = answering(web.Response(text="Two tables are free."))
@@ -146,7 +146,7 @@ async def test_text_is_told_as_text_and_nothing_as_its_status() -> None:
         assert "not text" in str(await refused(tools))
 
 
-async def test_wrong_values_are_refused_before_anything_is_sent() -> None:
+async def test_wrong_values_are_refused_before_the_request() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url + "/orders/{order_id}")) as tools:
         for value in ("..", "", None, "\r\nHost: evil"):
@@ -154,7 +154,7 @@ async def test_wrong_values_are_refused_before_anything_is_sent() -> None:
     assert service.seen == []
 
 
-async def test_a_service_that_does_not_answer_is_given_up() -> None:
+async def test_a_request_without_an_answer_times_out() -> None:
     service = Service()
 
     async def hang(request: web.Request) -> web.StreamResponse:
@@ -183,7 +183,7 @@ async def test_the_tools_own_time_bounds_all_attempts() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
-async def test_a_failure_that_may_pass_is_tried_again_where_a_repeat_is_harmless(status: int) -> None:
+async def test_a_transient_failure_of_a_get_is_retried(status: int) -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url)) as tools:
         service.answer = answering(status, 200)
@@ -191,7 +191,7 @@ async def test_a_failure_that_may_pass_is_tried_again_where_a_repeat_is_harmless
     assert len(service.seen) == 2
 
 
-async def test_what_may_have_taken_effect_is_never_repeated_and_the_model_is_told() -> None:
+async def test_a_post_that_may_have_acted_is_never_retried() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url, method="POST")) as tools:
         service.answer = answering(503)
@@ -200,7 +200,7 @@ async def test_what_may_have_taken_effect_is_never_repeated_and_the_model_is_tol
     assert len(service.seen) == 1
 
 
-async def test_an_idempotent_post_is_repeated_with_the_same_key() -> None:
+async def test_an_idempotent_post_is_retried_with_its_key() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url, method="POST", idempotent=True)) as tools:
         service.answer = answering(503, 200)
@@ -209,7 +209,7 @@ async def test_an_idempotent_post_is_repeated_with_the_same_key() -> None:
     assert service.bodies == [b'{"people":4}'] * 2
 
 
-async def test_a_repeated_call_carries_the_key_it_had_so_that_the_service_acts_once() -> None:
+async def test_a_repeated_call_sends_the_same_key() -> None:
     booked: dict[str, int] = {}
 
     async def book(request: web.Request) -> web.StreamResponse:
@@ -225,7 +225,7 @@ async def test_a_repeated_call_carries_the_key_it_had_so_that_the_service_acts_o
     assert other == {"booking": 2}
 
 
-async def test_a_refusal_is_told_with_its_reason_and_an_html_page_is_not() -> None:
+async def test_a_refusal_has_its_reason_but_no_html_page() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url)) as tools:
         service.answer = answering(web.json_response({"error": "that table is taken"}, status=409))
@@ -261,7 +261,7 @@ async def test_ten_megabytes_are_not_read() -> None:
     assert service.gone == 2
 
 
-async def test_a_compressed_bomb_is_cut_and_an_ordinary_gzip_is_read() -> None:
+async def test_gzip_is_decoded_and_a_bomb_is_cut() -> None:
     service = Service()
     zipped = {"Content-Encoding": "gzip", "Content-Type": "text/plain"}
     async with service.up() as url, tools_for(tool(url, max_bytes=1_000)) as tools:
@@ -308,7 +308,7 @@ async def test_cancelling_hangs_up_on_the_service() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_service_that_is_gone_is_left_alone_after_some_failures_and_found_again() -> None:
+async def test_a_breaker_opens_on_failures_and_closes_again() -> None:
     now_s = 0.0
     service = Service()
     async with service.up() as url:
@@ -326,7 +326,7 @@ async def test_a_service_that_is_gone_is_left_alone_after_some_failures_and_foun
             assert (await call(tools))["order"]
 
 
-async def test_a_host_that_fails_one_agent_is_left_alone_for_all_agents_of_the_process() -> None:
+async def test_agents_share_the_breaker_of_a_host() -> None:
     service = Service()
     service.answer = answering(500)
     async with service.up() as url:
@@ -350,7 +350,7 @@ async def test_a_host_that_fails_one_agent_is_left_alone_for_all_agents_of_the_p
         await client.close()
 
 
-async def test_refusals_by_a_healthy_service_do_not_open_the_breaker() -> None:
+async def test_refusals_do_not_open_the_breaker() -> None:
     service = Service()
     async with service.up() as url, tools_for(tool(url)) as tools:
         service.answer = answering(404)
@@ -384,7 +384,7 @@ async def listening_ear() -> AsyncIterator[tuple[int, list[Any]]]:
         yield server.sockets[0].getsockname()[1], connected
 
 
-async def test_a_name_that_leads_to_this_machine_is_refused_before_a_byte_is_sent() -> None:
+async def test_a_name_of_a_loopback_address_is_refused() -> None:
     async with (
         listening_ear() as (port, connected),
         tools_for(tool(f"https://localhost:{port}/", allow_private=False)) as tools,
@@ -396,7 +396,7 @@ async def test_a_name_that_leads_to_this_machine_is_refused_before_a_byte_is_sen
     assert "allow_private: true opens this" in error.record
 
 
-async def test_a_name_that_is_rebound_between_two_requests_is_refused() -> None:
+async def test_a_name_rebound_between_requests_is_refused() -> None:
     async with listening_ear() as (port, connected):
         answers = ScriptedResolver(*[["127.0.0.1"]] * 5)
         settings = tool(f"https://rebinds.example:{port}/", allow_private=False)
@@ -406,7 +406,7 @@ async def test_a_name_that_is_rebound_between_two_requests_is_refused() -> None:
     assert "rebinds.example leads to 127.0.0.1" in error.record
 
 
-async def test_what_one_tool_may_reach_opens_nothing_to_another() -> None:
+async def test_one_tools_allow_private_is_not_anothers() -> None:
     """The connection of the first is still open when the second asks for the same host."""
     service = Service()
     async with service.up() as url:
@@ -432,19 +432,19 @@ async def test_what_one_tool_may_reach_opens_nothing_to_another() -> None:
         "${BASE}/x",
     ],
 )
-def test_an_address_that_can_never_be_reached_is_found_at_the_start(url: str) -> None:
+def test_a_refused_address_is_reported_at_the_start(url: str) -> None:
     with pytest.raises(OperatorError, match=r"tool orders: http\.url: "):
         HttpClient().tool(tool(url, allow_private=False), {"BASE": "https://10.0.0.1"})
 
 
 @pytest.mark.parametrize("environ", [{}, {"TOKEN": ""}, {"TOKEN": "two\nlines"}])
-def test_a_secret_that_is_missing_or_breaks_the_line_is_found_at_the_start(environ: dict[str, str]) -> None:
+def test_a_missing_or_broken_secret_fails_the_start(environ: dict[str, str]) -> None:
     with pytest.raises(OperatorError, match=r"tool orders: http\.headers\.Authorization: TOKEN") as caught:
         HttpClient().tool(tool("https://a.example/", headers={"Authorization": "Bearer ${TOKEN}"}), environ)
     assert "two" not in str(caught.value)
 
 
-async def test_a_secret_is_sent_where_it_belongs_and_comes_out_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_secret_is_sent_and_appears_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
     """The service repeats every secret it was given, in answers, refusals and redirects."""
     caplog.set_level(logging.DEBUG)
     service = Service()
@@ -481,7 +481,7 @@ async def test_a_secret_is_sent_where_it_belongs_and_comes_out_nowhere(caplog: p
     assert any("[secret]" in text for text in said)
 
 
-async def test_a_tool_asked_before_the_start_or_after_the_end_is_an_error() -> None:
+async def test_a_call_outside_start_and_stop_is_an_error() -> None:
     client = HttpClient()
     tools = {"orders": client.tool(tool("https://a.example/"), {})}
     with pytest.raises(ToolError):

@@ -42,12 +42,12 @@ def test_an_argument_in_the_path_is_percent_encoded() -> None:
         "\ud800",
     ],
 )
-def test_a_value_that_would_climb_break_the_line_or_vanish_is_refused(value: str) -> None:
+def test_a_value_that_changes_the_path_is_refused(value: str) -> None:
     with pytest.raises(ToolError):
         url_of(ORDER, order_id=value)
 
 
-def test_two_harmless_values_that_climb_together_are_refused() -> None:
+def test_two_values_that_form_dot_dot_are_refused() -> None:
     with pytest.raises(ToolError):
         url_of(HttpTool(url="https://api.example.com/files/{a}{b}/x"), a=".", b=".")
 
@@ -65,13 +65,13 @@ def test_no_argument_leaves_the_host_or_the_folder(arguments: dict[str, str]) ->
     assert " " not in str(request.url)
 
 
-def test_arguments_that_stand_nowhere_go_into_the_query_of_a_get() -> None:
+def test_unmapped_arguments_go_into_the_query_of_a_get() -> None:
     assert url_of(ORDER, order_id=7, page=2, open=True, tag=["a b", "c&d"], none=None) == (
         "https://api.example.com/orders/7/lines?page=2&open=true&tag=a%20b&tag=c%26d"
     )
 
 
-def test_arguments_that_stand_nowhere_go_into_the_body_of_a_post() -> None:
+def test_unmapped_arguments_go_into_the_body_of_a_post() -> None:
     request = request_of(
         HttpTool(url="https://api.example.com/{a}", method="POST"), {"a": "x", "people": 4, "names": ["J"]}, {}
     )
@@ -79,7 +79,7 @@ def test_arguments_that_stand_nowhere_go_into_the_body_of_a_post() -> None:
     assert request.url.path == "/x"
 
 
-def test_a_mapped_query_and_body_send_what_is_written_and_leave_out_what_was_not_given() -> None:
+def test_mapped_query_and_body_omit_missing_arguments() -> None:
     spec = HttpTool(
         url="https://api.example.com/bookings",
         method="POST",
@@ -103,7 +103,7 @@ def test_a_mapped_query_and_body_send_what_is_written_and_leave_out_what_was_not
     assert arguments_named(spec) == ["day", "note", "people", "name"]
 
 
-def test_variables_are_encoded_like_arguments_and_cannot_add_a_header() -> None:
+def test_variables_are_encoded_and_add_no_header() -> None:
     spec = HttpTool(url="https://api.example.com/{{tenant}}/x", headers={"X-Caller": "{{caller}}"})
     request = request_of(spec, {}, {"tenant": "a/b", "caller": "+49"})
     assert request.url.raw_path == "/a%2Fb/x"
@@ -136,6 +136,6 @@ def test_a_list_at_the_top_is_selected_from() -> None:
 
 
 @pytest.mark.parametrize("path", ["other", "order.items[2]", "order[0]", "order.items.name"])
-def test_a_part_that_is_not_there_is_an_error(path: str) -> None:
+def test_a_missing_part_is_an_error(path: str) -> None:
     with pytest.raises(LookupError):
         select({"order": {"items": [1, 2]}}, path)

@@ -9,7 +9,7 @@ from offhook.gateway.tools.mcp.transport import Lines
 
 
 @given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=8), st.data())
-def test_however_it_is_cut_the_same_lines_come_out(lines: list[bytes], data: st.DataObject) -> None:
+def test_lines_are_the_same_for_any_chunks(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"unfinished"
     split, found = Lines(10), []
     while stream:

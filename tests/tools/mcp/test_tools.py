@@ -117,9 +117,7 @@ async def test_schemas_are_plain_enough_for_any_model(diary: Path) -> None:
         assert tools.tools["shelve"].parameters["properties"]["book"]["properties"]["title"] == {"type": "string"}
 
 
-async def test_only_the_wanted_tools_are_taken_and_a_name_is_put_before_theirs(
-    diary: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_selected_tools_are_imported_with_a_prefix(diary: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = stdio(diary, only=("find_books", "fly"), name="my-library", on_barge_in="finish", timeout_s=7.0)
     async with started(settings) as tools:
         assert list(tools.tools) == ["my_library_find_books"]
@@ -129,7 +127,7 @@ async def test_only_the_wanted_tools_are_taken_and_a_name_is_put_before_theirs(
     assert "has no tool fly; it has find_books, shelve" in caplog.text
 
 
-async def test_wrong_arguments_and_exceptions_are_told(diary: Path) -> None:
+async def test_wrong_arguments_and_exceptions_are_reported(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         error = await refused(tools, "find_books", at_most="many")
         assert str(error).startswith("This did not work: ")
@@ -138,7 +136,7 @@ async def test_wrong_arguments_and_exceptions_are_told(diary: Path) -> None:
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
 
 
-async def test_a_call_that_is_given_up_is_stopped_in_the_server(diary: Path) -> None:
+async def test_an_abandoned_call_is_cancelled_in_the_server(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -147,7 +145,7 @@ async def test_a_call_that_is_given_up_is_stopped_in_the_server(diary: Path) -> 
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
 
 
-async def test_ten_megabytes_are_refused_and_hold_nobody_up(diary: Path) -> None:
+async def test_ten_megabytes_are_refused_without_blocking(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         worst_s = 0.0
 
@@ -167,7 +165,7 @@ async def test_ten_megabytes_are_refused_and_hold_nobody_up(diary: Path) -> None
         assert len(server_pids(diary)) == 1
 
 
-async def test_the_key_of_a_call_reaches_the_server_so_that_a_repeat_can_be_known(diary: Path) -> None:
+async def test_the_idempotency_key_reaches_the_server(diary: Path) -> None:
     async with started(stdio(diary)) as tools:
         await call(tools, "reserve", key="CA1:s1:7", title="Tea")
         await call(tools, "reserve", key="CA1:s1:7", title="Tea")
@@ -190,7 +188,7 @@ async def test_a_server_that_dies_is_started_again(
         assert len(server_pids(diary)) == 2
 
 
-async def test_a_server_that_stays_away_is_said_to_be_and_tried_again_in_growing_pauses(
+async def test_an_absent_server_is_reported_and_retried(
     tmp_path: Path, diary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = tmp_path / "server"
@@ -213,7 +211,7 @@ async def test_a_server_that_stays_away_is_said_to_be_and_tried_again_in_growing
     "text",
     ["exit 1", "sleep 60", "echo rubbish; echo '{\"a\":1}'; echo '[]'; cat > /dev/null", "echo $KEY >&2; exit 1"],
 )
-async def test_a_program_that_is_no_server_does_not_keep_the_gateway_from_starting(
+async def test_the_gateway_starts_despite_a_broken_server(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -227,7 +225,7 @@ async def test_a_program_that_is_no_server_does_not_keep_the_gateway_from_starti
     assert SECRET not in caplog.text
 
 
-async def test_secrets_come_out_nowhere_and_the_gateways_own_do_not_go_in(
+async def test_secrets_neither_leak_nor_reach_the_server(
     diary: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -241,14 +239,14 @@ async def test_secrets_come_out_nowhere_and_the_gateways_own_do_not_go_in(
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_what_cannot_work_is_found_at_the_start() -> None:
+def test_an_invalid_server_is_reported_at_the_start() -> None:
     with pytest.raises(OperatorError, match=r"mcp\.command: no such program: there-is-none"):
         McpTools(ToolSettings(mcp=McpServer(command="there-is-none")), {})
     with pytest.raises(OperatorError, match=r"MCP server x: mcp\.headers\.Authorization: TOKEN is not in the env"):
         McpTools(ToolSettings(name="x", mcp=McpServer(url="https://x", headers={"Authorization": "${TOKEN}"})), {})
 
 
-def test_without_the_extra_the_operator_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("offhook.gateway.tools.mcp.tools", "offhook.gateway.tools.mcp.transport"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mcp", None)
@@ -286,7 +284,7 @@ def free_port() -> int:
         return cast(int, probe.getsockname()[1])
 
 
-async def test_a_server_over_http_is_called_dies_and_comes_back(
+async def test_an_http_server_is_used_again_after_a_restart(
     diary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -345,7 +343,7 @@ async def test_an_odd_servers_tools_are_declared_and_called(caplog: pytest.LogCa
     assert "tool broken is left out: " in caplog.text
 
 
-async def test_embedded_resources_are_told() -> None:
+async def test_embedded_resources_are_returned() -> None:
     async with started(odd()) as tools:
         told = await call(tools, "hours")
         assert told.splitlines() == [

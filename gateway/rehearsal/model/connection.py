@@ -12,14 +12,14 @@ from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.wire import pretty
 from offhook.gateway.rehearsal.quick_clock import Clock
 
-__all__ = ["Link", "Tasks"]
+__all__ = ["Connection", "Tasks"]
 
 _CLOSE_TIMEOUT_S = 5.0
 _INTERNAL = Close(1011, "Internal error encountered.")
 
 
 class Tasks:
-    """The tasks of one session. An exception is this server's fault, never the client's, and is handed to `failed`."""
+    """The tasks of one session. An exception in a task is an error of this server and is passed to `failed`."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
@@ -43,10 +43,11 @@ class Tasks:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-class Link:
-    """Sending never waits: frames are queued and one task writes them. Nothing is sent after a close.
+class Connection:
+    """Sending does not block: frames are queued and one task writes them. Nothing is sent after a close.
 
-    `text_frames` and `pong_delay_s` are the script's, once it is known. `clock`: seconds, for all times of the session.
+    `text_frames` and `pong_delay_s` are set from the script after the setup. `clock`: seconds, for all times of the
+    session.
     """
 
     def __init__(self, ws: web.WebSocketResponse, request: web.Request, record: SessionRecord, clock: Clock) -> None:
@@ -72,7 +73,7 @@ class Link:
             # Cutting the handshake short could reset the connection before the client has read the reason.
             await asyncio.wait([self._writer], timeout=_CLOSE_TIMEOUT_S)
         if self._record.closed_by is None:
-            self._gone("network", 1006)
+            self._record_end("network", 1006)
         await self.tasks.end()
 
     def _failed(self, error: BaseException) -> None:
@@ -91,7 +92,7 @@ class Link:
             self._wake.set()
 
     def close(self, close: Close) -> None:
-        """Close after all that is queued."""
+        """Close once all queued messages are sent."""
         if self.open:
             self._outbox.append((close, None))
             self._wake.set()
@@ -99,7 +100,7 @@ class Link:
 
     def abort(self) -> None:
         """Reset the connection."""
-        self._gone("server", 1006)
+        self._record_end("server", 1006)
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -111,7 +112,7 @@ class Link:
     def stalled(self) -> bool:
         return self.clock() < self._stalled_until_s
 
-    async def _unstalled(self) -> None:
+    async def _wait_for_stall(self) -> None:
         await asyncio.sleep(max(0.0, self._stalled_until_s - self.clock()))
 
     async def _write(self) -> None:
@@ -120,11 +121,11 @@ class Link:
                 self._wake.clear()
                 await self._wake.wait()
             if self._stalled_until_s:
-                await self._unstalled()
+                await self._wait_for_stall()
             frame, sent = self._outbox.popleft()
             try:
                 if isinstance(frame, Close):
-                    self._gone("server", frame.code, frame.reason)
+                    self._record_end("server", frame.code, frame.reason)
                     await self._ws.close(code=frame.code, message=frame.reason.encode()[:123])
                     return
                 if self.text_frames:
@@ -143,7 +144,7 @@ class Link:
         while True:
             message = await self._ws.receive()
             if self._stalled_until_s:
-                await self._unstalled()
+                await self._wait_for_stall()
             match message.type:
                 case WSMsgType.TEXT | WSMsgType.BINARY:
                     if self.open:
@@ -155,10 +156,10 @@ class Link:
                 case WSMsgType.PONG:
                     pass
                 case WSMsgType.CLOSE:
-                    self._gone("client", message.data, message.extra or "")
+                    self._record_end("client", message.data, message.extra or "")
                     return None
                 case _:
-                    self._gone("network", 1006)
+                    self._record_end("network", 1006)
                     return None
 
     async def _pong(self, data: bytes) -> None:
@@ -168,8 +169,8 @@ class Link:
         except ClientConnectionError:
             return
 
-    def _gone(self, by: Any, code: int, reason: str = "") -> None:
-        """Record the end; only the first one counts."""
+    def _record_end(self, by: Any, code: int, reason: str = "") -> None:
+        """Record the end of the connection; only the first call has an effect."""
         self.open = False
         record = self._record
         if record.closed_by is None:
