@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -194,6 +195,8 @@ class Gateway:
         await self.switchboard.open(self._carriers)
         await self.model.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(self._on_stray_exception)
         try:
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
@@ -209,6 +212,7 @@ class Gateway:
             listener.close()
             await runner.cleanup()
             await self.model.close()
+            loop.set_exception_handler(before)
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -266,6 +270,13 @@ class Gateway:
                 call.give_up()
                 if call.facts.call_sid in self.calls:  # it was reported, and taking it out failed
                     self._call_over(call)
+
+    def _on_stray_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Of a task or callback without an owner. The network's are no fault of ours."""
+        error = context.get("exception")
+        if error is not None and not isinstance(error, OSError):
+            self.metrics.task_failures_total.inc("other")
+        loop.default_exception_handler(context)
 
     def _safely(self, part: str, work: Callable[[], object]) -> None:
         """Do this; an exception in it is logged and counted, and what comes after it goes on."""

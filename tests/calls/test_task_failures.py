@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from offhook.gateway import app
 from offhook.gateway.app import Gateway
 from offhook.gateway.call.call import Call
 from offhook.gateway.conversation import commands as c
@@ -263,3 +265,25 @@ def test_tool_is_answered_though_its_record_fails(placed: Placed) -> None:
         assert answer.response["result"] == "done"
     (answer,) = [a for s in placed.outcomes["tool's callback"].sessions for a in s.tool_answers]
     assert answer.response["status"] == "error"
+
+
+def test_call_that_does_not_close_is_given_up() -> None:
+    def plant(gateway: Gateway, _: object) -> None:
+        opened = gateway.switchboard._open_call
+
+        def open_call(*arguments: Any) -> Call:
+            call = opened(*arguments)
+            call._close_parts = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+            return call
+
+        gateway.switchboard._open_call = open_call
+
+    exposition: list[str] = []
+    steps = (WaitForAgent("end"), HangUp())
+    with mock.patch.object(app, "ENDING_MAX_S", 2.0):
+        outcomes = place_calls({"stuck": Plan(steps, SCRIPT, during=plant)}, metrics=exposition)
+    record = outcomes["stuck"].record
+    assert record.end_reason == "caller_hung_up"
+    assert record.errors == ["the call did not close in time and was given up"]
+    assert "offhook_stuck_calls_total 1" in exposition[0]
+    assert "offhook_calls_active 0" in exposition[0]
