@@ -66,7 +66,8 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.greeted,
         s.due._replace(
             since_s=None if s.due.since_s is None else shell.now_s - s.due.since_s > LONG_S,
-            struck_s=s.due.failed_prompts > 0 and shell.now_s - s.due.struck_s > LONG_S,
+            struck_s=0.0,
+            unanswered=s.due.unanswered > 0,
         ),
         s.caller.idle_prompted,
         s.rotation_due,

@@ -77,6 +77,8 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
             for values in list(tally._children):
                 tally.inc(*values)
     metrics.stuck_calls_total.inc()
+    metrics.unanswered_turns_total.inc()
+    metrics.loud_without_speech_total.inc()
     metrics.samples_after_clear_total.inc(0)
     metrics.calls_active.set(12)
     metrics.call_capacity.set(100)

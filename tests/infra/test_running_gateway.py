@@ -31,6 +31,8 @@ STILL = {
     "offhook_call_capacity": "a constant",
     "offhook_samples_after_clear_total": "an invariant: it moves when there is a bug",
     "offhook_stuck_calls_total": "a part that does not let go: tests/carriers/twilio/test_webhooks.py",
+    "offhook_unanswered_turns_total": "a model that does not answer: tests/calls/test_deaf_model.py",
+    "offhook_loud_without_speech_total": "a deaf detector: tests/calls/test_deaf_model.py",
     "offhook_tool_failures_total": "a tool that fails: tests/calls/test_tools_elsewhere.py",
     "offhook_tool_afterwards_total": "a tool that outlives its call: tests/calls/test_tool_calls.py",
     "offhook_draining": "the process is about to end: shown below",

@@ -111,7 +111,8 @@ def strike(p: Policy, s: State, at_s: float, emit: Emit) -> State:
         return end_call(s, Ending.MODEL_LOST, at_s, emit)
     if s.link is not Link.UP:
         return s  # it is prompted when the link is back, or the call ends
-    if not failed_prompts and s.due.since_s is not None and s.caller.offset_s >= s.due.since_s:
+    counted = s.caller.speaking  # when the caller spoke again
+    if not failed_prompts and not counted and s.due.since_s is not None and s.caller.offset_s >= s.due.since_s:
         emit(c.Unanswered())
     s = s.with_due(failed_prompts=failed_prompts + 1, struck_s=at_s, alive=False)
     if failed_prompts:
