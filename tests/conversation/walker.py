@@ -65,9 +65,10 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.agent_replied,
         s.greeted,
         s.due._replace(
-            since_s=None if s.due.since_s is None else shell.now_s - s.due.since_s > LONG_S,
+            since_s=None if s.due.since_s is None else 0.0,
             struck_s=0.0,
-            unanswered=s.due.unanswered > 0,
+            unanswered=min(s.due.unanswered, 1),
+            alive=s.due.alive and s.due.since_s is not None,
         ),
         s.caller.idle_prompted,
         s.rotation_due,
@@ -127,6 +128,7 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     yield e.CallerTranscribed(now_s)
     if "loud" in kinds and not s.caller.speaking:
         yield e.LoudWithoutSpeech(now_s)
+        yield e.CallerSpeechStarted(now_s + LONG_S, now_s + LONG_S - 0.06)
     if "digits" in kinds:
         yield e.DigitPressed(now_s)
     # tools
