@@ -322,6 +322,14 @@ class Metrics:
             "Total number of model sessions replaced during a call: resumed with the handle, started fresh, or failed.",
             result=RECONNECT_RESULTS,
         )
+        self.unanswered_turns_total = plain(
+            "unanswered_turns_total",
+            "Total number of caller's turns without a reply when the caller spoke again, or in the agent's time limit.",
+        )
+        self.loud_without_speech_total = plain(
+            "loud_without_speech_total",
+            "Total number of times a caller's audio was loud for 4 s and the speech detector found no speech in it.",
+        )
         self.barge_ins_total = tally(
             "barge_ins_total", "Total number of barge-ins, suspected and by verdict.", verdict=labels.barge_in_verdicts
         )

@@ -129,7 +129,7 @@ class Call:
             c.ReplyEnded: lambda command: speaking.playout.drop(command.generation),
             c.PlayGreeting: lambda _: speaking.play_sound(agent.greeting.sound, "sound"),
             c.PlayFiller: self._play_filler,
-            c.BargeIn: lambda _: None,  # for the timeline
+            **dict.fromkeys((c.BargeIn, c.Unanswered), lambda _: None),  # for the timeline
             c.SendPrompt: model.prompt,
             c.ReportHeard: model.report_heard,
             c.OpenTurn: self._open_turn,
@@ -344,6 +344,7 @@ class Call:
         self.feed(e.ClearAcknowledged(self.clock(), epoch))
 
     def key_pressed(self, key: str) -> None:
+        self.hearing.key_pressed()
         self.feed(e.DigitPressed(self.clock()))
         if not self.tools.key_pressed(key):
             self.model.key_pressed(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from math import inf
+from math import inf, log10
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from offhook.gateway.agent.policy import detector_of, pre_roll_s
 from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.wiring import Wiring
-from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted
+from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, LoudWithoutSpeech
 from offhook.gateway.conversation.state import Policy
 from offhook.media.formats import PCM16_8K, converter
+from offhook.media.mulaw import SILENCE_DBOV
 from offhook.media.vad import SpeechEdge
 from offhook.metrics.catalogue import WorstPerSecond
 from offhook.metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
@@ -30,6 +31,11 @@ FRAME_S = 0.02
 ARRIVALS_KEPT = 256  # 5 s: no edge of speech is decided later than that
 LAST_TONE_S = 0.3  # of a secret's last key: the carrier may report the key before its tone is over
 DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
+LOUD_S = 4.0  # loud for this long without an edge: the detector is deaf, or it is no voice
+LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has better things to do
+LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
+LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
+FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
 
 
 class Uplink(Protocol):
@@ -37,6 +43,43 @@ class Uplink(Protocol):
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
         """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz."""
+
+
+class _Loudness:
+    """Whether the caller's audio is loud for seconds while the detector decides nothing."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._floor_dbov = 0.0
+        self._since_s = self._last_s = -inf
+        self._reported = False  # until the detector finds speech
+
+    def push(self, samples: NDArray[np.int16], now_s: float) -> bool:
+        """A frame (int16, 8 kHz) in which the detector decided nothing. True where it is to be reported."""
+        self._frames += 1
+        if self._frames % LOUD_EVERY:
+            return False
+        wide = samples.astype(np.float32)
+        level_dbov = 10.0 * log10(float(wide.dot(wide)) / (len(samples) * 32768.0**2) + 1e-10)
+        self._floor_dbov = min(level_dbov, self._floor_dbov + FLOOR_RISES_DB)
+        if level_dbov < max(LOUD_DBOV, self._floor_dbov + LOUD_ABOVE_DB):
+            return False
+        if now_s - self._last_s > LOUD_PAUSE_S:
+            self._since_s = now_s
+        self._last_s = now_s
+        if self._reported or now_s - self._since_s < LOUD_S:
+            return False
+        self._reported = True
+        return True
+
+    def begin_anew(self) -> None:
+        """What was loud is explained: a key, the agent's echo, a secret."""
+        self._last_s = -inf
+
+    def speech_found(self) -> None:
+        """The detector hears."""
+        self._reported = False
+        self._last_s = -inf
 
 
 class Hearing:
@@ -69,6 +112,7 @@ class Hearing:
         # and, with mode `hold`, before the verdict.
         kept_s = pre_roll_s(wiring.agent) + policy.min_barge_in_s + policy.hangover_s + 0.2
         self._pre_roll: deque[tuple[bytes, NDArray[np.int16]]] = deque(maxlen=int(kept_s / FRAME_S) or 1)
+        self._loudness = _Loudness()
         self._partial = b""  # of a frame: carriers send whole ones as a rule
         self._silence = line_format.silence * line_format.frame_samples, np.zeros(DETECTED, np.int16)
         self.received_samples = 0
@@ -113,7 +157,10 @@ class Hearing:
     def heard(self, codes: bytes, samples: NDArray[np.int16], edge: SpeechEdge | None, received_s: float) -> None:
         """A submitted frame, decoded (int16, 8 kHz), and the edge of speech that it decided, if any."""
         self._arrivals_s.append(received_s)
-        if edge is not None:
+        if edge is None:
+            self._watch_loudness(samples, received_s)
+        else:
+            self._loudness.speech_found()
             # Back-dated to that frame's arrival, not by the length of the audio since: frames come late and in bunches.
             frames_ago = (edge.decided_sample - edge.sample) // DETECTED
             arrivals_s = self._arrivals_s
@@ -128,6 +175,18 @@ class Hearing:
             self._pre_roll.append((codes, samples))
         else:
             self.uplink.caller_audio(codes, samples, received_s)
+
+    def _watch_loudness(self, samples: NDArray[np.int16], received_s: float) -> None:
+        if self.detector.speaking:
+            return
+        if received_s < self._secret_until_s or self.agent_level_dbov(received_s) > SILENCE_DBOV:
+            self._loudness.begin_anew()
+        elif self._loudness.push(samples, received_s):
+            self._feed(LoudWithoutSpeech(received_s))
+
+    def key_pressed(self) -> None:
+        """The caller pressed a key: its tone is loud, and no speech."""
+        self._loudness.begin_anew()
 
     def open_turn(self) -> None:
         """Local turns: send the pre-roll, and every frame from now on."""

@@ -97,6 +97,7 @@ class Timeline:
             e.ReplyAudio: self._reply_audio,
             e.MarkReturned: self._mark_returned,
             e.ClearAcknowledged: self._clear_acknowledged,
+            e.LoudWithoutSpeech: lambda _: metrics.loud_without_speech_total.inc(),
             e.ClearTimeout: lambda _: self._never_silent("no_mark"),
         }
         self._on_command: dict[type[c.Command], Callable[[Any, float], None]] = {
@@ -108,6 +109,7 @@ class Timeline:
             c.AnswerTool: self._tool_answered,
             c.CancelTool: self._tool_cancelled,
             c.CloseTurn: self._endpoint,
+            c.Unanswered: lambda *_: metrics.unanswered_turns_total.inc(),
         }
 
     # --- what the shell reports

@@ -15,7 +15,7 @@ from offhook.gateway.conversation.events import Outcome, Timer
 __all__ = [
     "AnswerTool", "BargeIn", "CancelTool", "Clear", "CloseTurn", "Command", "Drop", "End", "OpenTurn", "Play",
     "PlayFiller", "PlayGreeting", "Prompt", "ReconnectModel", "Replay", "ReplyEnded", "ReportHeard", "RotateModel",
-    "RunTool", "SendMark", "SendPrompt", "SetTimer", "Speak", "StopTimer", "Verdict",
+    "RunTool", "SendMark", "SendPrompt", "SetTimer", "Speak", "StopTimer", "Unanswered", "Verdict",
 ]
 # fmt: on
 
@@ -133,6 +133,11 @@ class SendPrompt(Command):
     """Have the model speak now."""
 
     prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered(Command):
+    """For the record: the caller's turn had no reply when the caller spoke again, or in `silent_after_s`."""
 
 
 @dataclass(frozen=True, slots=True)

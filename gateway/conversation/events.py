@@ -16,10 +16,10 @@ __all__ = [
     "BargeInLasted", "CallerSpeechEnded", "CallerSpeechStarted", "CallerTranscribed", "CancelReply",
     "ClearAcknowledged", "ClearTimeout", "ConnectTimeout", "CostWarning", "DigitPressed", "EndRequested",
     "EndpointTimeout", "Event", "FillerDue", "GoAway", "GoAwayDeadline", "GoodbyeTimeout", "IdleTimeout", "LineAway",
-    "LineBack", "MarkReturned", "ModelDown", "ModelFailed", "ModelInterrupted", "ModelReady", "ModelSilent",
-    "Outcome", "PlayoutTimeout", "ReplyAudio", "ReplyComplete", "SayAndEnd", "StreamLost", "StreamStarted",
-    "StreamStopped", "TimeLimit", "TimeWarning", "Timer", "ToolFinished", "ToolPolicy", "ToolRequested",
-    "ToolWithdrawn", "TurnComplete", "VerdictTimeout",
+    "LineBack", "LoudWithoutSpeech", "MarkReturned", "ModelDown", "ModelFailed", "ModelInterrupted", "ModelReady",
+    "ModelSilent", "Outcome", "PlayoutTimeout", "ReplyAudio", "ReplyComplete", "SayAndEnd", "StreamLost",
+    "StreamStarted", "StreamStopped", "TimeLimit", "TimeWarning", "Timer", "ToolFinished", "ToolPolicy",
+    "ToolRequested", "ToolWithdrawn", "TurnComplete", "VerdictTimeout",
 ]
 # fmt: on
 
@@ -106,6 +106,14 @@ class CallerSpeechEnded(Event):
     """The detector decided that the caller fell silent; the last speech frame was received at `offset_s`."""
 
     offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoudWithoutSpeech(Event):
+    """The caller's audio has been loud for seconds, and the detector found no speech in it: it may be deaf.
+
+    Reported once until the detector finds speech again.
+    """
 
 
 # --- the model
@@ -289,7 +297,10 @@ class PlayoutTimeout(Timer):
 
 @dataclass(frozen=True, slots=True)
 class ModelSilent(Timer):
-    """The model owes the caller a reply and has brought nothing; or the tool it waits for does not end."""
+    """The model owes the caller a reply and has brought nothing; or the tool it waits for does not end.
+
+    The caller's speech does not stop this timer: a caller who repeats the question waits for the answer as well.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,15 @@ Nothing is sent until `LineBack`, and neither the end of playback nor the caller
 part of each open reply is sent again, once. The shell bounds the wait: `StreamLost` ends the call.
 
 **The link.** The connection to the model comes and goes as well (`State.link`). What was received of a reply is heard
-to its end, and the rest is due when the link is back. A model that owes a reply and brings nothing is prompted, then
-reconnected, then given up. A connection that is about to close (`GoAway`) is changed in a quiet moment, or in its last.
+to its end, and the rest is due when the link is back. A connection that is about to close (`GoAway`) is
+changed in a quiet moment, or in its last.
+
+**A deaf model.** A model that owes a reply and brings none is prompted, then reconnected, then given up. The time
+counts from the end of the first turn without a reply (`Due.since_s`), whatever the caller says after it: the model is
+prompted `silent_after_s` after that, or sooner once a second turn has no reply either; reconnected `NUDGED_S` later;
+given up `GIVE_UP_S` after that, with a connection or without. Audible audio or a tool call ends the count, a turn or
+audio without a voice does not. A model that transcribes the caller, or is interrupted, hears: it is left time until
+the caller pauses (`Due.alive`). Where the gateway's own detector is deaf (`LoudWithoutSpeech`) a reply is due too.
 
 **Tools** run beside the phases; each call gets exactly one outcome. While one runs that the conversation waits for, its
 own limit bounds THINKING, and a filler may cover the silence.
@@ -103,6 +110,7 @@ _COMMON: dict[type[e.Event], Handler] = {
     e.TimeLimit: closing.time_limit,
     e.TurnComplete: replies.turn_complete,
     e.CallerTranscribed: ignore,  # of the turn that the agent is replying to
+    e.LoudWithoutSpeech: ignore,  # a reply is due or heard
     # Timers of other phases may fire once more while they are being stopped.
     **dict.fromkeys((e.VerdictTimeout, e.BargeInLasted, e.ModelSilent, e.FillerDue, e.IdleTimeout), ignore),
     **dict.fromkeys((e.GoodbyeTimeout, e.PlayoutTimeout), ignore),
@@ -139,6 +147,8 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     Phase.LISTENING: {
         **_AGENT_SILENT,
         e.LineBack: line.back_listening,
+        e.ModelSilent: link.model_silent_listening,
+        e.LoudWithoutSpeech: barge_in.loud_listening,
         e.TurnComplete: replies.turn_complete_listening,
         e.IdleTimeout: closing.idle,
         e.DigitPressed: barge_in.digit_listening,

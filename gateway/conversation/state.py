@@ -114,6 +114,7 @@ class Caller(NamedTuple):
 
     speaking: bool = False
     onset_s: float = 0.0  # of the present or last speech
+    offset_s: float = 0.0  # of the last speech that ended
     turn_open: bool = False  # local turns: `OpenTurn` was sent, `CloseTurn` was not
     idle_prompted: bool = False  # since the last sign of life
 
@@ -122,7 +123,12 @@ class Due(NamedTuple):
     """What the model owes."""
 
     reply: bool = False  # a reply to the caller; stays through a cough into the wait
-    failed_prompts: int = 0  # times the model was silent when a reply was due: nudge, reconnect, give up
+    since_s: float | None = None  # end of the first caller's turn without a reply; or when the model was prompted
+    unanswered: int = 0  # caller's turns since then that were over before the caller spoke again
+    alive: bool = False  # the model transcribed or was interrupted since then, or since the last measure: it hears
+    failed_prompts: int = 0  # measures taken against the model's silence: nudge, reconnect, give up
+    struck_s: float = 0.0  # when the last of them was taken
+    prompt_waits: bool = False  # a new connection is to be prompted once the caller has stopped speaking
     tool_asked: bool = False  # the model's present turn requested a tool: without audio it is not empty
     continuation_asked: bool = False  # the rest of a reply that broke off was asked for
 
@@ -171,3 +177,8 @@ class State(NamedTuple):
     def with_due(self, **changes: Any) -> State:
         """As `_replace`, of fields of `Due`."""
         return self._replace(due=self.due._replace(**changes))
+
+    def with_due_anew(self, *, reply: bool) -> State:
+        """The model's silence is over, or counts from the next end of speech: no measure was taken, no turn is old."""
+        due = self.due
+        return self._replace(due=Due(reply=reply, tool_asked=due.tool_asked, continuation_asked=due.continuation_asked))

@@ -354,7 +354,7 @@ def test_the_tool_that_leaves_the_message_ends_meanwhile():
 
 def test_last_words_that_were_heard_before_their_turn_was_over():
     play = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS)
-    play >> ReplyAudio(3.0, 1, 800) << Play(1, 0, 800) >> ReplyComplete(3.0, 1) >> MarkReturned(3.2, 1, 800, 0)
+    play >> ReplyAudio(3.0, 1, 800, 800) << Play(1, 0, 800) >> ReplyComplete(3.0, 1) >> MarkReturned(3.2, 1, 800, 0)
     play << Phase.LISTENING >> TurnComplete(3.3, 1) << Phase.CLOSING << SetTimer(GoodbyeTimeout, 4.3)
     assert play >> Until(4.3) << End(HUNG_UP)
 

@@ -163,7 +163,7 @@ def test_a_reply_that_had_broken_off_is_asked_for():
 
 def test_a_nudge_that_was_lost_is_repeated():
     play = Playbook(changed(THINKING, link=Link.DOWN, failed_prompts=1)) >> ModelReady(5.0) << SendPrompt(Prompt.NUDGE)
-    play << SetTimer(ModelSilent, 11.0)
+    play << SetTimer(ModelSilent, 6.5)
     assert play
 
 
@@ -249,11 +249,17 @@ def test_a_new_connection_has_no_notice():
     assert play
 
 
-def test_strikes_do_not_count_a_link_that_is_away():
-    play = Playbook(changed(THINKING, failed_prompts=1)) >> ModelSilent(2.0) << ReconnectModel()
-    play >> ModelSilent(8.0) >> ModelDown(8.1) >> ModelReady(9.0) << SendPrompt(Prompt.NUDGE)
+def test_a_link_that_is_away_is_not_silent():
+    play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelSilent(8.0) << Phase.THINKING
+    play >> ModelReady(9.0) << SetTimer(ModelSilent, 11.0)
     assert play
-    assert play.state.due.failed_prompts == 2
+    assert play.state.due.failed_prompts == 0
+
+
+def test_a_stuck_model_that_stays_away_is_given_up():
+    play = Playbook(changed(THINKING, failed_prompts=1)) >> ModelSilent(2.0) << ReconnectModel()
+    play << SetTimer(ModelSilent, 6.0) >> ModelDown(2.1) >> Until(6.0) << End(Ending.MODEL_LOST)
+    assert play
 
 
 def test_the_caller_speaks_into_the_gap():

@@ -20,6 +20,7 @@ from offhook.gateway.conversation.commands import (
     SetTimer,
     Speak,
     StopTimer,
+    Unanswered,
     Verdict,
 )
 from offhook.gateway.conversation.endings import Ending
@@ -176,8 +177,8 @@ def test_an_interrupted_turn_takes_its_tools_with_it():
 def test_a_new_turn_is_not_held_up_by_a_finishing_tool_that_was_withdrawn():
     withdrawn = changed(FINISHES, withdrawn=True)
     talking = changed(LISTENING, tools=(withdrawn,), speaking=True, onset_s=1.0, agent_replied=False)
-    play = Playbook(talking) >> CallerSpeechEnded(3.0, 2.6) << Phase.THINKING << SetTimer(ModelSilent, 9.0)
-    play >> Until(9.0) << SendPrompt(Prompt.NUDGE)
+    play = Playbook(talking) >> CallerSpeechEnded(3.0, 2.6) << Phase.THINKING << SetTimer(ModelSilent, 8.6)
+    play >> Until(8.6) << Unanswered() << SendPrompt(Prompt.NUDGE)
     assert play
 
 

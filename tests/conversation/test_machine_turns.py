@@ -18,6 +18,7 @@ from offhook.gateway.conversation.commands import (
     SendPrompt,
     SetTimer,
     StopTimer,
+    Unanswered,
 )
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import (
@@ -102,7 +103,7 @@ def test_what_arrives_before_the_stream_is_dropped_for_good():
 
 def test_a_turn_is_taken_and_answered():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.9) << Phase.LISTENING << StopTimer(IdleTimeout)
-    play >> CallerSpeechEnded(4.0, 3.6) << Phase.THINKING << SetTimer(ModelSilent, 10.0)
+    play >> CallerSpeechEnded(4.0, 3.6) << Phase.THINKING << SetTimer(ModelSilent, 9.6)
     play >> ReplyAudio(4.5, 1, 1_600, audible_sample=320) << Play(1, 0, 320) << SendMark(1, 320, 0)
     play << Play(1, 320, 1_600) << Phase.SPEAKING << StopTimer(ModelSilent)
     play >> ReplyAudio(4.6, 1, 1_600) << Play(1, 1_600, 2_720) << SendMark(1, 2_720, 0) << Play(1, 2_720, 3_200)
@@ -128,7 +129,7 @@ def test_the_caller_resumes_right_after_the_turn():
 
 def test_a_cough_into_the_wait_does_not_end_it():
     play = Playbook(THINKING) >> CallerSpeechStarted(2.0, 1.94) >> CallerSpeechEnded(2.6, 2.2) << Phase.THINKING
-    play << SetTimer(ModelSilent, 8.6)
+    play << SetTimer(ModelSilent, 8.2)
     assert play
 
 
@@ -140,15 +141,15 @@ def test_a_cough_into_silence_is_no_turn():
 
 def test_hello_hello_is_no_cough():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> CallerSpeechEnded(2.6, 2.2) << Phase.LISTENING
-    play >> CallerSpeechStarted(5.0, 4.94) >> CallerSpeechEnded(5.6, 5.2) << Phase.THINKING
-    play >> Until(11.6) << SendPrompt(Prompt.NUDGE)
+    play >> CallerSpeechStarted(5.0, 4.94) << Unanswered() >> CallerSpeechEnded(5.6, 5.2) << Phase.THINKING
+    play >> Until(6.7) << Unanswered() << SendPrompt(Prompt.NUDGE)
     assert play
 
 
 def test_what_the_model_understood_was_a_turn():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> CallerSpeechEnded(2.6, 2.2) << Phase.LISTENING
     play >> CallerTranscribed(2.8) << Phase.THINKING << StopTimer(IdleTimeout) << SetTimer(ModelSilent, 8.8)
-    play >> CallerTranscribed(2.9) << SetTimer(ModelSilent, 8.9)
+    play >> CallerTranscribed(2.9) << SetTimer(ModelSilent, 8.8)  # counted from the first
     assert play
     within_the_hangover = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> CallerTranscribed(2.3)
     within_the_hangover << Phase.LISTENING >> CallerSpeechEnded(2.6, 2.2) << Phase.THINKING
@@ -189,7 +190,7 @@ def test_local_turns_are_told_to_the_model():
     play >> CallerSpeechEnded(4.0, 3.6) << SetTimer(EndpointTimeout, 4.3) << Phase.LISTENING
     play >> CallerSpeechStarted(4.2, 4.1) << StopTimer(EndpointTimeout)  # a pause for breath
     play >> CallerSpeechEnded(6.0, 5.6) >> Until(6.3) << CloseTurn() << Phase.THINKING
-    play << SetTimer(ModelSilent, 12.3)
+    play << SetTimer(ModelSilent, 11.6)  # from the end of speech
     assert play
 
 
@@ -236,27 +237,27 @@ def test_speech_while_stopping_opens_a_turn():
 
 def test_a_silent_model_is_nudged_then_reconnected_then_given_up():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.9) >> CallerSpeechEnded(4.0, 3.6)
-    play >> Until(10.0) << SendPrompt(Prompt.NUDGE) << Phase.THINKING
-    play >> Until(16.0) << ReconnectModel() << SetTimer(ConnectTimeout, 56.0)
-    play >> ModelReady(17.0) << SendPrompt(Prompt.NUDGE)  # a new connection has not heard that somebody waits
-    play >> Until(23.0) << End(Ending.MODEL_LOST) << Phase.ENDED
+    play >> Until(9.6) << Unanswered() << SendPrompt(Prompt.NUDGE) << Phase.THINKING
+    play >> Until(11.1) << ReconnectModel() << SetTimer(ConnectTimeout, 51.1)
+    play >> ModelReady(12.0) << SendPrompt(Prompt.NUDGE)  # the prompt before was lost with its connection
+    play >> Until(15.1) << End(Ending.MODEL_LOST) << Phase.ENDED
     assert play
 
 
 def test_an_answer_clears_the_strikes():
-    play = Playbook(changed(THINKING, failed_prompts=2)) >> ReplyAudio(3.0, 1, 800) << Play(1, 0, 800)
+    play = Playbook(changed(THINKING, failed_prompts=2)) >> ReplyAudio(3.0, 1, 800, 800) << Play(1, 0, 800)
     assert play
     assert play.state.due.failed_prompts == 0
 
 
 def test_a_silence_whatever_the_policy_says_has_an_end():
     play = Playbook(LISTENING, Policy(silent_after_s=0)) >> CallerSpeechStarted(2.0, 1.9) >> CallerSpeechEnded(4.0, 3.6)
-    play << SetTimer(ModelSilent, 5.0)
+    play << SetTimer(ModelSilent, 4.6)
     assert play
 
 
 def test_an_empty_turn_is_nudged_at_once_and_only_once():
-    play = Playbook(THINKING) >> TurnComplete(2.0, 1) << SendPrompt(Prompt.NUDGE) << SetTimer(ModelSilent, 8.0)
+    play = Playbook(THINKING) >> TurnComplete(2.0, 1) << SendPrompt(Prompt.NUDGE) << SetTimer(ModelSilent, 3.5)
     play >> TurnComplete(2.5, 2) << Phase.THINKING
     assert play
 
@@ -319,7 +320,7 @@ def test_a_silent_caller_is_prompted_and_then_said_goodbye_to():
     """Both counted from the end of playback, as heard, not from the end of what the model sent."""
     play = Playbook(WHOLE, Policy(idle_prompt_s=10, idle_goodbye_s=20)) >> MarkReturned(3.1, 1, 8_000, 0)
     play << Phase.LISTENING >> TurnComplete(3.2, 1) >> Until(13.1) << SendPrompt(Prompt.IDLE) << Phase.THINKING
-    play >> ReplyAudio(14.0, 2, 2_400) << Play(2, 0, 2_400) >> ReplyComplete(14.1, 2)
+    play >> ReplyAudio(14.0, 2, 2_400, 2_400) << Play(2, 0, 2_400) >> ReplyComplete(14.1, 2)
     play >> MarkReturned(14.4, 2, 2_400, 0) << SetTimer(IdleTimeout, 34.4)
     play >> Until(34.4) << SendPrompt(Prompt.IDLE_GOODBYE) << Phase.CLOSING
     play >> ReplyAudio(35.0, 3, 2_400) << Play(3, 0, 2_400) >> ReplyComplete(35.1, 3) << Phase.CLOSING

@@ -26,6 +26,7 @@ __all__ = ["Walk", "alone", "fingerprint", "walk"]
 
 CHUNK = 4_000  # half a second
 SOON_S = 0.02
+LONG_S = 2.0  # of the model's silence
 HANGOVER_S = 0.4
 
 
@@ -63,7 +64,12 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.ledger.newest > s.ledger.dead,
         s.agent_replied,
         s.greeted,
-        s.due,
+        s.due._replace(
+            since_s=None if s.due.since_s is None else 0.0,
+            struck_s=0.0,
+            unanswered=min(s.due.unanswered, 1),
+            alive=s.due.alive and s.due.since_s is not None,
+        ),
         s.caller.idle_prompted,
         s.rotation_due,
         s.ledger.clear_pending,
@@ -120,6 +126,9 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     yield e.ModelInterrupted(now_s, newest)
     yield e.ModelInterrupted(now_s, newest + 1)
     yield e.CallerTranscribed(now_s)
+    if "loud" in kinds and not s.caller.speaking:
+        yield e.LoudWithoutSpeech(now_s)
+        yield e.CallerSpeechStarted(now_s + LONG_S, now_s + LONG_S - 0.06)
     if "digits" in kinds:
         yield e.DigitPressed(now_s)
     # tools

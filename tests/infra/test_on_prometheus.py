@@ -80,6 +80,8 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
     metrics.task_failures_total.inc("tool")
     metrics.loop_blocked_total.inc("tool")
     metrics.tool_threads_abandoned.set(5)
+    metrics.unanswered_turns_total.inc()
+    metrics.loud_without_speech_total.inc()
     metrics.samples_after_clear_total.inc(0)
     metrics.calls_active.set(12)
     metrics.call_capacity.set(100)

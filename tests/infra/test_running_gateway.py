@@ -34,6 +34,8 @@ STILL = {
     "offhook_loop_blocked_total": "a tool that blocks the loop: tests/cli/test_stopping.py",
     "offhook_tool_threads_abandoned": "hanging tools: tests/tools/test_runner.py",
     "offhook_stuck_calls_total": "a part that does not let go: tests/carriers/twilio/test_webhooks.py",
+    "offhook_unanswered_turns_total": "a model that does not answer: tests/calls/test_deaf_model.py",
+    "offhook_loud_without_speech_total": "a deaf detector: tests/calls/test_deaf_model.py",
     "offhook_tool_failures_total": "a tool that fails: tests/calls/test_tools_elsewhere.py",
     "offhook_tool_afterwards_total": "a tool that outlives its call: tests/calls/test_tool_calls.py",
     "offhook_draining": "the process is about to end: shown below",

@@ -18,6 +18,7 @@ from offhook.gateway.conversation.handlers.floor import (
     all_complete,
     awaited_tools,
     caller_has_floor,
+    caller_resumed,
     cancel_ending,
     close_heard_replies,
     complete,
@@ -32,9 +33,11 @@ from offhook.gateway.conversation.handlers.floor import (
     open_turn,
     playback_finished,
     playback_overdue_s,
+    prompt_again,
     send_audio,
     settle,
     think,
+    turn_ended,
     wait_for_last_words,
     was_sent,
     watch_playout,
@@ -59,6 +62,7 @@ __all__ = [
     "lasted_closing",
     "lasted_held",
     "lasted_over_agent",
+    "loud_listening",
     "speech_ended",
     "speech_ended_closing",
     "speech_ended_held",
@@ -172,7 +176,11 @@ def digit_listening(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> Stat
 def digit_thinking(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> State:
     """The caller is still typing: the model is not late yet."""
     s = s.with_caller(idle_prompted=False)
-    return s if awaited_tools(s) else think(p, s, ev.at_s, emit)
+    if awaited_tools(s):
+        return s
+    if not s.due.failed_prompts:
+        s = s.with_due_anew(reply=True)
+    return think(p, s, ev.at_s, emit)
 
 
 def digit_over_agent(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> State:
@@ -189,11 +197,8 @@ def digit_over_agent(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> Sta
 
 def speech_started(p: Policy, s: State, ev: e.CallerSpeechStarted, emit: Emit) -> State:
     """The agent is silent: the caller gets the floor."""
-    s = heard_speaking(s, ev, emit)
-    emit(c.StopTimer(e.ModelSilent))
     emit(c.StopTimer(e.FillerDue))
-    # A caller who speaks a second time without a reply ("hello? ... hello?") did not cough.
-    s = s._replace(due=s.due._replace(reply=s.due.reply or not s.agent_replied), agent_replied=False)
+    s = caller_resumed(p, heard_speaking(s, ev, emit), ev, emit)
     return caller_has_floor(p, s, ev.at_s, emit)
 
 
@@ -231,8 +236,24 @@ def speech_ended(p: Policy, s: State, ev: e.CallerSpeechEnded, emit: Emit) -> St
     if s.caller.turn_open:
         return s
     if s.due.reply or awaited_tools(s):
-        return think(p, s, ev.at_s, emit)
+        return _await_reply(p, s, ev.at_s, emit)
     return listen(p, s, ev.at_s, emit)
+
+
+def _await_reply(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The caller's turn is over. A connection that came up during it has not been prompted yet."""
+    s = turn_ended(s)
+    if s.due.prompt_waits and s.link is Link.UP and not awaited_tools(s):
+        prompt_again(s, emit)
+        s = s.with_due(prompt_waits=False)
+    return think(p, s, at_s, emit)
+
+
+def loud_listening(p: Policy, s: State, ev: e.LoudWithoutSpeech, emit: Emit) -> State:
+    """The caller may have spoken, and the detector is deaf. With server turns the model had it all: a reply is due."""
+    if p.local_turns or s.caller.speaking or s.caller.turn_open or s.line is LineState.AWAY:
+        return s
+    return think(p, s._replace(agent_replied=False), ev.at_s, emit)
 
 
 def speech_ended_over_agent(p: Policy, s: State, ev: e.CallerSpeechEnded, emit: Emit) -> State:
@@ -264,7 +285,7 @@ def endpoint(p: Policy, s: State, ev: e.EndpointTimeout, emit: Emit) -> State:
     s = s.with_caller(turn_open=False)
     if s.phase is not Phase.LISTENING:
         return s
-    return think(p, s, ev.at_s, emit) if s.due.reply or awaited_tools(s) else listen(p, s, ev.at_s, emit)
+    return _await_reply(p, s, ev.at_s, emit) if s.due.reply or awaited_tools(s) else listen(p, s, ev.at_s, emit)
 
 
 def caller_transcribed(p: Policy, s: State, ev: e.CallerTranscribed, emit: Emit) -> State:
@@ -274,8 +295,9 @@ def caller_transcribed(p: Policy, s: State, ev: e.CallerTranscribed, emit: Emit)
     """
     if s.agent_replied or awaited_tools(s):
         return s
+    s = s.with_due(reply=True, alive=True)
     if s.caller.speaking or s.caller.turn_open:
-        return s.with_due(reply=True)
+        return s
     return think(p, s, ev.at_s, emit)
 
 
@@ -299,7 +321,7 @@ def interrupted(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> Stat
     """Nothing of that turn is being heard: it is dead all the same, and so are the tools that yield."""
     if ev.generation <= s.ledger.dead:
         return s
-    s = s.with_ledger(lg.saw(s.ledger, ev.generation))
+    s = s.with_ledger(lg.saw(s.ledger, ev.generation)).with_due(alive=True)
     s = _cancel_yielding_tools(_drop_replies(p, s, ev.at_s, emit), emit)
     return think(p, s, ev.at_s, emit) if s.phase is Phase.THINKING else s
 

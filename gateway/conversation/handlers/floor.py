@@ -13,12 +13,15 @@ from offhook.gateway.conversation.state import LineState, Link, Mode, Phase, Pol
 from offhook.gateway.conversation.units import MARK_EVERY, PLAYOUT_GRACE_S, RATE_HZ
 
 __all__ = [
+    "ANSWER_S",
     "CLEAR_TIMEOUT_S",
+    "GIVE_UP_S",
     "GOODBYE_MAX_S",
     "GOODBYE_PAUSE_S",
     "GOODBYE_START_S",
     "INTERRUPTIBLE_ENDINGS",
     "LINK_LOST_S",
+    "NUDGED_S",
     "SILENT_LEAST_S",
     "STALL_S",
     "Emit",
@@ -27,6 +30,7 @@ __all__ = [
     "all_complete",
     "awaited_tools",
     "caller_has_floor",
+    "caller_resumed",
     "cancel_ending",
     "close_heard_replies",
     "complete",
@@ -49,8 +53,10 @@ __all__ = [
     "send_audio",
     "settle",
     "think",
+    "turn_ended",
     "wait_for_last_words",
     "was_sent",
+    "watch_model",
     "watch_playout",
     "watch_s",
 ]
@@ -58,6 +64,10 @@ __all__ = [
 CLEAR_TIMEOUT_S: Final = 1.0  # an acknowledgement takes a round trip; without one playback has long stopped
 STALL_S: Final = 5.0  # a reply that was begun and brings nothing for this long is over for the caller
 SILENT_LEAST_S: Final = 1.0  # the model's silence always has an end, whatever the policy says
+ANSWER_S: Final = 1.5  # a reply begins within 1.2 s as a rule: after this, a caller who speaks again has had none
+TURN_PAUSE_S: Final = 0.8  # speech that resumes sooner is of the same turn, for the model as well
+NUDGED_S: Final = 1.5  # a model that hears begins its reply to a prompt within a second
+GIVE_UP_S: Final = 4.0  # for the new connection to come up and for its model to reply
 LINK_LOST_S: Final = 40.0  # the link gives up by itself after half a minute; this is for a link that does not
 GOODBYE_START_S: Final = 3.0  # a model that ends the call before its goodbye gets this long to begin it
 GOODBYE_PAUSE_S: Final = 1.0  # all was said and heard, it seems: a last syllable may be on its way
@@ -173,7 +183,7 @@ def playback_finished(p: Policy, s: State, at_s: float, emit: Emit) -> State:
         return caller_has_floor(p, s._replace(agent_replied=False), at_s, emit)
     if s.caller.turn_open:
         return s._replace(phase=Phase.LISTENING)
-    if s.due.reply or awaited_tools(s):
+    if s.due.reply or s.due.since_s is not None or awaited_tools(s):  # a reply without a voice is none
         return think(p, s, at_s, emit)
     return listen(p, s, at_s, emit)
 
@@ -199,12 +209,15 @@ def listen(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     idle_s = p.idle_goodbye_s if s.caller.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
     if idle_s and s.line is LineState.UP:  # a caller whose line is away cannot answer
         emit(c.SetTimer(e.IdleTimeout, at_s + idle_s))
-    s = s._replace(phase=Phase.LISTENING, due=s.due._replace(reply=False, failed_prompts=0))
+    s = s.with_due_anew(reply=False)._replace(phase=Phase.LISTENING)
     return rotate(s, at_s, emit) if s.rotation_due and may_rotate(s) else s
 
 
 def think(p: Policy, s: State, at_s: float, emit: Emit) -> State:
-    """The model has the floor. While a tool runs, its own limit bounds the wait; a filler may cover it."""
+    """The model has the floor, from now or from the turn that it has not answered yet.
+
+    While a tool runs, its own limit bounds the wait; a filler may cover it.
+    """
     emit(c.StopTimer(e.IdleTimeout))
     tools = awaited_tools(s)
     if tools:
@@ -213,8 +226,62 @@ def think(p: Policy, s: State, at_s: float, emit: Emit) -> State:
         if delays:
             emit(c.SetTimer(e.FillerDue, at_s + min(delays)))
     else:
-        emit(c.SetTimer(e.ModelSilent, at_s + max(SILENT_LEAST_S, p.silent_after_s)))
+        if s.due.since_s is None:
+            s = s.with_due(since_s=at_s)
+        watch_model(p, s, at_s, emit)
     return s._replace(phase=Phase.THINKING, due=s.due._replace(reply=True))
+
+
+def watch_model(p: Policy, s: State, at_s: float, emit: Emit) -> None:
+    """Time the next measure against the model's silence, counted from the first turn without a reply.
+
+    A model that shows that it hears is left time for the caller's newest turn; a deaf one is not.
+    """
+    due = s.due
+    since_s = at_s if due.since_s is None else due.since_s
+    answer_s = s.caller.offset_s + ANSWER_S
+    if due.failed_prompts:
+        due_s = due.struck_s + (NUDGED_S if due.failed_prompts == 1 else GIVE_UP_S)
+    else:
+        due_s = since_s + max(SILENT_LEAST_S, p.silent_after_s)
+        if due.unanswered and not s.caller.speaking:
+            due_s = min(due_s, answer_s)
+    if due.alive and not s.caller.speaking:
+        due_s = max(due_s, answer_s)
+    emit(c.SetTimer(e.ModelSilent, max(at_s, due_s)))
+
+
+def caller_resumed(p: Policy, s: State, ev: e.CallerSpeechStarted, emit: Emit) -> State:
+    """The caller speaks into the model's silence: more of the same turn, or a turn that had no reply.
+
+    A caller who speaks a second time without a reply ("hello? ... hello?") did not cough.
+    """
+    before = s.caller
+    due = s.due._replace(reply=s.due.reply or not s.agent_replied, prompt_waits=False)
+    pause_s = ev.onset_s - before.offset_s
+    spoke = before.offset_s > 0.0 and not s.agent_replied
+    if due.since_s is None and spoke and due.reply and not awaited_tools(s):
+        due = due._replace(since_s=before.offset_s)
+    if due.since_s is not None and spoke and before.offset_s >= due.since_s:
+        first = before.offset_s == due.since_s and not due.failed_prompts
+        if first and pause_s < max(TURN_PAUSE_S, p.end_silence_s):
+            due = due._replace(since_s=None)
+        elif pause_s >= ANSWER_S:
+            emit(c.Unanswered())
+            due = due._replace(unanswered=due.unanswered + 1 if due.unanswered < 2 else 2)
+    s = s._replace(due=due, agent_replied=False)
+    if due.since_s is None or awaited_tools(s):
+        emit(c.StopTimer(e.ModelSilent))
+    else:
+        watch_model(p, s, ev.at_s, emit)
+    return s
+
+
+def turn_ended(s: State) -> State:
+    """The caller has stopped speaking while the agent is silent: a reply that is due is due from then."""
+    if s.due.reply and s.due.since_s is None and not awaited_tools(s):
+        return s.with_due(since_s=s.caller.offset_s)
+    return s
 
 
 def lose_link(s: State, at_s: float, emit: Emit) -> State:
@@ -286,7 +353,7 @@ def heard_silence(p: Policy, s: State, ev: e.CallerSpeechEnded, emit: Emit) -> S
     if s.caller.turn_open:
         emit(c.SetTimer(e.EndpointTimeout, max(ev.at_s, ev.offset_s + p.end_silence_s)))
     lasted = ev.offset_s - s.caller.onset_s >= p.min_barge_in_s
-    return s.with_caller(speaking=False).with_due(reply=s.due.reply or lasted)
+    return s.with_caller(speaking=False, offset_s=ev.offset_s).with_due(reply=s.due.reply or lasted)
 
 
 def complete(p: Policy, s: State, generation: int, at_s: float, emit: Emit) -> State:
@@ -316,4 +383,4 @@ def wait_for_last_words(p: Policy, s: State, at_s: float, emit: Emit) -> State:
 def cancel_ending(s: State, emit: Emit) -> State:
     """The call goes on after all."""
     emit(c.StopTimer(e.GoodbyeTimeout))
-    return s._replace(ending=None, agent_replied=False, due=s.due._replace(reply=True))
+    return s.with_due_anew(reply=True)._replace(ending=None, agent_replied=False)

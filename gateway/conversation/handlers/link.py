@@ -22,6 +22,7 @@ from offhook.gateway.conversation.handlers.floor import (
     prompt_again,
     rotate,
     think,
+    watch_model,
 )
 from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, State
 
@@ -38,6 +39,7 @@ __all__ = [
     "model_ready",
     "model_ready_connecting",
     "model_silent",
+    "model_silent_listening",
     "stream_lost",
     "stream_never_started",
     "stream_started",
@@ -92,18 +94,36 @@ def model_silent(p: Policy, s: State, ev: e.ModelSilent, emit: Emit) -> State:
     return strike(p, s._replace(tools=tuple(t for t in s.tools if t.withdrawn)), ev.at_s, emit)
 
 
+def model_silent_listening(p: Policy, s: State, ev: e.ModelSilent, emit: Emit) -> State:
+    """The caller repeats what had no reply. A model that hears the caller speak may rightly wait for the end."""
+    taken = s.caller.speaking or s.caller.turn_open
+    if s.due.since_s is None or not taken or s.due.alive or awaited_tools(s):
+        return s
+    if s.caller.turn_open and not s.due.failed_prompts:
+        return s  # a prompt within a turn that the gateway has opened would be part of it
+    return strike(p, s, ev.at_s, emit)
+
+
 def strike(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """The model owes the caller a reply: prompt it, then get a new connection, then give up."""
+    failed_prompts = s.due.failed_prompts
+    if failed_prompts >= 2:  # the new connection, too, has brought nothing, or has not come up
+        return end_call(s, Ending.MODEL_LOST, at_s, emit)
     if s.link is not Link.UP:
         return s  # it is prompted when the link is back, or the call ends
-    s = s.with_due(failed_prompts=s.due.failed_prompts + 1)
-    if s.due.failed_prompts > 2:
-        return end_call(s, Ending.MODEL_LOST, at_s, emit)
-    if s.due.failed_prompts == 2:
+    counted = s.caller.speaking  # when the caller spoke again
+    if not failed_prompts and not counted and s.due.since_s is not None and s.caller.offset_s >= s.due.since_s:
+        emit(c.Unanswered())
+    s = s.with_due(failed_prompts=failed_prompts + 1, struck_s=at_s, alive=False)
+    if failed_prompts:
         emit(c.ReconnectModel())
-        return lose_link(s, at_s, emit)
-    prompt_again(s, emit)
-    return think(p, s, at_s, emit)
+        s = lose_link(s, at_s, emit)
+    else:
+        prompt_again(s, emit)
+    if s.phase is Phase.THINKING:
+        return think(p, s, at_s, emit)
+    watch_model(p, s, at_s, emit)
+    return s
 
 
 # --- the model's link
@@ -118,6 +138,8 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     emit(c.StopTimer(e.ConnectTimeout))
     emit(c.StopTimer(e.GoAwayDeadline))
     s = s._replace(link=Link.UP, rotation_due=False)
+    if not s.due.failed_prompts:
+        s = s.with_due_anew(reply=s.due.reply)  # a model that was not there was not silent
     greeting_due = p.greets is Greets.MODEL and not s.ledger.newest and s.last_words is None
     if greeting_due and s.phase in (Phase.LISTENING, Phase.THINKING):
         return _greet(p, s, ev.at_s, emit)  # a connection that was prompted, and lost, said nothing
@@ -126,8 +148,12 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     elif s.phase is Phase.THINKING and not awaited_tools(s):
         if s.due.failed_prompts or s.agent_replied or s.last_words is not None:
             prompt_again(s, emit)
+            if s.due.failed_prompts == 1:
+                s = s.with_due(struck_s=ev.at_s)  # the prompt before was lost with its connection
             return think(p, s, ev.at_s, emit)
         emit(c.SetTimer(e.ModelSilent, ev.at_s + RETURN_S))
+    elif s.phase is Phase.LISTENING and s.due.failed_prompts:
+        s = s.with_due(prompt_waits=True)
     return s
 
 

@@ -121,11 +121,15 @@ def _grown(p: Policy, s: State, ledger: lg.Ledger) -> State:
     return s.with_ledger(ledger)
 
 
-def _begin(p: Policy, s: State, at_s: float, emit: Emit) -> State:
-    """The agent takes the floor. A caller who has just begun to speak may finish; to one who goes on it yields."""
+def _begin(p: Policy, s: State, at_s: float, emit: Emit, *, audible: bool) -> State:
+    """The agent takes the floor. A caller who has just begun to speak may finish; to one who goes on it yields.
+
+    Audio without a voice is no reply: the model's silence goes on counting.
+    """
     for timer in (e.ModelSilent, e.IdleTimeout, e.FillerDue):
         emit(c.StopTimer(timer))
-    s = s._replace(agent_replied=True, due=s.due._replace(failed_prompts=0, reply=False))
+    s = s.with_due_anew(reply=False) if audible else s.with_due(reply=False)
+    s = s._replace(agent_replied=True)
     if s.caller.speaking and may_interrupt(p, s):
         if at_s - s.caller.onset_s < p.min_barge_in_s or s.caller.turn_open:
             return suspect_barge_in(p, s, at_s, emit)
@@ -141,12 +145,14 @@ def reply_begins(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     """From silence. In STOPPING, too: the line's queue was emptied before this can reach it."""
     if _is_dead(s, ev, emit):
         return s
-    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit)
+    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit, audible=ev.audible_sample is not None)
 
 
 def reply_goes_on(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     if _is_dead(s, ev, emit):
         return s
+    if ev.audible_sample is not None and s.due.since_s is not None:
+        s = s.with_due_anew(reply=s.due.reply)
     return _grown(p, s, send_audio(s, _received(p, s, ev), ev.at_s, emit))
 
 
@@ -154,6 +160,8 @@ def reply_while_held(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State
     """Kept, not played: the verdict decides."""
     if _is_dead(s, ev, emit):
         return s
+    if ev.audible_sample is not None and s.due.since_s is not None:
+        s = s.with_due_anew(reply=s.due.reply)
     return _grown(p, s, _received(p, s, ev))
 
 
@@ -164,7 +172,7 @@ def reply_while_closing(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> St
     if _is_dead(s, ev, emit):
         return s
     emit(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
-    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit)
+    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit, audible=ev.audible_sample is not None)
 
 
 def reply_before_stream(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:

@@ -29,7 +29,8 @@ def tool_requested(p: Policy, s: State, ev: e.ToolRequested, emit: Emit) -> Stat
     if any(t.call_id == ev.call_id for t in s.tools):
         return s  # the same request again: one run
     tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s, ev.limit_s)
-    s = s._replace(tools=(*s.tools, tool), due=s.due._replace(tool_asked=True))
+    # A model that requests a tool is neither deaf nor silent.
+    s = s.with_due_anew(reply=s.due.reply).with_due(tool_asked=True)._replace(tools=(*s.tools, tool))
     emit(c.RunTool(ev.call_id))
     if s.phase is Phase.SPEAKING and not all_complete(s):  # the filler's time counts from the end of playback
         watch_playout(s, max(ev.at_s, playback_overdue_s(s)), emit)
@@ -55,6 +56,8 @@ def tool_finished(p: Policy, s: State, ev: e.ToolFinished, emit: Emit) -> State:
     s = s._replace(tools=tuple(t for t in s.tools if t is not tool))
     speak = _speak(s, tool)
     emit(c.AnswerTool(ev.call_id, ev.outcome, speak))
+    if not s.due.failed_prompts:
+        s = s.with_due_anew(reply=s.due.reply)  # what is due, is due from now
     return _after_tool(p, s, ev.at_s, emit, spoken_of=speak not in (None, c.Speak.SILENT))
 
 

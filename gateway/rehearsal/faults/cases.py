@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from offhook.gateway.rehearsal.faults.run import Case, Rig, Seen, until
 from offhook.gateway.rehearsal.load.worker import Lateness
-from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Reply, Script, SendGoAway, Stall
+from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Mute, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
@@ -341,6 +341,15 @@ CASES: tuple[Case, ...] = (
         Script((GREETING, PROMPTED), default=ANSWER, faults=(Fault(4.2, (Stall(600_000),)),), carries_on=True),
         agent=FALLBACK,
         lost=1_500,  # the kernel buffers unread audio: half a minute of it
+        quick=False,
+    ),
+    Case(
+        21,
+        "the model is deaf on every connection, and the caller repeats",
+        fell_back("model_lost", 17.0),
+        (WaitForAgent("end"), Say(LINE), Pause(3_000), Say(LINE), Pause(3_000), Say(LINE), WaitForEnd(20_000)),
+        Script((Reply("text", (*GREETING.do, Mute())),)),
+        agent=FALLBACK,
         quick=False,
     ),
     Case(
