@@ -36,7 +36,7 @@ from offhook.gateway.store import Records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
-from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, can_be_called
+from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
@@ -351,8 +351,7 @@ class _Control:
         return await self._switchboard.resume(self._sid(call_id))
 
     def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
-        if not can_be_called(to):
-            raise OperatorError("to must be a number such as +15551234567, or a SIP address")
+        to = to_be_called(to)
         call = self._calls.get(self._sid(call_id))
         if call is None:
             return None

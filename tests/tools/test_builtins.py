@@ -118,7 +118,7 @@ def test_a_secret_shows_nothing_of_itself() -> None:
         ("{builtin: fly}", r"a:2: tools\[0\].builtin: is one of end_call,"),
         ("{builtin: transfer_call}", r"options.targets: is needed"),
         ("{builtin: transfer_call, options: {targets: {x: 5550100}}}", r"options.targets.x: expected `str`"),
-        ("{builtin: transfer_call, options: {targets: {x: '0800'}}}", r"options.targets.x: must be a number"),
+        ("{builtin: transfer_call, options: {targets: {x: '0800'}}}", r"options.targets.x: is a short code"),
         ("{builtin: end_call, options: {secret: true}}", "options.secret: does not apply to end_call"),
         ("{builtin: collect_digits, options: {terminator: '##'}}", "options.terminator: is one key"),
         ("{builtin: collect_digits, options: {terminator: ''}}", "options.length: is needed"),
