@@ -308,9 +308,7 @@ async def _number(rest: TwilioRest, number: PhoneNumber, public_url: str) -> Fin
         return Finding("number", False, f"calls to {name} go {goes}", fix)
     for hook, what in ((number.fallback, "fallback"), (number.status_callback, "status callback")):
         if public_url and _same_origin(hook.url, public_url) and hook.method != "POST":
-            says = (
-                f"calls to {name} come to this gateway, but its {what} is requested by {hook.method}, answered with 405"
-            )
+            says = f"calls to {name} come to this gateway, but its {what} by {hook.method}, which is answered 405"
             return Finding("number", False, says, fix)
     return Finding("number", True, f"calls to {name} come to this gateway")
 
