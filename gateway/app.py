@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -171,9 +172,13 @@ class Gateway:
         assert runner.server is not None
         loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(
-                self._limits.guard(runner.server), self.settings.host, self.settings.port, backlog=256
-            )
+            serving = self._limits.guard(runner.server)
+            if self.settings.host == "::" and socket.has_dualstack_ipv6():
+                # asyncio's own socket would take IPv6 only.
+                both = socket.create_server(("::", self.settings.port), family=socket.AF_INET6, dualstack_ipv6=True)
+                listener = await loop.create_server(serving, sock=both, backlog=256)
+            else:
+                listener = await loop.create_server(serving, self.settings.host, self.settings.port, backlog=256)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(

@@ -350,6 +350,8 @@ class Call:
         self.feed(e.ClearAcknowledged(self.clock(), epoch))
 
     def key_pressed(self, key: str) -> None:
+        if self.tools.drops_key(key):
+            return
         self.feed(e.DigitPressed(self.clock()))
         if not self.tools.key_pressed(key):
             self.link.note(prompts.key_note(key))

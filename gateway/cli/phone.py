@@ -18,7 +18,7 @@ from offhook.gateway.agent.load import load_agent
 from offhook.gateway.carriers.twilio.rest import VoiceHook
 from offhook.gateway.carriers.twilio.webhooks import rest_for
 from offhook.gateway.cli.doctor import HERE, Finding, destination, examine
-from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.config import Settings, check_proxies, settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import AddressKind, mistake_in, read_address
 from offhook.gateway.telephony.status import FINAL
@@ -189,6 +189,7 @@ def doctor(
 ) -> None:
     """Check all that a call needs, from the public URL to the model; each failure comes with a hint."""
     settings = settings_from(os.environ)
+    check_proxies(os.environ)  # no session with the model could be checked
     agents = [load_agent(path) for path in agent or map(Path, settings.agents)]
 
     async def examined() -> list[Finding]:

@@ -64,6 +64,7 @@ async def test_keys_are_pressed_where_they_can_be() -> None:
     [
         ({}, "123#", {"digits": "123", "count": 3, "complete": True}),
         ({"terminator": "*"}, "1#2*", {"digits": "1#2", "count": 3, "complete": True}),
+        ({"length": 3}, "123#", {"digits": "123", "count": 3, "complete": True}),
         ({"length": 3}, "1234", {"digits": "123", "count": 3, "complete": True}),
         ({"length": 3}, "12#", {"digits": "12", "count": 2, "complete": False}),
         ({"length": 3, "wait_s": 1.0}, "12", {"digits": "12", "count": 2, "complete": False}),
@@ -75,7 +76,9 @@ async def test_digits_are_collected(options: dict[str, Any], keys: str, result: 
     for key in keys:
         here.host.pressed.put_nowait(key)
     assert (await here.ask("collect_digits")).response["result"] == result
-    assert here.host.asked == [("keys", options.get("secret", False)), ("no more keys",)]
+    by_length = options.get("length") == result["count"]
+    ignored = [("ignore key", "#")] if by_length and "#" not in keys else []
+    assert here.host.asked == [("keys", options.get("secret", False)), *ignored, ("no more keys",)]
 
 
 async def test_no_key_at_all_is_said_so() -> None:

@@ -166,7 +166,10 @@ class Twilio:
                 "and TWILIO_AUTH_TOKEN the account's primary token?"
             )
             raise web.HTTPForbidden(text="wrong signature")
-        fields = dict(form)
+        fields = {name: value for name, value in form if _is_text(name + value)}
+        if len(fields) < len(dict(form)):
+            self._metrics.input_errors_total.inc("http", "not_utf8")
+            self._limits.warn_throttled("ignored a field of a webhook that is not UTF-8")
         if not messages.is_sid(fields.get("CallSid", "")):
             self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
         return fields
@@ -449,6 +452,11 @@ def _document(one: TwilioLeg, step: NextStep) -> str:
 
 
 # --- Twilio's terms
+
+
+def _is_text(text: str) -> bool:
+    """Whether it could be decoded (`Limits.form`)."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _is_outbound(form: Form) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,7 @@ _SILENT_PAYLOAD = pybase64.b64encode(_SILENT_FRAME).decode()
 # 1 for codes louder than about -38 dBFS; a frame is audible from 3 of them on, so that a click is not.
 _LOUD = bytes(int(abs(int(value)) > 400) for value in decode(bytes(range(256))))
 _LOUD_ENOUGH = 3
+_CALLER_ID = re.compile(r"\+(?!266696687$|7378742833$)[1-9][0-9]{6,14}")  # a number that a called party can be shown
 _NO_MORE = ""  # ends an outbox
 
 
@@ -401,13 +403,18 @@ class SimulatedCall:
                     await self._wait(verb.length_s * 1000.0)
                 case Dial():
                     self._announce("dial", verb.to)
-                    if verb.conference:
+                    shown = verb.caller_id or self.truth.caller
+                    known = verb.conference or _CALLER_ID.fullmatch(shown) is not None
+                    if not known:  # error 13214
+                        self._violation(13214, f"<Dial> without callerId for a call from {shown!r}")
+                    elif verb.conference:
                         await self._meet(verb)
                     elif verb.whisper:
                         await self._whisper(verb)
                     if not verb.action:
                         return "dial"
-                    result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
+                    dial_status = self._carrier.dial_status if known else "failed"
+                    result = {"CallStatus": "in-progress", "DialCallStatus": dial_status}
                     return urljoin(self._here, verb.action), verb.method, result
                 case Enqueue():
                     self._announce("enqueue", verb.queue)

@@ -174,6 +174,7 @@ class Dial:
     action: str = ""
     method: str = "POST"
     whisper: str = ""
+    caller_id: str = ""
     conference: bool = False
     starts: bool = True
     ends: bool = False
@@ -252,6 +253,7 @@ def _dial(element: ElementTree.Element, text: str) -> Dial:
         element.get("action", ""),
         element.get("method", "POST").upper(),
         whisper=noun.get("url", ""),
+        caller_id=element.get("callerId", ""),
         conference=noun.tag == "Conference",
         starts=noun.get("startConferenceOnEnter", "true") == "true",
         ends=noun.get("endConferenceOnExit", "false") == "true",
