@@ -112,7 +112,7 @@ def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m offhook scenario schema | head -1"
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": root}
-    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=60)
+    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout == "{\n"
     assert done.stderr == ""
 
