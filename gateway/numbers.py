@@ -3,8 +3,8 @@
 People write numbers with spaces, brackets and dashes, and carriers put SIP addresses, client identities and stand-ins
 for withheld numbers where a number is expected. Everything that compares, dials or shows one reads it here.
 
-Sources: ITU-T E.164; RFC 3966 (tel), 3261 and 3323 (SIP, anonymous callers); Twilio docs, "Voice webhooks" and "Why am
-I getting calls from these strange numbers?".
+Sources: ITU-T E.164; RFC 3966 (tel), 3261 and 3323 (SIP, anonymous callers); for withheld numbers a carrier's help page,
+"Why am I getting calls from these strange numbers?".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AddressKind(Enum):
     NUMBER = "a telephone number"  # E.164
     SHORT_CODE = "a short code"
     SIP = "a SIP address"
-    CLIENT = "a client address"  # Twilio's browser and mobile SDKs
+    CLIENT = "a client address"  # a carrier's browser and mobile SDKs
     OTHER = "an address of another channel"  # `whatsapp:+15551234567`
     WITHHELD = "a stand-in for a withheld number"
     UNREADABLE = "no address"
@@ -37,7 +37,7 @@ EXAMPLE = "+15551234567"
 _WITHHELD = ("anonymous", "restricted", "blocked", "unknown", "unavailable", "private")
 _WITHHELD_WORDS = {*_WITHHELD, "withheld", "no caller id", "caller unknown", "id unavailable", "not available"}
 _KEYPAD = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
-# Twilio spells the word on the keypad, `+266696687` for ANONYMOUS; North American carriers put their 1 in front.
+# Carriers spell the word on the keypad, `+266696687` for ANONYMOUS; in North America with its 1 in front.
 _WITHHELD_DIGITS = {one + word.translate(_KEYPAD) for word in _WITHHELD for one in ("", "1")}
 _SEPARATORS = re.compile(r"[\s().\[\]/\u2010-\u2015\u2212-]+")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
