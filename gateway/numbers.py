@@ -3,7 +3,7 @@
 People write numbers with spaces, brackets and dashes, and carriers put SIP addresses, client identities and stand-ins
 for withheld numbers where a number is expected. Everything that compares, dials or shows one reads it here.
 
-Sources: ITU-T E.164; RFC 3966 (tel), 3261 and 3323 (SIP, anonymous callers); for withheld numbers a carrier's help page,
+Sources: ITU-T E.164; RFC 3966 (tel), 3261 and 3323 (SIP, anonymous callers); for withheld numbers a carrier's help,
 "Why am I getting calls from these strange numbers?".
 """
 
