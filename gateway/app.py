@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -38,7 +39,7 @@ from offhook.gateway.store import Records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
-from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, can_be_called
+from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
@@ -181,9 +182,13 @@ class Gateway:
         assert runner.server is not None
         loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(
-                self._limits.guard(runner.server), self.settings.host, self.settings.port, backlog=256
-            )
+            serving = self._limits.guard(runner.server)
+            if self.settings.host == "::" and socket.has_dualstack_ipv6():
+                # asyncio's own socket would take IPv6 only.
+                both = socket.create_server(("::", self.settings.port), family=socket.AF_INET6, dualstack_ipv6=True)
+                listener = await loop.create_server(serving, sock=both, backlog=256)
+            else:
+                listener = await loop.create_server(serving, self.settings.host, self.settings.port, backlog=256)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
@@ -403,8 +408,7 @@ class _Control:
         return await self._switchboard.resume(self._sid(call_id))
 
     def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
-        if not can_be_called(to):
-            raise OperatorError("to must be a number such as +15551234567, or a SIP address")
+        to = to_be_called(to)
         call = self._calls.get(self._sid(call_id))
         if call is None:
             return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 from offhook.gateway.errors import OperatorError, nearest
 
-__all__ = ["Settings", "misspelt", "settings_from"]
+__all__ = ["Settings", "check_proxies", "misspelt", "settings_from", "unquoted"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -80,6 +81,33 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
+def unquoted(value: str) -> str:
+    """A variable's value without the quotes around it, which `docker --env-file` and systemd units keep."""
+    value = value.strip()
+    for opening, closing in ('""', "''", "“”", "‘’"):
+        if len(value) >= 2 and value[0] == opening and value[-1] == closing:
+            return value[1:-1].strip()
+    return value
+
+
+def check_proxies(environ: Mapping[str, str]) -> None:
+    """Raise `OperatorError` for a SOCKS proxy that the model's libraries would take from `environ` and cannot use."""
+    if any(environ.get(name, "").strip() == "*" for name in ("no_proxy", "NO_PROXY")):
+        return  # no proxy is used
+    missing = [package for module, package in SOCKS_PACKAGES.items() if importlib.util.find_spec(module) is None]
+    for name, value in environ.items():
+        scheme, found, _ = value.strip().partition("://")
+        if missing and found and name.lower() in PROXY_VARIABLES and scheme.lower().startswith("socks"):
+            raise OperatorError(
+                f"{name} names a SOCKS proxy ({scheme}://...), which cannot be used without {' and '.join(missing)}: "
+                f"unset it for this process, or pip install {' '.join(missing)}"
+            )
+
+
+# Of httpx and websockets: https://www.python-httpx.org/environment_variables/, and `websockets.proxy.get_proxy`.
+PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
+SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
+
 SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token"})
 
 
@@ -87,7 +115,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
     """Settings from environment variables. Raises `OperatorError` that says what to change."""
 
     def text(name: str, default: str = "") -> str:
-        return environ.get(name, "").strip() or default
+        return unquoted(environ.get(name, "")) or default
 
     def listed(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(name).split(",") if part.strip())
@@ -115,7 +143,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         twilio_api_secret=text("TWILIO_API_SECRET"),
         twilio_base_url=text("OFFHOOK_TWILIO_BASE_URL", "https://api.twilio.com").rstrip("/"),
         public_url=text("OFFHOOK_PUBLIC_URL").rstrip("/"),
-        host=text("OFFHOOK_HOST", "127.0.0.1"),
+        host=text("OFFHOOK_HOST", "127.0.0.1").removeprefix("[").removesuffix("]"),
         port=int(number("OFFHOOK_PORT", 8080, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.config import Settings, check_proxies, settings_from, unquoted
 from offhook.gateway.errors import OperatorError
 
 
@@ -69,3 +69,44 @@ def test_every_variable_is_in_the_operators_manual() -> None:
     read = set(re.findall(r'"((?:OFFHOOK|TWILIO)_[A-Z_]+)"', (root / "gateway" / "config.py").read_text()))
     assert len(read) > 10
     assert not [name for name in read if f"`{name}`" not in manual]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ('"a b"', "a b"),
+        ("'x'", "x"),
+        (' "x" ', "x"),
+        ("\u201cx\u201d", "x"),  # pasted from a document
+        ("x", "x"),
+        ('"', '"'),
+        ("\"x'", "\"x'"),
+        ('""', ""),
+        ("", ""),
+    ],
+)
+def test_quotes_around_a_value_are_taken_off(given: str, read: str) -> None:
+    assert unquoted(given) == read
+
+
+def test_brackets_around_a_host_are_taken_off() -> None:
+    assert settings_from({"OFFHOOK_HOST": "[::1]"}).host == "::1"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HTTPS_PROXY": "http://127.0.0.1:3128"},
+        {"ALL_PROXY": ""},
+        {"ALL_PROXY": "socks5://127.0.0.1:1080", "NO_PROXY": "*"},
+        {"MY_PROXY": "socks5://127.0.0.1:1080"},
+    ],
+)
+def test_other_proxies_are_accepted(environ: dict[str, str]) -> None:
+    check_proxies(environ)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4", "socks"])
+def test_any_socks_proxy_is_refused(scheme: str) -> None:
+    with pytest.raises(OperatorError, match="all_proxy names a SOCKS proxy"):
+        check_proxies({"all_proxy": f"{scheme}://127.0.0.1:1080"})

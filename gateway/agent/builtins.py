@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
+
+from offhook.gateway.numbers import DIALABLE, mistake_in
 
 __all__ = ["BUILTINS", "Options", "option_mistakes"]
 
@@ -21,13 +22,12 @@ BUILTINS: dict[str, tuple[str, ...]] = {
     "take_message": ("recipients",),
     "leave_message": ("say",),
 }
-_TARGET = re.compile(r"\+[1-9]\d{5,14}|sips?:[^\s@]+@[^\s@]+")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one built-in tool."""
 
-    targets: dict[str, str] = {}  # transfer_call: name the model uses -> number (E.164) or SIP address; nowhere else
+    targets: dict[str, str] = {}  # transfer_call: name the model uses -> number, SIP or client address; nowhere else
     say: str = ""  # transfer_call: the line before it; leave_message: the message for the machine
     whisper: str = ""  # transfer_call: played to the answering party before the caller joins
     warm: bool = False  # transfer_call: the agent briefs the answering party first
@@ -54,11 +54,8 @@ def option_mistakes(builtin: str, options: Options) -> Iterator[tuple[str, str]]
     if builtin == "transfer_call" and not options.targets:
         yield "options.targets", 'is needed: where callers may be transferred, as in {sales: "+15550100"}'
     for name, target in options.targets.items():
-        if not _TARGET.fullmatch(target):
-            yield (
-                f"options.targets.{name}",
-                "must be a number such as +15550100 or an address such as sip:a@b.example",
-            )
+        if what := mistake_in(target, DIALABLE):
+            yield f"options.targets.{name}", what
     if options.terminator not in ("", *"0123456789*#"):
         yield "options.terminator", "is one key: 0 to 9, * or #"
     if builtin == "collect_digits" and not options.terminator and options.length is None:

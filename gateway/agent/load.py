@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+import msgspec
+
 from offhook.gateway.agent.builtins import option_mistakes
 from offhook.gateway.agent.spec import Agent, ToolSettings, filler_line
 from offhook.gateway.agent.tools import KNOWN, http_mistakes, mcp_mistakes
 from offhook.gateway.errors import AgentFileError, nearest
+from offhook.gateway.numbers import DIALABLE, AddressKind, mistake_in, read_address
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml
 
 __all__ = ["agent_from", "load_agent", "parse_agent"]
+
+_DIALLED = DIALABLE | {AddressKind.SHORT_CODE, AddressKind.OTHER}  # what callers may have dialled
 
 
 def load_agent(path: str | Path) -> Agent:
@@ -40,7 +45,7 @@ def agent_from(file: YamlFile, value: Any = None, steps: Sequence[str | int] = (
     for name, what in _contradictions(agent):
         prefix = f"{'.'.join(map(str, steps))}." if steps else ""
         raise file.error(what, file.steps(f"{prefix}{name}"))
-    return agent
+    return _with_normal_numbers(agent)
 
 
 def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
@@ -67,6 +72,12 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "model.compress_to_tokens", "must be less than compress_at_tokens"
     if agent.greeting.text and agent.greeting.sound:
         yield "greeting", "takes either text (the model says it) or sound (a file is played), not both"
+    for index, number in enumerate(agent.numbers):
+        if what := mistake_in(number, _DIALLED):
+            yield f"numbers[{index}]", what
+    for field, address in (("outbound.caller_id", agent.outbound.caller_id), ("fallback.dial", agent.fallback.dial)):
+        if address and (what := mistake_in(address, DIALABLE)):
+            yield field, what
     if agent.fallback.dial and agent.fallback.enqueue:
         yield "fallback", "takes either dial or enqueue, not both"
     if agent.fallback.play and not agent.fallback.play.startswith(("https://", "http://")):
@@ -102,6 +113,26 @@ def _tool_contradictions(agent: Agent, tool: ToolSettings) -> Iterator[tuple[str
     if tool.mcp is not None:
         for name, what in mcp_mistakes(tool.mcp):
             yield f"mcp.{name}".rstrip("."), what
+
+
+def _with_normal_numbers(agent: Agent) -> Agent:
+    """The agent with each number as it is compared and dialled."""
+    return msgspec.structs.replace(
+        agent,
+        numbers=tuple(read_address(number).text for number in agent.numbers),
+        outbound=msgspec.structs.replace(agent.outbound, caller_id=_normal(agent.outbound.caller_id)),
+        fallback=msgspec.structs.replace(agent.fallback, dial=_normal(agent.fallback.dial)),
+        tools=tuple(_with_normal_targets(tool) if tool.options.targets else tool for tool in agent.tools),
+    )
+
+
+def _with_normal_targets(tool: ToolSettings) -> ToolSettings:
+    targets = {name: _normal(target) for name, target in tool.options.targets.items()}
+    return msgspec.structs.replace(tool, options=msgspec.structs.replace(tool.options, targets=targets))
+
+
+def _normal(address: str) -> str:
+    return read_address(address).text if address else ""
 
 
 def _timezone_mistake(name: str) -> str:

@@ -114,7 +114,7 @@ class Fallback(_Spec, frozen=True):
 
     say: str = "Sorry, nobody can take your call right now. Please try again later."  # not before a human or a queue
     play: str = ""  # URL of a sound file that the carrier plays instead of `say`
-    dial: str = ""  # number or SIP address
+    dial: str = ""  # number, SIP or client address
     enqueue: str = ""  # queue name
 
 
@@ -170,7 +170,7 @@ class Agent(_Spec, frozen=True):
     """One agent: its name and voice, how it talks, what it may do."""
 
     name: str
-    numbers: tuple[str, ...] = ()  # dialled numbers, E.164; empty: any
+    numbers: tuple[str, ...] = ()  # dialled numbers (E.164), short codes, SIP addresses; empty: any
     model: ModelSettings = ModelSettings()
     voice: str = "Kore"
     language: str = "en-US"

@@ -345,6 +345,8 @@ class Call:
 
     def key_pressed(self, key: str) -> None:
         self.hearing.key_pressed()
+        if self.tools.drops_key(key):
+            return
         self.feed(e.DigitPressed(self.clock()))
         if not self.tools.key_pressed(key):
             self.model.key_pressed(key)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 SHOWN_BYTES = 2_000  # of a tool's arguments and result, in the record
+IGNORE_KEY_S = 3.0  # callers press # right after a PIN whose length ended it
 KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
 
 
@@ -65,6 +66,7 @@ class CallTools:
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
+        self._ignored = "", 0.0  # a key that is dropped, and until when
         self.transfer_to: Transfer | None = None
         self.on_digits: Callable[[str], bool] | None = None  # the carrier's side, where it can press keys
 
@@ -148,6 +150,12 @@ class CallTools:
 
     # --- keys
 
+    def drops_key(self, key: str) -> bool:
+        """Whether this key belongs to an entry that a tool has ended, and is to have no effect."""
+        ignored, until_s = self._ignored
+        self._ignored = "", 0.0
+        return key == ignored and self._clock() <= until_s
+
     def key_pressed(self, key: str) -> bool:
         """Whether a tool takes this key."""
         if self._keys is None:
@@ -187,6 +195,9 @@ class CallTools:
             self._keys = None
             if secret:
                 self._hearing.hide(False)
+
+    def ignore_key(self, key: str) -> None:
+        self._ignored = key, self._clock() + IGNORE_KEY_S
 
     def take_message(self, recipient: str, text: str) -> None:
         at_ms = self._timeline.ms(self._clock())

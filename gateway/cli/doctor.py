@@ -7,6 +7,7 @@ gateway that already listens on the configured port is checked; otherwise one is
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import time
@@ -19,18 +20,20 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.carriers.twilio.rest import PhoneNumber, TwilioError
+from offhook.gateway.carriers.twilio.rest import PhoneNumber, TwilioError, TwilioRest, VoiceHook
 from offhook.gateway.carriers.twilio.signature import SIGNATURE_HEADER, sign
 from offhook.gateway.carriers.twilio.webhooks import rest_for
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.numbers import AddressKind, read_address
 
-__all__ = ["Finding", "examine", "points_here"]
+__all__ = ["HERE", "Finding", "destination", "examine"]
 
 TIMEOUT_S = 10.0
 CLOCK_OFF_MAX_S = 60.0  # the validity of tokens and certificates depends on the clock
 CERTIFICATE_DAYS_MIN = 14.0
 NO_CALL = "CA" + "0" * 32
+HERE = "here"
 
 _UNREACHED = "open the port to the internet, or start the tunnel (a router may also refuse its own public address)"
 HTTP_HINTS = {
@@ -39,15 +42,41 @@ HTTP_HINTS = {
     503: "the gateway or its proxy accepts no requests at the moment: is it draining?",
     504: "the gateway did not answer the proxy: check its address and port",
 }
+ACCOUNT_HINTS = {
+    "suspended": "no calls are connected until that is lifted: check the balance and the notices in the Twilio console",
+    "closed": "it cannot be used any more: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN of another account",
+}
+# By the reason first: the service closes with the same code for a wrong key and for a wrong setup.
+MODEL_HINTS_BY_REASON = (
+    ("expired", "the key has expired: renew it and set {key}"),
+    ("leaked", "the key was reported as leaked and is blocked: create another and set {key}"),
+    ("api key|api_key|unauthenticated|credentials|access token", "the key is not valid: check {key}"),
+    (
+        "location is not supported|user location|country|region is not",
+        "the API cannot be used from this machine's location: run the gateway in a supported one, or use Vertex AI",
+    ),
+    ("quota|resource.exhausted|rate limit|billing|credit", "the quota or the credit is used up: wait, or raise it"),
+    (
+        "has not been used|is disabled|permission|service_disabled|forbidden",
+        "the key has no access: enable the Gemini API for its project, and check the restrictions of {key}",
+    ),
+    (
+        "is not found|not found for|unknown model|not supported for",
+        "unknown model for this key: check `model.name` in the agent file",
+    ),
+    ("overloaded|unavailable|internal error|deadline", "a fault of the service: try again in a minute"),
+    ("certificate", "check SSL_CERT_FILE, and whether a proxy decrypts TLS"),
+    ("^network|connection lost|handshake", "no connection: check the network, the proxy variables, and {base_url}"),
+)
 MODEL_HINTS = {
-    0: "no answer in time: check the network, and GOOGLE_GEMINI_BASE_URL if it is set",
-    400: "the key is not valid for this API: check GEMINI_API_KEY",
-    401: "the key is not valid: check GEMINI_API_KEY",
+    0: "no answer in time: check the network, and {base_url} if it is set",
+    400: "the key is not valid for this API: check {key}",
+    401: "the key is not valid: check {key}",
     403: "the key has no access to this model: enable the Gemini API for its project",
     404: "unknown model: check `model.name` in the agent file",
     429: "the quota is exhausted: wait, or raise it",
     1007: "the model rejects this agent's settings: run `offhook check`",
-    1008: "unknown model for this key, or an invalid key: check `model.name` and GEMINI_API_KEY",
+    1008: "unknown model for this key, or an invalid key: check `model.name` and {key}",
     1011: "internal error of the service: try again in a minute",
 }
 
@@ -238,7 +267,7 @@ async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.Cl
         yield Finding("Twilio", False, "no credentials", str(error))
         return
     try:
-        status = await rest.account_status()
+        account = await rest.account()
         numbers = {number.number: number for number in await rest.numbers()}
     except TwilioError as error:
         hint = "see status.twilio.com, and OFFHOOK_TWILIO_BASE_URL if it is set"
@@ -246,25 +275,88 @@ async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.Cl
             hint = "the SID, token or key is wrong, or belongs to another region (US1 credentials fail elsewhere)"
         yield Finding("Twilio", False, str(error), hint)
         return
-    if status != "active":
-        yield Finding("Twilio", False, f"the account is {status}", "see the Twilio console")
+    if account.status != "active":
+        hint = ACCOUNT_HINTS.get(account.status, "see the Twilio console")
+        yield Finding("Twilio", False, f"the account is {account.status}", hint)
         return
-    yield Finding("Twilio", True, f"the account is active and has {len(numbers)} numbers")
+    if account.trial:
+        hint = (
+            "trial calls begin with Twilio's notice, end after 10 minutes and reach verified numbers only: upgrade it"
+        )
+        yield Finding("Twilio", None, f"a trial account with {len(numbers)} numbers", hint)
+    else:
+        yield Finding("Twilio", True, f"the account is active and has {len(numbers)} numbers")
     wanted = [number for agent in agents for number in (*agent.numbers, agent.outbound.caller_id) if number]
     for wants in dict.fromkeys(wanted):
-        number = numbers.get(wants)
-        if number is None:
+        address = read_address(wants)
+        number = numbers.get(address.text)
+        if address.kind is not AddressKind.NUMBER:
+            yield Finding("number", None, f"{wants} is {address.kind.value}: not checked")
+        elif number is None:
             yield Finding("number", False, f"{wants} is not the account's", "buy it, or correct the agent file")
-        elif settings.public_url and not points_here(number, settings.public_url):
-            hint = f"offhook number set {wants}"
-            yield Finding("number", False, f"calls to {wants} go to {number.voice_url or 'nowhere'}", hint)
         else:
-            yield Finding("number", True, f"calls to {wants} come to this gateway")
+            yield await _number(rest, number, settings.public_url)
 
 
-def points_here(number: PhoneNumber, public_url: str) -> bool:
-    """Whether this number's calls come to the gateway at `public_url`."""
-    return number.voice_url == f"{public_url}/twilio/voice"
+async def _number(rest: TwilioRest, number: PhoneNumber, public_url: str) -> Finding:
+    """Where calls to this number go, and whether their reports arrive."""
+    name, fix = number.number, f"offhook number set {number.number}"
+    goes = await destination(rest, number, public_url) if public_url else HERE
+    if goes != HERE:
+        if not number.can_voice:
+            fix = "use a number with the capability voice"
+        return Finding("number", False, f"calls to {name} go {goes}", fix)
+    for hook, what in ((number.fallback, "fallback"), (number.status_callback, "status callback")):
+        if public_url and _same_origin(hook.url, public_url) and hook.method != "POST":
+            says = f"calls to {name} come to this gateway, but its {what} by {hook.method}, which is answered 405"
+            return Finding("number", False, says, fix)
+    return Finding("number", True, f"calls to {name} come to this gateway")
+
+
+async def destination(rest: TwilioRest, number: PhoneNumber, public_url: str) -> str:
+    """Where a number's calls go: `HERE`, or in words that follow "calls go"."""
+    if not number.can_voice:
+        return "nowhere: the number has no capability voice"
+    if number.receives != "voice":
+        return f"nowhere: the number receives {number.receives}"
+    if number.trunk_sid:
+        return f"to the SIP trunk {number.trunk_sid}: the number's own URLs are ignored"
+    if not number.application_sid:
+        return _hooked(number.voice, public_url)
+    by = f"the application {number.application_sid}: the number's own URLs are ignored"
+    try:
+        goes = _hooked(await rest.application(number.application_sid), public_url)
+    except TwilioError as error:
+        return f"to {by}" if error.status == 404 else f"to {by} ({error})"
+    return HERE if goes == HERE else f"{goes}, by {by}"
+
+
+def _hooked(voice: VoiceHook, public_url: str) -> str:
+    if not voice.url:
+        return "nowhere"
+    if not _same_origin(voice.url, public_url) or urlsplit(voice.url).path != _path(public_url) + "/twilio/voice":
+        return f"to {voice.url}"
+    if voice.method != "POST":
+        return f"to {voice.url} by {voice.method}, which is answered with 405"
+    return HERE
+
+
+def _same_origin(url: str, public_url: str) -> bool:
+    """Whether both have the same scheme, host and port. Twilio's overrides (`#rc=2`) and user-info do not matter."""
+    return bool(url and public_url) and _origin(url) == _origin(public_url)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # no URL
+        return url, "", None
+    return parts.scheme, parts.hostname or "", port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _path(public_url: str) -> str:
+    return urlsplit(public_url).path.rstrip("/")
 
 
 async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
@@ -296,8 +388,17 @@ async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
         async with models.session(name, config, asyncio.timeout(TIMEOUT_S)):
             took_ms = (time.monotonic() - began_s) * 1000
     except ModelRefused as error:
-        hint = MODEL_HINTS.get(error.code, "see the reason above")
+        hint = _model_hint(error, environ)
         return Finding(what, False, f"{name} refused ({error.code}: {error.reason[:120]})", hint)
     finally:
         await models.close()
     return Finding(what, True, f"{name} answers: session set up in {took_ms:.0f} ms")
+
+
+def _model_hint(error: ModelRefused, environ: Mapping[str, str]) -> str:
+    """How to fix a refusal, by its reason, else by its code."""
+    found = (hint for reason, hint in MODEL_HINTS_BY_REASON if re.search(reason, error.reason, re.IGNORECASE))
+    hint = next(found, MODEL_HINTS.get(error.code, "see the reason above"))
+    key = "GOOGLE_API_KEY" if environ.get("GOOGLE_API_KEY") else "GEMINI_API_KEY"  # the SDK's order
+    base_url = "GOOGLE_VERTEX_BASE_URL" if environ.get("GOOGLE_VERTEX_BASE_URL") else "GOOGLE_GEMINI_BASE_URL"
+    return hint.format(key=key, base_url=base_url)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import io
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,9 @@ AgentPaths = Annotated[
 def main() -> None:
     """Run the command line; an operator's error is one line and exit code 2."""
     gc.disable()  # imports leave no garbage; `_run` enables collection for long-running commands
+    for stream in (sys.stdout, sys.stderr):  # a terminal or a pipe that is not UTF-8 shows the rest of the text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except OffhookError as error:

@@ -15,10 +15,12 @@ import msgspec
 import typer
 
 from offhook.gateway.agent.load import load_agent
+from offhook.gateway.carriers.twilio.rest import VoiceHook
 from offhook.gateway.carriers.twilio.webhooks import rest_for
-from offhook.gateway.cli.doctor import Finding, examine, points_here
-from offhook.gateway.config import Settings, settings_from
+from offhook.gateway.cli.doctor import HERE, Finding, destination, examine
+from offhook.gateway.config import Settings, check_proxies, settings_from
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.numbers import AddressKind, mistake_in, read_address
 from offhook.gateway.telephony.status import FINAL
 
 __all__ = ["mount"]
@@ -132,10 +134,10 @@ def number_list() -> None:
 
     async def listed() -> None:
         async with aiohttp.ClientSession() as http:
-            for number in await rest_for(settings, http).numbers():
-                here = settings.public_url and points_here(number, settings.public_url)
-                goes = "here" if here else number.voice_url or "nowhere"
-                print(f"{number.number:16} {number.name:24} {goes}")
+            rest = rest_for(settings, http)
+            for number in await rest.numbers():
+                goes = await destination(rest, number, settings.public_url)
+                print(f"{number.number:16} {number.name:24} {goes.removeprefix('to ')}")
 
     asyncio.run(listed())
 
@@ -150,6 +152,9 @@ def number_set(
     """Point a number's calls at this gateway: voice URL, fallback URL and status callback."""
     settings = settings_from(os.environ)
     public = settings.public_url
+    if what := mistake_in(number, {AddressKind.NUMBER}):
+        raise OperatorError(f"{number!r} {what}")
+    number = read_address(number).text
     if not public:
         raise OperatorError("set OFFHOOK_PUBLIC_URL: the number is pointed to it (`offhook tunnel-help`)")
 
@@ -159,13 +164,22 @@ def number_set(
             found = await rest.numbers(number)
             if not found:
                 raise OperatorError(f"{number} is not one of the account's numbers: see `offhook number list`")
+            before = await destination(rest, found[0], public)
+            # A fallback on another host keeps its method: a file on a web server takes GET.
+            own = VoiceHook(f"{public}/twilio/fallback")
             now = await rest.set_number(
-                found[0].sid,
+                found[0],
                 voice_url=f"{public}/twilio/voice",
-                fallback_url=fallback_url or f"{public}/twilio/fallback",
+                fallback=VoiceHook(fallback_url, found[0].fallback.method) if fallback_url else own,
                 status_callback_url=f"{public}/twilio/status",
             )
-            print(f"{now.number}: {found[0].voice_url or 'nowhere'} -> {now.voice_url}")
+            after = await destination(rest, now, public)
+            if after != HERE:
+                raise OperatorError(
+                    f"{now.number}: its calls still go {after}: remove that in the Twilio console (the number's Voice "
+                    "configuration), then run this again"
+                )
+            print(f"{now.number}: {before.removeprefix('to ')} -> {now.voice.url}")
 
     asyncio.run(set_it())
 
@@ -175,6 +189,7 @@ def doctor(
 ) -> None:
     """Check all that a call needs, from the public URL to the model; each failure comes with a hint."""
     settings = settings_from(os.environ)
+    check_proxies(os.environ)  # no session with the model could be checked
     agents = [load_agent(path) for path in agent or map(Path, settings.agents)]
 
     async def examined() -> list[Finding]:

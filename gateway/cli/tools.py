@@ -216,6 +216,9 @@ class _Desk:
         raise ToolError("Nobody can press keys: there is no call.")
         yield  # a context manager is a generator
 
+    def ignore_key(self, key: str) -> None:
+        pass
+
     def take_message(self, recipient: str, text: str) -> None:
         _would(f"keep a message for {recipient}", text)
 

@@ -15,9 +15,10 @@ from enum import Enum
 
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.numbers import read_address
 from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
 
-__all__ = ["Admission", "Admitted", "Refusal", "Refused", "normal_number"]
+__all__ = ["Admission", "Admitted", "Refusal", "Refused"]
 
 MAX_ENDED = 10_000  # ended calls remembered against replays: hours of a busy process, about 1 MB
 
@@ -81,7 +82,8 @@ class Admission:
 
     def agent_for(self, dialled: str) -> Agent | None:
         """The agent that names this number, else the one that names none."""
-        return self._by_number.get(normal_number(dialled), self._any)
+        found = (self._by_number.get(name) for name in read_address(dialled).names)
+        return next((agent for agent in found if agent is not None), self._any)
 
     def ring(self, call_id: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
         """Admit or refuse a call that rings; `agent` when it is chosen already (outbound calls).
@@ -141,24 +143,11 @@ class Admission:
         return late
 
 
-def normal_number(number: str) -> str:
-    """A number as agents' `numbers` are compared: `+1 (555) 123-4567` and `sip:+15551234567@host` are alike."""
-    number = number.strip().lower()
-    if number.startswith(("sip:", "sips:")):
-        user = number.partition(":")[2].partition("@")[0].partition(";")[0]
-        if not user.lstrip("+").isdigit():
-            return number
-        number = user
-    elif any(c.isalpha() for c in number):
-        return number
-    return "".join(c for c in number if c in "+0123456789*#")
-
-
 def _by_number(agents: Sequence[Agent]) -> tuple[dict[str, Agent], Agent | None]:
     by_number: dict[str, Agent] = {}
     for_any: Agent | None = None
     for agent in agents:
-        for number in map(normal_number, agent.numbers):
+        for number in (name for given in agent.numbers for name in read_address(given).names[:1]):
             if number in by_number:
                 raise OperatorError(
                     f"agents {by_number[number].name!r} and {agent.name!r} both name {number}: "

@@ -36,7 +36,8 @@ class StreamLoss(Enum):
 class Leg:
     """One call path at a carrier, from the first webhook until it is forgotten.
 
-    `reconnects`: a lost stream can be replaced by another.
+    `caller_id`: the number that a dialled target sees, "" for the caller's own. `reconnects`: a lost stream can be
+    replaced by another.
     """
 
     call_id: str
@@ -44,6 +45,7 @@ class Leg:
     own_number: str
     fallback: Fallback
     outbound: OutboundCall | None = None
+    caller_id: str = ""
     reconnects: bool = True
 
     status: CallStatus | None = None

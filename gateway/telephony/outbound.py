@@ -6,7 +6,6 @@ where they cannot be seen. So they wait here, where they are counted and can be 
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections import OrderedDict, deque
 
@@ -14,23 +13,27 @@ import msgspec
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.numbers import DIALABLE, mistake_in, read_address
 from offhook.gateway.telephony.status import FINAL, CallStatus, order_of
 
-__all__ = ["LOOK_S", "OutboundCall", "OutboundQueue", "QueueFull", "can_be_called"]
+__all__ = ["LOOK_S", "OutboundCall", "OutboundQueue", "QueueFull", "to_be_called"]
 
 CALLS_PER_S = 1.0
 MAX_QUEUED = 1_000  # a quarter of an hour at one a second
 LOOK_S = 0.25  # the interval at which `due` is called: a faster rate is made up for within it
 MAX_KEPT = 2_000
 BUSY_S = 5.0  # pause after the carrier answered "too many requests"
-_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}|sips?:[^\s<>\"]{1,200}")
+MAX_CHARACTERS = 250  # of an address to call
 _MAX_VARIABLES = 50
 _UNANSWERED = frozenset({CallStatus.PLACING, CallStatus.QUEUED, CallStatus.INITIATED, CallStatus.RINGING})
 
 
-def can_be_called(to: str) -> bool:
-    """Whether this is a number (E.164) or a SIP address."""
-    return to.isascii() and _NUMBER.fullmatch(to) is not None
+def to_be_called(to: str) -> str:
+    """The normal form of an address that can be called. Raises `OperatorError` that says what to write."""
+    what = mistake_in(to, DIALABLE) if len(to) <= MAX_CHARACTERS else "is too long"
+    if what:
+        raise OperatorError(f"cannot call {to[:60]!r}: it {what}")
+    return read_address(to).text
 
 
 class QueueFull(OperatorError):
@@ -95,13 +98,15 @@ class OutboundQueue:
         conference: str = "",
     ) -> OutboundCall:
         """Queue a call. Raises `OperatorError` for one that cannot be placed, `QueueFull`."""
-        if not can_be_called(to):
-            raise OperatorError(f"cannot call {to[:60]!r}: give a number as +15551234567, or a SIP address")
+        to = to_be_called(to)
         caller_id = caller_id or agent.outbound.caller_id or next(iter(agent.numbers), "")
-        if not can_be_called(caller_id):
+        if not caller_id:
             raise OperatorError(
                 f"agent {agent.name!r} has no number to call from: set outbound.caller_id in its file, or `from`"
             )
+        if what := mistake_in(caller_id, DIALABLE):
+            raise OperatorError(f"cannot call from {caller_id[:60]!r}: it {what}")
+        caller_id = read_address(caller_id).text
         if len(variables or {}) > _MAX_VARIABLES:
             raise OperatorError(f"more than {_MAX_VARIABLES} variables")
         if len(self._waiting) >= self._max_queued:

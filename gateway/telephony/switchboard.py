@@ -27,6 +27,7 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.numbers import AddressKind, first_number, read_address
 from offhook.gateway.telephony.admission import Admission, Admitted, Refused
 from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
@@ -171,6 +172,15 @@ class Switchboard:
         agent = self._admission.agent_for(own_number)
         return agent.fallback if agent else Fallback()
 
+    def caller_id_for(self, call_id: str, caller: str, own_number: str) -> str:
+        """The number that a dialled target of this caller is to see; "" where it can be the caller's own.
+
+        `caller`, `own_number`: as the carrier reports them, for a call without a leg.
+        """
+        if leg := self._legs.get(call_id):
+            return leg.caller_id
+        return _caller_id(caller, own_number, self._admission.agent_for(own_number))
+
     # --- for carriers: a call arrives
 
     def ring(self, carrier: Carrier, ringing: Ringing, now_s: float, *, by_webhook: bool = True) -> Admitted | Refused:
@@ -191,8 +201,8 @@ class Switchboard:
         if not answer.repeated:
             facts = CallFacts(
                 call_sid=ringing.call_id,
-                caller=ringing.caller,
-                dialled=ringing.dialled,
+                caller=read_address(ringing.caller).text,  # "" for a withheld number
+                dialled=read_address(ringing.dialled).text,
                 direction="outbound" if ringing.is_outbound else "inbound",
                 simulated=self._settings.simulated,
                 effects=frozenset(self._settings.simulated_effects),
@@ -216,6 +226,7 @@ class Switchboard:
             call_id=ringing.call_id,
             carrier=carrier,
             own_number=ringing.own_number,
+            caller_id=_caller_id(ringing.caller, ringing.own_number, agent),
             fallback=agent.fallback,
             outbound=outbound,
             reconnects=ringing.reconnects,
@@ -490,3 +501,10 @@ class Switchboard:
         else:
             outbound.call_sid = outbound.call_sid or call_id
             outbound.on_status(CallStatus.QUEUED)
+
+
+def _caller_id(caller: str, own_number: str, agent: Agent | None) -> str:
+    """ "" for a caller with a telephone number; else the first number of ours that a target may see."""
+    if read_address(caller).kind is AddressKind.NUMBER:
+        return ""
+    return first_number([own_number, *((agent.outbound.caller_id, *agent.numbers) if agent else ())])

@@ -16,6 +16,7 @@ from offhook.gateway.agent.spec import Agent, Fallback, Greeting, Idle
 from offhook.gateway.call.call import Call
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.numbers import first_number
 from offhook.gateway.telephony.carrier import Feature, Kind, NextStep
 from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
@@ -103,11 +104,12 @@ class WarmTransfers:
         if not self._decide(leg, NextStep(Kind.JOIN, conference_of(leg.call_id)), now_s):
             return
         own_number = leg.outbound.caller_id if leg.outbound is not None else leg.own_number
+        agent = call.agent
         try:
             self._outbound.submit(
                 target,
-                call.agent,
-                caller_id=call.agent.outbound.caller_id or own_number,
+                agent,
+                caller_id=agent.outbound.caller_id or first_number([own_number, *agent.numbers]),
                 variables={"about": about or "nothing"},
                 conference=conference_of(leg.call_id),
             )

@@ -121,6 +121,9 @@ class ToolHost(Protocol):
         `secret`: meanwhile the model hears silence, and so does the recording.
         """
 
+    def ignore_key(self, key: str) -> None:
+        """Drop this key, once, if it is the caller's next and comes within 3 s: it belongs to the entry before."""
+
     def take_message(self, recipient: str, text: str) -> None:
         """Keep a message for `recipient` in the call's record."""
 

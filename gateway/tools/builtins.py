@@ -64,6 +64,12 @@ def _send_dtmf(options: Options) -> Tool:
     return Tool("send_dtmf", "Press keys on the telephone, as for a menu you are listening to.", parameters, run)
 
 
+def _after_the_last(pressed: asyncio.Queue[str], terminator: str, host: ToolHost) -> None:
+    """The length ended the entry: a terminator behind it belongs to it, whether it is here already or about to come."""
+    if terminator and (pressed.empty() or pressed.get_nowait() != terminator):
+        host.ignore_key(terminator)
+
+
 def _collect_digits(options: Options) -> Tool:
     most = options.length or MAX_KEYS
 
@@ -83,6 +89,7 @@ def _collect_digits(options: Options) -> Tool:
                 digits += key
             else:
                 ended = True
+                _after_the_last(pressed, options.terminator, host)
         if not digits:
             raise ToolError("The caller pressed no key.", "no key")
         complete = ended and (options.length is None or len(digits) == options.length)

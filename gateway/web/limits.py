@@ -7,6 +7,7 @@ limits per source do not apply to it; those over all sources do.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
@@ -103,27 +104,32 @@ class Limits:
             self.refuse("too_many", web.HTTPTooManyRequests(text="too many requests"))
 
     async def form(self, request: web.Request) -> list[tuple[str, str]]:
-        """The fields of a form POST in the order sent, repeated names included. Raises 4xx."""
+        """The fields of a form POST in the order sent, repeated names included. Raises 4xx.
+
+        Names and values that are not in the form's charset keep their bytes as surrogates (`surrogateescape`).
+        """
         if request.content_type != FORM:
             self.refuse(
                 "bad_format",
                 web.HTTPUnsupportedMediaType(text=f"Content-Type must be {FORM}"),
             )
-        if (request.charset or "utf-8").lower() not in ("utf-8", "us-ascii"):
+        charset = _ascii_superset((request.charset or "utf-8").strip("\"' "))
+        if not charset:
             self.refuse("bad_format", web.HTTPUnsupportedMediaType(text="charset must be utf-8"))
+        if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+            self.refuse("bad_format", web.HTTPUnsupportedMediaType(text="the body must not be compressed"))
         body = await self._body(request)
         try:
-            return parse_qsl(
-                body.decode("ascii"),
+            pairs = parse_qsl(
+                body.decode("ascii", "surrogateescape"),
                 keep_blank_values=True,
-                encoding="utf-8",
-                errors="strict",
+                encoding="ascii",
+                errors="surrogateescape",
                 max_num_fields=MAX_FIELDS,
             )
-        except UnicodeError:
-            self.refuse("not_utf8", web.HTTPBadRequest(text="the form is not valid UTF-8"))
         except ValueError:
             self.refuse("too_many", web.HTTPBadRequest(text=f"more than {MAX_FIELDS} fields"))
+        return [(_in_charset(name, charset), _in_charset(value, charset)) for name, value in pairs]
 
     async def json(self, request: web.Request) -> dict[str, Any]:
         """The JSON object in the body of a POST, empty without a body. Raises 4xx."""
@@ -240,9 +246,31 @@ class _Waiting(asyncio.Protocol):
             self._limits.release(self._source, reason)
 
 
+@lru_cache(maxsize=100)
+def _ascii_superset(charset: str) -> str:
+    """The name of a charset in which ASCII bytes are ASCII; "" for any other (UTF-16, unknown ones)."""
+    try:
+        name = codecs.lookup(charset).name
+        return name if FORM.encode("ascii").decode(name) == FORM else ""
+    except (LookupError, ValueError, TypeError, AttributeError):  # no charset, or no text encoding (base64)
+        return ""
+
+
+def _in_charset(text: str, charset: str) -> str:
+    """Bytes as `surrogateescape` keeps them, in this charset; unchanged where they are not in it."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("ascii", "surrogateescape").decode("utf-8" if charset == "ascii" else charset)
+    except UnicodeError:
+        return text
+
+
 @lru_cache(maxsize=1_000)
 def _is_private(source: str) -> bool:
     try:
-        return ipaddress.ip_address(source.partition("%")[0]).is_private
+        address = ipaddress.ip_address(source.partition("%")[0])
     except ValueError:
         return False
+    # A socket for both families reports IPv4 clients as ::ffff:192.0.2.1, all of which count as private.
+    return (getattr(address, "ipv4_mapped", None) or address).is_private

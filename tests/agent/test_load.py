@@ -43,7 +43,7 @@ def test_a_name_is_enough() -> None:
         ("name: a\nturn_detection: {mode: local}\nbarge_in:\n  mode: model", 4, "barge_in.mode", "use hold or stop"),
         ("name: a\nbarge_in:\n  mode: off\n  dtmf: true", 4, "barge_in.dtmf", "cannot interrupt"),
         ("name: a\ngreeting: {text: hi, sound: hi.wav}", 2, "greeting", "not both"),
-        ("name: a\nfallback: {dial: '+1', enqueue: q}", 2, "fallback", "not both"),
+        ("name: a\nfallback: {dial: '+15550100', enqueue: q}", 2, "fallback", "not both"),
         (
             "name: a\nmodel: {compress_at_tokens: 2000, compress_to_tokens: 3000}",
             2,
@@ -58,7 +58,7 @@ def test_a_name_is_enough() -> None:
             "name: a\ntools:\n- builtin: transfer_call\n  options:\n    targets:\n      front desk: x",
             6,
             "tools[0].options.targets.front desk",
-            "must be a number",
+            "is not a telephone number",
         ),
         ("name: a\ntimezone: Berlin", 2, "timezone", "did you mean Europe/Berlin?"),
         ("name: a\ntimezone: Europe/Berln", 2, "timezone", "did you mean Europe/Berlin?"),

@@ -68,3 +68,30 @@ def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pyt
         assert gap_s > after.onset_s - before.end_s - 1.0
         assert secretly.end_s - secretly.onset_s > 1.0
         assert loud[-1] - loud[0] > after.end_s - before.onset_s - 1.0
+
+
+def test_a_hash_after_a_pin_of_fixed_length_is_dropped() -> None:
+    plan = Plan(
+        (
+            *(WaitForAgent("end"), Say(HELLO), Pause(1_500), Digit("1234"), Pause(400), Digit("#"), Pause(400)),
+            *(Digit("77#"), WaitForAgent("end"), Digit("#"), Pause(400), HangUp()),
+        ),
+        Script(
+            (
+                GREETING,
+                Reply("caller", (CallTool("pin"),)),
+                Reply("tool:pin", (CallTool("code"),)),
+                Reply("tool:code", (SATURDAY,)),
+            )
+        ),
+        agent=agent(
+            "builtin: collect_digits, name: pin, options: {length: 4}",
+            "builtin: collect_digits, name: code",
+        ),
+    )
+    outcome = place_calls({"pins": plan})["pins"]
+    (session,) = outcome.sessions
+    results = [answer.response["result"] for answer in session.tool_answers]
+    assert [(one["digits"], one["complete"]) for one in results] == [("1234", True), ("77", True)]
+    assert [text.text for text in session.texts if "#" in text.text] != []  # a later # is the model's to hear of
+    assert len([text for text in session.texts if "#" in text.text]) == 1

@@ -17,11 +17,12 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
+from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.cli import doctor
 from offhook.gateway.cli.doctor import Finding, examine
 from offhook.gateway.cli.main import app
 from offhook.gateway.config import Settings, settings_from
-from offhook.gateway.errors import OperatorError
+from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.rehearsal.model.script import Close, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, WaitForAgent
@@ -197,11 +198,141 @@ async def test_the_commands() -> None:
         assert API_TOKEN not in called.output
         refused = await run(here, "call", "5551234")
         assert isinstance(refused.exception, OperatorError)
-        assert "give a number as +15551234567" in str(refused.exception)
+        assert "has no country code: write it with its country code, as in +15551234567" in str(refused.exception)
         missing = await run(here, "number", "set", "+15550999999")
         assert "offhook number list" in str(missing.exception)
+        national = await run(here, "number", "set", "555-123-4567")
+        assert "has no country code" in str(national.exception)
         helped = await run(here, "tunnel-help")
         assert f"http://localhost:{settings.port}" in helped.output
         nobody = await run({"OFFHOOK_PORT": "9"}, "call", "+15550301234")
         assert "start it first" in str(nobody.exception)
         assert settings_from(os.environ).api_token == API_TOKEN
+
+
+# --- where a number's calls go
+
+AP, TK = "AP" + "3" * 32, "TK" + "4" * 32
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"voice_application_sid": AP},
+            f"calls to {{n}} go to the application {AP}: the number's own URLs",
+        ),
+        ({"trunk_sid": TK}, f"calls to {{n}} go to the SIP trunk {TK}"),
+        ({"voice_method": "GET"}, "/twilio/voice by GET, which is answered with 405"),
+        ({"voice_receive_mode": "fax"}, "go nowhere: the number receives fax"),
+        ({"capabilities": {"voice": False, "sms": True}}, "go nowhere: the number has no capability voice"),
+        ({"voice_url": ""}, "go nowhere"),
+        ({"voice_url": "{url}/twilio/voice/"}, "go to https://"),
+        ({"voice_url": "https://voice.example.net/twilio/voice"}, "go to https://voice.example.net"),
+        ({"status_callback": "{url}/twilio/status", "status_callback_method": "GET"}, "its status callback by GET"),
+        ({"voice_fallback_url": "{url}/twilio/fallback", "voice_fallback_method": "GET"}, "its fallback by GET"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_a_number_whose_calls_go_elsewhere(fields: dict[str, Any], says: str) -> None:
+    async with exchange(AGENTS, environ={"OFFHOOK_PUBLIC_URL": "https://voice.example.com"}) as x:
+        number, url = x.numbers["desk"], "https://voice.example.com"
+        entry = next(entry for entry in x.twilio.numbers.values() if entry["phone_number"] == number)
+        entry |= {"voice_url": f"{url}/twilio/voice", "voice_method": "POST"}
+        entry |= {name: value.format(url=url) if isinstance(value, str) else value for name, value in fields.items()}
+        agents = [agent for agent in x.gateway.agents if agent.name == "desk"]
+        before = [f async for f in doctor._account(x.gateway.settings, agents, x.http) if f.what == "number"]
+        assert [f.ok for f in before] == [False]
+        assert says.format(n=number) in before[0].says
+        environ = {**x.twilio.environ(), "OFFHOOK_PUBLIC_URL": url}
+        listed = (await run(environ, "number", "list")).output.splitlines()[0]
+        assert listed.endswith(" here") == says.startswith("its ")  # a list has only where calls go
+        done = await run(environ, "number", "set", number)
+        if "capabilities" in fields:
+            assert "its calls still go nowhere" in str(done.exception)
+            return
+        assert done.output.endswith(f"-> {url}/twilio/voice\n"), done.exception
+        after = [f async for f in doctor._account(x.gateway.settings, agents, x.http) if f.what == "number"]
+        assert [f.ok for f in after] == [True]
+        assert (await run(environ, "number", "list")).output.splitlines()[0].endswith(" here")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"voice_url": "https://voice.example.com/twilio/voice#rc=2&rt=5000"},  # Twilio's connection overrides
+        {"voice_url": "https://user:word@Voice.example.com:443/twilio/voice"},
+        {"voice_url": "https://elsewhere.example", "voice_application_sid": AP},  # it leads here
+    ],
+)
+async def test_a_number_that_comes_here_in_other_words(fields: dict[str, Any]) -> None:
+    async with exchange(AGENTS, environ={"OFFHOOK_PUBLIC_URL": "https://voice.example.com"}) as x:
+        x.twilio.applications[AP] = {"voice_url": "https://voice.example.com/twilio/voice", "voice_method": "POST"}
+        for entry in x.twilio.numbers.values():
+            entry |= fields
+        findings = [f async for f in doctor._account(x.gateway.settings, x.gateway.agents, x.http)]
+        assert {f.ok for f in findings if f.what == "number"} == {True}
+
+
+@pytest.mark.parametrize(
+    ("account", "ok", "hint"),
+    [
+        ({"status": "suspended"}, False, "check the balance"),
+        ({"status": "closed"}, False, "of another account"),
+        ({"type": "Trial"}, None, "verified numbers only"),
+    ],
+)
+async def test_an_account_that_is_not_in_order(account: dict[str, str], ok: bool | None, hint: str) -> None:
+    async with exchange(AGENTS) as x:
+        x.twilio.account |= account
+        findings = [f async for f in doctor._account(x.gateway.settings, x.gateway.agents, x.http)]
+        assert (findings[0].what, findings[0].ok) == ("Twilio", ok)
+        assert hint in findings[0].hint
+
+
+async def test_a_sip_address_is_no_number_of_the_account() -> None:
+    async with exchange(AGENTS) as x:
+        agent = parse_agent("name: a\nnumbers: ['sip:desk@x.sip.twilio.com']\n")
+        findings = [f async for f in doctor._account(x.gateway.settings, [agent], x.http)]
+        assert [(f.ok, f.says) for f in findings[1:]] == [
+            (None, "sip:desk@x.sip.twilio.com is a SIP address: not checked")
+        ]
+
+
+# --- why a model refuses
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "hint"),
+    [
+        (1007, "API key expired. Please renew the API key.", "renew it and set GEMINI_API_KEY"),
+        (1007, "API key not valid. Please pass a valid API key.", "not valid: check GEMINI_API_KEY"),
+        (1007, "User location is not supported for the API use.", "cannot be used from this machine's location"),
+        (1008, "Your API key was reported as leaked. Please use another API key.", "create another"),
+        (1008, "models/x is not found for API version v1beta", "check `model.name`"),
+        (1011, "You exceeded your current quota, please check your plan and billing details", "the quota"),
+        (1008, "Generative Language API has not been used in project 1 before or it is disabled", "enable the Gemini"),
+        (1011, "The service is currently unavailable.", "try again"),
+        (1006, "network: ConnectionRefusedError", "check the network"),
+        (1015, "its certificate is not trusted: self-signed", "SSL_CERT_FILE"),
+        (1007, "Request contains an invalid argument.", "offhook check"),
+        (429, "", "quota"),
+        (4999, "?", "see the reason above"),
+    ],
+)
+def test_the_fix_follows_the_reason(code: int, reason: str, hint: str) -> None:
+    assert hint in doctor._model_hint(ModelRefused(code, reason), {})
+
+
+def test_the_fix_names_the_key_that_is_used() -> None:
+    error = ModelRefused(1007, "API key expired. Please renew the API key.")
+    assert "GOOGLE_API_KEY" in doctor._model_hint(error, {"GOOGLE_API_KEY": "k", "GEMINI_API_KEY": "k"})
+
+
+async def test_an_expired_key_is_named_by_doctor() -> None:
+    script = Script(refuse=Close(1007, "API key expired. Please renew the API key."))
+    async with exchange({"desk": ("", script)}) as x:
+        finding = await doctor._model(x.gateway.agents[0], model_environ(x.model))
+    assert finding.ok is False
+    assert "GEMINI_API_KEY" in finding.hint
+    assert "offhook check" not in finding.hint

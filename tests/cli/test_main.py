@@ -23,7 +23,7 @@ def offhook(folder: Path, *args: str, **environ: str) -> subprocess.CompletedPro
     command = [sys.executable, "-m", "offhook", *args]
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": root, **environ}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=60)
 
 
 @pytest.fixture
@@ -137,3 +137,43 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_the_readme_has_an_index_of_the_pages() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in readme] == []
+
+
+# --- environments of the field
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
+def test_a_socks_proxy_is_one_line_with_its_fix(folder: Path, command: str, variable: str) -> None:
+    proxy = {variable: "socks5://user:proxy-canary@127.0.0.1:1080", "NO_PROXY": ""}
+    keys = {"GEMINI_API_KEY": "any", "OFFHOOK_INSECURE": "1", "OFFHOOK_PORT": "0"}
+    result = offhook(folder, command, "--agent", "agent.yaml", **proxy, **keys)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{variable} names a SOCKS proxy (socks5://...)" in result.stderr
+    assert "unset it for this process, or pip install socksio python-socks" in result.stderr
+    assert "proxy-canary" not in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("args", [["check", "agent.yaml"], ["scenario", "schema"], ["simulate", "--help"], ["config"]])
+def test_any_output_encoding_is_written_to(folder: Path, encoding: str, args: list[str]) -> None:
+    (folder / "agent.yaml").write_text("name: Zo\u00eb \u260e\ninstructions: Answer.\n", encoding="utf-8")
+    environ = {"PYTHONIOENCODING": encoding, "OFFHOOK_AGENT": "\u260e.yaml", "GEMINI_API_KEY": "any"}
+    result = offhook(folder, *args, **environ)
+    assert result.returncode == 0, result.stderr
+    assert "UnicodeEncodeError" not in result.stderr
+
+
+def test_an_error_in_other_letters_is_written(folder: Path) -> None:
+    result = offhook(folder, "check", "\u260e.yaml", PYTHONIOENCODING="ascii:strict", LC_ALL="C", PYTHONUTF8="0")
+    assert result.returncode == 2
+    assert "cannot be read" in result.stderr
+
+
+def test_quotes_of_an_env_file_are_taken_off(folder: Path) -> None:
+    environ = {"OFFHOOK_PORT": '"8123"', "OFFHOOK_PUBLIC_URL": "'https://voice.example.com'", "GEMINI_API_KEY": '""'}
+    result = offhook(folder, "config", GOOGLE_API_KEY="", **environ)
+    assert re.search(r"OFFHOOK_PORT +8123\n", result.stdout)
+    assert re.search(r"OFFHOOK_PUBLIC_URL +https://voice.example.com\n", result.stdout)
+    assert re.search(r"GEMINI_API_KEY +\(not set\)\n", result.stdout)

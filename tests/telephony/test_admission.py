@@ -7,7 +7,7 @@ import pytest
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.telephony import admission as module
-from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused, normal_number
+from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
 
 SHOP = Agent(name="shop", numbers=("+1 (555) 000-1111",), fallback=Fallback(say="The shop is busy."))
 DESK = Agent(name="desk", fallback=Fallback(say="", dial="+15559990000"))
@@ -70,21 +70,16 @@ def test_agents_that_contradict_each_other(agents, words):
         Admission(agents, max_calls=5)
 
 
-@pytest.mark.parametrize(
-    ("number", "normal"),
-    [
-        ("+1 (555) 000-1111", "+15550001111"),
-        (" +15550001111 ", "+15550001111"),
-        ("sip:+15550001111@h:5060;transport=tls", "+15550001111"),
-        ("sip:Desk@Example.com", "sip:desk@example.com"),
-        ("client:Joe", "client:joe"),
-        ("anonymous", "anonymous"),
-        ("", ""),
-        ("sip:@h", "sip:@h"),
-    ],
-)
-def test_numbers_are_compared_in_one_form(number, normal):
-    assert normal_number(number) == normal
+def test_a_sip_user_is_told_apart_by_host_first():
+    desk_a = Agent(name="a", numbers=("sip:200@a.example",))
+    desk_b = Agent(name="b", numbers=("sip:200@b.example", "+15550002222"))
+    short = Agent(name="short", numbers=("200",))
+    door = Admission([desk_a, desk_b, short], max_calls=9)
+    assert door.agent_for("sip:200@A.example:5060;transport=tls") is desk_a
+    assert door.agent_for("sip:200@b.example") is desk_b
+    assert door.agent_for("sip:200@c.example") is short
+    assert door.agent_for("whatsapp:+15550002222") is desk_b
+    assert door.agent_for("anonymous") is None
 
 
 # --- refusals

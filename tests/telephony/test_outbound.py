@@ -86,7 +86,9 @@ def test_status_by_rank_and_never_back():
         "sip:a b@x",
         "sip:é@x",
         "+" + "1" * 16,
-        "+１５５５０１０１０００",
+        "+266696687",
+        "+15550101000 x12",
+        "sip:" + "a" * 300 + "@x.example",
     ],
 )
 def test_what_cannot_be_called_is_refused(to: str):

@@ -57,6 +57,9 @@ class Host:
         yield self.pressed
         self.asked.append(("no more keys",))
 
+    def ignore_key(self, key: str) -> None:
+        self.asked.append(("ignore key", key))
+
     def take_message(self, recipient: str, text: str) -> None:
         self.asked.append(("message", recipient, text))
 

@@ -60,7 +60,11 @@ def test_one_source_has_a_rate_limit(limits: Limits, clock: Clock) -> None:
     assert accepted(limits, "52.0.113.9", 1_000) == module.SOURCE_PER_S
 
 
-@pytest.mark.parametrize("proxy", ["127.0.0.1", "10.1.2.3", "192.168.0.7", "::1", "fd00::1%eth0"])
+def test_an_ipv4_source_on_a_dual_socket_has_a_limit(limits: Limits) -> None:
+    assert accepted(limits, "::ffff:52.0.113.9", 1_000) == module.SOURCE_BURST
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "10.1.2.3", "192.168.0.7", "::1", "fd00::1%eth0", "::ffff:10.1.2.3"])
 def test_a_proxy_has_the_total_limit_only(limits: Limits, proxy: str) -> None:
     assert accepted(limits, proxy, 1_500) == 1_500
     assert accepted(limits, proxy, 1_000) == module.ALL_BURST - 1_500

@@ -28,8 +28,9 @@ import msgspec
 from yarl import URL
 
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.retry_after import retry_after_s
 
-__all__ = ["API_URL", "NewCall", "PhoneNumber", "TwilioError", "TwilioRest"]
+__all__ = ["API_URL", "Account", "NewCall", "PhoneNumber", "TwilioError", "TwilioRest", "VoiceHook"]
 
 API_URL = "https://api.twilio.com"
 _VERSION = "/2010-04-01"
@@ -53,15 +54,39 @@ class TwilioError(PeerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """The account that the credentials belong to."""
+
+    status: str  # active, suspended, closed
+    trial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceHook:
+    """A URL that Twilio requests, and how; "" for none."""
+
+    url: str = ""
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
 class PhoneNumber:
-    """A number of the account and where its calls go."""
+    """A number of the account and where its calls go.
+
+    A trunk receives the calls, if there is one; else the application's URLs are requested, if there is one; else the
+    number's own. With `receives` "fax" no call arrives.
+    """
 
     sid: str
     number: str  # E.164
-    name: str
-    voice_url: str
-    fallback_url: str
-    status_callback_url: str
+    name: str = ""
+    voice: VoiceHook = VoiceHook()
+    fallback: VoiceHook = VoiceHook()
+    status_callback: VoiceHook = VoiceHook()
+    application_sid: str = ""
+    trunk_sid: str = ""
+    receives: str = "voice"  # voice_receive_mode
+    can_voice: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +190,39 @@ class TwilioRest:
         return found
 
     async def set_number(
-        self, sid: str, *, voice_url: str, fallback_url: str = "", status_callback_url: str = ""
+        self,
+        number: PhoneNumber,
+        *,
+        voice_url: str,
+        fallback: VoiceHook = VoiceHook(),
+        status_callback_url: str = "",
     ) -> PhoneNumber:
-        """Point a number's calls at these URLs (POST); an empty one stays unchanged."""
+        """Point a number's calls at these URLs (POST), and take it off its trunk and its application, whose URLs would
+        be requested instead. An empty URL stays unchanged.
+        """
         form = {
             "VoiceUrl": voice_url,
             "VoiceMethod": "POST",
-            "VoiceFallbackUrl": fallback_url,
+            "VoiceFallbackUrl": fallback.url,
+            "VoiceFallbackMethod": fallback.method if fallback.url else "",
             "StatusCallback": status_callback_url,
+            "StatusCallbackMethod": "POST" if status_callback_url else "",
+            "VoiceReceiveMode": "voice" if number.receives != "voice" else "",
         }
-        path = f"/IncomingPhoneNumbers/{_segment(sid)}.json"
-        return _number(await self._request("set a number", "POST", path, form, repeatable=True))
+        cleared = {"TrunkSid": number.trunk_sid, "VoiceApplicationSid": number.application_sid}
+        path = f"/IncomingPhoneNumbers/{_segment(number.sid)}.json"
+        fields = [*_fields(form), *((name, "") for name, sid in cleared.items() if sid)]
+        return _number(await self._request("set a number", "POST", path, fields, repeatable=True))
 
-    async def account_status(self) -> str:
-        """`active`, `suspended` or `closed`: shows that the credentials work."""
-        return str((await self._request("read the account", "GET", ".json")).get("status", ""))
+    async def application(self, sid: str) -> VoiceHook:
+        """What a TwiML application requests for a call."""
+        answer = await self._request("read an application", "GET", f"/Applications/{_segment(sid)}.json")
+        return _hook(answer, "voice_url", "voice_method")
+
+    async def account(self) -> Account:
+        """The account: shows that the credentials work."""
+        answer = await self._request("read the account", "GET", ".json")
+        return Account(str(answer.get("status", "")), trial=answer.get("type") == "Trial")
 
     # --- requests
 
@@ -197,7 +240,7 @@ class TwilioRest:
         what: str,
         method: str,
         path: str,
-        form: Mapping[str, str | Sequence[str]] | None = None,
+        form: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | None = None,
         *,
         repeatable: bool = False,
         whole_path: bool = False,
@@ -205,7 +248,7 @@ class TwilioRest:
         """One request, repeated until it is answered or must not be repeated: the answer's JSON object."""
         repeatable = repeatable or method == "GET"
         url = URL(self._base_url + (path if whole_path else self._account + path), encoded=True)
-        fields = _fields(form or {})
+        fields = _fields(form) if isinstance(form, Mapping) else list(form or ())
         if method == "GET" and fields:
             url = url.with_query(fields)
         for attempt in range(1, TRIES + 1):
@@ -246,9 +289,7 @@ class TwilioRest:
                 body += part
                 if len(body) > MAX_ANSWER_BYTES:
                     raise aiohttp.ClientPayloadError("answer too long")
-            retry_after = response.headers.get("Retry-After", "")
-            wait_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
-            return response.status, wait_s, _object(bytes(body))
+            return response.status, retry_after_s(response.headers), _object(bytes(body))
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -272,14 +313,23 @@ def _number(item: Mapping[str, Any]) -> PhoneNumber:
     def text(name: str) -> str:
         return str(item.get(name) or "")
 
+    can = item.get("capabilities")
     return PhoneNumber(
         sid=text("sid"),
         number=text("phone_number"),
         name=text("friendly_name"),
-        voice_url=text("voice_url"),
-        fallback_url=text("voice_fallback_url"),
-        status_callback_url=text("status_callback"),
+        voice=_hook(item, "voice_url", "voice_method"),
+        fallback=_hook(item, "voice_fallback_url", "voice_fallback_method"),
+        status_callback=_hook(item, "status_callback", "status_callback_method"),
+        application_sid=text("voice_application_sid"),
+        trunk_sid=text("trunk_sid"),
+        receives=text("voice_receive_mode") or "voice",
+        can_voice=not isinstance(can, dict) or can.get("voice") is not False,
     )
+
+
+def _hook(item: Mapping[str, Any], url: str, method: str) -> VoiceHook:
+    return VoiceHook(str(item.get(url) or ""), str(item.get(method) or "POST").upper())
 
 
 def _sid(what: str, answer: Mapping[str, Any], name: str) -> str:

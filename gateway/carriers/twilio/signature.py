@@ -88,7 +88,11 @@ def _form_text(form: Form | Mapping[str, str]) -> str:
 
 
 def _hmac(token: str, message: str) -> str:
-    digest = hmac.new(token.encode(), message.encode("utf-8", "surrogatepass"), hashlib.sha1).digest()
+    try:
+        signed = message.encode("utf-8", "surrogateescape")  # bytes of a field that is not UTF-8, as they were received
+    except UnicodeEncodeError:
+        signed = message.encode("utf-8", "surrogatepass")
+    digest = hmac.new(token.encode(), signed, hashlib.sha1).digest()
     return base64.b64encode(digest).decode()
 
 

@@ -13,6 +13,7 @@ from twilio.twiml.voice_response import Dial, VoiceResponse
 
 from offhook.gateway.agent.spec import Fallback
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.numbers import AddressKind, read_address
 
 __all__ = [
     "CONTENT_TYPE",
@@ -87,8 +88,11 @@ def say(line: str, then: str = "") -> str:
     return str(response)
 
 
-def fallback(agent_fallback: Fallback) -> str:
-    """When no agent can answer: a line or a recording, then a human, a queue, or a hang-up."""
+def fallback(agent_fallback: Fallback, *, caller_id: str = "") -> str:
+    """When no agent can answer: a line or a recording, then a human, a queue, or a hang-up.
+
+    `caller_id` as of `dial`.
+    """
     response = VoiceResponse()
     goes_on = bool(agent_fallback.dial or agent_fallback.enqueue)
     if agent_fallback.play:
@@ -96,7 +100,7 @@ def fallback(agent_fallback: Fallback) -> str:
     elif agent_fallback.say and not (goes_on and agent_fallback.say == _SENDS_AWAY):
         response.say(_clean(agent_fallback.say))
     if agent_fallback.dial:
-        _target(response.dial(), agent_fallback.dial)
+        _target(response.dial(caller_id=_clean(caller_id) or None), agent_fallback.dial)
     elif agent_fallback.enqueue:
         response.enqueue(_clean(agent_fallback.enqueue))
     response.hangup()  # an unanswered dial ends here, not in the silence of an empty document
@@ -111,7 +115,10 @@ def dial(
     timeout_s: int | None = None,
     whisper_url: str = "",
 ) -> str:
-    """Connect the caller with `target`: a phone number, or a SIP address (`sip:...`).
+    """Connect the caller with `target`: a phone number, a SIP address (`sip:...`) or a client (`client:...`).
+
+    `caller_id`: the number to show; the caller's unless given. Twilio requires it when the caller is no telephone
+    number (error 13214).
 
     When that leg ends, `action_url` is requested with DialCallStatus; without it the call ends. `whisper_url`: TwiML
     for the target alone, before the two are joined.
@@ -153,12 +160,22 @@ def press(digits: str, then: str) -> str:
     return str(response)
 
 
-def join(conference: str, *, action_url: str = "", wait_url: str = "", ends: bool = True, starts: bool = True) -> str:
+def join(
+    conference: str,
+    *,
+    action_url: str = "",
+    caller_id: str = "",
+    wait_url: str = "",
+    ends: bool = True,
+    starts: bool = True,
+) -> str:
     """Put the call into a conference. Until a participant with `starts` joins, all hear `wait_url`'s music. A
-    participant with `ends` ends the conference for all by leaving.
+    participant with `ends` ends the conference for all by leaving. `caller_id` as of `dial`.
     """
     response = VoiceResponse()
-    leg = response.dial(action=action_url or None, method="POST" if action_url else None)
+    leg = response.dial(
+        action=action_url or None, method="POST" if action_url else None, caller_id=_clean(caller_id) or None
+    )
     leg.conference(
         _clean(conference),
         start_conference_on_enter=starts,
@@ -178,12 +195,14 @@ def whisper(line: str) -> str:
 
 
 def _target(leg: Dial, target: str, whisper_url: str = "") -> None:
-    target = _clean(target)
+    address = read_address(target)
     whisper = {"url": whisper_url, "method": "POST"} if whisper_url else {}
-    if target.lower().startswith(("sip:", "sips:")):
-        leg.sip(target, **whisper)
+    if address.kind is AddressKind.SIP:
+        leg.sip(_clean(address.text), **whisper)
+    elif address.kind is AddressKind.CLIENT:
+        leg.client(_clean(address.text.removeprefix("client:")), **whisper)
     else:
-        leg.number(target, **whisper)
+        leg.number(_clean(address.text), **whisper)
 
 
 def _clean(text: str) -> str:

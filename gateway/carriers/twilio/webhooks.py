@@ -166,7 +166,10 @@ class Twilio:
                 "and TWILIO_AUTH_TOKEN the account's primary token?"
             )
             raise web.HTTPForbidden(text="wrong signature")
-        fields = dict(form)
+        fields = {name: value for name, value in form if _is_text(name + value)}
+        if len(fields) < len(dict(form)):
+            self._metrics.input_errors_total.inc("http", "not_utf8")
+            self._limits.warn_throttled("ignored a field of a webhook that is not UTF-8")
         if not messages.is_sid(fields.get("CallSid", "")):
             self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
         return fields
@@ -181,13 +184,16 @@ class Twilio:
             except Exception:
                 log.exception("%s failed for call %s: answered with the fallback", request.path, form["CallSid"])
                 self._metrics.calls_rejected_total.inc(Refusal.FAULT.value)
-                document = twiml.fallback(self._fallback_for(form))
+                document = self._fallback_document(form)
             return web.Response(text=document, content_type=twiml.CONTENT_TYPE)
 
         return answer
 
-    def _fallback_for(self, form: Form) -> Fallback:
-        return self._board.fallback_for(form["CallSid"], _own_number(form))
+    def _fallback_document(self, form: Form, fallback: Fallback | None = None) -> str:
+        """The fallback for this call: the given one, or that of its agent."""
+        call_sid, own_number = form["CallSid"], _own_number(form)
+        caller_id = self._board.caller_id_for(call_sid, form.get("From", ""), own_number)
+        return twiml.fallback(fallback or self._board.fallback_for(call_sid, own_number), caller_id=caller_id)
 
     async def _voice(self, request: web.Request, form: Form) -> str:
         call_sid = form["CallSid"]
@@ -203,7 +209,7 @@ class Twilio:
         )
         answer = self._board.ring(self, ringing, self._clock())
         if not isinstance(answer, Admitted):
-            return twiml.hang_up() if answer.reason is Refusal.ENDED else twiml.fallback(answer.fallback)
+            return twiml.hang_up() if answer.reason is Refusal.ENDED else self._fallback_document(form, answer.fallback)
         one = self._legs.get(call_sid)
         if one is None:
             leg = self._board.leg(call_sid)
@@ -224,7 +230,7 @@ class Twilio:
             return self._after_dial(call_sid, dialled)
         if one is None:
             # Not a call of this process, or one it has forgotten: a caller may be waiting.
-            return twiml.hang_up() if status in FINAL else twiml.fallback(self._fallback_for(form))
+            return twiml.hang_up() if status in FINAL else self._fallback_document(form)
         self._board.status(call_sid, status, now_s)
         self._board.follows(call_sid, now_s)
         answer = one.steering.next_document(now_s, steered=request.query.get("steered") == "1")
@@ -256,7 +262,7 @@ class Twilio:
         if call := self._board.call(form["CallSid"]):
             call.timeline.error(f"Twilio requested the fallback (error {code})")
             call.line_lost()
-        return twiml.fallback(self._fallback_for(form))
+        return self._fallback_document(form)
 
     async def _status(self, request: web.Request) -> web.Response:
         form = await self._signed_form(request)
@@ -378,7 +384,9 @@ class Twilio:
         return True
 
     async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
-        return self._rest is not None and await self._rest.run_twiml(call_id, twiml.fallback(fallback))
+        caller_id = self._board.caller_id_for(call_id, "", "")
+        document = twiml.fallback(fallback, caller_id=caller_id)
+        return self._rest is not None and await self._rest.run_twiml(call_id, document)
 
     async def _push(self, one: TwilioLeg, push: Push) -> None:
         assert self._rest is not None
@@ -430,17 +438,25 @@ def _document(one: TwilioLeg, step: NextStep) -> str:
             return twiml.dial(
                 step.target,
                 action_url=f"{public}/twilio/after",
+                caller_id=one.leg.caller_id,
                 whisper_url=f"{public}/twilio/whisper?{query}" if step.whisper else "",
             )
         case Kind.JOIN:
-            return twiml.join(step.target, action_url=f"{public}/twilio/after", starts=step.starts)
+            return twiml.join(
+                step.target, action_url=f"{public}/twilio/after", caller_id=one.leg.caller_id, starts=step.starts
+            )
         case Kind.FALLBACK:
-            return twiml.fallback(one.leg.fallback)
+            return twiml.fallback(one.leg.fallback, caller_id=one.leg.caller_id)
         case Kind.HANG_UP:
             return twiml.hang_up()
 
 
 # --- Twilio's terms
+
+
+def _is_text(text: str) -> bool:
+    """Whether it could be decoded (`Limits.form`)."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _is_outbound(form: Form) -> bool:

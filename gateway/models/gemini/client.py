@@ -26,6 +26,7 @@ from google.genai import types
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from offhook.gateway.agent.spec import Agent
+from offhook.gateway.config import check_proxies, unquoted
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
 from offhook.gateway.models.gemini.link import GeminiLink
@@ -55,6 +56,7 @@ class GeminiSettings:
     @classmethod
     def found(cls, environ: Mapping[str, str]) -> GeminiSettings:
         """From the variables that google-genai itself reads, whether or not they are enough."""
+        environ = {name: unquoted(value) for name, value in environ.items()}
         vertex = any(
             environ.get(name, "").lower() in ("1", "true")
             for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
@@ -77,7 +79,8 @@ class GeminiSettings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
-        """As `found`. Raises `OperatorError` when the variables are not enough."""
+        """As `found`. Raises `OperatorError` when the variables are not enough, or name a proxy that cannot be used."""
+        check_proxies(environ)
         settings = cls.found(environ)
         if settings.vertex and not (settings.project and settings.location) and not settings.api_key:
             raise OperatorError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,7 @@ RUBBISH = (
     '{"event":"stop","sequenceNumber":"1","streamSid":"MZ0","stop":{}}',
 )
 _SILENT_PAYLOAD = pybase64.b64encode(SILENT_FRAME).decode()
+_CALLER_ID = re.compile(r"\+(?!266696687$|7378742833$)[1-9][0-9]{6,14}")  # a number that a called party can be shown
 _NO_MORE = ""  # the end of an outbox
 
 
@@ -370,13 +372,18 @@ class SimulatedCall:
                     await self._wait(verb.length_s * 1000.0)
                 case DialVerb():
                     self._announce("dial", verb.to)
-                    if verb.conference:
+                    shown = verb.caller_id or self.truth.caller
+                    known = verb.conference or _CALLER_ID.fullmatch(shown) is not None
+                    if not known:  # error 13214
+                        self._violation(13214, f"<Dial> without callerId for a call from {shown!r}")
+                    elif verb.conference:
                         await self._join_conference(verb)
                     elif verb.whisper:
                         await self._whisper(verb)
                     if not verb.action:
                         return "dial"
-                    result = {"CallStatus": "in-progress", "DialCallStatus": self._carrier.dial_status}
+                    dial_status = self._carrier.dial_status if known else "failed"
+                    result = {"CallStatus": "in-progress", "DialCallStatus": dial_status}
                     return urljoin(self._leg.here, verb.action), verb.method, result
                 case EnqueueVerb():
                     self._announce("enqueue", verb.queue)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,11 @@ class SimulatedTwilio:
         self.statuses: dict[str, str] = {}
         self.requests: list[RestRequest] = []
         self.faults: deque[tuple[int, int]] = deque()
-        self.numbers = {f"PN{n:032x}": {"phone_number": number} for n, number in enumerate(numbers)}
+        self.numbers: dict[str, dict[str, Any]] = {
+            f"PN{n:032x}": {"phone_number": number} for n, number in enumerate(numbers)
+        }
+        self.account: dict[str, str] = {"sid": self.account_sid, "status": "active", "type": "Full"}
+        self.applications: dict[str, dict[str, str]] = {}  # by SID
         self.url = ""
         self._callees = callees
         self.failures: list[BaseException] = []  # exceptions of this simulator
@@ -181,7 +186,9 @@ class SimulatedTwilio:
             return _problem(status, code, "scripted fault")
         match request.method, path.strip("/").removesuffix(".json").split("/"):
             case "GET", [""]:
-                return 200, {"sid": self.account_sid, "status": "active"}
+                return 200, {**self.account}
+            case "GET", ["Applications", sid] if sid in self.applications:
+                return 200, {"sid": sid, **self.applications[sid]}
             case "POST", ["Calls"]:
                 return self._create(form)
             case "GET", ["Calls", sid]:
@@ -197,9 +204,8 @@ class SimulatedTwilio:
             case "POST", ["IncomingPhoneNumbers", sid]:
                 if sid not in self.numbers:
                     return _problem(404, 20404, "The requested resource was not found")
-                names = {"VoiceUrl": "voice_url", "VoiceFallbackUrl": "voice_fallback_url"}
-                names["StatusCallback"] = "status_callback"
-                self.numbers[sid] |= {names[name]: form[name] for name in names if name in form}
+                # An empty SID takes the number off; each of the two SIDs excludes the other.
+                self.numbers[sid] |= {_snake(name): value or None for name, value in form.items()}
                 return 200, {"sid": sid, **self.numbers[sid]}
         return _problem(404, 20404, "The requested resource was not found")
 
@@ -311,6 +317,10 @@ class SimulatedTwilio:
         headers = {"X-Twilio-Signature": sign(url, fields, self.auth_token)}
         async with self._http.post(reached, data=fields, headers=headers) as response:
             await response.read()
+
+
+def _snake(name: str) -> str:
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _problem(status: int, code: int, message: str) -> tuple[int, dict[str, Any]]:

@@ -175,6 +175,7 @@ class DialVerb:
     action: str = ""
     method: str = "POST"
     whisper: str = ""
+    caller_id: str = ""
     conference: bool = False
     starts: bool = True
     ends: bool = False
@@ -253,6 +254,7 @@ def _dial(element: ElementTree.Element, text: str) -> DialVerb:
         element.get("action", ""),
         element.get("method", "POST").upper(),
         whisper=noun.get("url", ""),
+        caller_id=element.get("callerId", ""),
         conference=noun.tag == "Conference",
         starts=noun.get("startConferenceOnEnter", "true") == "true",
         ends=noun.get("endConferenceOnExit", "false") == "true",

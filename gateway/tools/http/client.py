@@ -22,6 +22,7 @@ from yarl import URL
 from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.agent.tools import HttpTool
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.retry_after import retry_after_s
 from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.conduct import conducted, given_parameters
@@ -52,6 +53,7 @@ class _Failure:
     record: str
     again: bool = False
     sent: bool = True  # the service may have acted on it
+    wait_s: float = 0.0  # at least this long before another attempt (`Retry-After`)
 
 
 class HttpClient:
@@ -158,6 +160,7 @@ class HttpClient:
             if not isinstance(found, _Failure):
                 return found
             pause_s = PAUSES_S[attempt - 1] * random.uniform(1.0, 1.5) if attempt < ATTEMPTS else 0.0
+            pause_s = max(pause_s, found.wait_s)  # a service that wants more time than there is gets no other attempt
             time_left = self._clock() + pause_s + LAST_ATTEMPT_MIN_S < deadline_s
             if found.again and (repeatable or not found.sent) and attempt < ATTEMPTS and time_left:
                 await asyncio.sleep(pause_s)
@@ -246,7 +249,10 @@ def _result(spec: HttpTool, response: aiohttp.ClientResponse, kind: MediaType, t
     if status >= 400:
         record = f"answered {status}: {text[:TEXT_MAX]}"
         if status >= 500 or status == 429:
-            return _Failure("status", f"The service had an error ({status}).", record, status in _PASSING)
+            wait_s = retry_after_s(response.headers)
+            record += f" (Retry-After: {wait_s:g} s)" if wait_s else ""
+            message = f"The service had an error ({status})."
+            return _Failure("status", message, record, status in _PASSING, wait_s=wait_s)
         if status in (401, 403, 407):  # between the operator and the service
             return _Failure("status", f"The service did not allow this ({status}).", record)
         why = f": {text[:TEXT_MAX]}" if text and kind.name != "text/html" else "."

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 
@@ -285,26 +288,65 @@ async def raw_http(x: Exchange, head: str, body: bytes = b"") -> int:
         writer.close()
 
 
-def posted(name: str, counted: str, status: int, body: bytes, content_type: str = FORM, **headers: str) -> None:
+def posted(
+    name: str,
+    counted: str | tuple[str, ...],
+    status: int,
+    body: bytes,
+    content_type: str = FORM,
+    signed: bytes = b"",
+    **headers: str,
+) -> None:
+    """`signed`: the names and values that are signed, as bytes."""
+
     async def run(x: Exchange) -> None:
-        form = sign("auth-token-canary", PUBLIC + "/twilio/voice")
-        lines = {"X-Twilio-Signature": form, "Content-Type": content_type, "Content-Length": str(len(body)), **headers}
+        digest = hmac.new(b"auth-token-canary", f"{PUBLIC}/twilio/voice".encode() + signed, hashlib.sha1).digest()
+        lines = {"X-Twilio-Signature": base64.b64encode(digest).decode(), "Content-Type": content_type}
+        lines |= {"Content-Length": str(len(body)), **headers}
         head = "POST /twilio/voice HTTP/1.1\nHost: x\n" + "".join(f"{k}: {v}\n" for k, v in lines.items()) + "\n"
         assert await raw_http(x, head, body) == status
 
-    CASES[name] = (counted,), run
+    CASES[name] = (counted,) if isinstance(counted, str) else counted, run
 
 
 posted("another content type", http("bad_format"), 415, b'{"CallSid":"CA1"}', "application/json")
 posted("multipart", http("bad_format"), 415, b"--x\r\n\r\n", "multipart/form-data; boundary=x")
 posted("an unknown charset", http("bad_format"), 415, b"CallSid=CA1", f"{FORM}; charset=klingon")
 posted("UTF-16", http("bad_format"), 415, "CallSid=CA1".encode("utf-16"), f"{FORM}; charset=utf-16")
-posted("a form that is not UTF-8", http("not_utf8"), 400, b"CallSid=%FF%FE")
-posted("a form of raw bytes", http("not_utf8"), 400, b"CallSid=\xff\xfe")
+posted("base64 as a charset", http("bad_format"), 415, b"CallSid=CA1", f"{FORM}; charset=base64")
+NO_SID = http("not_utf8"), http("bad_field")
+posted("a call's SID that is not UTF-8", NO_SID, 400, b"CallSid=%FF%FE", signed=b"CallSid\xff\xfe")
+posted("a call's SID of raw bytes", NO_SID, 400, b"CallSid=\xff\xfe", signed=b"CallSid\xff\xfe")
+posted("bytes that were not signed", auth("webhook_signature"), 403, b"CallSid=%FF%FE")
 posted("10,000 fields", http("too_many"), 400, b"&".join(b"a%d=1" % n for n in range(7_000)))
 posted("a giant form", http("too_large"), 413, b"CallSid=" + b"1" * 70_000)
-posted("a compressed form", http("not_utf8"), 400, b"\x1f\x8b\x08" + b"0" * 30, **{"Content-Encoding": "gzip"})
+posted("a compressed form", http("bad_format"), 415, b"\x1f\x8b\x08" + b"0" * 30, **{"Content-Encoding": "gzip"})
 posted("a body that breaks off", http("timeout"), 408, b"CallSid=CA1", **{"Content-Length": "500"})
+
+
+def answered(name: str, counted: tuple[str, ...], value: bytes, text: str, content_type: str = FORM) -> None:
+    """A call is answered in spite of this CallerName. `value`: as it is sent; `text`: as it is signed, in UTF-8."""
+
+    async def run(x: Exchange) -> None:
+        call_sid, to = "CA" + secrets.token_hex(16), x.numbers["silent"]
+        body = f"CallSid={call_sid}&To={quote(to)}&CallerName=".encode() + value
+        fields = f"CallSid{call_sid}", "CallerName" + text, f"To{to}"
+        signed = "".join((f"{PUBLIC}/twilio/voice", *fields)).encode("utf-8", "surrogateescape")
+        digest = hmac.new(b"auth-token-canary", signed, hashlib.sha1).digest()
+        lines = {"X-Twilio-Signature": base64.b64encode(digest).decode(), "Content-Type": content_type}
+        lines["Content-Length"] = str(len(body))
+        head = "POST /twilio/voice HTTP/1.1\nHost: x\n" + "".join(f"{k}: {v}\n" for k, v in lines.items()) + "\n"
+        assert await raw_http(x, head, body) == 200
+        x.gateway.calls[call_sid].feed(messages_end(x, call_sid))
+
+    CASES[name] = counted, run
+
+
+answered("a name in Latin-1", (http("not_utf8"),), b"Jos%E9", "Jos\udce9")
+answered("a name cut in a letter", (http("not_utf8"),), b"Jos%C3", "Jos\udcc3")
+answered("a name of raw UTF-8", (), "José".encode(), "José")
+answered("a declared charset", (), b"Jos%E9", "José", f"{FORM}; charset=ISO-8859-1")
+answered("utf8 in quotes", (), b"Jos%C3%A9", "José", f'{FORM}; CharSet="utf8"')
 
 
 @case(http("too_large"))

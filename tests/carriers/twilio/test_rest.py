@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from offhook.gateway.carriers.twilio import rest as module
-from offhook.gateway.carriers.twilio.rest import NewCall, PhoneNumber, TwilioError, TwilioRest
+from offhook.gateway.carriers.twilio.rest import Account, NewCall, PhoneNumber, TwilioError, TwilioRest, VoiceHook
 from offhook.gateway.errors import OperatorError
 
 ACCOUNT, SECRET = "AC" + "0" * 32, "planted-canary-secret"
@@ -120,8 +120,8 @@ async def test_a_call_that_is_over_is_an_answer(twilio, rest, answer):
 
 CHANGES = {
     "hang_up": lambda rest: rest.hang_up(CALL),
-    "set_number": lambda rest: rest.set_number("PN1", voice_url="https://h"),
-    "account_status": lambda rest: rest.account_status(),
+    "set_number": lambda rest: rest.set_number(PhoneNumber("PN1", "+1"), voice_url="https://h"),
+    "account": lambda rest: rest.account(),
 }
 ONCE = {
     "run_twiml": lambda rest: rest.run_twiml(CALL, "<Response/>"),
@@ -173,10 +173,11 @@ async def test_retry_after_is_followed_within_reason(twilio, rest, monkeypatch):
         await sleep(0)
 
     monkeypatch.setattr(module.asyncio, "sleep", noted)
-    for retry_after in ("2", "86400", "Wed, 21 Oct 2026 07:28:00 GMT", "-1", "٣"):
-        twilio.answers = [(429, {}, {"Retry-After": retry_after}), FINE]
+    for retry_after in ("2", "86400", "Wed, 21 Oct 2026 07:28:03 GMT", "-1", "٣", "1.5"):
+        headers = {"Retry-After": retry_after, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}
+        twilio.answers = [(429, {}, headers), FINE]
         await rest.hang_up(CALL)
-    assert waited == [2.0, module.MAX_WAIT_S, 0.0, 0.0, 0.0]
+    assert waited == [2.0, module.MAX_WAIT_S, 3.0, 0.0, 0.0, 1.5]
 
 
 @pytest.mark.parametrize("call", [*CHANGES, *ONCE])
@@ -215,7 +216,7 @@ async def test_answers_that_are_none(twilio, rest, body):
     twilio.answers = [(200, body)]
     with pytest.raises(TwilioError, match="names no call"):
         await rest.place_call(NewCall(to="+1", caller_id="+2", url="https://h"))
-    assert await rest.account_status() == ""
+    assert await rest.account() == Account("")
     assert await rest.numbers() == []
 
 
@@ -223,7 +224,7 @@ async def test_an_endless_answer_is_cut_off(twilio, rest, monkeypatch):
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
     twilio.answers = [(200, " " * 2000 + "{}")]
     with pytest.raises(TwilioError):
-        await rest.account_status()
+        await rest.account()
 
 
 # --- new legs
@@ -292,8 +293,8 @@ async def test_numbers_over_pages(twilio, rest):
         (200, {"incoming_phone_numbers": [listed("+2", status_callback="https://s")], "next_page_uri": None}),
     ]
     assert await rest.numbers() == [
-        PhoneNumber("PN+1", "+1", "", "https://v", "", ""),
-        PhoneNumber("PN+2", "+2", "", "https://v", "", "https://s"),
+        PhoneNumber("PN+1", "+1", voice=VoiceHook("https://v")),
+        PhoneNumber("PN+2", "+2", voice=VoiceHook("https://v"), status_callback=VoiceHook("https://s")),
     ]
     assert twilio.asked == [
         ("GET", f"{BASE}/IncomingPhoneNumbers.json", [("PageSize", "1000")]),
@@ -316,21 +317,48 @@ async def test_pages_stay_on_the_host_and_end(twilio, rest, following):
 
 async def test_set_number(twilio, rest):
     twilio.answers = [(200, listed("+1", voice_url="https://h/v"))]
-    number = await rest.set_number("PN1", voice_url="https://h/v", status_callback_url="https://h/s")
-    assert number.voice_url == "https://h/v"
+    number = await rest.set_number(PhoneNumber("PN1", "+1"), voice_url="https://h/v", status_callback_url="https://h/s")
+    assert number.voice == VoiceHook("https://h/v")
     assert twilio.asked == [
         (
             "POST",
             f"{BASE}/IncomingPhoneNumbers/PN1.json",
-            [("VoiceUrl", "https://h/v"), ("VoiceMethod", "POST"), ("StatusCallback", "https://h/s")],
+            [
+                ("VoiceUrl", "https://h/v"),
+                ("VoiceMethod", "POST"),
+                ("StatusCallback", "https://h/s"),
+                ("StatusCallbackMethod", "POST"),
+            ],
         )
     ]
 
 
-async def test_account_status(twilio, rest):
-    twilio.answers = [(200, {"status": "active"})]
-    assert await rest.account_status() == "active"
-    assert twilio.asked == [("GET", f"{BASE}.json", [])]
+async def test_set_number_takes_it_off_trunk_and_application(twilio, rest):
+    twilio.answers = [(200, listed("+1"))]
+    number = PhoneNumber("PN1", "+1", application_sid="AP1", trunk_sid="TK1", receives="fax")
+    await rest.set_number(number, voice_url="https://h/v", fallback=VoiceHook("https://h/f", "GET"))
+    sent = dict(twilio.asked[0][2])
+    assert (sent["TrunkSid"], sent["VoiceApplicationSid"], sent["VoiceReceiveMode"]) == ("", "", "voice")
+    assert (sent["VoiceFallbackUrl"], sent["VoiceFallbackMethod"]) == ("https://h/f", "GET")
+
+
+async def test_a_number_is_read_whole(twilio, rest):
+    more = {"voice_application_sid": "AP1", "trunk_sid": "TK1", "voice_method": "get", "voice_receive_mode": "fax"}
+    more |= {"capabilities": {"voice": False}, "voice_fallback_url": "https://f", "voice_fallback_method": "GET"}
+    twilio.answers = [(200, {"incoming_phone_numbers": [listed("+1", **more)]})]
+    (number,) = await rest.numbers()
+    assert (number.application_sid, number.trunk_sid, number.receives) == ("AP1", "TK1", "fax")
+    assert (number.voice, number.fallback) == (VoiceHook("https://v", "GET"), VoiceHook("https://f", "GET"))
+    assert not number.can_voice
+
+
+async def test_an_application_and_the_account_are_read(twilio, rest):
+    twilio.answers = [(200, {"voice_url": "https://v", "voice_method": "GET"}), (200, {"status": "active"})]
+    twilio.answers += [(200, {"status": "suspended", "type": "Trial"})]
+    assert await rest.application("AP1") == VoiceHook("https://v", "GET")
+    assert await rest.account() == Account("active")
+    assert await rest.account() == Account("suspended", trial=True)
+    assert [path for _, path, _ in twilio.asked] == [f"{BASE}/Applications/AP1.json", f"{BASE}.json", f"{BASE}.json"]
 
 
 # --- secrets

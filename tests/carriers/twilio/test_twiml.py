@@ -103,7 +103,22 @@ def test_dial_with_everything():
 
 
 def test_dial_sip_in_any_case():
-    assert outline(twiml.dial("SIPS:a@b.example")) == [["Dial", {}, "", ["Sip", {}, "SIPS:a@b.example"]]]
+    assert outline(twiml.dial("SIPS:a@b.example")) == [["Dial", {}, "", ["Sip", {}, "sips:a@b.example"]]]
+
+
+def test_dial_client_by_its_identity():
+    assert outline(twiml.dial("client:Alice")) == [["Dial", {}, "", ["Client", {}, "Alice"]]]
+
+
+def test_every_dial_can_carry_a_caller_id():
+    number = "+15559998888"
+    for document in (
+        twiml.dial("+15550001111", caller_id=number),
+        twiml.fallback(Fallback(dial="+15550001111"), caller_id=number),
+        twiml.join("room", caller_id=number),
+    ):
+        dials = [element for element in ET.fromstring(document).iter() if element.tag == "Dial"]
+        assert [element.get("callerId") for element in dials] == [number]
 
 
 def test_small_documents():

@@ -579,3 +579,22 @@ async def test_half_an_answer_is_an_error(answer: bytes) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server, tools_for(tool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")) as tools:
         assert (await refused(tools)).reason in ("bad_answer", "unreachable")
+
+
+async def test_retry_after_is_waited_for_within_the_time() -> None:
+    service = Service()
+    async with service.up() as url, tools_for(tool(url, timeout_s=6.0)) as tools:
+        slow = web.Response(status=429, headers={"Retry-After": "1"})
+        service.answer = answering(slow, 200)
+        began_s = asyncio.get_running_loop().time()
+        assert await call(tools) == {"ok": True}
+        assert asyncio.get_running_loop().time() - began_s >= 1.0
+        later = web.Response(status=503, headers={"Retry-After": "Fri, 27 Nov 2026 20:00:00 GMT", "Date": DATE})
+        service.seen.clear()
+        service.answer = answering(later, 200)
+        error = await refused(tools)
+    assert len(service.seen) == 1  # a minute is more than the tool has
+    assert "(Retry-After: 60 s)" in error.record
+
+
+DATE = "Fri, 27 Nov 2026 19:59:00 GMT"
