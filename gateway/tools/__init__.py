@@ -147,6 +147,7 @@ class Tool:
     timeout_s: float = 20.0
     filler: str = ""
     filler_after_ms: int = 1_500
+    entry: int | None = None  # its place in the agent file's `tools`; one entry may make several tools
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
     arguments: Arguments = field(init=False, repr=False, compare=False)
 

@@ -24,12 +24,13 @@ from offhook.gateway.rehearsal.model.script import Script
 from tests.models.gemini.link_rig import linked
 
 BOOK = SimpleNamespace(
+    entry=0,
     name="book",
     description="Book a table.",
     parameters={"type": "object", "properties": {"people": {"type": "integer"}}, "required": ["people"]},
     blocking=False,
 )
-WAIT = SimpleNamespace(name="wait", description="Look it up.", parameters={}, blocking=True)
+WAIT = SimpleNamespace(name="wait", description="Look it up.", parameters={}, blocking=True, entry=0)
 
 
 def agent_with(**fields) -> Agent:
@@ -74,7 +75,7 @@ REFUSED = {
     "a tool's name with a space": (agent_with(), [SimpleNamespace(**{**vars(BOOK), "name": "a b"})], "tools[0].name"),
     "a tool without a word": (
         agent_with(),
-        [BOOK, SimpleNamespace(**{**vars(BOOK), "description": ""})],
+        [BOOK, SimpleNamespace(**{**vars(BOOK), "description": "", "entry": 1})],
         "tools[1].description",
     ),
     "a tool that takes a list": (
