@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from google.genai import types
 
+from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Agent, BargeInSettings, McpServer, ModelSettings, ToolSettings, TurnDetection
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models.gemini.setup import (
@@ -22,9 +23,11 @@ from offhook.gateway.models.gemini.setup import (
     with_time,
 )
 from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.tools.build import build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from tests.models.gemini.link_rig import linked
+from tests.rig.gateway import serving
 
 BOOK = SimpleNamespace(
     entry=0,
@@ -115,6 +118,12 @@ def test_a_problem_names_its_entry_in_the_file():
     agent = msgspec.structs.replace(on("gemini-3.8-live-extended-thinking"), tools=tools)
     [problem] = check(agent, build_tools(agent, {}, HttpClient()).tools.values())
     assert problem.field == "tools[2].blocking"
+
+
+async def test_what_the_model_refuses_is_logged_at_start(caplog):
+    agent = parse_agent("name: a\nvoice: alloy\n", path="desk.yaml")
+    async with ModelServer(Script()) as model, serving([agent], {"OFFHOOK_INSECURE": "1"}, model=model):
+        assert "desk.yaml: voice: alloy is not a voice of this model" in caplog.text
 
 
 def test_more_tools_than_the_model_takes():
