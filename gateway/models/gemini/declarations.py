@@ -33,9 +33,31 @@ _FORMATS = {"string": ("date-time",), "integer": ("int32", "int64"), "number": (
 _EXAMPLES = {"date": "2026-03-31", "time": "14:30:00", "duration": "PT1H30M"}
 
 
-def declared_parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool's schema, its references resolved, in the keywords and forms that the API takes; of type object."""
-    return _declared({**schema, "type": "object"}, 0)
+def declared_parameters(schema: Mapping[str, Any], *, as_json: bool = True) -> dict[str, Any]:
+    """A tool's schema, its references resolved, in the keywords and forms that the API takes; of type object.
+
+    `as_json`: for `parametersJsonSchema`, else for `parameters`, which takes fewer.
+    """
+    declared = _declared({**schema, "type": "object"}, 0)
+    return declared if as_json else _openapi(declared)
+
+
+def _openapi(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """A declared schema in the forms that the API's own Schema has: each with one type, and lists of one kind."""
+    plain = {word: value for word, value in declared.items() if word not in ("additionalProperties", "prefixItems")}
+    if "anyOf" in plain:
+        return {**plain, "anyOf": [_openapi(option) for option in plain["anyOf"]]}
+    if "type" not in plain:
+        return _described({**plain, "type": "string"}, "Any value; a list or an object as JSON.")
+    if "properties" in plain:
+        plain["properties"] = {name: _openapi(value) for name, value in plain["properties"].items()}
+    if "prefixItems" in declared:
+        items = [*declared["prefixItems"], *([plain["items"]] if "items" in plain else [])]
+        options = [option for item in items for option in item.get("anyOf", [item])]
+        plain["items"] = {"anyOf": options} if len(options) > 1 else options[0]
+    if "items" in plain:
+        plain["items"] = _openapi(plain["items"])
+    return plain
 
 
 def _declared(schema: Any, nested: int) -> dict[str, Any]:

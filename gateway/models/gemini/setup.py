@@ -50,6 +50,9 @@ class ModelRow:
     levels: tuple[str, ...] = ()  # of thinking
     vertex: bool | None = None  # True: there alone; False: on the Developer API alone; None: on both
     legacy: bool = False
+    # Tools are declared by JSON schema. 2.5 calls such tools with empty arguments (python-genai 1147, livekit/agents
+    # 2940); 3.1 and 3.8 are reported to take it (livekit/agents 7302).
+    json_schema: bool = True
 
 
 MODELS: dict[str, ModelRow] = {
@@ -68,13 +71,13 @@ MODELS: dict[str, ModelRow] = {
         legacy=True,
     ),
     "gemini-2.5-flash-native-audio-preview-12-2025": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=False, legacy=True
     ),
     "gemini-2.5-flash-native-audio-latest": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=False, legacy=True
     ),
     "gemini-live-2.5-flash-native-audio": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=True, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=True, legacy=True
     ),
 }
 
@@ -292,7 +295,8 @@ def _declaration(tool: Declared, model: ModelRow) -> dict[str, Any]:
         "behavior": "BLOCKING" if _waits(tool, model) else "NON_BLOCKING",
     }
     if tool.parameters and tool.parameters.get("properties"):
-        declared["parameters_json_schema"] = declared_parameters(tool.parameters)
+        kind = "parameters_json_schema" if model.json_schema else "parameters"
+        declared[kind] = declared_parameters(tool.parameters, as_json=model.json_schema)
     return declared
 
 

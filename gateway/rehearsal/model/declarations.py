@@ -80,6 +80,8 @@ def _wrong(schema: Any, where: str, as_json: bool, vertex: bool, nested: int) ->
     if not isinstance(schema, Mapping):
         yield f"Invalid value at '{where}' (Schema), {str(schema)[:20]}"
         return
+    if not as_json:  # a message of protobuf's: its fields come in either spelling
+        schema = {re.sub(r"_([a-z])", lambda found: found[1].upper(), word): value for word, value in schema.items()}
     for word in schema:
         if word not in (_JSON_WORDS if as_json else _SCHEMA_WORDS):
             yield f"Unknown name \"{word[:40]}\" at '{where}': Cannot find field."

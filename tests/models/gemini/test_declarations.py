@@ -133,11 +133,27 @@ def schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 SCHEMAS = st.recursive(st.booleans() | st.fixed_dictionaries({}, optional=WORDS), schemas, max_leaves=12)
 
 
-@pytest.mark.parametrize("vertex", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "declared"),
+    [
+        ({}, {"type": "string", "description": "Any value; a list or an object as JSON."}),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, {"type": "object"}),
+        ({"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False},
+         {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}),
+        ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
+    ],
+)  # fmt: skip
+def test_the_apis_own_schema_has_fewer_forms(schema: Any, declared: Any) -> None:
+    parameters = declared_parameters({"properties": {"v": schema}}, as_json=False)
+    assert parameters["properties"]["v"] == declared
+
+
+@pytest.mark.parametrize(("vertex", "as_json"), [(False, True), (True, True), (True, False)])
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(schema=st.dictionaries(NAMES, SCHEMAS, min_size=1, max_size=3), rest=SCHEMAS)
-def test_any_schema_is_declared_as_the_service_takes_it(vertex: bool, schema: Any, rest: Any) -> None:
+def test_any_schema_is_declared_as_the_service_takes_it(vertex: bool, as_json: bool, schema: Any, rest: Any) -> None:
     parameters = inlined({**(rest if isinstance(rest, dict) else {}), "properties": schema, "type": "object"})
     Arguments(parameters)  # a valid schema: no other becomes a tool
-    function = Function(name="f", parameters_json_schema=declared_parameters(parameters))
+    kind = "parameters_json_schema" if as_json else "parameters"
+    function = Function(name="f", **{kind: declared_parameters(parameters, as_json=as_json)})
     assert wrong_functions([function], vertex=vertex) is None

@@ -29,6 +29,7 @@ from offhook.gateway.models import LinkCount
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.models.gemini.setup import MODELS
 from offhook.gateway.rehearsal.model import script as m
 from offhook.gateway.rehearsal.model.server import ModelServer
 from tests.models.gemini.link_rig import AGENT, KEY, NO_SAMPLES, Sink, brief_of, eventually, linked, settings_for
@@ -685,6 +686,25 @@ async def test_a_refused_declaration_is_no_session():
     setups, faults, _ = await failed(m.Script(), tools=(tool,), violations=True)
     assert len(setups) == 1
     assert faults[0].startswith("no session: 1007 Request contains an invalid argument. tools[0].function_declarations")
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_every_model_takes_a_rich_declaration(model):
+    schema = {
+        "properties": {
+            "when": {"anyOf": [{"type": "string", "format": "date"}, {"type": "integer", "minimum": 0}], "default": 1},
+            "who": {"type": ["string", "null"], "maxLength": 3, "enum": ["a", "", None]},
+            "list": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}], "maxItems": 2},
+            "any": True,
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "required": ["when", "gone"],
+    }
+    tool = SimpleNamespace(name="book", description="Book.", parameters=schema, blocking=False)
+    async with linked(m.Script(), Agent(name="a", model=ModelSettings(name=model)), tools=(tool,)) as rig:
+        [setup] = [session.setup for session in rig.server.sessions]
+    [declared] = setup["tools"][0]["functionDeclarations"]
+    assert ("parametersJsonSchema" in declared) is ("2.5" not in model)
 
 
 async def test_a_refused_setup_is_tried_without_resumption():

@@ -114,6 +114,7 @@ def test_what_one_form_or_platform_refuses(schema: Any, how: dict[str, bool], sa
         ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, {"vertex": True}),
         ({"type": "STRING", "format": "enum", "enum": ["a"], "default": 3, "maxLength": "5"}, {"as_json": False}),
         ({"type": "OBJECT"}, {"as_json": False}),
+        ({"any_of": [{"type": "STRING", "max_length": 3}, {"type": "INTEGER"}]}, {"as_json": False}),
         (nested(4), {}),
     ],
 )
