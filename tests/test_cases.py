@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "tools/test_schema.py::test_a_reference_is_a_json_pointer",
             "tools/test_schema.py::test_a_schema_inside_itself_is_cut_with_a_note",
             "tools/mcp/test_tools.py::test_an_odd_servers_tools_are_declared_and_called",
-            "models/gemini/test_declarations.py::test_any_schema_is_declared_as_the_service_takes_it",
+            "models/gemini/test_declarations.py::test_any_schema_is_declared_as_the_api_takes_it",
         ],
     ),
     "model-audio-mime": (
