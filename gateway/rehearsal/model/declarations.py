@@ -128,7 +128,7 @@ def _wrong_values(schema: Mapping[str, Any], types: list[str], where: str, as_js
         known = [_FORMATS[name] for name in types if name in _FORMATS]
         if not known:
             yield f"{where}.format: format is only supported for NUMBER, INTEGER and STRING type"
-        elif not any(schema["format"] in names for names in known):
+        elif not any(str(schema["format"]) in names for names in known):
             names = " and ".join(f"'{name}'" for name in sorted(known[0], reverse=True))
             yield f"{where}.format: only {names} are supported for {types[0].upper()} type"
     properties = schema.get("properties", {})
@@ -141,7 +141,7 @@ def _wrong_values(schema: Mapping[str, Any], types: list[str], where: str, as_js
         yield f"Invalid value at '{where}.required' (TYPE_STRING), {str(required)[:20]}"
     else:
         for i, name in enumerate(required):
-            if not isinstance(properties, Mapping) or name not in properties:
+            if not isinstance(properties, Mapping) or not isinstance(name, str) or name not in properties:
                 yield f"{where}.required[{i}]: property is not defined"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offhook.gateway.rehearsal.model.declarations import wrong_functions
 from offhook.gateway.rehearsal.model.wire import Function, Refused, checked_setup
@@ -120,6 +122,32 @@ def test_what_one_form_or_platform_refuses(schema: Any, how: dict[str, bool], sa
 )
 def test_a_schema_that_is_taken(schema: Any, how: dict[str, bool]) -> None:
     assert of(schema, **how) is None
+
+
+WORDS = [
+    "type",
+    "enum",
+    "format",
+    "required",
+    "properties",
+    "items",
+    "anyOf",
+    "minimum",
+    "minItems",
+    "nullable",
+    "$ref",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "object", "array", "a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@settings(deadline=None)
+@given(schema=st.dictionaries(st.sampled_from(WORDS), JSON), as_json=st.booleans())
+def test_anything_is_taken_or_refused(schema: Any, as_json: bool) -> None:
+    assert isinstance(of(schema, as_json=as_json), str | None)
 
 
 @pytest.mark.parametrize("schema", [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, [], "object"])
