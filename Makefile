@@ -1,26 +1,27 @@
-# Two commands do everything on a fresh machine with Python 3.11+, make and git: `make demo` and `make test`.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
+# Two commands do everything on a fresh machine with Python 3.11 to 3.13, make and git: `make demo` and `make test`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test contract lint figures bench bench-vad wheel clean
+.PHONY: help setup system demo simulate test quick contract lint figures bench bench-vad wheel clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/.ready ## Make .venv with the `offhook` command, at the versions of constraints.txt
+setup: $(VENV)/.ready ## Make .venv with the `offhook` command, at the versions of constraints.txt
 
-.venv/.ready: pyproject.toml constraints.txt .ci/link
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Setting up .venv with the packages of constraints.txt: once, a minute or a few"
-	@$(PYTHON) -m venv .venv
+$(VENV)/.ready: pyproject.toml constraints.txt .ci/link
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up $(VENV) with the packages of constraints.txt: once, a minute or a few"
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rehearsal,dev]'
 	@sh .ci/link
 	@touch $@
 
 system: setup ## Install what some tests need from the system, where that may be done
-	@sh tests/system.sh
+	@sh tests/system.sh $(BIN)/python
 
 demo: setup ## Place a simulated phone call through the real gateway: no key, no account
 	@$(BIN)/offhook demo
@@ -30,6 +31,9 @@ simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures o
 
 test: setup system ## Run every test
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # a file shares its calls
+
+quick: setup system ## Run the tests that wait for no other process
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python
@@ -53,4 +57,4 @@ wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python -m hatchling build --target wheel
 
 clean: ## Remove what the other targets made
-	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

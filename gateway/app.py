@@ -197,6 +197,9 @@ class Gateway:
             ) from None
         host, port = listener.sockets[0].getsockname()[:2]
         await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
+        for agent in self.agents:  # here the tools of MCP servers are known too
+            for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
+                log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
         await self.switchboard.open(self._carriers)
         await self.model.warm_up()
         ticker = asyncio.create_task(self._tick(), name="ticker")

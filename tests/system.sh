@@ -1,5 +1,7 @@
 #!/bin/sh
 # Installs the programs some tests use, where this user may; otherwise says what will be skipped.
+# Usage: sh tests/system.sh [python]: the Python of the environment that gets the packages
+python="${1:-.venv/bin/python}"
 missing=""
 for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus chromium:chromium; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
@@ -19,10 +21,10 @@ for pair in espeak-ng sox prometheus promtool chromium; do
 done
 # PESQ is compiled where it is installed; the Silero network comes in a wheel that asks for torch, which it does
 # not need. Where they cannot be had, their tests are skipped.
-pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check"
+pip="$python -m pip install --quiet --disable-pip-version-check"
 for spec in 'pesq:pesq>=0.0.4,<0.1' 'onnxruntime:onnxruntime>=1.17,<2' 'silero_vad:--no-deps silero-vad>=6,<7'; do
   module="${spec%%:*}"
-  .venv/bin/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" 2>/dev/null && continue
+  "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" 2>/dev/null && continue
   flags=""; package="${spec#*:}"
   case "$package" in --no-deps*) flags=--no-deps; package="${package#--no-deps }" ;; esac
   $pip $flags "$package" >"/tmp/offhook-$module.log" 2>&1 \

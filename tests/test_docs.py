@@ -118,6 +118,9 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
+CLAIMED = ["3.11", "3.12", "3.13"]  # the Pythons that the project says it runs on
+
+
 def made(text: str) -> set[str]:
     """The targets that a text has make build."""
     return set(re.findall(r"(?:^|`|run: |sudo )make ([a-z-]+)", text, re.MULTILINE))
@@ -146,7 +149,23 @@ def test_workflow_runs_all_of_the_local_gate() -> None:
     workflow = load(ROOT / ".github" / "workflows" / "ci.yaml")
     runs = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
     assert gate <= made("\n".join(runs))
-    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == CLAIMED
+
+
+def test_claimed_pythons_are_those_of_requires_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    spec = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
+    assert spec
+    assert [f"3.{minor}" for minor in range(int(spec[1]), int(spec[2]))] == CLAIMED
+    classifiers = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: Python ::" in line]
+    assert classifiers == CLAIMED
+
+
+def test_gate_finds_the_python_it_runs_on() -> None:
+    found = subprocess.run([ROOT / ".ci" / "pythons"], capture_output=True, text=True, check=True).stdout.split()
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
+    versions = [subprocess.check_output([python, "-c", script], text=True).strip() for python in found]
+    assert versions == sorted(set(versions), key=CLAIMED.index)
 
 
 def test_hooks_run_what_make_lint_runs() -> None:

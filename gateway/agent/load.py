@@ -39,9 +39,11 @@ def agent_from(file: YamlFile, value: Any = None, steps: Sequence[str | int] = (
     data = file.value if value is None and not steps else value
     if not isinstance(data, Mapping):
         raise file.error("must be a mapping of fields, as in `name: receptionist`", steps)
-    if "directory" in data:
-        raise file.error("is where the agent file is: remove it", [*steps, "directory"])
-    agent = file.convert({**data, "directory": directory}, Agent, steps, part_of="an agent file")
+    for name in ("directory", "file"):
+        if name in data:
+            raise file.error("is where the agent file is: remove it", [*steps, name])
+    given = {**data, "directory": directory, "file": file.path}
+    agent = file.convert(given, Agent, steps, part_of="an agent file")
     for name, what in _contradictions(agent):
         prefix = f"{'.'.join(map(str, steps))}." if steps else ""
         raise file.error(what, file.steps(f"{prefix}{name}"))

@@ -28,6 +28,6 @@ def load_sounds(agent: Agent) -> dict[str, bytes]:
         try:
             samples, rate_hz = read_wav(path)
         except (OSError, ValueError) as error:
-            raise AgentFileError(agent.name, f"{name} cannot be played ({error})", field=field) from None
+            raise AgentFileError(agent.file or agent.name, f"{name} cannot be played ({error})", field=field) from None
         sounds[name] = mulaw.encode(resample(samples, rate_hz, 8000))
     return sounds

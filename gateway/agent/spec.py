@@ -189,6 +189,7 @@ class Agent(_Spec, frozen=True):
     variables: dict[str, str] = {}
     board: str = ""  # module:function of yours; the console shows the lists it returns
     directory: str = "."  # of the agent file; relative paths start here
+    file: str = ""  # the agent file, as it was named
 
 
 def filler_line(filler: str) -> str:

@@ -187,6 +187,8 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             detector_of(agent)
             problems = check_model(agent, tools.values())
         except OperatorError as error:  # continue with the next file
+            if isinstance(error, AgentFileError) and error.line is None and error.field:
+                error = file.error(error.what, file.steps(error.field))
             said = str(error)
             print(f"offhook: {said}" if str(path) in said else f"offhook: {path}: {said}", file=sys.stderr)
             bad = True

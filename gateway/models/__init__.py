@@ -49,6 +49,8 @@ class Declared(Protocol):
     def parameters(self) -> Mapping[str, Any]: ...
     @property
     def blocking(self) -> bool: ...
+    @property
+    def entry(self) -> int | None: ...  # its place in the agent file's `tools`; None where there is none
 
 
 class Problem(NamedTuple):

@@ -151,6 +151,7 @@ class Tool:
     timeout_s: float = 20.0
     filler: str = ""
     filler_after_ms: int = 1_500
+    entry: int | None = None  # its place in the agent file's `tools`; one entry may make several tools
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
     breaker: Breaker | None = field(default=None, repr=False, compare=False)  # of all calls' runs of it
     arguments: Arguments = field(init=False, repr=False, compare=False)

@@ -63,14 +63,14 @@ def build_tools(agent: Agent, environ: Mapping[str, str], http: HttpClient) -> T
     """The agent's tools. Raises `OperatorError` that says what to change. Whoever made `http` starts and closes it."""
     sources: list[ToolSource] = []
     own: dict[str, Tool] = {}
-    for settings in agent.tools:
+    for entry, settings in enumerate(agent.tools):
         if settings.mcp is not None:
-            sources.append(_mcp(settings, environ, agent.directory))
+            sources.append(_mcp(settings, environ, agent.directory, entry))
         made = [http.tool(settings, environ, agent.variables)] if settings.http else _own(settings, agent.directory)
         for tool in made:
             if tool.name in own:
                 raise OperatorError(f"agent {agent.name}: two tools are named {tool.name}: give one another name")
-            own[tool.name] = tool
+            own[tool.name] = replace(tool, entry=entry)
     return Toolbox(own, sources)
 
 
@@ -90,12 +90,12 @@ def board_of(agent: Agent) -> Callable[[], Awaitable[Any]] | None:
     return snapshot
 
 
-def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str) -> ToolSource:
+def _mcp(settings: ToolSettings, environ: Mapping[str, str], directory: str, entry: int) -> ToolSource:
     try:
         from offhook.gateway.tools.mcp.tools import McpTools
     except ModuleNotFoundError:
         raise OperatorError("an agent with mcp tools needs the extra: pip install 'offhook[mcp]'") from None
-    return McpTools(settings, environ, directory=directory)
+    return McpTools(settings, environ, directory=directory, entry=entry)
 
 
 def _own(settings: ToolSettings, directory: str) -> list[Tool]:

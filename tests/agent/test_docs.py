@@ -15,7 +15,7 @@ from offhook.gateway.yamlfile import parse_yaml
 
 TEXT = (Path(__file__).parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
-ELSEWHERE = {"directory", "tools"}  # where the file stands: not to be written; docs/tools.md
+ELSEWHERE = {"directory", "file", "tools"}  # where the file stands: not to be written; docs/tools.md
 
 
 def fields_of(struct: type) -> dict[str, list[str]]:

@@ -31,6 +31,7 @@ def test_a_name_is_enough() -> None:
         ("name: a\nidle: {prompt_after_s: -1}", 2, "idle.prompt_after_s", ">= 0"),
         ("name: a\ntools:\n  - {builtin: end_call}\n  - {buildin: x}", 4, "tools[1].buildin", "is not a field"),
         ("name: a\ndirectory: /", 2, "directory", "remove it"),
+        ("name: a\nfile: a.yaml", 2, "file", "remove it"),
         ("name: a\nidle:\n  prompt_after_s: 30", 3, "idle.prompt_after_s", "less than goodbye_after_s"),
         ("name: a\nlimits:\n  call_s: 30", 2, "limits.warning_s", "less than call_s"),
         (

@@ -82,6 +82,13 @@ def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
     assert done.stdout.startswith("agent.yaml: ok")
 
 
+def test_check_names_file_and_line_of_a_sound(folder: Path) -> None:
+    (folder / "sound.yaml").write_text("name: a\ngreeting:\n  sound: gone.wav\n")
+    done = offhook(folder, "check", "sound.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("offhook: sound.yaml:3: greeting.sound: gone.wav cannot be played")
+
+
 def test_check_prints_model_problems_as_sentences(folder: Path) -> None:
     (folder / "voice.yaml").write_text("name: a\nvoice: kore\nmodel:\n  temperature: 3\n")
     done = offhook(folder, "check", "voice.yaml")

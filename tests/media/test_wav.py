@@ -68,7 +68,7 @@ def test_a_truncated_file_has_its_remaining_samples(tmp_path: Path) -> None:
     assert np.array_equal(read_wav(tmp_path / "a.wav")[0], TONE[:100])
 
 
-# --- headers of the field (shared/cases: wav-extensible, wav-streamed-header)
+# --- headers of the field (tests/test_cases.py: wav-extensible, wav-streamed-header)
 
 
 def made(

@@ -16,6 +16,7 @@ def test_round_trip_is_known_only_while_open(run):
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.readline())
             await writer.drain()
+            writer.close()  # from 3.12 on a server's end waits for its connections
 
         async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

@@ -598,6 +598,8 @@ class GeminiLink:
 
     def _on_skipped(self, value: wire.Skipped, at_s: float) -> None:
         self._sink.count(LinkCount.UNKNOWN_FIELD if value.unknown else LinkCount.BAD_FIELD)
+        if value.value and (fault := f"{value.where} that cannot be used: {value.value}") not in self.faults:
+            self.faults.append(fault)
 
 
 def _cancelled_from_outside() -> bool:

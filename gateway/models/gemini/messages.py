@@ -9,7 +9,10 @@ single new key must not end a call).
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -213,6 +216,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
     where: str
     unknown: bool
+    value: str = ""  # where it helps: a media type
 
 
 Incoming = (
@@ -277,17 +281,36 @@ def parse(frame: bytes | str) -> list[Incoming]:
     """The values in one frame, text or binary, in the order in which they are to be acted on.
 
     An empty frame has none. Raises `Malformed` when the frame is not a JSON object; anything less is a
-    `Skipped` among the values.
+    `Skipped` among the values: also text that is not Unicode and a number out of range.
     """
     if not frame or (len(frame) < 8 and not frame.strip()):
         return []
+    repaired: list[Incoming] = []
     try:
         message = _decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Malformed("model", "not_json", "a frame is not JSON") from None
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        message = _decode_leniently(frame, repaired)
     if type(message) is not dict:
         raise Malformed("model", "not_an_object", "a frame is not a JSON object")
-    return _values_of(message)
+    return [*repaired, *_values_of(message)] if repaired else _values_of(message)
+
+
+def _decode_leniently(frame: bytes | str, repaired: list[Incoming]) -> Any:
+    """What a strict reader refuses: a byte order mark, which a reader may ignore (RFC 8259, 8.1), half of a surrogate
+    pair, bytes that are not UTF-8, numbers beyond a double. What was lost is noted. Raises `Malformed`.
+    """
+    text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
+    try:
+        message = json.loads(text.removeprefix("\ufeff"))
+        whole = json.dumps(message, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        raise Malformed("model", "not_json", "a frame is not JSON") from None
+    mended = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if mended != whole:
+        message = json.loads(mended)
+    if "\ufffd" in mended or not text.startswith("\ufeff"):
+        repaired.append(Skipped("frame", unknown=False))
+    return message
 
 
 def usage_of(counts: Mapping[str, int]) -> Usage:
@@ -390,12 +413,9 @@ def _part(part: Any, found: list[Incoming]) -> None:
         return
     data = blob.get("data") if isinstance(blob, dict) else None
     mime_type = blob.get("mimeType") if isinstance(blob, dict) else None
-    # Without a MIME type it is audio: no other modality is requested.
-    if mime_type is not None and not (isinstance(mime_type, str) and mime_type.startswith("audio/pcm")):
-        found.append(Skipped("inlineData.mimeType", unknown=False))
-        return
-    if mime_type and "rate=" in mime_type and not mime_type.endswith("rate=24000"):
-        found.append(Skipped("inlineData.mimeType", unknown=False))
+    # Without a media type it is audio: no other modality is requested.
+    if mime_type is not None and not (isinstance(mime_type, str) and _is_our_audio(mime_type)):
+        found.append(Skipped("inlineData.mimeType", unknown=False, value=str(mime_type)[:60]))
         return
     pcm = None
     if type(data) is str:
@@ -407,6 +427,35 @@ def _part(part: Any, found: list[Incoming]) -> None:
         found.append(Skipped("inlineData.data", unknown=False))
     elif pcm:
         found.append(Audio(pcm))
+
+
+_PARAMETER = re.compile(r"""\s*;\s*(?:([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*)))?""")
+
+
+@lru_cache(maxsize=64)
+def _is_our_audio(media_type: str) -> bool:
+    """Whether a media type (RFC 9110, 8.3.1) is PCM16 LE mono at `OUTPUT_RATE_HZ`, by what it says of itself.
+
+    `audio/L16` is big-endian (RFC 2586) and refused, but for Google's `audio/L16;codec=pcm`, which its text-to-speech
+    sends in little-endian.
+    """
+    kind, semicolon, rest = media_type.partition(";")
+    given: dict[str, str] = {}
+    rest = semicolon + rest
+    while rest.strip():
+        if (found := _PARAMETER.match(rest)) is None:
+            return False
+        if found[1]:
+            value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]
+            given[found[1].lower()] = value.lower()
+        rest = rest[found.end() :]
+    kind = kind.strip().lower()
+    return (
+        (kind == "audio/pcm" or (kind == "audio/l16" and given.get("codec") == "pcm"))
+        and given.get("codec", "pcm") == "pcm"
+        and given.get("rate", str(OUTPUT_RATE_HZ)) == str(OUTPUT_RATE_HZ)
+        and given.get("channels", "1") == "1"
+    )
 
 
 def _call(call: Any, found: list[Incoming]) -> None:

@@ -50,6 +50,9 @@ class ModelRow:
     levels: tuple[str, ...] = ()  # of thinking
     vertex: bool | None = None  # True: there alone; False: on the Developer API alone; None: on both
     legacy: bool = False
+    # Tools are declared by JSON schema. 2.5 calls such tools with empty arguments (python-genai 1147, livekit/agents
+    # 2940); 3.1 and 3.8 are reported to take it (livekit/agents 7302).
+    json_schema: bool = True
 
 
 MODELS: dict[str, ModelRow] = {
@@ -68,13 +71,13 @@ MODELS: dict[str, ModelRow] = {
         legacy=True,
     ),
     "gemini-2.5-flash-native-audio-preview-12-2025": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=False, legacy=True
     ),
     "gemini-2.5-flash-native-audio-latest": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=False, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=False, legacy=True
     ),
     "gemini-live-2.5-flash-native-audio": ModelRow(
-        calls="both", thinking="budget", content_any_time=True, vertex=True, legacy=True
+        calls="both", thinking="budget", json_schema=False, content_any_time=True, vertex=True, legacy=True
     ),
 }
 
@@ -96,6 +99,7 @@ KNOWN_VARIABLES = ("caller", "dialled", "call_sid", "name", "now")
 """What `{{...}}` can always name: the two numbers, the call, the agent's name, date and time with zone."""
 
 _CONTEXT_TOKENS = 131_072
+_FUNCTIONS_MAX = 512  # "At most 512 function declarations can be specified" (gemini-cli 19083)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # Gemini API: FunctionDeclaration.name
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47, as far as it is used here
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -152,17 +156,21 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
                     f"{{{{{variable}}}}} is not known: add it to variables, or use one of {', '.join(KNOWN_VARIABLES)}",
                 )
             )
-    for i, tool in enumerate(tools):
+    tools = tuple(tools)
+    if len(tools) > _FUNCTIONS_MAX:
+        found.append(Problem("tools", f"the model takes {_FUNCTIONS_MAX} tools at most, not {len(tools)}: remove some"))
+    for tool in tools:
+        entry = "tools" if tool.entry is None else f"tools[{tool.entry}]"
         if not _NAME.fullmatch(tool.name):
-            found.append(
-                Problem(f"tools[{i}].name", "give letters, digits, _ . : - only, a letter or _ first, 128 at most")
-            )
+            fix = "give letters, digits, _ . : - only, a letter or _ first, 128 at most"
+            found.append(Problem(f"{entry}.name", f"{clean(tool.name)}: {fix}"))
         if not tool.description:
-            found.append(Problem(f"tools[{i}].description", "describe when to use it: the model decides by this alone"))
+            fix = "describe when to use it: the model decides by this alone"
+            found.append(Problem(f"{entry}.description", f"{clean(tool.name)}: {fix}"))
         if tool.parameters and tool.parameters.get("type", "object") != "object":
-            found.append(Problem(f"tools[{i}].parameters", "the schema's type must be object"))
+            found.append(Problem(f"{entry}.parameters", f"{clean(tool.name)}: the schema's type must be object"))
         if tool.blocking and model.calls == "not blocking":
-            found.append(Problem(f"tools[{i}].blocking", f"{name} never waits for a tool: remove it"))
+            found.append(Problem(f"{entry}.blocking", f"{name} never waits for a tool: remove it"))
     for i, settings in enumerate(agent.tools):
         if filler_line(settings.filler) and model.calls == "blocking only":
             fix = f"{name} waits for every tool and cannot say a line meanwhile: use tone or a WAV file, or remove it"
@@ -287,7 +295,8 @@ def _declaration(tool: Declared, model: ModelRow) -> dict[str, Any]:
         "behavior": "BLOCKING" if _waits(tool, model) else "NON_BLOCKING",
     }
     if tool.parameters and tool.parameters.get("properties"):
-        declared["parameters_json_schema"] = declared_parameters(tool.parameters)
+        kind = "parameters_json_schema" if model.json_schema else "parameters"
+        declared[kind] = declared_parameters(tool.parameters, as_json=model.json_schema)
     return declared
 
 

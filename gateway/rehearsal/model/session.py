@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from offhook.gateway.rehearsal.model import wire
 from offhook.gateway.rehearsal.model.connection import Connection
+from offhook.gateway.rehearsal.model.declarations import wrong_functions
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard
 from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, ScriptPlayer, Trigger, raw_frame
@@ -305,6 +306,8 @@ class Session:
         if not self._profile.context_update:
             raise BadMessage('Invalid JSON payload received. Unknown name "contextUpdate": Cannot find field.')
         if update.tools is not None:
+            if (wrong := wrong_functions(functions(update.tools.tools), vertex=self._vertex)) is not None:
+                raise BadMessage(f"Request contains an invalid argument. {wrong}")
             turns.declare(functions(update.tools.tools))
         parts = update.system_instruction.parts if update.system_instruction else ()
         self._text("".join(str(part.get("text", "")) for part in parts), "update")

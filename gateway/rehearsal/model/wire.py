@@ -16,6 +16,8 @@ import msgspec
 import pybase64
 from msgspec import Struct, field
 
+from offhook.gateway.rehearsal.model.declarations import wrong_functions
+
 __all__ = [
     "MODELS",
     "AutomaticDetection",
@@ -444,11 +446,9 @@ def _wrong(setup: Setup, profile: Profile, version: str, vertex: bool) -> str | 
         return "explicitVadSignal is not known here."
     forbidden = {"only": "NON_BLOCKING", "never": "BLOCKING"}.get(profile.blocking)
     for function in functions(setup.tools):
-        if not function.name:
-            return "A function needs a name."
         if function.behavior == forbidden:
             return f"{forbidden} functions are not supported by this model."
-    return None
+    return wrong_functions(functions(setup.tools), vertex=vertex)
 
 
 # -- what the service sends -------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def scenario_schema() -> Schema:
     properties: dict[str, Schema] = {
         "name": {"type": "string"},
         "about": {"type": "string"},
-        "agent": {"anyOf": [{"type": "string"}, made.of(Agent, without=("directory",))]},
+        "agent": {"anyOf": [{"type": "string"}, made.of(Agent, without=("directory", "file"))]},
         "caller": _object(
             {"steps": steps, "number": {"type": "string"}, "dials": {"type": "string"}}, required=("steps",)
         ),

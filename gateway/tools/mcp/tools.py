@@ -47,7 +47,14 @@ NAME_MAX = 64  # characters
 class McpTools:
     """One server's tools: a `ToolSource`. Raises `OperatorError` for what cannot work."""
 
-    def __init__(self, settings: ToolSettings, environ: Mapping[str, str], *, directory: str = ".") -> None:
+    def __init__(
+        self,
+        settings: ToolSettings,
+        environ: Mapping[str, str],
+        *,
+        directory: str = ".",
+        entry: int | None = None,
+    ) -> None:
         assert settings.mcp is not None
         spec = settings.mcp
         self._settings = settings
@@ -58,7 +65,7 @@ class McpTools:
         self._environ = {key: fill(value, f"mcp.env.{key}") for key, value in spec.env.items()}
         self._url = fill(spec.url, "mcp.url")
         self._headers = {key: fill(value, f"mcp.headers.{key}") for key, value in spec.headers.items()}
-        self._directory = directory
+        self._directory, self._entry = directory, entry
         if spec.command and shutil.which(self._command[0]) is None and not Path(directory, self._command[0]).is_file():
             raise OperatorError(f"MCP server {self.name}: mcp.command: no such program: {spec.command}")
         self.tools: dict[str, Tool] = {}
@@ -170,7 +177,8 @@ class McpTools:
 
         try:
             parameters = {"properties": {}, **inlined(schema), "type": "object"}
-            made = Tool(declared, description[:DESCRIPTION_MAX], parameters, run, timeout_s=0.0)
+            text = description[:DESCRIPTION_MAX]
+            made = Tool(declared, text, parameters, run, timeout_s=0.0, entry=self._entry)
         except (ValueError, OperatorError) as error:
             log.error("MCP server %s: tool %s is left out: %s", self.name, name, error)
             return None

@@ -29,6 +29,7 @@ from offhook.gateway.models import LinkCount
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.models.gemini.setup import MODELS
 from offhook.gateway.rehearsal.model import script as m
 from offhook.gateway.rehearsal.model.server import ModelServer
 from tests.models.gemini.link_rig import AGENT, KEY, NO_SAMPLES, Sink, brief_of, eventually, linked, settings_for
@@ -354,6 +355,16 @@ async def test_frames_that_are_not_json_are_counted():
         assert rig.sink.counts[LinkCount.MALFORMED, "not_an_object"] == 1
 
 
+async def test_audio_of_a_refused_type_is_in_the_record():
+    part = {"inlineData": {"mimeType": "audio/pcm;rate=16000", "data": "AQID"}}
+    sent = m.Send({"serverContent": {"modelTurn": {"parts": [part]}}})
+    script = m.Script(replies=(m.Reply("start", (sent, sent, m.Say("Still here", length_ms=40))),))
+    async with linked(script) as rig:
+        await rig.sink.until_event(TurnComplete)
+        assert rig.sink.counts[LinkCount.BAD_FIELD] == 2
+        assert list(rig.link.faults) == ["inlineData.mimeType that cannot be used: audio/pcm;rate=16000"]
+
+
 async def test_a_chunk_cut_inside_a_sample_is_put_together():
     def part(data: str) -> m.Send:
         return m.Send(
@@ -668,6 +679,32 @@ async def test_an_invalid_setup_is_tried_once():
     setups, faults, _ = await failed(m.Script(refuse=m.Close(1007, "Request contains an invalid argument.")))
     assert len(setups) == 1
     assert faults[0] == "no session: 1007 Request contains an invalid argument."
+
+
+async def test_a_refused_declaration_is_no_session():
+    tool = SimpleNamespace(name="2fa_send", description="Send a code.", parameters={}, blocking=False)
+    setups, faults, _ = await failed(m.Script(), tools=(tool,), violations=True)
+    assert len(setups) == 1
+    assert faults[0].startswith("no session: 1007 Request contains an invalid argument. tools[0].function_declarations")
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_every_model_takes_a_rich_declaration(model):
+    schema = {
+        "properties": {
+            "when": {"anyOf": [{"type": "string", "format": "date"}, {"type": "integer", "minimum": 0}], "default": 1},
+            "who": {"type": ["string", "null"], "maxLength": 3, "enum": ["a", "", None]},
+            "list": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}], "maxItems": 2},
+            "any": True,
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "required": ["when", "gone"],
+    }
+    tool = SimpleNamespace(name="book", description="Book.", parameters=schema, blocking=False)
+    async with linked(m.Script(), Agent(name="a", model=ModelSettings(name=model)), tools=(tool,)) as rig:
+        [setup] = [session.setup for session in rig.server.sessions]
+    [declared] = setup["tools"][0]["functionDeclarations"]
+    assert ("parametersJsonSchema" in declared) is ("2.5" not in model)
 
 
 async def test_a_refused_setup_is_tried_without_resumption():

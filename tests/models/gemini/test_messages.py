@@ -92,6 +92,57 @@ def test_a_part_that_cannot_be_read_costs_that_part():
     assert [v.unknown for v in values[:-2]] == [False] * 5
 
 
+@pytest.mark.parametrize(
+    ("media_type", "heard"),
+    [
+        ("audio/pcm", True),
+        ("audio/pcm;rate=24000", True),
+        ("audio/pcm; rate=24000", True),
+        ("Audio/PCM ;RATE=24000 ; ", True),
+        ('audio/pcm;rate="24000"', True),
+        ('audio/pcm;rate="240\\00"', True),
+        ("audio/pcm;rate=24000;channels=1", True),
+        ("audio/pcm;channels=1;rate=24000;x=rate", True),
+        ("audio/L16;codec=pcm;rate=24000", True),
+        ("audio/l16; rate=24000; codec=PCM", True),
+        ("audio/L16;rate=24000", False),  # big-endian
+        ("audio/pcm;rate=16000", False),
+        ("audio/pcm;rate=240000", False),
+        ("audio/pcm;xrate=24000;rate=8000", False),
+        ("audio/pcm;rate=24000;channels=2", False),
+        ("audio/pcm;codec=opus", False),
+        ("audio/pcmu;rate=8000", False),
+        ("audio/wav", False),
+        ('audio/pcm;rate="24000', False),
+        ("", False),
+    ],
+)
+def test_a_media_type_is_read_by_rfc_9110(media_type, heard):
+    part = {"inlineData": {**AUDIO["inlineData"], "mimeType": media_type}}
+    refused = wire.Skipped("inlineData.mimeType", unknown=False, value=media_type)
+    assert parse(frame(content(modelTurn={"parts": [part]}))) == [wire.Audio(PCM) if heard else refused]
+
+
+TOLD = b'{"serverContent": {"outputTranscription": {"text": "%s"}}}'
+
+
+@pytest.mark.parametrize(
+    ("sent", "values"),
+    [
+        (b"\xef\xbb\xbf" + TOLD % b"Hi", [wire.ModelText("Hi")]),
+        ("\ufeff" + (TOLD % b"Hi").decode(), [wire.ModelText("Hi")]),
+        (TOLD % rb"\ud83dHi", [wire.Skipped("frame", unknown=False), wire.ModelText("\ufffdHi")]),
+        (TOLD % b"Caf\xe9", [wire.Skipped("frame", unknown=False), wire.ModelText("Caf\ufffd")]),
+        (
+            b'{"usageMetadata": {"totalTokenCount": 1e999}, "serverContent": {"interrupted": true}}',
+            [wire.Skipped("frame", unknown=False), wire.Interrupted()],
+        ),
+    ],
+)
+def test_odd_text_costs_that_text_alone(sent, values):
+    assert parse(sent) == values
+
+
 @pytest.mark.parametrize("time_left", [None, "", "soon", 50, "-1s", "nans", "infs", [], "1e99s"])
 def test_a_goaway_without_a_time_is_a_goaway(time_left):
     values = parse(frame({"goAway": {"timeLeft": time_left}}))

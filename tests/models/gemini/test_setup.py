@@ -1,5 +1,6 @@
 """Agents against models: what is refused is found before a call; what is sent, the SDK takes and the model too."""
 
+import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 from google.genai import types
 
-from offhook.gateway.agent.spec import Agent, BargeInSettings, ModelSettings, ToolSettings, TurnDetection
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.agent.spec import Agent, BargeInSettings, McpServer, ModelSettings, ToolSettings, TurnDetection
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models.gemini.setup import (
     MODELS,
@@ -21,15 +23,20 @@ from offhook.gateway.models.gemini.setup import (
     with_time,
 )
 from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.tools.build import build_tools
+from offhook.gateway.tools.http.client import HttpClient
 from tests.models.gemini.link_rig import linked
+from tests.rig.gateway import serving
 
 BOOK = SimpleNamespace(
+    entry=0,
     name="book",
     description="Book a table.",
     parameters={"type": "object", "properties": {"people": {"type": "integer"}}, "required": ["people"]},
     blocking=False,
 )
-WAIT = SimpleNamespace(name="wait", description="Look it up.", parameters={}, blocking=True)
+WAIT = SimpleNamespace(name="wait", description="Look it up.", parameters={}, blocking=True, entry=0)
 
 
 def agent_with(**fields) -> Agent:
@@ -74,7 +81,7 @@ REFUSED = {
     "a tool's name with a space": (agent_with(), [SimpleNamespace(**{**vars(BOOK), "name": "a b"})], "tools[0].name"),
     "a tool without a word": (
         agent_with(),
-        [BOOK, SimpleNamespace(**{**vars(BOOK), "description": ""})],
+        [BOOK, SimpleNamespace(**{**vars(BOOK), "description": "", "entry": 1})],
         "tools[1].description",
     ),
     "a tool that takes a list": (
@@ -100,6 +107,30 @@ def test_what_a_model_refuses_is_named_with_its_fix(name):
     [problem] = check(agent, tools)
     assert problem.field == field
     assert problem.fix
+
+
+def test_a_problem_names_its_entry_in_the_file():
+    tools = (
+        ToolSettings(name="x", mcp=McpServer(command=sys.executable)),
+        ToolSettings(builtin="end_call"),
+        ToolSettings(builtin="remember", blocking=True),
+    )
+    agent = msgspec.structs.replace(on("gemini-3.8-live-extended-thinking"), tools=tools)
+    [problem] = check(agent, build_tools(agent, {}, HttpClient()).tools.values())
+    assert problem.field == "tools[2].blocking"
+
+
+async def test_what_the_model_refuses_is_logged_at_start(caplog):
+    agent = parse_agent("name: a\nvoice: alloy\n", path="desk.yaml")
+    async with ModelServer(Script()) as model, serving([agent], {"OFFHOOK_INSECURE": "1"}, model=model):
+        assert "desk.yaml: voice: alloy is not a voice of this model" in caplog.text
+
+
+def test_more_tools_than_the_model_takes():
+    many = [SimpleNamespace(**{**vars(BOOK), "name": f"book_{i}"}) for i in range(513)]
+    assert check(agent_with(), many[:512]) == []
+    [problem] = check(agent_with(), many)
+    assert problem.field == "tools"
 
 
 def test_a_voice_in_the_wrong_case_is_asked_about():

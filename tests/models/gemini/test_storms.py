@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from tests.bench.fuzz_link import fuzz, script_of
 
 
+@pytest.mark.wall_clock
 def test_every_link_recovers_or_gives_up_and_is_gone():
     report = asyncio.run(fuzz(scripts=16, seed=7))  # more at once would measure the machine
     assert report.broken == []
@@ -18,6 +21,7 @@ def test_a_script_is_its_seed():
     assert len({repr(script_of(seed)) for seed in range(50)}) == 50
 
 
+@pytest.mark.wall_clock
 def test_a_link_that_does_not_stop_trying_is_found(monkeypatch):
     """Planted: patience that never ends."""
     monkeypatch.setattr("offhook.gateway.models.gemini.link.next_step", stubborn)

@@ -656,6 +656,14 @@ async def test_context_update_changes_the_functions():
         assert (await client.closed())[0] == 1007
 
 
+async def test_an_update_is_refused_for_its_functions():
+    update = {"contextUpdate": {"tools": declared("BLOCKING", "2fa_send")}}
+    async with ModelServer(Script()) as server, raw_client(server, setup_of()) as client:
+        await client.send(update)
+        assert (await client.closed())[0] == 1007
+        assert "Invalid function name" in server.violations[0].what
+
+
 # -- tools ------------------------------------------------------------------------------------------------
 
 
