@@ -120,7 +120,7 @@ def test_a_caller_who_types_is_not_kept_waiting():
 
 
 def test_a_model_that_was_away_was_not_silent():
-    play = asked() >> ModelDown(11.0) >> Until(13.0) >> ModelReady(14.0) << SetTimer(ModelSilent, 16.0)
+    play = asked() >> ModelDown(11.0) >> Until(13.0) >> ModelReady(14.0) << SetTimer(ModelSilent, 15.5)
     assert play >> Until(16.0) << SendPrompt(Prompt.NUDGE)
 
 

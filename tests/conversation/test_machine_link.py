@@ -251,7 +251,7 @@ def test_a_new_connection_has_no_notice():
 
 def test_a_link_that_is_away_is_not_silent():
     play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelSilent(8.0) << Phase.THINKING
-    play >> ModelReady(9.0) << SetTimer(ModelSilent, 11.0)
+    play >> ModelReady(9.0) << SetTimer(ModelSilent, 10.5)
     assert play
     assert play.state.due.failed_prompts == 0
 
