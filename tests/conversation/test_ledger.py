@@ -26,7 +26,7 @@ def only(ledger: Ledger) -> Reply:
 # --- the line and its clock
 
 
-def test_audio_is_heard_by_the_clock_from_when_it_was_sent():
+def test_audio_is_heard_by_clock_from_its_sending():
     ledger = sent(8_000)
     assert [lg.heard(ledger, only(ledger), t) for t in (0.5, 1.0, 1.25, 2.0, 9.0)] == [0, 0, 2_000, 8_000, 8_000]
     assert lg.ends_at_s(ledger) == 2.0
@@ -34,7 +34,7 @@ def test_audio_is_heard_by_the_clock_from_when_it_was_sent():
     assert not lg.is_audible(ledger, 2.0)
 
 
-def test_heard_time_starts_with_the_first_sample_not_with_the_reply():
+def test_heard_time_starts_with_the_first_sample():
     """Half a second of nothing lies between two chunks: it is not counted as heard."""
     ledger = sent(800)
     ledger, spans = lg.place(lg.receive(ledger, 1, 800), 1.6)
@@ -62,7 +62,7 @@ def test_a_second_reply_stands_behind_the_first():
     assert (lg.heard(ledger, first, 1.3), lg.heard(ledger, second, 1.3)) == (1_600, 800)
 
 
-def test_a_reply_that_goes_on_behind_another_keeps_what_was_heard_of_it():
+def test_reply_after_another_keeps_its_heard_part():
     """A turn, a filler while its tool runs, more of the turn."""
     ledger = sent(1_600)
     ledger, _ = lg.place(lg.receive(ledger, 2, 800), 1.5)
@@ -100,7 +100,7 @@ def test_the_first_echo_tells_the_ways_length():
     assert lg.heard(ledger, only(ledger), 1.5) == 4_000
 
 
-def test_an_echo_later_than_the_way_is_a_carrier_that_fell_behind():
+def test_late_echo_means_the_carrier_fell_behind():
     ledger = lg.mark_returned(sent(8_000), 1, 2_400, 0, 1.35)
     ledger = lg.mark_returned(ledger, 1, 4_800, 0, 1.85)  # 200 ms late
     assert ledger.round_trip_s == pytest.approx(0.05)
@@ -146,7 +146,7 @@ def test_a_late_echo_from_before_a_gap_still_proves():
     assert ledger.anchor_s == 2.5  # the clock is not moved by it
 
 
-def test_an_echo_from_the_end_before_a_gap_tells_nothing_of_the_way():
+def test_echo_before_a_gap_measures_no_round_trip():
     """It came 20 ms after the next chunk was sent, and 125 ms after its own was played."""
     ledger = sent(480)
     ledger, _ = lg.place(lg.receive(ledger, 1, 800), 1.165)
@@ -186,7 +186,7 @@ def test_playing_on_places_each_unheard_sample_once():
     assert lg.ends_at_s(ledger) == 2.6
 
 
-def test_marks_from_before_the_clear_are_not_believed_by_the_next_reply():
+def test_marks_before_the_clear_prove_nothing_later():
     ledger = lg.clear(sent(8_000), 1.5)
     ledger, _ = lg.place(lg.receive(lg.without_replies(ledger), 2, 800), 2.0)
     assert lg.mark_returned(ledger, 1, 8_000, 0, 2.05) is ledger
@@ -323,7 +323,7 @@ def test_against_a_carrier_that_knows_what_was_heard(way_s, script):
 # --- a lost stream
 
 
-def test_a_lost_queue_is_heard_up_to_the_frame_that_was_played():
+def test_lost_queue_is_heard_to_the_frame_played():
     ledger = lg.lose_queue(sent(8_000), 1.51)
     reply = only(ledger)
     assert (reply.heard, reply.placed, reply.marked, reply.sent, reply.received) == (4_000, 4_000, 4_000, 8_000, 8_000)

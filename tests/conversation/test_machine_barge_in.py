@@ -82,7 +82,7 @@ AT_THE_END = changed(
 # --- hold
 
 
-def test_speech_stops_playback_at_once_and_keeps_the_tail():
+def test_speech_stops_playback_and_keeps_the_tail():
     play = Playbook(SPEAKING) >> CallerSpeechStarted(2.5, onset_s=2.4)
     play << Clear(1) << BargeIn(1, 2.4, SUSPECTED) << Phase.HELD
     play << SetTimer(BargeInLasted, 3.4) << SetTimer(ClearTimeout, 3.5) << StopTimer(PlayoutTimeout)
@@ -123,20 +123,20 @@ def test_the_hangover_is_no_speech():
     assert play
 
 
-def test_speech_that_goes_on_is_confirmed_though_the_model_says_nothing():
+def test_lasting_speech_is_confirmed_without_the_model():
     play = Playbook(HELD) >> BargeInLasted(3.4) << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000)
     play << Phase.STOPPING
     assert play
 
 
-def test_speech_that_lasted_is_confirmed_when_its_end_comes_before_the_timer():
+def test_lasting_speech_ended_early_is_confirmed():
     play = Playbook(HELD) >> CallerSpeechEnded(3.4, offset_s=3.05)
     play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000)
     play >> ClearAcknowledged(3.41, 1) << Phase.THINKING
     assert play
 
 
-def test_more_speech_before_the_verdict_is_counted_from_its_own_onset():
+def test_second_speech_counts_from_its_own_onset():
     play = Playbook(HELD) >> CallerSpeechEnded(3.0, 2.6) >> CallerSpeechStarted(3.0, 2.95) << Phase.HELD
     play << SetTimer(BargeInLasted, 3.95) << StopTimer(VerdictTimeout)
     play >> VerdictTimeout(3.01) << Phase.HELD  # too late to mean anything
@@ -144,12 +144,12 @@ def test_more_speech_before_the_verdict_is_counted_from_its_own_onset():
     assert play
 
 
-def test_a_late_timer_confirms_nothing_when_the_caller_is_silent():
+def test_late_timer_confirms_nothing_in_silence():
     play = Playbook(HELD) >> CallerSpeechEnded(3.0, 2.6) >> BargeInLasted(3.0) << Phase.HELD
     assert play
 
 
-def test_what_came_while_held_is_played_after_the_dismissal():
+def test_audio_received_while_held_plays_on_dismissal():
     play = Playbook(HELD) >> ReplyAudio(2.6, 1, 1_600) >> ReplyComplete(2.7, 1)
     play >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0) << BargeIn(1, 2.4, DISMISSED)
     play << Replay(1, 4_000, 6_400) << SendMark(1, 6_400, 1) << Play(1, 6_400, 8_800) << SendMark(1, 8_800, 1)
@@ -158,7 +158,7 @@ def test_what_came_while_held_is_played_after_the_dismissal():
     assert play
 
 
-def test_a_turn_that_ends_while_held_completes_the_reply():
+def test_turn_end_while_held_completes_the_reply():
     play = Playbook(HELD) >> TurnComplete(2.7, 1)
     assert play
     assert play.state.ledger.replies[0].complete
@@ -172,14 +172,14 @@ def test_an_answer_into_the_last_words_is_no_cough():
     assert play
 
 
-def test_an_answer_into_the_last_words_is_told_to_a_model_that_does_not_listen():
+def test_answer_into_reply_end_opens_a_local_turn():
     play = Playbook(AT_THE_END, Policy(local_turns=True)) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << OpenTurn() << Phase.LISTENING
     play >> Until(3.7) << CloseTurn()
     assert play
 
 
-def test_okay_cancels_no_tool_that_the_agent_has_just_announced():
+def test_okay_cancels_no_announced_tool():
     """ "Let me look that up for you." - "Okay." """
     play = Playbook(changed(AT_THE_END, tools=(TOOL,))) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << Phase.THINKING
@@ -194,7 +194,7 @@ def test_a_goodbye_that_was_all_heard_when_it_was_held():
     assert play
 
 
-def test_goodbye_said_into_the_goodbye_does_not_cancel_it():
+def test_goodbye_over_the_goodbye_does_not_cancel_it():
     at_the_end = changed(AT_THE_END, ending=Ending.AGENT_HUNG_UP)
     play = Playbook(at_the_end) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, DISMISSED) << Replay(1, 6_400, 8_000) << Phase.CLOSING << SetTimer(GoodbyeTimeout, 23.0)
@@ -202,7 +202,7 @@ def test_goodbye_said_into_the_goodbye_does_not_cancel_it():
     assert play
 
 
-def test_the_caller_who_speaks_after_the_last_sample_answers():
+def test_speech_after_the_last_sample_is_an_answer():
     """Only the last mark is still on its way: nothing is stopped, nothing held."""
     said = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, 7_200, complete=True),), 8_000, 0, 2.0))
     play = Playbook(said) >> CallerSpeechStarted(3.05, 3.01) << Phase.LISTENING << ReplyEnded(1, 8_000, 8_000, False)
@@ -244,7 +244,7 @@ def test_two_interruptions_within_a_second():
     assert play
 
 
-def test_interruption_before_the_first_sample_is_no_barge_in():
+def test_interruption_before_audio_is_no_barge_in():
     play = Playbook(THINKING) >> ModelInterrupted(2.0, 3) << Phase.THINKING >> ReplyAudio(2.1, 3, 800) << Drop(3)
     play >> TurnComplete(2.2, 3)
     assert play
@@ -257,7 +257,7 @@ def test_interrupted_after_the_generation_was_complete():
     assert play
 
 
-def test_a_phantom_interruption_is_mended_by_the_watchdog():
+def test_phantom_interruption_is_mended_by_watchdog():
     """The model says `interrupted`, nobody spoke, and it says nothing more."""
     play = Playbook(SPEAKING) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)
     play << ReportHeard(1, 4_000) >> ClearAcknowledged(2.6, 1) << Phase.THINKING
@@ -278,7 +278,7 @@ def test_interrupted_twice_for_one_reply_is_said_once():
     assert play
 
 
-def test_a_new_turn_interrupted_while_stopping_is_dead_too():
+def test_new_turn_interrupted_while_stopping_is_dead():
     play = Playbook(STOPPING) >> ModelInterrupted(2.6, 2) >> ReplyAudio(2.7, 2, 800) << Drop(2)
     assert play
 
@@ -307,7 +307,7 @@ def test_a_clear_answered_late_is_answered(state):
     assert play
 
 
-def test_a_clear_answered_while_held_is_not_waited_for_again():
+def test_clear_confirmed_while_held_is_done():
     play = Playbook(HELD) >> ClearAcknowledged(2.6, 1) << StopTimer(ClearTimeout) << Phase.HELD
     play >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000)
     assert play << Phase.LISTENING
@@ -366,7 +366,7 @@ def test_off_the_agent_finishes():
 PROTECTED = Policy(greeting_protected=True)
 
 
-def test_a_protected_greeting_is_heard_to_its_end_and_the_model_gets_silence():
+def test_protected_greeting_mutes_caller_to_its_end():
     play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 8_000)
     play << Play(1, 0, 2_400) << Play(1, 2_400, 4_800) << Play(1, 4_800, 7_200) << Play(1, 7_200, 8_000)
     assert play.state.caller_muted
@@ -392,7 +392,7 @@ def test_an_empty_turn_is_no_greeting():
     assert play
 
 
-def test_a_caller_who_talks_through_the_notice_stops_what_follows_it():
+def test_speech_through_protected_reply_stops_the_next():
     play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 2_400) << Play(1, 0, 2_400)
     play >> ReplyComplete(2.0, 1) >> ReplyAudio(2.1, 2, 2_400) << Play(2, 0, 2_400)
     play >> CallerSpeechStarted(2.2, 2.1) << Phase.SPEAKING
@@ -402,7 +402,7 @@ def test_a_caller_who_talks_through_the_notice_stops_what_follows_it():
     assert play
 
 
-def test_a_protected_reply_that_breaks_off_does_not_leave_the_model_deaf():
+def test_cut_protected_reply_unmutes_the_caller():
     play = Playbook(LISTENING, PROTECTED) >> ReplyAudio(2.0, 1, 800) << Play(1, 0, 800)
     play >> Until(7.2) << Phase.THINKING
     assert not play.state.caller_muted
@@ -432,7 +432,7 @@ def test_a_key_decides_a_suspected_barge_in():
     assert Playbook(HELD) >> DigitPressed(2.6) << Phase.HELD
 
 
-def test_a_key_interrupts_a_model_that_leaves_turns_to_us():
+def test_key_interrupts_with_local_turns():
     play = Playbook(SPEAKING, Policy(dtmf_barge_in=True, local_turns=True)) >> DigitPressed(2.5) << Clear(1)
     play << BargeIn(1, 2.5, LOCALLY) << Drop(1) << ReportHeard(1, 4_000) << OpenTurn()
     play >> ClearAcknowledged(2.6, 1) << Phase.LISTENING >> Until(3.3) << CloseTurn() << Phase.THINKING
@@ -442,7 +442,7 @@ def test_a_key_interrupts_a_model_that_leaves_turns_to_us():
 # --- caller and agent at once
 
 
-def test_the_agent_does_not_begin_over_somebody_who_has_just_begun():
+def test_agent_does_not_begin_over_a_new_speaker():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(2.1, 1, 800) << Phase.HELD
     play << SetTimer(BargeInLasted, 2.94)
     play >> BargeInLasted(2.94) << Drop(1) << ReplyEnded(1, 800, 0, True) << ReportHeard(1, 0) << Phase.LISTENING
@@ -471,7 +471,7 @@ def test_a_reply_within_the_hangover_is_played_at_once():
     assert play
 
 
-def test_who_talks_on_over_the_agents_beginning_is_yielded_to():
+def test_agent_yields_to_speech_over_its_beginning():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(4.0, 1, 8_000)
     play << Play(1, 0, 2_400) << Play(1, 2_400, 4_800) << Play(1, 4_800, 7_200) << Play(1, 7_200, 8_000)
     play >> BargeInLasted(4.6) << Clear(1) << BargeIn(1, 1.94, LOCALLY) << Drop(1) << ReportHeard(1, 4_800)
@@ -479,19 +479,19 @@ def test_who_talks_on_over_the_agents_beginning_is_yielded_to():
     assert play
 
 
-def test_the_model_does_not_yield_to_the_detector_where_only_its_word_counts():
+def test_detector_stops_nothing_in_mode_model():
     play = Playbook(LISTENING, Policy(mode=Mode.MODEL)) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(2.1, 1, 800)
     play << Play(1, 0, 800) >> BargeInLasted(2.8) << Phase.SPEAKING
     assert play
 
 
-def test_a_reply_to_an_earlier_turn_waits_while_the_caller_has_the_word_by_our_own_saying():
+def test_reply_waits_while_the_local_turn_is_open():
     play = Playbook(LISTENING, Policy(local_turns=True)) >> CallerSpeechStarted(2.0, 1.94) << OpenTurn()
     play >> ReplyAudio(4.0, 1, 800) << Phase.HELD >> Until(4.0) << Drop(1) << ReportHeard(1, 0) << Phase.LISTENING
     assert play
 
 
-def test_a_held_reply_may_still_be_interrupted_by_the_model():
+def test_model_may_interrupt_a_held_reply():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.94) >> ReplyAudio(2.1, 1, 800) << Phase.HELD
     play >> ModelInterrupted(2.2, 1) << Drop(1) << ReportHeard(1, 0) << Phase.LISTENING
     assert play
@@ -505,7 +505,7 @@ TOOL = RunningTool("a")
 FINISHES = RunningTool("b", ToolPolicy.FINISH)
 
 
-def test_a_confirmed_barge_in_cancels_the_tools_that_yield():
+def test_confirmed_barge_in_cancels_yielding_tools():
     play = Playbook(changed(HELD, tools=(TOOL, FINISHES))) >> ModelInterrupted(2.7, 1) << BargeIn(1, 2.4, BY_MODEL)
     play << Drop(1) << ReportHeard(1, 4_000) << CancelTool("a")
     play >> ToolFinished(2.8, "a", Outcome.DONE)  # too late: dropped
@@ -534,7 +534,7 @@ def test_a_request_to_end_waits_for_the_verdict():
     assert play
 
 
-def test_the_gateways_reason_is_not_replaced_by_the_agents():
+def test_gateway_ending_is_not_replaced_by_the_agents():
     play = Playbook(HELD) >> TimeLimit(2.6) >> EndRequested(2.65, Ending.AGENT_HUNG_UP) >> ModelInterrupted(2.7, 1)
     play << BargeIn(1, 2.4, BY_MODEL) << Drop(1) << ReportHeard(1, 4_000) << End(Ending.TIME_LIMIT)
     assert play
@@ -545,7 +545,7 @@ def test_the_time_warning_waits_while_held():
     assert Playbook(STOPPING) >> TimeWarning(2.6) << SetTimer(TimeWarning, 3.6) << Phase.STOPPING
 
 
-def test_a_link_lost_while_held_ends_the_reply_and_owes_the_rest():
+def test_link_lost_while_held_owes_the_rest():
     play = Playbook(HELD) >> ModelDown(2.6) << SetTimer(ConnectTimeout, 42.6)
     play >> ModelReady(2.9) << StopTimer(ConnectTimeout)
     play >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0) << BargeIn(1, 2.4, DISMISSED)

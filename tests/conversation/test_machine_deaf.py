@@ -78,7 +78,7 @@ def test_an_afterthought_is_no_unanswered_turn():
     assert play.state.due.unanswered == 0
 
 
-def test_a_model_that_hears_is_not_prompted_over_the_caller():
+def test_hearing_model_is_not_prompted_over_the_caller():
     play = asked() >> CallerTranscribed(10.9) >> CallerSpeechStarted(11.9, 11.8) << Unanswered()
     play >> Until(13.0) << Phase.LISTENING >> CallerSpeechEnded(14.4, 14.0) << SetTimer(ModelSilent, 15.5)
     play >> Until(15.5) << Unanswered() << SendPrompt(Prompt.NUDGE)

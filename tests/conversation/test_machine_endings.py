@@ -105,7 +105,7 @@ def test_after_the_end_there_is_nothing():
 # --- the goodbye
 
 
-def test_the_goodbye_is_heard_before_the_line_is_dropped():
+def test_goodbye_is_heard_before_hang_up():
     play = Playbook(SPEAKING) >> ToolRequested(2.2, "end") << RunTool("end")
     play >> EndRequested(2.21, HUNG_UP, "end") << Phase.CLOSING << SetTimer(GoodbyeTimeout, 22.21)
     play >> ToolFinished(2.22, "end", Outcome.DONE) << AnswerTool("end", Outcome.DONE, Speak.SILENT)
@@ -114,7 +114,7 @@ def test_the_goodbye_is_heard_before_the_line_is_dropped():
     assert play
 
 
-def test_a_tool_that_comes_before_its_goodbye_waits_for_it():
+def test_end_tool_before_goodbye_waits_for_it():
     unanswered = changed(THINKING, tools=(RunningTool("end"),))
     play = Playbook(unanswered) >> EndRequested(2.0, HUNG_UP, "end") << Phase.CLOSING << StopTimer(ModelSilent)
     play << SetTimer(GoodbyeTimeout, 5.0)
@@ -202,7 +202,7 @@ def test_a_word_of_thanks_into_it_does_not():
     assert play
 
 
-def test_okay_does_not_cancel_a_transfer_before_its_line():
+def test_okay_does_not_cancel_a_transfer():
     """ "I'll put you through." - "Okay." """
     play = Playbook(changed(WAITING, ending=TRANSFERRED)) >> CallerSpeechStarted(2.5, 2.4) << Phase.CLOSING
     play << SetTimer(BargeInLasted, 3.4) << SetTimer(GoodbyeTimeout, 6.4)
@@ -315,7 +315,7 @@ def test_no_warning_in_a_goodbye():
     assert Playbook(CLOSING) >> TimeWarning(2.5) << SetTimer(TimeWarning, 3.5) << Phase.CLOSING
 
 
-def test_who_interrupts_the_agent_and_is_the_gateways_to_end():
+def test_interrupting_caller_at_gateway_ending():
     over = changed(CLOSING, speaking=True, onset_s=1.0)
     play = Playbook(over) >> BargeInLasted(2.5) << Clear(1) << BargeIn(1, 1.0, Verdict.CONFIRMED_LOCALLY) << Drop(1)
     play << ReportHeard(1, 4_000) << Phase.STOPPING

@@ -112,7 +112,7 @@ def test_what_comes_while_the_line_is_away_is_kept():
     assert play << SendMark(1, 9_600, 1) << Play(2, 0, 800)
 
 
-def test_a_reply_that_begins_while_the_line_is_away_is_kept():
+def test_reply_begun_while_away_is_kept():
     play = Playbook(THINKING) >> LineAway(2.0) << Phase.THINKING >> ReplyAudio(2.5, 1, 800) << Phase.SPEAKING
     play << StopTimer(ModelSilent) << StopTimer(PlayoutTimeout) >> LineBack(3.0) << Replay(1, 0, 800)
     assert play
@@ -130,25 +130,25 @@ def test_a_reply_that_was_heard_to_its_end_is_over():
     assert play << StopTimer(IdleTimeout) >> LineBack(4.0) << SetTimer(IdleTimeout, 14.0)
 
 
-def test_a_reply_that_ends_while_the_line_is_away_and_was_heard_is_over():
+def test_heard_reply_ends_while_away():
     play = Playbook(SPEAKING) >> LineAway(3.05) << Phase.SPEAKING >> ReplyComplete(3.5, 1)
     assert play << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
 
 
-def test_a_reply_of_which_nothing_is_left_to_send_goes_on_when_the_line_is_back():
+def test_fully_sent_reply_goes_on_after_line_back():
     play = Playbook(SPEAKING) >> LineAway(3.05) >> LineBack(4.0) << Phase.SPEAKING << SetTimer(PlayoutTimeout, 8.05)
     assert play >> ReplyAudio(4.5, 1, 800) << Play(1, 8_000, 8_800)
 
 
 @pytest.mark.parametrize("late", [PlayoutTimeout, IdleTimeout])
 @by_phase
-def test_neither_playback_nor_silence_is_timed_while_the_line_is_away(state, late):
+def test_playback_and_silence_are_untimed_while_away(state, late):
     play = Playbook(state) >> LineAway(2.5) << StopTimer(late)
     phase = play.state.phase
     assert play >> late(100.0) << phase
 
 
-def test_an_idle_caller_is_counted_from_when_the_line_is_back():
+def test_idle_clock_starts_when_the_line_is_back():
     play = Playbook(LISTENING) >> LineAway(5.0) << StopTimer(IdleTimeout) >> Until(60.0) << Phase.LISTENING
     assert play >> LineBack(60.0) << SetTimer(IdleTimeout, 70.0)
     talking = changed(LISTENING, speaking=True)
@@ -186,19 +186,19 @@ def test_a_barge_in_by_the_model_needs_no_clear():
     assert not play.state.ledger.clear_pending
 
 
-def test_a_suspected_barge_in_is_decided_while_the_line_is_away():
+def test_suspected_barge_in_is_decided_while_away():
     play = Playbook(HELD) >> LineAway(2.6) << Phase.HELD << StopTimer(ClearTimeout)
     play >> ClearAcknowledged(2.7, 1) >> BargeInLasted(3.4) << BargeIn(1, 2.4, Verdict.CONFIRMED_LOCALLY) << Drop(1)
     assert play << ReportHeard(1, 4_000) << Phase.LISTENING  # no clear is waited for
 
 
-def test_a_tail_dismissed_while_the_line_is_away_is_sent_when_it_is_back():
+def test_tail_dismissed_while_away_is_sent_on_return():
     play = Playbook(HELD) >> LineAway(2.6) >> CallerSpeechEnded(3.0, 2.6) >> VerdictTimeout(3.0)
     play << BargeIn(1, 2.4, Verdict.DISMISSED) << Phase.SPEAKING
     assert play >> LineBack(5.0) << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000)
 
 
-def test_a_line_that_is_back_does_not_decide_a_barge_in():
+def test_line_back_decides_no_barge_in():
     play = Playbook(HELD) >> LineAway(2.6) >> LineBack(2.8) << Phase.HELD >> CallerSpeechEnded(3.0, 2.6)
     play >> VerdictTimeout(3.0) << BargeIn(1, 2.4, Verdict.DISMISSED) << Replay(1, 4_000, 6_400)
     assert play << Play(1, 6_400, 8_000)
@@ -233,7 +233,7 @@ def test_a_model_lost_while_the_line_is_away():
     assert play << SendMark(1, 8_000, 1) >> MarkReturned(4.6, 1, 8_000, 1) << Phase.THINKING
 
 
-def test_an_end_requested_while_the_line_is_away_waits_for_what_was_kept():
+def test_end_requested_while_away_waits_for_kept_audio():
     play = Playbook(WHOLE) >> LineAway(2.5) >> EndRequested(2.6, STOPPED) << Phase.CLOSING
     play << SetTimer(GoodbyeTimeout, 22.6) >> LineBack(20.0) << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000)
     play << SetTimer(GoodbyeTimeout, 40.0) << SetTimer(PlayoutTimeout, 22.5)
@@ -241,7 +241,7 @@ def test_an_end_requested_while_the_line_is_away_waits_for_what_was_kept():
     assert Playbook(WHOLE) >> LineAway(2.5) >> EndRequested(2.6, STOPPED) >> Until(22.6) << End(STOPPED)
 
 
-def test_a_goodbye_that_was_heard_when_the_line_was_lost_ends_the_call():
+def test_heard_goodbye_ends_the_call_at_line_away():
     assert Playbook(CLOSING) >> LineAway(3.05) << ReplyEnded(1, 8_000, 8_000, False) << End(HUNG_UP)
 
 
@@ -265,7 +265,7 @@ def test_a_warning_waits_for_the_line(warning):
     assert Playbook(LISTENING) >> LineAway(2.0) >> warning(2.5) << SetTimer(warning, 3.5) << Phase.LISTENING
 
 
-def test_a_line_of_another_rate_has_its_marks_and_times_at_that_rate():
+def test_marks_and_times_follow_the_line_rate():
     play = Playbook(State(link=Link.UP), Policy(rate_hz=16_000)) >> StreamStarted(1.0) >> ReplyAudio(2.0, 1, 9_600)
     play << Play(1, 0, 4_800) << SendMark(1, 4_800, 0) << Play(1, 4_800, 9_600) << SendMark(1, 9_600, 0)
     assert play << SetTimer(PlayoutTimeout, 2.6 + 2.0)
@@ -289,7 +289,7 @@ def test_a_protected_reply_is_cancelled_as_well():
         assert not play.state.caller_muted
 
 
-def test_a_turn_that_has_a_number_and_no_audio_yet_is_cancelled():
+def test_numbered_turn_without_audio_is_cancelled():
     play = Playbook(THINKING) >> CancelReply(2.0, 3) << Phase.THINKING << SetTimer(ModelSilent, 8.0)
     assert play >> ReplyAudio(2.1, 3, 800) << Drop(3) >> ReplyAudio(2.2, 4, 800) << Play(4, 0, 800)
 
@@ -299,18 +299,18 @@ def test_with_the_reply_go_its_tools():
     assert play << CancelTool("a") << Phase.THINKING
 
 
-def test_a_caller_who_speaks_has_the_floor_after_a_cancelled_reply():
+def test_speaker_has_floor_after_cancelled_reply():
     talking = changed(SPEAKING, speaking=True, onset_s=2.0)
     assert Playbook(talking, Policy(mode=Mode.OFF)) >> CancelReply(2.5) << Clear(1) << Drop(1) << Phase.LISTENING
 
 
-def test_a_reply_cancelled_while_held_needs_no_second_clear():
+def test_reply_cancelled_while_held_needs_no_clear():
     play = Playbook(HELD) >> CancelReply(2.6, 1) << Drop(1) << ReplyEnded(1, 8_000, 4_000, True) << Phase.LISTENING
     assert play << StopTimer(BargeInLasted) << StopTimer(VerdictTimeout)
 
 
 @pytest.mark.parametrize("state", [LISTENING, STOPPING, WAITING], ids=lambda s: s.phase.value)
-def test_where_the_agent_is_silent_only_what_is_on_its_way_is_cancelled(state):
+def test_silent_agent_cancels_only_what_is_coming(state):
     play = Playbook(state) >> CancelReply(2.5, 2) << state.phase >> ReplyAudio(2.6, 2, 800) << Drop(2)
     assert play << state.phase
 
@@ -319,7 +319,7 @@ def test_a_goodbye_that_is_cancelled_ends_the_call():
     assert Playbook(CLOSING) >> CancelReply(2.5) << Clear(1) << Drop(1) << End(HUNG_UP)
 
 
-def test_a_reply_cancelled_while_the_line_is_away_needs_no_clear():
+def test_reply_cancelled_while_away_needs_no_clear():
     assert Playbook(SPEAKING) >> LineAway(2.4) >> CancelReply(2.5) << Drop(1) << Phase.LISTENING
 
 
@@ -329,7 +329,7 @@ def test_a_reply_cancelled_while_the_line_is_away_needs_no_clear():
 @pytest.mark.parametrize(
     "state", [LISTENING, THINKING, SPEAKING, HELD, STOPPING, CLOSING, WAITING], ids=lambda s: s.phase.value
 )
-def test_the_last_words_take_the_place_of_everything_and_end_the_call(state):
+def test_last_words_replace_all_and_end_the_call(state):
     play = Playbook(changed(state, speaking=False)) >> SayAndEnd(2.5, HUNG_UP, 1)
     epoch = play.state.ledger.epoch
     if state.phase in (Phase.SPEAKING, Phase.CLOSING) and state.ledger.replies:
@@ -345,14 +345,14 @@ def test_the_last_words_take_the_place_of_everything_and_end_the_call(state):
     assert play >> MarkReturned(3.2, 2, 800, epoch) << ReplyEnded(2, 800, 800, False) << End(HUNG_UP)
 
 
-def test_the_tool_that_leaves_the_message_ends_meanwhile():
+def test_tool_leaving_the_message_ends_meanwhile():
     play = Playbook(changed(THINKING, tools=(FINISHES,), newest=1)) >> SayAndEnd(2.0, HUNG_UP, 1)
     play << SendPrompt(Prompt.LAST_WORDS) >> ToolFinished(2.0, "b", Outcome.DONE)
     play << AnswerTool("b", Outcome.DONE, Speak.SILENT) << Phase.THINKING << SetTimer(ModelSilent, 8.0)
     assert play >> TurnComplete(2.1, 1) << Phase.THINKING  # the turn that requested the tool
 
 
-def test_last_words_that_were_heard_before_their_turn_was_over():
+def test_last_words_heard_before_turn_complete_end():
     play = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS)
     play >> ReplyAudio(3.0, 1, 800, 800) << Play(1, 0, 800) >> ReplyComplete(3.0, 1) >> MarkReturned(3.2, 1, 800, 0)
     play << Phase.LISTENING >> TurnComplete(3.3, 1) << Phase.CLOSING << SetTimer(GoodbyeTimeout, 4.3)
@@ -366,7 +366,7 @@ def test_last_words_longer_than_most_are_heard_out():
     assert play >> TurnComplete(3.5, 1) << Phase.CLOSING << SetTimer(GoodbyeTimeout, 35.0)
 
 
-def test_last_words_that_do_not_come_are_prompted_again():
+def test_missing_last_words_are_prompted_again():
     play = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS)
     play >> Until(8.0) << SendPrompt(Prompt.LAST_WORDS) << Phase.THINKING
     empty = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS) >> TurnComplete(2.5, 1)
@@ -380,7 +380,7 @@ def test_last_words_wait_for_the_link():
     assert Playbook(failed) >> SayAndEnd(2.0, HUNG_UP) << End(HUNG_UP)
 
 
-def test_the_caller_interrupts_the_last_words_and_the_next_turn_is_the_last():
+def test_interrupted_last_words_end_with_the_next_turn():
     play = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS)
     play >> ReplyAudio(3.0, 1, 1_600) << Play(1, 0, 1_600) >> CallerSpeechStarted(3.1, 3.0) << Clear(1)
     play << BargeIn(1, 3.0, Verdict.SUSPECTED) >> ModelInterrupted(3.2, 1)
@@ -390,14 +390,14 @@ def test_the_caller_interrupts_the_last_words_and_the_next_turn_is_the_last():
     assert play >> MarkReturned(5.7, 2, 800, 1) << End(HUNG_UP)
 
 
-def test_last_words_that_broke_off_are_asked_for_to_their_end():
+def test_cut_last_words_are_continued():
     play = Playbook(LISTENING) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS)
     play >> ReplyAudio(3.0, 1, 800) << Play(1, 0, 800) >> TurnComplete(3.05, 1, cut=True) << SendPrompt(Prompt.GO_ON)
     play << Phase.SPEAKING >> ReplyAudio(3.5, 2, 800) << Play(2, 0, 800)
     assert play >> TurnComplete(3.6, 2, cut=True) << Phase.CLOSING
 
 
-def test_last_words_complete_while_held_end_the_call_after_the_verdict():
+def test_last_words_while_held_end_after_verdict():
     held = changed(HELD, last_words=LastWords(HUNG_UP, after=0))
     play = Playbook(held) >> TurnComplete(2.9, 1) << Phase.HELD
     assert play.state.ending is HUNG_UP
@@ -405,13 +405,13 @@ def test_last_words_complete_while_held_end_the_call_after_the_verdict():
     assert play << Replay(1, 4_000, 6_400) << Play(1, 6_400, 8_000) << Phase.CLOSING
 
 
-def test_a_caller_who_speaks_is_heard_out_before_the_last_words():
+def test_speaker_is_heard_before_the_last_words():
     talking = changed(LISTENING, speaking=True, onset_s=1.0)
     play = Playbook(talking) >> SayAndEnd(2.0, HUNG_UP) << SendPrompt(Prompt.LAST_WORDS) << Phase.LISTENING
     assert play >> CallerSpeechEnded(3.0, 2.6) << Phase.THINKING
 
 
-def test_before_the_stream_there_is_no_caller_to_say_them_to():
+def test_last_words_before_the_stream_end_the_call():
     assert Playbook(State(link=Link.UP)) >> SayAndEnd(0.5, HUNG_UP) << End(HUNG_UP)
 
 
@@ -444,6 +444,6 @@ def test_else_it_waits(state):
     assert play
 
 
-def test_of_two_warnings_the_second_waits_for_the_first():
+def test_second_warning_waits_for_the_first():
     play = Playbook(LISTENING) >> TimeWarning(2.0) << SendPrompt(Prompt.TIME_WARNING)
     assert play >> CostWarning(2.1) << SetTimer(CostWarning, 3.1) << Phase.THINKING

@@ -55,7 +55,7 @@ def at_rest(state):
 
 
 @by_phase
-def test_a_lost_link_is_waited_for_no_longer_than_it_tries(state):
+def test_wait_for_a_lost_link_ends_with_its_tries(state):
     play = Playbook(state) >> ModelDown(2.5) << SetTimer(ConnectTimeout, 42.5)
     assert play.state.link is Link.DOWN
     play >> ModelReady(2.6) << StopTimer(ConnectTimeout)
@@ -63,7 +63,7 @@ def test_a_lost_link_is_waited_for_no_longer_than_it_tries(state):
 
 
 @by_phase
-def test_a_link_that_neither_comes_back_nor_gives_up_is_given_up(state):
+def test_link_neither_back_nor_failed_is_given_up(state):
     play = Playbook(changed(state, link=Link.DOWN)) >> ConnectTimeout(2.5)
     if state.phase in (Phase.LISTENING, Phase.THINKING, Phase.STOPPING):
         assert play << End(Ending.MODEL_LOST) << Phase.ENDED
@@ -76,7 +76,7 @@ def test_a_link_that_neither_comes_back_nor_gives_up_is_given_up(state):
 
 
 @by_phase
-def test_a_link_that_gives_up_ends_the_call_once_what_is_at_hand_was_heard(state):
+def test_failed_link_ends_call_after_audio_at_hand(state):
     play = Playbook(state) >> ModelFailed(2.5)
     if state.phase in (Phase.LISTENING, Phase.THINKING, Phase.STOPPING):
         assert play << End(Ending.MODEL_LOST) << Phase.ENDED
@@ -89,7 +89,7 @@ def test_a_link_that_gives_up_ends_the_call_once_what_is_at_hand_was_heard(state
         assert play
 
 
-def test_a_goodbye_that_cannot_come_any_more_is_not_waited_for():
+def test_impossible_goodbye_is_not_waited_for():
     assert Playbook(WAITING_TO_CLOSE) >> ModelFailed(2.5) << End(Ending.AGENT_HUNG_UP)
 
 
@@ -123,7 +123,7 @@ def test_go_away_before_the_stream_is_remembered():
 # --- what was lost with it
 
 
-def test_a_reply_cut_by_the_link_goes_on_without_a_pause():
+def test_reply_cut_by_the_link_continues_at_once():
     play = Playbook(SPEAKING) >> ModelDown(2.2) << SendMark(1, 8_000, 0) << Phase.SPEAKING
     play >> ModelReady(2.6) << SendPrompt(Prompt.NUDGE) << Phase.SPEAKING
     play >> ReplyAudio(2.9, 2, 800) << Play(2, 0, 800)
@@ -131,7 +131,7 @@ def test_a_reply_cut_by_the_link_goes_on_without_a_pause():
     assert play
 
 
-def test_and_when_it_comes_back_late_the_model_still_owes_the_rest():
+def test_late_link_still_owes_the_rest():
     play = Playbook(SPEAKING) >> ModelDown(2.2) >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
     play >> ModelSilent(9.1) << Phase.THINKING  # nobody to ask
     play >> ModelReady(10.0) << SendPrompt(Prompt.NUDGE) << Phase.THINKING << SetTimer(ModelSilent, 16.0)
@@ -145,7 +145,7 @@ def test_a_reply_that_was_all_there_is_owed_nothing():
     assert play
 
 
-def test_a_turn_spoken_into_the_gap_is_waited_for_a_moment_and_then_asked_about():
+def test_turn_in_the_gap_is_awaited_then_prompted():
     """What the caller said meanwhile waits in the uplink, if it was short: a nudge at once would answer twice."""
     play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 6.5)
     play >> Until(6.5) << SendPrompt(Prompt.NUDGE)
@@ -167,7 +167,7 @@ def test_a_nudge_that_was_lost_is_repeated():
     assert play
 
 
-def test_a_link_that_comes_back_while_a_tool_runs_is_not_told_to_speak():
+def test_link_back_during_a_tool_gets_no_prompt():
     assert Playbook(changed(THINKING, link=Link.DOWN, tools=(TOOL,))) >> ModelReady(5.0) << Phase.THINKING
 
 
@@ -217,11 +217,11 @@ def test_or_until_it_is_quiet():
     assert play
 
 
-def test_a_notice_shorter_than_the_change_takes_is_followed_now():
+def test_too_short_notice_rotates_now():
     assert Playbook(SPEAKING) >> GoAway(2.0, 1.0) << SetTimer(GoAwayDeadline, 2.0)
 
 
-def test_never_while_a_tool_runs_that_the_new_connection_would_not_know():
+def test_no_rotation_while_a_tool_runs():
     finishing = RunningTool("b", ToolPolicy.FINISH, withdrawn=True)
     waiting = changed(THINKING, tools=(TOOL, finishing), agent_replied=True)
     play = Playbook(waiting) >> GoAway(2.0, 50.0) >> ToolWithdrawn(3.0, "a")
@@ -233,7 +233,7 @@ def test_never_while_a_tool_runs_that_the_new_connection_would_not_know():
 
 
 @by_phase
-def test_the_notice_of_a_connection_that_is_gone_means_nothing(state):
+def test_notice_of_a_lost_connection_is_ignored(state):
     play = Playbook(state) >> GoAway(2.45, 50.0)
     if state.phase is Phase.LISTENING:
         play << RotateModel()

@@ -37,7 +37,7 @@ TOTAL: Counter[str] = Counter()
 
 
 @pytest.mark.parametrize("name", WALKS)
-def test_what_always_holds_holds_in_every_reachable_state_and_each_ends_by_itself(name):
+def test_invariants_hold_in_every_reachable_state(name):
     policy, kinds = WALKS[name]
     began_s = time.process_time()
     shells, steps, _ = walk(policy, *kinds.split())

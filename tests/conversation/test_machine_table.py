@@ -31,7 +31,7 @@ def entries() -> Iterator[Entry]:
 # --- completeness
 
 
-def test_every_event_means_something_in_every_phase_or_is_ignored_by_name():
+def test_every_event_has_a_handler_in_every_phase():
     happens = {getattr(events, name) for name in events.__all__}
     happens = {x for x in happens if isinstance(x, type) and issubclass(x, events.Event)} - {events.Event, events.Timer}
     assert set(EVENTS) == happens
@@ -70,12 +70,12 @@ def test_every_module_says_what_it_offers():
         assert public <= set(module.__all__), found.name
 
 
-def test_the_picture_in_the_documentation_is_of_this_table():
+def test_machine_picture_is_of_the_current_table():
     picture = Path(__file__).parents[2] / "docs" / "machine.svg"
     assert fingerprint() in picture.read_text(), "the table has changed since: draw it again with `make figures`"
 
 
-def test_every_command_is_frozen_and_said_by_the_machine():
+def test_every_command_is_frozen_and_emitted():
     handlers = importlib.resources.files("offhook.gateway.conversation").joinpath("handlers")
     source = "".join(path.read_text() for path in handlers.iterdir() if path.name.endswith(".py"))
     for name in commands.__all__:

@@ -78,14 +78,14 @@ def test_a_tool_is_run_once_and_has_one_outcome(state):
 
 
 @by_phase
-def test_a_withdrawn_tool_is_cancelled_and_never_answered(state):
+def test_withdrawn_tool_is_cancelled_without_result(state):
     play = Playbook(changed(state, tools=(TOOL,))) >> ToolWithdrawn(2.5, "a") << CancelTool("a")
     play >> ToolFinished(2.6, "a", DONE)
     assert play
 
 
 @by_phase
-def test_a_withdrawn_tool_that_must_finish_finishes_and_is_not_told_of(state):
+def test_withdrawn_finishing_tool_sends_no_result(state):
     play = Playbook(changed(state, tools=(FINISHES,))) >> ToolWithdrawn(2.5, "b") >> ToolWithdrawn(2.6, "b")
     play >> ToolFinished(2.7, "b", DONE) << AnswerTool("b", DONE, None)
     assert play
@@ -174,7 +174,7 @@ def test_an_interrupted_turn_takes_its_tools_with_it():
     assert play << CancelTool("a") << Phase.LISTENING
 
 
-def test_a_new_turn_is_not_held_up_by_a_finishing_tool_that_was_withdrawn():
+def test_withdrawn_tool_holds_up_no_new_turn():
     withdrawn = changed(FINISHES, withdrawn=True)
     talking = changed(LISTENING, tools=(withdrawn,), speaking=True, onset_s=1.0, agent_replied=False)
     play = Playbook(talking) >> CallerSpeechEnded(3.0, 2.6) << Phase.THINKING << SetTimer(ModelSilent, 8.6)
@@ -205,7 +205,7 @@ def test_the_caller_may_speak_meanwhile():
     assert play
 
 
-def test_a_filler_covers_a_slow_tool_once_the_agent_is_silent():
+def test_filler_covers_slow_tool_in_silence():
     play = Playbook(WHOLE) >> ToolRequested(2.1, "a", filler_after_s=1.5) << RunTool("a") << Phase.SPEAKING
     play >> FillerDue(2.2) << Phase.SPEAKING  # not while the agent is heard
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING << SetTimer(FillerDue, 4.6)
@@ -216,7 +216,7 @@ def test_a_filler_covers_a_slow_tool_once_the_agent_is_silent():
     assert play
 
 
-def test_a_turn_that_waits_for_its_tool_is_silent_when_it_was_heard():
+def test_heard_turn_waiting_for_its_tool_is_silent():
     """It is not complete, and says no more until it has the result: the filler does not wait for a stall."""
     play = Playbook(SPEAKING) >> ToolRequested(2.1, "a", filler_after_s=1.5) << RunTool("a")
     play << SetTimer(PlayoutTimeout, 3.0) >> Until(3.0) << Phase.THINKING << SetTimer(FillerDue, 4.5)
@@ -235,7 +235,7 @@ def test_a_filler_is_interruptible_and_in_the_ledger():
     assert play
 
 
-def test_a_filler_is_due_for_the_tool_that_is_waited_for():
+def test_filler_is_due_for_the_awaited_tool():
     silent_tool = RunningTool("a")
     play = Playbook(changed(THINKING, tools=(silent_tool,))) >> FillerDue(2.0) << Phase.THINKING
     assert play

@@ -55,7 +55,7 @@ WHOLE = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=
 # --- the beginning
 
 
-def test_the_model_greets_once_stream_and_model_are_there():
+def test_model_greets_once_stream_and_model_are_up():
     policy = Policy(greets=Greets.MODEL, call_limit_s=600, warning_s=60)
     play = Playbook(UP, policy) >> StreamStarted(1.0) << SendPrompt(Prompt.GREETING) << Phase.THINKING
     play << SetTimer(TimeLimit, 601.0) << SetTimer(TimeWarning, 541.0)
@@ -66,7 +66,7 @@ def test_the_model_greets_once_stream_and_model_are_there():
     assert play
 
 
-def test_a_greeting_that_was_lost_with_its_connection_is_asked_again():
+def test_lost_greeting_is_prompted_again():
     policy = Policy(greets=Greets.MODEL)
     play = Playbook(changed(THINKING, link=Link.DOWN), policy) >> ModelReady(3.0)
     play << SendPrompt(Prompt.GREETING) << Phase.THINKING
@@ -92,7 +92,7 @@ def test_nobody_greets():
     assert Playbook(UP) >> StreamStarted(1.0) << Phase.LISTENING << SetTimer(IdleTimeout, 11.0)
 
 
-def test_what_arrives_before_the_stream_is_dropped_for_good():
+def test_audio_before_the_stream_is_dropped():
     play = Playbook(UP) >> ReplyAudio(0.5, 1, 800) << Drop(1) >> StreamStarted(1.0)
     play >> ReplyAudio(1.1, 1, 800) << Drop(1) << Phase.LISTENING
     assert play
@@ -114,7 +114,7 @@ def test_a_turn_is_taken_and_answered():
     assert play
 
 
-def test_a_turns_end_completes_its_reply_without_generation_complete():
+def test_turn_complete_completes_its_reply():
     play = Playbook(SPEAKING) >> TurnComplete(2.5, 1) << SendMark(1, 8_000, 0) << Phase.SPEAKING
     play >> MarkReturned(3.05, 1, 8_000, 0) << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
     assert play
@@ -156,7 +156,7 @@ def test_what_the_model_understood_was_a_turn():
     assert within_the_hangover
 
 
-def test_a_late_transcript_of_an_answered_turn_means_nothing():
+def test_late_transcript_of_answered_turn_is_ignored():
     assert Playbook(LISTENING) >> CallerTranscribed(2.8) << Phase.LISTENING
     assert Playbook(SPEAKING) >> CallerTranscribed(2.8) << Phase.SPEAKING
 
@@ -174,7 +174,7 @@ def test_a_second_reply_is_played_behind_the_first():
     assert play
 
 
-def test_the_caller_who_spoke_into_an_uninterruptible_reply_has_the_word_after_it():
+def test_speech_over_mode_off_has_floor_afterwards():
     talking = changed(WHOLE, speaking=True, onset_s=2.9)
     play = Playbook(talking, LOCAL) >> MarkReturned(3.1, 1, 8_000, 0) << OpenTurn() << Phase.LISTENING
     play >> CallerSpeechEnded(5.0, 4.6) << SetTimer(EndpointTimeout, 5.3) >> Until(5.3) << CloseTurn()
@@ -208,7 +208,7 @@ def test_a_late_endpoint_ends_no_turn_that_goes_on():
 
 
 @pytest.mark.parametrize("phase", [Phase.SPEAKING, Phase.CLOSING])
-def test_a_turn_that_the_agent_spoke_into_is_ended_all_the_same(phase):
+def test_local_turn_ends_though_the_agent_spoke(phase):
     talking = changed(WHOLE, phase=phase, speaking=True, onset_s=1.0, turn_open=True)
     talking = changed(talking, ending=Ending.TIME_LIMIT) if phase is Phase.CLOSING else talking
     play = Playbook(talking, LOCAL) >> CallerSpeechEnded(2.2, 1.8) << SetTimer(EndpointTimeout, 2.5)
@@ -235,7 +235,7 @@ def test_speech_while_stopping_opens_a_turn():
 # --- watchdogs
 
 
-def test_a_silent_model_is_nudged_then_reconnected_then_given_up():
+def test_silent_model_nudge_reconnect_give_up():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.9) >> CallerSpeechEnded(4.0, 3.6)
     play >> Until(9.6) << Unanswered() << SendPrompt(Prompt.NUDGE) << Phase.THINKING
     play >> Until(11.1) << ReconnectModel() << SetTimer(ConnectTimeout, 51.1)
@@ -262,7 +262,7 @@ def test_an_empty_turn_is_nudged_at_once_and_only_once():
     assert play
 
 
-def test_the_end_of_an_earlier_turn_is_not_an_empty_one():
+def test_end_of_earlier_turn_is_no_empty_turn():
     assert Playbook(changed(THINKING, newest=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
     assert Playbook(changed(THINKING, dead=3)) >> TurnComplete(2.0, 3) << Phase.THINKING
 
@@ -274,7 +274,7 @@ def test_a_reply_that_breaks_off_counts_as_silence():
     assert play
 
 
-def test_a_reply_that_broke_off_was_at_its_end_after_all():
+def test_cut_reply_that_was_complete_after_all():
     broken = changed(SPEAKING, phase=Phase.THINKING, reply=True)
     for end in (ReplyComplete(9.0, 1), TurnComplete(9.0, 1)):
         play = Playbook(broken) >> end << ReplyEnded(1, 8_000, 8_000, False) << Phase.LISTENING
@@ -288,7 +288,7 @@ def test_a_reply_that_broke_off_was_at_its_end_after_all():
         assert listening
 
 
-def test_a_reply_that_broke_off_is_dropped_by_interrupted():
+def test_interrupted_drops_a_cut_reply():
     broken = changed(SPEAKING, phase=Phase.THINKING, reply=True)
     play = Playbook(broken) >> ModelInterrupted(9.0, 1) << Drop(1) << ReplyEnded(1, 8_000, 8_000, False)
     play << Phase.THINKING << SetTimer(ModelSilent, 15.0)
@@ -316,7 +316,7 @@ def test_a_key_keeps_a_waiting_model_from_being_late():
 # --- the idle caller
 
 
-def test_a_silent_caller_is_prompted_and_then_said_goodbye_to():
+def test_idle_caller_gets_prompt_then_goodbye():
     """Both counted from the end of playback, as heard, not from the end of what the model sent."""
     play = Playbook(WHOLE, Policy(idle_prompt_s=10, idle_goodbye_s=20)) >> MarkReturned(3.1, 1, 8_000, 0)
     play << Phase.LISTENING >> TurnComplete(3.2, 1) >> Until(13.1) << SendPrompt(Prompt.IDLE) << Phase.THINKING
@@ -328,7 +328,7 @@ def test_a_silent_caller_is_prompted_and_then_said_goodbye_to():
     assert play
 
 
-def test_a_goodbye_that_does_not_come_is_not_waited_for():
+def test_missing_goodbye_is_not_waited_for():
     play = Playbook(changed(LISTENING, idle_prompted=True)) >> IdleTimeout(30.0) << SendPrompt(Prompt.IDLE_GOODBYE)
     play << SetTimer(GoodbyeTimeout, 33.0) >> Until(33.0) << End(Ending.CALLER_IDLE)
     assert play
@@ -346,7 +346,7 @@ def test_a_sign_of_life_begins_anew():
     assert not (Playbook(changed(SPEAKING, idle_prompted=True)) >> DigitPressed(3.0)).state.caller.idle_prompted
 
 
-def test_a_key_while_the_caller_speaks_starts_no_idle_clock():
+def test_key_during_speech_starts_no_idle_clock():
     talking = changed(LISTENING, speaking=True)
     play = Playbook(talking) >> IdleTimeout(3.0) >> DigitPressed(3.0) << Phase.LISTENING << StopTimer(IdleTimeout)
     assert play
@@ -361,7 +361,7 @@ def test_steps_of_zero_are_off():
     assert play
 
 
-def test_nobody_is_prompted_by_a_model_that_is_not_there():
+def test_no_idle_prompt_while_the_link_is_down():
     down = changed(LISTENING, link=Link.DOWN)
     assert Playbook(down) >> IdleTimeout(10.0) << SetTimer(IdleTimeout, 20.0) << Phase.LISTENING
 
@@ -398,7 +398,7 @@ def test_late_timers_of_other_phases_mean_nothing():
 # --- a reply that broke off
 
 
-def test_the_rest_of_a_reply_that_broke_off_is_asked_for_while_its_beginning_is_heard():
+def test_rest_of_cut_reply_is_prompted_during_playback():
     play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON) << Phase.SPEAKING
     play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800)
     assert play >> TurnComplete(2.8, 2) << Phase.SPEAKING
@@ -416,7 +416,7 @@ def test_nobody_waits_for_ever_for_the_rest():
     assert play >> Until(9.2) << SendPrompt(Prompt.NUDGE)
 
 
-def test_a_model_that_breaks_off_again_and_again_is_asked_once():
+def test_repeatedly_cut_reply_is_continued_once():
     play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON)
     play >> ReplyAudio(2.6, 2, 800) << Play(2, 0, 800) >> TurnComplete(2.7, 2, cut=True)
     assert play << Phase.SPEAKING
@@ -435,5 +435,5 @@ def test_a_model_that_breaks_off_again_and_again_is_asked_once():
     ],
     ids=["the caller speaks", "dropped", "an older one", "no link", "another is due", "tool", "end"],
 )
-def test_the_rest_is_not_asked_for_when_something_else_is_due(state):
+def test_rest_is_not_prompted_when_a_reply_is_due(state):
     assert Playbook(state) >> TurnComplete(2.3, 1, cut=True) << state.phase

@@ -48,12 +48,12 @@ def test_none_of_it():
     ("heard_s", "text"),
     [(0.2, ""), (0.5, "one"), (1.0, "one two"), (1.4, "one two"), (1.5, "one two three"), (1.99, "one two three")],
 )
-def test_text_that_comes_at_once_is_spread_evenly_and_cut_at_a_words_end(heard_s, text):
+def test_text_at_once_is_spread_and_cut_at_word_end(heard_s, text):
     t = said(("one two three four", 0))
     assert heard_text(t, 1, int(heard_s * SECOND), 2 * SECOND) == text
 
 
-def test_text_ahead_of_its_audio_begins_where_it_arrived():
+def test_text_ahead_of_audio_begins_on_arrival():
     """A pause of two seconds between the sentences: the second is not heard while it lasts."""
     t = said(("Let me see.", 0), (" Friday is full.", 3 * SECOND))
     assert heard_text(t, 1, 3 * SECOND, 4 * SECOND) == "Let me see."
@@ -66,12 +66,12 @@ def test_text_behind_its_audio_ends_where_it_arrived():
     assert heard_text(t, 1, int(0.5 * SECOND), 4 * SECOND) == "Let"
 
 
-def test_text_that_came_too_late_to_tell_is_spread_evenly():
+def test_late_text_is_spread_evenly():
     t = said(("one two", 2 * SECOND), (" three four", 2 * SECOND))
     assert heard_text(t, 1, SECOND, 2 * SECOND) == "one two"
 
 
-def test_writing_without_spaces_is_cut_between_characters():
+def test_text_without_spaces_is_cut_by_character():
     t = said(("金曜日の夜は大変込み合っておりますので少々お待ちくださいませ今すぐ確認いたします", 0))
     heard = heard_text(t, 1, SECOND, 2 * SECOND)
     assert 15 <= len(heard) <= 25

@@ -33,7 +33,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     ),
     # `clear` was left out as there was "no active response".
     "what decides is what has not been heard, not whether the model is generating": (
-        "conversation/test_machine_barge_in.py::test_speech_stops_playback_at_once_and_keeps_the_tail",
+        "conversation/test_machine_barge_in.py::test_speech_stops_playback_and_keeps_the_tail",
         "conversation/test_machine_barge_in.py::test_marks_dropped_by_the_clear_are_not_waited_for",
     ),
     # Late audio of the old turn fills the queue again behind the `clear`.
@@ -49,7 +49,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     # `clear` echoes every pending mark, which proves nothing.
     "marks echoed by a clear are not heard": (
         "conversation/test_machine_barge_in.py::test_marks_echoed_by_the_clear_prove_nothing",
-        "conversation/test_ledger.py::test_marks_from_before_the_clear_are_not_believed_by_the_next_reply",
+        "conversation/test_ledger.py::test_marks_before_the_clear_prove_nothing_later",
     ),
     # The model was told that the caller had heard what was only sent.
     "heard is what marks and clock say": (
@@ -108,7 +108,7 @@ LESSONS: dict[str, tuple[str, ...]] = {
     # The goodbye was cut off: `end_call` came before it was said.
     "a hang-up waits for the goodbye to begin, and then to be heard, within bounds": (
         "calls/test_ends.py::test_agent_hangs_up_after_its_goodbye_was_heard",
-        "conversation/test_machine_endings.py::test_a_tool_that_comes_before_its_goodbye_waits_for_it",
+        "conversation/test_machine_endings.py::test_end_tool_before_goodbye_waits_for_it",
         "conversation/test_machine_endings.py::test_a_goodbye_whose_marks_do_not_return",
     ),
     # On a speakerphone the agent interrupts itself.

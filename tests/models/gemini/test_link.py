@@ -492,7 +492,7 @@ async def test_a_resumed_session_gets_words_after_its_handle():
         assert [s.resumed_from for s in rig.server.sessions] == [None, 0, 1]
 
 
-async def test_without_a_transcript_a_fresh_session_gets_none():
+async def test_fresh_session_without_transcript_gets_none():
     closes = iter([m.Close(1007, "")])
 
     def scripts(setup):
@@ -851,7 +851,7 @@ async def test_no_secret_reaches_a_log(caplog):
     assert KEY not in repr(rig.model.settings)
 
 
-async def test_an_exception_of_the_calls_is_reported_and_the_session_replaced():
+async def test_sink_exception_is_reported_session_replaced():
     class Broken(Sink):
         def words(self, who, turn, text, final):
             raise ZeroDivisionError
@@ -929,7 +929,7 @@ def test_settings_are_read_as_the_sdk_reads_them():
     assert read(vertex | {"GOOGLE_API_KEY": "b"}).api_key == "", "beside a project the SDK refuses a key"
 
 
-def test_a_missing_certificate_file_is_an_operator_error():
+def test_missing_certificate_is_an_operator_error():
     with pytest.raises(OperatorError, match="SSL_CERT_FILE"):
         GeminiModel(GeminiSettings(api_key="a", ca_file="/nowhere.pem"))
 
