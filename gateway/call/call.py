@@ -325,6 +325,7 @@ class Call:
         self.ending = self.ending or Ending.SERVER_STOPPED
         self._stuck("the call did not close in time and was given up")
         self._closer.cancel()
+        self.model.cancel()
         if self.line is not None:
             self._faults.safely("closing", self.line.abort)
         self._conclude()

@@ -61,10 +61,14 @@ class ModelSide:
         """What has to be closed at the end of the call."""
         return [link.close for link in (self.link, *self._old_links)]
 
-    async def ended(self) -> None:
-        """Cancel what is left after closing."""
+    def cancel(self) -> None:
+        """Cancel what is left after closing, or instead of it."""
         for task in self._tasks:
             task.cancel()
+
+    async def ended(self) -> None:
+        """As `cancel`, and wait for it a moment."""
+        self.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
 
