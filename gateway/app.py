@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 from aiohttp import web
@@ -41,10 +42,11 @@ from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.web.access import Access
+from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.console import Boards, Console, LiveCall
-from offhook.gateway.web.limits import KEEP_ALIVE_S, Limits
+from offhook.gateway.web.door import Door, hide_server, spare_connections
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Gateway"]
@@ -57,6 +59,9 @@ STOCK_TICKS = 20  # each call's link counters are published once in this many ti
 
 class Gateway:
     """All calls of one process. `async with gateway.listening() as url` serves until the block is left.
+
+    With a public URL there are two listeners: the public one, and the admin listener for console, metrics and health.
+    The public one serves console and metrics only with a console token that is configured.
 
     `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
     `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
@@ -92,7 +97,7 @@ class Gateway:
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
-        self._limits = Limits(self.metrics, settings.max_calls, clock)
+        self._limits = Limits(self.metrics, clock)
         self._prices = load_prices(settings.prices)
         for agent in agents:
             check_limit(agent, self._prices)
@@ -112,7 +117,17 @@ class Gateway:
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
         self._exports: set[asyncio.Task[None]] = set()
-        self._access = Access(settings.console_token, self.metrics, clock)
+        made = secrets.token_urlsafe(32) if settings.public_url and not settings.console_token else ""
+        self._sign_in = f"/console/sign-in?token={made}" if made else "/console"
+        self.console_link = ""  # the console's URL, once it is served; signs a browser in when no token is configured
+        self._access = Access(
+            settings.console_token or made,
+            self._limits,
+            self.metrics,
+            clock,
+            insecure=settings.insecure and not settings.public_url,
+            link=bool(made),
+        )
         self.console = Console(
             self._access,
             self.metrics,
@@ -133,7 +148,7 @@ class Gateway:
             self._access,
             self.metrics,
             _Control(self.calls, self.switchboard, self.admission),
-            api_token=settings.api_token,
+            lock=Lock(settings.api_token, "API token", self._limits, self.metrics, clock),
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
@@ -143,63 +158,97 @@ class Gateway:
 
     # --- serving
 
-    def app(self) -> web.Application:
-        app = web.Application()
+    def app(self, door: Door) -> web.Application:
+        """What the main listener serves: the carriers and the API."""
+        app = _application(door)
+        if self.settings.insecure:
+            app.middlewares.append(programs_only(self.metrics))
         for carrier in self._carriers:
             app.add_routes(carrier.routes())
         app.add_routes(self._api.routes())
-        app.add_routes(self.console.routes())
+        app.add_routes(self._api.health_routes())
+        if self.settings.console_token or not self.settings.public_url:
+            self._add_console(app)
         return app
+
+    def admin_app(self, door: Door) -> web.Application:
+        """What the admin listener serves."""
+        app = _application(door)
+        app.add_routes(self._api.health_routes())
+        self._add_console(app)
+        return app
+
+    def _add_console(self, app: web.Application) -> None:
+        app.add_routes(self._access.routes())
+        app.add_routes(self._api.operator_routes())
+        app.add_routes(self.console.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
-        """Serve on the configured host and port (0: any free one); gives the local URL.
+        """Serve on the configured hosts and ports (0: any free one); gives the local URL of the main listener.
 
         Leaving the block ends every call that is still active.
         """
-        runner = web.AppRunner(
-            self.app(),
-            access_log=None,
-            logger=self._limits.http_log(),
-            handle_signals=False,
-            shutdown_timeout=1.0,
-            keepalive_timeout=KEEP_ALIVE_S,
-            lingering_time=2.0,
-            auto_decompress=False,  # no client of ours compresses requests; decompression bombs do
-        )
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.model.close)
+            url = admin_url = await stack.enter_async_context(
+                self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
+            )
+            if settings.public_url:
+                admin_url = await stack.enter_async_context(
+                    self._served(
+                        self.admin_app,
+                        settings.admin_host,
+                        settings.admin_port,
+                        "OFFHOOK_ADMIN_PORT or OFFHOOK_ADMIN_HOST",
+                    )
+                )
+            self.console_link = admin_url + self._sign_in
+            await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
+            await self.switchboard.open(self._carriers)
+            await self.model.warm_up()
+            ticker = asyncio.create_task(self._tick(), name="ticker")
+            try:
+                yield url
+            finally:
+                await self._end_all()
+                await self.switchboard.close()
+                await self.console.close()
+                if self._traces is not None:
+                    await asyncio.gather(*self._exports)
+                    await asyncio.to_thread(self._traces.close)
+                await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
+                ticker.cancel()
+                await asyncio.gather(ticker, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _served(
+        self, app: Callable[[Door], web.Application], host: str, port: int, variables: str
+    ) -> AsyncIterator[str]:
+        """One listener; gives its local URL. `variables`: those that say where it listens."""
+        max_calls = self.settings.max_calls
+        spare = spare_connections(max_calls)
+        door = Door(self._limits, self.metrics, max_calls=max_calls, spare=spare, clock=self._clock)
+        runner = web.AppRunner(app(door), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         assert runner.server is not None
-        loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(
-                self._limits.guard(runner.server), self.settings.host, self.settings.port, backlog=256
+            listener = await asyncio.get_running_loop().create_server(
+                door.guard(runner.server), host, port, backlog=256
             )
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
-                f"cannot listen on {self.settings.host}:{self.settings.port} ({error.strerror}): "
-                "choose another OFFHOOK_PORT or OFFHOOK_HOST"
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another {variables}"
             ) from None
-        host, port = listener.sockets[0].getsockname()[:2]
-        await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
-        await self.switchboard.open(self._carriers)
-        await self.model.warm_up()
-        ticker = asyncio.create_task(self._tick(), name="ticker")
+        bound, port = listener.sockets[0].getsockname()[:2]
         try:
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            yield f"http://[{bound}]:{port}" if ":" in bound else f"http://{bound}:{port}"
         finally:
-            await self._end_all()
-            await self.switchboard.close()
-            await self.console.close()
-            if self._traces is not None:
-                await asyncio.gather(*self._exports)
-                await asyncio.to_thread(self._traces.close)
-            await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
-            ticker.cancel()
-            await asyncio.gather(ticker, return_exceptions=True)
             listener.close()
+            door.close()
             await runner.cleanup()
-            await self.model.close()
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -317,6 +366,12 @@ class Gateway:
             raise OperatorError(f"no such agent: one of {', '.join(agent.name for agent in self.agents)}")
         token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, agent.model.name
+
+
+def _application(door: Door) -> web.Application:
+    app = web.Application(middlewares=[door.middleware()])
+    app.on_response_prepare.append(hide_server)
+    return app
 
 
 class _Control:

@@ -92,7 +92,7 @@ INCOMPLETE_REASONS = (
     "invalid",
 )
 TOKEN_DIRECTIONS = ("input", "output")
-AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,8 @@ def test_secrets_are_not_shown() -> None:
         "TWILIO_AUTH_TOKEN": "canary-2,canary-3",
         "TWILIO_API_KEY": "SK1",
         "TWILIO_API_SECRET": "canary-4",
-        "OFFHOOK_API_TOKEN": "canary-5",
-        "OFFHOOK_CONSOLE_TOKEN": "canary-6",
+        "OFFHOOK_API_TOKEN": "canary-5-of-the-api",
+        "OFFHOOK_CONSOLE_TOKEN": "canary-6-of-the-console",
     }
     shown = settings_from(secrets).shown()
     assert "canary" not in str(shown)

@@ -21,7 +21,7 @@ from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
 from offhook.gateway.rehearsal.quick_clock import run_quickly
-from offhook.gateway.web import limits as door
+from offhook.gateway.web import door, limits
 from tests.carriers.twilio.raw_socket import BINARY, CLOSE, FRAME, PING, TEXT, RawSocket, media, ring, start_of
 from tests.carriers.twilio.telephone_rig import API_TOKEN, GREETING, PUBLIC, Exchange, exchange
 from tests.rig.sounds import sound
@@ -352,9 +352,8 @@ async def headers_without_end(x: Exchange) -> None:
 @case(http("too_many"), http("timeout"))
 async def a_thousand_idle_connections(x: Exchange) -> None:
     host, _, port = x.url.removeprefix("http://").rpartition(":")
-    with mock.patch.object(door, "WAITING_MAX", 200):
-        opened = await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(1_000)))
-    await asyncio.sleep(0.6)  # those that were let in have been thrown out
+    opened = await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(1_100)))
+    await asyncio.sleep(0.6)  # the deadline of those that had room
     assert (await x.http.get(x.url + "/livez")).status == 200
     for _, writer in opened:
         writer.close()
@@ -382,7 +381,7 @@ def outcome() -> dict[str, Any]:
             for where, name, value in (
                 (messages, "START_DEADLINE_S", 0.4),
                 (door, "HEAD_S", 0.4),
-                (door, "BODY_S", 0.4),
+                (limits, "BODY_S", 0.4),
             ):
                 stack.enter_context(mock.patch.object(where, name, value))
             async with exchange(AGENTS) as x:
