@@ -89,8 +89,8 @@ async def found(settings: Settings, x: Exchange, environ: dict[str, str], agent:
     return {finding.what: finding async for finding in examine(settings, agents, environ)}
 
 
-WHAT = ["settings", "port", "name", "certificate", "public URL", "webhook", "media stream", "Twilio", "number"]
-WHAT += ["clock", "model"]
+WHAT = ["settings", "port", "name", "certificate", "public URL", "webhook", "media stream", "privacy"]
+WHAT += ["Twilio", "number", "clock", "model"]
 
 
 async def test_all_is_well() -> None:
