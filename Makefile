@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test contract lint figures bench bench-vad wheel clean
+.PHONY: help setup system demo simulate test attack contract lint figures bench bench-vad wheel clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures o
 
 test: setup system ## Run every test
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # a file shares its calls
+
+attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
+	@$(BIN)/python -m tests.web.attacks
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python

@@ -42,12 +42,23 @@ def test_every_variable_is_read() -> None:
         ({"OFFHOOK_INSECURE": "maybe"}, "must be 1 or 0"),
         ({"OFFHOOK_INSECURE": "1", "OFFHOOK_HOST": "0.0.0.0"}, "needs OFFHOOK_HOST=127.0.0.1"),
         ({"OFFHOOK_PUBLIC_URL": "voice.example.com"}, "must look like https://"),
+        ({"OFFHOOK_ADMIN_PORT": "70000"}, "from 0 to 65535"),
+        ({"OFFHOOK_CONSOLE_TOKEN": "fifteen-letters"}, "OFFHOOK_CONSOLE_TOKEN is shorter than 16 .* `openssl rand"),
+        ({"OFFHOOK_API_TOKEN": "short"}, "OFFHOOK_API_TOKEN is shorter than 16"),
         ({"OFFHOOK_LOG_LEVEL": "loud"}, "OFFHOOK_LOG_LEVEL must be"),
     ],
 )
 def test_an_invalid_value_is_refused_with_a_fix(environ: dict[str, str], says: str) -> None:
     with pytest.raises(OperatorError, match=says):
         settings_from(environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [({}, 8081), ({"OFFHOOK_PORT": "9000"}, 8081), ({"OFFHOOK_PORT": "0"}, 0), ({"OFFHOOK_ADMIN_PORT": "9"}, 9)],
+)
+def test_admin_port_by_default(environ: dict[str, str], port: int) -> None:
+    assert settings_from(environ).admin_port == port
 
 
 def test_secrets_are_not_shown() -> None:

@@ -253,8 +253,8 @@ async def _refused_outside(settings: Settings, http: aiohttp.ClientSession) -> F
                 return Finding(what, False, f"{path}: no answer ({type(error).__name__})", "see the proxy's log")
     if served:
         hint = (
-            f"transcripts and metrics are public: the proxy must lead to OFFHOOK_PORT ({settings.port}) alone, not to the "
-            "admin listener, and must add no credentials"
+            f"transcripts and metrics are public: the proxy must lead to OFFHOOK_PORT ({settings.port}) alone, not to "
+            "the admin listener, and must add no credentials"
         )
         return Finding(what, False, f"{', '.join(dict.fromkeys(served))} answered without a token", hint)
     return Finding(what, True, "console and metrics are refused from outside")
