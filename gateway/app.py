@@ -44,8 +44,8 @@ from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
+from offhook.gateway.web.connections import Connections, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
-from offhook.gateway.web.door import Door, hide_server, spare_connections
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
@@ -158,9 +158,9 @@ class Gateway:
 
     # --- serving
 
-    def app(self, door: Door) -> web.Application:
+    def app(self, connections: Connections) -> web.Application:
         """What the main listener serves: the carriers and the API."""
-        app = _application(door)
+        app = _application(connections)
         if self.settings.insecure:
             app.middlewares.append(programs_only(self.metrics))
         for carrier in self._carriers:
@@ -171,9 +171,9 @@ class Gateway:
             self._add_console(app)
         return app
 
-    def admin_app(self, door: Door) -> web.Application:
+    def admin_app(self, connections: Connections) -> web.Application:
         """What the admin listener serves."""
-        app = _application(door)
+        app = _application(connections)
         app.add_routes(self._api.health_routes())
         self._add_console(app)
         return app
@@ -224,18 +224,18 @@ class Gateway:
 
     @asynccontextmanager
     async def _served(
-        self, app: Callable[[Door], web.Application], host: str, port: int, variables: str
+        self, app: Callable[[Connections], web.Application], host: str, port: int, variables: str
     ) -> AsyncIterator[str]:
         """One listener; gives its local URL. `variables`: those that say where it listens."""
         max_calls = self.settings.max_calls
         spare = spare_connections(max_calls)
-        door = Door(self._limits, self.metrics, max_calls=max_calls, spare=spare, clock=self._clock)
-        runner = web.AppRunner(app(door), handle_signals=False, shutdown_timeout=1.0)
+        connections = Connections(self._limits, self.metrics, max_calls=max_calls, spare=spare, clock=self._clock)
+        runner = web.AppRunner(app(connections), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         assert runner.server is not None
         try:
             listener = await asyncio.get_running_loop().create_server(
-                door.guard(runner.server), host, port, backlog=256
+                connections.guard(runner.server), host, port, backlog=256
             )
         except OSError as error:
             await runner.cleanup()
@@ -247,7 +247,7 @@ class Gateway:
             yield f"http://[{bound}]:{port}" if ":" in bound else f"http://{bound}:{port}"
         finally:
             listener.close()
-            door.close()
+            connections.close()
             await runner.cleanup()
 
     async def drain(self) -> None:
@@ -368,8 +368,8 @@ class Gateway:
         return token, agent.model.name
 
 
-def _application(door: Door) -> web.Application:
-    app = web.Application(middlewares=[door.middleware()])
+def _application(connections: Connections) -> web.Application:
+    app = web.Application(middlewares=[connections.middleware()])
     app.on_response_prepare.append(hide_server)
     return app
 

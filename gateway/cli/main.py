@@ -119,7 +119,7 @@ def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -
 
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from offhook.gateway.app import Gateway
-    from offhook.gateway.web.door import reserve_descriptors
+    from offhook.gateway.web.connections import reserve_descriptors
 
     # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).

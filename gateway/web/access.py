@@ -20,7 +20,7 @@ from math import ceil
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from offhook.gateway.web.door import prove
+from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits, source_of
 from offhook.metrics.catalogue import Metrics
 

@@ -1,4 +1,4 @@
-"""Ingress limits of the HTTP server: request rates, size and form of bodies. Connections: see `door`.
+"""Ingress limits of the HTTP server: request rates, size and form of bodies. Connections: see `connections`.
 
 A request with a valid signature or secret has no rate: it is never refused for what others sent. The handlers check
 that first, and every other request takes from its source's allowance, then from the one over all sources. A source on a

@@ -1,4 +1,4 @@
-"""Rates by source, connections, the log under attack, on parts of the door. On a served process: `attack`; forms:
+"""Rates by source, connections, the log under attack, each in its parts; on a served process: `attacks`; forms:
 `tests/carriers/twilio/test_bad_input.py`.
 """
 
@@ -20,9 +20,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from offhook.gateway.labels import LABELS
-from offhook.gateway.web import door as module_door
+from offhook.gateway.web import connections as module_connections
 from offhook.gateway.web import limits as module
-from offhook.gateway.web.door import Door
+from offhook.gateway.web.connections import Connections
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from tests.rig.process import python_path
@@ -106,14 +106,14 @@ def test_an_ipv6_network_is_one_source(limits: Limits) -> None:
     assert sum(accepted(limits, f"2a01:db8::{n:x}", 1) for n in range(1_000)) == module.SOURCE_BURST
 
 
-def connections(door: Door, source: str, number: int) -> list[Any]:
-    """As `Door.admit` gives them; `transport.aborted` when the door closed one."""
+def opened(bounds: Connections, source: str, number: int) -> list[Any]:
+    """As `Connections.admit` gives them; `transport.aborted` when it was closed."""
     made = []
     for _ in range(number):
         transport = mock.Mock(spec=asyncio.Transport)
         transport.get_extra_info.return_value = (source, 1)
         transport.is_closing.return_value = False
-        made.append(door.admit(transport))
+        made.append(bounds.admit(transport))
     return made
 
 
@@ -122,69 +122,69 @@ def closed(made: list[Any]) -> list[bool]:
 
 
 @pytest.fixture
-def door(limits: Limits, clock: Clock) -> Door:
-    return Door(limits, limits._metrics, max_calls=1, spare=8, clock=clock)
+def bounds(limits: Limits, clock: Clock) -> Connections:
+    return Connections(limits, limits._metrics, max_calls=1, spare=8, clock=clock)
 
 
-def test_the_longest_idle_makes_room(door: Door) -> None:
-    made = connections(door, "127.0.0.1", 8)
-    door.begin(made[0])
-    door.end(made[0])
-    connections(door, "10.0.0.1", 2)
+def test_the_longest_idle_makes_room(bounds: Connections) -> None:
+    made = opened(bounds, "127.0.0.1", 8)
+    bounds.begin(made[0])
+    bounds.end(made[0])
+    opened(bounds, "10.0.0.1", 2)
     assert closed(made) == [False, True, True, *[False] * 5]
-    assert len(door) == 8
+    assert len(bounds) == 8
 
 
-def test_a_proven_connection_keeps_its_place(door: Door) -> None:
-    made = connections(door, "127.0.0.1", 2)
-    door.begin(made[0])
-    door.prove(made[0])
-    door.end(made[0])
-    connections(door, "127.0.0.1", 100)
+def test_a_proven_connection_keeps_its_place(bounds: Connections) -> None:
+    made = opened(bounds, "127.0.0.1", 2)
+    bounds.begin(made[0])
+    bounds.prove(made[0])
+    bounds.end(made[0])
+    opened(bounds, "127.0.0.1", 100)
     assert closed(made) == [False, True]
-    door.begin(made[0])  # nothing is proven of the next request
-    connections(door, "127.0.0.1", 8)
+    bounds.begin(made[0])  # nothing is proven of the next request
+    opened(bounds, "127.0.0.1", 8)
     assert closed(made) == [True, True]
 
 
 def test_one_source_closes_its_own_only(limits: Limits, clock: Clock) -> None:
-    door = Door(limits, limits._metrics, max_calls=1, spare=1_000, clock=clock)
-    other = connections(door, "52.0.113.10", 1)
-    made = connections(door, "52.0.113.9", module_door.SOURCE_CONNECTIONS + 3)
+    bounds = Connections(limits, limits._metrics, max_calls=1, spare=1_000, clock=clock)
+    other = opened(bounds, "52.0.113.10", 1)
+    made = opened(bounds, "52.0.113.9", module_connections.SOURCE_CONNECTIONS + 3)
     assert closed(other) == [False]
-    assert closed(made) == [True] * 3 + [False] * module_door.SOURCE_CONNECTIONS
+    assert closed(made) == [True] * 3 + [False] * module_connections.SOURCE_CONNECTIONS
 
 
-def test_under_pressure_idle_ones_close_sooner(door: Door, clock: Clock) -> None:
-    made = connections(door, "127.0.0.1", 4)
-    clock.now_s += module_door.PRESSED_KEEP_ALIVE_S + 1
+def test_under_pressure_idle_ones_close_sooner(bounds: Connections, clock: Clock) -> None:
+    made = opened(bounds, "127.0.0.1", 4)
+    clock.now_s += module_connections.PRESSED_KEEP_ALIVE_S + 1
     assert not any(closed(made))
-    connections(door, "127.0.0.1", 1)
+    opened(bounds, "127.0.0.1", 1)
     assert all(closed(made))
 
 
-def test_proven_idle_ones_are_bounded(door: Door) -> None:
+def test_proven_idle_ones_are_bounded(bounds: Connections) -> None:
     made = []
     for _ in range(300):
-        made += connections(door, "127.0.0.1", 1)
-        door.begin(made[-1])
-        door.prove(made[-1])
-        door.end(made[-1])
-    assert len(door) == 2 + module_door.PROVEN_SPARE
+        made += opened(bounds, "127.0.0.1", 1)
+        bounds.begin(made[-1])
+        bounds.prove(made[-1])
+        bounds.end(made[-1])
+    assert len(bounds) == 2 + module_connections.PROVEN_SPARE
     assert not closed(made)[-1]
 
 
-async def served(door: Door) -> tuple[web.AppRunner, asyncio.Server, int]:
+async def served(bounds: Connections) -> tuple[web.AppRunner, asyncio.Server, int]:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(text="in")
 
-    app = web.Application(middlewares=[door.middleware()])
+    app = web.Application(middlewares=[bounds.middleware()])
     app.router.add_get("/", handler)
-    app.on_response_prepare.append(module_door.hide_server)
+    app.on_response_prepare.append(module_connections.hide_server)
     runner = web.AppRunner(app)
     await runner.setup()
     assert runner.server is not None
-    listener = await asyncio.get_running_loop().create_server(door.guard(runner.server), "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(bounds.guard(runner.server), "127.0.0.1", 0)
     return runner, listener, listener.sockets[0].getsockname()[1]
 
 
@@ -205,28 +205,28 @@ async def answered(port: int, *parts: bytes) -> bytes:
 @pytest.mark.parametrize(
     "line", [b"GET /<script> HTTP/9.9", b"G@T / HTTP/1.1", b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2"]
 )
-async def test_unreadable_requests_get_a_plain_400(door: Door, line: bytes) -> None:
-    runner, listener, port = await served(door)
+async def test_unreadable_requests_get_a_plain_400(bounds: Connections, line: bytes) -> None:
+    runner, listener, port = await served(bounds)
     answer = await answered(port, line + b"\r\nHost: x\r\n\r\n")
-    assert answer == module_door.BAD_REQUEST
+    assert answer == module_connections.BAD_REQUEST
     listener.close()
     await runner.cleanup()
 
 
-async def test_no_answer_names_its_server(door: Door) -> None:
-    runner, listener, port = await served(door)
+async def test_no_answer_names_its_server(bounds: Connections) -> None:
+    runner, listener, port = await served(bounds)
     for path in (b"/", b"/unknown"):
         answer = await answered(port, b"GET " + path + b" HT", b"TP/1.1\r\nHost: x\r\n\r", b"\n")  # in three pieces
         assert answer.startswith(b"HTTP/1.1 ")
         assert b"\r\nServer:" not in answer
     listener.close()
     await runner.cleanup()
-    assert len(door) == 0
+    assert len(bounds) == 0
 
 
-async def test_slow_headers_of_a_second_request_end(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_door, "HEAD_S", 0.2)
-    runner, listener, port = await served(door)
+async def test_slow_headers_of_a_second_request_end(bounds: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_connections, "HEAD_S", 0.2)
+    runner, listener, port = await served(bounds)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await reader.read(4096)).startswith(b"HTTP/1.1 200")
@@ -234,7 +234,7 @@ async def test_slow_headers_of_a_second_request_end(door: Door, monkeypatch: pyt
     writer.write(b"GET / HT")
     with suppress(ConnectionError):
         assert await asyncio.wait_for(reader.read(1), 2) == b""
-    assert len(door) == 0
+    assert len(bounds) == 0
     listener.close()
     await runner.cleanup()
 
@@ -242,7 +242,7 @@ async def test_slow_headers_of_a_second_request_end(door: Door, monkeypatch: pyt
 def test_too_few_descriptors_are_refused_at_start() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}))\n"
-        "from offhook.gateway.web.door import reserve_descriptors\n"
+        "from offhook.gateway.web.connections import reserve_descriptors\n"
         "reserve_descriptors(100)\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

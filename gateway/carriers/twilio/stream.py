@@ -20,7 +20,7 @@ from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
-from offhook.gateway.web.door import prove
+from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics

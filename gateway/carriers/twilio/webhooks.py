@@ -39,7 +39,7 @@ from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
-from offhook.gateway.web.door import prove
+from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 

@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Door", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
+__all__ = ["Connections", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
 
 log = logging.getLogger("offhook.gateway.http")
 
@@ -95,7 +95,7 @@ def prove(request: web.Request) -> None:
     """A request carried a valid signature or secret: its connection gets a place among the proven ones."""
     protocol = request.protocol
     if isinstance(protocol, _Served):
-        protocol.door.prove(protocol.connection)
+        protocol.connections.prove(protocol.connection)
 
 
 class _Connection:
@@ -108,7 +108,7 @@ class _Connection:
         self.busy = self.proven = False
 
 
-class Door:
+class Connections:
     """The connections of one listener. Each one closed for lack of room is counted in `input_errors_total`.
 
     `spare`: room for connections that are not proven; `max_calls` sets the room for those that are. `clock`: monotonic
@@ -235,15 +235,15 @@ class _Waiting(asyncio.Protocol):
     It costs little: a silent connection has no task and no parser.
     """
 
-    def __init__(self, door: Door, server: web.Server) -> None:
-        self._door, self._server = door, server
+    def __init__(self, connections: Connections, server: web.Server) -> None:
+        self._connections, self._server = connections, server
         self._held = bytearray()
         self._connection: _Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._connection = self._door.admit(transport)  # type: ignore[arg-type]
+        self._connection = self._connections.admit(transport)  # type: ignore[arg-type]
         self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._close, "timeout")
 
     def data_received(self, data: bytes) -> None:
@@ -259,19 +259,19 @@ class _Waiting(asyncio.Protocol):
                 self._close("too_large")
             return
         connection = self._detach()
-        protocol = _Served(self._door, self._server, connection)
+        protocol = _Served(self._connections, self._server, connection)
         connection.transport.set_protocol(protocol)
         protocol.connection_made(connection.transport)
         protocol.data_received(bytes(self._held))
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._connection is not None:
-            self._door.forget(self._detach())
+            self._connections.forget(self._detach())
 
     def _close(self, reason: str) -> None:
         connection = self._detach()
-        self._door.forget(connection)
-        self._door.count(reason)
+        self._connections.forget(connection)
+        self._connections.count(reason)
         connection.transport.abort()
 
     def _detach(self) -> _Connection:
@@ -294,7 +294,7 @@ class _Served(RequestHandler):
     error pages quote the request.
     """
 
-    def __init__(self, door: Door, server: web.Server, connection: _Connection) -> None:
+    def __init__(self, connections: Connections, server: web.Server, connection: _Connection) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -304,7 +304,7 @@ class _Served(RequestHandler):
             lingering_time=2.0,
             auto_decompress=False,  # no client of ours compresses requests; decompression bombs do
         )
-        self.door, self.connection = door, connection
+        self.connections, self.connection = connections, connection
         self._head_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -314,15 +314,15 @@ class _Served(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_head_timer()
-        self.door.forget(self.connection)
+        self.connections.forget(self.connection)
         super().connection_lost(exc)
 
     def request_begins(self) -> None:
         self._stop_head_timer()
-        self.door.begin(self.connection)
+        self.connections.begin(self.connection)
 
     def request_ends(self) -> None:
-        self.door.end(self.connection)
+        self.connections.end(self.connection)
 
     def handle_error(
         self,
@@ -344,14 +344,14 @@ class _Served(RequestHandler):
 
     def _answer_unreadable(self) -> NoReturn:
         self._stop_head_timer()
-        self.door.count("bad_format")  # counted, not logged: a sender could fill the log
+        self.connections.count("bad_format")  # counted, not logged: a sender could fill the log
         if self.transport is not None:
             self.transport.write(BAD_REQUEST)
         raise _Answered
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self.door.count("timeout")
+        self.connections.count("timeout")
         self.connection.transport.abort()
 
     def _stop_head_timer(self) -> None:
