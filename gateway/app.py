@@ -28,7 +28,7 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.models import AudioFormats, CallBrief
+from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
@@ -49,12 +49,17 @@ from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "model_for"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
+
+
+def model_for(environ: Mapping[str, str]) -> Model:
+    """The process's model, by the environment: a second provider is an `if` here. Raises `OperatorError`."""
+    return GeminiModel(GeminiSettings.read(environ))
 
 
 class Gateway:
@@ -98,10 +103,10 @@ class Gateway:
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
         self._limits = Limits(self.metrics, clock)
-        self._prices = load_prices(settings.prices)
+        self.model = model_for(environ)
+        self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
-            check_limit(agent, self._prices)
-        self.model = GeminiModel(GeminiSettings.read(environ))
+            check_limit(agent, self.model.name_of(agent), self._prices)
         self.calls: dict[str, Call] = {}
         self.records: Records = MemoryRecords()
         self._detection = Detection()
@@ -318,7 +323,7 @@ class Gateway:
                 ),
                 call,
             ),
-            prices=price_of(agent.model.name, self._prices),
+            prices=price_of(self.model.name_of(agent), self._prices),
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
@@ -353,7 +358,7 @@ class Gateway:
 
     def _live_record(self, call_sid: str) -> CallRecord | None:
         call = self.calls.get(call_sid)
-        return None if call is None else call.timeline.so_far(call.clock())
+        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.received_ms)
 
     def _not_ready(self) -> str:
         if self.admission.draining:
@@ -364,8 +369,10 @@ class Gateway:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
             raise OperatorError(f"no such agent: one of {', '.join(agent.name for agent in self.agents)}")
+        if not isinstance(self.model, GeminiModel):
+            raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
         token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
-        return token, agent.model.name
+        return token, self.model.name_of(agent)
 
 
 def _application(connections: Connections) -> web.Application:

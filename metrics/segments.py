@@ -16,6 +16,7 @@ __all__ = [
     "ANSWER_TO_GREETING",
     "BARGEIN_CLEAR_SENT",
     "BARGEIN_DETECT",
+    "BARGEIN_SILENCE",
     "BARGEIN_STOP",
     "BY_NAME",
     "ENDPOINT_DELAY",
@@ -41,10 +42,10 @@ __all__ = [
     "Segment",
 ]
 
-# Twilio's guide to core latency puts the mouth-to-ear turn gap at 1,115 ms (limit 1,400) where the platform's
-# share is 885 ms (limit 1,100): the difference is what no gateway can see.
+# A carrier's guide to core latency (README, "What was measured") puts the mouth-to-ear turn gap at 1,115 ms (limit
+# 1,400) where the platform's share is 885 ms (limit 1,100): the difference is what no gateway can see.
 OUTSIDE = (
-    "Outside these figures: both phone legs and Twilio's edge. Twilio's own figures imply 230 to 300 ms more "
+    "Outside these figures: both phone legs and the carrier's edge. A carrier's own figures imply 230 to 300 ms more "
     "from mouth to ear."
 )
 
@@ -103,9 +104,11 @@ class Segment:
         return tuple(sorted(bounds))
 
 
-_TURN_S = (0.3, 0.5, 0.8, 0.885, 1.0, 1.1, 1.2, 1.4, 2.0)  # 0.885 and 1.1: Twilio's platform target and limit
+_TURN_S = (0.3, 0.5, 0.8, 0.885, 1.0, 1.1, 1.2, 1.4, 2.0)  # 0.885 and 1.1: that guide's platform target and limit
 _LAST_SPEECH = "last speech frame of the caller's turn received (hangover taken off)"
-_ONSET = "mark behind the first 20 ms of audible audio echoed"
+_SPOKEN_OVER = "caller's speech onset over the agent (back-dated; not before the reply's first audio)"
+_SILENT = "playback stopped at the carrier (its acknowledgement of the clear, or the mark after it)"
+_ONSET = "mark after the first 20 ms of audible audio echoed"
 _PLAYED_NOTE = "Upper bound of the carrier's start of playing; the way to the phone is not in it."
 
 UPLINK_RELATIVE_DELAY = Segment(
@@ -199,13 +202,25 @@ OUTPUT_ONSET_PLAYED = Segment(
     target_s=1.2,
     thresholds_s=_TURN_S,
 )
+BARGEIN_SILENCE = Segment(
+    "bargein_silence",
+    _SPOKEN_OVER,
+    _SILENT,
+    lower_s=0.02,
+    upper_s=5.0,
+    note="bargein_detect and bargein_stop are its parts. Absent where the gateway detected no onset: a key, or an "
+    "interruption that only the model reported.",
+    headline=True,
+    target_s=0.3,
+    thresholds_s=(0.1, 0.15, 0.2, 0.25, 0.4, 0.5, 1.0),
+)
 BARGEIN_STOP = Segment(
     "bargein_stop",
     "barge-in decided",
-    "mark sent behind the clear echoed",
+    _SILENT,
     lower_s=0.002,
     upper_s=5.0,
-    headline=True,
+    note="The second part of bargein_silence.",
     target_s=0.3,
     thresholds_s=(0.05, 0.1, 0.2, 0.5),
 )
@@ -220,10 +235,11 @@ BARGEIN_CLEAR_SENT = Segment(
 )
 BARGEIN_DETECT = Segment(
     "bargein_detect",
-    "first speech frame of the interruption received (back-dated)",
+    _SPOKEN_OVER,
     "barge-in decided",
     lower_s=0.005,
     upper_s=5.0,
+    note="The first part of bargein_silence.",
     thresholds_s=(0.1, 0.2, 0.3),
 )
 TURN_GAP = Segment(
@@ -328,6 +344,7 @@ SEGMENTS: tuple[Segment, ...] = (
     MODEL_FIRST_AUDIO,
     OUTPUT_ONSET_SENT,
     OUTPUT_ONSET_PLAYED,
+    BARGEIN_SILENCE,
     BARGEIN_DETECT,
     BARGEIN_CLEAR_SENT,
     BARGEIN_STOP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +122,38 @@ def test_clock_is_handed_down() -> None:
 @pytest.mark.parametrize("source", ["import time\nx = time.monotonic()", "f(clock=time.monotonic)", "perf_counter()"])
 def test_a_clock_read_is_reported(source: str) -> None:
     assert clock_reads(source) != []
+
+
+# Where a provider's name may stand, in gateway/, media/ and metrics/: its own folder, the rehearsal that simulates it,
+# the command, and the composition root with its settings.
+ROOT_PATHS = ("gateway/cli/", "gateway/rehearsal/", "gateway/app.py", "gateway/config.py")
+FOLDERS = (path.parent for room in ("carriers", "models") for path in (TESTS.parent / "gateway" / room).glob("*/*.py"))
+NAMES = {path.name: f"{path.relative_to(TESTS.parent)}/" for path in FOLDERS}
+TEXTS = {".py", ".yaml", ".js", ".css", ".html", ".j2", ".json"}
+
+
+def test_there_are_providers_to_look_for() -> None:
+    assert {"twilio", "gemini"} <= NAMES.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_provider_is_named_in_its_rooms_only(name: str) -> None:
+    texts = (p for top in ("gateway", "media", "metrics", "infra/package") for p in (TESTS.parent / top).rglob("*"))
+    naming = {str(p.relative_to(TESTS.parent)) for p in texts if p.suffix in TEXTS and name in p.read_text().lower()}
+    assert any(path.startswith(NAMES[name]) for path in naming)
+    assert {path for path in naming if not path.startswith((NAMES[name], *ROOT_PATHS))} == set()
+
+
+# What `import` of a part loads besides itself: the front door's version is all that media and metrics share.
+WATCHED = ("offhook.gateway", "aiohttp", "google", "twilio")
+LOADED = f"print(*sorted(name for name in sys.modules if name.startswith({WATCHED})))"
+
+
+@pytest.mark.parametrize(
+    "module", ["offhook", "offhook.media.formats", "offhook.media.vad", "offhook.metrics.catalogue"]
+)
+def test_import_loads_no_gateway(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; {LOADED}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["offhook.gateway"], "only `__version__` is there"

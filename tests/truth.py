@@ -140,6 +140,7 @@ class Truth:
                 for name in ("output_onset_played", "turn_gap"):
                     most_s = through_s(mark.echoed_s) - FRAME_S - last.sent_s
                     self.add(name, mark.echoed_s - FRAME_S - last.came_s, most_s)
+        over = [s for s in truth.spoken if s.over_agent]
         for clear in truth.clears:
             answer = next((m for m in truth.marks if m.name[0] != "r" and m.at_s >= clear.at_s), None)
             if answer is not None and answer.echoed_s is not None:
@@ -147,6 +148,12 @@ class Truth:
                 deciding = min(frames, key=lambda frame: abs(frame.came_s - clear.at_s))
                 most_s = through_s(answer.echoed_s) - deciding.sent_s
                 self.add("bargein_stop", answer.echoed_s - clear.at_s, most_s)
+                spoken = next((s for s in reversed(over) if s.onset_s < clear.at_s), None)
+                at_ms = None if spoken is None else call.at_ms(spoken.onset_place + 1)
+                first = next((frame for frame in frames if frame.at_ms == at_ms), None)
+                if first is not None:  # an onset is dated to the beginning of its frame
+                    most_s = through_s(answer.echoed_s) - first.sent_s + FRAME_S
+                    self.add("bargein_silence", answer.echoed_s - first.came_s + FRAME_S, most_s)
         for least_s, most_s in zip(_worst(frames, "sent_s"), _worst(frames, "came_s"), strict=False):
             self.add("uplink_relative_delay", least_s, most_s)
 

@@ -70,7 +70,7 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
     if agent.fallback.dial and agent.fallback.enqueue:
         yield "fallback", "takes either dial or enqueue, not both"
     if agent.fallback.play and not agent.fallback.play.startswith(("https://", "http://")):
-        yield "fallback.play", "must be the URL of a sound file that Twilio can fetch: https://..."
+        yield "fallback.play", "must be the URL of a sound file that the carrier can fetch: https://..."
     if (agent.outbound.on_machine == "leave_message") != bool(agent.outbound.message):
         yield "outbound.message", "belongs to on_machine: leave_message, which needs it"
     if agent.outbound.message and not agent.outbound.detect_machine:

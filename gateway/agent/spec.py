@@ -113,7 +113,7 @@ class Fallback(_Spec, frozen=True):
     """What the caller gets when no agent can answer: a line or a recording, then a human, a queue or a hang-up."""
 
     say: str = "Sorry, nobody can take your call right now. Please try again later."  # not before a human or a queue
-    play: str = ""  # URL of a sound file that Twilio plays instead of `say`
+    play: str = ""  # URL of a sound file that the carrier plays instead of `say`
     dial: str = ""  # number or SIP address
     enqueue: str = ""  # queue name
 
@@ -131,7 +131,7 @@ class OutboundSettings(_Spec, frozen=True):
 class ModelSettings(_Spec, frozen=True):
     """The model and its own settings."""
 
-    name: str = "gemini-3.8-live"
+    name: str = ""  # empty: the provider's default
     temperature: float | None = None
     thinking_level: Literal["minimal", "low", "medium", "high"] | None = None
     thinking_budget: int | None = None

@@ -17,27 +17,26 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from offhook.gateway.agent.policy import detector_of, policy_of
+from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call import prompts
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.hearing import Detection, Hearing
 from offhook.gateway.call.line import Line, ReplyMark
+from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
-from offhook.gateway.call.spending import Spending
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
 from offhook.gateway.call.tools import CallTools
+from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import LINK_METRICS, LinkCount, ModelLink, Usage
-from offhook.gateway.models.pricing import Prices
+from offhook.gateway.models import ModelLink, Prices
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.store.record import CallRecord
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import LINK_RTT
@@ -76,72 +75,48 @@ class Call:
         self.facts, self.agent, self.clock = facts, agent, clock
         self._metrics, self._link_for, self._on_over = metrics, link_for, on_over
         self._loop = asyncio.get_running_loop()
-        self.record = CallRecord(
-            call_sid=facts.call_sid,
-            agent=agent.name,
-            direction=facts.direction,
-            caller=facts.caller,
-            dialled=facts.dialled,
-            simulated=facts.simulated,
-            started_at=facts.started_at,
-        )
+        self.record = facts.new_record(agent.name)
         self.timeline = Timeline(self.record, metrics, facts.formats.takes.rate_hz, rang_s=rang_s)
         self._policy = policy_of(agent)._replace(rate_hz=facts.formats.takes.rate_hz)
         self._state = State()
         self._events: deque[e.Event] = deque()
         self._stepping = False
         self._timers = Timers(clock, self._fire)
-        self.speaking = speaking = Speaking(
-            facts,
-            sounds,
-            timeline=self.timeline,
-            metrics=metrics,
-            clock=clock,
-            feed=self.feed,
-            is_dead=self._is_dead,
-        )
+        wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed)
+        self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
+        self._model = model = ModelSide(wiring, prices)
         self._recorder = recorder_for(agent, facts, speaking.playout, self.timeline)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._old_links: list[asyncio.Task[None]] = []
-        self._was_ready = False  # the model, once
         self._last_words = ""  # of `say_and_end`
-        self._spending = Spending(prices, agent.limits.cost)
         self._over = asyncio.Event()
         self.ending: Ending | None = None
         self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
         self.link = link_for(self)
         self.hearing = Hearing(
-            agent,
+            wiring,
             self._policy,
-            detector_of(agent),
             detection,
-            line_format=facts.formats.gives,
-            clock=clock,
-            metrics=metrics,
             recorder=self._recorder,
             uplink=self.link,
-            feed=self.feed,
             agent_level_dbov=self._agent_level_dbov,
         )
         self.tools = CallTools(
-            facts,
-            agent,
+            wiring,
             tools,
             self.remembered,
-            timeline=self.timeline,
             hearing=self.hearing,
+            model=model,
             link=lambda: self.link,
-            feed=self.feed,
             say_and_end=self.say_and_end,
-            clock=clock,
-            metrics=metrics,
             redactor=redactor,
         )
         # What the line and the link report straight to a part (the rest of LineSink and ModelSink is below).
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.words, self.next_turn = speaking.reply_audio, speaking.words, speaking.next_turn
+        self.usage, self.count, self.segment = model.usage, model.count, model.segment
         self.tool_call = self.tools.requested
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: speaking.play,
@@ -308,12 +283,13 @@ class Call:
         if self._recorder is not None and (fault := await self._recorder.close()):
             self.timeline.error(fault)
         self.hearing.flush()
+        self._model.flush()
         self.publish_counters()
         for fault in self.link.faults:
             self.timeline.error(f"model: {fault}")
         ending = self.ending or Ending.INTERNAL_ERROR
         self.record.end_reason, self.record.end_side = ending.value, ending.side.value
-        self.record.audio_in_ms = self.hearing.received_samples * 1000 / self.facts.formats.gives.rate_hz
+        self.record.audio_in_ms = self.hearing.received_ms
         self.record.remembered = self.tools.masked(self.remembered)
         self.timeline.ended(self.clock())
         self._metrics.calls_total.inc(ending.value, ending.side.value)
@@ -357,7 +333,7 @@ class Call:
     def line_failed(self, why: str) -> None:
         if self._state.phase is not Phase.ENDED:
             self.timeline.error(why)
-            self._events.append(e.StreamLost(self.clock()))
+            self.line_lost()
 
     def _agent_level_dbov(self, now_s: float) -> float:
         return self.speaking.playout.heard_level_dbov(self._state.ledger, now_s)
@@ -370,37 +346,8 @@ class Call:
     def event(self, event: e.Event) -> None:
         if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
             self.speaking.finish(event.generation)
-        elif isinstance(event, e.ModelReady):
-            self._metrics.model_sessions_total.inc("ready")
-            if self._was_ready:
-                self._metrics.model_reconnects_total.inc("resumed" if event.resumed else "fresh")
-            self._was_ready = True
-            self.tools.model_session += not event.resumed
-        elif isinstance(event, e.ModelFailed):
-            if self._was_ready:
-                self._metrics.model_reconnects_total.inc("failed")
-            self.timeline.error("the model could not be reached")
+        self._model.observe(event)
         self.feed(event)
-
-    def usage(self, usage: Usage) -> None:
-        self._metrics.tokens_total.inc("input", by=usage.input_total)
-        self._metrics.tokens_total.inc("output", by=usage.output_total)
-        self._spending.add(usage, self.record.usage)
-        if self._spending.warns():
-            self.feed(e.CostWarning(self.clock()))
-        elif self._spending.is_over:
-            self.feed(e.EndRequested(self.clock(), Ending.COST_LIMIT))
-
-    def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
-        if (row := LINK_METRICS.get(what)) is not None:
-            name, *labels = row
-            getattr(self._metrics, name).inc(*labels, *filter(None, (reason,)), by=by)
-
-    def segment(self, name: str, seconds: float) -> None:
-        if name == "uplink_forward":  # of every frame
-            self.hearing.uplink_forward.add(self.clock(), seconds)
-        else:
-            self.timeline.model_segment(name, seconds)
 
     # --- commands
 
@@ -431,7 +378,7 @@ class Call:
     def _fire(self, event: type[e.Event]) -> None:
         if event is e.ModelSilent and any(not tool.withdrawn for tool in self._state.tools):
             self._stuck("a tool did not end in its time")
-        elif event is e.ConnectTimeout and self._was_ready and self._state.link is Link.DOWN:
+        elif event is e.ConnectTimeout and self._model.was_ready and self._state.link is Link.DOWN:
             self._stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
 

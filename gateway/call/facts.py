@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from offhook.gateway.call.line import LineFormats
+from offhook.gateway.store.record import CallRecord
 from offhook.media.formats import MULAW_8K
 
 __all__ = ["TELEPHONE", "CallFacts", "Transfer"]
@@ -38,3 +39,15 @@ class CallFacts:
     parameters: Mapping[str, str] = field(default_factory=dict)
     effects: frozenset[str] = frozenset()  # tools with outside effects that run though simulated; "*": all
     formats: LineFormats = TELEPHONE
+
+    def new_record(self, agent: str) -> CallRecord:
+        """The call's record, before anything has happened."""
+        return CallRecord(
+            call_sid=self.call_sid,
+            agent=agent,
+            direction=self.direction,
+            caller=self.caller,
+            dialled=self.dialled,
+            simulated=self.simulated,
+            started_at=self.started_at,
+        )

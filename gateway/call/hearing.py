@@ -14,15 +14,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from offhook.gateway.agent.policy import pre_roll_s
-from offhook.gateway.agent.spec import Agent
+from offhook.gateway.agent.policy import detector_of, pre_roll_s
 from offhook.gateway.call.recorder import Recorder
-from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, Event
+from offhook.gateway.call.wiring import Wiring
+from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted
 from offhook.gateway.conversation.state import Policy
-from offhook.media.formats import PCM16_8K, AudioFormat, converter
-from offhook.media.vad import SpeechDetector, SpeechEdge
-from offhook.metrics.catalogue import Metrics, WorstPerSecond
-from offhook.metrics.segments import UPLINK_FORWARD, UPLINK_GAP, UPLINK_RELATIVE_DELAY
+from offhook.media.formats import PCM16_8K, converter
+from offhook.media.vad import SpeechEdge
+from offhook.metrics.catalogue import WorstPerSecond
+from offhook.metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
 __all__ = ["Detection", "Hearing", "Uplink"]
 
@@ -44,32 +44,30 @@ class Hearing:
 
     def __init__(
         self,
-        agent: Agent,
+        wiring: Wiring,
         policy: Policy,
-        detector: SpeechDetector,
         detection: Detection,
         *,
-        line_format: AudioFormat,
-        clock: Callable[[], float],
-        metrics: Metrics,
         recorder: Recorder | None,
         uplink: Uplink,
-        feed: Callable[[Event], None],
         agent_level_dbov: Callable[[float], float],
     ) -> None:
+        """Raises `OperatorError` when the agent's detector is not installed."""
+        line_format, metrics, detector = wiring.facts.formats.gives, wiring.metrics, detector_of(wiring.agent)
         self.decode, self.detector, self.agent_level_dbov = line_format.decode, detector, agent_level_dbov
         self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
+        self._rate_hz = line_format.rate_hz
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
         self.uplink = uplink
-        self._detection, self._clock, self._recorder, self._feed = detection, clock, recorder, feed
-        self._metrics = metrics
+        self._detection, self._recorder = detection, recorder
+        self._clock, self._feed, self._metrics = wiring.clock, wiring.feed, metrics
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
         self.turn_open = False  # local turns: the model is being sent the caller's turn
         self._secret_until_s = -inf  # the caller enters digits that neither model nor recording may have
         # Local turns: the audio sent with a turn's start begins before the onset, which lies before the decision
         # and, with mode `hold`, before the verdict.
-        kept_s = pre_roll_s(agent) + policy.min_barge_in_s + policy.hangover_s + 0.2
+        kept_s = pre_roll_s(wiring.agent) + policy.min_barge_in_s + policy.hangover_s + 0.2
         self._pre_roll: deque[tuple[bytes, NDArray[np.int16]]] = deque(maxlen=int(kept_s / FRAME_S) or 1)
         self._partial = b""  # of a frame: carriers send whole ones as a rule
         self._silence = line_format.silence * line_format.frame_samples, np.zeros(DETECTED, np.int16)
@@ -80,7 +78,6 @@ class Hearing:
         self._delay_floor_s: float | None = None
         self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
         self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
-        self.uplink_forward = WorstPerSecond(metrics, UPLINK_FORWARD)
 
     # --- frames
 
@@ -144,6 +141,11 @@ class Hearing:
 
     # --- what the call needs besides
 
+    @property
+    def received_ms(self) -> float:
+        """The caller's audio received so far."""
+        return self.received_samples * 1000 / self._rate_hz
+
     def stream_began(self, now_s: float) -> None:
         """Another stream: its clock and gaps are measured anew."""
         self.last_frame_s, self._delay_floor_s = now_s, None
@@ -160,7 +162,7 @@ class Hearing:
 
     def flush(self) -> None:
         """Report everything that is still held back for the metrics."""
-        for worst in (self._relative_delay, self._uplink_gap, self.uplink_forward):
+        for worst in (self._relative_delay, self._uplink_gap):
             worst.flush()
         self.flush_frame_count()
 

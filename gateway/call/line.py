@@ -1,7 +1,8 @@
 """The seam to a carrier: one audio path to one caller, and what the call learns over it.
 
 A carrier's stream implements `Line`; the call implements `LineSink`. Both are narrow on purpose: a carrier with a
-far queue (Twilio, Telnyx, Plivo) and one without (SIP/RTP, a browser), which paces its own, look the same from here.
+queue at the far end (a media stream over a WebSocket) and one without (SIP/RTP, a browser), which paces its own,
+look the same from here.
 """
 
 from __future__ import annotations

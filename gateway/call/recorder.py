@@ -19,10 +19,8 @@ from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.conversation.commands import Command, ReplyEnded
 from offhook.gateway.conversation.events import Event
 from offhook.gateway.conversation.ledger import Ledger
-from offhook.media import mulaw
 from offhook.media.formats import MULAW_8K, converter
 from offhook.media.recording import Recording
-from offhook.media.resample import resample
 
 __all__ = ["Recorder", "recorder_for"]
 
@@ -43,6 +41,8 @@ class Recorder:
         self.path = directory / f"{facts.call_sid}.wav"
         self._takes = facts.formats.takes
         self._convert = converter(facts.formats.gives, MULAW_8K)
+        self._convert_reply = converter(self._takes, MULAW_8K)
+        self._converted = 0  # the reply that it converts
         self._recording = Recording(self.path)
         self._playout = playout
         self._begun_s: float | None = None
@@ -78,8 +78,12 @@ class Recorder:
         if heard <= known or self._begun_s is None:
             return
         codes = self._playout.span(generation, known, heard)
-        if self._takes != MULAW_8K:
-            codes = mulaw.encode(resample(self._takes.decode(codes), self._takes.rate_hz, RATE_HZ))
+        if self._converted != generation:
+            self._converted, self._convert_reply = generation, converter(self._takes, MULAW_8K)
+        if (
+            self._convert_reply is not None
+        ):  # one stream per reply: converted apart, its parts would click at the joints
+            codes = self._convert_reply.push(codes)
         end = self._received + int((at_s - self._last_s) * RATE_HZ)
         start = max(end - len(codes), 0)
         if abs(start - self._free) <= SEAM or start < self._free:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.line import Line, ReplyMark, Span
 from offhook.gateway.call.playout import Playout, fade_in
-from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.models import Speaker
-from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Speaking"]
 
@@ -21,19 +19,10 @@ FRAME_S = 0.02
 class Speaking:
     """One call's voice. `line` is None while there is no stream; the machine sends nothing then."""
 
-    def __init__(
-        self,
-        facts: CallFacts,
-        sounds: Mapping[str, bytes],
-        *,
-        timeline: Timeline,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        feed: Callable[[e.Event], None],
-        is_dead: Callable[[int], bool],
-    ) -> None:
-        self._format, self._sounds, self._timeline = facts.formats.takes, sounds, timeline
-        self._metrics, self._clock, self._feed, self._is_dead = metrics, clock, feed, is_dead
+    def __init__(self, wiring: Wiring, sounds: Mapping[str, bytes], is_dead: Callable[[int], bool]) -> None:
+        self._format, self._sounds, self._is_dead = wiring.facts.formats.takes, sounds, is_dead
+        self._timeline, self._metrics = wiring.timeline, wiring.metrics
+        self._clock, self._feed = wiring.clock, wiring.feed
         self.playout = Playout(self._format)
         self.line: Line | None = None
         self._dropped_to = 0  # replies up to this one must not be sent any more

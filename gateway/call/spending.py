@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from offhook.gateway.models import Usage
-from offhook.gateway.models.pricing import Prices, cost
+from offhook.gateway.models import Prices, Usage
+from offhook.gateway.models.pricing import cost
 
 __all__ = ["Spending"]
 

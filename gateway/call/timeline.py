@@ -80,8 +80,9 @@ class Timeline:
         self._speaking = False
         self._awaiting_end: _Turn | None = None  # a reply that came before the detector's hangover was over
         self._barge_in: BargeInRecord | None = None
+        self._spoken_over_s: float | None = None  # from when the caller spoke over the agent; None: not detected
         self._decided_s = 0.0
-        self._clear_pending = False
+        self._unacknowledged: int | None = None  # epoch of the clear that the carrier has not acknowledged
         self._tools: dict[str, tuple[float, ToolRecord]] = {}
         self._tool_answered_s: float | None = None
         self._greeted = False
@@ -96,6 +97,7 @@ class Timeline:
             e.ReplyAudio: self._reply_audio,
             e.MarkReturned: self._mark_returned,
             e.ClearAcknowledged: self._clear_acknowledged,
+            e.ClearTimeout: lambda _: self._never_silent("no_mark"),
         }
         self._on_command: dict[type[c.Command], Callable[[Any, float], None]] = {
             c.Play: self._played,
@@ -162,6 +164,7 @@ class Timeline:
         self.record.duration_ms = self.ms(at_s)
         if self._speech_end_s is not None and at_s - self._speech_end_s > LONG_WAIT_S:
             self._metrics.incomplete("turn_gap", "no_audio")  # they waited, and then the call was over
+        self._never_silent("call_ended")
         for turn in self._turns.values():
             self._close(turn, "call_ended")
         # A turn without a sound (a tool call, an interruption before the first word) is no reply.
@@ -172,12 +175,16 @@ class Timeline:
             self._tool_done(call_id, at_s, "cancelled")
         self.record.transcript = self._transcript()
 
-    def so_far(self, at_s: float) -> CallRecord:
-        """The record of a call that goes on, as known at `at_s`: a copy, with its last `SO_FAR_TURNS` turns."""
+    def so_far(self, at_s: float, audio_in_ms: float = 0.0) -> CallRecord:
+        """The record of a call that goes on, as known at `at_s`: a copy, with its last `SO_FAR_TURNS` turns.
+
+        `audio_in_ms`: of the caller's audio received until then; the call counts it.
+        """
         turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
         return msgspec.structs.replace(
             self.record,
             duration_ms=self.ms(at_s),
+            audio_in_ms=audio_in_ms,
             turns=turns,
             barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
             tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
@@ -242,6 +249,7 @@ class Timeline:
     def _reply_audio(self, event: e.ReplyAudio) -> None:
         turn = self._turn(event.generation)
         turn.received += event.samples
+        turn.record.received_ms = turn.received * self._sample_ms
         if event.audible_sample is not None:
             turn.audible = event.audible_sample
         if turn.first_audio_s is not None:
@@ -271,11 +279,24 @@ class Timeline:
             turn.onset_played_s = event.at_s - FRAME_S  # the mark stands behind the frame
 
     def _clear_acknowledged(self, event: e.ClearAcknowledged) -> None:
-        if self._clear_pending:
-            self._clear_pending = False
-            if self._barge_in is not None and self._barge_in.stopped_ms is None:
-                self._barge_in.stopped_ms = self.ms(event.at_s)
-                self._observe("bargein_stop", event.at_s - self._decided_s)
+        if event.epoch != self._unacknowledged:
+            return
+        self._unacknowledged = None
+        if (record := self._barge_in) is not None:
+            record.stopped_ms = self.ms(event.at_s)
+            self._barge_in_segment(record, "bargein_stop", event.at_s - self._decided_s)
+            if self._spoken_over_s is not None:
+                self._barge_in_segment(record, "bargein_silence", event.at_s - self._spoken_over_s)
+
+    def _never_silent(self, why: str) -> None:
+        """The clear on its way is not acknowledged any more: the segments that end there are absent, and counted."""
+        if self._unacknowledged is None:
+            return
+        self._unacknowledged = None
+        if self._barge_in is not None:
+            self._metrics.incomplete("bargein_stop", why)
+            if self._spoken_over_s is not None:
+                self._metrics.incomplete("bargein_silence", why)
 
     def tool_started(self, call_id: str, name: str, arguments: dict[str, Any], at_s: float) -> None:
         """The model asked for this tool; the arguments are bounded, and without secrets."""
@@ -324,13 +345,14 @@ class Timeline:
             turn.onset_sent_s = at_s
 
     def _cleared(self, command: c.Clear, decided_s: float) -> None:
+        self._never_silent("superseded")
         self._decided_s = decided_s
-        self._clear_pending = True
+        self._unacknowledged = command.epoch
         self._barge_in = None  # `BargeIn` follows in the same step, unless the gateway itself cancels a reply
         self._playback_cut()
 
     def _line_away(self, event: e.LineAway) -> None:
-        self._clear_pending = False
+        self._never_silent("no_mark")
         self._playback_cut()
 
     def _playback_cut(self) -> None:
@@ -340,7 +362,7 @@ class Timeline:
     def clear_sent(self, at_s: float) -> None:
         """The clear was handed to the carrier's socket."""
         if self._barge_in is not None and self._barge_in.clear_sent_ms is None:
-            self._observe("bargein_clear_sent", at_s - self._decided_s)
+            self._barge_in_segment(self._barge_in, "bargein_clear_sent", at_s - self._decided_s)
             self._barge_in.clear_sent_ms = self.ms(at_s)
 
     def _barged_in(self, command: c.BargeIn, decided_s: float) -> None:
@@ -351,8 +373,13 @@ class Timeline:
                 generation=command.generation, onset_ms=self.ms(command.onset_s), decided_ms=self.ms(decided_s)
             )
             self.record.barge_ins.append(record)
-            if command.verdict is not c.Verdict.CONFIRMED_BY_MODEL:
-                self._observe("bargein_detect", decided_s - command.onset_s)
+            self._spoken_over_s = None
+            if command.onset_s < decided_s:  # without a detected onset the machine gives the decision's time
+                # A caller who was speaking already speaks over the agent from the reply's first audio.
+                turn = self._turns.get(command.generation)
+                began_s = turn.first_sent_s if turn is not None and turn.first_sent_s is not None else command.onset_s
+                self._spoken_over_s = max(command.onset_s, began_s)
+                self._barge_in_segment(record, "bargein_detect", decided_s - self._spoken_over_s)
         record.verdict = command.verdict.value
         if command.verdict is not c.Verdict.SUSPECTED:
             record.verdict_ms = self.ms(decided_s)
@@ -437,6 +464,10 @@ class Timeline:
         self._observe(name, seconds, label)  # a negative one is counted as invalid
         if seconds >= 0:
             turn.record.segments[name] = round(seconds * 1000, 3)
+
+    def _barge_in_segment(self, record: BargeInRecord, name: str, seconds: float) -> None:
+        self._observe(name, seconds)
+        record.segments[name] = round(seconds * 1000, 3)
 
     def _call_segment(self, name: str, seconds: float) -> None:
         self._observe(name, seconds)

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from offhook.gateway.agent.spec import Agent, filler_line
+from offhook.gateway.agent.spec import filler_line
 from offhook.gateway.call import prompts
-from offhook.gateway.call.facts import CallFacts, Transfer
+from offhook.gateway.call.facts import Transfer
 from offhook.gateway.call.hearing import Hearing
-from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.call.model_side import ModelSide
+from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
@@ -24,7 +25,6 @@ from offhook.gateway.store.record import MessageRecord
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import clipped
 from offhook.gateway.tools.runner import ToolRunner
-from offhook.metrics.catalogue import Metrics
 
 __all__ = ["CallTools"]
 
@@ -40,30 +40,27 @@ class CallTools:
 
     def __init__(
         self,
-        facts: CallFacts,
-        agent: Agent,
+        wiring: Wiring,
         tools: Mapping[str, Tool],
         remembered: dict[str, str],
         *,
-        timeline: Timeline,
         hearing: Hearing,
+        model: ModelSide,
         link: Callable[[], ModelLink],
-        feed: Callable[[e.Event], None],
         say_and_end: Callable[[str, Ending], None],
-        clock: Callable[[], float],
-        metrics: Metrics,
         redactor: Redactor | None,
     ) -> None:
-        self._facts, self._agent, self._tools, self._remembered = facts, agent, tools, remembered
-        self._timeline, self._hearing, self._link = timeline, hearing, link
-        self._feed, self._clock, self._metrics, self._say_and_end = feed, clock, metrics, say_and_end
+        self._facts, self._agent, self._tools, self._remembered = wiring.facts, wiring.agent, tools, remembered
+        self._timeline, self._metrics = wiring.timeline, wiring.metrics
+        self._clock, self._feed = wiring.clock, wiring.feed
+        self._hearing, self._model, self._link, self._say_and_end = hearing, model, link, say_and_end
+        agent = wiring.agent
         self._runner = ToolRunner(
             tools, self, limit=agent.limits.tools_at_once, on_finished=self._finished, redactor=redactor
         )
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
-        self.model_session = 0  # grows with each session that does not know of the one before
         self.transfer_to: Transfer | None = None
         self.on_digits: Callable[[str], bool] | None = None  # the carrier's side, where it can press keys
 
@@ -76,7 +73,7 @@ class CallTools:
             call_id=call_id,
             name=name,
             arguments=arguments,
-            idempotency_key=f"{facts.call_sid}:{self.model_session}:{call_id}",
+            idempotency_key=f"{facts.call_sid}:{self._model.session}:{call_id}",
             facts={
                 "call_sid": facts.call_sid,
                 "caller": facts.caller,

@@ -312,9 +312,9 @@ async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
 async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
     """A session with this agent's model, opened and closed."""
     from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
-    from offhook.gateway.models.gemini.setup import instruction, live_config
+    from offhook.gateway.models.gemini.setup import instruction, live_config, model_name
 
-    what, name = "model", agent.model.name
+    what, name = "model", model_name(agent)
     try:
         models = GeminiModel(GeminiSettings.read(environ))
     except OperatorError as error:

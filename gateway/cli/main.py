@@ -166,18 +166,20 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     """Validate agent files as `serve` would."""
     from offhook.gateway.agent.policy import detector_of
     from offhook.gateway.agent.sounds import load_sounds
+    from offhook.gateway.models.gemini.prices import PRICES
     from offhook.gateway.models.gemini.setup import check as check_model
+    from offhook.gateway.models.gemini.setup import model_name
     from offhook.gateway.models.pricing import check_limit, load_prices
     from offhook.gateway.tools.build import board_of, build_tools
     from offhook.gateway.tools.http.client import HttpClient
 
     bad = False
-    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""))
+    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""), PRICES)
     for path in paths:
         try:
             file = read_yaml(path, AgentFileError)
             agent = agent_from(file, directory=str(path.resolve().parent))
-            check_limit(agent, prices)
+            check_limit(agent, model_name(agent), prices)
             tools = build_tools(agent, os.environ, HttpClient()).tools
             load_sounds(agent)
             board_of(agent)
@@ -192,7 +194,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             print(f"offhook: {file.error(fix, file.steps(field))}", file=sys.stderr)
         bad = bad or bool(problems)
         if not problems:
-            print(f"{path}: ok ({agent.name}, {agent.model.name}, {len(tools)} tools)")
+            print(f"{path}: ok ({agent.name}, {model_name(agent)}, {len(tools)} tools)")
             if any(tool.mcp for tool in agent.tools):
                 print(f"{path}: tools of its MCP servers are not counted: `offhook tools list {path}` lists them")
     if bad:

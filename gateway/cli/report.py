@@ -22,7 +22,7 @@ from offhook.gateway.rehearsal.results.report import (
     show,
 )
 from offhook.gateway.rehearsal.scenario.from_call import read_record
-from offhook.gateway.store.record import CallRecord, TurnRecord
+from offhook.gateway.store.record import BargeInRecord, CallRecord, TurnRecord
 from offhook.metrics.segments import BY_NAME
 
 __all__ = ["report", "report_from"]
@@ -112,8 +112,8 @@ def report_from(record: CallRecord) -> CallReport:
                     onset_ms=one.onset_ms,
                     clear_ms=one.clear_sent_ms,
                     silent_ms=one.stopped_ms,
-                    onset_to_clear_ms=(one.clear_sent_ms or one.decided_ms) - one.onset_ms,
-                    onset_to_silence_ms=(one.stopped_ms or one.clear_sent_ms or one.decided_ms) - one.onset_ms,
+                    onset_to_clear_ms=_onset_to_clear_ms(one),
+                    onset_to_silence_ms=one.segments.get("bargein_silence"),
                     verdict=one.verdict,
                 )
                 for one in record.barge_ins
@@ -127,6 +127,12 @@ def report_from(record: CallRecord) -> CallReport:
             latest_tick_ms=0.0,
         ),
     )
+
+
+def _onset_to_clear_ms(barge_in: BargeInRecord) -> float | None:
+    """By the gateway's segments; None without a detected onset or a clear sent."""
+    detect_ms, clear_ms = (barge_in.segments.get(f"bargein_{part}") for part in ("detect", "clear_sent"))
+    return None if detect_ms is None or clear_ms is None else detect_ms + clear_ms
 
 
 def _caller_turn(turn: TurnRecord) -> CallerTurn:

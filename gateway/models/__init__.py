@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "ModelLink",
     "ModelSink",
+    "Prices",
     "Problem",
     "Speaker",
     "Usage",
@@ -112,6 +114,16 @@ class Usage:
     by_name: Mapping[str, int] = field(default_factory=dict)  # the provider's own counts, as the call's record has them
 
 
+class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one model: per million tokens, in one currency."""
+
+    text_in: float
+    audio_in: float
+    image_in: float
+    text_out: float
+    audio_out: float
+
+
 class LinkCount(Enum):
     """Everything that a link counts. `LINK_METRICS` says which metric each one goes to."""
 
@@ -148,7 +160,12 @@ class Speaker(Enum):
 
 
 class Model(Protocol):
-    """One provider of the process."""
+    """One provider of the process. `prices`: as published, by model name; a model that is not there has none known."""
+
+    prices: Mapping[str, Prices]
+
+    def name_of(self, agent: Agent) -> str:
+        """The model that this agent uses: its `model.name`, or the provider's default where that is empty."""
 
     def check(self, agent: Agent, tools: Iterable[Declared]) -> list[Problem]:
         """What the model would refuse, or silently not do, of this agent; empty when there is nothing."""

@@ -1,8 +1,4 @@
-"""What tokens cost; pure. Prices change and operators can correct them: `prices_from` reads a mapping.
-
-The figures are USD per million tokens as published for the paid tier in October 2026. A session's bill is the
-sum over every turn's counts: each turn is charged for the whole context again (Google: Live API pricing).
-"""
+"""What tokens cost. A provider's `Model.prices` has the published figures; the operator's own replace them."""
 
 from __future__ import annotations
 
@@ -13,34 +9,15 @@ import msgspec
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.models import Usage
+from offhook.gateway.models import Prices, Usage
 from offhook.gateway.yamlfile import read_yaml
 
-__all__ = ["PRICES", "Prices", "check_limit", "cost", "load_prices", "price_of", "prices_from"]
+__all__ = ["check_limit", "cost", "load_prices", "price_of", "prices_from"]
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per million tokens, in one currency."""
-
-    text_in: float
-    audio_in: float
-    image_in: float
-    text_out: float
-    audio_out: float
-
-
-_NOW = Prices(text_in=0.75, audio_in=3.00, image_in=1.00, text_out=4.50, audio_out=12.00)
-PRICES: Mapping[str, Prices] = {
-    "gemini-3.8-live": _NOW,
-    "gemini-3.8-live-extended-thinking": _NOW,
-    "gemini-3.1-flash-live-preview": _NOW,
-}
-"""By model name; a model that is not here has no known cost."""
-
-
-def prices_from(mapping: Mapping[str, Any]) -> dict[str, Prices]:
-    """`PRICES` with the operator's own over them. Raises `OperatorError` naming the model and the field."""
-    table = dict(PRICES)
+def prices_from(mapping: Mapping[str, Any], published: Mapping[str, Prices]) -> dict[str, Prices]:
+    """`published` with the operator's own over them. Raises `OperatorError` naming the model and the field."""
+    table = dict(published)
     for model, row in mapping.items():
         try:
             table[model] = msgspec.convert(row, Prices)
@@ -49,19 +26,19 @@ def prices_from(mapping: Mapping[str, Any]) -> dict[str, Prices]:
     return table
 
 
-def load_prices(path: str) -> Mapping[str, Prices]:
-    """`PRICES`, with those of a YAML file (model name -> fields of `Prices`) over them; "" for none.
+def load_prices(path: str, published: Mapping[str, Prices]) -> Mapping[str, Prices]:
+    """`published`, with those of a YAML file (model name -> fields of `Prices`) over them; "" for none.
 
     Raises `OperatorError`.
     """
     if not path:
-        return PRICES
+        return published
     try:
         file = read_yaml(path)
         rows = file.convert(file.value or {}, dict[str, Any])
     except OperatorError as error:
         raise OperatorError(f"OFFHOOK_PRICES: {error}") from None
-    return prices_from(rows)
+    return prices_from(rows, published)
 
 
 def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
@@ -69,11 +46,11 @@ def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
     return table.get(model.rsplit("/", 1)[-1])
 
 
-def check_limit(agent: Agent, table: Mapping[str, Prices]) -> None:
-    """Raises `OperatorError` when the agent has a cost limit and its model no known price."""
-    if agent.limits.cost is not None and price_of(agent.model.name, table) is None:
+def check_limit(agent: Agent, model: str, table: Mapping[str, Prices]) -> None:
+    """Raises `OperatorError` when the agent has a cost limit and its model (`Model.name_of`) no known price."""
+    if agent.limits.cost is not None and price_of(model, table) is None:
         raise OperatorError(
-            f"agent {agent.name}: limits.cost cannot be kept, no price is known for {agent.model.name}: "
+            f"agent {agent.name}: limits.cost cannot be kept, no price is known for {model}: "
             "add it to the file of OFFHOOK_PRICES"
         )
 

@@ -34,16 +34,17 @@ class TurnRecord(msgspec.Struct, kw_only=True):
 
 
 class BargeInRecord(msgspec.Struct, kw_only=True):
-    """One interruption, suspected or not, and what became of it."""
+    """One interruption, suspected or not, and what became of it. A segment that never ended is absent."""
 
     generation: int
-    onset_ms: float
+    onset_ms: float  # of the caller's speech; the decision's time where the gateway detected none (a key, the model)
     decided_ms: float  # the gateway decided to stop playback
     clear_sent_ms: float | None = None
     stopped_ms: float | None = None  # the carrier acknowledged the clear
     verdict: str = "suspected"  # or confirmed_by_model, confirmed_locally, dismissed
     verdict_ms: float | None = None
     heard_ms: float = 0.0  # of the reply, when it was stopped
+    segments: dict[str, float] = {}  # name -> ms: bargein_silence; its parts bargein_detect, bargein_stop; ...
 
 
 class ToolRecord(msgspec.Struct, kw_only=True):

@@ -197,7 +197,7 @@ def overview() -> Any:
             limit=0.05,
         ),
         recorded_percentiles(s.TURN_GAP, width=12),
-        recorded_percentiles(s.BARGEIN_STOP, width=12),
+        recorded_percentiles(s.BARGEIN_SILENCE, width=12),
         graph(
             "Calls ended by reason",
             "cpm",
@@ -225,10 +225,10 @@ def overview() -> Any:
             "Budget burnt, one hour",
             "short",
             "Share of bad events over the share allowed: 1 spends the month's budget in a month. "
-            f"Slow turns (5 % allowed), slow barge-ins (1 %), failed calls (0.1 %). {s.OUTSIDE}",
+            f"Slow turns (5 % allowed), slow barge-ins (5 %), failed calls (0.1 %). {s.OUTSIDE}",
             [
                 (f"job:offhook_turns_bad:ratio1h{{{FLEET}}} / 0.05", "turns over 1.2 s"),
-                (f"job:offhook_bargeins_bad:ratio1h{{{FLEET}}} / 0.01", "barge-ins over 300 ms"),
+                (f"job:offhook_bargeins_bad:ratio1h{{{FLEET}}} / 0.05", "barge-ins over 300 ms"),
                 (f"job:offhook_calls_bad:ratio1h{{{FLEET}}} / 0.001", "calls failed"),
             ],
             limit=6,
@@ -307,7 +307,7 @@ def anatomy() -> Any:
         ("The turn", (s.TURN_GAP, s.MODEL_FIRST_AUDIO, s.OUTPUT_ONSET_PLAYED)),
         ("From the microphone to the model", (s.UPLINK_RELATIVE_DELAY, s.UPLINK_FORWARD, s.UPLINK_GAP)),
         ("The model", (s.ENDPOINT_DELAY, s.MODEL_FIRST_EVENT, s.OUTPUT_ONSET_SENT)),
-        ("Barge-in", (s.BARGEIN_DETECT, s.BARGEIN_CLEAR_SENT, s.BARGEIN_STOP)),
+        ("Barge-in", (s.BARGEIN_SILENCE, s.BARGEIN_DETECT, s.BARGEIN_STOP, s.BARGEIN_CLEAR_SENT)),
         ("Tools and links", (s.TOOL_CALL, s.TOOL_TO_AUDIO, s.LINK_RTT)),
         ("Setting up", (s.WEBHOOK_RESPONSE, s.STREAM_SETUP, s.MODEL_SETUP, s.ANSWER_TO_GREETING)),
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from offhook.metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99
-from offhook.metrics.segments import BARGEIN_STOP, SEGMENTS, TURN_GAP, Segment
+from offhook.metrics.segments import BARGEIN_DETECT, BARGEIN_SILENCE, BARGEIN_STOP, SEGMENTS, TURN_GAP, Segment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,13 +58,13 @@ def service_level_rules(window: str) -> list[dict[str, str]]:
 
     totals = {
         "turns": increase(f"{TURN_GAP.metric}_count"),
-        "bargeins": increase(f"{BARGEIN_STOP.metric}_count"),
+        "bargeins": increase(f"{BARGEIN_SILENCE.metric}_count"),
         "calls": increase("offhook_calls_total"),
     }
     recorded = {name: f"job:offhook_{name}:increase{window}" for name in totals}
     bad = {
         "turns": beyond_target(TURN_GAP, recorded["turns"]),
-        "bargeins": beyond_target(BARGEIN_STOP, recorded["bargeins"]),
+        "bargeins": beyond_target(BARGEIN_SILENCE, recorded["bargeins"]),
         "calls": increase(f'offhook_calls_total{{reason=~"{FAULTS}"}}'),
     }
     rules = []
@@ -80,10 +80,10 @@ def service_level_rules(window: str) -> list[dict[str, str]]:
 
 def rule_files() -> dict[str, str]:
     """File name -> text, for everything this script writes."""
-    headline = [segment for segment in SEGMENTS if segment.headline]
+    with_percentiles = [s for s in SEGMENTS if s.headline or s in (BARGEIN_DETECT, BARGEIN_STOP)]  # parts of a headline
     groups = {
         "percentiles": {
-            window: [rule for segment in headline for rule in percentile_rules(segment, window)]
+            window: [rule for segment in with_percentiles for rule in percentile_rules(segment, window)]
             for window in ("5m", "1h")
         },
         "service_levels": {window: service_level_rules(window) for window in WINDOWS},

@@ -53,7 +53,14 @@ def test_values_said_to_be_the_defaults_are_the_defaults() -> None:
         Agent(name="a"),
         parse_agent("name: a\n" + "\n".join(b for b in BLOCKS if "name: receptionist" not in b)),
     )
-    examples = {"model.temperature", "model.thinking_level", "greeting.text", "fallback.dial", "limits.cost"}
+    examples = {
+        "model.name",
+        "model.temperature",
+        "model.thinking_level",
+        "greeting.text",
+        "fallback.dial",
+        "limits.cost",
+    }
     examples |= {"outbound.caller_id", "turn_detection.end_silence_ms"}
     for field, own in fields_of(Agent).items():
         if field == "tools":

@@ -14,7 +14,7 @@ from offhook.gateway.errors import AgentFileError
 def test_a_name_is_enough() -> None:
     agent = parse_agent("name: reception")
     assert agent.name == "reception"
-    assert agent.model.name == "gemini-3.8-live"
+    assert agent.model.name == ""  # the provider's default
     assert agent.barge_in.mode == "hold"
     assert not agent.recording.enabled
 

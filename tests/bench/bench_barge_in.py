@@ -1,4 +1,6 @@
-"""Interruptions by the hundred: onset -> `clear`, decision -> `clear` sent, what was heard against the truth.
+"""Interruptions by the hundred: onset -> `clear` and silence, decision -> `clear` sent, what was heard.
+
+All against the carrier's truth.
 
 The gateway is its own process; callers and model in this one. Each caller interrupts each reply at another place.
 
@@ -56,6 +58,7 @@ def main() -> None:
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     lived = asyncio.run(place(wanted))
     onset_to_clear, decided_to_sent, heard_error, old = [], [], [], 0
+    onset_to_silence, measured, silence_error = [], [], []
     for truth, record in lived:
         old += record.samples_after_clear
         onsets = [s.onset_s for s in truth.spoken if s.over_agent]
@@ -63,6 +66,12 @@ def main() -> None:
             before = [onset for onset in onsets if onset <= clear.at_s]
             if before:
                 onset_to_clear.append(clear.at_s - before[-1])
+                onset_to_silence.append(clear.stopped_s - before[-1])
+        for barge_in, clear in zip(record.barge_ins, truth.clears, strict=False):
+            if "bargein_silence" in barge_in.segments:
+                onset_s = max((onset for onset in onsets if onset <= clear.at_s), default=clear.at_s)
+                measured.append(barge_in.segments["bargein_silence"] / 1000)
+                silence_error.append(abs(measured[-1] - (clear.stopped_s - onset_s)))
         for barge_in in record.barge_ins:
             if barge_in.clear_sent_ms is not None:
                 decided_to_sent.append((barge_in.clear_sent_ms - barge_in.decided_ms) / 1000)
@@ -78,6 +87,9 @@ def main() -> None:
     print(f"{len(lived)} calls, {len(onset_to_clear)} barge-ins, energy detector, clean speech; milliseconds")
     for name, figures in (
         ("caller's onset -> clear at the carrier", onset_to_clear),
+        ("caller's onset -> silence at the carrier", onset_to_silence),
+        ("the same, measured by the gateway", measured),
+        ("silence, gateway against carrier", silence_error),
         ("decision -> clear sent", decided_to_sent),
         ("heard, ledger against carrier", heard_error),
     ):

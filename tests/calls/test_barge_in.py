@@ -162,6 +162,25 @@ def test_what_is_no_interruption_only_pauses_the_agent(outcomes: dict[str, Outco
     assert abs(played_ms - outcome.record.turns[0].received_ms) <= frames_ms
 
 
+@pytest.mark.parametrize("name", [*STOPPED, "an uh-huh", "mode stop", "mode model"])
+def test_silence_is_measured_from_the_callers_onset(outcomes: dict[str, Outcome], name: str) -> None:
+    """Within a frame of what the carrier has: the caller's first audible sample to the end of playback."""
+    truth, (barge_in, *_) = outcomes[name].truth, outcomes[name].record.barge_ins
+    onset_s = next(s.onset_s for s in truth.spoken if s.over_agent)
+    silence_ms = (truth.clears[0].stopped_s - onset_s) * 1000
+    print(f"{name}: onset to silence {silence_ms:.1f} ms, measured {barge_in.segments['bargein_silence']:.1f} ms")
+    assert barge_in.segments["bargein_silence"] == pytest.approx(silence_ms, abs=20.5)
+    parts_ms = barge_in.segments["bargein_detect"] + barge_in.segments["bargein_stop"]
+    assert parts_ms == pytest.approx(barge_in.segments["bargein_silence"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["a key", "the model alone hears something"])
+def test_without_an_onset_its_segments_are_absent(outcomes: dict[str, Outcome], name: str) -> None:
+    segments = outcomes[name].record.barge_ins[0].segments
+    assert not {"bargein_silence", "bargein_detect"} & segments.keys()
+    assert segments["bargein_stop"] >= 0
+
+
 def test_an_uh_huh_was_suspected(outcomes: dict[str, Outcome]) -> None:
     assert len(outcomes["an uh-huh"].record.barge_ins) == 1
 

@@ -8,7 +8,8 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.prompts import text_of
 from offhook.gateway.conversation.commands import Prompt
 from offhook.gateway.models.gemini.messages import usage_of
-from offhook.gateway.models.pricing import PRICES, cost
+from offhook.gateway.models.gemini.prices import PRICES
+from offhook.gateway.models.pricing import cost
 from offhook.gateway.rehearsal.model.script import Abort, Close, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent, WaitForEnd

@@ -16,7 +16,7 @@ from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PE
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import (
     ANSWER_TO_GREETING,
-    BARGEIN_STOP,
+    BARGEIN_SILENCE,
     MODEL_FIRST_AUDIO,
     OUTPUT_ONSET_PLAYED,
     OUTPUT_ONSET_SENT,
@@ -42,7 +42,7 @@ def truth(segment: Segment) -> list[float]:
         MODEL_FIRST_AUDIO: lambda: min(0.3 * rng.paretovariate(2.0), 9.9),  # heavy tail
         OUTPUT_ONSET_PLAYED: lambda: rng.gauss(0.7, 0.03) if rng.random() < 0.9 else rng.gauss(2.5, 0.1),
         OUTPUT_ONSET_SENT: lambda: 0.004 + rng.expovariate(1 / 0.01),
-        BARGEIN_STOP: lambda: 0.02 * math.ceil(rng.lognormvariate(1.9, 0.4)),  # steps of a frame
+        BARGEIN_SILENCE: lambda: 0.02 * math.ceil(rng.lognormvariate(1.9, 0.4)),  # steps of a frame
         UPLINK_RELATIVE_DELAY: lambda: 0.0 if rng.random() < 0.3 else rng.lognormvariate(-4.5, 1.0),
         ANSWER_TO_GREETING: lambda: 1.234,  # constant, the worst case of interpolation
         UPLINK_FORWARD: lambda: 0.001 + rng.expovariate(1 / 0.002),
@@ -173,7 +173,7 @@ class TestTruth:
             for name in ("p50", "p95", "p99"):
                 assert getattr(got, name) == pytest.approx(getattr(true, name), rel=0.01, abs=1e-6), (name, span_s)
 
-    @pytest.mark.parametrize("segment", [TURN_GAP, BARGEIN_STOP, OUTPUT_ONSET_SENT], ids=lambda s: s.name)
+    @pytest.mark.parametrize("segment", [TURN_GAP, BARGEIN_SILENCE, OUTPUT_ONSET_SENT], ids=lambda s: s.name)
     def test_share_within_the_target_is_exact(self, live: Live, segment: Segment) -> None:
         within = live.prometheus.value(
             f'sum({segment.metric}_bucket{{le="{segment.target_s}"}}) - '

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from offhook.gateway.labels import LABELS
-from offhook.metrics.segments import BARGEIN_STOP, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
+from offhook.metrics.segments import BARGEIN_SILENCE, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
 from tests.infra.infra_files import INFRA, RULES, alerts, recorded
 from tests.needs import require
 
@@ -81,7 +81,7 @@ class TestAlerts:
         segments = {segment.name for segment in SEGMENTS}
         named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)(?:\{[^`]*)?`", text))
         words = set(LABELS.call_endings) | {"no_mark", "no_audio", "call_ended", "no_agent", "at_limit", "target_s"}
-        words |= {"turn_detection", "barge_in", "offhook_segment_incomplete_total"}
+        words |= {"turn_detection", "barge_in", "min_speech_ms", "offhook_segment_incomplete_total"}
         words |= {"webhook_signature", "stream_token", "stream_signature"}
         assert named <= segments | words
 
@@ -111,7 +111,7 @@ class TestAlerts:
 
 
 class TestServiceLevels:
-    @pytest.mark.parametrize(("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_STOP)])
+    @pytest.mark.parametrize(("rule", "segment"), [("turns", TURN_GAP), ("bargeins", BARGEIN_SILENCE)])
     def test_targets_are_bucket_boundaries(self, rule: str, segment) -> None:
         for window in ("5m", "30m", "1h", "2h", "6h", "3d"):
             (le,) = re.findall(r'le="([^"]+)"', recorded()[f"job:offhook_{rule}_bad:increase{window}"])

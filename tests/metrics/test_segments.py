@@ -35,7 +35,7 @@ def test_headline_segments_are_the_ones_the_product_is_judged_by() -> None:
         "model_first_audio",
         "output_onset_sent",
         "output_onset_played",
-        "bargein_stop",
+        "bargein_silence",
         "turn_gap",
     }
     assert all(s.target_s for s in SEGMENTS if s.headline)

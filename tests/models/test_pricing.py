@@ -4,7 +4,8 @@ import pytest
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Usage
-from offhook.gateway.models.pricing import PRICES, cost, prices_from
+from offhook.gateway.models.gemini.prices import PRICES
+from offhook.gateway.models.pricing import cost, prices_from
 
 LIVE = PRICES["gemini-3.8-live"]
 
@@ -31,10 +32,10 @@ def test_cached_tokens_cost_as_much_as_text():
 
 def test_the_operators_prices_are_checked():
     row = {"text_in": 1, "audio_in": 2, "image_in": 3, "text_out": 4, "audio_out": 5}
-    table = prices_from({"my-model": row})
+    table = prices_from({"my-model": row}, PRICES)
     assert table["my-model"].audio_out == 5
     assert table["gemini-3.8-live"] == LIVE
     with pytest.raises(OperatorError, match=r"prices\.my-model: .*audio_out"):
-        prices_from({"my-model": {**row, "audio_out": "dear"}})
+        prices_from({"my-model": {**row, "audio_out": "dear"}}, PRICES)
     with pytest.raises(OperatorError, match="audio_uot"):
-        prices_from({"my-model": {**row, "audio_uot": 1}})
+        prices_from({"my-model": {**row, "audio_uot": 1}}, PRICES)

@@ -29,8 +29,9 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
 from offhook.gateway.models.gemini.link import GeminiLink
+from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
-from offhook.gateway.models.gemini.setup import check, instruction, live_config, with_time
+from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
 from offhook.gateway.models.gemini.wire import SessionSocket
 
 __all__ = ["GeminiModel", "GeminiSettings"]
@@ -97,6 +98,8 @@ class GeminiSettings:
 class GeminiModel(Model):
     """The process's client: `offhook.gateway.models.Model`, and the links' `Connector`."""
 
+    prices = PRICES
+
     def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE) -> None:
         """Raises `OperatorError` for unusable settings."""
         self.settings, self.patience = settings, patience
@@ -154,10 +157,13 @@ class GeminiModel(Model):
         with contextlib.suppress(Exception):
             async with asyncio.timeout(5):
                 async with self._client.aio.live.connect(
-                    model="gemini-3.8-live", config=types.LiveConnectConfig(**config, http_options=nowhere)
+                    model=DEFAULT_MODEL, config=types.LiveConnectConfig(**config, http_options=nowhere)
                 ):
                     pass
         types.LiveServerMessage.model_validate({"setupComplete": {}})
+
+    def name_of(self, agent: Agent) -> str:
+        return model_name(agent)
 
     def check(self, agent: Agent, tools: Iterable[Declared]) -> list[Problem]:
         return check(agent, tools, vertex=self.settings.vertex)
@@ -187,7 +193,7 @@ class GeminiModel(Model):
                         new_session_expire_time=now + timedelta(seconds=60),
                         # Without a list of fields to lock, all are locked.
                         live_connect_constraints=types.LiveConnectConstraints(
-                            model=agent.model.name, config=types.LiveConnectConfig(**config)
+                            model=model_name(agent), config=types.LiveConnectConfig(**config)
                         ),
                     )
                 )

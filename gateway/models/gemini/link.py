@@ -52,6 +52,7 @@ from offhook.gateway.models.gemini.setup import (
     config_hash,
     instruction,
     live_config,
+    model_name,
     model_of,
     scheduling_for,
     with_time,
@@ -187,7 +188,7 @@ class GeminiLink:
 
     def note(self, text: str) -> None:
         """Omitted where it would close the session (`content_any_time`)."""
-        if model_of(self._agent.model.name).content_any_time:
+        if model_of(model_name(self._agent)).content_any_time:
             self._outbox.urgent(wire.Context(text))
         else:
             self._sink.count(LinkCount.NOTE_OMITTED)
@@ -202,7 +203,7 @@ class GeminiLink:
 
     def tool_result(self, call_id: str, name: str, response: dict[str, Any], speak: Speak) -> None:
         declared = self._calls.get(call_id, name)
-        scheduling = scheduling_for(self._tools.get(declared), self._agent.model.name, speak)
+        scheduling = scheduling_for(self._tools.get(declared), model_name(self._agent), speak)
         self._outbox.urgent(wire.FunctionResponse(call_id, declared, response, scheduling))
 
     def tool_cancelled(self, call_id: str) -> None:
@@ -319,7 +320,7 @@ class GeminiLink:
         )
         self._setup = asyncio.timeout(min(agent.model.setup_timeout_s, left_s))
         try:
-            async with self._connector.session(agent.model.name, config, self._setup) as socket:
+            async with self._connector.session(model_name(agent), config, self._setup) as socket:
                 ready_s = self._clock()
                 if self._lost_s is None:
                     self._sink.segment("model_setup", ready_s - began_s)

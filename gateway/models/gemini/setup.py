@@ -23,6 +23,7 @@ from offhook.gateway.models import Declared, Problem
 from offhook.gateway.models.gemini.declarations import declared_parameters
 
 __all__ = [
+    "DEFAULT_MODEL",
     "KNOWN_VARIABLES",
     "MODELS",
     "VOICES",
@@ -32,6 +33,7 @@ __all__ = [
     "filled",
     "instruction",
     "live_config",
+    "model_name",
     "model_of",
     "scheduling_for",
     "with_time",
@@ -76,6 +78,8 @@ MODELS: dict[str, ModelRow] = {
     ),
 }
 
+DEFAULT_MODEL = "gemini-3.8-live"
+
 # An unknown model is set up with what all known models support.
 _UNKNOWN = ModelRow(calls="both", thinking="none", content_any_time=False)
 
@@ -104,16 +108,21 @@ def model_of(name: str) -> ModelRow:
     return MODELS.get(name.rsplit("/", 1)[-1], _UNKNOWN)
 
 
+def model_name(agent: Agent) -> str:
+    """The model that this agent uses."""
+    return agent.model.name or DEFAULT_MODEL
+
+
 def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False) -> list[Problem]:
     """What the model would refuse, or silently not do, of this agent: empty when it will do."""
     found: list[Problem] = []
-    name = agent.model.name.rsplit("/", 1)[-1]
+    name = model_name(agent).rsplit("/", 1)[-1]
     model = model_of(name)
     if name not in MODELS:
         found.append(Problem("model.name", f"is not known here: use one of {', '.join(MODELS)}"))
     elif model.vertex is not None and model.vertex is not vertex:
         there = "Vertex AI" if model.vertex else "the Gemini Developer API"
-        found.append(Problem("model.name", f"{name} is offered on {there} only: use gemini-3.8-live"))
+        found.append(Problem("model.name", f"{name} is offered on {there} only: use {DEFAULT_MODEL}"))
     level, budget = agent.model.thinking_level, agent.model.thinking_budget
     if level is not None:
         if model.thinking != "level":
@@ -217,7 +226,7 @@ def live_config(
     `handle` resumes a session. `resumption=False` leaves the field out altogether, for the one model reported
     to close with 1008 on an empty one (livekit/agents issue 5102).
     """
-    model = model_of(agent.model.name)
+    model = model_of(model_name(agent))
     config: dict[str, Any] = {
         "response_modalities": ["AUDIO"],
         "speech_config": {"voice_config": {"prebuilt_voice_config": {"voice_name": agent.voice}}},
@@ -293,5 +302,5 @@ def scheduling_for(tool: Declared | None, model_name: str, speak: Speak) -> str 
 def config_hash(agent: Agent, tools: Iterable[Declared]) -> str:
     """The settings that a resumed session must share with the one before; a call's variables are not among them."""
     config = live_config(agent, tools, agent.instructions)
-    text = json.dumps([agent.model.name, config], sort_keys=True, default=str)
+    text = json.dumps([model_name(agent), config], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

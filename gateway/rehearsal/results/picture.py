@@ -222,10 +222,11 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
             )
         )
         axes.plot([silent_s, silent_s], [_AGENT_Y - _HALF, _AGENT_Y + _HALF], color=_CUT, linewidth=1.6)
-        words = (
-            f"{name}: clear after {barge_in.onset_to_clear_ms:.0f} ms,\n"
-            f"silence after {barge_in.onset_to_silence_ms:.0f} ms"
-        )
+        clear_ms, silence_ms = barge_in.onset_to_clear_ms, barge_in.onset_to_silence_ms
+        if clear_ms is None or silence_ms is None:  # by the record alone: a key, or the model's report
+            words = f"{name}: no onset detected"
+        else:
+            words = f"{name}: clear after {clear_ms:.0f} ms,\nsilence after {silence_ms:.0f} ms"
         gone = f"{barge_in.discarded_ms / 1000:.1f} s " + ("kept for later" if dismissed else "dropped unheard")
         if scale.seconds_of(gone, 9) < gone_s:
             at_s = silent_s + gone_s / 2
@@ -345,9 +346,9 @@ def _title(figure: Figure, report: CallReport) -> None:
     answers = [said.answered_ms for said in line.caller if said.answered_ms is not None and said.kind == "say"]
     if answers:
         about.append("answers after " + ", ".join(f"{ms:.0f}" for ms in answers[:8]) + " ms")
-    stops = [b.onset_to_clear_ms for b in line.barge_ins if b.onset_to_clear_ms is not None]
+    stops = [b.onset_to_silence_ms for b in line.barge_ins if b.onset_to_silence_ms is not None]
     if stops:
-        about.append("stopped after " + ", ".join(f"{ms:.0f}" for ms in stops[:8]) + " ms")
+        about.append("silent after " + ", ".join(f"{ms:.0f}" for ms in stops[:8]) + " ms")
     failed = [verdict for verdict in report.verdicts if not verdict.ok]
     if report.verdicts:
         about.append(f"{len(failed)} expectations failed" if failed else "all expectations met")

@@ -525,11 +525,7 @@ def _samples(call: CallReport) -> Iterable[tuple[str, float]]:
             if tool.finished_ms is not None:
                 yield "tool_call", tool.finished_ms - tool.requested_ms
         for barge in call.record.barge_ins:
-            yield "bargein_detect", barge.decided_ms - barge.onset_ms
-            if barge.clear_sent_ms is not None:
-                yield "bargein_clear_sent", barge.clear_sent_ms - barge.decided_ms
-            if barge.stopped_ms is not None:
-                yield "bargein_stop", barge.stopped_ms - barge.decided_ms
+            yield from barge.segments.items()
     for said in call.line.caller:
         if said.answered_ms is not None and said.kind == "say":
             yield "line_answer", said.answered_ms
@@ -660,7 +656,7 @@ def _shorter(turn: TurnRecord) -> str:
 def _barge_in_table(record: CallRecord, line: Line) -> Table:
     table = _table(
         "Barge-ins (ms from the caller's first audible sample)",
-        *("at", "decided", "sent", "received", "silent", "heard", "after", "verdict"),
+        *("at", "decided", "sent", "received", "silent", "measured", "heard", "after", "verdict"),
         left=("verdict",),
     )
     for barge in record.barge_ins:
@@ -670,12 +666,14 @@ def _barge_in_table(record: CallRecord, line: Line) -> Table:
             default=None,
         )
         zero = true.onset_ms if true else barge.onset_ms
+        onset = true is not None or "bargein_detect" in barge.segments
         table.add_row(
             _s(zero),
-            _one(barge.decided_ms - zero),
-            _one(None if barge.clear_sent_ms is None else barge.clear_sent_ms - zero),
+            _one(barge.decided_ms - zero if onset else None),
+            _one(barge.clear_sent_ms - zero if onset and barge.clear_sent_ms is not None else None),
             _one(true.onset_to_clear_ms if true else None),
             _one(true.onset_to_silence_ms if true else None),
+            _one(barge.segments.get("bargein_silence")),
             _int(barge.heard_ms),
             str(true.old_samples_after_clear if true else record.samples_after_clear),
             barge.verdict.replace("_", " "),

@@ -126,6 +126,7 @@ def _segment(report: CallReport, name: str) -> list[float]:
     found: list[float | None] = []
     if record is not None:
         found += [turn.segments.get(name) for turn in record.turns] + [record.segments.get(name)]
+        found += [barge_in.segments.get(name) for barge_in in record.barge_ins]
         if name == "tool_call":  # its metric is per tool; the record has the times of each call
             found += [t.finished_ms - t.requested_ms for t in record.tool_calls if t.finished_ms is not None]
     if name == "line_answer":

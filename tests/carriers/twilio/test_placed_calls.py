@@ -80,7 +80,10 @@ def told() -> dict[str, Any]:
         async with exchange(AGENTS, callees=CALLEES.get, environ=ENVIRON) as x:
             outcomes = await asyncio.gather(*(tell(x) for tell in STORIES.values()))
             await x.until(lambda: not x.gateway.calls)
-            return dict(zip(STORIES, outcomes, strict=True)) | {"counted": x.counted("calls_total")}
+            return dict(zip(STORIES, outcomes, strict=True)) | {
+                "counted": x.counted("calls_total"),
+                "barge_ins": x.counted("barge_ins_total"),
+            }
 
     return run_quickly(lambda _: all_of_them())
 
@@ -182,6 +185,14 @@ def test_message_is_left_whole_then_call_ends(told: dict[str, Any], end: str) ->
 @story
 async def talked_to(x: Exchange) -> Any:
     return await asyncio.gather(called(x, "+15550300005", "talks"), called(x, "+15550300010"))
+
+
+@pytest.mark.parametrize("name", ["machine", "fax"])
+def test_machine_in_mid_sentence_is_no_barge_in(told: dict[str, Any], name: str) -> None:
+    record = told[name]["record"]
+    assert record.turns[0].interrupted  # its greeting was cut ...
+    assert record.barge_ins == []  # ... by the gateway, and by no caller
+    assert told["barge_ins"] == {}
 
 
 def test_agent_goes_on_with_machine_or_unknown(told: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def test_turns_barge_in_tools_and_answers_are_marked():
     assert "3.0 s dropped unheard" in shown
     assert "look: cancelled after 1.6 s" in shown
     assert "end_call: done after 1 ms" in shown
-    assert "stopped after 120 ms" in shown
+    assert "silent after 140 ms" in shown
 
 
 def test_tools_close_together_get_separate_rows():

@@ -56,7 +56,12 @@ async def test_call_is_shown_from_ringing_to_its_record() -> None:
         await said.filter(has_text=HOSTILE).wait_for(timeout=20_000)  # as text
         assert await page.evaluate("window.broken") is None
         assert await faults(page) == []
-        await said.filter(has_text="confirmed by the model").wait_for(timeout=20_000)
+        await said.filter(has_text="confirmed by the model, silent").wait_for(timeout=20_000)
+        audio = page.locator(".facts div", has_text="Audio in, out").locator("dd")
+        live_in, live_out = (await audio.inner_text()).split(", ")  # both are counted while the call goes on
+        assert live_in.endswith(" s"), live_in
+        assert live_out.endswith(" s"), live_out
+        assert await page.locator(".facts div", has_text="Cost, about").count() == 1
 
         await call
         await page.get_by_role("heading", name="Call from +15•••87 over").wait_for(timeout=20_000)
@@ -67,6 +72,11 @@ async def test_call_is_shown_from_ringing_to_its_record() -> None:
         cut = page.get_by_role("listitem").filter(has_text="Let me look for a table").locator("s")
         assert "not heard" in await cut.inner_text()
         (record,) = stage.gateway.records.recent(2)
+        (barge_in,) = record.barge_ins
+        silence = f"silent {barge_in.segments['bargein_silence']:.0f} ms after the caller's first sound"
+        assert silence in text
+        row = page.get_by_role("region", name="Barge-ins").get_by_role("row", name="confirmed by the model")
+        assert f"{barge_in.segments['bargein_silence']:.0f} ms" in await row.inner_text()
         gap_ms = record.turns[1].segments["turn_gap"]
         shown = await page.get_by_role("row", name="Turn 2").get_by_role("cell").first.inner_text()
         assert shown in (f"{gap_ms:.0f} ms", f"{gap_ms / 1000:.2f} s")
@@ -76,6 +86,8 @@ async def test_call_is_shown_from_ringing_to_its_record() -> None:
         assert "Agent hung up" in await ended.inner_text()
         turns = page.get_by_role("region", name="Last turns").get_by_role("listitem").filter(has_text="turn 2")
         assert await turns.count() == 1
+        tile = page.get_by_role("listitem").filter(has_text="Barge-in to silence")
+        assert "P50 of its parts: detection" in await tile.inner_text()
     assert watch.complaints == []
     assert watch.elsewhere == []
 

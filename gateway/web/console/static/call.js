@@ -2,7 +2,7 @@
 
 import { body, cell, h, row, svg, table } from "./dom.js";
 import { NONE, at, clock, duration, ms, title, verdict, words } from "./format.js";
-import { axis, legend, said, span, track } from "./waterfall.js";
+import { BARGE_IN_KINDS, axis, bargeInBars, legend, said, span, track } from "./waterfall.js";
 
 const LIVE_TURNS = 40;  // as many as the gateway tells of a call that goes on
 const SCALE = 24;  // pixels per second of the picture, at least
@@ -34,6 +34,7 @@ function picture(record, wide, cut) {
   }
   for (const tool of record.tool_calls.filter((one) => one.requested_ms >= begin)) parts.push(box(tool.requested_ms, tool.finished_ms ?? record.duration_ms, LANES.tool, `said tool ${tool.outcome}`));
   for (const one of record.barge_ins.filter((each) => each.decided_ms >= begin)) {
+    if (one.segments.bargein_silence !== undefined) parts.push(box(one.stopped_ms - one.segments.bargein_silence, one.stopped_ms, LANES.agent, `over ${one.verdict}`));
     parts.push(svg("line", { x1: x(one.decided_ms), x2: x(one.decided_ms), y1: 14, y2: 94, class: `cut ${one.verdict}` }));
     parts.push(svg("path", { d: `M${x(one.decided_ms)} 14l-5 -8h10z`, class: `cut ${one.verdict}` }));
   }
@@ -47,6 +48,11 @@ function picture(record, wide, cut) {
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing));
 }
 
+function silence({ bargein_silence: whole, bargein_detect: detect, bargein_stop: stop }) {
+  if (whole !== undefined) return `, silent ${ms(whole)} after the caller's first sound (detection ${ms(detect)}, stop ${ms(stop)})`;
+  return stop === undefined ? "" : `, silent ${ms(stop)} after the decision; no onset detected`;
+}
+
 function spoken(record) {  // everything that happened, in order, as a list
   const events = record.transcript.map((line) => {
     const cut = line.heard_text !== null && line.heard_text !== undefined && line.heard_text !== line.text && line.text.startsWith(line.heard_text);
@@ -56,8 +62,7 @@ function spoken(record) {  // everything that happened, in order, as a list
     return { at_ms: line.at_ms, element: h("li", { class: line.who }, h("b", {}, words(line.who)), h("p", {}, texts)) };
   });
   for (const one of record.barge_ins) {
-    const stopped = one.stopped_ms === null ? "" : `, silent after ${ms(one.stopped_ms - one.decided_ms)}`;
-    events.push({ at_ms: one.decided_ms, element: h("li", { class: "event cut" }, h("b", {}, "Barge-in"), h("p", {}, `${verdict(one.verdict)}${stopped}`)) });
+    events.push({ at_ms: one.decided_ms, element: h("li", { class: "event cut" }, h("b", {}, "Barge-in"), h("p", {}, `${verdict(one.verdict)}${silence(one.segments)}`)) });
   }
   for (const tool of record.tool_calls) {
     const took = tool.finished_ms === null ? "running" : `${tool.outcome.replaceAll("_", " ")} after ${ms(tool.finished_ms - tool.requested_ms)}`;
@@ -69,7 +74,7 @@ function spoken(record) {  // everything that happened, in order, as a list
   return h("ol", { class: "talk" }, events.map((event) => event.element));
 }
 
-function turnTable(record, made) {  // made: each turn's bars
+function turnTable(record, made, live) {  // made: each turn's bars
   const [longest, step] = span(made.map((list) => ({ bars: list })));
   const rows = body();
   record.turns.forEach((turn, i) => {
@@ -78,11 +83,26 @@ function turnTable(record, made) {  // made: each turn's bars
       h("th", { scope: "row", role: "rowheader" }, turn.kind === "model" ? `Turn ${turn.number}` : `${turn.number}: ${turn.kind}`),
       cell("Turn gap", ms(s.turn_gap)),
       cell("What waited for what", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, turn.caller_ended_ms === null ? "the agent spoke first" : NONE)),
-      cell("Heard", `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
+      cell("Heard", live && turn.reply_ended_ms === null ? `being heard, ${ms(turn.received_ms)} received` : `${ms(turn.heard_ms)} of ${ms(turn.received_ms)}${turn.interrupted ? ", interrupted" : ""}`)));
   });
   const scale = row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest, step)), cell(""));
   if (made.some((list) => list.length)) rows.append(scale);
   return table("Turns", [["Turn"], ["Turn gap", "number"], ["What waited for what"], ["Heard"]], rows);
+}
+
+function bargeInTable(record) {
+  const made = record.barge_ins.map((one) => bargeInBars(one.segments));
+  const [longest, step] = span(made.map((list) => ({ bars: list })));
+  const rows = body();
+  record.barge_ins.forEach((one, i) => {
+    rows.append(row({},
+      h("th", { scope: "row", role: "rowheader" }, at(one.decided_ms)),
+      cell("Onset to silence", ms(one.segments.bargein_silence)),
+      cell("What the caller waited for", made[i].length ? [track(made[i], longest), h("span", { class: "unseen" }, said(made[i]))] : h("span", { class: "quiet" }, "no onset detected")),
+      cell("Verdict", verdict(one.verdict))));
+  });
+  if (made.some((list) => list.length)) rows.append(row({ "aria-hidden": "true", class: "scale" }, cell(""), cell(""), cell("", axis(longest, step)), cell("")));
+  return table("Barge-ins", [["Decided at"], ["Onset to silence", "number"], ["What the caller waited for"], ["Verdict"]], rows);
 }
 
 function facts(record, live) {
@@ -138,7 +158,8 @@ export function callPage(callSid) {
         cut ? h("p", { class: "quiet" }, `The last ${LIVE_TURNS} turns; all of them once the call is over.`) : "",
         part("line", "The line", picture(record, content.clientWidth - 92, cut)),
         part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
-        part("turns", "Turns", legend(), turnTable(record, bars)));
+        part("turns", "Turns", legend(), turnTable(record, bars, live)),
+        record.barge_ins.length ? part("barge-ins", "Barge-ins", legend(BARGE_IN_KINDS), bargeInTable(record)) : "");
       const again = content.querySelector(".scroll");
       again.scrollLeft = left;
       if (focused) again.focus();

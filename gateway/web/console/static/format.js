@@ -45,9 +45,10 @@ const TITLES = {
   model_first_event: "Model's first sign",
   output_onset_sent: "First voice sent",
   output_onset_played: "First voice played",
-  bargein_stop: "Barge-in to silence",
-  bargein_detect: "Barge-in detected",
-  bargein_clear_sent: "Barge-in to clear sent",
+  bargein_silence: "Barge-in to silence",
+  bargein_detect: "Barge-in: onset to decision",
+  bargein_stop: "Barge-in: decision to silence",
+  bargein_clear_sent: "Barge-in: decision to clear sent",
   answer_to_greeting: "Ring to greeting",
 };
 
@@ -57,8 +58,8 @@ const IN_SHORT = {
   uplink_relative_delay: "carrier's timestamp → frame received, less the call's best",
   model_first_audio: "caller's last speech frame → model's first audio received",
   output_onset_sent: "model's first audio received → first voice sent",
-  output_onset_played: "caller's last speech frame → mark behind the first voice returned",
-  bargein_stop: "barge-in decided → mark behind the clear returned",
+  output_onset_played: "caller's last speech frame → mark after the first voice returned",
+  bargein_silence: "caller's first speech over the agent → playback stopped at the carrier",
 };
 
 export function inShort(segment) {
@@ -67,6 +68,15 @@ export function inShort(segment) {
 
 export function title(segment) {
   return TITLES[segment] || words(segment);
+}
+
+// Segments that follow one another within a headline segment.
+const PARTS = {
+  bargein_silence: [["bargein_detect", "detection"], ["bargein_stop", "stop"]],
+};
+
+export function parts(name) {  // [[segment, short name], ...]; none for a segment without parts
+  return PARTS[name] || [];
 }
 
 const PHASES = {

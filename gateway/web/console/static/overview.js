@@ -1,7 +1,7 @@
 // The first page: calls now, percentiles, last turns, calls that ended.
 
 import { body, cell, h, keyed, put, row, table } from "./dom.js";
-import { NONE, clock, count, duration, inShort, ms, phase, title, words } from "./format.js";
+import { NONE, clock, count, duration, inShort, ms, parts, phase, title, words } from "./format.js";
 import { sparkline } from "./charts.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
@@ -36,7 +36,7 @@ function card(segment) {
     h("p", { class: "from", title: `${segment.start} → ${segment.end}` }, inShort(segment)),
     h("dl", { class: "figures" }, figures),
     chart,
-    h("p", {}, h("span", { class: "mark" })));
+    h("div", {}, h("p", {}, h("span", { class: "mark" })), h("p", { class: "parts", hidden: true })));
   element.chart = sparkline(chart, { height: 84, axes: true });
   return element;
 }
@@ -46,13 +46,20 @@ function fillFigures(elements, segment) {
   elements.forEach((element, i) => put(element, values[i]));
 }
 
-function fillCard(element, segment) {
+function fillParts(element, segment, all) {  // medians: they need not add up
+  const known = parts(segment.name).map(([name, word]) => [word, all.find((one) => one.name === name)?.p50_ms]).filter(([, value]) => value !== undefined);
+  put(element, known.length ? `P50 of its parts: ${known.map(([word, value]) => `${word} ${ms(value)}`).join(", ")}` : "");
+  element.hidden = !known.length;
+}
+
+function fillCard(element, segment, all) {
   fillFigures([...element.querySelectorAll("dd")], segment);
   const [kind, text] = verdict(segment);
   const mark = element.querySelector(".mark");
   mark.className = `mark ${kind}`;
   put(mark, text);
   put(element.querySelector(".samples"), count(segment.count, "sample", "samples"));
+  fillParts(element.querySelector(".parts"), segment, all);
   element.classList.toggle("idle", !segment.count);
   if (segment.points) element.chart.show(segment.points, segment.target_ms);
   else element.chart.show([[null], [null]], null);
@@ -216,7 +223,7 @@ export function overview({ choose, window }) {
       put(outside, `${news.outside} A P95 is shown from ${MIN_P95} samples on, a P99 from ${MIN_P99}.`);
       const headline = news.segments.filter((segment) => segment.headline);
       const others = news.segments.filter((segment) => !segment.headline);
-      keyed(cards, headline, (segment) => segment.name, card, fillCard);
+      keyed(cards, headline, (segment) => segment.name, card, (element, segment) => fillCard(element, segment, news.segments));
       keyed(segments, others.filter((segment) => segment.count), (segment) => segment.name, segmentRow, fillSegmentRow);
       const without = others.filter((segment) => !segment.count).map((segment) => title(segment.name));
       put(silent, without.length ? `No samples in this window: ${without.join(", ")}.` : "");

@@ -11,9 +11,22 @@ export const KINDS = [
   ["carrier", "Carrier: until played"],
 ];
 
-export function legend() {
+export const BARGE_IN_KINDS = [
+  ["gateway", "Gateway: speech detected"],
+  ["carrier", "Carrier: playback stopped"],
+];
+
+export function bargeInBars(segments) {  // from the caller's onset; none without a detected one
+  const { bargein_detect: detect, bargein_silence: silence } = segments;
+  if (detect === undefined) return [];
+  const bars = [{ kind: "gateway", what: "onset to decision", from_ms: 0, to_ms: detect }];
+  if (silence !== undefined) bars.push({ kind: "carrier", what: "decision to silence at the carrier", from_ms: detect, to_ms: silence });
+  return bars;
+}
+
+export function legend(kinds = KINDS) {
   return h("ul", { class: "legend", "aria-label": "Colours of the stretches" },
-    KINDS.map(([kind, name]) => h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
+    kinds.map(([kind, name]) => h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
 }
 
 export function span(turns) {  // [end of an axis that holds every turn, its step], both round
