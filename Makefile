@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test quick contract lint figures bench bench-vad wheel clean
+.PHONY: help setup system demo simulate test quick attack contract lint figures bench bench-vad wheel clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,8 @@ test: setup system ## Run every test
 
 quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
+	@$(BIN)/python -m tests.web.attacks
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python

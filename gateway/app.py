@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -45,10 +46,11 @@ from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.web.access import Access
+from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
+from offhook.gateway.web.connections import Connections, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
-from offhook.gateway.web.limits import KEEP_ALIVE_S, Limits
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Gateway", "model_for"]
@@ -67,6 +69,9 @@ def model_for(environ: Mapping[str, str]) -> Model:
 
 class Gateway:
     """All calls of one process. `async with gateway.listening() as url` serves until the block is left.
+
+    With a public URL there are two listeners: the public one, and the admin listener for console, metrics and health.
+    The public one serves console and metrics only with a console token that is configured.
 
     `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
     `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
@@ -102,7 +107,7 @@ class Gateway:
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
-        self._limits = Limits(self.metrics, settings.max_calls, clock)
+        self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
@@ -122,7 +127,17 @@ class Gateway:
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
         self._exports: set[asyncio.Task[None]] = set()
-        self._access = Access(settings.console_token, self.metrics, clock)
+        made = secrets.token_urlsafe(32) if settings.public_url and not settings.console_token else ""
+        self._sign_in = f"/console/sign-in?token={made}" if made else "/console"
+        self.console_link = ""  # the console's URL, once it is served; signs a browser in when no token is configured
+        self._access = Access(
+            settings.console_token or made,
+            self._limits,
+            self.metrics,
+            clock,
+            insecure=settings.insecure and not settings.public_url,
+            link=bool(made),
+        )
         self.console = Console(
             self._access,
             self.metrics,
@@ -143,7 +158,7 @@ class Gateway:
             self._access,
             self.metrics,
             _Control(self.calls, self.switchboard, self.admission),
-            api_token=settings.api_token,
+            lock=Lock(settings.api_token, "API token", self._limits, self.metrics, clock),
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
@@ -154,73 +169,102 @@ class Gateway:
 
     # --- serving
 
-    def app(self) -> web.Application:
-        app = web.Application()
+    def app(self, connections: Connections) -> web.Application:
+        """What the main listener serves: the carriers and the API."""
+        app = _application(connections)
+        if self.settings.insecure:
+            app.middlewares.append(programs_only(self.metrics))
         for carrier in self._carriers:
             app.add_routes(carrier.routes())
         app.add_routes(self._api.routes())
-        app.add_routes(self.console.routes())
+        app.add_routes(self._api.health_routes())
+        if self.settings.console_token or not self.settings.public_url:
+            self._add_console(app)
         return app
+
+    def admin_app(self, connections: Connections) -> web.Application:
+        """What the admin listener serves."""
+        app = _application(connections)
+        app.add_routes(self._api.health_routes())
+        self._add_console(app)
+        return app
+
+    def _add_console(self, app: web.Application) -> None:
+        app.add_routes(self._access.routes())
+        app.add_routes(self._api.operator_routes())
+        app.add_routes(self.console.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
-        """Serve on the configured host and port (0: any free one); gives the local URL.
+        """Serve on the configured hosts and ports (0: any free one); gives the local URL of the main listener.
 
         Leaving the block ends every call that is still active.
         """
-        runner = web.AppRunner(
-            self.app(),
-            access_log=None,
-            logger=self._limits.http_log(),
-            handle_signals=False,
-            shutdown_timeout=1.0,
-            keepalive_timeout=KEEP_ALIVE_S,
-            lingering_time=2.0,
-            auto_decompress=False,  # no client of ours compresses requests; decompression bombs do
-        )
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.model.close)
+            url = admin_url = await stack.enter_async_context(
+                self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
+            )
+            if settings.public_url:
+                admin_url = await stack.enter_async_context(
+                    self._served(
+                        self.admin_app,
+                        settings.admin_host,
+                        settings.admin_port,
+                        "OFFHOOK_ADMIN_PORT or OFFHOOK_ADMIN_HOST",
+                    )
+                )
+            self.console_link = admin_url + self._sign_in
+            await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
+            for agent in self.agents:  # here the tools of MCP servers are known too
+                for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
+                    log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
+            await self.switchboard.open(self._carriers)
+            await self.model.warm_up()
+            ticker = asyncio.create_task(self._tick(), name="ticker")
+            loop = asyncio.get_running_loop()
+            before = loop.get_exception_handler()
+            loop.set_exception_handler(self._on_stray_exception)
+            try:
+                yield url
+            finally:
+                await self._end_all()
+                await self.switchboard.close()
+                await self.console.close()
+                if self._traces is not None:
+                    await asyncio.gather(*self._exports, return_exceptions=True)
+                    await asyncio.to_thread(self._traces.close)
+                await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
+                ticker.cancel()
+                await asyncio.gather(ticker, return_exceptions=True)
+                loop.set_exception_handler(before)
+
+    @asynccontextmanager
+    async def _served(
+        self, app: Callable[[Connections], web.Application], host: str, port: int, variables: str
+    ) -> AsyncIterator[str]:
+        """One listener; gives its local URL. `variables`: those that say where it listens."""
+        max_calls = self.settings.max_calls
+        spare = spare_connections(max_calls)
+        connections = Connections(self._limits, self.metrics, max_calls=max_calls, spare=spare, clock=self._clock)
+        runner = web.AppRunner(app(connections), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         assert runner.server is not None
-        loop = asyncio.get_running_loop()
         try:
-            serving = self._limits.guard(runner.server)
-            if self.settings.host == "::" and socket.has_dualstack_ipv6():
-                # asyncio's own socket would take IPv6 only.
-                both = socket.create_server(("::", self.settings.port), family=socket.AF_INET6, dualstack_ipv6=True)
-                listener = await loop.create_server(serving, sock=both, backlog=256)
-            else:
-                listener = await loop.create_server(serving, self.settings.host, self.settings.port, backlog=256)
+            listener = await _listen(connections.guard(runner.server), host, port)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
-                f"cannot listen on {self.settings.host}:{self.settings.port} ({error.strerror}): "
-                "choose another OFFHOOK_PORT or OFFHOOK_HOST"
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another {variables}"
             ) from None
-        host, port = listener.sockets[0].getsockname()[:2]
-        await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
-        for agent in self.agents:  # here the tools of MCP servers are known too
-            for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
-                log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
-        await self.switchboard.open(self._carriers)
-        await self.model.warm_up()
-        ticker = asyncio.create_task(self._tick(), name="ticker")
-        before = loop.get_exception_handler()
-        loop.set_exception_handler(self._on_stray_exception)
+        bound, port = listener.sockets[0].getsockname()[:2]
         try:
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            yield f"http://[{bound}]:{port}" if ":" in bound else f"http://{bound}:{port}"
         finally:
-            await self._end_all()
-            await self.switchboard.close()
-            await self.console.close()
-            if self._traces is not None:
-                await asyncio.gather(*self._exports, return_exceptions=True)
-                await asyncio.to_thread(self._traces.close)
-            await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
-            ticker.cancel()
-            await asyncio.gather(ticker, return_exceptions=True)
             listener.close()
+            connections.close()
             await runner.cleanup()
-            await self.model.close()
-            loop.set_exception_handler(before)
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -379,6 +423,12 @@ class Gateway:
         return token, self.model.name_of(agent)
 
 
+def _application(connections: Connections) -> web.Application:
+    app = web.Application(middlewares=[connections.middleware()])
+    app.on_response_prepare.append(hide_server)
+    return app
+
+
 class _Control:
     """`CallControl` over the process's calls."""
 
@@ -425,3 +475,12 @@ class _Control:
     def _sid(self, call_id: str) -> str:
         outbound = self.outbound(call_id)
         return outbound.call_sid if outbound else call_id
+
+
+async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
+    loop = asyncio.get_running_loop()
+    if host == "::" and socket.has_dualstack_ipv6():
+        both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return await loop.create_server(serving, sock=both, backlog=256)
+    return await loop.create_server(serving, host, port, backlog=256)

@@ -12,6 +12,7 @@ from offhook.gateway.errors import OperatorError, nearest
 __all__ = ["Settings", "check_proxies", "misspelt", "settings_from", "unquoted"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+SECRET_LENGTH_MIN = 16  # characters: shorter ones are guessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Settings:
     public_url: str = ""  # OFFHOOK_PUBLIC_URL: where Twilio reaches this process, e.g. https://voice.example.com
     host: str = "127.0.0.1"  # OFFHOOK_HOST
     port: int = 8080  # OFFHOOK_PORT
+    admin_host: str = "127.0.0.1"  # OFFHOOK_ADMIN_HOST: console and metrics, when there is a public URL
+    admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
@@ -145,6 +148,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         public_url=text("OFFHOOK_PUBLIC_URL").rstrip("/"),
         host=text("OFFHOOK_HOST", "127.0.0.1").removeprefix("[").removesuffix("]"),
         port=int(number("OFFHOOK_PORT", 8080, 0, 65535)),
+        admin_host=text("OFFHOOK_ADMIN_HOST", "127.0.0.1"),
+        admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
@@ -169,6 +174,11 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
             f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
         )
+    for name, secret in (("OFFHOOK_CONSOLE_TOKEN", settings.console_token), ("OFFHOOK_API_TOKEN", settings.api_token)):
+        if secret and len(secret) < SECRET_LENGTH_MIN:
+            raise OperatorError(
+                f"{name} is shorter than {SECRET_LENGTH_MIN} characters: make one with `openssl rand -hex 24`"
+            )
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise OperatorError("OFFHOOK_LOG_LEVEL must be debug, info, warning or error")
     return settings

@@ -110,7 +110,7 @@ FAULT_PARTS = (
 )
 LOOP_BLOCKERS = ("tool",)
 TOKEN_DIRECTIONS = ("input", "output")
-AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api")
+AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
 
 @dataclass(frozen=True, slots=True)

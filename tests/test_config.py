@@ -42,6 +42,9 @@ def test_every_variable_is_read() -> None:
         ({"OFFHOOK_INSECURE": "maybe"}, "must be 1 or 0"),
         ({"OFFHOOK_INSECURE": "1", "OFFHOOK_HOST": "0.0.0.0"}, "needs OFFHOOK_HOST=127.0.0.1"),
         ({"OFFHOOK_PUBLIC_URL": "voice.example.com"}, "must look like https://"),
+        ({"OFFHOOK_ADMIN_PORT": "70000"}, "from 0 to 65535"),
+        ({"OFFHOOK_CONSOLE_TOKEN": "fifteen-letters"}, "OFFHOOK_CONSOLE_TOKEN is shorter than 16 .* `openssl rand"),
+        ({"OFFHOOK_API_TOKEN": "short"}, "OFFHOOK_API_TOKEN is shorter than 16"),
         ({"OFFHOOK_LOG_LEVEL": "loud"}, "OFFHOOK_LOG_LEVEL must be"),
     ],
 )
@@ -50,13 +53,21 @@ def test_an_invalid_value_is_refused_with_a_fix(environ: dict[str, str], says: s
         settings_from(environ)
 
 
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [({}, 8081), ({"OFFHOOK_PORT": "9000"}, 8081), ({"OFFHOOK_PORT": "0"}, 0), ({"OFFHOOK_ADMIN_PORT": "9"}, 9)],
+)
+def test_admin_port_by_default(environ: dict[str, str], port: int) -> None:
+    assert settings_from(environ).admin_port == port
+
+
 def test_secrets_are_not_shown() -> None:
     secrets = {
         "TWILIO_AUTH_TOKEN": "canary-2,canary-3",
         "TWILIO_API_KEY": "SK1",
         "TWILIO_API_SECRET": "canary-4",
-        "OFFHOOK_API_TOKEN": "canary-5",
-        "OFFHOOK_CONSOLE_TOKEN": "canary-6",
+        "OFFHOOK_API_TOKEN": "canary-5-of-the-api",
+        "OFFHOOK_CONSOLE_TOKEN": "canary-6-of-the-console",
     }
     shown = settings_from(secrets).shown()
     assert "canary" not in str(shown)

@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.carriers.twilio.rest import PhoneNumber, TwilioError, TwilioRest, VoiceHook
@@ -188,6 +189,7 @@ async def _public(settings: Settings, http: aiohttp.ClientSession) -> AsyncItera
     yield Finding("public URL", True, "the gateway answers there")
     yield await _webhook(settings, http)
     yield await _upgrade(settings, http)
+    yield await _refused_outside(settings, http)
 
 
 async def _certificate(host: str, port: int) -> Finding:
@@ -258,6 +260,33 @@ async def _upgrade(settings: Settings, http: aiohttp.ClientSession) -> Finding:
         hint = "a proxy compresses WebSocket messages: disable that, audio does not shrink"
         return Finding("media stream", False, "101, with permessage-deflate", hint)
     return Finding("media stream", True, f"{url} answers 101")
+
+
+OPERATORS_ONLY = ("/metrics", "/console", "/console/api/calls", "/livez/../metrics")
+
+
+async def _refused_outside(settings: Settings, http: aiohttp.ClientSession) -> Finding:
+    """Console and metrics at the public URL, requested as anyone on the internet may request them."""
+    what, served = "privacy", []
+    for path in OPERATORS_ONLY:
+        for headers in ({}, {"Host": f"localhost:{settings.port}"}, {"X-Forwarded-For": "127.0.0.1"}):
+            url = URL(settings.public_url + path, encoded=True)
+            try:
+                timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+                async with http.get(url, headers=headers, timeout=timeout, allow_redirects=False) as answer:
+                    if answer.status < 300:
+                        served.append(path)
+            except aiohttp.ClientConnectionError:
+                pass  # a proxy that closes the connection refuses, too
+            except (aiohttp.ClientError, TimeoutError) as error:
+                return Finding(what, False, f"{path}: no answer ({type(error).__name__})", "see the proxy's log")
+    if served:
+        hint = (
+            f"transcripts and metrics are public: the proxy must lead to OFFHOOK_PORT ({settings.port}) alone, not to "
+            "the admin listener, and must add no credentials"
+        )
+        return Finding(what, False, f"{', '.join(dict.fromkeys(served))} answered without a token", hint)
+    return Finding(what, True, "console and metrics are refused from outside")
 
 
 async def _account(settings: Settings, agents: Sequence[Agent], http: aiohttp.ClientSession) -> AsyncIterator[Finding]:

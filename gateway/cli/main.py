@@ -124,6 +124,7 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
     from offhook.gateway.observe.loop_watch import watching
+    from offhook.gateway.web.connections import reserve_descriptors
 
     # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
@@ -133,12 +134,14 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
     stop = stopping.requested
     if settings.insecure:
         log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
+    reserve_descriptors(settings.max_calls)
     async with gateway.listening() as url:
         with watching(gateway.metrics.loop_blocked_total.inc):
             gc.collect()
             gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
             print(f"listening on {url}", flush=True)
-            log.info("console: %s/console; answering: %s", url, ", ".join(agent.name for agent in agents))
+            print(f"console: {gateway.console_link}", flush=True)  # not logged: it may contain the token made at start
+            log.info("answering: %s", ", ".join(agent.name for agent in agents))
             await stop.wait()
             draining = asyncio.create_task(gateway.drain())
             stop.clear()

@@ -37,7 +37,9 @@ For trials, use a tunnel to the local port (it adds about 50 ms each way):
 In production, use a proxy on a host of your own near Twilio's region (Virginia for US1). It must
   - forward WebSockets, with `Upgrade` and `Connection`, and not close long or silent ones
     (nginx: proxy_http_version 1.1; proxy_read_timeout 4h; Caddy does both by default),
-  - keep the path and the query unchanged: they are signed.
+  - keep the path and the query unchanged: they are signed,
+  - lead to port {port} alone. Console and metrics are on the admin listener, http://{admin}, and stay on
+    this machine; `offhook serve` prints a link to them.
 
 Then
     export OFFHOOK_PUBLIC_URL=https://voice.example.com
@@ -208,4 +210,5 @@ def doctor(
 
 def tunnel_help() -> None:
     """How to make the gateway reachable by Twilio: tunnels for trials, proxies for production."""
-    print(TUNNEL_HELP.format(port=settings_from(os.environ).port), end="")
+    settings = settings_from(os.environ)
+    print(TUNNEL_HELP.format(port=settings.port, admin=f"{settings.admin_host}:{settings.admin_port}"), end="")

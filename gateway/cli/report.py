@@ -82,7 +82,10 @@ async def _fetch(call_sid: str, url: str, environ: Mapping[str, str]) -> CallRec
     if status in (401, 403):
         raise OperatorError("the gateway requires its console token: set OFFHOOK_CONSOLE_TOKEN")
     if status != 200:
-        raise OperatorError(f"the gateway at {url} has no record of call {call_sid}")
+        raise OperatorError(
+            f"the gateway at {url} has no record of call {call_sid}, or serves its console elsewhere: with a public "
+            "URL that is the admin listener, such as --url http://127.0.0.1:8081"
+        )
     try:
         return msgspec.json.decode(body, type=CallRecord)
     except msgspec.MsgspecError as error:

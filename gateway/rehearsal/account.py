@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from offhook.gateway.rehearsal.scenario.load import OutboundPlan, Scenario
 
 __all__ = [
     "API_TOKEN",
+    "CONSOLE_TOKEN",
     "UNANSWERED",
     "account_for",
     "counters",
@@ -26,7 +28,8 @@ __all__ = [
     "place_outbound",
 ]
 
-API_TOKEN = "rehearsal"  # OFFHOOK_API_TOKEN of a rehearsed gateway
+# Of the gateways that this process rehearses: other users of the machine reach their ports, too.
+API_TOKEN, CONSOLE_TOKEN = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
 UNANSWERED = ("busy", "no-answer", "failed", "canceled")  # final states of an outbound call that was not answered
 OUTBOUND_MAX_S = 120.0
 _SAMPLE = re.compile(r"^offhook_(\w+_total(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
@@ -97,7 +100,8 @@ def legs(twilio: SimulatedTwilio | None, truth: CallTruth) -> list[str]:
 
 async def counters(url: str) -> dict[str, float]:
     """The gateway's counters without their prefix; empty if `/metrics` is not accessible."""
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
+    headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{url}/metrics") as response:
         text = await response.text() if response.status == 200 else ""
     return {name: float(value) for name, value in _SAMPLE.findall(text)}
 

@@ -32,6 +32,7 @@ from rich.text import Text
 from offhook.gateway.errors import OffhookError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.account import (
+    CONSOLE_TOKEN,
     UNANSWERED,
     account_for,
     counters,
@@ -143,6 +144,7 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
         "OFFHOOK_PUBLIC_URL": PUBLIC_URL,
         "OFFHOOK_HOST": "127.0.0.1",
         "OFFHOOK_PORT": "0",
+        "OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN,
         "OFFHOOK_AGENT": str(agent_file),
         "OFFHOOK_SIMULATED": "1",
     }
@@ -201,7 +203,7 @@ _LIMITED = """
 import json, os, resource, sys
 for name, limit in json.loads(sys.argv[1]).items():
     kind = getattr(resource, name)
-    resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+    resource.setrlimit(kind, (limit, limit))  # the hard one, too: the gateway raises the soft one
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -222,11 +224,11 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def fetch_record(url: str, truth: CallTruth) -> CallRecord | None:
-    """The gateway's record of a call that has ended, or None if it keeps none."""
+async def fetch_record(url: str, truth: CallTruth, token: str = CONSOLE_TOKEN) -> CallRecord | None:
+    """The gateway's record of a call that has ended, or None if it keeps none. `token`: its console token."""
     if not truth.streams and truth.ended_by in NEVER_A_CALL:
         return None
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
         for _ in range(round(RECORD_TIMEOUT_S / 0.05)):
             async with session.get(f"{url}/console/api/calls/{truth.call_sid}") as response:
                 if response.status == 200:

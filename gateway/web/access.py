@@ -1,32 +1,38 @@
-"""Access to the console and to `/metrics`: by the console token or, without one, from this machine alone.
+"""Who may use what: the secrets of the console and of the API, and requests of web pages in insecure mode.
 
-The token is accepted as a bearer token or as the password of HTTP Basic with any user name, so that a browser prompts
-for it. Without a token only a loopback peer is admitted, and only if the request shows no sign of being forwarded: no
-forwarding header, and a host name of this machine (a tunnel, and a page whose own name resolves to 127.0.0.1, both
-send another one).
+The console token is accepted as a bearer token, as the password of HTTP Basic with any user name, so that a browser
+prompts for it, and in the cookie that the sign-in link sets. No header proves that a request is local: a proxy and a
+tunnel are local peers, too. Without a token the console is open in insecure mode alone, where all of the gateway is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-import ipaddress
+import secrets
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
+from math import ceil
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
+from offhook.gateway.web.connections import prove
+from offhook.gateway.web.limits import Limits, source_of
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Access", "is_local", "secret_of"]
+__all__ = ["Access", "Lock", "is_local_host", "programs_only", "refuse_foreign", "secret_of"]
 
 FORWARDING = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP", "CF-Connecting-IP")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-FAILURES_MAX = 10  # wrong passwords of one source in a row; after that one more every FAILURE_S
+FAILURES_MAX = 10  # wrong secrets of one source in a row; after that one more every FAILURE_S
 FAILURE_S = 6.0
+HELD_S = 1.0  # what the answer to a further wrong secret waits
 MAX_SOURCES = 10_000
+COOKIE = "offhook_console"
 
 
 def secret_of(authorization: str) -> bytes | None:
@@ -43,69 +49,152 @@ def secret_of(authorization: str) -> bytes | None:
     return None
 
 
-def is_local(remote: str | None, host: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from this machine and was not forwarded by a proxy or a tunnel."""
-    try:
-        address = ipaddress.ip_address((remote or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    if not (mapped or address).is_loopback or any(name in headers for name in FORWARDING):
-        return False
+def is_local_host(host: str) -> bool:
+    """Whether a Host header names this machine. A page whose own name resolves to 127.0.0.1 sends another one."""
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdigit() else host).lower() in LOCAL_NAMES
+
+
+def refuse_foreign(request: web.Request, metrics: Metrics, *, own_page: bool = False) -> None:
+    """In insecure mode: refuse what a web page, a proxy or a tunnel sends, and count it. Raises 403.
+
+    `own_page`: a page of the gateway itself may send it.
+    """
+    headers = request.headers
+    origins, sites = headers.getall("Origin", []), headers.getall("Sec-Fetch-Site", [])
+    own_origin, own_sites = ([f"http://{request.host}"], ("none", "same-origin")) if own_page else ([], ("none",))
+    if own_page and headers.get("Sec-Fetch-Mode") == "navigate" and not origins:
+        own_sites = (*own_sites, *sites)  # a link elsewhere leads to the page
+    if (
+        is_local_host(request.host)
+        and all(origin in own_origin for origin in origins)
+        and all(site in own_sites for site in sites)
+        and not any(name in headers for name in FORWARDING)
+    ):
+        return
+    metrics.auth_failures_total.inc("insecure")
+    raise web.HTTPForbidden(
+        text="OFFHOOK_INSECURE=1 answers programs on this machine only: no web page, proxy or tunnel\n"
+    )
+
+
+def programs_only(metrics: Metrics) -> Middleware:
+    """For the application in insecure mode: `refuse_foreign` on all paths but those that `Access` guards."""
+
+    @web.middleware
+    async def checked(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith(("/console", "/metrics")):
+            refuse_foreign(request, metrics)
+        return await handler(request)
+
+    return checked
+
+
+class Lock:
+    """One secret that requests show. The right one always passes; wrong ones are counted, logged and slowed per source.
+
+    `secret` "": nothing passes. `name`: of its variable, for the log. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, secret: str, name: str, limits: Limits, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._digest = sha256(secret.encode()).digest() if secret else b""
+        self._name, self._limits, self._metrics, self._clock = name, limits, metrics, clock
+        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # source -> (failures, counted at)
+
+    def fits(self, given: bytes | None) -> bool:
+        return bool(self._digest) and given is not None and hmac.compare_digest(sha256(given).digest(), self._digest)
+
+    async def check(self, request: web.Request, given: bytes | None, kind: str) -> bool:
+        """Whether the request shows the secret, `given`. Raises 429; `kind`: the label a failure is counted under.
+
+        None is no attempt: a browser's first request has no password.
+        """
+        if self.fits(given):
+            prove(request)
+            return True
+        self._metrics.auth_failures_total.inc(kind)
+        self._limits.check_rate(request)
+        if given is None or not self._digest:
+            return False
+        self._limits.warn_throttled(f"refused a wrong {self._name}", request.remote or "")
+        wait_s = self._failed(source_of(request.remote or ""))
+        if wait_s > 0:
+            await asyncio.sleep(HELD_S)
+            headers = {"Retry-After": str(ceil(wait_s))}
+            raise web.HTTPTooManyRequests(text="too many wrong secrets: try again later\n", headers=headers)
+        return False
+
+    def _failed(self, source: str) -> float:
+        """Count a failure; how long until wrong secrets of this source are answered at once again, in seconds."""
+        now_s = self._clock()
+        failures, at_s = self._failures.get(source, (0.0, 0.0))
+        failures = min(max(0.0, failures - (now_s - at_s) / FAILURE_S) + 1.0, FAILURES_MAX + 1.0)
+        self._failures[source] = failures, now_s
+        self._failures.move_to_end(source)
+        while len(self._failures) > MAX_SOURCES:
+            self._failures.popitem(last=False)
+        return (failures - FAILURES_MAX) * FAILURE_S
 
 
 class Access:
     """Access control of the console and of `/metrics`. Refusals are counted as `auth_failures_total`.
 
-    `token` "": requests from this machine alone. `clock`: monotonic seconds.
+    `token` "": open, for insecure mode. `insecure`: requests of web pages other than the console's are refused. `link`:
+    the token was made at start, and a browser may sign in with a link that contains it.
     """
 
-    def __init__(self, token: str, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._digest = sha256(token.encode()).digest() if token else b""
-        self._metrics = metrics
-        self._clock = clock
-        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # source -> (failures, counted at)
+    def __init__(
+        self,
+        token: str,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        insecure: bool = False,
+        link: bool = False,
+    ) -> None:
+        self._lock = Lock(token, "console token", limits, metrics, clock)
+        self._limits, self._metrics = limits, metrics
+        self._open, self._insecure = not token, insecure
+        self._link = link
+        self._session = secrets.token_urlsafe(32)  # what the cookie holds: not the token, which opens more
 
-    def check(self, request: web.Request, kind: str = "console") -> None:
+    def routes(self) -> list[web.RouteDef]:
+        """The sign-in link, where there is one."""
+        return [web.get("/console/sign-in", self._sign_in, allow_head=False)] if self._link else []
+
+    async def check(self, request: web.Request, kind: str = "console") -> None:
         """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under."""
+        if self._insecure:
+            refuse_foreign(request, self._metrics, own_page=True)
         site = request.headers.get("Sec-Fetch-Site", "none")
         if site not in ("none", "same-origin") and request.headers.get("Sec-Fetch-Mode") != "navigate":
             # Another site's page: the browser would add the stored password.
             self._metrics.auth_failures_total.inc(kind)
             raise web.HTTPForbidden(text="cross-site requests are refused\n")
-        if not self._digest:
-            if is_local(request.remote, request.host, request.headers):
-                return
-            self._metrics.auth_failures_total.inc(kind)
-            raise web.HTTPForbidden(text="only this machine has access: set OFFHOOK_CONSOLE_TOKEN to allow logins\n")
-        source = request.remote or ""
-        if (wait_s := self._locked_s(source)) > 0:
-            self._metrics.auth_failures_total.inc(kind)
-            raise web.HTTPTooManyRequests(
-                text="too many failed logins: try again later\n", headers={"Retry-After": str(int(wait_s) + 1)}
-            )
-        secret = secret_of(request.headers.get("Authorization", ""))
-        if secret is not None and hmac.compare_digest(sha256(secret).digest(), self._digest):
+        if self._open and self._insecure:
+            self._limits.check_rate(request)
             return
-        self._metrics.auth_failures_total.inc(kind)
-        if secret is not None:  # a browser's first request has no password: not an attempt
-            self._failed(source)
+        cookie = request.cookies.get(COOKIE, "") if self._link else ""
+        if cookie and hmac.compare_digest(cookie.encode("utf-8", "surrogatepass"), self._session.encode()):
+            prove(request)
+            return
+        if await self._lock.check(request, secret_of(request.headers.get("Authorization", "")), kind):
+            return
+        hint = "the link printed at start signs a browser in" if self._link else "OFFHOOK_CONSOLE_TOKEN as the password"
         raise web.HTTPUnauthorized(
-            text="login required: any user name, OFFHOOK_CONSOLE_TOKEN as the password (or as a bearer token)\n",
+            text=f"login required: {hint} (any user name; programs: as a bearer token)\n",
             headers={"WWW-Authenticate": 'Basic realm="Offhook", charset="UTF-8"'},
         )
 
-    def _recent(self, source: str) -> float:
-        failures, at_s = self._failures.get(source, (0.0, 0.0))
-        return max(0.0, failures - (self._clock() - at_s) / FAILURE_S)
-
-    def _locked_s(self, source: str) -> float:
-        return (self._recent(source) - (FAILURES_MAX - 1)) * FAILURE_S
-
-    def _failed(self, source: str) -> None:
-        self._failures[source] = self._recent(source) + 1, self._clock()
-        self._failures.move_to_end(source)
-        while len(self._failures) > MAX_SOURCES:
-            self._failures.popitem(last=False)
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        """The link printed at start: the token becomes a cookie, and leaves the address bar."""
+        headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        given = request.query.get("token", "").encode("utf-8", "surrogatepass")
+        if not await self._lock.check(request, given, "console"):
+            raise web.HTTPForbidden(
+                text="this link is of another start of the gateway: see its output\n", headers=headers
+            )
+        answer = web.Response(status=303, headers={**headers, "Location": "/console"})
+        answer.set_cookie(COOKIE, self._session, path="/console", httponly=True, samesite="Strict")
+        return answer

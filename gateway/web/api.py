@@ -9,7 +9,6 @@ Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls a
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from offhook.gateway.errors import ModelRefused, OperatorError
-from offhook.gateway.web.access import Access, secret_of
+from offhook.gateway.web.access import Access, Lock, secret_of
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
@@ -65,7 +64,9 @@ class CallControl(Protocol):
 
 
 class Api:
-    """`api_token` "": no call can be placed or controlled. `not_ready()`: why `/readyz` answers 503, "" when ready.
+    """`lock`: of the API token; without a secret no call can be placed or controlled.
+
+    `not_ready()`: why `/readyz` answers 503, "" when ready.
 
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
@@ -77,35 +78,37 @@ class Api:
         metrics: Metrics,
         control: CallControl,
         *,
-        api_token: str,
+        lock: Lock,
         not_ready: Callable[[], str],
         token_for: TokenFor | None,
         exemplars: bool,
     ) -> None:
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
-        self._api_token = api_token
+        self._lock = lock
         self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
 
     def routes(self) -> list[web.RouteDef]:
-        """For the server's application."""
+        """Of calls."""
         return [
             web.post("/calls", _errors_as_json(self._place)),
             web.get("/calls/{id}", _errors_as_json(self._outbound)),
             web.post("/calls/{id}/{action}", _errors_as_json(self._act)),
-            web.get("/metrics", self._render_metrics),
-            web.get("/livez", self._livez),
-            web.get("/readyz", self._readyz),
-            web.post("/console/token", self._browser_token),
         ]
+
+    def health_routes(self) -> list[web.RouteDef]:
+        """For supervisors: whether the process lives, and whether it takes calls."""
+        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz)]
+
+    def operator_routes(self) -> list[web.RouteDef]:
+        """What the console token opens."""
+        return [web.get("/metrics", self._render_metrics), web.post("/console/token", self._browser_token)]
 
     # --- calls
 
     async def _authorized(self, request: web.Request) -> dict[str, Any]:
         """The JSON body of a request that carries the API token. Raises 4xx."""
-        self._limits.check_rate(request)
-        given = secret_of(request.headers.get("Authorization", "")) or b""
-        if not self._api_token or not hmac.compare_digest(given, self._api_token.encode()):  # not the console's token
-            self._metrics.auth_failures_total.inc("api")
+        given = secret_of(request.headers.get("Authorization", ""))
+        if not await self._lock.check(request, given, "api"):  # the console token does not fit
             raise web.HTTPUnauthorized(
                 text="set OFFHOOK_API_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
             )
@@ -165,22 +168,24 @@ class Api:
     # --- for operators
 
     async def _render_metrics(self, request: web.Request) -> web.Response:
-        self._access.check(request, "metrics")
+        await self._access.check(request, "metrics")
         openmetrics = self._exemplars and "application/openmetrics-text" in request.headers.get("Accept", "")
         body = await self._metrics.render_in_slices(openmetrics)
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
 
     async def _livez(self, request: web.Request) -> web.Response:
+        self._limits.check_health_rate(request)
         return web.Response(text="alive\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
+        self._limits.check_health_rate(request)
         if reason := self._not_ready():
             return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ready\n")
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""
-        self._access.check(request)
+        await self._access.check(request)
         if self._token_for is None:
             raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
         name = _strings(await self._limits.json(request), "agent")["agent"]
@@ -212,8 +217,9 @@ def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -
             return await handler(request)
         except web.HTTPError as error:
             refusal = _json({"error": (error.text or error.reason).strip()}, status=error.status)
-            if wanted := error.headers.get("WWW-Authenticate"):
-                refusal.headers["WWW-Authenticate"] = wanted
+            for name in ("WWW-Authenticate", "Retry-After"):
+                if name in error.headers:
+                    refusal.headers[name] = error.headers[name]
             return refusal
 
     return answer

@@ -1,7 +1,8 @@
-"""Ingress limits of the HTTP server: connections, request rates, size and form of bodies.
+"""Ingress limits of the HTTP server: request rates, size and form of bodies. Connections: see `connections`.
 
-A source on a private network is a proxy or the operator. Its connections carry the requests of many clients, so the
-limits per source do not apply to it; those over all sources do.
+A request with a valid signature or secret has no rate: it is never refused for what others sent. The handlers check
+that first, and every other request takes from its source's allowance, then from the one over all sources. A source on a
+private network is a proxy or the operator and carries the requests of many clients: it has the latter only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import codecs
 import ipaddress
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf
@@ -19,12 +20,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from offhook.gateway.web.allowance import Allowance
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["KEEP_ALIVE_S", "Limits"]
+__all__ = ["Limits", "is_private", "source_of"]
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,9 @@ MAX_BODY = 64 * 1024  # a webhook has about 2 kB
 FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 200  # a webhook has about 40
 BODY_S = 5.0  # to receive a whole body; a slower client is an attack
-HEAD_S = 10.0  # from the connection to the end of the first request's headers
-MAX_HEAD = 64 * 1024  # the HTTP parser has limits of its own below this
-KEEP_ALIVE_S = 75.0  # longer than proxies keep theirs, or they would send a request on a closing connection
-SPARE_CONNECTIONS = 1_000  # in addition to one per call for its stream
-WAITING_MAX = 500  # connections that have not sent a request yet
-WAITING_PER_SOURCE = 50
 SOURCE_PER_S, SOURCE_BURST = 50.0, 200.0  # requests; a call takes about five
 ALL_PER_S, ALL_BURST = 1_000.0, 2_000.0
+HEALTH_PER_S, HEALTH_BURST = 500.0, 500.0  # /livez and /readyz: a flood elsewhere must not fail a supervisor's probe
 MAX_SOURCES = 10_000
 WARN_EVERY_S = 10.0  # an attack must not fill the log
 
@@ -50,11 +45,10 @@ class Limits:
     `clock`: monotonic seconds.
     """
 
-    def __init__(self, metrics: Metrics, max_calls: int, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics, self._clock = metrics, clock
-        self._max_connections = max_calls + SPARE_CONNECTIONS
-        self._waiting: Counter[str] = Counter()  # by source: connections that have not sent a request yet
         self._all = Allowance(ALL_PER_S, ALL_BURST)
+        self._health = Allowance(HEALTH_PER_S, HEALTH_BURST)
         self._sources: OrderedDict[str, Allowance] = OrderedDict()
         self._warned: dict[str, tuple[float, int]] = {}  # text -> (logged at, suppressed since)
 
@@ -63,45 +57,44 @@ class Limits:
         self._metrics.input_errors_total.inc("http", reason)
         raise error from None
 
-    def warn_throttled(self, text: str) -> None:
-        """Log a warning, the same text at most once in 10 s."""
+    def warn_throttled(self, text: str, source: str = "") -> None:
+        """Log a warning, the same text at most once in 10 s. `source`: the address named in it."""
         now_s = self._clock()
         logged_s, suppressed = self._warned.get(text, (-inf, 0))
         if now_s - logged_s < WARN_EVERY_S:
             self._warned[text] = logged_s, suppressed + 1
             return
         self._warned[text] = now_s, 0
-        log.warning("%s%s", text, f" ({suppressed} more suppressed)" if suppressed else "")
-
-    def http_log(self) -> logging.Logger:
-        """The HTTP server's logger. Unreadable requests are counted, not logged: a sender could fill the log."""
-        quiet = logging.Logger("offhook.gateway.http")
-        quiet.parent = logging.getLogger("offhook.gateway")
-        quiet.addFilter(self._is_own_error)
-        return quiet
-
-    def _is_own_error(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            self._metrics.input_errors_total.inc("http", "bad_format")
-            return False
-        return True
+        named = f" (from {source})" if source else ""
+        log.warning("%s%s%s", text, named, f" ({suppressed} more suppressed)" if suppressed else "")
 
     # --- requests
 
     def check_rate(self, request: web.Request) -> None:
-        """Count a request against the rate limits. Raises `HTTPTooManyRequests`."""
-        now_s, source = self._clock(), request.remote or ""
-        allowed = self._all.take(now_s)
-        if allowed and not _is_private(source):
-            allowance = self._sources.get(source)
-            if allowance is None:
-                while len(self._sources) >= MAX_SOURCES:
-                    self._sources.popitem(last=False)
-                allowance = self._sources[source] = Allowance(SOURCE_PER_S, SOURCE_BURST)
-            allowed = allowance.take(now_s)
-        if not allowed:
+        """Count a request that proves nothing against the rate limits. Raises `HTTPTooManyRequests`."""
+        self._take(request, self._all)
+
+    def check_health_rate(self, request: web.Request) -> None:
+        """The same for `/livez` and `/readyz`, whose allowance no other path spends."""
+        self._take(request, self._health)
+
+    def _take(self, request: web.Request, over_all: Allowance) -> None:
+        now_s, source = self._clock(), source_of(request.remote or "")
+        allowed = is_private(source) or self._of(source).take(now_s)
+        if not (allowed and over_all.take(now_s)):
             self.warn_throttled("request rate above the limit: answering 429")
             self.refuse("too_many", web.HTTPTooManyRequests(text="too many requests"))
+
+    def _of(self, source: str) -> Allowance:
+        """The allowance of a source; the one unused longest gives way to a new one."""
+        allowance = self._sources.get(source)
+        if allowance is None:
+            while len(self._sources) >= MAX_SOURCES:
+                self._sources.popitem(last=False)
+            allowance = self._sources[source] = Allowance(SOURCE_PER_S, SOURCE_BURST)
+        else:
+            self._sources.move_to_end(source)
+        return allowance
 
     async def form(self, request: web.Request) -> list[tuple[str, str]]:
         """The fields of a form POST in the order sent, repeated names included. Raises 4xx.
@@ -161,89 +154,21 @@ class Limits:
             self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))
         return bytes(body)
 
-    # --- connections
 
-    def guard(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
-        """A protocol factory: hands a connection to `server` once the headers of its first request are complete."""
-        return lambda: _Waiting(self, server)
-
-    def admit(self, source: str, server: web.Server) -> bool:
-        """Count a new connection; False when it exceeds a limit and must be closed."""
-        room = len(server.connections) < self._max_connections and self._waiting.total() < WAITING_MAX
-        if not room or (self._waiting[source] >= WAITING_PER_SOURCE and not _is_private(source)):
-            self._metrics.input_errors_total.inc("http", "too_many")
-            self.warn_throttled("connections above the limit: closing new ones")
-            return False
-        self._waiting[source] += 1
-        return True
-
-    def release(self, source: str, reason: str = "") -> None:
-        """A connection is no longer without a request; `reason`: why it was closed instead."""
-        self._waiting[source] -= 1
-        if self._waiting[source] <= 0:
-            del self._waiting[source]
-        if reason:
-            self._metrics.input_errors_total.inc("http", reason)
-
-
-class _Waiting(asyncio.Protocol):
-    """A connection until the headers of its first request are complete; the server's protocol takes over then.
-
-    aiohttp limits how long a connection may idle between requests, and proxies need that limit to be long. A client
-    that sends a header a minute must be closed sooner.
-    """
-
-    def __init__(self, limits: Limits, server: web.Server) -> None:
-        self._limits, self._server = limits, server
-        self._held = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._source = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        peer = transport.get_extra_info("peername")
-        self._source = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        if not self._limits.admit(self._source, self._server):
-            transport.abort()  # type: ignore[attr-defined]
-            return
-        self._transport = transport  # type: ignore[assignment]
-        self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._close, "timeout")
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            return
-        if not self._held and not data[:1].isalpha():  # usually a TLS handshake: no method starts like this
-            self._close("bad_format")
-            return
-        seen = max(0, len(self._held) - 3)
-        self._held += data
-        if self._held.find(b"\r\n\r\n", seen) < 0:
-            if len(self._held) > MAX_HEAD:
-                self._close("too_large")
-            return
-        transport = self._transport
-        self._detach()
-        protocol = self._server()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(bytes(self._held))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._detach()
-
-    def _close(self, reason: str) -> None:
-        if transport := self._transport:
-            self._detach(reason)
-            transport.abort()
-
-    def _detach(self, reason: str = "") -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._transport is not None:
-            self._transport = None
-            self._limits.release(self._source, reason)
+@lru_cache(maxsize=1_000)
+def source_of(address: str) -> str:
+    """The source that an address belongs to: itself, or the /64 of an IPv6 address, which one client commands."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    if parsed.is_private:
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)
 
 
 @lru_cache(maxsize=100)
@@ -267,7 +192,8 @@ def _in_charset(text: str, charset: str) -> str:
 
 
 @lru_cache(maxsize=1_000)
-def _is_private(source: str) -> bool:
+def is_private(source: str) -> bool:
+    """Whether a source is on a private network or this machine."""
     try:
         address = ipaddress.ip_address(source.partition("%")[0])
     except ValueError:

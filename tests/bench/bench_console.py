@@ -31,6 +31,7 @@ from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console import Console, LiveCall
+from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import SEGMENTS
 from tests.rig.process import cpu_s, spawn
@@ -68,7 +69,7 @@ def full_console() -> Console:
     for i in range(ENDED):
         ended.keep(record(f"ended {i}"))
     return Console(
-        Access("", metrics, time.monotonic),
+        Access("", Limits(metrics, time.monotonic), metrics, time.monotonic, insecure=True),
         metrics,
         ended,
         live=lambda: live,

@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -31,7 +32,7 @@ from tests.truth import AGENT, FRAME_AT_MODEL, Watched, buzz, sid_of, words
 
 
 async def scrape(url: str, every_s: float, took_s: list[float]) -> None:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CONSOLE_TOKEN}"}) as session:
         while True:
             began_s = time.monotonic()
             async with session.get(f"{url}/metrics") as response:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -90,7 +91,7 @@ async def test_served_process_writes_no_secret_of_its_tools(tmp_path: Path) -> N
     async with (
         ModelServer(script()) as model,
         gateway_process(tmp_path / "desk.yaml", model, auth_token=token, log=log, environment=environment) as url,
-        aiohttp.ClientSession(base_url=url) as http,
+        aiohttp.ClientSession(base_url=url, headers={"Authorization": f"Bearer {CONSOLE_TOKEN}"}) as http,
     ):
         steps = (WaitForAgent("end"), Say(str(sound("uh_huh"))), WaitForAgent("end"), Pause(300), HangUp())
         call = SimulatedCall(url, steps, public_url=PUBLIC_URL, auth_token=token)
@@ -128,7 +129,7 @@ async def test_served_process_writes_no_secret_of_its_tools(tmp_path: Path) -> N
     pages["log"] = log.read_text()
     assert " DEBUG " in pages["log"]
     assert "RuntimeError: 401 for key [secret]" in pages["log"]
-    known = {**PLANTED, "OFFHOOK_API_TOKEN": environment["OFFHOOK_API_TOKEN"]}
+    known = {**PLANTED, "OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN, "OFFHOOK_API_TOKEN": environment["OFFHOOK_API_TOKEN"]}
     # Half a secret is one, too: long lines are cut, in the middle or at an end.
     parts = re.compile("|".join(re.escape(part) for secret in known.values() for part in (secret[:11], secret[-9:])))
     found = [

@@ -36,6 +36,9 @@ AGENTS = {
 }
 
 
+CONSOLE_TOKEN = "console-token-canary"
+
+
 @asynccontextmanager
 async def tls_proxy(
     *, trusted: bool = True, days: float = 90.0, swap: tuple[bytes, bytes] = (b"", b"")
@@ -70,7 +73,9 @@ async def behind(**proxy: Any) -> AsyncIterator[tuple[Exchange, Settings, dict[s
     calls = Callee((WaitForAgent("end"), Pause(100), HangUp()))
     async with (
         tls_proxy(**proxy) as (url, port, ca_file),
-        exchange(AGENTS, environ={"OFFHOOK_PUBLIC_URL": url}, callees=lambda _: calls) as x,
+        exchange(
+            AGENTS, environ={"OFFHOOK_PUBLIC_URL": url, "OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN}, callees=lambda _: calls
+        ) as x,
     ):
         x.twilio.public_url = url
         port.append(int(x.url.rpartition(":")[2]))
@@ -90,8 +95,8 @@ async def found(settings: Settings, x: Exchange, environ: dict[str, str], agent:
     return {finding.what: finding async for finding in examine(settings, agents, environ)}
 
 
-WHAT = ["settings", "port", "name", "certificate", "public URL", "webhook", "media stream", "Twilio", "number"]
-WHAT += ["clock", "model"]
+WHAT = ["settings", "port", "name", "certificate", "public URL", "webhook", "media stream", "privacy"]
+WHAT += ["Twilio", "number", "clock", "model"]
 
 
 async def test_all_is_well() -> None:
@@ -162,6 +167,12 @@ async def test_a_public_url_that_leads_nowhere(public_url: str, what: str, says:
             "400, not 101",
             "must pass on `Upgrade`",
         ),
+        (
+            {"swap": (b"Host: ", f"Authorization: Bearer {CONSOLE_TOKEN}\r\nHost: ".encode())},
+            "privacy",
+            "/metrics, /console, /console/api/calls answered without a token",
+            "not to the admin listener",
+        ),
     ],
 )
 async def test_a_proxy_that_is_not_right(proxy: dict[str, Any], what: str, says: str, hint: str) -> None:
@@ -205,6 +216,7 @@ async def test_the_commands() -> None:
         assert "has no country code" in str(national.exception)
         helped = await run(here, "tunnel-help")
         assert f"http://localhost:{settings.port}" in helped.output
+        assert f"lead to port {settings.port} alone" in helped.output
         nobody = await run({"OFFHOOK_PORT": "9"}, "call", "+15550301234")
         assert "start it first" in str(nobody.exception)
         assert settings_from(os.environ).api_token == API_TOKEN

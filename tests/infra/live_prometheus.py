@@ -108,7 +108,7 @@ def serving(page: Page) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def prometheus(target_port: int, folder: Path) -> Iterator[LivePrometheus]:
+def prometheus(target_port: int, folder: Path, token: str = TOKEN) -> Iterator[LivePrometheus]:
     """The shipped configuration with three changes: where the target is, where its token is, and every second."""
     config = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
@@ -118,7 +118,7 @@ def prometheus(target_port: int, folder: Path) -> Iterator[LivePrometheus]:
     job["authorization"]["credentials_file"] = str(folder / "token")
     del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{target_port}"]}]
-    (folder / "token").write_text(TOKEN)
+    (folder / "token").write_text(token)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
     with (folder / "log").open("wb") as log:

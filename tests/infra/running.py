@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import uvloop
 
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.model.script import Abort, CallTool, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -113,7 +114,7 @@ async def _running(folder: Path, calls: int, turns: int, at_once: int | None, fa
         named = {"public_url": PUBLIC_URL, "auth_token": auth_token}
         port = urlsplit(url).port
         assert port is not None
-        scraping = prometheus(port, folder)
+        scraping = prometheus(port, folder, CONSOLE_TOKEN)
         server = await asyncio.to_thread(scraping.__enter__)
         try:
             await asyncio.to_thread(server.wait_for, "offhook_turn_gap_seconds_count == 0")
@@ -190,7 +191,8 @@ async def _probe(late_s: list[float]) -> None:
 
 
 async def _get(url: str, path: str) -> str:
-    async with aiohttp.ClientSession() as session, session.get(url + path) as response:
+    headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(url + path) as response:
         assert response.status == 200, (path, response.status)
         return await response.text()
 

@@ -64,7 +64,9 @@ def test_the_gateway_understands_its_environment() -> None:
     }
     settings = settings_from({**environment, "OFFHOOK_HOST": "0.0.0.0"})
     assert settings.agents == ("/etc/offhook/agent.yaml",)
-    assert settings.console_token  # without it only loopback, so not Prometheus, may read /metrics
+    assert settings.console_token  # one made at start would not be Prometheus'
+    assert settings.admin_host == "0.0.0.0"  # or Prometheus, in another container, could not reach it
+    assert "127.0.0.1:8081:8081" in SERVICES["gateway"]["ports"]
 
 
 def test_gateway_may_finish_calls_before_it_is_killed() -> None:
@@ -76,7 +78,7 @@ def test_prometheus_finds_the_gateway_and_its_token() -> None:
     (job,) = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     (names,) = job["dns_sd_configs"]
     assert names["names"] == ["gateway"]
-    assert names["port"] == 8080
+    assert names["port"] == settings_from({}).admin_port
     (secret,) = SERVICES["prometheus"]["secrets"]
     assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
     assert COMPOSE["secrets"][secret] == {"environment": "OFFHOOK_CONSOLE_TOKEN"}

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.web.access import Access
+from offhook.gateway.web.access import Access, Lock
 from offhook.gateway.web.api import Api, TokenFor, Unavailable
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
@@ -73,18 +73,19 @@ async def api(
     """A function that sends a request; gives the status and the body, JSON decoded."""
     clock = asyncio.get_running_loop().time
     metrics = Metrics(CollectorRegistry(), LABELS, clock=clock)
+    limits = Limits(metrics, clock)
     made = Api(
-        Limits(metrics, 10, clock),
-        Access("", metrics, clock),
+        limits,
+        Access("", limits, metrics, clock, insecure=True),
         metrics,
         control or Control(),
-        api_token=api_token or "only-for-this-test",
+        lock=Lock(api_token or "only-for-this-test", "API token", limits, metrics, clock),
         not_ready=lambda: not_ready,
         token_for=token_for,
         exemplars=False,
     )
     app = web.Application()
-    app.add_routes(made.routes())
+    app.add_routes([*made.routes(), *made.health_routes(), *made.operator_routes()])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

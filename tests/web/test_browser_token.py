@@ -76,7 +76,7 @@ def test_an_agent_nobody_knows_is_refused() -> None:
 
 
 def test_only_for_those_who_may_see_the_console() -> None:
-    on = {"OFFHOOK_BROWSER_TOKENS": "1", "OFFHOOK_CONSOLE_TOKEN": "open sesame"}
+    on = {"OFFHOOK_BROWSER_TOKENS": "1", "OFFHOOK_CONSOLE_TOKEN": "open sesame, please"}
     assert asked(**on)[0] == 401
     assert asked(headers={"Authorization": "Bearer wrong"}, **on)[0] == 401
-    assert asked(headers={"Authorization": "Bearer open sesame"}, **on)[0] == 200
+    assert asked(headers={"Authorization": "Bearer open sesame, please"}, **on)[0] == 200

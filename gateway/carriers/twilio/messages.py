@@ -29,6 +29,7 @@ __all__ = [
     "Start",
     "Stop",
     "TwilioEncoder",
+    "is_call_sid",
     "is_sid",
     "parse",
 ]
@@ -125,6 +126,11 @@ def is_sid(text: str) -> bool:
     Wider than Twilio's own (two letters, 32 hex digits), for compatible carriers and simulations.
     """
     return re.match(_SID, text) is not None
+
+
+def is_call_sid(text: str) -> bool:
+    """Whether this is the SID of a call of Twilio's: `CA` and 32 hexadecimal digits."""
+    return re.match(r"^CA[0-9a-fA-F]{32}\Z", text) is not None
 
 
 # --- the JSON

@@ -20,6 +20,7 @@ from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
+from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
@@ -57,7 +58,6 @@ class MediaSockets:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One socket, from its upgrade to its end."""
         settings = self._settings
-        self._limits.check_rate(request)
         if not settings.insecure and not signature.upgrade_signed(
             request.headers.get(signature.SIGNATURE_HEADER),
             tokens=settings.twilio_auth_tokens,
@@ -65,8 +65,10 @@ class MediaSockets:
             path_qs=request.raw_path,
         ):
             self._metrics.auth_failures_total.inc("stream_signature")
+            self._limits.check_rate(request)  # only now: what is signed has no rate
             self._limits.warn_throttled("refused a media stream with a wrong signature: see `offhook doctor`")
             raise web.HTTPForbidden(text="wrong signature")
+        prove(request)
         # No heartbeat: an intermediary that drops pongs would end live calls; the silence of the media decides.
         # Pings are answered here, where they are counted. No Origin is required: Twilio sends none.
         socket = web.WebSocketResponse(

@@ -39,6 +39,7 @@ from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
@@ -149,10 +150,13 @@ class Twilio:
 
     async def _signed_form(self, request: web.Request) -> Form:
         """The fields of a webhook that Twilio has signed. Raises 4xx."""
-        self._limits.check_rate(request)
         settings = self._settings
         given = request.headers.get(signature.SIGNATURE_HEADER)
-        form = await self._limits.form(request) if given or settings.insecure else []
+        try:
+            form = await self._limits.form(request) if given or settings.insecure else []
+        except web.HTTPException:
+            self._limits.check_rate(request)
+            raise
         if not settings.insecure and not signature.webhook_signed(
             given,
             tokens=settings.twilio_auth_tokens,
@@ -161,17 +165,24 @@ class Twilio:
             form=form,
         ):
             self._metrics.auth_failures_total.inc("webhook_signature")
+            self._limits.check_rate(request)  # only now: what is signed has no rate
             self._limits.warn_throttled(
                 "refused a webhook with a wrong signature: is OFFHOOK_PUBLIC_URL the address that Twilio requests, "
                 "and TWILIO_AUTH_TOKEN the account's primary token?"
             )
             raise web.HTTPForbidden(text="wrong signature")
+        prove(request)
         fields = {name: value for name, value in form if _is_text(name + value)}
         if len(fields) < len(dict(form)):
             self._metrics.input_errors_total.inc("http", "not_utf8")
             self._limits.warn_throttled("ignored a field of a webhook that is not UTF-8")
-        if not messages.is_sid(fields.get("CallSid", "")):
+        # Exactly a CallSid: names and values are signed without separators, so that a captured webhook whose fields are
+        # cut elsewhere has a valid signature, too, and would be another call's.
+        if not messages.is_call_sid(fields.get("CallSid", "")):
             self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
+        account_sid = fields.get("AccountSid", "")
+        if settings.twilio_account_sid and account_sid not in ("", settings.twilio_account_sid):
+            self._limits.refuse("wrong_call", web.HTTPForbidden(text="the call is another account's"))
         return fields
 
     def _answering(self, handler: Callable[[web.Request, Form], Awaitable[str]]) -> Handler:

@@ -21,6 +21,7 @@ import msgspec
 from rich.console import Console
 
 from offhook.gateway.errors import OffhookError, OperatorError
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.load.scrape import Scrape, scrape
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Script
@@ -97,7 +98,7 @@ class Rig:
         return truth
 
     async def counters(self) -> Scrape:
-        return await scrape(self.http, self.url, self.clock)
+        return await scrape(self.http, self.url, self.clock, CONSOLE_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,8 @@ async def _run(case: Case, folder: Path, clock: Clock) -> CaseResult:
             before = await rig.counters()
             noted = await _calls(case, rig)
             after = await _settled(rig, before)
-            async with http.get(f"{url}/console/api/calls") as response:
+            headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
+            async with http.get(f"{url}/console/api/calls", headers=headers) as response:
                 every = msgspec.json.decode(await response.read(), type=list[CallRecord])
         for failure in model.failures:
             raise failure

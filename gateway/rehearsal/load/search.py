@@ -34,6 +34,7 @@ from offhook.gateway import __version__
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, WorkerReport, mark_of
 from offhook.gateway.rehearsal.quick_clock import Clock
@@ -185,6 +186,7 @@ async def load(
             token = settings.console_token
         else:
             mix, model = await stack.enter_async_context(_our_gateway(scenarios, paths, out))
+            token = mix.console_token
         path = out / "mix.json"
         path.touch(mode=0o600)
         path.write_bytes(msgspec.json.encode(mix))
@@ -433,7 +435,7 @@ async def _our_gateway(
         url, ca_path = await model.answer()
         environment = {
             "OFFHOOK_AGENT": ",".join(map(str, agents)),
-            "OFFHOOK_MAX_CALLS": "100000",
+            "OFFHOOK_MAX_CALLS": str(_as_many_as_descriptors()),
             "OFFHOOK_LOG_LEVEL": "warning",
             "OFFHOOK_DRAIN_S": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -445,7 +447,22 @@ async def _our_gateway(
             log=out / "gateway.log",
             environment=environment,
         ) as gateway_url:
-            yield Mix(parts=parts, url=gateway_url, public_url=PUBLIC_URL, auth_token=auth_token), model
+            mix = Mix(
+                parts=parts,
+                url=gateway_url,
+                public_url=PUBLIC_URL,
+                auth_token=auth_token,
+                console_token=CONSOLE_TOKEN,
+            )
+            yield mix, model
+
+
+def _as_many_as_descriptors() -> int:
+    """A limit of calls that the search does not reach, and the gateway's limit of file descriptors allows."""
+    import resource  # not on Windows
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 100_000 if hard == resource.RLIM_INFINITY else max(10, min(100_000, hard // 8))
 
 
 def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:

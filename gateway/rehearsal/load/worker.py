@@ -60,6 +60,7 @@ class Mix(msgspec.Struct, kw_only=True):
     url: str = ""
     public_url: str = ""
     auth_token: str | None = None
+    console_token: str = ""
     judged: bool = True
 
 
@@ -210,7 +211,7 @@ class Callers:
         self._frames += sum(stream.frames for stream in truth.streams)
         if me in self._leaving:  # an order ended the call early: it does not count
             return
-        record = await fetch_record(mix.url, truth) if mix.judged else None
+        record = await fetch_record(mix.url, truth, mix.console_token) if mix.judged else None
         report = call_report(truth, record, scenario=scenario.name)
         verdicts = [kept_to_the_rules(report)]
         if mix.judged:

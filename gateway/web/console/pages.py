@@ -124,21 +124,21 @@ class Console:
     # --- the page
 
     async def _page(self, request: web.Request) -> web.Response:
-        return self._file(request, "index.html")
+        return await self._file(request, "index.html")
 
     async def _static(self, request: web.Request) -> web.Response:
-        return self._file(request, request.match_info["name"])
+        return await self._file(request, request.match_info["name"])
 
-    def _file(self, request: web.Request, name: str) -> web.Response:
-        self._check_access(request)
+    async def _file(self, request: web.Request, name: str) -> web.Response:
+        await self._check_access(request)
         if name not in self._files:
             raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
         body, kind = self._files[name]
         return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
 
-    def _check_access(self, request: web.Request) -> None:
+    async def _check_access(self, request: web.Request) -> None:
         try:
-            self._access.check(request)
+            await self._access.check(request)
         except web.HTTPException as refused:
             refused.headers.update(HEADERS)
             raise
@@ -146,24 +146,24 @@ class Console:
     # --- JSON
 
     async def _percentiles(self, request: web.Request) -> web.Response:
-        self._check_access(request)
+        await self._check_access(request)
         window = _window(request)
         segments = [view async for view in self._segments(window)]
         return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
 
     async def _calls(self, request: web.Request) -> web.Response:
-        self._check_access(request)
+        await self._check_access(request)
         return _json([masked(record) for record in self._records.recent(MAX_LISTED)])
 
     async def _call(self, request: web.Request) -> web.Response:
-        self._check_access(request)
+        await self._check_access(request)
         record = await self._records.get(request.match_info["sid"])
         if record is None:
             raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
         return _json(masked(record))
 
     async def _view(self, request: web.Request) -> web.Response:
-        self._check_access(request)
+        await self._check_access(request)
         sid = request.match_info["sid"]
         live = self._live_record(sid)
         record = live or await self._records.get(sid)
@@ -175,7 +175,7 @@ class Console:
     # --- live
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        self._check_access(request)
+        await self._check_access(request)
         window = _window(request)
         if self._closed or sum(self._clients.values()) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text="too many open consoles\n", headers=HEADERS)

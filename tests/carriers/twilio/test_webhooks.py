@@ -43,6 +43,25 @@ def form_of(x: Exchange, agent: str = "desk", **more: str) -> dict[str, str]:
 # --- signatures (the algorithm's own vectors: tests/carriers/twilio/test_signature.py)
 
 
+async def test_only_our_accounts_call_sids_are_taken() -> None:
+    """Names and values are signed without separators: a captured webhook can be cut into other fields."""
+    async with exchange(AGENTS, environ={}) as x:
+        captured = form_of(x)
+        seal = sign(AUTH_TOKEN, PUBLIC + "/twilio/voice", captured)
+        longer = f"{captured['CallSid']}CallStatus{captured['CallStatus']}"
+        recut = {k: v for k, v in captured.items() if k != "CallStatus"} | {"CallSid": longer}
+        assert sign(AUTH_TOKEN, PUBLIC + "/twilio/voice", recut) == seal  # or this would show nothing
+        assert (await x.webhook("/twilio/voice", recut, signature=seal))[0] == 400
+        for call_sid in ("CA1", "CA" + "g" * 32, "MZ" + "1" * 32, "CA" + "1" * 33):
+            assert (await x.webhook("/twilio/voice", form_of(x, CallSid=call_sid)))[0] == 400, call_sid
+        assert (await x.webhook("/twilio/voice", form_of(x, AccountSid="AC" + "1" * 32)))[0] == 403
+        assert not x.gateway.calls
+        assert x.counted("input_errors_total") == {
+            'peer="http",reason="bad_field"': 5.0,
+            'peer="http",reason="wrong_call"': 1.0,
+        }
+
+
 async def test_who_is_believed() -> None:
     """Signed by any token of the list, over the public URL we are configured with, whatever the proxy says."""
     async with exchange(AGENTS, environ={"TWILIO_AUTH_TOKEN": f"{AUTH_TOKEN},second-canary"}) as x:

@@ -138,11 +138,11 @@ async def test_keyboard_reaches_everything_with_a_focus_ring() -> None:
 
 async def test_browser_logs_in_and_reconnects_after_restart() -> None:
     watch = Watch()
-    credentials = {"username": "anyone", "password": "let me in"}
+    credentials = {"username": "anyone", "password": "let me in, please"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environ = {"OFFHOOK_CONSOLE_TOKEN": "let me in", "OFFHOOK_PORT": str(port)}
+    environ = {"OFFHOOK_CONSOLE_TOKEN": "let me in, please", "OFFHOOK_PORT": str(port)}
     async with chromium() as browser:
         async with staged(environ) as stage:
             refused = await (await browser.new_context()).request.get(f"{stage.url}/console")
