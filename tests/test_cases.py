@@ -12,6 +12,21 @@ TESTS = Path(__file__).parent
 
 # Slug of the case: the right value, and the tests that hold it, as `module::test`.
 CASES: dict[str, tuple[str, list[str]]] = {
+    "anonymous-caller": (
+        "a withheld number is unknown to model, tools, console and record",
+        ["test_numbers.py::test_a_withheld_number_is_nobodys"],
+    ),
+    "deaf-model": (
+        "a caller who repeats is answered, or hears the fallback, within the agent's time and 4 s",
+        ["calls/test_deaf_model.py::test_deaf_and_frozen_models_are_noticed_in_time"],
+    ),
+    "doctor-key-1007": (
+        "the fix follows the reason of a close, not its code alone",
+        [
+            "cli/test_doctor.py::test_the_fix_follows_the_reason",
+            "cli/test_doctor.py::test_an_expired_key_is_named_by_doctor",
+        ],
+    ),
     "http-charset": (
         "the charset of Content-Type counts; an unknown one is an error",
         [
@@ -54,6 +69,27 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "models/gemini/test_link.py::test_audio_of_a_refused_type_is_in_the_record",
         ],
     ),
+    "number-behind-an-application": (
+        "a number whose calls an application, a trunk or GET sends elsewhere is named with the fix",
+        [
+            "cli/test_doctor.py::test_a_number_whose_calls_go_elsewhere",
+            "carriers/twilio/test_rest.py::test_set_number_takes_it_off_trunk_and_application",
+        ],
+    ),
+    "numbers-not-e164": (
+        "normalised, or refused with line and fix",
+        [
+            "test_numbers.py::test_an_agent_files_numbers_are_normalised",
+            "test_numbers.py::test_an_agent_file_with_another_number_is_refused",
+        ],
+    ),
+    "socks-proxy": (
+        "one line with the variable's name and the fix",
+        [
+            "cli/test_main.py::test_a_socks_proxy_is_one_line_with_its_fix",
+            "test_config.py::test_any_socks_proxy_is_refused",
+        ],
+    ),
     "tool-result-64-bit-id": (
         "whole numbers beyond 2^53 are sent as text",
         ["tools/test_answer.py::test_values_become_plain_json"],
@@ -79,6 +115,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "tools/test_schema.py::test_a_time_without_seconds_is_a_time",
             "tools/test_function.py::test_a_time_may_be_given_without_seconds",
             "tools/test_function.py::test_a_wrong_time_is_refused_with_its_form",
+        ],
+    ),
+    "transfer-of-a-sip-caller": (
+        "every <Dial> has a callerId that a called party can be shown",
+        [
+            "carriers/twilio/test_twiml.py::test_every_dial_can_carry_a_caller_id",
+            "carriers/twilio/test_callers.py::test_the_caller_id_is_one_of_our_numbers",
         ],
     ),
     "wav-extensible": (
