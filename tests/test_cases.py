@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "mcp-embedded-resource": (
         "the text of an embedded resource is sent to the model",
-        ["tools/mcp/test_tools.py::test_embedded_resources_are_told"],
+        ["tools/mcp/test_tools.py::test_embedded_resources_are_returned"],
     ),
     "mcp-name-begins-with-digit": (
         "declared by a name that the model takes, called by the server's own",
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "tool-sync-wrapper-around-async": (
         "an awaitable that a plain function returns is awaited",
-        ["tools/test_runner.py::test_what_is_awaitable_is_awaited"],
+        ["tools/test_runner.py::test_an_awaitable_result_is_awaited"],
     ),
     "tool-time-without-seconds": (
         "14:30 is a time; one that is refused is refused with a form to use",
