@@ -107,6 +107,7 @@ FAULT_PARTS = (
     "closing",
     "ticker",
     "switchboard",
+    "other",  # a task or callback without an owner
 )
 LOOP_BLOCKERS = ("tool",)
 TOKEN_DIRECTIONS = ("input", "output")

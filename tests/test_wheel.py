@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_demo_beside_a_users_own_modules(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     # The dependencies are this environment's; the checkout's own path entry is not read.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (site / "dependencies.pth").write_text(str(Path(msgspec.__file__).parents[1]))
     for name in OURS:
         (home / f"{name}.py").write_text(METRICS if name == "metrics" else "ANSWER = 1\n")
     (home / "clinic.py").write_text(CLINIC)

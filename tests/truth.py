@@ -53,9 +53,9 @@ class Watched(SimulatedCall):
         self._plan = random.Random(seed)
         self._echoed_until_s = 0.0
 
-    def _put_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
+    def _queue_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
         self.sent_s[at_ms] = self._clock()
-        super()._put_frame(stream, chunk, at_ms, text)
+        super()._queue_frame(stream, chunk, at_ms, text)
 
     def _echo(self, mark: MarkReceived, why: str) -> None:
         now_s = self._clock()

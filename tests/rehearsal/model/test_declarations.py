@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offhook.gateway.rehearsal.model.declarations import wrong_functions
-from offhook.gateway.rehearsal.model.wire import Function, Refused, checked_setup
+from offhook.gateway.rehearsal.model.wire import Function, SessionRefused, checked_setup
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
@@ -157,7 +157,7 @@ def test_parameters_that_are_no_object_are_refused(schema: Any) -> None:
 
 def test_a_setup_is_refused_for_its_functions() -> None:
     raw = {"model": "models/gemini-3.8-live", "tools": [{"functionDeclarations": [{"name": "2fa"}]}]}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SessionRefused) as refused:
         checked_setup(raw, "v1beta", vertex=False)
     assert refused.value.code == 1007
     assert "tools[0].function_declarations[0].name" in refused.value.reason

@@ -111,14 +111,14 @@ def test_other_parties_of_a_scenario():
 
 def test_files_are_sought_beside_the_scenario(tmp_path):
     write_wav(tmp_path / "wish.wav", np.zeros(1600, np.int16), 16_000)
-    (tmp_path / "anna.yaml").write_text("name: anna\nnumbers: ['+493012']\n")
+    (tmp_path / "anna.yaml").write_text("name: anna\nnumbers: ['+4930123456']\n")
     text = GOOD.replace("say: Uh-huh.", "say: wish.wav").replace(
         "agent:\n  name: anna\n  greeting: {text: Hello}\n", "agent: anna.yaml\n"
     )
     (tmp_path / "it.call.yaml").write_text(text)
     scenario = load_scenario(tmp_path / "it.call.yaml")
     assert scenario.agent_file == tmp_path / "anna.yaml"
-    assert scenario.dials == "+493012", "the caller dials the agent's own number"
+    assert scenario.dials == "+4930123456", "the caller dials the agent's own number"
     assert scenario.directory == tmp_path
 
 
