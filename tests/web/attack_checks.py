@@ -1,4 +1,7 @@
-"""The attacks of `attacks.py` on a served gateway, a few seconds each: the short form of `make attack`."""
+"""The attacks of `attacks.py` on a served gateway, a few seconds each.
+
+`make attack` runs them, and not the suite: they need a machine of their own.
+"""
 
 from __future__ import annotations
 
