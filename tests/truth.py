@@ -151,7 +151,7 @@ class Truth:
                 spoken = next((s for s in reversed(over) if s.onset_s < clear.at_s), None)
                 at_ms = None if spoken is None else call.at_ms(spoken.onset_place + 1)
                 first = next((frame for frame in frames if frame.at_ms == at_ms), None)
-                # An onset is dated to the beginning of its frame, or of one of the next two where a voice begins softly.
+                # An onset is dated to the beginning of its frame, or of the next two where a voice begins softly.
                 if first is not None:
                     most_s = through_s(answer.echoed_s) - first.sent_s + FRAME_S
                     self.add("bargein_silence", answer.echoed_s - first.came_s - FRAME_S, most_s)

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.wall_clock(calm=True)
 
 VAGUE_MS = 60.0  # P95 of what is not known of a turn gap: see `tests.truth.Truth`
 QUANTILES = ("p50", "p95", "p99")
-HEADLINE = [segment.name for segment in SEGMENTS if segment.headline]
+# Onset to silence is compared with the carrier's own measurement in tests/calls/test_barge_in.py: here some clears are
+# confirmed after the machine has stopped waiting for them, which the gateway counts as incomplete.
+HEADLINE = [segment.name for segment in SEGMENTS if segment.headline and segment.name != "bargein_silence"]
 
 # Metrics that the calls here rightly leave where they were, and why.
 STILL = {
