@@ -107,7 +107,7 @@ class EchoGuard:
             self.coupling_db = min(_STRONGEST_DB, bound)
             self.delay_frames, self._slack = best, _SLACK
             return
-        # It does not follow: no echo, or somebody talks. Either way echo was no louder than the line. That may
+        # It does not follow: no echo, or the caller talks. Either way echo was no louder than the line. That may
         # lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
         rows = range(0, _DELAYS, 3) if self.delay_frames is None else (self.delay_frames,)
         if min(counts[row] for row in rows) >= _ENOUGH_TO_LOWER:

@@ -46,7 +46,7 @@ class Recording:
 
     An existing recording is repaired and written on, under the same time axis. Raises OSError when the file
     cannot be made and ValueError when there is something else in its place. Later trouble (a full disk) ends
-    this recording alone and is told by `close`.
+    this recording alone and is reported by `close`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

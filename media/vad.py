@@ -101,7 +101,7 @@ _BAND_MATRIX = _band_matrix()
 _LAG_MATRIX = _lag_matrix()
 
 _LEAST_BAND_DBOV = -72.0  # the idle noise of mu-law itself, spread over the bands
-_LEAST_SPEECH_DBOV = -58.0  # softer is nobody speaking into a telephone
+_LEAST_SPEECH_DBOV = -58.0  # softer than any speech into a telephone
 _NOTHING_POWER = 160 * (32768.0 * 10 ** (-68.0 / 20.0)) ** 2  # of a frame's sum of squares: not worth a spectrum
 _FRESH_SHARE = 0.05  # a voice that fades by 30 dB within a frame still has more of its power in it
 _SILENT_BANDS = np.full(_BANDS, _LEAST_BAND_DBOV)

@@ -1,6 +1,6 @@
 """The one place that says which event starts and which ends each segment of latency.
 
-Fed with everything the conversation machine is told and everything it decides; feeds the histograms and the
+Observes every event and every command of the conversation machine; feeds the histograms and the
 call's record, so that `/metrics`, the console, the record and the picture show the same numbers. A segment
 whose end never came is absent and counted, never zero. All times are the loop's monotonic seconds.
 """
@@ -22,7 +22,7 @@ from offhook.metrics.catalogue import Metrics
 __all__ = ["Timeline"]
 
 FRAME_S = 0.02
-SO_FAR_TURNS = 40  # of a live call, for whoever watches it each second: a bound on what that costs
+SO_FAR_TURNS = 40  # of a live call, for watchers who get it each second: a bound on its cost
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -209,7 +209,7 @@ class Timeline:
                 at_ms=self.ms(line.at_s),
                 who=line.who,
                 text=line.text,
-                # Of a reply that is still being heard nobody can say how far it will have been.
+                # How far a reply will have been heard is not known while it plays.
                 heard_text=line.heard_text if line.at_s in over else None,
             )
             for line in transcript.lines(said, sounded)
@@ -243,7 +243,7 @@ class Timeline:
                 waiting.caller_end_s = event.offset_s
                 waiting.record.caller_ended_ms = self.ms(event.offset_s)
                 self._speech_start_s = None
-            else:  # the caller talked on over the reply: where the turn ended nobody can say
+            else:  # the caller talked on over the reply: where the turn ended is not known
                 self._metrics.incomplete("turn_gap", "superseded")
             return
         self._speech_end_s = event.offset_s

@@ -65,7 +65,7 @@ class StreamSocket(Protocol):
 class StreamLine:
     """One stream's line. `transport` is the socket's own; `sink` the call.
 
-    Whoever reads the socket passes on the far end's reports: `on_mark`, and `on_cleared` where it acknowledges a clear
+    The reader of the socket passes on the far end's reports: `on_mark`, and `on_cleared` where it acknowledges a clear
     by a message of its own.
     """
 

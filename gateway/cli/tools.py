@@ -213,7 +213,7 @@ class _Desk:
 
     @contextmanager
     def keys(self, *, secret: bool) -> Iterator[asyncio.Queue[str]]:
-        raise ToolError("Nobody can press keys: there is no call.")
+        raise ToolError("No keys can be pressed: there is no call.")
         yield  # a context manager is a generator
 
     def ignore_key(self, key: str) -> None:

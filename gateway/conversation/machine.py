@@ -26,7 +26,7 @@ turns up, tools that yield are cancelled, the model is sent what was heard, and 
 confirms the clear. *Dismissed*: the caller fell silent and the model reported nothing, it was a cough or an "uh-huh";
 the tail is played on from the first unheard sample. The call's first reply may be protected: nothing stops it, and
 the model gets silence meanwhile (`State.caller_muted`). `CancelReply` stops the agent without a barge-in: an
-answering machine is met, for example; the record counts none, and the model is not told that it was interrupted.
+answering machine is met, for example; the record counts none, and no interruption is reported to the model.
 
 **The line away.** Streams are lost, and calls are moved: `LineAway` says that the stream is gone and another may come.
 `State.line` is independent of the phase, for the rest of the conversation goes on: the model speaks and is kept, tools

@@ -56,13 +56,13 @@ class ToolRecord(msgspec.Struct, kw_only=True):
     finished_ms: float | None = None
     outcome: str = ""  # done, failed, timed_out, cancelled
     arguments: dict[str, Any] = {}  # as the model gave them; secrets masked, long ones cut
-    answer: str = ""  # what the model was told, JSON, likewise
+    answer: str = ""  # what the model received, JSON, likewise
     error: str = ""  # what went wrong, for the operator
     afterwards: str = ""  # a run that was given up and could not be stopped: running, finished or failed, and how
 
 
 class MessageRecord(msgspec.Struct, kw_only=True):
-    """A message taken for somebody."""
+    """A message taken for a person who cannot be reached."""
 
     at_ms: float
     recipient: str

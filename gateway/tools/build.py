@@ -60,7 +60,7 @@ class Toolbox:
 
 
 def build_tools(agent: Agent, environ: Mapping[str, str], http: HttpClient) -> Toolbox:
-    """The agent's tools. Raises `OperatorError` that says what to change. Whoever made `http` starts and closes it."""
+    """The agent's tools. Raises `OperatorError` that says what to change. The caller starts and closes `http`."""
     sources: list[ToolSource] = []
     own: dict[str, Tool] = {}
     for entry, settings in enumerate(agent.tools):

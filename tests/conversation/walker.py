@@ -125,7 +125,8 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     yield e.TurnComplete(now_s, newest + 1)
     yield e.ModelInterrupted(now_s, newest)
     yield e.ModelInterrupted(now_s, newest + 1)
-    yield e.CallerTranscribed(now_s)
+    if "link" not in kinds:  # it only shows that the model hears; the walks without a link have it
+        yield e.CallerTranscribed(now_s)
     if "loud" in kinds and not s.caller.speaking:
         yield e.LoudWithoutSpeech(now_s)
         yield e.CallerSpeechStarted(now_s + LONG_S, now_s + LONG_S - 0.06)

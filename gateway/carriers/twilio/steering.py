@@ -7,7 +7,7 @@ the same moment, either may be missing, and each may be the first sign of the ot
   - What follows the conversation is delivered in the answer to `/twilio/after`. Only when Twilio does not request it is
     it pushed by REST: the call is hung up, or redirected to `/twilio/after?steered=1`. While that redirect is under
     way, a request without `steered` is answered with `WAIT` (request it again in a moment): the redirected one gets the
-    answer, so nobody is dialled twice.
+    answer, so that no target is dialled twice.
   - As long as nothing is decided, a stream that is lost may come back: `/twilio/after` is answered with `RECONNECT`,
     until the leg gives its streams up.
 

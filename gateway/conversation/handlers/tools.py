@@ -70,7 +70,7 @@ def _after_tool(p: Policy, s: State, at_s: float, emit: Emit, *, spoken_of: bool
 
 
 def _speak(s: State, tool: RunningTool) -> c.Speak | None:
-    """When the model speaks of a result: at once if nobody speaks, else when there is room; withdrawn: never."""
+    """When the model speaks of a result: at once if neither side speaks, else when there is room; withdrawn: never."""
     if tool.withdrawn:
         return None
     if tool.silent or (s.ending is not None and s.agent_replied):  # the goodbye is said, or being said
