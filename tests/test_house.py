@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 TESTS = Path(__file__).parent
@@ -154,3 +155,15 @@ def test_import_loads_no_gateway(module: str) -> None:
         [sys.executable, "-c", f"import sys, {module}; {LOADED}"], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["offhook.gateway"], "only `__version__` is there"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Imports for type checkers alone count, too."""
+    graph = grimp.build_graph("offhook", cache_dir=None)
+    circles = {
+        (importer, imported)
+        for importer in graph.modules
+        for imported in graph.find_modules_directly_imported_by(importer)
+        if graph.chain_exists(importer=imported, imported=importer)
+    }
+    assert circles == set()

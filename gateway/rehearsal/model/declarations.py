@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from offhook.gateway.rehearsal.model.wire import Function
+from msgspec import Struct
 
-__all__ = ["wrong_functions"]
+__all__ = ["Function", "wrong_functions"]
 
 FUNCTIONS_MAX = 512
 NESTED_MAX = 5  # objects and lists within each other; six are reported refused, the limit is not published
@@ -41,6 +40,18 @@ _FORMATS = {
     "integer": frozenset(("int32", "int64")),
     "string": frozenset(("enum", "date-time")),
 }
+
+
+class Function(Struct, rename="camel", forbid_unknown_fields=True):
+    """A function declaration as it is received."""
+
+    name: str
+    description: str = ""
+    behavior: Literal["UNSPECIFIED", "BLOCKING", "NON_BLOCKING"] = "UNSPECIFIED"
+    parameters: dict[str, Any] | None = None
+    parameters_json_schema: Any = None
+    response: dict[str, Any] | None = None
+    response_json_schema: Any = None
 
 
 def wrong_functions(functions: Iterable[Function], *, vertex: bool) -> str | None:

@@ -6,14 +6,21 @@ import asyncio
 import json
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from offhook.gateway.rehearsal.model import wire
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.declarations import wrong_functions
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard
 from offhook.gateway.rehearsal.model.script import Close
-from offhook.gateway.rehearsal.model.turns import AUDIO_TOKENS_PER_S, Conversation, ScriptPlayer, Trigger, raw_frame
+from offhook.gateway.rehearsal.model.turns import (
+    AUDIO_TOKENS_PER_S,
+    Conversation,
+    Progress,
+    ScriptPlayer,
+    Trigger,
+    raw_frame,
+)
 from offhook.gateway.rehearsal.model.voice import SpeechEnd, SpeechStart, VoiceActivity
 from offhook.gateway.rehearsal.model.wire import (
     BadMessage,
@@ -31,9 +38,6 @@ from offhook.gateway.rehearsal.model.wire import (
     pcm_rate_hz,
 )
 
-if TYPE_CHECKING:
-    from offhook.gateway.rehearsal.model.server import ModelServer
-
 __all__ = ["ResumptionHandle", "Session"]
 
 _SETUP_TIMEOUT_S = 30.0
@@ -49,11 +53,29 @@ class ResumptionHandle:
     model: str
 
 
+class SessionHost(Protocol):
+    """What a session needs of its server: settings, the scripts, and what outlives a connection."""
+
+    time_scale: float
+    keep_audio: bool
+    keep_arrivals: bool
+    violations: list[ClientViolation]
+    failures: list[BaseException]
+
+    def locked_setup(self, secret: str, setup: dict[str, Any]) -> dict[str, Any]: ...
+
+    def progress_for(self, setup: dict[str, Any]) -> Progress: ...
+
+    def keep_handle(self, name: str, handle: ResumptionHandle) -> None: ...
+
+    def resumed(self, name: str, model: str) -> ResumptionHandle: ...
+
+
 class Session:
     """One WebSocket. `run` returns when it is closed."""
 
     def __init__(
-        self, server: ModelServer, connection: Connection, record: SessionRecord, version: str, vertex: bool
+        self, server: SessionHost, connection: Connection, record: SessionRecord, version: str, vertex: bool
     ) -> None:
         self._server, self.connection, self._record = server, connection, record
         self._version, self._vertex = version, vertex

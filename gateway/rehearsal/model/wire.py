@@ -16,7 +16,7 @@ import msgspec
 import pybase64
 from msgspec import Struct, field
 
-from offhook.gateway.rehearsal.model.declarations import wrong_functions
+from offhook.gateway.rehearsal.model.declarations import Function, wrong_functions
 
 __all__ = [
     "MODELS",
@@ -188,16 +188,6 @@ class _Generation(_Wire):
     thinking_config: dict[str, Any] = {}
     translation_config: dict[str, Any] | None = None
     enable_affective_dialog: bool | None = None
-
-
-class Function(_Wire):
-    name: str
-    description: str = ""
-    behavior: Literal["UNSPECIFIED", "BLOCKING", "NON_BLOCKING"] = "UNSPECIFIED"
-    parameters: dict[str, Any] | None = None
-    parameters_json_schema: Any = None
-    response: dict[str, Any] | None = None
-    response_json_schema: Any = None
 
 
 class _Tool(_Wire):

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offhook.gateway.models.gemini.declarations import declared_parameters
-from offhook.gateway.rehearsal.model.declarations import wrong_functions
-from offhook.gateway.rehearsal.model.wire import Function
+from offhook.gateway.rehearsal.model.declarations import Function, wrong_functions
 from offhook.gateway.tools.schema import Arguments, inlined
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offhook.gateway.rehearsal.model.declarations import wrong_functions
-from offhook.gateway.rehearsal.model.wire import Function, SessionRefused, checked_setup
+from offhook.gateway.rehearsal.model.declarations import Function, wrong_functions
+from offhook.gateway.rehearsal.model.wire import SessionRefused, checked_setup
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
