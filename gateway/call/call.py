@@ -12,7 +12,6 @@ and its effect: the line and the model's link queue what they are given, and sen
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -43,8 +42,6 @@ from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import LINK_RTT
 
 __all__ = ["ENDING_MAX_S", "Call"]
-
-log = logging.getLogger(__name__)
 
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
 CLOSE_MAX_S = 15.0  # tools, model and line each have bounds of their own below this
@@ -281,22 +278,14 @@ class Call:
             if timer is not None:
                 timer.cancel()
         # Each in a task of its own; the line first, as the caller waits for what follows.
-        closers = [self._close_line, self.tools.close, *self.model.closers()]
+        closers = [self.speaking.close, self.tools.close, *self.model.closers()]
         if not await self._faults.all_closed(closers, CLOSE_MAX_S):
-            self._stuck("a tool, the model or the carrier did not close in time")
+            self._faults.stuck("a tool, the model or the carrier did not close in time")
         await self.model.ended()
         if self._recorder is not None:
             closer = partial(self._recorder.close, self.timeline.error)
             if not await self._faults.all_closed([closer], RECORDING_MAX_S):
-                self._stuck("the recording was not on disk in time")
-
-    async def _close_line(self) -> None:
-        if (line := self.line) is not None:
-            try:
-                await line.close()
-            except BaseException:
-                line.abort()
-                raise
+                self._faults.stuck("the recording was not on disk in time")
 
     def _conclude(self) -> None:
         """The record is complete and the call's place free, whatever state its parts are in."""
@@ -323,18 +312,12 @@ class Call:
         if self._gone.is_set():
             return
         self.ending = self.ending or Ending.SERVER_STOPPED
-        self._stuck("the call did not close in time and was given up")
+        self._faults.stuck("the call did not close in time and was given up")
         self._closer.cancel()
         self.model.cancel()
         if self.line is not None:
             self._faults.safely("closing", self.line.abort)
         self._conclude()
-
-    def _stuck(self, what: str) -> None:
-        """A part has bounds of its own and did not keep them; the call goes on without it."""
-        self._metrics.stuck_calls_total.inc()
-        self.timeline.error(what)
-        log.error("call %s: %s", self.facts.call_sid, what)
 
     # --- the line's side (LineSink; `caller_audio` is the hearing's)
 
@@ -391,9 +374,9 @@ class Call:
 
     def _fire(self, event: type[e.Event]) -> None:
         if event is e.ModelSilent and any(not tool.withdrawn for tool in self._state.tools):
-            self._stuck("a tool did not end in its time")
+            self._faults.stuck("a tool did not end in its time")
         elif event is e.ConnectTimeout and self.model.was_ready and self._state.link is Link.DOWN:
-            self._stuck("the model's link neither came back nor gave up")
+            self._faults.stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
 
     def _end(self, command: c.End) -> None:

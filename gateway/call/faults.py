@@ -40,6 +40,12 @@ class Faults:
             with suppress(Exception):
                 self._give_up()
 
+    def stuck(self, what: str) -> None:
+        """A part has bounds of its own and did not keep them; the call goes on without it."""
+        self._metrics.stuck_calls_total.inc()
+        self._timeline.error(what)
+        log.error("call %s: %s", self._call_sid, what)
+
     async def owned(self, part: str, work: Awaitable[Any]) -> bool:
         """Await it for a task of its own: whether it ended without an exception.
 

@@ -93,6 +93,15 @@ class Speaking:
             self._feed(e.ReplyAudio(now_s, turn, samples, audible))
         self._feed(e.ReplyComplete(now_s, turn))
 
+    async def close(self) -> None:
+        """Close the line, where there is one; one that fails to close is aborted."""
+        if (line := self.line) is not None:
+            try:
+                await line.close()
+            except BaseException:
+                line.abort()
+                raise
+
     # --- from the line (LineSink)
 
     def sent(self, span: Span) -> None:
