@@ -14,6 +14,7 @@ Foreign exceptions are translated into these once, at the edge that meets them. 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -25,6 +26,7 @@ __all__ = [
     "OffhookError",
     "OperatorError",
     "PeerError",
+    "cancelled_from_outside",
     "nearest",
 ]
 
@@ -79,3 +81,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """`did you mean X? ` for a word that is almost a known one, else nothing: to be put into a message."""
     found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"did you mean {found[0]}? " if found else ""
+
+
+def cancelled_from_outside() -> bool:
+    """In a handler of `CancelledError`: whether this task was cancelled, and not something that it awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

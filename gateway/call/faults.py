@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from offhook.gateway.call.timeline import Timeline
+from offhook.gateway.errors import cancelled_from_outside
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["FAULTS_MAX", "Faults", "cancelled_from_outside"]
+__all__ = ["FAULTS_MAX", "Faults"]
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,3 @@ class Faults:
         for task in left:
             task.cancel()
         return not left
-
-
-def cancelled_from_outside() -> bool:
-    """In a handler of `CancelledError`: whether this task was cancelled, and not something that it awaited."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

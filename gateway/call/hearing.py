@@ -154,11 +154,21 @@ class Hearing:
         silence = self._silence[0]
         return (silence * (length // len(silence) + 1))[:length]
 
-    def heard(self, codes: bytes, samples: NDArray[np.int16], edge: SpeechEdge | None, received_s: float) -> None:
-        """A submitted frame, decoded (int16, 8 kHz), and the edge of speech that it decided, if any."""
+    def heard(
+        self,
+        codes: bytes,
+        samples: NDArray[np.int16],
+        edge: SpeechEdge | None,
+        agent_dbov: float,
+        received_s: float,
+    ) -> None:
+        """A submitted frame, decoded (int16, 8 kHz), and the edge of speech that it decided, if any.
+
+        `agent_dbov`: the agent's level that the caller heard meanwhile.
+        """
         self._arrivals_s.append(received_s)
         if edge is None:
-            self._watch_loudness(samples, received_s)
+            self._watch_loudness(samples, agent_dbov, received_s)
         else:
             self._loudness.speech_found()
             # Back-dated to that frame's arrival, not by the length of the audio since: frames come late and in bunches.
@@ -176,10 +186,10 @@ class Hearing:
         else:
             self.uplink.caller_audio(codes, samples, received_s)
 
-    def _watch_loudness(self, samples: NDArray[np.int16], received_s: float) -> None:
+    def _watch_loudness(self, samples: NDArray[np.int16], agent_dbov: float, received_s: float) -> None:
         if self.detector.speaking:
             return
-        if received_s < self._secret_until_s or self.agent_level_dbov(received_s) > SILENCE_DBOV:
+        if received_s < self._secret_until_s or agent_dbov > SILENCE_DBOV:
             self._loudness.begin_anew()
         elif self._loudness.push(samples, received_s):
             self._feed(LoudWithoutSpeech(received_s))
@@ -231,8 +241,7 @@ class Detection:
 
     def submit(self, hearing: Hearing, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
-        samples = hearing.decode(codes)
-        if hearing.to_8k is not None:
-            samples = np.frombuffer(hearing.to_8k.push(codes), np.int16)
-        edge = hearing.detector.push(samples, hearing.agent_level_dbov(received_s))
-        hearing.heard(codes, samples, edge, received_s)
+        to_8k = hearing.to_8k
+        samples = hearing.decode(codes) if to_8k is None else np.frombuffer(to_8k.push(codes), np.int16)
+        agent_dbov = hearing.agent_level_dbov(received_s)
+        hearing.heard(codes, samples, hearing.detector.push(samples, agent_dbov), agent_dbov, received_s)

@@ -33,7 +33,7 @@ from offhook.gateway.conversation.events import (
     ToolWithdrawn,
     TurnComplete,
 )
-from offhook.gateway.errors import Malformed, ModelRefused
+from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
 from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.audio import CallerAudio
@@ -279,7 +279,7 @@ class GeminiLink:
                 try:
                     cause = await self._connect(cause)
                 except asyncio.CancelledError as error:
-                    if _cancelled_from_outside():
+                    if cancelled_from_outside():
                         raise
                     self._failed("link", error)
                 except Exception as error:
@@ -398,7 +398,7 @@ class GeminiLink:
                 if cause is Cause.ROTATION and not (self._closing.is_set() or self._renewing):
                     await self._await_newer_handle(reader)
         except asyncio.CancelledError:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 self._closing.set()
             raise
         finally:
@@ -427,7 +427,7 @@ class GeminiLink:
         try:
             await work
         except asyncio.CancelledError as error:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 raise
             self._failed(part, error)
         except (genai_errors.APIError, WebSocketException, OSError):
@@ -600,9 +600,3 @@ class GeminiLink:
         self._sink.count(LinkCount.UNKNOWN_FIELD if value.unknown else LinkCount.BAD_FIELD)
         if value.value and (fault := f"{value.where} that cannot be used: {value.value}") not in self.faults:
             self.faults.append(fault)
-
-
-def _cancelled_from_outside() -> bool:
-    """In a handler of `CancelledError`: whether this task was cancelled, and not a future that it awaited."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
