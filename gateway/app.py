@@ -252,7 +252,7 @@ class Gateway:
         await runner.setup()
         assert runner.server is not None
         try:
-            listener = await _listen(connections.guard(runner.server), host, port)
+            listener = await _listen(connections.guard(runner.server), host, port, connections.backlog)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
@@ -477,10 +477,10 @@ class _Control:
         return outbound.call_sid if outbound else call_id
 
 
-async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int, backlog: int) -> asyncio.Server:
     """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
     loop = asyncio.get_running_loop()
     if host == "::" and socket.has_dualstack_ipv6():
         both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return await loop.create_server(serving, sock=both, backlog=256)
-    return await loop.create_server(serving, host, port, backlog=256)
+        return await loop.create_server(serving, sock=both, backlog=backlog)
+    return await loop.create_server(serving, host, port, backlog=backlog)
