@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
-__all__ = ["DIALABLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
+__all__ = ["DIALABLE", "EXAMPLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
 
 
 class AddressKind(Enum):
