@@ -143,6 +143,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             raise OperatorError(f"{name} must be 1 or 0, not {given!r}")
         return given in ("1", "true", "yes")
 
+    # Rehearsed callers have one number, and those of insecure mode are programs on this machine.
+    own = switch("OFFHOOK_SIMULATED") or switch("OFFHOOK_INSECURE")
     settings = Settings(
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
@@ -156,8 +158,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
-        caller_calls=int(number("OFFHOOK_CALLER_CALLS", 10, 0, 100_000)),
-        caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 120, 0, 100_000)),
+        caller_calls=int(number("OFFHOOK_CALLER_CALLS", 0 if own else 10, 0, 100_000)),
+        caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 0 if own else 120, 0, 100_000)),
         refused_callers=listed("OFFHOOK_REFUSED_CALLERS"),
         cost_per_day=number("OFFHOOK_COST_PER_DAY", 0, 0, 1e9),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
