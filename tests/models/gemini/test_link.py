@@ -355,7 +355,7 @@ async def test_a_message_too_big_is_not_requested_again(monkeypatch, caplog):
         await rig.sink.until_event(ModelFailed)
         assert 1 < len(rig.server.sessions) <= 3  # nothing but one fresh session is tried
         assert {session.close_code for session in rig.server.sessions} == {1009}
-        assert rig.sink.counts["too_large"] == len(rig.server.sessions)
+        assert rig.sink.counts[LinkCount.MALFORMED, "too_large"] == len(rig.server.sessions)
         assert "connection lost: 1009 message too big: above 1 MiB" in rig.link.faults
     assert any("message too big" in record.getMessage() for record in caplog.records)
 
