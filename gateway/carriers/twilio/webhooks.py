@@ -181,7 +181,7 @@ class Twilio:
         if not messages.is_call_sid(fields.get("CallSid", "")):
             self._limits.refuse("bad_field", web.HTTPBadRequest(text="CallSid is missing or malformed"))
         account_sid = fields.get("AccountSid", "")
-        if settings.twilio_account_sid and account_sid != settings.twilio_account_sid:
+        if settings.twilio_account_sid and account_sid not in ("", settings.twilio_account_sid):
             self._limits.refuse("wrong_call", web.HTTPForbidden(text="the call is another account's"))
         return fields
 
