@@ -36,7 +36,6 @@ quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks
-	@$(BIN)/python -m pytest tests/web/attack_checks.py
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
-__all__ = ["DIALABLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
+__all__ = ["DIALABLE", "EXAMPLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
 
 
 class AddressKind(Enum):
@@ -105,8 +105,8 @@ def first_number(candidates: Iterable[str]) -> str:
 def _plain(given: str) -> str:
     """Without invisible characters, with ASCII digits: numbers are pasted from contacts and documents."""
     text = unicodedata.normalize("NFKC", given)
-    visible = (c for c in text if unicodedata.category(c) != "Cf")
-    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in visible).strip()
+    seen = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Cs"))
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in seen).strip()
 
 
 def _is_withheld(text: str) -> bool:

@@ -22,6 +22,7 @@ from offhook.gateway.config import Settings, check_proxies, settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import AddressKind, mistake_in, read_address
 from offhook.gateway.telephony.status import FINAL
+from offhook.gateway.text import visible
 
 __all__ = ["mount"]
 
@@ -125,9 +126,9 @@ async def _ask(
 
 def _error_of(text: str) -> str:
     try:
-        return str(msgspec.json.decode(text)["error"])
-    except (ValueError, KeyError, TypeError):  # not the gateway's: a proxy's
-        return " ".join(text.split())[:200]
+        return visible(str(msgspec.json.decode(text)["error"]))
+    except (ValueError, KeyError, TypeError, RecursionError):  # not the gateway's: a proxy's
+        return visible(" ".join(text.split())[:200])
 
 
 def number_list() -> None:

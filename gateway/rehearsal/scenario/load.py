@@ -53,6 +53,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
+from offhook.gateway.text import safe_name
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
 __all__ = [
@@ -167,6 +168,14 @@ class _Reader:
     def __init__(self, file: YamlFile, directory: Path) -> None:
         self._file, self._directory = file, directory
 
+    def _name(self, given: Any) -> str:
+        name: str = self._made(given, str, ["name"])
+        if not safe_name(name):
+            self._fail(
+                "names a folder of results: write up to 100 characters without / \\ : and a dot in front", ["name"]
+            )
+        return name
+
     def scenario(self) -> Scenario:
         data = self._file.value
         self._mapping(data, [], FIELDS)
@@ -185,7 +194,7 @@ class _Reader:
         if "outbound" in data:
             outbound = self._dataclass(OutboundPlan, data["outbound"] or {}, ["outbound"])
         return Scenario(
-            name=self._made(data.get("name", Path(self._file.path).name.partition(".")[0]), str, ["name"]),
+            name=self._name(data.get("name", Path(self._file.path).name.partition(".")[0] or "scenario")),
             about=self._made(data.get("about", ""), str, ["about"]),
             agent=agent,
             agent_file=agent_file,
