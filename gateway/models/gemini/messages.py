@@ -288,7 +288,7 @@ def parse(frame: bytes | str) -> list[Incoming]:
     repaired: list[Incoming] = []
     try:
         message = _decode(frame)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError):
         message = _decode_leniently(frame, repaired)
     if type(message) is not dict:
         raise Malformed("model", "not_an_object", "a frame is not a JSON object")
