@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -47,6 +48,7 @@ OUT = Path("out/soak.json")
 SLOPE_MAX_MB_AN_HOUR = 10.0
 SAMPLE_S = 60.0
 WARM_UP_S, SETTLE_S = 60.0, 60.0
+UNANSWERED_MAX = 100
 BUNDLED = (
     "demo", "barge-in-hold", "barge-in-model", "barge-in-twice", "hang-up-in-greeting", "keys", "line-breaks",
     "line-jitter", "line-keeps-breaking", "line-loses-marks", "line-reads-slowly", "line-rubbish", "model-in-crumbs",
@@ -102,6 +104,7 @@ class Sample:
     rss_mb: float
     descriptors: int
     late_ms: float | None
+    unanswered: int  # scrapes within 5 s, so far
 
 
 @dataclass
@@ -191,10 +194,12 @@ async def soak(calls: int, minutes: float) -> Soak:
                     rss_mb=seen.get("process_resident_memory_bytes") / 1e6,
                     descriptors=int(seen.get("process_open_fds")),
                     late_ms=told.clock_p99_ms,
+                    unanswered=gateway.unanswered,
                 )
             )
             result.reasons = dict(reasons)
             await _write(result)
+            await asyncio.to_thread(shutil.copy, folder / "gateway.log", OUT.with_suffix(".log"))
         await callers.order(0, 0.0)
         result.after, names = await gateway.idle()
         result.tasks_left = dict(Counter(names))
@@ -213,9 +218,17 @@ class _Gateway:
 
     def __init__(self, http: aiohttp.ClientSession, url: str, token: str, folder: Path) -> None:
         self._http, self._url, self._token, self._folder = http, url, token, folder
+        self.unanswered = 0
 
     async def look(self) -> Scrape:
-        return await scrape(self._http, self._url, time.monotonic, self._token)
+        """Its metrics. A loaded machine may take longer than a scrape may: tried again, and counted."""
+        while True:
+            try:
+                return await scrape(self._http, self._url, time.monotonic, self._token)
+            except TimeoutError:
+                self.unanswered += 1
+                if self.unanswered > UNANSWERED_MAX:
+                    raise
 
     async def idle(self) -> tuple[dict[str, int], list[str]]:
         """Calls, tasks and descriptors once they stand still without a call; the names of the tasks."""
