@@ -259,6 +259,14 @@ class _Events(Reader, Scanner, Parser):
             raise _Wrong(_TOO_DEEP, (self.line + 1, self.column + 1))
         super().fetch_flow_collection_start(TokenClass)
 
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> Any:
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):
+            raise _Wrong(
+                r"an escape names no character: the last is \U0010ffff", (self.line + 1, self.column + 1)
+            ) from None
+
     def scan_to_next_token(self) -> None:
         super().scan_to_next_token()
         while self.peek() == "\t":

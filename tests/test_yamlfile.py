@@ -175,6 +175,13 @@ def test_deep_nesting_is_an_error(opening: str) -> None:
     assert parse_yaml(bearable).value
 
 
+@pytest.mark.parametrize("escape", [r"\U00110000", r"\UFFFFFFFF"])
+def test_an_escape_of_no_character_is_an_error(escape: str) -> None:
+    error = refused(f'a: 1\nb: "x{escape}"')
+    assert "names no character" in error.what
+    assert error.line == 2
+
+
 def test_nesting_by_aliases_is_bounded() -> None:
     step = "x{}: &x{} " + "[" * 30 + "*x{}" + "]" * 30 + "\n"
     text = "x0: &x0 []\n" + "".join(step.format(i + 1, i + 1, i) for i in range(2000))

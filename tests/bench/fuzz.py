@@ -49,7 +49,7 @@ def guided(name: str, seconds: float, seed: int) -> None:
 
     options = {
         "max_total_time": int(seconds), "max_len": MAX_INPUT, "rss_limit_mb": RSS_MIB, "timeout": 20, "seed": seed,
-        "artifact_prefix": f"{OUT}/{name}-", "print_final_stats": 1, "verbosity": 0,
+        "artifact_prefix": f"{OUT}/{name}-", "print_final_stats": 1,
     }  # fmt: skip
     atheris.Setup(
         [sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(corpus)],
