@@ -25,6 +25,7 @@ model without `sound` or `length_ms` is synthesised speech.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -148,8 +149,8 @@ def load_scenario(path: str | Path) -> Scenario:
     """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
     path = Path(path)
     bundled = SCENARIOS / f"{path}.call.yaml"
-    if not path.suffix and not path.exists():  # meant as a name
-        if not bundled.is_file():
+    if not path.suffix and not os.path.exists(path):  # meant as a name
+        if not os.path.isfile(bundled):
             names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
             hint = f"no file and no bundled scenario of that name; {nearest(path, names)}".rstrip("; ")
             raise ScenarioError(str(path), hint)
@@ -253,7 +254,7 @@ class _Reader:
     def _agent(self, value: Any) -> tuple[Agent, Path | None, str]:
         if isinstance(value, str):
             path = self._directory / value
-            if not path.is_file():
+            if not os.path.isfile(path):  # False also for what no file can be named
                 self._fail(f"no agent file at {path}", ["agent"])
             return load_agent(path), path, ""
         if not isinstance(value, Mapping):
