@@ -243,6 +243,9 @@ def simulate(
     json: Annotated[Path | None, typer.Option(help="Write one report of all calls to this file.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     details: Annotated[bool, typer.Option(help="Show the tables of passed calls, too.")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier run's --json: fail where this one is slower or acts differently.")
+    ] = None,
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
@@ -262,6 +265,7 @@ def simulate(
         json_path=json,
         junit=junit,
         details=details,
+        baseline=baseline,
     )
     good = _run(wanted)
     if not good:

@@ -24,10 +24,17 @@ from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
 from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
+from offhook.gateway.rehearsal.results.baseline import (
+    Comparison,
+    compare,
+    facts_of,
+    read_baseline,
+    show_comparison,
+)
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
-from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario
+from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 
 __all__ = ["faults", "load", "rehearsal_model", "simulate"]
 
@@ -46,8 +53,11 @@ async def simulate(
     json_path: Path | None = None,
     junit: Path | None = None,
     details: bool = False,
+    baseline: Path | None = None,
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
+
+    With `baseline`, an earlier run's `json_path`, also whether nothing is worse than it was then.
 
     Each runs against its own gateway process, `parallel` at once. Each prints a line as it ends, and its failed
     expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
@@ -61,6 +71,8 @@ async def simulate(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
     runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
+    earlier = None if baseline is None else await asyncio.to_thread(read_baseline, baseline)
+    facts = facts_of(dict(zip(names, map(scenario_file, paths), strict=True)), seed=seed, repeat=repeat, speed=speed)
     slots = asyncio.Semaphore(parallel)
     reports: list[tuple[str, Report]] = []
     running: list[str] = []
@@ -96,22 +108,28 @@ async def simulate(
     with status or nullcontext():
         await asyncio.gather(*(one(*run) for run in runs))
     whole = report_of([c for _, r in reports for c in r.calls])
+    whole.run = facts
     if speed > 1:
         whole.note = f"{WITHOUT_COMPUTING} {whole.note}"
+    compared = None
+    if baseline is not None and earlier is not None:
+        compared = await asyncio.to_thread(compare, baseline, earlier, whole)
     page = out / "index.html"
-    await asyncio.to_thread(write_page, reports, whole, page)
+    await asyncio.to_thread(write_page, reports, whole, page, compared)
     if json_path is not None:
         await asyncio.to_thread(write_report, whole, json_path)
     if junit is not None:
-        await asyncio.to_thread(_write_junit, reports, junit)
+        await asyncio.to_thread(_write_junit, reports, compared, junit)
     passed = sum(report.ok for _, report in reports)
     if len(reports) > 1:
         show_totals(whole, console)
     if speed > 1:
         console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
+    if compared is not None:
+        show_comparison(compared, console)
     console.print(f"[dim]recordings and pictures: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")
-    return passed == len(reports)
+    return passed == len(reports) and (compared is None or compared.ok)
 
 
 async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> Report:
@@ -140,7 +158,7 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
     return msgspec.json.decode(await asyncio.to_thread((folder / "report.json").read_bytes), type=Report)
 
 
-def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
+def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | None, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     suite = ElementTree.Element("testsuite", name="offhook simulate", tests=str(len(reports)))
     suite.set("failures", str(sum(not report.ok for _, report in reports)))
@@ -150,6 +168,13 @@ def _write_junit(reports: Sequence[tuple[str, Report]], path: Path) -> None:
         failed = [v.words for call in report.calls for v in call.verdicts if not v.ok]
         if failed:
             ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
+    if compared is not None:
+        suite.set("tests", str(len(reports) + 1))
+        case = ElementTree.SubElement(suite, "testcase", classname="offhook", name="baseline", time="0")
+        if not compared.ok:
+            suite.set("failures", str(sum(not report.ok for _, report in reports) + 1))
+            failure = ElementTree.SubElement(case, "failure", message=compared.failures[0])
+            failure.text = "\n".join(compared.failures)
     write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 

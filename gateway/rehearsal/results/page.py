@@ -14,10 +14,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from offhook.gateway.files import write_whole
+from offhook.gateway.rehearsal.results.baseline import Comparison, Distribution
 from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report
 from offhook.metrics.segments import BY_NAME
 
 __all__ = ["page", "write_page"]
+
+CURVE_W, CURVE_H = 260, 60  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,15 @@ class _Call:
     turns: list[_Turn]
 
 
-def write_page(runs: Sequence[tuple[str, Report]], whole: Report, path: Path) -> None:
+def write_page(
+    runs: Sequence[tuple[str, Report]], whole: Report, path: Path, compared: Comparison | None = None
+) -> None:
     """Write the page of these named runs next to their files; `whole` has the figures of all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page(runs, whole, path.parent))
+    write_whole(path, page(runs, whole, path.parent, compared))
 
 
-def page(runs: Sequence[tuple[str, Report]], whole: Report, folder: Path) -> str:
+def page(runs: Sequence[tuple[str, Report]], whole: Report, folder: Path, compared: Comparison | None = None) -> str:
     """The page's text; links are relative to `folder`."""
     failed = whole.totals.failed
     runs = sorted(runs, key=lambda run: (run[1].ok, run[0]))
@@ -55,6 +60,8 @@ def page(runs: Sequence[tuple[str, Report]], whole: Report, folder: Path) -> str
         headline=f"{whole.totals.calls} calls, " + (f"{failed} failed" if failed else "all expectations met"),
         runs=runs,
         whole=whole,
+        compared=compared,
+        curves=[_curves(d) for d in compared.distributions] if compared else [],
         segments=[(name, *_segment(name), found) for name, found in whole.totals.segments.items()],
         calls=[
             _call(name, call, report.paths, f"-{number}" if len(report.calls) > 1 else "", folder)
@@ -111,6 +118,30 @@ def _turns(call: CallReport) -> list[_Turn]:
             )
         )
     return sorted(turns, key=lambda turn: turn.at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Curves:
+    """A segment of two runs: the share of samples up to each time, as points of a picture of 260 by 60."""
+
+    distribution: Distribution
+    before: str
+    now: str
+    to_ms: float
+
+
+def _curves(distribution: Distribution) -> _Curves:
+    both = [*distribution.before_ms, *distribution.now_ms]
+    to_ms = max(both) or 1.0
+
+    def points(samples_ms: Sequence[float]) -> str:
+        places = [f"0,{CURVE_H}"]
+        for n, ms in enumerate(sorted(samples_ms)):
+            x = CURVE_W * max(ms, 0.0) / to_ms
+            places += [f"{x:.1f},{CURVE_H * (1 - (n + up) / len(samples_ms)):.1f}" for up in (0, 1)]
+        return " ".join([*places, f"{CURVE_W},0"]) if samples_ms else ""
+
+    return _Curves(distribution, points(distribution.before_ms), points(distribution.now_ms), to_ms)
 
 
 def _ms(ms: float | None) -> str:

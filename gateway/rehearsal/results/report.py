@@ -38,9 +38,11 @@ __all__ = [
     "ModelSession",
     "Percentiles",
     "Report",
+    "RunFacts",
     "Totals",
     "call_report",
     "report_of",
+    "samples_of",
     "show",
     "show_totals",
     "write_report",
@@ -173,6 +175,16 @@ class Totals(msgspec.Struct, kw_only=True):
     segments: dict[str, Percentiles]
 
 
+class RunFacts(msgspec.Struct, kw_only=True):
+    """What two runs must share to be compared; `scenarios` are digests of their files, by name."""
+
+    scenarios: dict[str, str]
+    machine: str
+    seed: int | None = None
+    repeat: int = 1
+    speed: float = 1.0
+
+
 class Report(msgspec.Struct, kw_only=True):
     """One run of rehearsals."""
 
@@ -182,6 +194,7 @@ class Report(msgspec.Struct, kw_only=True):
     totals: Totals
     note: str = OUTSIDE
     paths: dict[str, str] = {}
+    run: RunFacts | None = None
 
     @property
     def ok(self) -> bool:
@@ -300,7 +313,7 @@ def report_of(calls: Sequence[CallReport], paths: Mapping[str, str] | None = Non
     """The report of a run; percentiles are exact, over all calls' turns."""
     samples: dict[str, list[float]] = {}
     for call in calls:
-        for name, ms in _samples(call):
+        for name, ms in samples_of(call):
             samples.setdefault(name, []).append(ms)
     known = [*BY_NAME, *LINE_SEGMENTS]
     order = {name: index for index, name in enumerate(known)}
@@ -516,7 +529,8 @@ def _line_to_model_ms(truth: CallTruth, session: ModelSession, place: int, offse
     return _round(1000.0 * (session.audio_arrivals[index][0] - sent_s))
 
 
-def _samples(call: CallReport) -> Iterable[tuple[str, float]]:
+def samples_of(call: CallReport) -> Iterable[tuple[str, float]]:
+    """Segment and milliseconds of everything that was measured in a call."""
     if call.record is not None:
         yield from call.record.segments.items()
         for turn in call.record.turns:

@@ -147,15 +147,21 @@ class Scenario:
 
 def load_scenario(path: str | Path) -> Scenario:
     """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
-    path = Path(path)
-    bundled = SCENARIOS / f"{path}.call.yaml"
-    if not path.suffix and not os.path.exists(path):  # meant as a name
-        if not os.path.isfile(bundled):
-            names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
-            hint = f"no file and no bundled scenario of that name; {nearest(path, names)}".rstrip("; ")
-            raise ScenarioError(str(path), hint)
-        path = bundled
+    path = scenario_file(path)
     return _Reader(read_yaml(path, ScenarioError), path.resolve().parent).scenario()
+
+
+def scenario_file(path: str | Path) -> Path:
+    """The file of a scenario; a bare name finds a bundled one. Raises `ScenarioError`."""
+    path = Path(path)
+    if path.suffix or os.path.exists(path):
+        return path
+    bundled = SCENARIOS / f"{path}.call.yaml"  # meant as a name
+    if not os.path.isfile(bundled):
+        names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
+        hint = f"no file and no bundled scenario of that name; {nearest(path, names)}".rstrip("; ")
+        raise ScenarioError(str(path), hint)
+    return bundled
 
 
 def parse_scenario(text: str, *, path: str = "scenario.call.yaml", directory: Path = Path()) -> Scenario:
