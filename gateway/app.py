@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.policy import detector_of
+from offhook.gateway.agent.redaction import redacted, without_words
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import ENDING_MAX_S, Call
@@ -37,8 +38,11 @@ from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
 from offhook.gateway.store import Records
+from offhook.gateway.store.columns import CallEvent
+from offhook.gateway.store.configured import kept_records
 from offhook.gateway.store.memory import MemoryRecords
-from offhook.gateway.store.record import CallRecord
+from offhook.gateway.store.record import CallRecord, ToolRecord
+from offhook.gateway.store.upkeep import Retention, upkeep_forever
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
@@ -51,6 +55,8 @@ from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
+from offhook.gateway.webhooks.deliver import Deliveries, receiver_for
+from offhook.gateway.webhooks.events import CallEvents
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Gateway", "model_for"]
@@ -113,7 +119,16 @@ class Gateway:
         for agent in agents:
             check_limit(agent, self.model.name_of(agent), self._prices)
         self.calls: dict[str, Call] = {}
-        self.records: Records = MemoryRecords()
+        receiver = receiver_for(settings)
+        self._store = kept_records(settings, self.metrics)
+        self.records: Records = MemoryRecords() if self._store is None else self._store
+        self._redacting: set[asyncio.Task[None]] = set()
+        self._events: CallEvents | None = None
+        self._deliveries: Deliveries | None = None
+        if receiver is not None and self._store is not None:
+            self._events = CallEvents(settings.webhook_events, time.time)
+            self._deliveries = Deliveries(self._store.database, receiver, self.metrics, time.time)
+            self._store.written = self._deliveries.wake
         self._detection = Detection()
         self.switchboard = Switchboard(
             settings,
@@ -202,6 +217,7 @@ class Gateway:
         """
         settings = self.settings
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._stored())
             stack.push_async_callback(self.model.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
@@ -265,6 +281,29 @@ class Gateway:
             listener.close()
             connections.close()
             await runner.cleanup()
+
+    @asynccontextmanager
+    async def _stored(self) -> AsyncIterator[None]:
+        """The store and its deliveries, until after the last call."""
+        if (store := self._store) is None:
+            yield
+            return
+        await store.open()
+        if self._deliveries is not None:
+            self._deliveries.start()
+        retentions = {agent.name: _retention_of(agent) for agent in self.agents}
+        upkeep = asyncio.create_task(
+            upkeep_forever(store.database, retentions, time.time, store.forget), name="store: upkeep"
+        )
+        try:
+            yield
+        finally:
+            await asyncio.gather(*self._redacting, return_exceptions=True)
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
+            if self._deliveries is not None:
+                await self._deliveries.close()
+            await store.close()
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -375,6 +414,10 @@ class Gateway:
         )
         if self._traces is not None:
             call.record.trace_id = new_trace_id()
+        call.record.model = self.model.name_of(agent)
+        if self._events is not None:
+            call.timeline.on_tool = partial(self._tool_finished, call.record)
+            self._emit(self._events.started(call.record))
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
@@ -392,12 +435,47 @@ class Gateway:
             self.switchboard.call_over(call)
         except Exception as error:
             call.task_failed("switchboard", error)
-        self.records.keep(call.record)
+        self._keep(call)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
+
+    def _keep(self, call: Call) -> None:
+        if not call.agent.redact:
+            self._keep_record(call.record)
+            return
+
+        async def redact() -> None:
+            try:
+                record = await asyncio.to_thread(redacted, call.record, call.agent.redact)
+            except Exception as error:
+                call.task_failed("store", error)
+                record = without_words(call.record)
+            self._keep_record(record)
+
+        task = asyncio.create_task(redact(), name="redact")
+        self._redacting.add(task)
+        task.add_done_callback(self._redacting.discard)
+
+    def _keep_record(self, record: CallRecord) -> None:
+        if self._store is None:
+            self.records.keep(record)
+        else:
+            self._store.keep(record, self._events.ended(record) if self._events is not None else ())
+
+    def _emit(self, events: tuple[CallEvent, ...]) -> None:
+        assert self._store is not None
+        for event in events:
+            self._store.emit(event)
+
+    def _tool_finished(self, record: CallRecord, tool: ToolRecord) -> None:
+        assert self._events is not None
+        try:
+            self._emit(self._events.tool_finished(record, tool))
+        except (TypeError, ValueError) as error:  # arguments that are no JSON
+            log.warning("call %s: tool.finished of %s is not delivered: %s", record.call_sid, tool.name, error)
 
     # --- for the console and the API
 
@@ -421,6 +499,11 @@ class Gateway:
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
         token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, self.model.name_of(agent)
+
+
+def _retention_of(agent: Agent) -> Retention:
+    megabytes = agent.retention.megabytes
+    return Retention(agent.retention.days, None if megabytes is None else int(megabytes * 1_000_000))
 
 
 def _application(connections: Connections) -> web.Application:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from offhook.gateway.agent.builtins import option_mistakes
+from offhook.gateway.agent.redaction import rule_mistake
 from offhook.gateway.agent.spec import Agent, ToolSettings, filler_line
 from offhook.gateway.agent.tools import KNOWN, http_mistakes, mcp_mistakes
 from offhook.gateway.errors import AgentFileError, nearest
@@ -88,6 +89,9 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "outbound.message", "belongs to on_machine: leave_message, which needs it"
     if agent.outbound.message and not agent.outbound.detect_machine:
         yield "outbound.message", "is never used without machine detection: set detect_machine: true"
+    for index, rule in enumerate(agent.redact):
+        if what := rule_mistake(rule):
+            yield f"redact[{index}]", what
     for index, tool in enumerate(agent.tools):
         for name, what in _tool_contradictions(agent, tool):
             yield f"tools[{index}]{'.' if name else ''}{name}", what

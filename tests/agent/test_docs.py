@@ -61,7 +61,7 @@ def test_documented_defaults_are_the_real_defaults() -> None:
         "fallback.dial",
         "limits.cost",
     }
-    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms"}
+    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms", "retention.days", "retention.megabytes"}
     for field, own in fields_of(Agent).items():
         if field == "tools":
             continue

@@ -12,6 +12,7 @@ from operator import itemgetter
 
 import msgspec
 
+from offhook.gateway.numbers import mask
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.quantiles import summarise
@@ -121,14 +122,6 @@ class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
     target_ms: float | None = None
     within: float | None = None  # share of the samples within the target
     points: list[list[float | None]] = []  # [medians, slowest], oldest first
-
-
-def mask(number: str) -> str:
-    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
-    scheme, colon, rest = number.partition(":")
-    if colon:
-        return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
-    return number if len(number) < 4 else f"{number[: 3 if len(number) > 7 else 0]}•••{number[-2:]}"
 
 
 def masked(record: CallRecord) -> CallRecord:
