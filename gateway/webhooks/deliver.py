@@ -29,6 +29,7 @@ ANSWER_S = 15.0  # as the Standard Webhooks specification advises
 LEASE_MS = 60_000  # a process that dies holds up a delivery for as long
 POLL_S = 1.0  # what other processes wrote, and what is due again
 AWAY_S = 5.0
+CLOSE_S = 2.0
 FIRST_MS, MOST_MS, GIVE_UP_MS = 5_000, 4 * 3_600_000, 24 * 3_600_000
 GONE = 410  # the receiver wants no more of these
 ERROR_LENGTH = 200
@@ -119,8 +120,13 @@ class Deliveries:
         self._woken.set()
 
     async def close(self) -> None:
-        """What is under way is given up and due again after its lease."""
-        tasks = [*self._under_way, *([self._task] if self._task else [])]
+        """What is under way has a moment; then it is given up, and due again after its lease."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = set(self._under_way)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
