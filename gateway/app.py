@@ -54,7 +54,9 @@ from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
+from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
+from offhook.gateway.web.openapi import document
 from offhook.gateway.webhooks.deliver import Deliveries, receiver_for
 from offhook.gateway.webhooks.events import CallEvents
 from offhook.metrics.catalogue import Metrics
@@ -153,6 +155,8 @@ class Gateway:
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
         )
+        database, key = (None, b"") if self._store is None else (self._store.database, self._store.number_key)
+        history = History(database, key, self.records, _scenario_of, time.time)
         self.console = Console(
             self._access,
             self.metrics,
@@ -166,6 +170,7 @@ class Gateway:
                 "agents": [agent.name for agent in agents],
                 "simulated": settings.simulated,
             },
+            history=history,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         self._api = Api(
@@ -177,6 +182,8 @@ class Gateway:
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
+            history=history,
+            document=document(__version__, [agent.name for agent in agents], OutboundCall),
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -499,6 +506,14 @@ class Gateway:
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
         token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, self.model.name_of(agent)
+
+
+def _scenario_of(record: CallRecord) -> str:
+    try:
+        from offhook.gateway.rehearsal.scenario.from_call import scenario_text
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
+    return scenario_text(record, "recorded")
 
 
 def _retention_of(agent: Agent) -> Retention:

@@ -12,8 +12,9 @@ from offhook.gateway.store.history import PAGE_MAX, CallQuery
 
 __all__ = ["query_of", "time_ms"]
 
+DAY_MS = 86_400_000
 _LONGEST = 200  # characters of a filter
-_FIRST, _LAST = 0, (1 << 41) - 1  # milliseconds: until 2039
+_FIRST, _LAST = -DAY_MS, 2_209_075_200_000 + DAY_MS  # 1970 to 2039, in any zone
 _TEXTS = {"agent": "agent", "end_reason": "end_reason", "tool": "tool", "words": "words"}
 _SPEEDS = {"turn_gap_over_ms": "turn_gap_over_ms", "barge_in_over_ms": "barge_in_over_ms"}
 
@@ -21,7 +22,7 @@ _SPEEDS = {"turn_gap_over_ms": "turn_gap_over_ms", "barge_in_over_ms": "barge_in
 def time_ms(text: str, name: str) -> int:
     """ISO 8601, in UTC unless it has an offset, as milliseconds since 1970. Raises `OperatorError`."""
     try:
-        at = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text.upper().replace(":60", ":59", 1))  # a leap second
         at_ms = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise OperatorError(f"{name} must be a time such as 2026-11-24T15:00:00Z") from None

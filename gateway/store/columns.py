@@ -35,6 +35,7 @@ __all__ = [
     "tokens",
     "tools_of",
     "unpacked",
+    "without_number",
     "words_of",
 ]
 
@@ -128,13 +129,17 @@ def _worst(segments: Iterator[dict[str, float]], name: str) -> float | None:
     return max((one[name] for one in segments if name in one), default=None)
 
 
+def without_number(record: CallRecord) -> CallRecord:
+    """A copy of the record with the other party's number masked."""
+    if record.direction == "outbound":
+        return msgspec.structs.replace(record, dialled=mask(record.dialled))
+    return msgspec.structs.replace(record, caller=mask(record.caller))
+
+
 def entry_of(record: CallRecord, epoch: int, key: bytes, events: tuple[CallEvent, ...] = ()) -> Entry:
     """What is written of a record; the other party's number in it is hashed and masked from here on."""
-    outbound = record.direction == "outbound"
-    number = record.dialled if outbound else record.caller
-    shown = mask(number)
-    stored = msgspec.structs.replace(record, **{"dialled" if outbound else "caller": shown})
-    data = packed(stored)
+    number = record.dialled if record.direction == "outbound" else record.caller
+    data = packed(without_number(record))
     recording = record.recording
     started_ms = int(datetime.fromisoformat(record.started_at).timestamp() * 1000) if record.started_at else 0
     totals = [int(n) for name, n in record.usage.items() if _TOTAL.match(name)]
@@ -146,7 +151,7 @@ def entry_of(record: CallRecord, epoch: int, key: bytes, events: tuple[CallEvent
         record.model,
         record.direction,
         hash_number(number, key),
-        shown,
+        mask(number),
         started_ms,
         int(record.duration_ms),
         record.end_reason,

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from offhook.gateway.errors import OffhookError
 
-__all__ = ["CallDatabase", "DatabaseAway", "Dialect", "NotStorable", "Transaction"]
+__all__ = ["CallDatabase", "DatabaseAway", "Dialect", "NotStorable", "Transaction", "Work"]
 
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]

@@ -1,6 +1,6 @@
 """The store with many calls: what a page, a search, percentiles and one call take, and how large a call is.
 
-    python -m tests.bench.bench_store make FOLDER [COUNT]        SQLite with so many synthetic calls of a year
+    python -m tests.bench.bench_store make FOLDER [COUNT]        SQLite with so many synthetic calls of 50 weeks
     python -m tests.bench.bench_store make postgresql://... [COUNT]
     python -m tests.bench.bench_store ask FOLDER | postgresql://...
     python -m tests.bench.bench_store loop FOLDER [SECONDS]      stalls of the event loop while calls end
@@ -21,11 +21,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from offhook.gateway.labels import LABELS
-from offhook.gateway.store.columns import CallEvent, entry_of, hash_number, iso, packed
-from offhook.gateway.store.database import CallDatabase
+from offhook.gateway.store import postgres as postgres_module
+from offhook.gateway.store.columns import COLUMNS, CallEvent, entry_of, first_key, hash_number, iso, packed, words_of
+from offhook.gateway.store.database import CallDatabase, Transaction
 from offhook.gateway.store.history import CallQuery, count_calls, find_record, list_calls, percentiles
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.migrate import migrate
@@ -37,8 +39,10 @@ from offhook.gateway.store.writing import write_entries
 from offhook.metrics.catalogue import Metrics
 
 KEY = b"bench"
-YEAR_MS = 365 * 86_400_000
-NOW_MS = 1_795_780_800_000
+WEEK_MS = 7 * 86_400_000
+YEAR_MS = 50 * WEEK_MS
+NOW_MS = 1_795_737_600_000  # 2026-11-27 00:00 UTC
+WEEK_CALLS = 20_000
 BATCH = 500
 ASKED = 100
 AGENTS = ("desk", "sales", "support", "night", "orders")
@@ -49,13 +53,13 @@ COMMON = [f"common{i}" for i in range(300)]
 RARE = [f"rare{i}" for i in range(50_000)]
 
 
-def made(number: int, rng: random.Random) -> CallRecord:
-    """A call of six turns, some 8 kB of JSON."""
+def made(number: int, count: int, rng: random.Random) -> CallRecord:
+    """The call of this number, of `count` in the week: six turns, 10 kB of JSON."""
 
     def words(count: int) -> str:
         return " ".join(rng.choice(COMMON) if rng.random() < 0.97 else rng.choice(RARE) for _ in range(count))
 
-    started_ms = NOW_MS - YEAR_MS + int(rng.random() * YEAR_MS)
+    started_ms = NOW_MS - WEEK_MS + number * WEEK_MS // count
     turns, lines = [], []
     for turn in range(6):
         gap = rng.lognormvariate(6.6, 0.25)
@@ -65,7 +69,7 @@ def made(number: int, rng: random.Random) -> CallRecord:
             "output_onset_sent": 3.0,
             "output_onset_played": gap,
         }
-        segments |= {"model_first_event": gap - 90, "uplink_forward": 1.0}
+        segments |= {"model_first_event": gap - 90, "uplink_forward": 1.0, "output_onset_played": gap}
         said, answer = words(12), words(25)
         times = {
             "caller_started_ms": turn * 9e3,
@@ -99,6 +103,10 @@ def made(number: int, rng: random.Random) -> CallRecord:
     )
 
 
+# The database copies for minutes, which no statement of a gateway may take.
+postgres_module.STATEMENT_S = 600.0
+
+
 def database_at(where: str) -> CallDatabase:
     if where.startswith("postgres"):
         return PostgresDatabase(where)
@@ -107,25 +115,64 @@ def database_at(where: str) -> CallDatabase:
 
 
 async def make(where: str, count: int) -> None:
+    """A week of calls by the store's own code; further weeks are copies of it, made by the database."""
+    weeks = max(1, round(count / WEEK_CALLS))
+    week = min(count, WEEK_CALLS)
     database = database_at(where)
     await migrate(database)
-    done = await database.read(count_calls)
-    began_s, first = time.monotonic(), done
-    while done < count:
-        rng = random.Random(done)
-        entries = [entry_of(made(number, rng), 1, KEY) for number in range(done, min(done + BATCH, count))]
+    began_s = time.monotonic()
+    for first in range(0, week, BATCH):
+        rng = random.Random(first)
+        records = [made(number, week, rng) for number in range(first, min(first + BATCH, week))]
+        entries = [entry_of(one, 1, KEY) for one in records]
         await database.write(partial(write_entries, entries=entries, node="n"))
-        done += len(entries)
-        if done % 50_000 == 0:
-            print(f"{done} calls, {(done - first) / (time.monotonic() - began_s):.0f} a second", flush=True)
-    if database.dialect == "postgres":
-        for table in ("calls", "words", "call_tools", "latency", "records"):
-            await database.write(partial(_analyze, table=table))
+        if database.dialect == "sqlite":
+            await database.write(partial(_note_words, rows=[(one.call_sid, words_of(one)) for one in records]))
+    print(f"{week} calls written, {week / (time.monotonic() - began_s):.0f} a second", flush=True)
+    for copy in range(1, weeks):
+        await database.write(partial(_copy, shift_ms=-copy * WEEK_MS, suffix=f"-{copy}"))
+    await database.write(_finish)
     await database.close()
+    print(f"{weeks} weeks in {time.monotonic() - began_s:.0f} s")
 
 
-async def _analyze(session, table: str) -> None:
-    await session.script(f"analyze {table}")
+async def _note_words(session: Transaction, rows: list[tuple[str, str]]) -> None:
+    await session.script("create table if not exists bench_words (call_sid text primary key, said text);")
+    await session.many("insert into bench_words values (?, ?)", rows)
+
+
+async def _copy(session: Transaction, shift_ms: int, suffix: str) -> None:
+    shift, shift_s, week_s = shift_ms << 21, shift_ms // 1000, (NOW_MS - WEEK_MS) // 1000
+    first = first_key(NOW_MS - WEEK_MS)
+    copied = COLUMNS.replace("id, call_sid,", f"id + ({shift}), call_sid || '{suffix}',", 1)
+    copied = copied.replace("started_ms", f"started_ms + ({shift_ms})")
+    await session.script(f"insert into calls ({COLUMNS}) select {copied} from calls where id >= {first};")
+    for table, others in (("records", "record"), ("call_tools", "tool")):
+        await session.script(
+            f"insert into {table} (id, {others}) select id + ({shift}), {others} from {table} where id >= {first};"
+        )
+    if session.dialect == "sqlite":
+        await session.script(
+            f"insert into words (rowid, said) select c.id + ({shift}), b.said from bench_words b join calls c "
+            "on c.call_sid = b.call_sid;"
+        )
+    else:
+        await session.script(
+            f"insert into words (id, said) select id + ({shift}), said from words where id >= {first};"
+        )
+    kept = "width_s, segment, agent, model, node, bins"
+    await session.script(
+        f"insert into latency (start_s, {kept}) select start_s + ({shift_s}), {kept} from latency "
+        f"where start_s >= {week_s};"
+    )
+
+
+async def _finish(session: Transaction) -> None:
+    if session.dialect == "sqlite":
+        await session.script("drop table bench_words;")
+    else:
+        for table in ("calls", "words", "call_tools", "latency", "records"):
+            await session.script(f"analyze {table};")
 
 
 async def ask(where: str) -> None:
@@ -135,13 +182,12 @@ async def ask(where: str) -> None:
         size = sum(file.stat().st_size for file in Path(where).iterdir())
     else:
         ((size,),) = await database.read(lambda s: s.rows("select pg_database_size(current_database())"))
-    raw = [made(number, random.Random(number)) for number in range(50)]
-    import msgspec
-
+    raw = [made(number, 50, random.Random(number)) for number in range(50)]
     json_kb = sum(len(msgspec.json.encode(one)) for one in raw) / 50e3
     packed_kb = sum(len(packed(one)) for one in raw) / 50e3
     print(
-        f"{database.where}: {count} calls, {size / count / 1e3:.2f} kB each ({json_kb:.1f} kB of JSON, {packed_kb:.2f} packed)"
+        f"{database.where}: {count} calls, {size / count / 1e3:.2f} kB each, "
+        f"{json_kb:.1f} kB of JSON, {packed_kb:.2f} packed"
     )
     rng = random.Random(7)
 
@@ -152,6 +198,9 @@ async def ask(where: str) -> None:
         asked = CallQuery(**query)
         return lambda: database.read(lambda session: list_calls(session, asked))
 
+    def record_of(sid: str) -> Callable[[], Awaitable[object]]:
+        return lambda: database.read(partial(find_record, call_sid=sid))
+
     def figures(days: int) -> Callable[[], Awaitable[object]]:
         until = at()
         span = days * 86_400_000
@@ -159,7 +208,8 @@ async def ask(where: str) -> None:
             lambda session: percentiles(session, until - span, until, NOW_MS, agent=rng.choice([None, "desk"]))
         )
 
-    some = [made(number, random.Random(number // BATCH * BATCH)) for number in range(0, count, max(1, count // 100))]
+    firsts = range(0, min(count, WEEK_CALLS), BATCH)  # of their batches
+    some = [made(number, min(count, WEEK_CALLS), random.Random(number)) for number in firsts]
     questions: dict[str, Callable[[], Callable[[], Awaitable[object]]]] = {
         "newest page": lambda: listing(),
         "page at a time": lambda: listing(until_ms=at()),
@@ -174,7 +224,7 @@ async def ask(where: str) -> None:
         "two common words": lambda: listing(words=f"{rng.choice(COMMON)} {rng.choice(COMMON)}"),
         "a phrase": lambda: listing(words=f'"{rng.choice(COMMON)} {rng.choice(COMMON)}"'),
         "a word and a tool": lambda: listing(until_ms=at(), words=rng.choice(COMMON), tool=rng.choice(TOOLS)),
-        "one call": lambda: lambda sid=rng.choice(some).call_sid: database.read(lambda s: find_record(s, sid)),
+        "one call": lambda: record_of(rng.choice(some).call_sid),
         "percentiles, a month": lambda: figures(30),
         "percentiles, the year": lambda: figures(365),
     }
@@ -212,7 +262,7 @@ async def loop(where: str, seconds: float) -> None:
         database_at(where), Spool(Path(where)), KEY, Metrics(CollectorRegistry(), LABELS), node="bench"
     )
     await records.open()
-    ready = [made(10**9 + i + os.getpid() * 10_000, random.Random(i)) for i in range(int(seconds * 20) + 20)]
+    ready = [made(10**9 + i + os.getpid() * 10_000, 10**12, random.Random(i)) for i in range(int(seconds * 20) + 20)]
 
     def end_one() -> None:
         record = ready.pop()

@@ -31,7 +31,6 @@ __all__ = [
     "ended_call",
     "last_turns",
     "mask",
-    "masked",
     "points_of",
     "segment_view",
 ]
@@ -122,13 +121,6 @@ class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
     target_ms: float | None = None
     within: float | None = None  # share of the samples within the target
     points: list[list[float | None]] = []  # [medians, slowest], oldest first
-
-
-def masked(record: CallRecord) -> CallRecord:
-    """A copy of the record with the other party's number masked."""
-    if record.direction == "outbound":
-        return msgspec.structs.replace(record, dialled=mask(record.dialled))
-    return msgspec.structs.replace(record, caller=mask(record.caller))
 
 
 def _other_side(record: CallRecord) -> str:
