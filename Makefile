@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test quick attack contract lint figures bench bench-vad wheel clean
+.PHONY: help setup system demo simulate test quick attack contract api lint figures bench bench-vad wheel clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ attack: setup ## Attack a served gateway for minutes; as root from public addres
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python
+
+api: setup ## Schemathesis against the served API, by the OpenAPI document that it serves
+	@sh tests/openapi.sh $(BIN)/python
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from offhook.gateway.store.database import CallDatabase, DatabaseAway, Work
 from offhook.gateway.store.history import SegmentFigures, list_calls, percentiles, stored_names
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["FILTERS", "PARTS", "SPAN", "History", "Percentiles", "webvtt"]
+__all__ = ["FILTERS", "PARTS", "SPAN", "History", "SpanFigures", "webvtt"]
 
 T = TypeVar("T")
 FILTERS = (
@@ -50,7 +50,7 @@ LAST_CUE_MS = 4_000.0
 NO_STORE = "no history: set OFFHOOK_DATA_DIR to keep records"
 
 
-class Percentiles(msgspec.Struct, frozen=True):
+class SpanFigures(msgspec.Struct, frozen=True):
     """Every segment over one span."""
 
     since: str
@@ -100,7 +100,7 @@ class History:
             agent=given.get("agent") or None,
             model=given.get("model") or None,
         )
-        return _json(Percentiles(iso(since_ms), iso(until_ms), await self._asked(asked)))
+        return _json(SpanFigures(iso(since_ms), iso(until_ms), await self._asked(asked)))
 
     async def part(self, request: web.Request) -> web.StreamResponse:
         """One thing of a call. Raises 404."""

@@ -9,7 +9,7 @@ import msgspec
 
 from offhook.gateway.store.history import PAGE_MAX, CallPage
 from offhook.gateway.store.record import CallRecord
-from offhook.gateway.web.history import Percentiles
+from offhook.gateway.web.history import SpanFigures
 
 __all__ = ["document"]
 
@@ -70,7 +70,7 @@ _PLAIN = {ord("{"): None, ord("}"): None, ord("."): "_"}
 def document(version: str, agents: Sequence[str], outbound: type[msgspec.Struct]) -> dict[str, Any]:
     """The whole document. `outbound`: the type of an outbound call's state."""
     (page, record, figures, placed), schemas = msgspec.json.schema_components(
-        (CallPage, CallRecord, Percentiles, outbound), ref_template="#/components/schemas/{name}"
+        (CallPage, CallRecord, SpanFigures, outbound), ref_template="#/components/schemas/{name}"
     )
     schemas["Error"] = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     placing = _object(
