@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.policy import detector_of
-from offhook.gateway.agent.redaction import redacted, without_words
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import Call
@@ -32,18 +31,14 @@ from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
-from offhook.gateway.store import Records
-from offhook.gateway.store.columns import CallEvent
-from offhook.gateway.store.configured import kept_records
-from offhook.gateway.store.memory import MemoryRecords
-from offhook.gateway.store.record import CallRecord, ToolRecord
-from offhook.gateway.store.upkeep import Retention, upkeep_forever
+from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
@@ -58,8 +53,6 @@ from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.openapi import document
-from offhook.gateway.webhooks.deliver import Deliveries, receiver_for
-from offhook.gateway.webhooks.events import CallEvents
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Gateway", "model_for"]
@@ -122,16 +115,8 @@ class Gateway:
         for agent in agents:
             check_limit(agent, self.model.name_of(agent), self._prices)
         self.calls: dict[str, Call] = {}
-        receiver = receiver_for(settings)
-        self._store = kept_records(settings, self.metrics)
-        self.records: Records = MemoryRecords() if self._store is None else self._store
-        self._redacting: set[asyncio.Task[None]] = set()
-        self._events: CallEvents | None = None
-        self._deliveries: Deliveries | None = None
-        if receiver is not None and self._store is not None:
-            self._events = CallEvents(settings.webhook_events, time.time)
-            self._deliveries = Deliveries(self._store.database, receiver, self.metrics, time.time)
-            self._store.written = self._deliveries.wake
+        self._keeping = Keeping(settings, agents, self.metrics, time.time)
+        self.records = self._keeping.records
         self._detection = Detection()
         self.switchboard = Switchboard(
             settings,
@@ -156,8 +141,7 @@ class Gateway:
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
         )
-        database, key = (None, b"") if self._store is None else (self._store.database, self._store.number_key)
-        history = History(database, key, self.records, _scenario_of, time.time)
+        history = History(self._keeping.store, self.records, _scenario_of, time.time)
         self.console = Console(
             self._access,
             self.metrics,
@@ -225,7 +209,7 @@ class Gateway:
         """
         settings = self.settings
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._stored())
+            await stack.enter_async_context(self._keeping.running())
             stack.push_async_callback(self.model.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
@@ -289,29 +273,6 @@ class Gateway:
             listener.close()
             connections.close()
             await runner.cleanup()
-
-    @asynccontextmanager
-    async def _stored(self) -> AsyncIterator[None]:
-        """The store and its deliveries, until after the last call."""
-        if (store := self._store) is None:
-            yield
-            return
-        await store.open()
-        if self._deliveries is not None:
-            self._deliveries.start()
-        retentions = {agent.name: _retention_of(agent) for agent in self.agents}
-        upkeep = asyncio.create_task(
-            upkeep_forever(store.database, retentions, time.time, store.forget), name="store: upkeep"
-        )
-        try:
-            yield
-        finally:
-            await asyncio.gather(*self._redacting, return_exceptions=True)
-            upkeep.cancel()
-            await asyncio.gather(upkeep, return_exceptions=True)
-            if self._deliveries is not None:
-                await self._deliveries.close()
-            await store.close()
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -423,9 +384,8 @@ class Gateway:
         if self._traces is not None:
             call.record.trace_id = new_trace_id()
         call.record.model = self.model.name_of(agent)
-        if self._events is not None:
-            call.timeline.on_tool = partial(self._tool_finished, call.record)
-            self._emit(self._events.started(call.record))
+        call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
+        self._keeping.started(call.record)
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
@@ -443,47 +403,12 @@ class Gateway:
             self.switchboard.call_over(call)
         except Exception as error:
             call.task_failed("switchboard", error)
-        self._keep(call)
+        self._keeping.ended(call.record, call.agent.redact)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
-
-    def _keep(self, call: Call) -> None:
-        if not call.agent.redact:
-            self._keep_record(call.record)
-            return
-
-        async def redact() -> None:
-            try:
-                record = await asyncio.to_thread(redacted, call.record, call.agent.redact)
-            except Exception as error:
-                call.task_failed("store", error)
-                record = without_words(call.record)
-            self._keep_record(record)
-
-        task = asyncio.create_task(redact(), name="redact")
-        self._redacting.add(task)
-        task.add_done_callback(self._redacting.discard)
-
-    def _keep_record(self, record: CallRecord) -> None:
-        if self._store is None:
-            self.records.keep(record)
-        else:
-            self._store.keep(record, self._events.ended(record) if self._events is not None else ())
-
-    def _emit(self, events: tuple[CallEvent, ...]) -> None:
-        assert self._store is not None
-        for event in events:
-            self._store.emit(event)
-
-    def _tool_finished(self, record: CallRecord, tool: ToolRecord) -> None:
-        assert self._events is not None
-        try:
-            self._emit(self._events.tool_finished(record, tool))
-        except (TypeError, ValueError) as error:  # arguments that are no JSON
-            log.warning("call %s: tool.finished of %s is not delivered: %s", record.call_sid, tool.name, error)
 
     # --- for the console and the API
 
@@ -515,11 +440,6 @@ def _scenario_of(record: CallRecord) -> str:
     except ModuleNotFoundError as error:
         raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
     return scenario_text(record, "recorded")
-
-
-def _retention_of(agent: Agent) -> Retention:
-    megabytes = agent.retention.megabytes
-    return Retention(agent.retention.days, None if megabytes is None else int(megabytes * 1_000_000))
 
 
 def _application(connections: Connections) -> web.Application:

@@ -23,8 +23,9 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.store import Records
 from offhook.gateway.store.asked import query_of, time_ms
 from offhook.gateway.store.columns import iso, without_number
-from offhook.gateway.store.database import CallDatabase, DatabaseAway, Work
+from offhook.gateway.store.database import DatabaseAway, Work
 from offhook.gateway.store.history import SegmentFigures, list_calls, percentiles, stored_names
+from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.record import CallRecord
 
 __all__ = ["FILTERS", "PARTS", "SPAN", "History", "SpanFigures", "webvtt"]
@@ -59,20 +60,21 @@ class SpanFigures(msgspec.Struct, frozen=True):
 
 
 class History:
-    """`database` None: records are in memory alone, and only `records` has any.
+    """`store` None: records are in memory alone, and only `records` has any.
 
     `scenario_of(record)` makes a scenario, in a thread. `clock` gives wall-clock seconds.
     """
 
     def __init__(
         self,
-        database: CallDatabase | None,
-        number_key: bytes,
+        store: KeptRecords | None,
         records: Records,
         scenario_of: Callable[[CallRecord], str],
         clock: Callable[[], float],
     ) -> None:
-        self._database, self._key, self._records = database, number_key, records
+        self._database = None if store is None else store.database
+        self._key = b"" if store is None else store.number_key
+        self._records = records
         self._scenario_of, self._clock = scenario_of, clock
 
     async def calls(self, request: web.Request) -> web.Response:

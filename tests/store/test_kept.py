@@ -109,6 +109,24 @@ async def test_a_locked_file_delays_and_loses_nothing(tmp_path: Path) -> None:
     await records.close()
 
 
+async def test_a_full_database_delays_and_loses_nothing(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "db")
+    records = kept(database, tmp_path)
+    await records.open()
+    (writer, *_) = (one for one in database._open if not one.in_transaction)
+    ((pages,),) = writer.execute("pragma page_count").fetchall()
+    for connection in database._open:
+        connection.execute(f"pragma max_page_count = {pages}")
+    for i in range(80):
+        records.keep(record(f"CA{i:02}", said=" ".join(f"word{i}x{n}" for n in range(200))))
+    await until(lambda: records._away and not records._handed)
+    assert len(stored(tmp_path / "db")) < 80
+    for connection in database._open:
+        connection.execute("pragma max_page_count = 1000000")
+    await until(lambda: len(stored(tmp_path / "db")) == 80)
+    await records.close()
+
+
 async def test_a_refused_record_holds_up_no_other(tmp_path: Path) -> None:
     records = kept(SqliteDatabase(tmp_path / "db"), tmp_path)
     bad = entry_of(record("bad"), 1, KEY)

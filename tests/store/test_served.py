@@ -22,11 +22,13 @@ from tests.rig.calls import Plan, place_calls
 POSTGRES = "postgresql://u:p@127.0.0.1:1/db"
 
 
-def test_served_call_is_kept_without_its_number(tmp_path: Path) -> None:
+def test_served_call_is_kept_without_its_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "offhook")
+    metrics: list[str] = []
     agent = f"greeting: {{text: Greet.}}\nredact: ['Thank']\nrecording: {{enabled: true, directory: {tmp_path}/wav}}"
     plan = Plan((WaitForAgent("end"), Say(HELLO), HangUp()), Script((GREETING,)), agent=agent)
     environ = {"OFFHOOK_DATA_DIR": str(tmp_path / "data")}
-    outcome = place_calls({"kept": plan}, environ=environ, speed=4.0)["kept"]
+    outcome = place_calls({"kept": plan}, environ=environ, metrics=metrics, speed=4.0)["kept"]
     caller = outcome.record.caller
     database = sqlite3.connect(tmp_path / "data" / "offhook.sqlite3")
     ((sid, number, blob, recording),) = database.execute(
@@ -43,6 +45,8 @@ def test_served_call_is_kept_without_its_number(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "number.key").stat().st_mode & 0o777 == 0o600
     for path in (tmp_path / "data").iterdir():
         assert caller.encode() not in path.read_bytes(), path
+    assert sid in caplog.text
+    assert caller not in caplog.text + metrics[0]
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ async def past(folder: Path, **environ: str) -> AsyncIterator[tuple[Gateway, str
         store.keep(record("CA1", at_ms=NOON_MS, tool="book", said="A table <b>for</b> two & more"))
         store.keep(record("CA2", at_ms=NOON_MS + 1_000, gap_ms=2_500.0, caller="+15550000001"))
         store.keep(record("CA3", at_ms=NOON_MS + 2_000, agent="night", recording=str(wav)))
-        if gateway._store is not None:
-            while await gateway._store.waiting():
+        if gateway._keeping.store is not None:
+            while await gateway._keeping.store.waiting():
                 pass
         yield gateway, url
 

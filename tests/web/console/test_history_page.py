@@ -23,8 +23,8 @@ async def test_past_calls_are_found_and_listened_to(tmp_path: Path) -> None:
         store.keep(record("CA1", said=HOSTILE, recording=str(wav), tool="book", answer="For which day, please?"))
         for i in range(2, 60):
             store.keep(record(f"CA{i}", at_ms=1_795_780_800_000 - i * 60_000, agent="night", gap_ms=300.0 + 50 * i))
-        assert stage.gateway._store is not None
-        while await stage.gateway._store.waiting():
+        assert stage.gateway._keeping.store is not None
+        while await stage.gateway._keeping.store.waiting():
             pass
         watch = Watch()
         page = await (await browser.new_context(viewport={"width": 390, "height": 844})).new_page()
