@@ -75,6 +75,12 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "model.compress_to_tokens", "must be less than compress_at_tokens"
     if agent.greeting.text and agent.greeting.sound:
         yield "greeting", "takes either text (the model says it) or sound (a file is played), not both"
+    if agent.recording.announce and not (agent.recording.enabled and agent.greeting.text):
+        what = "is said before greeting.text, in calls that are recorded: set both, or say it in the greeting's sound"
+        yield "recording.announce", what
+    stops = any(tool.builtin == "stop_recording" for tool in agent.tools)
+    if stops and not agent.recording.enabled:
+        yield "tools", "stop_recording has nothing to stop: set recording.enabled, or remove the tool"
     for index, number in enumerate(agent.numbers):
         if what := mistake_in(number, _DIALLED):
             yield f"numbers[{index}]", what

@@ -107,6 +107,7 @@ class RecordingSettings(_Spec, frozen=True):
     """Recording is off by default; consent is the operator's duty."""
 
     enabled: bool = False
+    announce: str = ""  # said first, before the greeting: that the call is recorded
     directory: str = "recordings"
 
 

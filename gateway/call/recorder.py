@@ -48,7 +48,7 @@ class Recorder:
         self._converted = 0  # the reply that it converts
         self._recording = Recording(self.path)
         self._playout, self._report, self._timeline = playout, wiring.faults.report, wiring.timeline
-        self._failed = False
+        self._failed = self._discarded = False
         self._begun_s: float | None = None
         self._received = 0  # the axis: samples of the caller since the first frame
         self._last_s = 0.0
@@ -112,13 +112,19 @@ class Recorder:
         self._free = start + len(codes)
         self._placed[generation] = heard
 
+    def discard(self) -> None:
+        """Keep nothing, and remove what was kept: silence now, the file at the call's end."""
+        self._discarded = True
+        self._recording.pause(0)
+
     def pause(self) -> None:
         """Keep nothing from now on: card numbers."""
         self._recording.pause(self._received)
 
     def resume(self) -> None:
         """Keep again."""
-        self._recording.resume(self._received)
+        if not self._discarded:
+            self._recording.resume(self._received)
 
     async def close(self, note: Callable[[str], None]) -> None:
         """Wait until all is on disk. `note` is handed what went wrong, for the record."""
@@ -128,7 +134,9 @@ class Recorder:
             note(f"the recording failed: {error.strerror}")
         if self._recording.dropped_samples:
             note(f"{self._recording.dropped_samples} samples are missing from the recording")
-        if self._begun_s is not None:
+        if self._discarded:
+            await asyncio.to_thread(self.path.unlink, missing_ok=True)
+        elif self._begun_s is not None:
             size_bytes = await asyncio.to_thread(_size_of, self.path)
             offset_ms = self._timeline.ms(self._begun_s)
             self._timeline.record.recording = RecordingRecord(

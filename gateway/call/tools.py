@@ -205,6 +205,9 @@ class CallTools:
             MessageRecord(at_ms=at_ms, recipient=self.masked(recipient), text=self.masked(text))
         )
 
+    def stop_recording(self) -> bool:
+        return self._hearing.stop_recording()
+
     def last_words(self, text: str, ending: Ending) -> None:
         self._say_and_end(text, ending)
 
