@@ -17,7 +17,7 @@ from tests.rig.calls import Plan, place_calls
 FRAME = 160
 
 
-def test_a_recording_that_the_caller_refuses_is_removed(tmp_path: Path) -> None:
+def test_a_refused_recording_is_removed(tmp_path: Path) -> None:
     plan = Plan(
         (WaitForAgent("end"), Say(WAIT), WaitForAgent("end"), Pause(200), HangUp()),
         Script((GREETING, Reply("caller", (CallTool("stop_recording"), SATURDAY)))),
