@@ -129,7 +129,7 @@ def db_forget(
         )
         for call in removed.calls:
             print(call)
-        print("A running gateway has its newest calls in memory, too, until it restarts.", file=sys.stderr)
+        print("A running gateway drops them from its memory within a minute.", file=sys.stderr)
 
     _with_database(work)
 

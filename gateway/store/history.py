@@ -31,6 +31,7 @@ __all__ = [
     "list_calls",
     "newest_records",
     "percentiles",
+    "stored_among",
     "stored_names",
 ]
 
@@ -200,6 +201,17 @@ async def count_calls(session: Transaction) -> int:
     """How many calls there are."""
     ((count,),) = await session.rows("select count(*) from calls")
     return int(count)
+
+
+async def stored_among(session: Transaction, call_sids: Sequence[str]) -> set[str]:
+    """Which of these calls there are."""
+    found: set[str] = set()
+    for first in range(0, len(call_sids), 200):
+        some = call_sids[first : first + 200]
+        marks = ", ".join("?" * len(some))
+        rows = await session.rows(f"select call_sid from calls where call_sid in ({marks})", *some)
+        found.update(str(row[0]) for row in rows)
+    return found
 
 
 async def stored_names(session: Transaction) -> dict[str, list[str]]:

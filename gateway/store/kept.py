@@ -19,8 +19,8 @@ import msgspec
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.store.columns import CallEvent, Entry, entry_of
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
-from offhook.gateway.store.history import count_calls, find_record, newest_records
-from offhook.gateway.store.memory import MemoryRecords
+from offhook.gateway.store.history import count_calls, find_record, newest_records, stored_among
+from offhook.gateway.store.memory import MAX_RECORDS, MemoryRecords
 from offhook.gateway.store.migrate import migrate
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.store.spool import Spool
@@ -35,6 +35,7 @@ T = TypeVar("T")
 BATCH = 50  # entries of one transaction: some 100 ms
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 MOST_IN_MEMORY = 10_000  # where not even the spool can be written: 100 MB
+LOOK_S = 60.0
 LOADED = 100  # newest records at hand after a start
 CLOSE_S = 5.0  # at the process's end; what is left is in the spool
 
@@ -124,6 +125,7 @@ class KeptRecords:
         self._tasks = [
             asyncio.create_task(self._spool_forever(), name="store: spool"),
             asyncio.create_task(self._ship_forever(), name="store: ship"),
+            asyncio.create_task(self._look_forever(), name="store: look"),
         ]
 
     async def close(self) -> None:
@@ -275,6 +277,26 @@ class KeptRecords:
         await self.database.write(work)
         if any(entry.events for entry in entries):
             self.written()
+
+    # --- what others removed
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.drop_forgotten()
+            except (DatabaseAway, sqlite3.Error):
+                pass  # it is reported where records wait for it
+            except Exception:
+                log.exception("store: looking for forgotten calls failed")
+                self._metrics.task_failures_total.inc("store")
+
+    async def drop_forgotten(self) -> None:
+        """Drop from memory what is no longer in the database: `offhook db forget` is another process."""
+        call_ids = [record.call_sid for record in self._memory.recent(MAX_RECORDS)]
+        if call_ids and not await self.waiting():  # so these have been written
+            there = await self.database.read(lambda session: stored_among(session, call_ids))
+            self.forget([call_id for call_id in call_ids if call_id not in there])
 
     def _report_away(self, error: Exception) -> None:
         self._metrics.records_failed_total.inc("database")

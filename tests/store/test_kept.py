@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.labels import LABELS
 from offhook.gateway.store.columns import CallEvent, Entry, entry_of
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Work
-from offhook.gateway.store.history import count_calls
+from offhook.gateway.store.history import CallQuery, count_calls
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.outbox import listed
 from offhook.gateway.store.postgres import PostgresDatabase
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
+from offhook.gateway.store.upkeep import forget
 from offhook.metrics.catalogue import Metrics
 from tests.rig.postgres import PostgresServer
 from tests.rig.process import python_path
@@ -124,6 +125,25 @@ async def test_a_full_database_delays_and_loses_nothing(tmp_path: Path) -> None:
     for connection in database._open:
         connection.execute("pragma max_page_count = 1000000")
     await until(lambda: len(stored(tmp_path / "db")) == 80)
+    await records.close()
+
+
+async def test_a_call_forgotten_elsewhere_leaves_memory(tmp_path: Path) -> None:
+    records = kept(SqliteDatabase(tmp_path / "db"), tmp_path)
+    await records.open()
+    records.keep(record("CA1"))
+    records.keep(record("CA2"))
+    await records.drop_forgotten()  # they wait yet: none is dropped
+    await until(lambda: len(stored(tmp_path / "db")) == 2)
+    other = SqliteDatabase(tmp_path / "db")
+    assert (await forget(other, CallQuery(call_sid="CA1"))).calls == ["CA1"]
+    await other.close()
+    async with asyncio.timeout(10):
+        while await records.waiting():
+            await asyncio.sleep(0.01)
+    await records.drop_forgotten()
+    assert ([one.call_sid for one in records.recent(9)], len(records)) == (["CA2"], 1)
+    assert await records.get("CA1") is None
     await records.close()
 
 
