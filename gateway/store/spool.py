@@ -5,7 +5,7 @@ A process takes the first file that no other has locked, so that it ships what a
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,9 @@ import msgspec
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.store.columns import Entry
+
+with contextlib.suppress(ImportError):  # not on Windows, where records stay in memory
+    import fcntl
 
 __all__ = ["Spool"]
 
@@ -26,6 +29,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         """Raises `OperatorError` when the folder cannot be used."""
+        if os.name == "nt":
+            raise OperatorError("OFFHOOK_DATA_DIR needs file locks, which Windows does not have: unset it")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock, self.path = _taken(folder)
