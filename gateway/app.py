@@ -40,8 +40,9 @@ from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
+from offhook.gateway.telephony.bounds import Bounds
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
-from offhook.gateway.telephony.switchboard import Switchboard
+from offhook.gateway.telephony.switchboard import CostReached, Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
@@ -108,13 +109,20 @@ class Gateway:
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
-        self.admission = Admission(self.agents, settings.max_calls)
+        self.calls: dict[str, Call] = {}
+        self.admission = Admission(
+            self.agents,
+            settings.max_calls,
+            bounds=Bounds(
+                settings.caller_calls, settings.caller_calls_per_h, settings.refused_callers, settings.cost_per_day
+            ),
+            live_costs=lambda: ((call.agent.name, _cost_of(call)) for call in self.calls.values()),
+        )
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
-            check_limit(agent, self.model.name_of(agent), self._prices)
-        self.calls: dict[str, Call] = {}
+            check_limit(agent, self.model.name_of(agent), self._prices, settings.cost_per_day)
         self._keeping = Keeping(settings, agents, self.metrics, time.time)
         self.records = self._keeping.records
         self._detection = Detection()
@@ -260,7 +268,7 @@ class Gateway:
         await runner.setup()
         assert runner.server is not None
         try:
-            listener = await _listen(connections.guard(runner.server), host, port)
+            listener = await _listen(connections.guard(runner.server), host, port, connections.backlog)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
@@ -398,6 +406,7 @@ class Gateway:
         if not self.calls:
             self._idle.set()
         self.admission.end(call_sid)
+        self.admission.charge(call.agent, _cost_of(call), self._clock())
         self.metrics.calls_active.set(len(self.calls))
         try:
             self.switchboard.call_over(call)
@@ -442,6 +451,11 @@ def _scenario_of(record: CallRecord) -> str:
     return scenario_text(record, "recorded")
 
 
+def _cost_of(call: Call) -> float:
+    """USD so far, as far as prices are known."""
+    return call.record.usage.get("cost_usd", 0.0)
+
+
 def _application(connections: Connections) -> web.Application:
     app = web.Application(middlewares=[connections.middleware()])
     app.on_response_prepare.append(hide_server)
@@ -459,7 +473,7 @@ class _Control:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
             return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
-        except QueueFull as error:
+        except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
     def outbound(self, call_id: str) -> OutboundCall | None:
@@ -496,10 +510,10 @@ class _Control:
         return outbound.call_sid if outbound else call_id
 
 
-async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int, backlog: int) -> asyncio.Server:
     """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
     loop = asyncio.get_running_loop()
     if host == "::" and socket.has_dualstack_ipv6():
         both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return await loop.create_server(serving, sock=both, backlog=256)
-    return await loop.create_server(serving, host, port, backlog=256)
+        return await loop.create_server(serving, sock=both, backlog=backlog)
+    return await loop.create_server(serving, host, port, backlog=backlog)
