@@ -32,10 +32,11 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import AudioFormats, CallBrief, Model
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
+from offhook.gateway.providers import model_for, provider_of, with_provider
 from offhook.gateway.store import Records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
@@ -53,18 +54,13 @@ from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Gateway", "model_for"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
-
-
-def model_for(environ: Mapping[str, str]) -> Model:
-    """The process's model, by the environment: a second provider is an `if` here. Raises `OperatorError`."""
-    return GeminiModel(GeminiSettings.read(environ))
 
 
 class Gateway:
@@ -93,6 +89,7 @@ class Gateway:
                 "(or OFFHOOK_INSECURE=1 on a loopback address, for trials)"
             )
         self.settings, self._clock = settings, clock
+        agents = [with_provider(agent, settings.provider) for agent in agents]
         self.agents = tuple(agents)
         self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
         self._http = HttpClient(clock=clock)
@@ -108,10 +105,11 @@ class Gateway:
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
         self.admission = Admission(self.agents, settings.max_calls)
         self._limits = Limits(self.metrics, clock)
-        self.model = model_for(environ)
-        self._prices = load_prices(settings.prices, self.model.prices)
+        self.models = {provider: model_for(provider, environ) for provider in {provider_of(a): None for a in agents}}
+        published = {name: row for model in self.models.values() for name, row in model.prices.items()}
+        self._prices = load_prices(settings.prices, published)
         for agent in agents:
-            check_limit(agent, self.model.name_of(agent), self._prices)
+            check_limit(agent, self._model_of(agent).name_of(agent), self._prices)
         self.calls: dict[str, Call] = {}
         self.records: Records = MemoryRecords()
         self._detection = Detection()
@@ -202,7 +200,8 @@ class Gateway:
         """
         settings = self.settings
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.model.close)
+            for model in self.models.values():
+                stack.push_async_callback(model.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
             )
@@ -218,10 +217,10 @@ class Gateway:
             self.console_link = admin_url + self._sign_in
             await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
             for agent in self.agents:  # here the tools of MCP servers are known too
-                for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
+                for problem in self._model_of(agent).check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
             await self.switchboard.open(self._carriers)
-            await self.model.warm_up()
+            await asyncio.gather(*(model.warm_up() for model in self.models.values()))
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
@@ -342,8 +341,11 @@ class Gateway:
 
     # --- calls
 
+    def _model_of(self, agent: Agent) -> Model:
+        return self.models[provider_of(agent)]
+
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:
-        tools = self._toolboxes[agent.name].tools
+        tools, model = self._toolboxes[agent.name].tools, self._model_of(agent)
         call = Call(
             facts,
             agent,
@@ -352,7 +354,7 @@ class Gateway:
             metrics=self.metrics,
             clock=self._clock,
             detection=self._detection,
-            link_for=lambda call: self.model.link(
+            link_for=lambda call: model.link(
                 CallBrief(
                     agent=agent,
                     clock=self._clock,
@@ -368,7 +370,7 @@ class Gateway:
                 ),
                 call,
             ),
-            prices=price_of(self.model.name_of(agent), self._prices),
+            prices=price_of(model.name_of(agent), self._prices),
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
@@ -417,10 +419,11 @@ class Gateway:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
             raise OperatorError(f"no such agent: one of {', '.join(agent.name for agent in self.agents)}")
-        if not isinstance(self.model, GeminiModel):
+        model = self._model_of(agent)
+        if not isinstance(model, GeminiModel):
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
-        token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
-        return token, self.model.name_of(agent)
+        token = await model.token(agent, self._toolboxes[agent.name].tools.values(), {})
+        return token, model.name_of(agent)
 
 
 def _application(connections: Connections) -> web.Application:

@@ -33,6 +33,7 @@ class Settings:
     admin_host: str = "127.0.0.1"  # OFFHOOK_ADMIN_HOST: console and metrics, when there is a public URL
     admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
+    provider: str = ""  # OFFHOOK_PROVIDER: every agent on this provider's default model and voice, for comparisons
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
@@ -151,6 +152,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_host=text("OFFHOOK_ADMIN_HOST", "127.0.0.1"),
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
+        provider=text("OFFHOOK_PROVIDER").lower(),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),

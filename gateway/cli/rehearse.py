@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
@@ -46,14 +46,16 @@ async def simulate(
     json_path: Path | None = None,
     junit: Path | None = None,
     details: bool = False,
+    provider: str = "",
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
 
     Each runs against its own gateway process, `parallel` at once. Each prints a line as it ends, and its failed
     expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
     that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
-    with its gateway, on the quick clock.
+    with its gateway, on the quick clock. `provider`: that of every agent's model, instead of the agent file's.
     """
+    environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
     scenarios = [load_scenario(path) for path in paths]
@@ -78,9 +80,11 @@ async def simulate(
             try:
                 run_seed = None if seed is None else seed + number
                 if speed > 1:
-                    report = await _quickly(path, out / name, speed, run_seed)
+                    report = await _quickly(path, out / name, speed, run_seed, environment)
                 else:
-                    report = await run_scenario(scenario, out / name, seed=run_seed, clock=time.monotonic)
+                    report = await run_scenario(
+                        scenario, out / name, seed=run_seed, environment=environment, clock=time.monotonic
+                    )
             except GatewayFailed as error:
                 raise OperatorError(f"{name}: {error}") from None
             running.remove(name)
@@ -114,7 +118,7 @@ async def simulate(
     return passed == len(reports)
 
 
-async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> Report:
+async def _quickly(path: Path, folder: Path, speed: float, seed: int | None, environment: Mapping[str, str]) -> Report:
     """Run a scenario and its gateway in one process. Raises `GatewayFailed`."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     arguments = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
@@ -125,7 +129,8 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
             "-m",
             "offhook.gateway.cli.quickly",
             *arguments,
-            env=environment_without(TELEPHONE + MODEL),  # for libraries that read the process's own environment
+            env=environment_without(TELEPHONE + MODEL)
+            | dict(environment),  # for libraries that read the process's own environment
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log_file,
         )

@@ -56,9 +56,13 @@ def check_limit(agent: Agent, model: str, table: Mapping[str, Prices]) -> None:
 
 
 def cost(usage: Usage, prices: Prices) -> float:
-    """What one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
+    """What one turn costs, in the currency of `prices`."""
+    cached = prices.text_in if prices.cached_in is None else prices.cached_in
+    cached_audio = cached if prices.cached_audio_in is None else prices.cached_audio_in
     total = (
-        (usage.text_in + usage.cached_in) * prices.text_in
+        usage.text_in * prices.text_in
+        + usage.cached_in * cached
+        + usage.cached_audio_in * cached_audio
         + usage.audio_in * prices.audio_in
         + usage.image_in * prices.image_in
         + usage.text_out * prices.text_out

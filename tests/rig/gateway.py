@@ -52,6 +52,6 @@ async def serving(
     }
     gateway = Gateway(settings_from(whole), list(agents), whole, running_clock())
     if patience is not None:
-        gateway.model.patience = patience
+        gateway.models["gemini"].patience = patience
     async with gateway.listening() as url:
         yield gateway, url
