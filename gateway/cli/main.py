@@ -36,7 +36,7 @@ __all__ = ["app", "log_to_stderr", "main"]
 
 app = typer.Typer(
     name="offhook",
-    help="Pick up the phone with a model: Twilio Media Streams to the Gemini Live API, and rehearsals of both.",
+    help="Pick up the phone with a model: Twilio Media Streams to Gemini Live or OpenAI Realtime; rehearsals of all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -376,12 +376,18 @@ def rehearsal_model(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
     ca_out: Annotated[Path | None, typer.Option(help="File for the certificate to trust (SSL_CERT_FILE).")] = None,
+    provider: Annotated[
+        str, typer.Option(help="Print the URL for clients of this provider (gemini, openai); both are served.")
+    ] = "",
+    tls: Annotated[
+        bool, typer.Option(help="Off: plain ws and http, for clients that cannot be given a certificate.")
+    ] = True,
 ) -> None:
-    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL."""
+    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL or OPENAI_BASE_URL."""
     with _rehearsal():
         from offhook.gateway.cli.rehearse import rehearsal_model as run_model
     _to_write(ca_out)
-    _run(run_model(host, port, script, ca_out))
+    _run(run_model(host, port, script, ca_out, _provider(provider), tls=tls))
 
 
 mount_telephone(app)

@@ -181,8 +181,13 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
     return report.ok
 
 
-async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:
-    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part."""
+async def rehearsal_model(
+    host: str, port: int, script: Path | None, ca_out: Path | None, provider: str = "", *, tls: bool = True
+) -> None:
+    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part.
+
+    `provider`: whose clients the printed URL is for; the server speaks to all of them.
+    """
     if script is None:
         loaded = script_from({"default": {"say": "Hello. This is the rehearsal model."}})
     elif script.suffix == ".json":
@@ -190,4 +195,5 @@ async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Pat
     else:
         loaded = load_scenario(script).script()
     assert isinstance(loaded, Script)
-    await serve(host, port, loaded, ca_out, clock=time.monotonic)
+    path = "/v1" if provider == "openai" else ""
+    await serve(host, port, loaded, ca_out, path=path, tls=tls, clock=time.monotonic)

@@ -23,5 +23,7 @@ def model_environ(model: ModelServer) -> dict[str, str]:
 
 def id_after(keyword: str, setup: dict[str, Any]) -> str:
     """The identifier in a session's instructions: "x" for `keyword` "plan" and the instructions "plan x."."""
+    if not setup:  # refused before it
+        return ""
     text: str = setup.get("instructions") or setup["systemInstruction"]["parts"][0]["text"]
     return text.partition(f"{keyword} ")[2].partition(".")[0]

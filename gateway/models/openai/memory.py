@@ -54,8 +54,9 @@ class CallSoFar:
         """Only this share of a reply was heard."""
         for line in self._lines:
             if line.turn == turn:
-                kept = line.text[: round(len(line.text) * share)]
-                line.text = kept if kept == line.text or " " not in kept else kept.rpartition(" ")[0]
+                end = round(len(line.text) * share)
+                if end < len(line.text):  # whole words
+                    line.text = line.text[: end + 1].rpartition(" ")[0]
 
     def items(self) -> list[tuple[str, str]]:
         """(role, text), oldest first, `MAX_CHARACTERS` at most in all."""

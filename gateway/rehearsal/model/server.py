@@ -28,7 +28,7 @@ from offhook.gateway.rehearsal.model.realtime.session import RealtimeSession
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
-from offhook.gateway.rehearsal.model.turns import Progress
+from offhook.gateway.rehearsal.model.turns import Progress, Trigger
 from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
@@ -99,7 +99,7 @@ class ModelServer:
         self._connections: set[Connection] = set()
         self._handles: dict[str, ResumptionHandle] = {}
         self._carried: list[Progress] = []
-        self._set_aside: list[Progress] = []
+        self._set_aside: list[tuple[Progress, Trigger | None]] = []
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
@@ -230,16 +230,15 @@ class ModelServer:
         self._carried.append(Progress(script, self._clock()))
         return self._carried[-1]
 
-    def set_aside(self, progress: Progress) -> None:
-        """A session without a handle has ended here in its script."""
-        self._set_aside.append(progress)
+    def set_aside(self, progress: Progress, unanswered: Trigger | None) -> None:
+        """A session without a handle has ended here in its script; `unanswered`: what the caller waits for."""
+        self._set_aside.append((progress, unanswered))
 
-    def taken_up(self, script: Script) -> Progress | None:
+    def taken_up(self, script: Script) -> tuple[Progress, Trigger | None] | None:
         """Where the last session of this script ended, for one that was given the conversation so far."""
-        for progress in reversed(self._set_aside):
-            if progress.script == script:
-                self._set_aside.remove(progress)
-                return progress
+        for index in reversed(range(len(self._set_aside))):
+            if self._set_aside[index][0].script == script:
+                return self._set_aside.pop(index)
         return None
 
     def keep_handle(self, name: str, handle: ResumptionHandle) -> None:
@@ -348,18 +347,24 @@ def _seconds(stamp: Any, default_s: float) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-async def serve(host: str, port: int, script: Script, ca_out: Path | None = None, *, clock: Clock) -> None:
-    """Serve one script to every client until cancelled. The certificate to trust is written to `ca_out`."""
+async def serve(
+    host: str, port: int, script: Script, ca_out: Path | None = None, *, path: str = "", tls: bool = True, clock: Clock
+) -> None:
+    """Serve one script to every client until cancelled. The certificate to trust is written to `ca_out`.
+
+    `path`: of the base URL that is printed. Without `tls` there is no certificate.
+    """
     async with AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(
-                ModelServer(script, host=host, port=port, keep_audio=False, clock=clock)
+                ModelServer(script, host=host, port=port, keep_audio=False, tls=tls, clock=clock)
             )
         except OSError as error:
             raise OperatorError(
                 f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"
             ) from None
-        if ca_out is not None:
+        if ca_out is not None and tls:
             await asyncio.to_thread(lambda: write_whole(ca_out, Path(server.ca_path).read_bytes()))
-        print(f"rehearsal model at {server.url}, trust {ca_out or server.ca_path}", flush=True)
+        trust = f", trust {ca_out or server.ca_path}" if tls else ""
+        print(f"rehearsal model at {server.url}{path}{trust}", flush=True)
         await asyncio.Event().wait()

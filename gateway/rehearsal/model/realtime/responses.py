@@ -103,8 +103,16 @@ class Responses:
         if (response := self._active) is not None:
             response.record.ended, response.record.ended_at_s = "cut off", self._connection.clock()
             self._active = None
+            if not response.content and response.index is not None:
+                self.progress.used.discard(response.index)
+                self.pending.append(response.trigger)
             if response.task is not None:
                 response.task.cancel()
+
+    @property
+    def unanswered(self) -> Trigger | None:
+        """The caller's last turn, where it has had no reply."""
+        return next((trigger for trigger in reversed(self.pending) if trigger.kind == "caller"), None)
 
     def caller_turn(self, item: Item, speech_ms: float) -> None:
         """The caller's turn is part of the conversation."""
@@ -121,12 +129,11 @@ class Responses:
         if self._active is not None:
             text = f"Conversation already has an active response in progress: {self._active.id}."
             raise EventRefused("conversation_already_has_active_response", text)
-        if self._muted:
-            return
         for trigger in reversed(self.pending):
             if (found := find_reply(self.progress, trigger)) is not None:
                 self.pending.clear()
-                self._begin(trigger, *found, wanted.get("metadata"))
+                if not self._muted:
+                    self._begin(trigger, *found, wanted.get("metadata"))
                 return
 
     def cancel(self, response_id: str | None) -> None:
@@ -210,6 +217,8 @@ class Responses:
                 case FailResponse():
                     status, details = action.status, _details(action)
                     self._rate_limits(action.reset_s)
+                    if status == "failed":  # what it would have answered is still unanswered
+                        self.pending.append(response.trigger)
                     break
                 case SendInterrupted():
                     self.interrupt("turn_detected")

@@ -47,9 +47,9 @@ class Host(Protocol):
 
     def progress_for(self, setup: dict[str, Any]) -> Progress: ...
 
-    def set_aside(self, progress: Progress) -> None: ...
+    def set_aside(self, progress: Progress, unanswered: Trigger | None) -> None: ...
 
-    def taken_up(self, script: Script) -> Progress | None: ...
+    def taken_up(self, script: Script) -> tuple[Progress, Trigger | None] | None: ...
 
 
 class RealtimeSession:
@@ -109,7 +109,7 @@ class RealtimeSession:
                     timer.cancel()
                 self._responses.end()
                 if self._set_up:
-                    self._server.set_aside(self._responses.progress)
+                    self._server.set_aside(self._responses.progress, self._responses.unanswered)
                 await connection.stop()
                 self._server.failures += connection.failures
 
@@ -353,8 +353,10 @@ class RealtimeSession:
         if self._seeded or responses.has_spoken or not self._set_up:
             return
         self._seeded = True
-        if (progress := self._server.taken_up(responses.progress.script)) is not None:
-            responses.progress = progress
+        if (taken := self._server.taken_up(responses.progress.script)) is not None:
+            responses.progress, unanswered = taken
+            if unanswered is not None:
+                responses.pending.append(unanswered)
             self._begin_faults()
 
     def _function_output(self, given: dict[str, Any]) -> None:
