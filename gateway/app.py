@@ -36,7 +36,7 @@ from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
-from offhook.gateway.providers import model_for, provider_of, with_provider
+from offhook.gateway.providers import PROVIDERS, model_for, provider_of, with_provider
 from offhook.gateway.store import Records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
@@ -98,7 +98,9 @@ class Gateway:
         for agent in agents:
             detector_of(agent)  # an optional package is missing: fail now, not at the first call
         names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
-        self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__, clock=clock)
+        self.metrics = Metrics(
+            CollectorRegistry(), LABELS, tools=names, providers=PROVIDERS, version=__version__, clock=clock
+        )
         self.metrics.call_capacity.set(settings.max_calls)
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
@@ -375,6 +377,8 @@ class Gateway:
             rang_s=rang_s,
             redactor=self._redactor,
         )
+        call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
+        self.metrics.model_calls_total.inc(provider_of(agent))
         if self._traces is not None:
             call.record.trace_id = new_trace_id()
         self.calls[facts.call_sid] = call

@@ -59,6 +59,9 @@ async def simulate(
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
     scenarios = [load_scenario(path) for path in paths]
+    if provider == "openai" and not files:  # its sessions have no handles that could be refused
+        kept = [i for i, scenario in enumerate(scenarios) if not scenario.script().refuse_resumes]
+        paths, scenarios = [paths[i] for i in kept], [scenarios[i] for i in kept]
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
