@@ -339,7 +339,7 @@ class Metrics:
         )
         self.model_errors_total = tally(
             "model_errors_total",
-            "Total number of errors that the model's provider reported, of sessions and of single responses, by reason.",
+            "Total number of errors that the provider of the model reported, of sessions and responses, by reason.",
             reason=MODEL_ERRORS,
         )
         self.model_reconnects_total = tally(

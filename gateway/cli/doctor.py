@@ -423,7 +423,7 @@ async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
         async with _session(models, agent, name):
             took_ms = (time.monotonic() - began_s) * 1000
     except ModelRefused as error:
-        hint = _model_hint(error, provider, environ)
+        hint = _model_hint(error, environ, provider)
         return Finding("model", False, f"{name} refused ({error.code}: {error.reason[:120]})", hint)
     finally:
         await models.close()
@@ -440,7 +440,7 @@ def _session(models: Model, agent: Agent, name: str) -> AbstractAsyncContextMana
     return models.session(name, live_config(agent, (), instruction(agent, {})), timeout)
 
 
-def _model_hint(error: ModelRefused, provider: str, environ: Mapping[str, str]) -> str:
+def _model_hint(error: ModelRefused, environ: Mapping[str, str], provider: str = "gemini") -> str:
     """How to fix a refusal, by its reason, else by its code."""
     found = (hint for reason, hint in MODEL_HINTS_BY_REASON if re.search(reason, error.reason, re.IGNORECASE))
     hint = next(found, MODEL_HINTS.get(error.code, "see the reason above"))

@@ -160,7 +160,7 @@ def main() -> None:
         for calls in arguments.calls:
             figures = {}
             for kind, command in kinds.items():
-                process, url = spawn(command, environ | ({"OFFHOOK_PROVIDER": "openai"} if kind == "openai" else {}))
+                process, url = spawn(command, environ | {"OFFHOOK_PROVIDER": "openai" if kind == "openai" else ""})
                 try:
                     figures[kind] = asyncio.run(calls_main(url, process.pid, calls, arguments.seconds))
                 finally:
@@ -170,7 +170,8 @@ def main() -> None:
             relay_ms, _ = figures["relay"]
             print(
                 f"{calls:6} {gateway_ms:9.2f} ms/s/call {openai_ms:6.2f} ms/s/call {relay_ms:6.2f} ms/s/call"
-                f" {gateway_ms / relay_ms:5.2f} {openai_ms / relay_ms:5.2f} {memory_mib:6.2f} {openai_mib:6.2f} MiB/call"
+                f" {gateway_ms / relay_ms:5.2f} {openai_ms / relay_ms:5.2f}"
+                f" {memory_mib:6.2f} {openai_mib:6.2f} MiB/call"
             )
         model.kill()
 

@@ -143,6 +143,11 @@ GOES_ON: dict[str, Plan] = {
         ),
         AGENT,
     ),
+    "an answer over the question": Plan(
+        (WaitForAgent("end"), Say(ASK), SayOver("Nine.", 3_000), WaitForAgent("end"), WaitForAgent("end"), HangUp()),
+        Script((GREETING, Reply("caller", (LONG,)), ANSWERED)),
+        AGENT,
+    ),
     "late audio": Plan(
         OVER,
         Script((GREETING, Reply("caller", (Speak(LONG.text, length_ms=6_000, speed=1.2, late_chunks=3),)), ANSWERED)),
@@ -259,6 +264,13 @@ def test_barge_in_as_with_any_model(outcomes: dict[str, Outcome]) -> None:
 def _begun(outcome: Outcome) -> int:
     """The interrupted reply's place in all that was sent: what came before it was heard whole."""
     return round(8 * sum(turn.heard_ms for turn in outcome.record.turns[:-2]))
+
+
+def test_dismissed_words_are_answered_in_the_end(outcomes: dict[str, Outcome]) -> None:
+    record = outcomes["an answer over the question"].record
+    assert [barge_in.verdict for barge_in in record.barge_ins] == ["dismissed"]
+    assert record.turns[1].heard_ms == record.turns[1].received_ms > 5_900, "played on from where it was held"
+    assert len(record.turns) == 3
 
 
 def test_second_of_two_items_is_cut(outcomes: dict[str, Outcome]) -> None:

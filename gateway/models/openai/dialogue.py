@@ -2,7 +2,7 @@
 
 The service detects the caller's turns and does nothing about them (`create_response` and `interrupt_response` are
 false), so a turn is answered by a request of ours: at once while the agent is silent. What the caller says over a reply
-is answered when the barge-in is confirmed (`cancel_reply`), and stays unanswered when it is dismissed.
+is answered when the barge-in is confirmed (`cancel_reply`); when it is dismissed, once the reply has been heard.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = ["Dialogue"]
 RETRY_MAX_S = 2.0  # a pause after a failed response; the caller waits meanwhile
 RETRY_MIN_S = 0.3
 GIVE_UP_SHARE = 0.6  # of the agent's `silent_after_ms`, which failed responses may take
+LOOK_AGAIN_S = 1.0  # at whether a reply that was spoken over has been heard: a pause that is no hesitation
 STALE_S = 2.0  # an active response that brings nothing for this long yields to a prompt
 ITEMS_KEPT = 50  # of the caller, whose transcript is known to be complete
 FAULTY_MAX = 300  # characters of an error's text
@@ -68,6 +69,7 @@ class Dialogue:
         self._keep_turns = brief.agent.model.keep_turns
         self._patient_s = GIVE_UP_SHARE * brief.agent.model.silent_after_ms / 1000
         self._so_far = CallSoFar(self._keep_turns)
+        self._connected = False
         self._sequence = Sequence()
         self._replies = Replies()
         self._active: Reply | None = None
@@ -81,6 +83,7 @@ class Dialogue:
         self._transcribed: deque[str] = deque(maxlen=ITEMS_KEPT)
         self._failing_since_s: float | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._reset_s = 0.0  # of the last rate limits
         self._last_event_s = 0.0
         self._turns_complete = 0  # on this session
@@ -105,23 +108,21 @@ class Dialogue:
 
     def begin_session(self) -> bool:
         """A new session is up: give it the call so far, then what waits. Whether it was given anything."""
-        waiting = self._outbox.new_session()
         lines = self._so_far.items()
-        for role, text in lines:
-            self._outbox.event(wire.message_item(role, text))
-        self._sequence = Sequence()
-        self._sequence.wanted = waiting > 0  # prompts and notes of the meantime
-        self._turns_complete = 0
-        self._pump()
+        self._outbox.new_session(wire.message_item(role, text) for role, text in lines)
+        self._connected, self._turns_complete = True, 0
+        self._pump()  # prompts of the meantime
         return bool(lines)
 
     def session_lost(self) -> None:
-        self._stop_retry()
+        self._connected = False
+        self._stop_timers()
         if self._to_line is not None:
             self._to_line.flush()
+        self._sequence = Sequence()
         self._replies.forget()
         self._active = None
-        self._caller_speaks = self._turn_waits = False
+        self._caller_speaks = self._turn_waits = self._overtaken = False
         self._partial.clear()
         self._spoken_of.clear()
 
@@ -132,7 +133,7 @@ class Dialogue:
         return forgotten
 
     def close(self) -> None:
-        self._stop_retry()
+        self._stop_timers()
 
     # --- from the call
 
@@ -230,7 +231,7 @@ class Dialogue:
         self._pump()
 
     def _pump(self) -> None:
-        if event_id := self._sequence.next(self._clock()):
+        if self._connected and (event_id := self._sequence.next(self._clock())):
             self._turn_waits = False
             self._outbox.event(wire.create_response(event_id))
 
@@ -238,10 +239,28 @@ class Dialogue:
         reply.dead = True
         self._outbox.event(wire.cancel(reply.response_id))
 
-    def _stop_retry(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+    def _stop_timers(self) -> None:
+        for timer in (self._retry, self._looking):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._looking = None
+
+    def _wait_for_floor(self) -> None:
+        """A turn spoken over a reply. Where the barge-in is dismissed the reply is heard to its end; a caller who then
+        says no more waits for an answer to it ("... at eight, or at nine?" - "Nine.").
+        """
+        self._turn_waits = True
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        if not self._turn_waits or self._caller_speaks:
+            return
+        if self._sink.agent_has_floor():
+            self._wait_for_floor()
+        else:
+            self._request()
 
     # --- from the model
 
@@ -367,7 +386,8 @@ class Dialogue:
         if cause in HOPELESS or pause_s > left_s:
             self._leave_for(cause if cause in HOPELESS else Cause.REFUSED)
             return
-        self._stop_retry()
+        if self._retry is not None:
+            self._retry.cancel()
         self._retry = asyncio.get_running_loop().call_later(pause_s, self._request)
 
     def _on_rate_limits(self, event: wire.ServerEvent, at_s: float) -> None:
@@ -403,7 +423,7 @@ class Dialogue:
         self._caller_speaks = False
         self._sink.event(CallerTranscribed(at_s))
         if self._mode != "off" and self._sink.agent_has_floor():
-            self._turn_waits = True
+            self._wait_for_floor()
         else:
             self._request()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 from offhook.gateway.models import LinkCount, ModelSink
@@ -82,10 +82,11 @@ class Outbox:
         self._events.append(_Event(data, kept))
         self._ready.set()
 
-    def new_session(self) -> int:
-        """Drop what only the last session would have understood; how many events are left."""
-        self._events = deque(event for event in self._events if event.kept)
-        return len(self._events)
+    def new_session(self, first: Iterable[bytes]) -> None:
+        """Drop what only the last session would have understood; before what is left goes `first`."""
+        kept = [event for event in self._events if event.kept]
+        self._events = deque([*(_Event(data, False) for data in first), *kept])
+        self._ready.set()
 
     def close(self) -> None:
         """There will be no further session: the audio that waits is dropped and counted."""
