@@ -22,7 +22,7 @@ from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.picture import draw_load
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
-from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
+from offhook.gateway.rehearsal.model.script import Script, SendGoAway, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
@@ -59,8 +59,8 @@ async def simulate(
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
     scenarios = [load_scenario(path) for path in paths]
-    if provider == "openai" and not files:  # its sessions have no handles that could be refused
-        kept = [i for i, scenario in enumerate(scenarios) if not scenario.script().refuse_resumes]
+    if provider == "openai" and not files:
+        kept = [i for i, scenario in enumerate(scenarios) if not _of_one_protocol(scenario.script())]
         paths, scenarios = [paths[i] for i in kept], [scenarios[i] for i in kept]
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -119,6 +119,12 @@ async def simulate(
     console.print(f"[dim]recordings and pictures: {page}[/]")
     console.print(f"{passed} passed, {len(reports) - passed} failed")
     return passed == len(reports)
+
+
+def _of_one_protocol(script: Script) -> bool:
+    """Whether the scenario is about resumption handles or the notice before a session's end, which OpenAI lacks."""
+    actions = [action for part in (*script.replies, *script.faults) for action in part.do]
+    return bool(script.refuse_resumes) or any(isinstance(action, SendGoAway) for action in actions)
 
 
 async def _quickly(path: Path, folder: Path, speed: float, seed: int | None, environment: Mapping[str, str]) -> Report:

@@ -15,7 +15,7 @@ from enum import Enum
 
 __all__ = ["Cut", "Phase", "Replies", "Reply", "Sequence"]
 
-LOST_S = 3.0  # a response is confirmed within a second
+LOST_S = 1.0  # a response is confirmed sooner; where it is not, the service refuses the second request
 KEPT = 8  # replies: one that is reported as heard is among the last
 
 
