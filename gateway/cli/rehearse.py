@@ -123,7 +123,8 @@ async def simulate(
 
 def _of_one_protocol(script: Script) -> bool:
     """Whether the scenario is about resumption handles or the notice before a session's end, which OpenAI lacks."""
-    actions = [action for part in (*script.replies, *script.faults) for action in part.do]
+    parts = [part.do for part in script.replies] + [fault.do for fault in script.faults]
+    actions = [action for part in parts for action in part]
     return bool(script.refuse_resumes) or any(isinstance(action, SendGoAway) for action in actions)
 
 
