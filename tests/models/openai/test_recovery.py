@@ -35,7 +35,7 @@ def test_cause_of_a_close(code: int, reason: str, cause: Cause) -> None:
     assert cause_of(code, reason) is cause
 
 
-@pytest.mark.parametrize("cause", set(Cause) - HOPELESS)
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause not in HOPELESS])
 def test_attempts_end_in_time(cause: Cause) -> None:
     trouble, now_s, pauses = Trouble(), 100.0, []
     while True:
@@ -48,6 +48,6 @@ def test_attempts_end_in_time(cause: Cause) -> None:
     assert now_s - 100.0 <= PATIENCE.total_s + max(PATIENCE.delays_s)
 
 
-@pytest.mark.parametrize("cause", HOPELESS)
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause in HOPELESS])
 def test_what_cannot_help_is_not_repeated(cause: Cause) -> None:
     assert next_attempt(Trouble(), cause, 0.0)[1] is None
