@@ -21,7 +21,7 @@ from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.memory import CallSoFar
 from offhook.gateway.models.openai.outbox import Outbox
 from offhook.gateway.models.openai.recovery import HOPELESS, Cause, cause_of
-from offhook.gateway.models.openai.responses import Phase, Replies, Reply, Sequence
+from offhook.gateway.models.openai.responses import LOST_S, Phase, Replies, Reply, Sequence
 from offhook.gateway.models.openai.setup import format_of
 from offhook.media.formats import PCM16_24K, converter
 
@@ -84,6 +84,7 @@ class Dialogue:
         self._failing_since_s: float | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
+        self._lost: asyncio.TimerHandle | None = None  # when an unconfirmed request counts as lost
         self._reset_s = 0.0  # of the last rate limits
         self._last_event_s = 0.0
         self._turns_complete = 0  # on this session
@@ -234,16 +235,23 @@ class Dialogue:
         if self._connected and (event_id := self._sequence.next(self._clock())):
             self._turn_waits = False
             self._outbox.event(wire.create_response(event_id))
+        elif self._sequence.wanted and self._sequence.phase is Phase.REQUESTED and self._lost is None:
+            # Nothing may come any more that would try again: a service that stays silent loses requests.
+            self._lost = asyncio.get_running_loop().call_later(LOST_S, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._lost = None
+        self._pump()
 
     def _cancel(self, reply: Reply) -> None:
         reply.dead = True
         self._outbox.event(wire.cancel(reply.response_id))
 
     def _stop_timers(self) -> None:
-        for timer in (self._retry, self._looking):
+        for timer in (self._retry, self._looking, self._lost):
             if timer is not None:
                 timer.cancel()
-        self._retry = self._looking = None
+        self._retry = self._looking = self._lost = None
 
     def _wait_for_floor(self) -> None:
         """A turn spoken over a reply. Where the barge-in is dismissed the reply is heard to its end; a caller who then

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Cut", "Phase", "Replies", "Reply", "Sequence"]
+__all__ = ["LOST_S", "Cut", "Phase", "Replies", "Reply", "Sequence"]
 
 LOST_S = 1.0  # a response is confirmed sooner; where it is not, the service refuses the second request
 KEPT = 8  # replies: one that is reported as heard is among the last
@@ -38,7 +38,7 @@ class Sequence:
 
     def next(self, now_s: float) -> str:
         """The event id of a `response.create` that is to be sent now; "" for none."""
-        lost = self.phase is Phase.REQUESTED and now_s - self._since_s > LOST_S
+        lost = self.phase is Phase.REQUESTED and now_s - self._since_s >= LOST_S
         if not self.wanted or not (self.phase is Phase.IDLE or lost):
             return ""
         self.wanted = False

@@ -26,8 +26,8 @@ def test_unconfirmed_request_is_repeated_when_wanted() -> None:
     sequence.wanted = True
     sequence.next(0.0)
     sequence.wanted = True
-    assert sequence.next(LOST_S) == ""
-    assert sequence.next(LOST_S + 0.1)
+    assert sequence.next(LOST_S - 0.1) == ""
+    assert sequence.next(LOST_S)
 
 
 def test_refused_request_waits_for_what_was_active() -> None:

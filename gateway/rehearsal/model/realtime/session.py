@@ -355,6 +355,7 @@ class RealtimeSession:
         self._seeded = True
         if (taken := self._server.taken_up(responses.progress.script)) is not None:
             responses.progress, unanswered = taken
+            responses.pending.append(Trigger("resume"))
             if unanswered is not None:
                 responses.pending.append(unanswered)
             self._begin_faults()
