@@ -21,7 +21,7 @@ from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.memory import CallSoFar
 from offhook.gateway.models.openai.outbox import Outbox
 from offhook.gateway.models.openai.recovery import HOPELESS, Cause, cause_of
-from offhook.gateway.models.openai.responses import LOST_S, Phase, Replies, Reply, Sequence
+from offhook.gateway.models.openai.responses import LOST_S, Replies, Reply, ResponseState, Sequence
 from offhook.gateway.models.openai.setup import format_of
 from offhook.media.formats import PCM16_24K, converter
 
@@ -143,7 +143,7 @@ class Dialogue:
         self._caller_speaks = True
         reply = self._active
         if reply is None or reply.dead:
-            if self._sequence.phase is Phase.REQUESTED:
+            if self._sequence.phase is ResponseState.REQUESTED:
                 self._overtaken = True
             return
         if not reply.items:
@@ -235,7 +235,7 @@ class Dialogue:
         if self._connected and (event_id := self._sequence.next(self._clock())):
             self._turn_waits = False
             self._outbox.event(wire.create_response(event_id))
-        elif self._sequence.wanted and self._sequence.phase is Phase.REQUESTED and self._lost is None:
+        elif self._sequence.wanted and self._sequence.phase is ResponseState.REQUESTED and self._lost is None:
             # Nothing may come any more that would try again: a service that stays silent loses requests.
             self._lost = asyncio.get_running_loop().call_later(LOST_S, self._pump_again)
 

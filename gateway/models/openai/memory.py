@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-__all__ = ["CallSoFar", "Line"]
+__all__ = ["CallSoFar", "SaidLine"]
 
 MAX_LINES = 30
 MAX_CHARACTERS = 6_000
 
 
 @dataclass(slots=True)
-class Line:
+class SaidLine:
     """`turn`: the agent's reply, None for the caller; `item`: of the caller's turn, whose transcript comes later."""
 
     turn: int | None
@@ -28,7 +28,7 @@ class CallSoFar:
     """`keep_turns`: how many turns of each side a new session is given; 0 for `MAX_LINES` lines."""
 
     def __init__(self, keep_turns: int = 0) -> None:
-        self._lines: deque[Line] = deque(maxlen=2 * keep_turns or MAX_LINES)
+        self._lines: deque[SaidLine] = deque(maxlen=2 * keep_turns or MAX_LINES)
 
     def agent_words(self, turn: int, text: str) -> None:
         """A piece of a reply's transcript."""
@@ -36,11 +36,11 @@ class CallSoFar:
             if line.turn == turn:
                 line.text = (line.text + text)[-MAX_CHARACTERS:]
                 return
-        self._lines.append(Line(turn, text))
+        self._lines.append(SaidLine(turn, text))
 
     def caller_spoke(self, item: str) -> None:
         """One of the caller's turns is over; this is its place among the lines."""
-        self._lines.append(Line(None, "", item))
+        self._lines.append(SaidLine(None, "", item))
 
     def caller_words(self, item: str, text: str) -> None:
         """The transcript of one of the caller's turns."""
@@ -48,7 +48,7 @@ class CallSoFar:
             if line.turn is None and line.item == item:
                 line.text = text[-MAX_CHARACTERS:]
                 return
-        self._lines.append(Line(None, text[-MAX_CHARACTERS:], item))
+        self._lines.append(SaidLine(None, text[-MAX_CHARACTERS:], item))
 
     def cut(self, turn: int, share: float) -> None:
         """Only this share of a reply was heard."""

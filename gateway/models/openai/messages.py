@@ -20,7 +20,6 @@ __all__ = [
     "CLEAR",
     "COMMIT",
     "Error",
-    "Item",
     "Response",
     "ServerEvent",
     "append",
@@ -97,7 +96,7 @@ class Error(msgspec.Struct, frozen=True):
     event_id: str | None = None
 
 
-class Item(msgspec.Struct, frozen=True):
+class _Item(msgspec.Struct, frozen=True):
     id: str | None = None
     type: str | None = None
     status: str | None = None
@@ -126,7 +125,7 @@ class Response(msgspec.Struct, frozen=True):
         return (details.error.code or details.error.type or "" if details.error else "") or details.reason or ""
 
 
-class Session(msgspec.Struct, frozen=True):
+class _Session(msgspec.Struct, frozen=True):
     id: str | None = None
     expires_at: float | None = None
 
@@ -139,9 +138,9 @@ class ServerEvent(msgspec.Struct, frozen=True):
     item_id: str | None = None
     response_id: str | None = None
     transcript: str | None = None
-    item: Item | None = None
+    item: _Item | None = None
     response: Response | None = None
-    session: Session | None = None
+    session: _Session | None = None
     error: Error | None = None
     usage: dict[str, Any] | None = None
     rate_limits: list[dict[str, Any]] | None = None

@@ -13,13 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["LOST_S", "Cut", "Phase", "Replies", "Reply", "Sequence"]
+__all__ = ["LOST_S", "Cut", "Replies", "Reply", "ResponseState", "Sequence"]
 
 LOST_S = 1.0  # a response is confirmed sooner; where it is not, the service refuses the second request
 KEPT = 8  # replies: one that is reported as heard is among the last
 
 
-class Phase(Enum):
+class ResponseState(Enum):
     IDLE = "idle"
     REQUESTED = "requested"
     ACTIVE = "active"
@@ -29,7 +29,7 @@ class Sequence:
     """One session's responses, one after the other."""
 
     def __init__(self) -> None:
-        self.phase = Phase.IDLE
+        self.phase = ResponseState.IDLE
         self.response_id = ""
         self.wanted = False
         self._since_s = 0.0
@@ -38,32 +38,32 @@ class Sequence:
 
     def next(self, now_s: float) -> str:
         """The event id of a `response.create` that is to be sent now; "" for none."""
-        lost = self.phase is Phase.REQUESTED and now_s - self._since_s >= LOST_S
-        if not self.wanted or not (self.phase is Phase.IDLE or lost):
+        lost = self.phase is ResponseState.REQUESTED and now_s - self._since_s >= LOST_S
+        if not self.wanted or not (self.phase is ResponseState.IDLE or lost):
             return ""
         self.wanted = False
-        self.phase, self._since_s = Phase.REQUESTED, now_s
+        self.phase, self._since_s = ResponseState.REQUESTED, now_s
         self._requests += 1
         self.event_id = f"create-{self._requests}"
         return self.event_id
 
     def created(self, response_id: str) -> None:
-        self.phase, self.response_id = Phase.ACTIVE, response_id
+        self.phase, self.response_id = ResponseState.ACTIVE, response_id
 
     def done(self, response_id: str) -> None:
-        if self.phase is Phase.ACTIVE and response_id == self.response_id:
-            self.phase, self.response_id = Phase.IDLE, ""
+        if self.phase is ResponseState.ACTIVE and response_id == self.response_id:
+            self.phase, self.response_id = ResponseState.IDLE, ""
 
     def refused(self, event_id: str, *, again: bool) -> None:
         """The service refused a request; `again`: another response was active, and this one is still wanted."""
-        if event_id and event_id == self.event_id and self.phase is Phase.REQUESTED:
-            self.phase = Phase.IDLE if not again else Phase.ACTIVE
+        if event_id and event_id == self.event_id and self.phase is ResponseState.REQUESTED:
+            self.phase = ResponseState.IDLE if not again else ResponseState.ACTIVE
             self.wanted = self.wanted or again
 
     def end_unknown(self) -> None:
         """Whatever the service took for active is over."""
-        if self.phase is Phase.ACTIVE and not self.response_id:
-            self.phase = Phase.IDLE
+        if self.phase is ResponseState.ACTIVE and not self.response_id:
+            self.phase = ResponseState.IDLE
 
 
 @dataclass(frozen=True, slots=True)

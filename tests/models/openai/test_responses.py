@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offhook.gateway.models.openai.responses import LOST_S, Cut, Phase, Replies, Reply, Sequence
+from offhook.gateway.models.openai.responses import LOST_S, Cut, Replies, Reply, ResponseState, Sequence
 
 
 def test_a_response_waits_for_the_active_one() -> None:
@@ -35,7 +35,7 @@ def test_refused_request_waits_for_what_was_active() -> None:
     sequence.wanted = True
     event_id = sequence.next(0.0)
     sequence.refused("another", again=True)
-    assert sequence.phase is Phase.REQUESTED
+    assert sequence.phase is ResponseState.REQUESTED
     sequence.refused(event_id, again=True)
     assert sequence.next(0.1) == ""
     sequence.done("resp_of_someone_else")
@@ -48,7 +48,7 @@ def test_done_of_another_response_changes_nothing() -> None:
     sequence.created("resp_2")
     sequence.done("resp_1")
     sequence.end_unknown()
-    assert sequence.phase is Phase.ACTIVE
+    assert sequence.phase is ResponseState.ACTIVE
 
 
 # 8 kHz: 8 samples a millisecond. Two items of a second and of half a second.

@@ -76,7 +76,7 @@ def test_a_tool_it_would_refuse(tool: Looks, field: str) -> None:
 
 
 @pytest.mark.parametrize("yaml", ["model: {noise_reduction: far_field}", "turn_detection: {eagerness: low}"])
-def test_the_other_provider_refuses_what_is_not_its_own(yaml: str) -> None:
+def test_other_provider_refuses_these_settings(yaml: str) -> None:
     (problem,) = check_agent(parse_agent(f"name: a\n{yaml}"), (), {})
     assert "no such setting" in problem.fix
 

@@ -10,7 +10,7 @@ from typing import Any
 from offhook.gateway.rehearsal.model.realtime import wire
 from offhook.gateway.rehearsal.model.realtime.wire import EventRefused
 
-__all__ = ["Conversation", "Item"]
+__all__ = ["Item", "Items"]
 
 CALLER_TOKENS_PER_MS = 1 / 100
 AGENT_TOKENS_PER_MS = 1 / 50
@@ -57,7 +57,7 @@ class Item:
         return len(self.text + self.arguments + self.output) / 4, self.length_ms * rate
 
 
-class Conversation:
+class Items:
     """Items in their order. `instructions_tokens` are billed with every response."""
 
     def __init__(self) -> None:

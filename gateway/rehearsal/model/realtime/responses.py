@@ -20,7 +20,7 @@ import pybase64
 
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.realtime import wire
-from offhook.gateway.rehearsal.model.realtime.conversation import Conversation, Item
+from offhook.gateway.rehearsal.model.realtime.conversation import Item, Items
 from offhook.gateway.rehearsal.model.realtime.wire import EventRefused
 from offhook.gateway.rehearsal.model.record import ReplySent, SessionRecord, ToolCallSent
 from offhook.gateway.rehearsal.model.script import (
@@ -80,7 +80,7 @@ class Responses:
         self,
         connection: Connection,
         record: SessionRecord,
-        conversation: Conversation,
+        conversation: Items,
         session: Callable[[], Mapping[str, Any]],
         later: Callable[[float, Callable[[], Any]], None],
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.realtime import wire
-from offhook.gateway.rehearsal.model.realtime.conversation import Conversation
+from offhook.gateway.rehearsal.model.realtime.conversation import Items
 from offhook.gateway.rehearsal.model.realtime.responses import END_OF_LIFE, Responses
 from offhook.gateway.rehearsal.model.realtime.wire import EventRefused
 from offhook.gateway.rehearsal.model.record import (
@@ -57,7 +57,7 @@ class RealtimeSession:
 
     def __init__(self, server: Host, connection: Connection, record: SessionRecord, model: str) -> None:
         self._server, self.connection, self._record, self._model = server, connection, record, model
-        self._conversation = Conversation()
+        self._conversation = Items()
         self._session: dict[str, Any] = {}
         self._timers: list[asyncio.TimerHandle] = []
         self._responses = Responses(connection, record, self._conversation, lambda: self._session, self._later)
@@ -126,8 +126,10 @@ class RealtimeSession:
                 event = wire.client_event(data)
                 if event["type"] == "session.update" and not self._set_up:
                     await self._first_update(event)
-                else:
+                elif event["type"] in self._handlers:
                     self._handlers[event["type"]](event)
+                else:
+                    raise EventRefused("invalid_value", f"Invalid value: {event['type'][:60]!r}.", "type")
             except EventRefused as refused:
                 if not refused.race:
                     self._violation(f"{event.get('type', 'a message')}: {refused}")
