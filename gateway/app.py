@@ -34,10 +34,11 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import AudioFormats, CallBrief, Model
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
+from offhook.gateway.providers import PROVIDERS, model_for, provider_of, with_provider
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.bounds import Bounds
@@ -56,18 +57,13 @@ from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.openapi import document
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Gateway", "model_for"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
-
-
-def model_for(environ: Mapping[str, str]) -> Model:
-    """The process's model, by the environment: a second provider is an `if` here. Raises `OperatorError`."""
-    return GeminiModel(GeminiSettings.read(environ))
 
 
 class Gateway:
@@ -96,6 +92,7 @@ class Gateway:
                 "(or OFFHOOK_INSECURE=1 on a loopback address, for trials)"
             )
         self.settings, self._clock = settings, clock
+        agents = [with_provider(agent, settings.provider) for agent in agents]
         self.agents = tuple(agents)
         self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
         self._http = HttpClient(clock=clock)
@@ -104,7 +101,9 @@ class Gateway:
         for agent in agents:
             detector_of(agent)  # an optional package is missing: fail now, not at the first call
         names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
-        self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__, clock=clock)
+        self.metrics = Metrics(
+            CollectorRegistry(), LABELS, tools=names, providers=PROVIDERS, version=__version__, clock=clock
+        )
         self.metrics.call_capacity.set(settings.max_calls)
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
@@ -119,10 +118,11 @@ class Gateway:
             live_costs=lambda: ((call.agent.name, _cost_of(call)) for call in self.calls.values()),
         )
         self._limits = Limits(self.metrics, clock)
-        self.model = model_for(environ)
-        self._prices = load_prices(settings.prices, self.model.prices)
+        self.models = {provider: model_for(provider, environ) for provider in {provider_of(a): None for a in agents}}
+        published = {name: row for model in self.models.values() for name, row in model.prices.items()}
+        self._prices = load_prices(settings.prices, published)
         for agent in agents:
-            check_limit(agent, self.model.name_of(agent), self._prices, settings.cost_per_day)
+            check_limit(agent, self._model_of(agent).name_of(agent), self._prices, settings.cost_per_day)
         self._keeping = Keeping(settings, agents, self.metrics, time.time)
         self.records = self._keeping.records
         self._detection = Detection()
@@ -218,7 +218,8 @@ class Gateway:
         settings = self.settings
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._keeping.running())
-            stack.push_async_callback(self.model.close)
+            for model in self.models.values():
+                stack.push_async_callback(model.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
             )
@@ -234,10 +235,10 @@ class Gateway:
             self.console_link = admin_url + self._sign_in
             await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
             for agent in self.agents:  # here the tools of MCP servers are known too
-                for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
+                for problem in self._model_of(agent).check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
             await self.switchboard.open(self._carriers)
-            await self.model.warm_up()
+            await asyncio.gather(*(model.warm_up() for model in self.models.values()))
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
@@ -358,8 +359,11 @@ class Gateway:
 
     # --- calls
 
+    def _model_of(self, agent: Agent) -> Model:
+        return self.models[provider_of(agent)]
+
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:
-        tools = self._toolboxes[agent.name].tools
+        tools, model = self._toolboxes[agent.name].tools, self._model_of(agent)
         call = Call(
             facts,
             agent,
@@ -368,7 +372,7 @@ class Gateway:
             metrics=self.metrics,
             clock=self._clock,
             detection=self._detection,
-            link_for=lambda call: self.model.link(
+            link_for=lambda call: model.link(
                 CallBrief(
                     agent=agent,
                     clock=self._clock,
@@ -384,14 +388,15 @@ class Gateway:
                 ),
                 call,
             ),
-            prices=price_of(self.model.name_of(agent), self._prices),
+            prices=price_of(model.name_of(agent), self._prices),
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
         )
+        call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
+        self.metrics.model_calls_total.inc(provider_of(agent))
         if self._traces is not None:
             call.record.trace_id = new_trace_id()
-        call.record.model = self.model.name_of(agent)
         call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
         self._keeping.started(call.record)
         self.calls[facts.call_sid] = call
@@ -437,10 +442,11 @@ class Gateway:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
             raise OperatorError(f"no such agent: one of {', '.join(agent.name for agent in self.agents)}")
-        if not isinstance(self.model, GeminiModel):
+        model = self._model_of(agent)
+        if not isinstance(model, GeminiModel):
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
-        token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
-        return token, self.model.name_of(agent)
+        token = await model.token(agent, self._toolboxes[agent.name].tools.values(), {})
+        return token, model.name_of(agent)
 
 
 def _scenario_of(record: CallRecord) -> str:

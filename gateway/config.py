@@ -33,6 +33,7 @@ class Settings:
     admin_host: str = "127.0.0.1"  # OFFHOOK_ADMIN_HOST: console and metrics, when there is a public URL
     admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
+    provider: str = ""  # OFFHOOK_PROVIDER: every agent on this provider's default model and voice, for comparisons
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     caller_calls: int = 10  # OFFHOOK_CALLER_CALLS: at once, of one number; 0: as many as there are places
     caller_calls_per_h: int = 120  # OFFHOOK_CALLER_CALLS_PER_H: of one number; 0: any
@@ -175,6 +176,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_host=text("OFFHOOK_ADMIN_HOST", "127.0.0.1"),
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
+        provider=text("OFFHOOK_PROVIDER").lower(),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
         caller_calls=int(number("OFFHOOK_CALLER_CALLS", 0 if own else 10, 0, 100_000)),
         caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 0 if own else 120, 0, 100_000)),

@@ -32,6 +32,7 @@ __all__ = [
     "INCOMPLETE_REASONS",
     "INPUT_ERRORS",
     "MAX_TOOLS",
+    "MODEL_ERRORS",
     "OTHER",
     "TOOL_FAILURES",
     "Labels",
@@ -71,6 +72,20 @@ INPUT_ERRORS = (
     "timeout",
 )
 SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
+MODEL_ERRORS = (
+    "session_expired",
+    "key",
+    "quota",
+    "refused",  # the model, the address, the setup, or responses that failed again and again
+    "rate_limit",
+    "server_error",
+    "network",
+    "timeout",
+    "content_filter",
+    "max_output_tokens",
+    "transcription",
+    "event_refused",  # one message of ours; the session lives
+)
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
 TOOL_FAILURES = (
     "arguments",  # did not fit the schema
@@ -185,6 +200,7 @@ class Metrics:
         labels: Labels,
         *,
         tools: Sequence[str] = (),
+        providers: Sequence[str] = (),
         version: str = "unknown",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -196,7 +212,7 @@ class Metrics:
         for segment in SEGMENTS:
             if not segment.rig_only:
                 self._add_segment(segment, tools)
-        self._add_counters(labels)
+        self._add_counters(labels, providers)
         self._add_gauges(version)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -272,7 +288,7 @@ class Metrics:
         # Reachable by the constant and by its name.
         self._series[segment] = self._series[segment.name] = histogram.series
 
-    def _add_counters(self, labels: Labels) -> None:
+    def _add_counters(self, labels: Labels, providers: Sequence[str]) -> None:
         def plain(name: str, documentation: str) -> Counter:
             return Counter(f"offhook_{name}", documentation, registry=self.registry)
 
@@ -327,6 +343,14 @@ class Metrics:
         )
         self.model_sessions_total = tally(
             "model_sessions_total", "Total number of model sessions opened, by result.", result=SESSION_RESULTS
+        )
+        self.model_calls_total = tally(
+            "model_calls_total", "Total number of calls begun, by the provider of their model.", provider=providers
+        )
+        self.model_errors_total = tally(
+            "model_errors_total",
+            "Total number of errors that the provider of the model reported, of sessions and responses, by reason.",
+            reason=MODEL_ERRORS,
         )
         self.model_reconnects_total = tally(
             "model_reconnects_total",

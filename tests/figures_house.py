@@ -31,6 +31,7 @@ REHEARSAL = "rehearsal"
 HOLDS = {  # a line for each room; a room without one is drawn without
     "cli": "the offhook command",
     "app": "builds, starts, drains",
+    "providers": "models by provider",
     "carriers": "webhooks and streams",
     "telephony": "the calls of the process",
     "call": "one call's shell",

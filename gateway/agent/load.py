@@ -44,6 +44,8 @@ def agent_from(file: YamlFile, value: Any = None, steps: Sequence[str | int] = (
         if name in data:
             raise file.error("is where the agent file is: remove it", [*steps, name])
     given = {**data, "directory": directory, "file": file.path}
+    if isinstance(given.get("model"), str):
+        given["model"] = {"name": given["model"]}
     agent = file.convert(given, Agent, steps, part_of="an agent file")
     for name, what in _contradictions(agent):
         prefix = f"{'.'.join(map(str, steps))}." if steps else ""
@@ -57,7 +59,7 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
     if agent.timezone and (what := _timezone_mistake(agent.timezone)):
         yield "timezone", what
     if turns.mode == "local":
-        for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms"):
+        for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms", "eagerness"):
             if getattr(turns, name) is not None:
                 yield f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model"
         if barge_in.mode == "model":

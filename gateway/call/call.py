@@ -298,6 +298,10 @@ class Call:
             self.timeline.error(why)
             self.line_lost()
 
+    def agent_has_floor(self) -> bool:
+        phase = self._state.phase
+        return phase in (Phase.SPEAKING, Phase.HELD) or (phase is Phase.CLOSING and bool(self._state.ledger.replies))
+
     def _agent_level_dbov(self, now_s: float) -> float:
         return self.speaking.playout.heard_level_dbov(self._state.ledger, now_s)
 

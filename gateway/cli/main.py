@@ -37,7 +37,7 @@ __all__ = ["app", "log_to_stderr", "main"]
 
 app = typer.Typer(
     name="offhook",
-    help="Pick up the phone with a model: Twilio Media Streams to the Gemini Live API, and rehearsals of both.",
+    help="Pick up the phone with a model: Twilio Media Streams to Gemini Live or OpenAI Realtime; rehearsals of all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +49,15 @@ log = logging.getLogger("offhook")
 AgentPaths = Annotated[
     list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); repeat for several numbers.")
 ]
+ProviderName = Annotated[str, typer.Option(help="Provider of every agent's model (gemini, openai); none: its own.")]
+
+
+def _provider(name: str) -> str:
+    from offhook.gateway.providers import PROVIDERS
+
+    if name and name not in PROVIDERS:
+        raise OperatorError(f"--provider: give one of {', '.join(PROVIDERS)}")
+    return name
 
 
 def main() -> None:
@@ -157,9 +166,9 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
 @app.command()
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
-    from offhook.gateway.models.gemini.client import GeminiSettings
+    from offhook.gateway.providers import shown as of_providers
 
-    shown = {**GeminiSettings.found(os.environ).shown(), **settings_from(os.environ).shown()}
+    shown = {**of_providers(os.environ), **settings_from(os.environ).shown()}
     for name, value in shown.items():
         print(f"{name:24} {value}")
     for problem in misspelt(os.environ):
@@ -171,25 +180,23 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     """Validate agent files as `serve` would."""
     from offhook.gateway.agent.policy import detector_of
     from offhook.gateway.agent.sounds import load_sounds
-    from offhook.gateway.models.gemini.prices import PRICES
-    from offhook.gateway.models.gemini.setup import check as check_model
-    from offhook.gateway.models.gemini.setup import model_name
     from offhook.gateway.models.pricing import check_limit, load_prices
+    from offhook.gateway.providers import check_agent, name_of, provider_of, published_prices
     from offhook.gateway.tools.build import board_of, build_tools
     from offhook.gateway.tools.http.client import HttpClient
 
     bad = False
-    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""), PRICES)
+    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""), published_prices())
     for path in paths:
         try:
             file = read_yaml(path, AgentFileError)
             agent = agent_from(file, directory=str(path.resolve().parent))
-            check_limit(agent, model_name(agent), prices)
+            check_limit(agent, name_of(agent), prices)
             tools = build_tools(agent, os.environ, HttpClient()).tools
             load_sounds(agent)
             board_of(agent)
             detector_of(agent)
-            problems = check_model(agent, tools.values())
+            problems = check_agent(agent, tools.values(), os.environ)
         except OperatorError as error:  # continue with the next file
             if isinstance(error, AgentFileError) and error.line is None and error.field:
                 error = file.error(error.what, file.steps(error.field))
@@ -201,7 +208,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             print(f"offhook: {file.error(fix, file.steps(field))}", file=sys.stderr)
         bad = bad or bool(problems)
         if not problems:
-            print(f"{path}: ok ({agent.name}, {model_name(agent)}, {len(tools)} tools)")
+            print(f"{path}: ok ({agent.name}, {provider_of(agent)}: {name_of(agent)}, {len(tools)} tools)")
             if any(tool.mcp for tool in agent.tools):
                 print(f"{path}: tools of its MCP servers are not counted: `offhook tools list {path}` lists them")
     if bad:
@@ -212,13 +219,14 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for recording, picture and report.")] = Path("out/demo"),
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    provider: ProviderName = "",
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
         from offhook.gateway.rehearsal.run import demo as run_demo
     _folder(out)
     _to_write(json)
-    _run(run_demo(out, json))
+    _run(run_demo(out, json, _provider(provider)))
 
 
 @app.command()
@@ -244,6 +252,7 @@ def simulate(
     json: Annotated[Path | None, typer.Option(help="Write one report of all calls to this file.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     details: Annotated[bool, typer.Option(help="Show the tables of passed calls, too.")] = False,
+    provider: ProviderName = "",
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
@@ -263,6 +272,7 @@ def simulate(
         json_path=json,
         junit=junit,
         details=details,
+        provider=_provider(provider),
     )
     good = _run(wanted)
     if not good:
@@ -367,12 +377,18 @@ def rehearsal_model(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
     ca_out: Annotated[Path | None, typer.Option(help="File for the certificate to trust (SSL_CERT_FILE).")] = None,
+    provider: Annotated[
+        str, typer.Option(help="Print the URL for clients of this provider (gemini, openai); both are served.")
+    ] = "",
+    tls: Annotated[
+        bool, typer.Option(help="Off: plain ws and http, for clients that cannot be given a certificate.")
+    ] = True,
 ) -> None:
-    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL."""
+    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL or OPENAI_BASE_URL."""
     with _rehearsal():
         from offhook.gateway.cli.rehearse import rehearsal_model as run_model
     _to_write(ca_out)
-    _run(run_model(host, port, script, ca_out))
+    _run(run_model(host, port, script, ca_out, _provider(provider), tls=tls))
 
 
 mount_telephone(app)

@@ -93,7 +93,7 @@ class LinkCan:
     resumes: bool  # a lost session continues in a new one that remembers the conversation
     withdraws_tools: bool  # the model takes tool calls back (`ToolWithdrawn`)
     cancels_replies: bool  # `cancel_reply` stops a reply that is being generated
-    truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere its note is sent
+    truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere only its note is sent
     full_duplex: bool  # one continuous stream of audio without turns
     session_limit_s: float | None  # of one session, where it cannot be resumed past it
 
@@ -102,13 +102,14 @@ class LinkCan:
 class Usage:
     """Tokens of one turn of the model.
 
-    The counts by kind are what is billed and do not overlap: `cached_in` is in none of the others.
+    The counts by kind are what is billed and do not overlap: what was cached is in none of the others.
     """
 
     text_in: int = 0
     audio_in: int = 0
     image_in: int = 0
-    cached_in: int = 0
+    cached_in: int = 0  # of text, or of any kind where the provider does not tell them apart
+    cached_audio_in: int = 0
     text_out: int = 0
     audio_out: int = 0
     input_total: int = 0  # as the provider reports it, for `tokens_total`
@@ -117,13 +118,15 @@ class Usage:
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one model: per million tokens, in one currency."""
+    """Of one model: per million tokens, in one currency. Cached tokens without a price of their own cost as text."""
 
     text_in: float
     audio_in: float
     image_in: float
     text_out: float
     audio_out: float
+    cached_in: float | None = None
+    cached_audio_in: float | None = None
 
 
 class LinkCount(Enum):
@@ -133,6 +136,7 @@ class LinkCount(Enum):
     DROPPED_DOWN = "dropped_down"  # caller frames: the outbox was full, without a connection
     DROPPED_AT_END = "dropped_at_end"  # caller frames that were queued when the link was closed
     SESSION_FAILED = "session_failed"  # reason: refused, timeout or unreachable
+    MODEL_ERROR = "model_error"  # reason: one of the catalogue's MODEL_ERRORS
     MALFORMED = "malformed"  # a message that cannot be read; reason: that of `errors.Malformed`
     UNKNOWN_FIELD = "unknown_field"
     BAD_FIELD = "bad_field"
@@ -149,6 +153,7 @@ LINK_METRICS: Mapping[LinkCount, tuple[str, ...]] = {
     LinkCount.DROPPED_DOWN: ("frames_dropped_total", "model_down"),
     LinkCount.DROPPED_AT_END: ("frames_dropped_total", "call_over"),
     LinkCount.SESSION_FAILED: ("model_sessions_total",),
+    LinkCount.MODEL_ERROR: ("model_errors_total",),
     LinkCount.MALFORMED: ("input_errors_total", "model"),
     LinkCount.UNKNOWN_FIELD: ("input_errors_total", "model", "unknown_event"),
     LinkCount.BAD_FIELD: ("input_errors_total", "model", "bad_field"),
@@ -274,6 +279,11 @@ class ModelSink(Protocol):
 
     def next_turn(self) -> int:
         """The number of a new turn of the model: unique in the call, increasing."""
+
+    def agent_has_floor(self) -> bool:
+        """Whether a reply is being heard, or held until a barge-in is decided. For a link that has to request each
+        reply: the caller's words over a reply are answered when the barge-in is confirmed (`cancel_reply`).
+        """
 
     def task_failed(self, part: str, error: BaseException) -> None:
         """An exception of the link's own or of this sink: logged with the call's id, counted under `part` (`link`,

@@ -65,9 +65,15 @@ def check_limit(agent: Agent, model: str, table: Mapping[str, Prices], cost_per_
 
 
 def costs(usage: Usage, prices: Prices) -> dict[str, float]:
-    """What each part of one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
+    """What each part of one turn costs, in the currency of `prices`. Cached tokens without a row of their own are
+    charged as text.
+    """
+    cached = prices.text_in if prices.cached_in is None else prices.cached_in
+    cached_audio = cached if prices.cached_audio_in is None else prices.cached_audio_in
     parts = {
-        "text_in": (usage.text_in + usage.cached_in) * prices.text_in,
+        "text_in": usage.text_in * prices.text_in,
+        "cached_in": usage.cached_in * cached,
+        "cached_audio_in": usage.cached_audio_in * cached_audio,
         "audio_in": usage.audio_in * prices.audio_in,
         "image_in": usage.image_in * prices.image_in,
         "text_out": usage.text_out * prices.text_out,

@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 # Prefixes of the environment variables of the carrier and gateway, and of the model.
-TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_")
+TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_", "OPENAI_")
 PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is never resolved
 START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
@@ -138,6 +138,8 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
             "GOOGLE_GEMINI_BASE_URL": model.url,
             "SSL_CERT_FILE": model.ca_path,
             "GEMINI_API_KEY": "rehearsal",
+            "OPENAI_BASE_URL": f"{model.url}/v1",
+            "OPENAI_API_KEY": "rehearsal",
         }
     return env | {
         "TWILIO_AUTH_TOKEN": auth_token,
@@ -439,17 +441,18 @@ def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str 
     return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
 
 
-async def run_demo(out_dir: Path, progress: Progress | None = None) -> Report:
-    """Run the bundled demo: one call of half a minute."""
-    return await run_scenario(load_scenario("demo"), out_dir, progress=progress)
+async def run_demo(out_dir: Path, progress: Progress | None = None, provider: str = "") -> Report:
+    """Run the bundled demo: one call of half a minute. `provider`: of its model; "" for the agent file's."""
+    environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
+    return await run_scenario(load_scenario("demo"), out_dir, progress=progress, environment=environment)
 
 
-async def demo(out: Path, json: Path | None = None) -> None:
+async def demo(out: Path, json: Path | None = None, provider: str = "") -> None:
     """`offhook demo`: a live line during the call, then tables and paths. SystemExit(1) if it failed."""
     console = Console()
     console.print("A simulated call through the real gateway: rehearsal model and carrier on this machine.")
     with _live(console) as progress:
-        report = await run_demo(out, progress)
+        report = await run_demo(out, progress, provider)
     show(report, console)
     if json is not None:
         write_report(report, json)

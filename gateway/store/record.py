@@ -100,7 +100,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     call_sid: str
     trace_id: str = ""  # of its OpenTelemetry trace, 32 hex digits, where traces are sent
     agent: str = ""
-    model: str = ""  # its name at the provider
+    model: str = ""  # provider/name
     direction: str = "inbound"
     caller: str = ""
     dialled: str = ""

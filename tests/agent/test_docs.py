@@ -55,6 +55,7 @@ def test_documented_defaults_are_the_real_defaults() -> None:
     )
     examples = {
         "model.name",
+        "model.provider",
         "model.temperature",
         "model.thinking_level",
         "greeting.text",

@@ -2,7 +2,8 @@
 
 The relay accepts the carrier's stream, dials the model over the same TLS WebSocket library with the same setup,
 and passes each message on as a ready one of the same size: no parsing, no conversion, no detector, no accounting.
-What the gateway costs above it is what the gateway does. Both run as their own process, in turn, under the same
+What the gateway costs above it is what the gateway does; once with Gemini, once with OpenAI. Each runs as its own
+process, in turn, under the same
 simulated calls; callers and model run in two further processes. Everything shares this machine's cores.
 
     python -m tests.bench.bench_calls [CALLS ...] [--seconds S]
@@ -152,21 +153,25 @@ def main() -> None:
             "OFFHOOK_LOG_LEVEL": "warning",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        kinds = {"gateway": ["-m", "offhook", "serve"], "relay": ["-m", "tests.bench.bench_calls", "--relay"]}
-        print(f"{'calls':>6} {'gateway':>16} {'relay':>16} {'ratio':>6} {'gateway memory':>16}")
+        environ |= {"OPENAI_BASE_URL": f"{model_url}/v1", "OPENAI_API_KEY": "rehearsal"}
+        serve = ["-m", "offhook", "serve"]
+        kinds = {"gateway": serve, "openai": serve, "relay": ["-m", "tests.bench.bench_calls", "--relay"]}
+        print(f"{'calls':>6} {'gemini':>16} {'openai':>16} {'relay':>16} {'ratios':>12} {'memory':>24}")
         for calls in arguments.calls:
             figures = {}
             for kind, command in kinds.items():
-                process, url = spawn(command, environ)
+                process, url = spawn(command, environ | {"OFFHOOK_PROVIDER": "openai" if kind == "openai" else ""})
                 try:
                     figures[kind] = asyncio.run(calls_main(url, process.pid, calls, arguments.seconds))
                 finally:
                     process.kill()
                     process.wait()
-            (gateway_ms, memory_mib), (relay_ms, _) = figures["gateway"], figures["relay"]
+            (gateway_ms, memory_mib), (openai_ms, openai_mib) = figures["gateway"], figures["openai"]
+            relay_ms, _ = figures["relay"]
             print(
-                f"{calls:6} {gateway_ms:9.2f} ms/s/call {relay_ms:6.2f} ms/s/call {gateway_ms / relay_ms:5.2f}"
-                f" {memory_mib:8.2f} MiB/call"
+                f"{calls:6} {gateway_ms:9.2f} ms/s/call {openai_ms:6.2f} ms/s/call {relay_ms:6.2f} ms/s/call"
+                f" {gateway_ms / relay_ms:5.2f} {openai_ms / relay_ms:5.2f}"
+                f" {memory_mib:6.2f} {openai_mib:6.2f} MiB/call"
             )
         model.kill()
 

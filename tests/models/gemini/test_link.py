@@ -914,7 +914,7 @@ async def test_a_stopped_gateway_closes_its_client():
         }
         gateway = Gateway(settings_from(environ), [AGENT], environ, asyncio.get_running_loop().time)
         async with gateway.listening():
-            assert (await gateway.model.token(AGENT, (), {"caller": "x"})).startswith("auth_tokens/")
+            assert (await gateway.models["gemini"].token(AGENT, (), {"caller": "x"})).startswith("auth_tokens/")
             await gateway.drain()
             assert server._runner.server.connections, "kept for the next request"
         await eventually(lambda: not server._runner.server.connections)

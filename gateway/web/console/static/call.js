@@ -117,6 +117,7 @@ function bargeInTable(record) {
 function facts(record, live) {
   const list = [
     ["Agent", record.agent],
+    ...(record.model ? [["Model", record.model]] : []),
     ["Began", live ? clock(record.started_at) : when(record.started_at)],
     ["Length", duration(record.duration_ms)],
     ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
