@@ -119,7 +119,7 @@ FAULT_PARTS = (
     "webhooks",
     "other",  # a task or callback without an owner
 )
-LOOP_BLOCKERS = ("tool",)
+LOOP_BLOCKERS = ("tool", "no_cpu")  # else "other"
 TOKEN_DIRECTIONS = ("input", "output")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
