@@ -15,7 +15,7 @@ import msgspec
 from offhook.gateway.store.columns import COLUMNS, first_key, iso, tokens, unpacked
 from offhook.gateway.store.database import Transaction
 from offhook.gateway.store.record import CallRecord
-from offhook.gateway.store.writing import DAY_S, HOUR_S, HOURS_KEPT_S
+from offhook.gateway.store.writing import DAY_S, HOUR_S, HOURS_KEPT_S, WIDTHS_S
 from offhook.metrics.quantiles import Counts, bin_limit_s, summarise
 
 __all__ = [
@@ -136,14 +136,17 @@ def _select(dialect: str, query: CallQuery, columns: str) -> tuple[str, list[Any
         if phrases:
             tools = f"join call_tools t on t.id = {key} " if query.tool is not None else ""
             source = f"words w {tools}join calls c on c.id = {key}"
+    # Slow calls are few: SQLite, which keeps no statistics, would walk all of an agent's. A + hides a column's index.
+    is_slow = query.turn_gap_over_ms is not None or query.barge_in_over_ms is not None
+    aside = "+" if dialect == "sqlite" and is_slow else ""
     for condition, value in (
         (f"{key} < ?", query.before),
         (f"{key} >= ?", None if query.since_ms is None else first_key(query.since_ms)),
         (f"{key} < ?", None if query.until_ms is None else first_key(query.until_ms)),
         ("c.call_sid = ?", query.call_sid),
         ("c.number_hash = ?", query.number_hash),
-        ("c.agent = ?", query.agent),
-        ("c.end_reason = ?", query.end_reason),
+        (f"{aside}c.agent = ?", query.agent),
+        (f"{aside}c.end_reason = ?", query.end_reason),
     ):
         if value is not None:
             where.append(condition)
@@ -258,14 +261,22 @@ async def percentiles(
 
 
 def _parts(since_s: int, until_s: int, hours_from_s: int) -> list[tuple[int, int, int]]:
-    """(width, from, to) of the counts that make up a span: whole days, and hours at its edges."""
-    if since_s < hours_from_s:
-        return [(DAY_S, since_s // DAY_S * DAY_S, until_s)]
-    since_s = since_s // HOUR_S * HOUR_S
-    first_day, last_day = -(-since_s // DAY_S) * DAY_S, until_s // DAY_S * DAY_S
-    if first_day >= last_day:
-        return [(HOUR_S, since_s, until_s)]
-    return [(HOUR_S, since_s, first_day), (DAY_S, first_day, last_day), (HOUR_S, last_day, until_s)]
+    """(width, from, to) of the counts that make up a span: the widest that fit, narrower ones at the edges."""
+    narrowest = DAY_S if since_s < hours_from_s else HOUR_S
+    widths = [width_s for width_s in WIDTHS_S if width_s >= narrowest]
+    return _filled(since_s // narrowest * narrowest, until_s, widths)
+
+
+def _filled(from_s: int, to_s: int, widths: Sequence[int]) -> list[tuple[int, int, int]]:
+    if from_s >= to_s:
+        return []
+    *narrower, width_s = widths
+    if not narrower:
+        return [(width_s, from_s, to_s)]
+    first_s, last_s = -(-from_s // width_s) * width_s, to_s // width_s * width_s
+    if first_s >= last_s:
+        return _filled(from_s, to_s, narrower)
+    return [*_filled(from_s, first_s, narrower), (width_s, first_s, last_s), *_filled(last_s, to_s, narrower)]
 
 
 def _figures(segment: str, bins: dict[int, int]) -> SegmentFigures:

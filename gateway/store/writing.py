@@ -15,7 +15,8 @@ from offhook.gateway.store.record import CallRecord
 __all__ = ["HOURS_KEPT_S", "Removed", "drop_old_hours", "expired", "remove_calls", "write_entries"]
 
 HOUR_S, DAY_S = 3_600, 86_400
-HOURS_KEPT_S = 35 * DAY_S  # counts by the hour; those by the day stay
+WIDTHS_S = (HOUR_S, DAY_S, 30 * DAY_S)  # of counts of latency
+HOURS_KEPT_S = 35 * DAY_S  # counts by the hour; wider ones stay
 _INSERT = f"insert into calls ({COLUMNS}) values ({', '.join('?' * len(COLUMNS.split(',')))})"
 Samples = dict[tuple[int, int, str, str, str], dict[int, int]]  # (width, start, segment, agent, model) -> bin -> count
 
@@ -77,7 +78,7 @@ async def _write_call(session: Transaction, row: Sequence[Any], data: bytes, sam
 
 def _count(samples: Samples, record: CallRecord, started_ms: int, sign: int) -> None:
     for segment, bins in samples_of(record).items():
-        for width_s in (HOUR_S, DAY_S):
+        for width_s in WIDTHS_S:
             start_s = started_ms // 1000 // width_s * width_s
             counted = samples[width_s, start_s, segment, record.agent, record.model]
             for index, count in bins.items():

@@ -148,6 +148,12 @@ async def test_percentiles_add_up_hours_days_and_nodes(database: CallDatabase) -
     assert gap.p50_ms == pytest.approx(2_000, rel=0.011)
     assert gap.p95_ms == pytest.approx(3_800, rel=0.011)
     assert gap.p99_ms is None
+    for i in range(40):
+        await write(database, record(f"CB{i}", at_ms=NOON_MS + i * 36 * 3_600_000, agent="rare"))
+    for days, count in ((60, 40), (59, 40), (58, 39), (31, 21)):
+        then_ms = NOON_MS + days * DAY_MS
+        figures = await database.read(lambda s, end=then_ms: percentiles(s, NOON_MS, end, NOON_MS, agent="rare"))
+        assert next(one for one in figures if one.segment == "turn_gap").count == count
     late = NOON_MS + 60 * DAY_MS  # the hours are gone by then: whole days
     figures = await database.read(lambda s: percentiles(s, NOON_MS, NOON_MS + DAY_MS, late, agent="desk"))
     assert next(one for one in figures if one.segment == "turn_gap").count == 36

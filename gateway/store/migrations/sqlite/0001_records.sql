@@ -27,8 +27,8 @@ create table calls (
 create index calls_agent on calls (agent, id);
 create index calls_number on calls (number_hash, id);
 create index calls_end on calls (end_reason, id);
-create index calls_turn_gap on calls (id, turn_gap_ms) where turn_gap_ms >= 1000;
-create index calls_barge_in on calls (id, barge_in_ms) where barge_in_ms >= 300;
+create index calls_turn_gap on calls (id, turn_gap_ms, agent) where turn_gap_ms >= 1000;
+create index calls_barge_in on calls (id, barge_in_ms, agent) where barge_in_ms >= 300;
 
 create table records (
     id integer primary key,
@@ -45,7 +45,7 @@ create index call_tools_id on call_tools (id);
 -- The words of caller and agent, folded (columns.words_of); rowid is the call's id.
 create virtual table words using fts5 (said, content = '', tokenize = "unicode61 remove_diacritics 0");
 
--- Samples of latency by hour and by day: counts per bin of metrics.quantiles, as JSON. Each node adds to rows of its own.
+-- Samples of latency by hour, day and 30 days: counts per bin of metrics.quantiles, as JSON. Each node adds to rows of its own.
 create table latency (
     width_s integer not null,
     start_s integer not null,
