@@ -25,12 +25,16 @@ from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import ENDING_MAX_S, Call
 from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.head import Taken
 from offhook.gateway.call.hearing import Detection
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
+from offhook.gateway.live import LiveStore, Node
+from offhook.gateway.live.fleet import Fleet
+from offhook.gateway.live.node import live_store_for, node_name
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -42,6 +46,7 @@ from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
+from offhook.gateway.telephony.tokens import StreamTokens
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
@@ -75,7 +80,8 @@ class Gateway:
 
     `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
     `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
-    and stands still within an iteration. Raises `OperatorError`.
+    and stands still within an iteration. `wall`: seconds of the wall clock, which other processes share. `live`: the
+    live store instead of the one that the settings name. Raises `OperatorError`.
     """
 
     def __init__(
@@ -84,6 +90,9 @@ class Gateway:
         agents: Sequence[Agent],
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        wall: Callable[[], float] = time.time,
+        live: LiveStore | None = None,
     ) -> None:
         if not agents:
             raise OperatorError("no agent: name an agent file with --agent or OFFHOOK_AGENT")
@@ -106,7 +115,16 @@ class Gateway:
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
-        self.admission = Admission(self.agents, settings.max_calls)
+        self.node, self._boot, self._wall = node_name(settings.replica), secrets.token_hex(4), wall
+        self.address = settings.node_url  # where peers reach this process; without the setting: once it listens
+        self.fleet = Fleet(
+            self.node,
+            live or live_store_for(settings.live, clock=clock, wall=wall),
+            self.metrics,
+            here=self._here,
+        )
+        tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
+        self.admission = Admission(self.agents, settings.max_calls, tokens=tokens)
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
@@ -123,6 +141,8 @@ class Gateway:
             self.calls,
             self._new_call,
             clock=clock,
+            fleet=self.fleet,
+            wall=wall,
         )
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
@@ -203,6 +223,8 @@ class Gateway:
         settings = self.settings
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.model.close)
+            await self.fleet.open()
+            stack.push_async_callback(self.fleet.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
             )
@@ -216,12 +238,14 @@ class Gateway:
                     )
                 )
             self.console_link = admin_url + self._sign_in
+            self.address = self.address or url
             await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
             for agent in self.agents:  # here the tools of MCP servers are known too
                 for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
             await self.switchboard.open(self._carriers)
             await self.model.warm_up()
+            await self.fleet.join()
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
@@ -232,8 +256,9 @@ class Gateway:
                 await self._end_all()
                 await self.switchboard.close()
                 await self.console.close()
-                if self._traces is not None:
+                while self._exports:  # a record that is kept may begin another
                     await asyncio.gather(*self._exports, return_exceptions=True)
+                if self._traces is not None:
                     await asyncio.to_thread(self._traces.close)
                 await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
                 ticker.cancel()
@@ -342,7 +367,7 @@ class Gateway:
 
     # --- calls
 
-    def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:
+    def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call:
         tools = self._toolboxes[agent.name].tools
         call = Call(
             facts,
@@ -365,6 +390,7 @@ class Gateway:
                     },
                     facts=call.remembered,
                     formats=AudioFormats(caller=facts.formats.gives, agent=facts.formats.takes),
+                    memory=None if taken is None else taken.head.memory,
                 ),
                 call,
             ),
@@ -372,13 +398,15 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            taken=taken,
         )
-        if self._traces is not None:
+        if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
-        call.start()
+        if taken is None:
+            call.start()
         return call
 
     def _call_over(self, call: Call) -> None:
@@ -386,12 +414,31 @@ class Gateway:
         self.calls.pop(call_sid, None)
         if not self.calls:
             self._idle.set()
-        self.admission.end(call_sid)
         self.metrics.calls_active.set(len(self.calls))
+        if call.ending is Ending.MOVED:
+            log.info("call %s goes on in another process", call_sid)
+            return
+        self.admission.end(call_sid)
         try:
             self.switchboard.call_over(call)
         except Exception as error:
             call.task_failed("switchboard", error)
+        if not self.fleet.shared:
+            self._keep_record(call)
+            return
+        task = asyncio.create_task(self._keep_own_record(call), name=f"record of call {call_sid}")
+        self._exports.add(task)
+        task.add_done_callback(self._exports.discard)
+
+    async def _keep_own_record(self, call: Call) -> None:
+        """Keep the record unless another process has the call: then that one does."""
+        if await self.fleet.end(call.facts.call_sid):
+            self._keep_record(call)
+        else:
+            log.warning("call %s: another process has it, and its record", call.facts.call_sid)
+
+    def _keep_record(self, call: Call) -> None:
+        call_sid = call.facts.call_sid
         self.records.keep(call.record)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
@@ -399,7 +446,18 @@ class Gateway:
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
 
-    # --- for the console and the API
+    # --- for peers, the console and the API
+
+    def _here(self) -> Node:
+        return Node(
+            name=self.node,
+            address=self.address,
+            boot=self._boot,
+            version=__version__,
+            capacity=self.settings.max_calls,
+            calls=self.admission.calls,
+            draining=self.admission.draining,
+        )
 
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]

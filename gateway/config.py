@@ -43,7 +43,7 @@ class Settings:
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
     replica: str = ""  # OFFHOOK_REPLICA: this process's name among its peers, random without one
-    live: str = ""  # OFFHOOK_LIVE, secret: where calls survive their process: redis://host:6379/0 or sqlite:/dev/shm/...
+    live: str = ""  # OFFHOOK_LIVE, secret: where calls outlive their process: redis://... or sqlite:/dev/shm/...
     fleet_key: tuple[str, ...] = ()  # OFFHOOK_FLEET_KEY, secret: the same for all processes; two while rotating
     node_url: str = ""  # OFFHOOK_NODE_URL: where its peers reach this process; the listener's address without it
     fleet_max_calls: int = 0  # OFFHOOK_FLEET_MAX_CALLS: of all processes together; 0: the sum of their own limits

@@ -20,11 +20,11 @@ __all__ = [
     "BEAT_S",
     "DEAD_AFTER_S",
     "MOVES_WITHIN_S",
+    "CallStage",
     "Claim",
     "Held",
     "LiveStore",
     "Node",
-    "CallStage",
     "StoreAway",
     "ToolRun",
     "Write",
@@ -96,7 +96,7 @@ class Written(Enum):
 
 
 class ToolRun(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool run with outside effects, by its idempotency key. `result`: JSON, once it is done."""
+    """A tool run with outside effects, by its idempotency key. `result`: sealed, base64, once it is done."""
 
     done: bool = False
     result: str = ""

@@ -160,6 +160,10 @@ class Admission:
             del self._ended[next(iter(self._ended))]
         self._ended[call_id] = None
 
+    def forget(self, call_id: str) -> None:
+        """Another node has the call: its place is free here, and it may come back."""
+        self._known.pop(call_id, None)
+
     def given_up(self, now_s: float) -> list[str]:
         """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""
         late = [sid for sid, k in self._known.items() if k.gives_up_s is not None and now_s >= k.gives_up_s]

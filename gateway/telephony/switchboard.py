@@ -11,32 +11,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.head import Taken
 from offhook.gateway.call.line import LineFormats
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
+from offhook.gateway.live.fleet import Fleet
+from offhook.gateway.live.seal import Seal
 from offhook.gateway.numbers import AddressKind, first_number, read_address
 from offhook.gateway.telephony.admission import Admission, Admitted, Refused
 from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
+from offhook.gateway.telephony.survival import MOVES_MAX, Journal, Survival, read_claim, tool_notes
 from offhook.gateway.telephony.transfer import WarmTransfers, briefing_agent, without_human
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Ringing", "Switchboard"]
+__all__ = ["OpenCall", "Ringing", "Switchboard"]
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +82,16 @@ class Ringing:
     reconnects: bool = True
 
 
+class OpenCall(Protocol):
+    """How the process opens a call."""
+
+    def __call__(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call: ...
+
+
 class Switchboard:
     """All calls at all carriers. `calls` are the process's live ones, by id; `open_call(facts, agent, rang_s)` adds one
-    (`rang_s`: when its webhook arrived; None for a stream without one).
+    (`rang_s`: when its webhook arrived; None for a stream without one), `open_call(facts, agent, None, taken)` one that
+    another process began.
     """
 
     def __init__(
@@ -89,12 +101,15 @@ class Switchboard:
         metrics: Metrics,
         agents: Mapping[str, Agent],
         calls: Mapping[str, Call],
-        open_call: Callable[[CallFacts, Agent, float | None], Call],
+        open_call: OpenCall,
         *,
         clock: Callable[[], float],
+        fleet: Fleet,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._settings, self._admission, self._metrics = settings, admission, metrics
+        self._settings, self._admission, self._metrics, self.fleet = settings, admission, metrics, fleet
         self._agents, self._calls, self._open_call, self._clock = agents, calls, open_call, clock
+        self._wall, self._seal = wall, Seal(settings.fleet_key)
         self._carriers: list[Carrier] = []
         self._legs: OrderedDict[str, Leg] = OrderedDict()
         self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
@@ -183,10 +198,13 @@ class Switchboard:
 
     # --- for carriers: a call arrives
 
-    def ring(self, carrier: Carrier, ringing: Ringing, now_s: float, *, by_webhook: bool = True) -> Admitted | Refused:
+    def ring(
+        self, carrier: Carrier, ringing: Ringing, now_s: float, *, by_webhook: bool = True, epoch: int = 1
+    ) -> Admitted | Refused:
         """A call rings, inbound or outbound: admit it and open its `Call`, once, or refuse it.
 
         The carrier connects an admitted call's stream with the token. `by_webhook` False: its stream is here already.
+        `epoch`: of this process's ownership, by the live store.
         """
         outbound = self.outbound.find(ringing.outbound_id)
         agent = self._agent_of(outbound) if outbound is not None else None
@@ -211,9 +229,88 @@ class Switchboard:
                 formats=ringing.formats,
             )
             call = self._open_call(facts, answer.agent, now_s if by_webhook else None)
-            if Feature.KEYS in carrier.can:
-                call.tools.on_digits = partial(self._press, call, leg)
+            self._connect_parts(call, leg)
+            if leg.reconnects:
+                self._keep(call, leg, epoch)
         return answer
+
+    def _connect_parts(self, call: Call, leg: Leg) -> None:
+        if Feature.KEYS in leg.carrier.can:
+            call.tools.on_digits = partial(self._press, call, leg)
+
+    # --- a call and other processes
+
+    def _keep(self, call: Call, leg: Leg, epoch: int, taken: Taken | None = None) -> None:
+        """Write checkpoints of it from now on, where there is a live store."""
+        if not self.fleet.shared:
+            return
+        call_id, checkpoints = call.facts.call_sid, self.fleet.checkpoints
+        call.on_change = partial(checkpoints.changed, call_id)
+        call.on_words = partial(checkpoints.changed_a_little, call_id)
+        call.tools.journal = Journal(call, self.fleet, self._seal)
+        checkpoints.begin(call_id, Survival(call, leg, self._seal, self._wall, self._moved, taken=taken), epoch)
+
+    def _moved(self, call: Call) -> None:
+        """Another process has the call: nothing of it is done or recorded here any more."""
+        call_id = call.facts.call_sid
+        self.fleet.checkpoints.forget(call_id)
+        self._admission.forget(call_id)
+        if leg := self._legs.pop(call_id, None):
+            leg.carrier.forget(call_id)
+        call.moved()
+
+    async def take_over(self, carrier: Carrier, ringing: Ringing, now_s: float) -> Admitted | NextStep | None:
+        """Another process's call, whose stream is over, goes on here: connect its next stream with the token; or do
+        what follows it. None: it cannot be had.
+
+        A call of which nothing is known begins anew.
+        """
+        call_id, wall_s = ringing.call_id, self._wall()
+        claim = await self.fleet.claim(call_id)
+        if claim is None:
+            return None
+        self._metrics.calls_moved_total.inc("taken")
+        taken = read_claim(claim, self._seal, call_id, wall_s, ringing.formats.takes.rate_hz)
+        agent = self._agents.get(taken.record.agent) if taken is not None else None
+        if taken is None or agent is None or not taken.record.streams:
+            log.info("call %s: taken over from %s before it was connected", call_id, claim.owner)
+            answer = self.ring(carrier, ringing, now_s, epoch=claim.epoch)
+            return answer if isinstance(answer, Admitted) else NextStep(Kind.FALLBACK)
+        log.info(
+            "call %s: taken over from %s (epoch %d, owed: %s)", call_id, claim.owner, claim.epoch, taken.owed.value
+        )
+        notes = await tool_notes(self.fleet, self._seal, taken)
+        leg = self._new_leg(carrier, ringing, agent, None)
+        leg.taken_over(now_s)
+        follows = taken.head.leg.follows
+        if follows is not None:
+            leg.decide(NextStep(Kind(follows.kind), follows.target, follows.whisper, follows.starts), now_s)
+        elif claim.moves > MOVES_MAX:
+            log.error("call %s: taken over %d times in a minute, and given up", call_id, claim.moves)
+            leg.decide(NextStep(Kind.FALLBACK), now_s)
+        admitted = self._admission.adopt(call_id, agent, claim.epoch, now_s, live=True)
+        call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
+        self._connect_parts(call, leg)
+        self._keep(call, leg, claim.epoch, taken)
+        if leg.next is None:
+            call.resume(taken, notes, RETURN_S)
+        else:
+            call.conclude(taken.ending or Ending.INTERNAL_ERROR)
+        return self.follows(call_id, now_s) or admitted
+
+    def _facts_of(self, taken: Taken, ringing: Ringing) -> CallFacts:
+        record = taken.record
+        return CallFacts(
+            call_sid=record.call_sid,
+            caller=record.caller,
+            dialled=record.dialled,
+            direction=record.direction,
+            simulated=record.simulated,
+            effects=frozenset(taken.head.effects),
+            started_at=record.started_at,
+            parameters=taken.head.parameters,
+            formats=ringing.formats,
+        )
 
     def _new_leg(self, carrier: Carrier, ringing: Ringing, agent: Agent, outbound: OutboundCall | None) -> Leg:
         while len(self._legs) >= MAX_LEGS + len(self._calls):

@@ -2,6 +2,7 @@
 
 POST /calls                    place a call; GET /calls/ID its state, POST /calls/ID/ACTION controls it
 GET  /metrics /livez /readyz   for Prometheus and for a process supervisor
+GET  /lb                       for a load balancer
 POST /console/token            an ephemeral token for a browser that connects to the model itself (off by default)
 
 Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls are reached through `CallControl` alone.
@@ -66,7 +67,7 @@ class CallControl(Protocol):
 class Api:
     """`lock`: of the API token; without a secret no call can be placed or controlled.
 
-    `not_ready()`: why `/readyz` answers 503, "" when ready.
+    `not_ready()`: why `/readyz` answers 503 and `/lb` 404, "" when ready.
 
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
@@ -96,8 +97,8 @@ class Api:
         ]
 
     def health_routes(self) -> list[web.RouteDef]:
-        """For supervisors: whether the process lives, and whether it takes calls."""
-        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz)]
+        """For supervisors and balancers: whether the process lives, and whether it takes calls."""
+        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/lb", self._lb)]
 
     def operator_routes(self) -> list[web.RouteDef]:
         """What the console token opens."""
@@ -182,6 +183,16 @@ class Api:
         if reason := self._not_ready():
             return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ready\n")
+
+    async def _lb(self, request: web.Request) -> web.Response:
+        """For a balancer that closes the streams of a server that fails: draining or full is 404, no failure.
+
+        HAProxy's `http-check disable-on-404`: no new calls, and the ones there are stay.
+        """
+        self._limits.check_health_rate(request)
+        if reason := self._not_ready():
+            return web.Response(status=404, text=f"{reason}\n")
+        return web.Response(text="takes calls\n")
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""

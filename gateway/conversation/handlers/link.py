@@ -29,6 +29,7 @@ from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, Stat
 __all__ = [
     "GO_AWAY_MARGIN_S",
     "RETURN_S",
+    "call_limits",
     "connect_timeout",
     "go_away",
     "go_away_deadline",
@@ -54,15 +55,22 @@ def stream_started(p: Policy, s: State, ev: e.StreamStarted, emit: Emit) -> Stat
     if s.link is Link.FAILED:
         return end_call(s, Ending.MODEL_UNREACHABLE, ev.at_s, emit)
     s = s.with_ledger(s.ledger._replace(rate_hz=p.rate_hz))
-    if p.call_limit_s:
-        emit(c.SetTimer(e.TimeLimit, ev.at_s + p.call_limit_s))
-        if p.warning_s:
-            emit(c.SetTimer(e.TimeWarning, ev.at_s + max(0.0, p.call_limit_s - p.warning_s)))
+    call_limits(p, ev.at_s, ev.at_s, emit)
     if s.link is not Link.UP:
         emit(c.SetTimer(e.ConnectTimeout, ev.at_s + p.connect_timeout_s))
     if p.greets is Greets.SOUND:
         emit(c.PlayGreeting())
     return _greet(p, s, ev.at_s, emit)
+
+
+def call_limits(p: Policy, began_s: float, at_s: float, emit: Emit) -> None:
+    """Time the limit of a call that began at `began_s`; a warning that is over by now is not given again."""
+    if not p.call_limit_s:
+        return
+    emit(c.SetTimer(e.TimeLimit, max(at_s, began_s + p.call_limit_s)))
+    warning_s = max(began_s, began_s + p.call_limit_s - p.warning_s)
+    if p.warning_s and warning_s >= at_s:
+        emit(c.SetTimer(e.TimeWarning, warning_s))
 
 
 def _greet(p: Policy, s: State, at_s: float, emit: Emit) -> State:
@@ -150,6 +158,8 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
             prompt_again(s, emit)
             if s.due.failed_prompts == 1:
                 s = s.with_due(struck_s=ev.at_s)  # the prompt before was lost with its connection
+            return think(p, s, ev.at_s, emit)
+        if s.due.continuation_asked:  # the prompt waits for the link, and is sent now
             return think(p, s, ev.at_s, emit)
         emit(c.SetTimer(e.ModelSilent, ev.at_s + RETURN_S))
     elif s.phase is Phase.LISTENING and s.due.failed_prompts:
