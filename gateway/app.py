@@ -32,9 +32,10 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.live import LiveStore, Node
+from offhook.gateway.live import CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
+from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -58,11 +59,16 @@ from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Gateway", "model_for"]
+__all__ = ["HAND_OVER_S", "Gateway", "model_for"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
+MOVING = b'{"error": "the call is moving to another process: try again"}'
+QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
+FETCHED_S = 4.0  # until the carrier has asked another process what follows a call that was handed over
+HAND_OVER_S = QUIET_S + FETCHED_S + 1.0
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
@@ -123,6 +129,7 @@ class Gateway:
             self.metrics,
             here=self._here,
         )
+        self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
         self.admission = Admission(self.agents, settings.max_calls, tokens=tokens)
         self._limits = Limits(self.metrics, clock)
@@ -182,6 +189,7 @@ class Gateway:
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
+            elsewhere=self._elsewhere if self.fleet.shared else None,
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -302,8 +310,22 @@ class Gateway:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("drain limit reached with %d active calls", len(self.calls))
+            if self.fleet.others():
+                await self._hand_over_all()
         else:  # no metric: the process ends before the next scrape
             log.info("drained in %.1f s", self._clock() - began_s)
+
+    async def _hand_over_all(self) -> None:
+        """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
+        calls, began_s = list(self.calls.values()), self._clock()
+        handed = await asyncio.gather(*(self.switchboard.hand_over(call, QUIET_S) for call in calls))
+        log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
+        left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
+        for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
+            holders = [await self.fleet.holder(call_sid) for call_sid in left]
+            if all(held is None or held.owner != self.node for held in holders):
+                break
+            await asyncio.sleep(TICK_S)
 
     async def _end_all(self) -> None:
         self.admission.draining = True
@@ -448,6 +470,24 @@ class Gateway:
 
     # --- for peers, the console and the API
 
+    async def _elsewhere(self, request: web.Request, body: bytes) -> Passed | None:
+        """The answer of the process that has this call, to a request of the API; None: no process has it."""
+        if HOP in request.headers:
+            return None
+        held, peers = await self.fleet.holder(request.match_info["id"]), self.fleet.peers
+        if held is not None and held.stage is CallStage.ENDED:
+            return None
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
+        if held is not None and held.owner != self.node:
+            answer = await ask(held.owner, request.method, request.raw_path)
+            return answer or Passed(409, MOVING, "application/json")
+        for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
+            answer = await ask(name, request.method, request.raw_path)
+            if answer is not None and answer.status != 404:
+                return answer
+        return None
+
     def _here(self) -> Node:
         return Node(
             name=self.node,
@@ -512,10 +552,14 @@ class _Control:
             return True
         return None
 
-    async def hold(self, call_id: str, music_url: str, line: str) -> bool:
+    async def hold(self, call_id: str, music_url: str, line: str) -> bool | None:
+        if self._switchboard.leg(self._sid(call_id)) is None:
+            return None
         return await self._switchboard.hold(self._sid(call_id), music_url, line)
 
-    async def resume(self, call_id: str) -> bool:
+    async def resume(self, call_id: str) -> bool | None:
+        if self._switchboard.leg(self._sid(call_id)) is None:
+            return None
         return await self._switchboard.resume(self._sid(call_id))
 
     def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:

@@ -323,6 +323,12 @@ class Call:
     def phase(self) -> Phase:
         return self._state.phase
 
+    @property
+    def quiet(self) -> bool:
+        """Neither side speaks, and nothing is awaited."""
+        state = self._state
+        return state.phase is Phase.LISTENING and not (state.caller.speaking or state.tools or state.caller.turn_open)
+
     def silent_s(self, now_s: float) -> float:
         """How long the stream has brought nothing; 0 without one."""
         last_s = self.hearing.last_frame_s

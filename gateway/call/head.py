@@ -66,7 +66,7 @@ class RunningHead(msgspec.Struct, omit_defaults=True):
     key: str
 
 
-class FollowsHead(msgspec.Struct, omit_defaults=True):
+class FollowsHead(msgspec.Struct, frozen=True, omit_defaults=True):
     """What follows the conversation, once that is decided (`NextStep`)."""
 
     kind: str
@@ -75,7 +75,7 @@ class FollowsHead(msgspec.Struct, omit_defaults=True):
     starts: bool = False
 
 
-class LegHead(msgspec.Struct, omit_defaults=True):
+class LegHead(msgspec.Struct, frozen=True, omit_defaults=True):
     """The call at its carrier."""
 
     own_number: str = ""
@@ -86,7 +86,7 @@ class LegHead(msgspec.Struct, omit_defaults=True):
 class Head(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A live call, as of `wall_s`. `record`: what the log does not have of its record."""
 
-    v: int = VERSION
+    v: int
     wall_s: float
     record: CallRecord
     parameters: dict[str, str] = {}
@@ -101,7 +101,7 @@ class Head(msgspec.Struct, kw_only=True, omit_defaults=True):
     session: int = 0  # model session
     replies: list[OpenReply] = []
     tools: list[RunningHead] = []
-    memory: LinkMemory = LinkMemory()
+    memory: LinkMemory = msgspec.field(default_factory=LinkMemory)
 
 
 class LogEntry(msgspec.Struct, omit_defaults=True):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from offhook.gateway.live import BEAT_S, CallStage, Claim, Held, LiveStore, Node, StoreAway, ToolRun
+from offhook.gateway.live import BEAT_S, DEAD_AFTER_S, CallStage, Claim, Held, LiveStore, Node, StoreAway, ToolRun
 from offhook.gateway.live.peers import Peers
 from offhook.gateway.live.writer import Checkpoints
 from offhook.metrics.catalogue import Metrics
@@ -98,6 +98,16 @@ class Fleet:
             self._metrics.live_store_errors_total.inc()
             return otherwise
 
+    def others(self) -> list[Node]:
+        """The nodes that could take a call over now, the least loaded first."""
+        alive = (self.peers.alive(name) for name in self.peers.nodes)
+        fit = [node for node in alive if node is not None and not node.draining and node.calls < node.capacity]
+        return sorted(fit, key=lambda node: node.calls / node.capacity)
+
+    def dead(self) -> list[Node]:
+        """Nodes whose beats have stopped."""
+        return [node for node in self.peers.nodes.values() if node.age_s >= DEAD_AFTER_S]
+
     # --- calls
 
     async def ring(self, call_id: str) -> Held | None:
@@ -134,6 +144,11 @@ class Fleet:
         if self._store is None or epoch is None:
             return True
         return await self._ask(self._store.end(call_id, epoch), True)
+
+    async def give_back(self, call_id: str, epoch: int) -> None:
+        """A call that this node was first to have is not taken: it was refused."""
+        if self._store is not None:
+            await self._ask(self._store.end(call_id, epoch), False)
 
     async def burn(self, token_id: str, life_s: float) -> bool:
         """Use up a one-time token; while the store is away the process's own memory has to do."""

@@ -47,6 +47,18 @@ class Peers:
         node = self.nodes.get(name)
         return node if node is not None and node.address and node.age_s < DEAD_AFTER_S else None
 
+    async def answers(self, name: str) -> bool:
+        """Whether a node whose beats have stopped still answers: it may only have lost the store."""
+        node = self.nodes.get(name)
+        if node is None or not node.address or self._http is None:
+            return False
+        try:
+            timeout = aiohttp.ClientTimeout(total=FORWARD_S)
+            async with self._http.get(f"{node.address}/livez", timeout=timeout) as answer:
+                return answer.status < 500
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def request(
         self,
         name: str,

@@ -17,7 +17,7 @@ from enum import Enum
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import read_address
-from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
+from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamToken, StreamTokens
 
 __all__ = ["Admission", "Admitted", "Refusal", "Refused"]
 
@@ -114,6 +114,10 @@ class Admission:
         token = self._tokens.mint(call_id, now_s)
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
         return Admitted(agent, token)
+
+    def read(self, call_id: str, token: str, now_s: float) -> StreamToken | None:
+        """What a valid token of any node says; it is not used up."""
+        return self._tokens.read(token, call_id, now_s)
 
     def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
         """A stream claims its call: the agent, once per token; None for a wrong, used or late token, and for one that

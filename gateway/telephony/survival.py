@@ -15,6 +15,7 @@ import msgspec
 from offhook.gateway.call import prompts
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.head import (
+    VERSION,
     FollowsHead,
     Head,
     LegHead,
@@ -104,6 +105,7 @@ class Survival:
         )
         transfer, step, ending = call.tools.transfer_to, self._leg.next, call.ending or state.ending
         return Head(
+            v=VERSION,
             wall_s=wall_s,
             record=tail,
             parameters=dict(call.facts.parameters),

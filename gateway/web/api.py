@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.live.peers import Passed
 from offhook.gateway.web.access import Access, Lock, secret_of
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
@@ -69,6 +70,8 @@ class Api:
 
     `not_ready()`: why `/readyz` answers 503 and `/lb` 404, "" when ready.
 
+    `elsewhere(request, body)`: the answer of the process that has the call, where there are others; None: none has it.
+
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
 
@@ -83,7 +86,9 @@ class Api:
         not_ready: Callable[[], str],
         token_for: TokenFor | None,
         exemplars: bool,
+        elsewhere: Callable[[web.Request, bytes], Awaitable[Passed | None]] | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
         self._lock = lock
         self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
@@ -135,6 +140,8 @@ class Api:
         await self._authorized(request)
         placed = self._control.outbound(request.match_info["id"])
         if placed is None:
+            if (passed := await self._passed_on(request, {})) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call")
         return _json(placed)
 
@@ -163,8 +170,20 @@ class Api:
             case "press" if texts["digits"]:
                 done = control.press(call_id, texts["digits"])
         if done is None:
+            if (passed := await self._passed_on(request, body)) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call or action")
         return _json({"done": done}, status=200 if done else 409)
+
+    async def _passed_on(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
+        """The answer of the process that has this call; None: no other one has."""
+        if self._elsewhere is None:
+            return None
+        passed = await self._elsewhere(request, msgspec.json.encode(body) if request.method == "POST" else b"")
+        if passed is None:
+            return None
+        headers = {"Retry-After": "1"} if passed.status == 409 else None
+        return web.Response(status=passed.status, body=passed.body, content_type=passed.content_type, headers=headers)
 
     # --- for operators
 

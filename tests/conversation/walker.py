@@ -71,6 +71,7 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
             alive=s.due.alive and s.due.since_s is not None,
         ),
         s.caller.idle_prompted,
+        s.owed,
         s.rotation_due,
         s.ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,

@@ -234,7 +234,11 @@ class Twilio:
             return None
         held = await fleet.holder(form["CallSid"])
         owner = request.match_info.get("node", "") if held is None else held.owner
-        if owner in ("", fleet.name) or (held is not None and held.stage is CallStage.ENDED):
+        if held is not None and held.stage in (CallStage.ENDED, CallStage.HANDOVER):
+            owner = ""
+        if owner in ("", fleet.name) and self._board.draining and (others := fleet.others()):
+            owner = others[0].name
+        if owner in ("", fleet.name):
             return None
         sealed = request.headers.get(signature.SIGNATURE_HEADER, "")
         headers = {signature.SIGNATURE_HEADER: sealed, "Content-Type": FORM}
@@ -258,17 +262,22 @@ class Twilio:
         held = None if self._board.leg(call_sid) else await self._fleet.ring(call_sid)
         if held is not None and held.stage is CallStage.ENDED:
             return twiml.hang_up()
+        if held is not None and held.owner == self._fleet.name and await self._board.fleet_is_full(call_sid):
+            await self._fleet.give_back(call_sid, held.epoch)
+            return self._fallback_document(form)
         if held is not None and held.owner != self._fleet.name:  # its process does not answer
             answer = await self._board.take_over(self, ringing, self._clock())
         else:
             answer = self._board.ring(self, ringing, self._clock(), epoch=held.epoch if held is not None else 1)
         if isinstance(answer, NextStep) or answer is None:
             return self._fallback_document(form)
+        if isinstance(answer, Refused) and held is not None:
+            await self._fleet.give_back(call_sid, held.epoch)
         if not isinstance(answer, Admitted):
             return twiml.hang_up() if answer.reason is Refusal.ENDED else self._fallback_document(form, answer.fallback)
         one = self._legs.get(call_sid)
         if one is None:
-            one = self._new_leg(request, form)
+            one = self._new_leg(call_sid, form.get("AccountSid", ""), request.host)
         document = _connect(one, answer.token)
         if call := self._board.call(call_sid):
             call.timeline.webhook_answered(self._clock())
@@ -286,13 +295,11 @@ class Twilio:
             status=CALL_STATUS.get(form.get("CallStatus", "")),
         )
 
-    def _new_leg(self, request: web.Request, form: Form) -> TwilioLeg:
-        call_sid = form["CallSid"]
+    def _new_leg(self, call_sid: str, account_sid: str, host: str) -> TwilioLeg:
         leg = self._board.leg(call_sid)
         assert leg is not None
-        public_url = self._settings.public_url or f"https://{request.host}"
-        base = f"{public_url}/twilio/n/{self._fleet.name}"
-        one = TwilioLeg(leg, Steering(leg), form.get("AccountSid", ""), base)
+        public_url = self._settings.public_url or f"https://{host}"
+        one = TwilioLeg(leg, Steering(leg), account_sid, f"{public_url}/twilio/n/{self._fleet.name}")
         self._legs[call_sid] = self._watched[call_sid] = one
         return one
 
@@ -304,7 +311,7 @@ class Twilio:
         answer = await self._board.take_over(self, self._ringing(request, form), self._clock())
         if answer is None:
             return self._fallback_document(form)
-        one = self._legs.get(call_sid) or self._new_leg(request, form)
+        one = self._legs.get(call_sid) or self._new_leg(call_sid, form.get("AccountSid", ""), request.host)
         return _connect(one, answer.token) if isinstance(answer, Admitted) else _document(one, answer)
 
     async def _after(self, request: web.Request, form: Form) -> str:
@@ -359,6 +366,8 @@ class Twilio:
                 self._board.stream_ended(call_sid, form.get("StreamSid", ""), now_s)
         else:
             status = CALL_STATUS.get(form.get("CallStatus", ""))
+            if status in FINAL and self._fleet.shared and self._board.leg(call_sid) is None:
+                await self._board.ended_elsewhere(self, self._ringing(request, form), now_s)
             self._board.status(call_sid, status, now_s, outbound_id=request.query.get("call", ""))
 
     async def _machine(self, request: web.Request, form: Form) -> None:
@@ -367,9 +376,14 @@ class Twilio:
 
     # --- streams (`MediaSockets` reads them)
 
-    def _claim(self, start: messages.Start) -> Call | None:
+    async def _claim(self, start: messages.Start) -> Call | None:
         """The call that this stream proves to belong to; None, counted, when it proves nothing."""
         now_s, token = self._clock(), start.parameters.get("token", "")
+        if self._fleet.shared and not self._settings.insecure:
+            token = await self._board.token_here(self, start.call_sid, token, FORMATS, now_s)
+            now_s = self._clock()
+            if start.call_sid not in self._legs and self._board.leg(start.call_sid) is not None:
+                self._new_leg(start.call_sid, start.account_sid, "")
         one = self._legs.get(start.call_sid)
         if one is not None and start.account_sid and one.account_sid not in ("", start.account_sid):
             self._metrics.input_errors_total.inc("carrier", "wrong_call")
@@ -414,8 +428,15 @@ class Twilio:
         if one := self._legs.get(call_id):
             one.steering.follow()
 
+    async def _may_steer(self, call_id: str) -> bool:
+        """Whether REST may touch this call: of one that another process has, it would tear down the stream."""
+        return self._rest is not None and await self._fleet.owns(call_id)
+
     async def hang_up(self, call_id: str) -> bool:
-        return self._rest is not None and await self._rest.hang_up(call_id)
+        if not await self._may_steer(call_id):
+            return False
+        assert self._rest is not None
+        return await self._rest.hang_up(call_id)
 
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         assert self._rest is not None
@@ -442,8 +463,9 @@ class Twilio:
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
         one = self._legs.get(call_id)
-        if one is None or self._rest is None or not one.steering.leave_stream(self._clock()):
+        if one is None or not await self._may_steer(call_id) or not one.steering.leave_stream(self._clock()):
             return False
+        assert self._rest is not None
         if isinstance(what, Hold):
             document = twiml.hold(what.music_url or twiml.HOLD_MUSIC_URL, what.line)
         else:
@@ -459,7 +481,7 @@ class Twilio:
 
     async def resume(self, call_id: str) -> bool:
         one = self._legs.get(call_id)
-        if one is None or self._rest is None or not one.steering.resume(self._clock()):
+        if one is None or not await self._may_steer(call_id) or not one.steering.resume(self._clock()):
             return False
         await self._push(one, Push.REDIRECT)
         return True
@@ -467,11 +489,21 @@ class Twilio:
     async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
         caller_id = self._board.caller_id_for(call_id, "", "")
         document = twiml.fallback(fallback, caller_id=caller_id)
-        return self._rest is not None and await self._rest.run_twiml(call_id, document)
+        if not await self._may_steer(call_id):
+            return False
+        assert self._rest is not None
+        return await self._rest.run_twiml(call_id, document)
+
+    async def bring(self, call_id: str) -> bool:
+        base = f"{self._settings.public_url}/twilio/n/{self._fleet.name}"
+        return self._rest is not None and await self._rest.redirect(call_id, f"{base}/after?steered=1")
 
     async def _push(self, one: TwilioLeg, push: Push) -> None:
         assert self._rest is not None
         call_sid = one.leg.call_id
+        if not await self._may_steer(call_sid):
+            one.steering.pushed(None)
+            return
         try:
             if push is Push.HANG_UP:
                 up = await self._rest.hang_up(call_sid)

@@ -41,12 +41,18 @@ __all__ = [
     "model_ready_connecting",
     "model_silent",
     "model_silent_listening",
+    "prompt_for_owed",
     "stream_lost",
     "stream_never_started",
     "stream_started",
     "stream_stopped",
     "strike",
 ]
+PROMPT_FOR: Final = {
+    e.Owed.GREETING: c.Prompt.GREETING,
+    e.Owed.ANSWER: c.Prompt.NUDGE,
+    e.Owed.REST: c.Prompt.TAKE_UP,
+}
 RETURN_S: Final = 1.5  # a link that is back has the caller's audio of the meantime, if it was short
 GO_AWAY_MARGIN_S: Final = 3.0  # changing connections takes part of the notice
 
@@ -148,6 +154,8 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     s = s._replace(link=Link.UP, rotation_due=False)
     if not s.due.failed_prompts:
         s = s.with_due_anew(reply=s.due.reply)  # a model that was not there was not silent
+    if s.owed is not e.Owed.NOTHING:
+        return prompt_for_owed(p, s, ev.at_s, emit)
     greeting_due = p.greets is Greets.MODEL and not s.ledger.newest and s.last_words is None
     if greeting_due and s.phase in (Phase.LISTENING, Phase.THINKING):
         return _greet(p, s, ev.at_s, emit)  # a connection that was prompted, and lost, said nothing
@@ -159,12 +167,24 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
             if s.due.failed_prompts == 1:
                 s = s.with_due(struck_s=ev.at_s)  # the prompt before was lost with its connection
             return think(p, s, ev.at_s, emit)
-        if s.due.continuation_asked:  # the prompt waits for the link, and is sent now
-            return think(p, s, ev.at_s, emit)
         emit(c.SetTimer(e.ModelSilent, ev.at_s + RETURN_S))
     elif s.phase is Phase.LISTENING and s.due.failed_prompts:
         s = s.with_due(prompt_waits=True)
     return s
+
+
+def prompt_for_owed(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The call began elsewhere, and the model's first session here is up: it is prompted for what was owed there, once.
+
+    A caller who speaks meanwhile is answered instead.
+    """
+    if s.link is not Link.UP:
+        return s
+    owed, s = s.owed, s._replace(owed=e.Owed.NOTHING)
+    if s.phase not in (Phase.THINKING, Phase.CLOSING):
+        return s
+    emit(c.SendPrompt(PROMPT_FOR[owed]))
+    return think(p, s, at_s, emit) if s.phase is Phase.THINKING else s
 
 
 def model_down(p: Policy, s: State, ev: e.ModelDown, emit: Emit) -> State:

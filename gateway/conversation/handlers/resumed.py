@@ -10,20 +10,17 @@ from __future__ import annotations
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import ledger as lg
+from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.handlers.floor import GOODBYE_MAX_S, Emit, end_call, listen, think
-from offhook.gateway.conversation.handlers.link import call_limits
+from offhook.gateway.conversation.handlers.link import call_limits, prompt_for_owed
 from offhook.gateway.conversation.state import Greets, LineState, Link, Phase, Policy, State
 
 __all__ = ["resumed"]
 
-_PROMPTS = {
-    e.Owed.GREETING: c.Prompt.GREETING,
-    e.Owed.ANSWER: c.Prompt.NUDGE,
-    e.Owed.REST: c.Prompt.TAKE_UP,
-}
-
 
 def resumed(p: Policy, s: State, ev: e.Resumed, emit: Emit) -> State:
+    if s.link is Link.FAILED:
+        return end_call(s, ev.ending or Ending.MODEL_UNREACHABLE, ev.at_s, emit)
     call_limits(p, ev.began_s, ev.at_s, emit)
     if s.link is not Link.UP:
         emit(c.SetTimer(e.ConnectTimeout, ev.at_s + p.connect_timeout_s))
@@ -34,15 +31,11 @@ def resumed(p: Policy, s: State, ev: e.Resumed, emit: Emit) -> State:
     s = s.with_ledger(lg.kill(ledger, ev.newest))
     if ev.ending is not None:
         return _goodbye(s, ev, emit)
-    if ev.owed is e.Owed.NOTHING or (ev.owed is e.Owed.GREETING and p.greets is Greets.NOBODY):
-        return listen(p, s, ev.at_s, emit)
     if ev.owed is e.Owed.GREETING and p.greets is Greets.SOUND:
         emit(c.PlayGreeting())
+    if ev.owed is e.Owed.NOTHING or (ev.owed is e.Owed.GREETING and p.greets is not Greets.MODEL):
         return listen(p, s, ev.at_s, emit)
-    if ev.owed is not e.Owed.GREETING or ev.newest:  # a model that has said nothing yet greets when it is ready
-        emit(c.SendPrompt(_PROMPTS[ev.owed]))
-        s = s.with_due(continuation_asked=True)
-    return think(p, s, ev.at_s, emit)
+    return prompt_for_owed(p, think(p, s._replace(owed=ev.owed), ev.at_s, emit), ev.at_s, emit)
 
 
 def _goodbye(s: State, ev: e.Resumed, emit: Emit) -> State:
@@ -50,9 +43,8 @@ def _goodbye(s: State, ev: e.Resumed, emit: Emit) -> State:
     assert ev.ending is not None
     if ev.owed is e.Owed.NOTHING:
         return end_call(s, ev.ending, ev.at_s, emit)
-    emit(c.SendPrompt(c.Prompt.TAKE_UP))
     emit(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
-    return s._replace(phase=Phase.CLOSING, ending=ev.ending)
+    return s._replace(phase=Phase.CLOSING, ending=ev.ending, owed=ev.owed)
 
 
 def _sound_goes_on(p: Policy, s: State, ev: e.Resumed, emit: Emit) -> State:
