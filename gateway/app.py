@@ -23,10 +23,11 @@ from offhook.gateway import __version__
 from offhook.gateway.agent.policy import detector_of
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.call import ENDING_MAX_S, Call
+from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
 from offhook.gateway.call.hearing import Detection
+from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
@@ -504,7 +505,7 @@ class Gateway:
 
     def _live_record(self, call_sid: str) -> CallRecord | None:
         call = self.calls.get(call_sid)
-        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.received_ms)
+        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.audio_in_ms)
 
     def _not_ready(self) -> str:
         if self.admission.draining:

@@ -95,7 +95,7 @@ class Survival:
         tail = msgspec.structs.replace(
             record,
             duration_ms=timeline.ms(now_s),
-            audio_in_ms=call.audio_in_ms,
+            audio_in_ms=call.hearing.audio_in_ms,
             turns=timeline.open_turns(),
             barge_ins=record.barge_ins[self._barge_ins :],
             tool_calls=record.tool_calls[self._tools :],
