@@ -34,7 +34,7 @@ __all__ = [
 BEAT_S = 1.0  # each node's beat
 DEAD_AFTER_S = 5.0  # a node whose last beat is older may be dead: its leases end, others may take its calls
 MOVES_WITHIN_S = 60.0  # a call that was claimed repeatedly within this may itself be what ends its owners
-CALL_LIFE_S = 7_500.0  # Twilio's longest call by default, and two hours more
+CALL_LIFE_S = 18_000.0  # a carrier's longest call, four hours, and one more
 ENDED_LIFE_S = 3_600.0  # an ended call is remembered against late requests
 TOOL_LIFE_S = 86_400.0
 

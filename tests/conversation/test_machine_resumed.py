@@ -73,14 +73,14 @@ def test_the_limits_count_from_the_calls_beginning() -> None:
     assert late.shell.due_s(TimeWarning) is None  # it was given there
 
 
-def test_audio_waits_for_the_line_and_old_replies_are_dead() -> None:
+def test_audio_waits_for_the_line_of_live_replies() -> None:
     book = moved(Owed.REST) >> READY << SendPrompt(Prompt.TAKE_UP)
     book = book >> ReplyAudio(100.2, 7, 1600) << Drop(7)
     book = book >> ReplyAudio(100.2, 8, 1600, 160) << Phase.SPEAKING
     assert book >> LineBack(100.4) << Replay(8, 0, 160) << Play(8, 160, 1600)
 
 
-def test_a_greeting_from_a_file_goes_on_where_it_was_heard() -> None:
+def test_a_greeting_from_a_file_goes_on_where_heard() -> None:
     policy = POLICY._replace(greets=Greets.SOUND, greeting_protected=True)
     book = moved(Owed.REST, policy, newest=1, sound=4000, sound_heard=3200) << Phase.SPEAKING
     assert book >> READY >> LineBack(100.4) << Replay(1, 3200, 4000) << Phase.SPEAKING

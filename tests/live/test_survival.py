@@ -40,7 +40,7 @@ def check_moved(one: StormCall) -> None:
     assert "Greet" not in told
 
 
-async def test_killed_in_mid_sentence_each_call_goes_on_elsewhere(tmp_path: Path) -> None:
+async def test_killed_in_mid_sentence_calls_go_on(tmp_path: Path) -> None:
     require("haproxy", "redis-server")
     with redis_server(tmp_path) as redis:
         async with (

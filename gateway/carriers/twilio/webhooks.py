@@ -234,7 +234,7 @@ class Twilio:
             return None
         held = await fleet.holder(form["CallSid"])
         owner = request.match_info.get("node", "") if held is None else held.owner
-        if held is not None and held.stage in (CallStage.ENDED, CallStage.HANDOVER):
+        if held is not None and held.stage is CallStage.HANDOVER:
             owner = ""
         if owner in ("", fleet.name) and self._board.draining and (others := fleet.others()):
             owner = others[0].name
@@ -308,8 +308,12 @@ class Twilio:
         call_sid, status = form["CallSid"], CALL_STATUS.get(form.get("CallStatus", ""))
         if not self._fleet.shared or status in FINAL:
             return twiml.hang_up() if status in FINAL else self._fallback_document(form)
-        answer = await self._board.take_over(self, self._ringing(request, form), self._clock())
-        if answer is None:
+        ringing = self._ringing(request, form)
+        answer: Admitted | NextStep | Refused | None = await self._board.take_over(self, ringing, self._clock())
+        if answer is None and await self._fleet.holder(call_sid) is None:
+            # The store is away, or was emptied: of the conversation nothing is left, and a new one is better than none.
+            answer = self._board.ring(self, ringing, self._clock())
+        if answer is None or isinstance(answer, Refused):
             return self._fallback_document(form)
         one = self._legs.get(call_sid) or self._new_leg(call_sid, form.get("AccountSid", ""), request.host)
         return _connect(one, answer.token) if isinstance(answer, Admitted) else _document(one, answer)
