@@ -272,7 +272,7 @@ class Switchboard:
     def _moved(self, call: Call) -> None:
         """Another process has the call: nothing of it is done or recorded here any more."""
         call_id = call.facts.call_sid
-        self.fleet.checkpoints.forget(call_id)
+        self.fleet.checkpoints.lose(call_id)
         self._survivals.pop(call_id, None)
         self._admission.forget(call_id)
         if leg := self._legs.pop(call_id, None):
