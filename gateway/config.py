@@ -54,6 +54,12 @@ class Settings:
     webhook_secrets: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_SECRET, secret: signs them; two while rotating
     webhook_events: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_EVENTS: kinds to deliver; empty: all
     webhook_private: bool = False  # OFFHOOK_WEBHOOK_PRIVATE=1: the receiver may be in a private network, by http
+    replica: str = ""  # OFFHOOK_REPLICA: this process's name among its peers, random without one
+    live: str = ""  # OFFHOOK_LIVE, secret: where calls outlive their process: redis://... or sqlite:/dev/shm/...
+    fleet_key: tuple[str, ...] = ()  # OFFHOOK_FLEET_KEY, secret: the same for all processes; two while rotating
+    node_url: str = ""  # OFFHOOK_NODE_URL: where its peers reach this process; the listener's address without it
+    fleet_max_calls: int = 0  # OFFHOOK_FLEET_MAX_CALLS: of all processes together; 0: the sum of their own limits
+    watchdog_s: float = 2.0  # OFFHOOK_WATCHDOG_S: a process that hangs for longer is ended, its calls go on; 0: never
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -133,6 +139,8 @@ SECRETS = frozenset(
         "database_url",
         "number_key",
         "webhook_secrets",
+        "live",
+        "fleet_key",
     }
 )
 
@@ -197,6 +205,12 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         webhook_secrets=listed("OFFHOOK_WEBHOOK_SECRET"),
         webhook_events=listed("OFFHOOK_WEBHOOK_EVENTS"),
         webhook_private=switch("OFFHOOK_WEBHOOK_PRIVATE"),
+        replica=text("OFFHOOK_REPLICA"),
+        live=text("OFFHOOK_LIVE"),
+        fleet_key=listed("OFFHOOK_FLEET_KEY"),
+        node_url=text("OFFHOOK_NODE_URL").rstrip("/"),
+        fleet_max_calls=int(number("OFFHOOK_FLEET_MAX_CALLS", 0, 0, 10_000_000)),
+        watchdog_s=number("OFFHOOK_WATCHDOG_S", 2.0, 0, 3600),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )
@@ -211,10 +225,17 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
             f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
         )
+    if settings.live and not settings.fleet_key:
+        raise OperatorError(
+            "OFFHOOK_LIVE keeps what was said for whoever takes a call over: set OFFHOOK_FLEET_KEY, the same for all "
+            "processes, to encrypt it (make one with `openssl rand -hex 24`)"
+        )
+    shared = [("OFFHOOK_FLEET_KEY", key) for key in settings.fleet_key]
     for name, secret in (
         ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
         ("OFFHOOK_API_TOKEN", settings.api_token),
         ("OFFHOOK_NUMBER_KEY", settings.number_key),
+        *shared,
     ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(

@@ -39,3 +39,17 @@ def test_a_starved_loop_blames_no_task(caplog: Any, monkeypatch: Any) -> None:
     assert "got no processor for 250 ms, 1 times so far" in caplog.text
     assert "Traceback" not in caplog.text
     assert "time.sleep" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("blocked_s", "hung_after_s", "ended"), [(1.3, 0.5, [loop_watch.HUNG_EXIT_CODE]), (0.6, 2.0, []), (1.3, 0.0, [])]
+)
+async def test_only_a_hung_loop_ends_the_process(
+    blocked_s: float, hung_after_s: float, ended: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    codes: list[int] = []
+    with loop_watch.watching(lambda _: None, hung_after_s=hung_after_s, end_process=codes.append):
+        time.sleep(blocked_s)  # noqa: ASYNC251  this is the fault
+    assert codes == ended
+    assert ("the event loop hangs" in caplog.text) is bool(ended)
+    assert ("test_loop_watch.py" in caplog.text) is True  # the stack

@@ -16,7 +16,7 @@ import pybase64
 
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import CallerTranscribed, ModelInterrupted, ReplyComplete, TurnComplete
-from offhook.gateway.models import CallBrief, LinkCount, ModelSink, Speaker
+from offhook.gateway.models import CallBrief, LinkCount, LinkMemory, ModelSink, Speaker
 from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.memory import CallSoFar
 from offhook.gateway.models.openai.outbox import Outbox
@@ -69,6 +69,8 @@ class Dialogue:
         self._keep_turns = brief.agent.model.keep_turns
         self._patient_s = GIVE_UP_SHARE * brief.agent.model.silent_after_ms / 1000
         self._so_far = CallSoFar(self._keep_turns)
+        if brief.memory is not None:
+            self._so_far.restore(brief.memory)
         self._connected = False
         self._sequence = Sequence()
         self._replies = Replies()
@@ -106,6 +108,9 @@ class Dialogue:
         }
 
     # --- sessions
+
+    def memory(self) -> LinkMemory:
+        return self._so_far.kept()
 
     def begin_session(self) -> bool:
         """A new session is up: give it the call so far, then what waits. Whether it was given anything."""

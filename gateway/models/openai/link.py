@@ -25,7 +25,7 @@ from websockets.exceptions import WebSocketException
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import GoAway, ModelDown, ModelFailed, ModelReady, ToolWithdrawn
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
-from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink
+from offhook.gateway.models import CallBrief, LinkCan, LinkCount, LinkMemory, ModelSink
 from offhook.gateway.models.instructions import instruction, with_time
 from offhook.gateway.models.openai.dialogue import Dialogue
 from offhook.gateway.models.openai.outbox import Outbox
@@ -131,6 +131,9 @@ class RealtimeLink:
 
     def tool_cancelled(self, call_id: str) -> None:
         self._dialogue.tool_cancelled(call_id)
+
+    def memory(self) -> LinkMemory:
+        return self._dialogue.memory()
 
     def rotate(self) -> None:
         """A new session, which is given the call so far."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from offhook.gateway.models import LinkMemory, Speaker
+
 __all__ = ["CallSoFar", "SaidLine"]
 
 MAX_LINES = 30
 MAX_CHARACTERS = 6_000
+RESTORED = -1  # the turn of a reply that another process' session said
 
 
 @dataclass(slots=True)
@@ -57,6 +60,16 @@ class CallSoFar:
                 end = round(len(line.text) * share)
                 if end < len(line.text):  # whole words
                     line.text = line.text[: end + 1].rpartition(" ")[0]
+
+    def kept(self) -> LinkMemory:
+        """All of it, for another process: a session cannot be resumed there, its words can be given again."""
+        of_role = {"user": Speaker.CALLER, "assistant": Speaker.AGENT}
+        return LinkMemory(lines=[(of_role[role].value, text) for role, text in self.items()])
+
+    def restore(self, memory: LinkMemory) -> None:
+        """Go on from another process's."""
+        agent = Speaker.AGENT.value
+        self._lines.extend(SaidLine(RESTORED if who == agent else None, text) for who, text in memory.lines)
 
     def items(self) -> list[tuple[str, str]]:
         """(role, text), oldest first, `MAX_CHARACTERS` at most in all."""

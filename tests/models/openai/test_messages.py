@@ -84,3 +84,12 @@ def test_call_so_far_has_what_was_heard_in_order() -> None:
     for turn in range(3, 500):
         so_far.agent_words(turn, "x" * 500)
     assert sum(len(text) for _, text in so_far.items()) <= 6_000
+
+
+def test_another_process_goes_on_with_the_call_so_far() -> None:
+    there, here = CallSoFar(), CallSoFar()
+    there.caller_words("item_1", "A table for two.")
+    there.agent_words(7, "For which day?")
+    here.restore(there.kept())
+    here.agent_words(1, "Go on.")
+    assert here.items() == [("user", "A table for two."), ("assistant", "For which day?"), ("assistant", "Go on.")]
