@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 PAGE_MAX = 200
+WALKED = 20_000  # calls: some 100 ms, and less for words that are common
 TURN_GAP_MIN_MS, BARGE_IN_MIN_MS = 1_000, 300  # of the partial indexes: what is faster is not slow
 _PHRASE = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -100,8 +101,14 @@ class SegmentFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 async def list_calls(session: Transaction, query: CallQuery) -> CallPage:
     """One page."""
-    sql, values = _select(session.dialect, query, ", ".join(f"c.{name.strip()}" for name in COLUMNS.split(",")))
-    rows = await session.rows(f"{sql} limit ?", *values, query.limit + 1)
+    columns = ", ".join(f"c.{name.strip()}" for name in COLUMNS.split(","))
+    rows: Sequence[Sequence[Any]] = []
+    if session.dialect == "postgres" and query.words is not None:  # common words are soon found among the newest calls
+        sql, values = _select(session.dialect, query, columns, walked=WALKED)
+        rows = await session.rows(f"{sql} limit ?", *values, query.limit + 1)
+    if len(rows) <= query.limit:
+        sql, values = _select(session.dialect, query, columns)
+        rows = await session.rows(f"{sql} limit ?", *values, query.limit + 1)
     calls = [_kept(row) for row in rows[: query.limit]]
     return CallPage(calls, str(rows[query.limit - 1][0]) if len(rows) > query.limit else None)
 
@@ -112,8 +119,11 @@ async def find_keys(session: Transaction, query: CallQuery, limit: int) -> list[
     return [row[0] for row in await session.rows(f"{sql} limit ?", *values, limit)]
 
 
-def _select(dialect: str, query: CallQuery, columns: str) -> tuple[str, list[Any]]:
-    """The statement up to its limit. It walks the words, the tool's calls or all calls, in the order of their keys."""
+def _select(dialect: str, query: CallQuery, columns: str, *, walked: int | None = None) -> tuple[str, list[Any]]:
+    """The statement up to its limit. It walks the words, the tool's calls or all calls, in the order of their keys.
+
+    Postgres keeps no useful statistics of words: it searches the newest `walked` calls one by one, or all by the index.
+    """
     values: list[Any] = []
     where: list[str] = []
     key, source = "c.id", "calls c"
@@ -126,16 +136,23 @@ def _select(dialect: str, query: CallQuery, columns: str) -> tuple[str, list[Any
         if not phrases:
             where.append("1 = 0")  # nothing that could be said
         elif dialect == "sqlite":
-            key = "w.rowid"
+            key, words = "w.rowid", "words"
             where.append("w.said match ?")
             values.append(" ".join(f'"{" ".join(phrase)}"' for phrase in phrases))
         else:
             key = "w.id"
-            where.append("w.said @@ (" + " && ".join(["phraseto_tsquery('simple', ?::text)"] * len(phrases)) + ")")
-            values += [" ".join(phrase) for phrase in phrases]
+            said = [" ".join(phrase) for phrase in phrases]
+            asked = " && ".join(["phraseto_tsquery('simple', ?::text)"] * len(phrases))
+            if walked is None:
+                words = f"(select id from words where said @@ ({asked}) offset 0)"
+                values = [*said, *values]
+            else:
+                words = f"(select id, said from words where id >= ? and id < ? order by id desc limit {walked})"
+                values = [*_bounds(query), *values, *said]
+                where.append(f"w.said @@ ({asked})")
         if phrases:
             tools = f"join call_tools t on t.id = {key} " if query.tool is not None else ""
-            source = f"words w {tools}join calls c on c.id = {key}"
+            source = f"{words} w {tools}join calls c on c.id = {key}"
     # Slow calls are few: SQLite, which keeps no statistics, would walk all of an agent's. A + hides a column's index.
     is_slow = query.turn_gap_over_ms is not None or query.barge_in_over_ms is not None
     aside = "+" if dialect == "sqlite" and is_slow else ""
@@ -151,6 +168,9 @@ def _select(dialect: str, query: CallQuery, columns: str) -> tuple[str, list[Any
         if value is not None:
             where.append(condition)
             values.append(value)
+            if condition.startswith(key) and key != "c.id":  # so that Postgres joins only these
+                where.append(condition.replace(key, "c.id"))
+                values.append(value)
     for column, least_ms, over_ms in (
         ("c.turn_gap_ms", TURN_GAP_MIN_MS, query.turn_gap_over_ms),
         ("c.barge_in_ms", BARGE_IN_MIN_MS, query.barge_in_over_ms),
@@ -160,6 +180,13 @@ def _select(dialect: str, query: CallQuery, columns: str) -> tuple[str, list[Any
             values.append(float(over_ms))
     condition = f" where {' and '.join(where)}" if where else ""
     return f"select {columns} from {source}{condition} order by {key} desc", values
+
+
+def _bounds(query: CallQuery) -> tuple[int, int]:
+    """Keys from the first up to the second are looked at."""
+    highest = [query.before, None if query.until_ms is None else first_key(query.until_ms)]
+    lowest = 0 if query.since_ms is None else first_key(query.since_ms)
+    return lowest, min(key for key in (*highest, (1 << 63) - 1) if key is not None)
 
 
 def _kept(row: Sequence[Any]) -> KeptCall:
