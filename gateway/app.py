@@ -25,6 +25,7 @@ from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call.head import Taken
 from offhook.gateway.call.hearing import Detection
 from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.twilio.webhooks import Twilio
@@ -32,6 +33,10 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
+from offhook.gateway.live import CallStage, LiveStore, Node
+from offhook.gateway.live.fleet import Fleet
+from offhook.gateway.live.node import live_store_for, node_name
+from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -43,6 +48,7 @@ from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
 from offhook.gateway.telephony.switchboard import Switchboard
+from offhook.gateway.telephony.tokens import StreamTokens
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
@@ -54,11 +60,16 @@ from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Gateway", "model_for"]
+__all__ = ["HAND_OVER_S", "Gateway", "model_for"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
+MOVING = b'{"error": "the call is moving to another process: try again"}'
+QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
+FETCHED_S = 4.0  # until the carrier has asked another process what follows a call that was handed over
+HAND_OVER_S = QUIET_S + FETCHED_S + 1.0
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
@@ -76,7 +87,8 @@ class Gateway:
 
     `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
     `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
-    and stands still within an iteration. Raises `OperatorError`.
+    and stands still within an iteration. `wall`: seconds of the wall clock, which other processes share. `live`: the
+    live store instead of the one that the settings name. Raises `OperatorError`.
     """
 
     def __init__(
@@ -85,6 +97,9 @@ class Gateway:
         agents: Sequence[Agent],
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        wall: Callable[[], float] = time.time,
+        live: LiveStore | None = None,
     ) -> None:
         if not agents:
             raise OperatorError("no agent: name an agent file with --agent or OFFHOOK_AGENT")
@@ -107,7 +122,17 @@ class Gateway:
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
-        self.admission = Admission(self.agents, settings.max_calls)
+        self.node, self._boot, self._wall = node_name(settings.replica), secrets.token_hex(4), wall
+        self.address = settings.node_url  # where peers reach this process; without the setting: once it listens
+        self.fleet = Fleet(
+            self.node,
+            live or live_store_for(settings.live, clock=clock, wall=wall),
+            self.metrics,
+            here=self._here,
+        )
+        self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
+        tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
+        self.admission = Admission(self.agents, settings.max_calls, tokens=tokens)
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
@@ -124,6 +149,8 @@ class Gateway:
             self.calls,
             self._new_call,
             clock=clock,
+            fleet=self.fleet,
+            wall=wall,
         )
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
@@ -163,6 +190,7 @@ class Gateway:
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
+            elsewhere=self._elsewhere if self.fleet.shared else None,
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -204,6 +232,8 @@ class Gateway:
         settings = self.settings
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.model.close)
+            await self.fleet.open()
+            stack.push_async_callback(self.fleet.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
             )
@@ -217,12 +247,14 @@ class Gateway:
                     )
                 )
             self.console_link = admin_url + self._sign_in
+            self.address = self.address or url
             await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
             for agent in self.agents:  # here the tools of MCP servers are known too
                 for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
             await self.switchboard.open(self._carriers)
             await self.model.warm_up()
+            await self.fleet.join()
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
@@ -233,8 +265,9 @@ class Gateway:
                 await self._end_all()
                 await self.switchboard.close()
                 await self.console.close()
-                if self._traces is not None:
+                while self._exports:  # a record that is kept may begin another
                     await asyncio.gather(*self._exports, return_exceptions=True)
+                if self._traces is not None:
                     await asyncio.to_thread(self._traces.close)
                 await asyncio.gather(self._http.close(), *(toolbox.close() for toolbox in self._toolboxes.values()))
                 ticker.cancel()
@@ -278,8 +311,22 @@ class Gateway:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("drain limit reached with %d active calls", len(self.calls))
+            if self.fleet.others():
+                await self._hand_over_all()
         else:  # no metric: the process ends before the next scrape
             log.info("drained in %.1f s", self._clock() - began_s)
+
+    async def _hand_over_all(self) -> None:
+        """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
+        calls, began_s = list(self.calls.values()), self._clock()
+        handed = await asyncio.gather(*(self.switchboard.hand_over(call, QUIET_S) for call in calls))
+        log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
+        left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
+        for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
+            holders = [await self.fleet.holder(call_sid) for call_sid in left]
+            if all(held is None or held.owner != self.node for held in holders):
+                break
+            await asyncio.sleep(TICK_S)
 
     async def _end_all(self) -> None:
         self.admission.draining = True
@@ -343,7 +390,7 @@ class Gateway:
 
     # --- calls
 
-    def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:
+    def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call:
         tools = self._toolboxes[agent.name].tools
         call = Call(
             facts,
@@ -366,6 +413,7 @@ class Gateway:
                     },
                     facts=call.remembered,
                     formats=AudioFormats(caller=facts.formats.gives, agent=facts.formats.takes),
+                    memory=None if taken is None else taken.head.memory,
                 ),
                 call,
             ),
@@ -373,13 +421,15 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            taken=taken,
         )
-        if self._traces is not None:
+        if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
-        call.start()
+        if taken is None:
+            call.start()
         return call
 
     def _call_over(self, call: Call) -> None:
@@ -387,12 +437,31 @@ class Gateway:
         self.calls.pop(call_sid, None)
         if not self.calls:
             self._idle.set()
-        self.admission.end(call_sid)
         self.metrics.calls_active.set(len(self.calls))
+        if call.ending is Ending.MOVED:
+            log.info("call %s goes on in another process", call_sid)
+            return
+        self.admission.end(call_sid)
         try:
             self.switchboard.call_over(call)
         except Exception as error:
             call.task_failed("switchboard", error)
+        if not self.fleet.shared:
+            self._keep_record(call)
+            return
+        task = asyncio.create_task(self._keep_own_record(call), name=f"record of call {call_sid}")
+        self._exports.add(task)
+        task.add_done_callback(self._exports.discard)
+
+    async def _keep_own_record(self, call: Call) -> None:
+        """Keep the record unless another process has the call: then that one does."""
+        if await self.fleet.end(call.facts.call_sid):
+            self._keep_record(call)
+        else:
+            log.warning("call %s: another process has it, and its record", call.facts.call_sid)
+
+    def _keep_record(self, call: Call) -> None:
+        call_sid = call.facts.call_sid
         self.records.keep(call.record)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
@@ -400,14 +469,43 @@ class Gateway:
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
 
-    # --- for the console and the API
+    # --- for peers, the console and the API
+
+    async def _elsewhere(self, request: web.Request, body: bytes) -> Passed | None:
+        """The answer of the process that has this call, to a request of the API; None: no process has it."""
+        if HOP in request.headers:
+            return None
+        held, peers = await self.fleet.holder(request.match_info["id"]), self.fleet.peers
+        if held is not None and held.stage is CallStage.ENDED:
+            return None
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
+        if held is not None and held.owner != self.node:
+            answer = await ask(held.owner, request.method, request.raw_path)
+            return answer or Passed(409, MOVING, "application/json")
+        for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
+            answer = await ask(name, request.method, request.raw_path)
+            if answer is not None and answer.status != 404:
+                return answer
+        return None
+
+    def _here(self) -> Node:
+        return Node(
+            name=self.node,
+            address=self.address,
+            boot=self._boot,
+            version=__version__,
+            capacity=self.settings.max_calls,
+            calls=self.admission.calls,
+            draining=self.admission.draining,
+        )
 
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]
 
     def _live_record(self, call_sid: str) -> CallRecord | None:
         call = self.calls.get(call_sid)
-        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.received_ms)
+        return None if call is None else call.timeline.so_far(call.clock(), call.hearing.audio_in_ms)
 
     def _not_ready(self) -> str:
         if self.admission.draining:
@@ -455,10 +553,14 @@ class _Control:
             return True
         return None
 
-    async def hold(self, call_id: str, music_url: str, line: str) -> bool:
+    async def hold(self, call_id: str, music_url: str, line: str) -> bool | None:
+        if self._switchboard.leg(self._sid(call_id)) is None:
+            return None
         return await self._switchboard.hold(self._sid(call_id), music_url, line)
 
-    async def resume(self, call_id: str) -> bool:
+    async def resume(self, call_id: str) -> bool | None:
+        if self._switchboard.leg(self._sid(call_id)) is None:
+            return None
         return await self._switchboard.resume(self._sid(call_id))
 
     def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:

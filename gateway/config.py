@@ -42,6 +42,12 @@ class Settings:
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
+    replica: str = ""  # OFFHOOK_REPLICA: this process's name among its peers, random without one
+    live: str = ""  # OFFHOOK_LIVE, secret: where calls outlive their process: redis://... or sqlite:/dev/shm/...
+    fleet_key: tuple[str, ...] = ()  # OFFHOOK_FLEET_KEY, secret: the same for all processes; two while rotating
+    node_url: str = ""  # OFFHOOK_NODE_URL: where its peers reach this process; the listener's address without it
+    fleet_max_calls: int = 0  # OFFHOOK_FLEET_MAX_CALLS: of all processes together; 0: the sum of their own limits
+    watchdog_s: float = 2.0  # OFFHOOK_WATCHDOG_S: a process that hangs for longer is ended, its calls go on; 0: never
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -111,7 +117,7 @@ def check_proxies(environ: Mapping[str, str]) -> None:
 PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
 SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
 
-SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token"})
+SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token", "live", "fleet_key"})
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -160,6 +166,12 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         prices=text("OFFHOOK_PRICES"),
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
+        replica=text("OFFHOOK_REPLICA"),
+        live=text("OFFHOOK_LIVE"),
+        fleet_key=listed("OFFHOOK_FLEET_KEY"),
+        node_url=text("OFFHOOK_NODE_URL").rstrip("/"),
+        fleet_max_calls=int(number("OFFHOOK_FLEET_MAX_CALLS", 0, 0, 10_000_000)),
+        watchdog_s=number("OFFHOOK_WATCHDOG_S", 2.0, 0, 3600),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )
@@ -174,7 +186,17 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
             f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
         )
-    for name, secret in (("OFFHOOK_CONSOLE_TOKEN", settings.console_token), ("OFFHOOK_API_TOKEN", settings.api_token)):
+    if settings.live and not settings.fleet_key:
+        raise OperatorError(
+            "OFFHOOK_LIVE keeps what was said for whoever takes a call over: set OFFHOOK_FLEET_KEY, the same for all "
+            "processes, to encrypt it (make one with `openssl rand -hex 24`)"
+        )
+    shared = [("OFFHOOK_FLEET_KEY", key) for key in settings.fleet_key]
+    for name, secret in (
+        ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
+        ("OFFHOOK_API_TOKEN", settings.api_token),
+        *shared,
+    ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(
                 f"{name} is shorter than {SECRET_LENGTH_MIN} characters: make one with `openssl rand -hex 24`"

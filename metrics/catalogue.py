@@ -107,9 +107,12 @@ FAULT_PARTS = (
     "closing",
     "ticker",
     "switchboard",
+    "live",  # the live store's writer and beat
     "other",  # a task or callback without an owner
 )
 LOOP_BLOCKERS = ("tool",)
+CALL_MOVES = ("taken", "handed_over", "lost")  # from another node; to another, in order; to another, found out later
+CHECKPOINT_RESULTS = ("kept", "fenced", "behind")
 TOKEN_DIRECTIONS = ("input", "output")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
@@ -295,6 +298,20 @@ class Metrics:
             "Total number of times the event loop was blocked for 250 ms or more, by what blocked it.",
             by=LOOP_BLOCKERS,
         )
+        self.calls_moved_total = tally(
+            "calls_moved_total",
+            "Total number of calls taken over from another process, handed over to one, or lost to one.",
+            direction=CALL_MOVES,
+        )
+        self.checkpoints_total = tally(
+            "checkpoints_total",
+            "Total number of checkpoints of live calls written to the live store, by result. Fenced: another process "
+            "had the call.",
+            result=CHECKPOINT_RESULTS,
+        )
+        self.live_store_errors_total = plain(
+            "live_store_errors_total", "Total number of requests that the live store did not answer in time."
+        )
         self.frames_total = tally(
             "frames_total",
             "Total number of 20 ms frames received from the carrier (inbound) and sent to it (outbound).",
@@ -371,6 +388,7 @@ class Metrics:
         self.draining = gauge(
             "draining", "Whether this replica is draining: 1 while it rejects new calls and finishes its own, else 0."
         )
+        self.fleet_nodes = gauge("fleet_nodes", "Number of processes that share the live store, as this one sees them.")
         self.tool_threads_abandoned = gauge(
             "tool_threads_abandoned",
             "Number of threads of Python tools whose function goes on though its result is no longer awaited.",

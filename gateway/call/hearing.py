@@ -106,6 +106,7 @@ class Hearing:
         self._clock, self._feed, self._metrics = wiring.clock, wiring.feed, metrics
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
+        self.heard_before_ms = 0.0  # of the caller, in another process, where the call began
         self.turn_open = False  # local turns: the model is being sent the caller's turn
         self._secret_until_s = -inf  # the caller enters digits that neither model nor recording may have
         # Local turns: the audio sent with a turn's start begins before the onset, which lies before the decision
@@ -209,6 +210,11 @@ class Hearing:
         self.turn_open = False
 
     # --- what the call needs besides
+
+    @property
+    def audio_in_ms(self) -> float:
+        """Of the caller, in every process that has had the call."""
+        return self.heard_before_ms + self.received_ms
 
     @property
     def received_ms(self) -> float:

@@ -20,6 +20,11 @@ class Spending:
         self._spent_usd = 0.0
         self._warned = False
 
+    def restore(self, spent_usd: float) -> None:
+        """Of another process, where the call began."""
+        self._spent_usd = spent_usd
+        self.warns()  # what was due there was said there
+
     def add(self, usage: Usage, record: dict[str, float]) -> None:
         """Add one turn's tokens to `record` by the provider's names, and to the cost where prices are known."""
         for name, count in usage.by_name.items():

@@ -85,6 +85,9 @@ class Teardown:
         ending, record = self.ending or Ending.INTERNAL_ERROR, self._timeline.record
         record.end_reason, record.end_side = ending.value, ending.side.value
         safely = self._faults.safely
+        if ending is Ending.MOVED:  # the call goes on, and so does its record
+            safely("closing", self._on_over)
+            return
         for step in (self._hearing.flush, self._model.flush, self.publish_counters, self._complete_record):
             safely("closing", step)
         safely("closing", self._timeline.ended, self._wiring.clock())
@@ -101,7 +104,7 @@ class Teardown:
         record = self._timeline.record
         for fault in self._model.link.faults:
             self._timeline.error(f"model: {fault}")
-        record.audio_in_ms = self._hearing.received_ms
+        record.audio_in_ms = self._hearing.audio_in_ms
         record.remembered = self._tools.masked(self._tools.remembered)
 
     def give_up(self) -> None:

@@ -7,7 +7,7 @@ whose end never came is absent and counted, never zero. All times are the loop's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -89,6 +89,8 @@ class Timeline:
         self._pending_caller_text = ""
         self._onset_s: float | None = None  # of the caller's newest speech
         self._said = transcript.Transcript()
+        self._turns_before: list[TurnRecord] = []  # of another process, where the call began
+        self._lines_before: list[TranscriptLine] = []
         self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
             e.StreamStarted: self._stream_started,
             e.LineAway: self._line_away,
@@ -170,7 +172,7 @@ class Timeline:
         for turn in self._turns.values():
             self._close(turn, "call_ended")
         # A turn without a sound (a tool call, an interruption before the first word) is no reply.
-        self.record.turns = [t.record for t in self._turns.values() if t.first_audio_s is not None]
+        self.record.turns = self._turns_before + [t.record for t in self._turns.values() if t.first_audio_s is not None]
         for number, record in enumerate(self.record.turns, 1):
             record.number = number
         for call_id in list(self._tools):
@@ -182,12 +184,12 @@ class Timeline:
 
         `audio_in_ms`: of the caller's audio received until then; the call counts it.
         """
-        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
+        turns = self._turns_before + [t.record for t in self._turns.values() if t.first_audio_s is not None]
         return msgspec.structs.replace(
             self.record,
             duration_ms=self.ms(at_s),
             audio_in_ms=audio_in_ms,
-            turns=turns,
+            turns=turns[-SO_FAR_TURNS:],
             barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
             tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
             transcript=self._transcript(SO_FAR_TURNS),
@@ -204,7 +206,7 @@ class Timeline:
                 sounded[turn.record.generation] = transcript.Sounded(turn.first_sent_s, heard, turn.received)
             if turn.closed:
                 over.add(turn.first_sent_s)
-        return [
+        return self._lines_before[newest:] + [
             TranscriptLine(
                 at_ms=self.ms(line.at_s),
                 who=line.who,
@@ -214,6 +216,35 @@ class Timeline:
             )
             for line in transcript.lines(said, sounded)
         ]
+
+    # --- the call in another process
+
+    @property
+    def zero_s(self) -> float | None:
+        """When the call's own axis begins; None before its first stream."""
+        return self._zero_s
+
+    def restore(self, zero_s: float, turns: list[TurnRecord], lines: list[TranscriptLine]) -> None:
+        """The call began elsewhere: what is over of it, and where its axis begins on this process's clock."""
+        self._zero_s, self._turns_before, self._lines_before, self._greeted = zero_s, turns, lines, bool(turns)
+        self.record.turns = list(turns)
+
+    def open_turns(self) -> list[TurnRecord]:
+        """Replies on their way."""
+        return [t.record for t in self._turns.values() if not t.closed and t.first_audio_s is not None]
+
+    def closed_turns(self) -> Iterator[TurnRecord]:
+        """Replies of this process that are over."""
+        return (t.record for t in self._turns.values() if t.closed and t.first_audio_s is not None)
+
+    def pieces(self, generation: int) -> list[tuple[str, int]]:
+        """The words of a reply as they came, each with the samples received by then."""
+        return [(p.text, p.received) for r in self._said.replies if r.generation == generation for p in r.pieces]
+
+    def caller_lines(self) -> list[TranscriptLine]:
+        """What the caller said in this process, in order; the last one may go on."""
+        said = (line for line in self._said.caller if line.text.strip())
+        return [TranscriptLine(at_ms=self.ms(line.at_s), who="caller", text=line.text.strip()) for line in said]
 
     def ms(self, at_s: float) -> float:
         """`at_s` on the call's own axis, in milliseconds."""

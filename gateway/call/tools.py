@@ -23,7 +23,7 @@ from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import MessageRecord
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import clipped
-from offhook.gateway.tools.runner import ToolRunner
+from offhook.gateway.tools.runner import ToolJournal, ToolRunner
 
 __all__ = ["CallTools"]
 
@@ -52,6 +52,7 @@ class CallTools:
         self._facts, self._agent, self._tools, self.remembered = wiring.facts, wiring.agent, tools, remembered
         self._timeline, self._metrics = wiring.timeline, wiring.metrics
         self._clock, self._feed, self._safely = wiring.clock, wiring.feed, wiring.faults.safely
+        self._changed = wiring.changed
         self._hearing, self._model, self._say_and_end = hearing, model, say_and_end
         agent = wiring.agent
         self._runner = ToolRunner(
@@ -62,7 +63,9 @@ class CallTools:
             on_fault=lambda error: wiring.faults.report("tool", error),
             redactor=redactor,
             clock=wiring.clock,
+            journal=lambda: self.journal,
         )
+        self.journal: ToolJournal | None = None  # set where another process could go on with the call
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
@@ -102,10 +105,15 @@ class CallTools:
     def _note_request(self, call_id: str, name: str, arguments: dict[str, Any], now_s: float) -> None:
         self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
 
+    def running(self) -> list[tuple[str, str, str]]:
+        """Requests without an outcome: id, name and idempotency key."""
+        return [(r.call_id, r.name, r.idempotency_key) for r in self._requests.values()]
+
     # --- the machine's commands
 
     def run(self, command: c.RunTool) -> None:
         """Start a requested run."""
+        self._changed()
         self._runner.start(self._requests[command.call_id])
 
     def cancel(self, command: c.CancelTool) -> None:
@@ -113,6 +121,7 @@ class CallTools:
         self._runner.cancel(command.call_id)
         self._model.link.tool_cancelled(command.call_id)
         self._requests.pop(command.call_id, None)
+        self._changed()
 
     def answer(self, command: c.AnswerTool) -> None:
         """Send a run's result to the model, once."""
@@ -137,6 +146,7 @@ class CallTools:
 
     def _finished(self, call: ToolCall, result: ToolResult) -> None:
         self._results[call.call_id] = result
+        self._changed()
         self._safely("tool", self._note_result, call, result)  # the model is answered, whatever becomes of the record
         self._feed(e.ToolFinished(self._clock(), call.call_id, result.outcome))
 
@@ -171,6 +181,7 @@ class CallTools:
 
     def remember(self, key: str, value: str) -> None:
         self.remembered[key] = value
+        self._changed()
 
     def end_call(self, reason: str, call_id: str) -> None:
         self._feed(e.EndRequested(self._clock(), Ending.AGENT_HUNG_UP, call_id))

@@ -121,7 +121,7 @@ def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -
 
 
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
-    from offhook.gateway.app import Gateway
+    from offhook.gateway.app import HAND_OVER_S, Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
     from offhook.gateway.observe.loop_watch import watching
     from offhook.gateway.web.connections import reserve_descriptors
@@ -130,13 +130,14 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
     sys.setswitchinterval(0.0005)
     gateway = Gateway(settings, agents, os.environ)
-    stopping = Stopping(settings.drain_s)
+    stopping = Stopping(settings.drain_s + (HAND_OVER_S if settings.live else 0.0))
     stop = stopping.requested
     if settings.insecure:
         log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
     reserve_descriptors(settings.max_calls)
     async with gateway.listening() as url:
-        with watching(gateway.metrics.loop_blocked_total.inc):
+        hung_after_s = settings.watchdog_s if settings.live else 0.0  # alone, a hung process is better than none
+        with watching(gateway.metrics.loop_blocked_total.inc, hung_after_s=hung_after_s):
             gc.collect()
             gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
             print(f"listening on {url}", flush=True)

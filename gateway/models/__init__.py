@@ -28,6 +28,7 @@ __all__ = [
     "Declared",
     "LinkCan",
     "LinkCount",
+    "LinkMemory",
     "Model",
     "ModelLink",
     "ModelSink",
@@ -71,11 +72,34 @@ class AudioFormats:
     agent: AudioFormat = MULAW_8K
 
 
+class LinkMemory(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a link in another process needs to go on with this one's conversation. Each provider fills what it has.
+
+    `handle`: of a session that can be resumed, a secret; `handle_age_s`: when this was read. `config`: the setup that
+    it belongs to. `calls`: tool calls that were open when it was given, id and name, of `calls_received` so far.
+    `lines`: the call so far, each side's name and words; `since_handle`: of those what the handle does not know;
+    `given`: what the session was given.
+    """
+
+    handle: str = ""
+    handle_age_s: float = 0.0
+    config: str = ""
+    calls: dict[str, str] = {}
+    calls_received: int = 0
+    lines: list[tuple[str, str]] = []
+    since_handle: list[tuple[str, str]] = []
+    given: list[tuple[str, str]] = []
+
+    def __repr__(self) -> str:
+        return f"LinkMemory({len(self.lines)} lines)"
+
+
 @dataclass(frozen=True, slots=True)
 class CallBrief:
     """What a link is made from. `variables` and `facts` are read anew at each session's setup.
 
-    `clock`: seconds, monotonic; every event of the link carries its time.
+    `clock`: seconds, monotonic; every event of the link carries its time. `memory`: of another process's link, whose
+    conversation goes on.
     """
 
     agent: Agent
@@ -84,6 +108,7 @@ class CallBrief:
     variables: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     formats: AudioFormats = AudioFormats()
+    memory: LinkMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +166,7 @@ class LinkCount(Enum):
     MESSAGE_DROPPED = "message_dropped"  # a text or tool result: the outbox was full
     RESULT_DROPPED = "result_dropped"  # a tool result for a call that this session does not have open
     REPEATED = "repeated"  # a transcript or tool call that was received twice
+    HANDLE = "handle"  # `ModelLink.memory` has a newer one
     TURN_CUT = "turn_cut"  # a turn that ended before its transcript was spoken
 
 
@@ -231,6 +257,9 @@ class ModelLink(Protocol):
 
     def reconnect(self) -> None:
         """Drop a stuck connection and recover."""
+
+    def memory(self) -> LinkMemory:
+        """What another process needs to go on with this conversation, now."""
 
     def round_trip_s(self) -> float | None:
         """To the next TCP hop, measured by the kernel; None without a connection, or where it is not known."""

@@ -9,6 +9,7 @@ timestamp can be replayed for ever.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,7 +17,7 @@ from enum import Enum
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import read_address
-from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
+from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamToken, StreamTokens
 
 __all__ = ["Admission", "Admitted", "Refusal", "Refused"]
 
@@ -59,6 +60,7 @@ class _Known:
     token: str
     gives_up_s: float | None  # a stream is awaited until then; None: it came
     live: bool = False  # a stream has come once
+    epoch: int = 1  # of this node's ownership, where there are others
 
 
 class Admission:
@@ -67,11 +69,18 @@ class Admission:
     Raises `OperatorError` when two agents claim the same number, or two claim every number.
     """
 
-    def __init__(self, agents: Sequence[Agent], max_calls: int, *, ring_s: float = TOKEN_LIFE_S) -> None:
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        max_calls: int,
+        *,
+        ring_s: float = TOKEN_LIFE_S,
+        tokens: StreamTokens | None = None,
+    ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
         self._max_calls, self._ring_s = max_calls, ring_s
-        self._tokens = StreamTokens(ring_s)
+        self._tokens = tokens or StreamTokens(life_s=ring_s)
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
 
@@ -106,10 +115,18 @@ class Admission:
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
         return Admitted(agent, token)
 
+    def read(self, call_id: str, token: str, now_s: float) -> StreamToken | None:
+        """What a valid token of any node says; it is not used up."""
+        return self._tokens.read(token, call_id, now_s)
+
     def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
-        """A stream claims its call: the agent, once per token; None for a wrong, used or late token."""
+        """A stream claims its call: the agent, once per token; None for a wrong, used or late token, and for one that
+        is not the newest.
+        """
         known = self._known.get(call_id)
-        if not self._tokens.claim(token, call_id, now_s) or known is None:
+        if known is None or not hmac.compare_digest(known.token.encode(), token.encode("utf-8", "surrogatepass")):
+            return None
+        if self._tokens.claim(token, call_id, now_s) is None:
             return None
         self._known[call_id] = replace(known, gives_up_s=None, live=True)
         return known.agent
@@ -123,9 +140,21 @@ class Admission:
         known = self._known.get(call_id)
         if known is None:
             return None
-        token = self._tokens.mint(call_id, now_s)
+        token = known.token
+        if known.gives_up_s is None or self._tokens.read(token, call_id, now_s) is None:
+            token = self._tokens.mint(call_id, now_s, known.epoch)
         self._known[call_id] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
         return Admitted(known.agent, token, repeated=True)
+
+    def adopt(self, call_id: str, agent: Agent, epoch: int, now_s: float, *, live: bool) -> Admitted:
+        """A call that another node answered is this one's from now on, whatever the limit: its stream is awaited.
+
+        `live`: a stream had come there.
+        """
+        self._ended.pop(call_id, None)
+        token = self._tokens.mint(call_id, now_s, epoch)
+        self._known[call_id] = _Known(agent, token, now_s + self._ring_s, live, epoch)
+        return Admitted(agent, token, repeated=True)
 
     def end(self, call_id: str) -> None:
         """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
@@ -134,6 +163,10 @@ class Admission:
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
         self._ended[call_id] = None
+
+    def forget(self, call_id: str) -> None:
+        """Another node has the call: its place is free here, and it may come back."""
+        self._known.pop(call_id, None)
 
     def given_up(self, now_s: float) -> list[str]:
         """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""

@@ -2,6 +2,7 @@
 
 POST /calls                    place a call; GET /calls/ID its state, POST /calls/ID/ACTION controls it
 GET  /metrics /livez /readyz   for Prometheus and for a process supervisor
+GET  /lb                       for a load balancer
 POST /console/token            an ephemeral token for a browser that connects to the model itself (off by default)
 
 Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls are reached through `CallControl` alone.
@@ -18,6 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.live.peers import Passed
 from offhook.gateway.web.access import Access, Lock, secret_of
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
@@ -66,7 +68,9 @@ class CallControl(Protocol):
 class Api:
     """`lock`: of the API token; without a secret no call can be placed or controlled.
 
-    `not_ready()`: why `/readyz` answers 503, "" when ready.
+    `not_ready()`: why `/readyz` answers 503 and `/lb` 404, "" when ready.
+
+    `elsewhere(request, body)`: the answer of the process that has the call, where there are others; None: none has it.
 
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
@@ -82,7 +86,9 @@ class Api:
         not_ready: Callable[[], str],
         token_for: TokenFor | None,
         exemplars: bool,
+        elsewhere: Callable[[web.Request, bytes], Awaitable[Passed | None]] | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
         self._lock = lock
         self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
@@ -96,8 +102,8 @@ class Api:
         ]
 
     def health_routes(self) -> list[web.RouteDef]:
-        """For supervisors: whether the process lives, and whether it takes calls."""
-        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz)]
+        """For supervisors and balancers: whether the process lives, and whether it takes calls."""
+        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/lb", self._lb)]
 
     def operator_routes(self) -> list[web.RouteDef]:
         """What the console token opens."""
@@ -134,6 +140,8 @@ class Api:
         await self._authorized(request)
         placed = self._control.outbound(request.match_info["id"])
         if placed is None:
+            if (passed := await self._passed_on(request, {})) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call")
         return _json(placed)
 
@@ -162,8 +170,20 @@ class Api:
             case "press" if texts["digits"]:
                 done = control.press(call_id, texts["digits"])
         if done is None:
+            if (passed := await self._passed_on(request, body)) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call or action")
         return _json({"done": done}, status=200 if done else 409)
+
+    async def _passed_on(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
+        """The answer of the process that has this call; None: no other one has."""
+        if self._elsewhere is None:
+            return None
+        passed = await self._elsewhere(request, msgspec.json.encode(body) if request.method == "POST" else b"")
+        if passed is None:
+            return None
+        headers = {"Retry-After": "1"} if passed.status == 409 else None
+        return web.Response(status=passed.status, body=passed.body, content_type=passed.content_type, headers=headers)
 
     # --- for operators
 
@@ -182,6 +202,16 @@ class Api:
         if reason := self._not_ready():
             return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ready\n")
+
+    async def _lb(self, request: web.Request) -> web.Response:
+        """For a balancer that closes the streams of a server that fails: draining or full is 404, no failure.
+
+        HAProxy's `http-check disable-on-404`: no new calls, and the ones there are stay.
+        """
+        self._limits.check_health_rate(request)
+        if reason := self._not_ready():
+            return web.Response(status=404, text=f"{reason}\n")
+        return web.Response(text="takes calls\n")
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""

@@ -34,6 +34,7 @@ def test_counts_without_a_metric_are_these() -> None:
         LinkCount.MESSAGE_DROPPED,
         LinkCount.RESULT_DROPPED,
         LinkCount.REPEATED,
+        LinkCount.HANDLE,
         LinkCount.TURN_CUT,
     }
 

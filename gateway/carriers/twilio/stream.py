@@ -7,7 +7,7 @@ What a stream sends is read, checked and passed on to its call; nothing in it ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import aiohttp
@@ -46,7 +46,7 @@ class MediaSockets:
         metrics: Metrics,
         limits: Limits,
         *,
-        claim: Callable[[messages.Start], Call | None],
+        claim: Callable[[messages.Start], Awaitable[Call | None]],
         stopped: Callable[[Call], None],
         lost: Callable[[Call], None],
         clock: Callable[[], float],
@@ -127,7 +127,7 @@ class MediaSockets:
             self._count("bad_format")
             await socket.close(code=1003, message=b"only audio/x-mulaw, 8000 Hz, 1 channel")
             return None
-        call = self._claim(start)
+        call = await self._claim(start)
         if call is None:
             await socket.close(code=1008, message=b"unknown call or token")
         return call

@@ -34,7 +34,7 @@ from offhook.gateway.conversation.events import (
     TurnComplete,
 )
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
-from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink, Speaker
+from offhook.gateway.models import CallBrief, LinkCan, LinkCount, LinkMemory, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.audio import CallerAudio
 from offhook.gateway.models.gemini.outbox import Outbox
@@ -138,12 +138,15 @@ class GeminiLink:
         self._so_far = CallSoFar(brief.agent.model.keep_turns)
         self._turns = Turns()
         self._calls: dict[str, str] = {}  # open on this session: id -> name
+        self._names: dict[str, str] = {}  # of those that were open when the handle was given
         self._calls_received = 0
         self._cancelled: dict[str, asyncio.TimerHandle] = {}  # of those: stopped here, not yet reported to the model
         self._characters = 0  # of the open turn's transcript
         self._spoken_bytes = 0  # of its audio, PCM16 at 24 kHz
         self._turns_complete = 0  # on this session and those it was resumed from
         self._renewing = False  # the next rotation is to a fresh session
+        if brief.memory is not None:
+            self._restore(brief.memory)
         self._act: dict[type, Callable[[Any, float], None]] = {
             wire.Audio: self._on_audio,
             wire.OtherPart: self._on_other_part,
@@ -169,6 +172,24 @@ class GeminiLink:
     def handle(self) -> KeptHandle | None:
         """The newest handle, with which this conversation can be resumed."""
         return self._handle
+
+    def memory(self) -> LinkMemory:
+        memory, handle = self._so_far.kept(), self._handle
+        memory.calls_received = self._calls_received
+        if handle is not None:
+            memory.handle, memory.config = handle.value, handle.config_hash
+            memory.handle_age_s = self._clock() - handle.at_s
+            memory.calls = {call_id: self._names.get(call_id, "") for call_id in handle.calls}
+        return memory
+
+    def _restore(self, memory: LinkMemory) -> None:
+        self._so_far.restore(memory)
+        self._calls_received = memory.calls_received
+        if memory.handle:
+            at_s = self._clock() - memory.handle_age_s
+            self._handle = KeptHandle(memory.handle, at_s, memory.config, frozenset(memory.calls))
+            self._calls = dict(memory.calls)
+            self._names = dict(memory.calls)
 
     def round_trip_s(self) -> float | None:
         return self._socket.round_trip_s() if self._socket is not None and self._connected else None
@@ -590,8 +611,10 @@ class GeminiLink:
         self._resumable = value.resumable
         if value.resumable:
             self._handle = KeptHandle(value.value, at_s, self._hash, frozenset(self._calls))
+            self._names = dict(self._calls)
             self._newer_handle.set()
             self._so_far.handle_received()
+            self._sink.count(LinkCount.HANDLE)
 
     def _on_token_counts(self, value: wire.TokenCounts, at_s: float) -> None:
         self._sink.usage(wire.usage_of(value.counts))
