@@ -10,7 +10,7 @@ timestamp can be replayed for ever.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -66,7 +66,8 @@ class _Known:
 class Admission:
     """The calls of one process that are ringing, live, or have ended lately.
 
-    Raises `OperatorError` when two agents claim the same number, or two claim every number.
+    `total(calls)`: this process has so many; gives the number of all processes that share `max_calls`. Raises
+    `OperatorError` when two agents claim the same number, or two claim every number.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class Admission:
         *,
         ring_s: float = TOKEN_LIFE_S,
         tokens: StreamTokens | None = None,
+        total: Callable[[int], int] = lambda calls: calls,
     ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
-        self._max_calls, self._ring_s = max_calls, ring_s
-        self._tokens = tokens or StreamTokens(life_s=ring_s)
+        self._max_calls, self._ring_s, self._total = max_calls, ring_s, total
+        self._tokens = StreamTokens(life_s=ring_s) if tokens is None else tokens
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
 
@@ -88,6 +90,11 @@ class Admission:
     def calls(self) -> int:
         """Places taken: ringing and live calls."""
         return len(self._known)
+
+    @property
+    def free(self) -> int:
+        """Places that are free, here and in the processes that share them."""
+        return max(0, self._max_calls - self._total(len(self._known)))
 
     def agent_for(self, dialled: str) -> Agent | None:
         """The agent that names this number, else the one that names none."""
@@ -109,7 +116,8 @@ class Admission:
             return Refused(Refusal.DRAINING, fallback)
         if agent is None:
             return Refused(Refusal.NO_AGENT, fallback)
-        if len(self._known) >= self._max_calls:
+        if self._total(len(self._known) + 1) > self._max_calls:
+            self._total(len(self._known))
             return Refused(Refusal.AT_LIMIT, fallback)
         token = self._tokens.mint(call_id, now_s)
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
@@ -154,11 +162,12 @@ class Admission:
         self._ended.pop(call_id, None)
         token = self._tokens.mint(call_id, now_s, epoch)
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s, live, epoch)
+        self._total(len(self._known))
         return Admitted(agent, token, repeated=True)
 
     def end(self, call_id: str) -> None:
         """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
-        self._known.pop(call_id, None)
+        self.forget(call_id)
         self._ended.pop(call_id, None)
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
@@ -167,6 +176,7 @@ class Admission:
     def forget(self, call_id: str) -> None:
         """Another node has the call: its place is free here, and it may come back."""
         self._known.pop(call_id, None)
+        self._total(len(self._known))
 
     def given_up(self, now_s: float) -> list[str]:
         """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""
