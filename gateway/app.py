@@ -58,6 +58,7 @@ from offhook.gateway.web.connections import Connections, Route, hide_server, spa
 from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
+from offhook.gateway.workers.whole import joined
 from offhook.gateway.workers.worker import Worker
 from offhook.metrics.catalogue import Metrics
 
@@ -198,6 +199,7 @@ class Gateway:
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
             elsewhere=self._elsewhere if self.fleet.shared else None,
+            whole=self._whole_metrics if worker is not None else None,
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -517,6 +519,24 @@ class Gateway:
             if answer is not None and answer.status != 404:
                 return answer
         return None
+
+    async def _whole_metrics(self, own: bytes, accept: str) -> bytes:
+        """The workers' metrics as one page. A worker that does not answer is left out, as a dead process is."""
+        assert self._worker is not None
+        answers = await self._of_siblings("/metrics", accept)
+        pages = {self._worker.slot: own, **answers}
+        return await joined((str(slot), pages[slot]) for slot in sorted(pages))
+
+    async def _of_siblings(self, path_qs: str, accept: str = "") -> dict[int, bytes]:
+        """What the other workers answer, by slot."""
+        worker = self._worker
+        if worker is None:
+            return {}
+        headers = {"Authorization": f"Bearer {worker.token}", "Accept": accept}
+        ask = partial(self.fleet.peers.request, method="GET", path_qs=path_qs, headers=headers, timeout_s=CONTROL_S)
+        answers = await asyncio.gather(*(ask(name) for name in worker.siblings))
+        found = zip(worker.siblings.values(), answers, strict=True)
+        return {slot: answer.body for slot, answer in found if answer is not None and answer.status == 200}
 
     def _here(self) -> Node:
         return Node(
