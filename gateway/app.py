@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
-from offhook.gateway.web.connections import Connections, Route, hide_server, spare_connections
+from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
@@ -67,6 +67,7 @@ __all__ = ["HAND_OVER_S", "Gateway", "model_for"]
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+CONSOLE_S = 0.3  # what the console waits for a peer; one that is later is not shown this time
 CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
 MOVING = b'{"error": "the call is moving to another process: try again"}'
 QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
@@ -123,6 +124,8 @@ class Gateway:
         names = sorted({name for toolbox in self._toolboxes.values() for name in toolbox.tools})
         self.metrics = Metrics(CollectorRegistry(), LABELS, tools=names, version=__version__, clock=clock)
         self.metrics.call_capacity.set(settings.max_calls if worker is None else worker.share(settings.max_calls))
+        if worker is not None:
+            self.metrics.worker_starts.set(worker.page.starts(worker.slot))
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
@@ -136,8 +139,7 @@ class Gateway:
         )
         self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
-        total = worker.total if worker is not None else lambda calls: calls
-        self.admission = Admission(self.agents, settings.max_calls, tokens=tokens, total=total)
+        self.admission = Admission(self.agents, settings.max_calls, tokens=tokens, total=self._total)
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
@@ -163,11 +165,12 @@ class Gateway:
         made = "" if settings.console_token or not settings.public_url else secrets.token_urlsafe(32)
         if worker is not None:
             made = worker.token if made else ""
+        self._operator_token = settings.console_token or made
         self._sign_in = f"/console/sign-in?token={made}" if made else "/console"
         self.local_url = ""  # of the main listener; of a worker, of its own
         self.console_link = ""  # the console's URL, once it is served; signs a browser in when no token is configured
         self._access = Access(
-            settings.console_token or made,
+            self._operator_token,
             self._limits,
             self.metrics,
             clock,
@@ -187,6 +190,7 @@ class Gateway:
                 "agents": [agent.name for agent in agents],
                 "simulated": settings.simulated,
             },
+            peers=self._console_of_peers if self.fleet.shared else None,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         self._api = Api(
@@ -522,21 +526,24 @@ class Gateway:
 
     async def _whole_metrics(self, own: bytes, accept: str) -> bytes:
         """The workers' metrics as one page. A worker that does not answer is left out, as a dead process is."""
-        assert self._worker is not None
-        answers = await self._of_siblings("/metrics", accept)
-        pages = {self._worker.slot: own, **answers}
+        worker = self._worker
+        assert worker is not None
+        answers = await self._of_peers("/metrics", worker.siblings, CONTROL_S, accept)
+        pages = {worker.slot: own} | {worker.siblings[name]: answer for name, answer in answers.items()}
         return await joined((str(slot), pages[slot]) for slot in sorted(pages))
 
-    async def _of_siblings(self, path_qs: str, accept: str = "") -> dict[int, bytes]:
-        """What the other workers answer, by slot."""
-        worker = self._worker
-        if worker is None:
-            return {}
-        headers = {"Authorization": f"Bearer {worker.token}", "Accept": accept}
-        ask = partial(self.fleet.peers.request, method="GET", path_qs=path_qs, headers=headers, timeout_s=CONTROL_S)
-        answers = await asyncio.gather(*(ask(name) for name in worker.siblings))
-        found = zip(worker.siblings.values(), answers, strict=True)
-        return {slot: answer.body for slot, answer in found if answer is not None and answer.status == 200}
+    async def _console_of_peers(self, path_qs: str) -> list[bytes]:
+        return list((await self._of_peers(path_qs, list(self.fleet.peers.nodes), CONSOLE_S)).values())
+
+    async def _of_peers(
+        self, path_qs: str, names: Iterable[str], timeout_s: float, accept: str = "*/*"
+    ) -> dict[str, bytes]:
+        """What these processes answer to an operator's request, those that do, by name."""
+        names, peers = list(names), self.fleet.peers
+        headers = {"Authorization": f"Bearer {self._operator_token}", "Accept": accept}
+        asked = (peers.request(name, "GET", path_qs, headers=headers, timeout_s=timeout_s) for name in names)
+        answers = zip(names, await asyncio.gather(*asked), strict=True)
+        return {name: answer.body for name, answer in answers if answer is not None and answer.status == 200}
 
     def _here(self) -> Node:
         return Node(
@@ -548,6 +555,14 @@ class Gateway:
             calls=self.admission.calls,
             draining=self.admission.draining,
         )
+
+    def _total(self, calls: int) -> int:
+        """The calls of all processes that share the limit, when this one has so many."""
+        if self._worker is None:
+            return calls
+        total = self._worker.total(calls)
+        became_call()
+        return total
 
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NoReturn, Protocol
 
 from aiohttp import web
@@ -29,7 +30,7 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Connections", "Route", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
+__all__ = ["Connections", "Route", "became_call", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
 
 log = logging.getLogger("offhook.gateway.http")
 
@@ -84,6 +85,15 @@ def spare_connections(max_calls: int) -> int:
 
 def _needed(max_calls: int) -> int:
     return DESCRIPTORS + SPARE_MIN + CALL_DESCRIPTORS * max_calls
+
+
+_handled: ContextVar[_Served | None] = ContextVar("handled", default=None)  # the connection of this task's request
+
+
+def became_call() -> None:
+    """The request that is being handled has become a call: its connection counts as load no more, the call does."""
+    if (protocol := _handled.get()) is not None:
+        protocol.is_gone()
 
 
 async def hide_server(request: web.Request, response: web.StreamResponse) -> None:
@@ -165,6 +175,7 @@ class Connections:
             protocol = request.protocol
             assert isinstance(protocol, _Served)
             protocol.request_begins()
+            _handled.set(protocol)
             try:
                 if request.match_info.http_exception is not None:
                     self._limits.check_rate(request)
@@ -389,9 +400,14 @@ class _Served(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_head_timer()
         self.connections.forget(self.connection)
+        self.is_gone()
+        super().connection_lost(exc)
+
+    def is_gone(self) -> None:
+        """It counts as nobody's load any more."""
         if self._gone is not None:
             self._gone()
-        super().connection_lost(exc)
+            self._gone = None
 
     def request_begins(self) -> None:
         self._stop_head_timer()
