@@ -175,13 +175,17 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for recording, picture and report.")] = Path("out/demo"),
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill the process that has the call in mid-sentence: another one goes on.")
+    ] = False,
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
+        from offhook.gateway.rehearsal.kill import demo as run_kill
         from offhook.gateway.rehearsal.run import demo as run_demo
     _folder(out)
     _to_write(json)
-    _run(run_demo(out, json))
+    _run((run_kill if kill else run_demo)(out, json))
 
 
 @app.command()

@@ -128,6 +128,7 @@ class Parent:
         while True:
             began_s = self._clock()
             process = await self._start(slot, main, admin)
+            log.info("worker %s: process %d", self._names[slot], process.pid)
             code = await self._run(slot, process, ready)
             self._page.clear(slot)
             if self._stopping.is_set() or not ready.is_set():
