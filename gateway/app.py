@@ -45,8 +45,9 @@ from offhook.gateway.store import Records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
+from offhook.gateway.telephony.bounds import Bounds
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
-from offhook.gateway.telephony.switchboard import Switchboard
+from offhook.gateway.telephony.switchboard import CostReached, Switchboard
 from offhook.gateway.telephony.tokens import StreamTokens
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
@@ -139,13 +140,22 @@ class Gateway:
         )
         self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
-        self.admission = Admission(self.agents, settings.max_calls, tokens=tokens, total=self._total)
+        self.calls: dict[str, Call] = {}
+        self.admission = Admission(
+            self.agents,
+            settings.max_calls,
+            tokens=tokens,
+            total=self._total,
+            bounds=Bounds(
+                settings.caller_calls, settings.caller_calls_per_h, settings.refused_callers, settings.cost_per_day
+            ),
+            live_costs=lambda: ((call.agent.name, _cost_of(call)) for call in self.calls.values()),
+        )
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
-            check_limit(agent, self.model.name_of(agent), self._prices)
-        self.calls: dict[str, Call] = {}
+            check_limit(agent, self.model.name_of(agent), self._prices, settings.cost_per_day)
         self.records: Records = MemoryRecords()
         self._detection = Detection()
         self.switchboard = Switchboard(
@@ -477,6 +487,7 @@ class Gateway:
             log.info("call %s goes on in another process", call_sid)
             return
         self.admission.end(call_sid)
+        self.admission.charge(call.agent, _cost_of(call), self._clock())
         try:
             self.switchboard.call_over(call)
         except Exception as error:
@@ -586,6 +597,11 @@ class Gateway:
         return token, self.model.name_of(agent)
 
 
+def _cost_of(call: Call) -> float:
+    """USD so far, as far as prices are known."""
+    return call.record.usage.get("cost_usd", 0.0)
+
+
 def _application(connections: Connections) -> web.Application:
     app = web.Application(middlewares=[connections.middleware()])
     app.on_response_prepare.append(hide_server)
@@ -603,7 +619,7 @@ class _Control:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
             return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
-        except QueueFull as error:
+        except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
     def outbound(self, call_id: str) -> OutboundCall | None:

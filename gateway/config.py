@@ -34,6 +34,10 @@ class Settings:
     admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
+    caller_calls: int = 10  # OFFHOOK_CALLER_CALLS: at once, of one number; 0: as many as there are places
+    caller_calls_per_h: int = 120  # OFFHOOK_CALLER_CALLS_PER_H: of one number; 0: any
+    refused_callers: tuple[str, ...] = ()  # OFFHOOK_REFUSED_CALLERS: numbers, prefixes (+1900*), `withheld`
+    cost_per_day: float = 0.0  # OFFHOOK_COST_PER_DAY: USD of all calls in 24 hours; 0: any
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
@@ -145,6 +149,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             raise OperatorError(f"{name} must be 1 or 0, not {given!r}")
         return given in ("1", "true", "yes")
 
+    # Rehearsed callers have one number, and those of insecure mode are programs on this machine.
+    own = switch("OFFHOOK_SIMULATED") or switch("OFFHOOK_INSECURE")
     settings = Settings(
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
@@ -158,6 +164,10 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
+        caller_calls=int(number("OFFHOOK_CALLER_CALLS", 0 if own else 10, 0, 100_000)),
+        caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 0 if own else 120, 0, 100_000)),
+        refused_callers=listed("OFFHOOK_REFUSED_CALLERS"),
+        cost_per_day=number("OFFHOOK_COST_PER_DAY", 0, 0, 1e9),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
         calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),

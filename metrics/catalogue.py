@@ -80,6 +80,7 @@ TOOL_FAILURES = (
     "tool_error",  # the tool raised ToolError
     "address_refused",  # it would have led into the gateway's own network
     "left_alone",  # the circuit breaker was open
+    "too_many",  # the model waits for as many as a call may have
     "no_thread",  # earlier runs of the function hang in all of its threads
     "unreachable",
     "status",  # the service answered with an error

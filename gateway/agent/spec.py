@@ -99,6 +99,7 @@ class LimitSettings(_Spec, frozen=True):
     warning: str = "The call has to end within a minute. Tell the caller."
     # USD by the price table. Near it the model receives `warning`; the turn that exceeds it is the last.
     cost: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    cost_per_day: Annotated[float, msgspec.Meta(gt=0)] | None = None  # USD in 24 hours: then callers get the fallback
     tools_at_once: Annotated[int, msgspec.Meta(ge=1, le=50)] = 4
 
 

@@ -39,7 +39,7 @@ class Recorder:
         """Raises OSError or ValueError when the file cannot be begun."""
         agent, facts = wiring.agent, wiring.facts
         directory = Path(agent.directory) / agent.recording.directory
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / f"{facts.call_sid}.wav"
         self._takes = facts.formats.takes
         self._convert = converter(facts.formats.gives, MULAW_8K)

@@ -187,8 +187,10 @@ def _argument(text: str) -> tuple[str, Any]:
     if value[:1] in ("[", "{", '"') or value in ("true", "false", "null"):
         try:
             return name, msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
-            raise OperatorError(f"{text}: lists, objects and quoted texts are JSON, and this is not: {error}") from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise OperatorError(
+                f"{text[:200]}: lists, objects and quoted texts are JSON, and this is not: {error}"
+            ) from None
     return name, value
 
 

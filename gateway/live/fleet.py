@@ -130,7 +130,7 @@ class Fleet:
         """
         epoch = self.checkpoints.epoch(call_id)
         if self._store is None or epoch is None:
-            return True
+            return not self.checkpoints.has_lost(call_id)
         held = await self._ask(self._store.holder(call_id), Held("", -1, CallStage.LIVE))
         if held is None or held.epoch == epoch:
             return True  # the store may have been emptied

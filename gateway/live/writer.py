@@ -20,6 +20,7 @@ __all__ = ["Checkpoints", "Kept"]
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64
+LOST_MAX = 10_000  # calls remembered that another node took: as many as ended ones
 AWAY_S = 1.0  # between two attempts while the store is away
 SOON_S = 0.5  # a change that may wait: the words of a reply as they come
 
@@ -53,6 +54,7 @@ class Checkpoints:
         self._calls: dict[str, _Entry] = {}
         self._dirty: dict[str, None] = {}
         self._later: set[str] = set()
+        self._lost: dict[str, None] = {}  # oldest first
         self._flush: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -61,6 +63,7 @@ class Checkpoints:
     def begin(self, call_id: str, kept: Kept, epoch: int, *, log_at: int = 0) -> None:
         """This call is this node's from now on. `log_at`: entries that are written already."""
         if self._store is not None:
+            self._lost.pop(call_id, None)
             self._calls[call_id] = _Entry(kept, epoch, log_at)
             self.changed(call_id)
 
@@ -70,6 +73,17 @@ class Checkpoints:
         self._dirty.pop(call_id, None)
         self._later.discard(call_id)
         return None if entry is None else entry.epoch
+
+    def lose(self, call_id: str) -> None:
+        """As `forget`, for a call that another node has now."""
+        self.forget(call_id)
+        self._lost[call_id] = None
+        while len(self._lost) > LOST_MAX:
+            del self._lost[next(iter(self._lost))]
+
+    def has_lost(self, call_id: str) -> bool:
+        """Whether this node had the call, and another one took it."""
+        return call_id in self._lost
 
     def epoch(self, call_id: str) -> int | None:
         entry = self._calls.get(call_id)

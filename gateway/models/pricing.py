@@ -46,11 +46,20 @@ def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
     return table.get(model.rsplit("/", 1)[-1])
 
 
-def check_limit(agent: Agent, model: str, table: Mapping[str, Prices]) -> None:
-    """Raises `OperatorError` when the agent has a cost limit and its model (`Model.name_of`) no known price."""
-    if agent.limits.cost is not None and price_of(model, table) is None:
+def check_limit(agent: Agent, model: str, table: Mapping[str, Prices], cost_per_day_usd: float = 0.0) -> None:
+    """Raises `OperatorError` when the agent has a cost limit and its model (`Model.name_of`) no known price.
+
+    `cost_per_day_usd`: the limit of the process, 0 for none.
+    """
+    limits = {
+        "limits.cost": agent.limits.cost,
+        "limits.cost_per_day": agent.limits.cost_per_day,
+        "OFFHOOK_COST_PER_DAY": cost_per_day_usd or None,
+    }
+    given = next((name for name, usd in limits.items() if usd is not None), "")
+    if given and price_of(model, table) is None:
         raise OperatorError(
-            f"agent {agent.name}: limits.cost cannot be kept, no price is known for {model}: "
+            f"agent {agent.name}: {given} cannot be kept, no price is known for {model}: "
             "add it to the file of OFFHOOK_PRICES"
         )
 

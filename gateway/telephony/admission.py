@@ -1,4 +1,4 @@
-"""Admission of calls: the agent for a dialled number, the limit of calls, draining, and one answer per call. Pure.
+"""Admission of calls: the agent for a dialled number, limits, draining, and one answer per call. Pure.
 
 A call is **ringing** from its webhook until its stream claims it with the one-time token, then **live** until it
 has ended; both hold a place. A repeated webhook of a call changes nothing: carriers retry, and a signature without a
@@ -10,13 +10,15 @@ timestamp can be replayed for ever.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.numbers import read_address
+from offhook.gateway.numbers import Address, read_address
+from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds, CallerCalls, DailyCost, RefusedCallers
 from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamToken, StreamTokens
 
 __all__ = ["Admission", "Admitted", "Refusal", "Refused"]
@@ -30,6 +32,10 @@ class Refusal(Enum):
     AT_LIMIT = "at_limit"
     DRAINING = "draining"
     NO_AGENT = "no_agent"  # no agent answers the dialled number
+    CALLER_REFUSED = "caller_refused"  # the operator refuses this caller
+    CALLER_AT_LIMIT = "caller_at_limit"  # the caller has as many calls at once as one caller may have
+    CALLER_RATE = "caller_rate"  # the same in the last hour
+    COST = "cost"  # the cost of the last 24 hours has reached the limit, of the process or of the agent
     ENDED = "ended"  # a webhook for a call that is over: late or replayed
     FAULT = "internal_error"  # ours: answering the webhook failed (`ring` never returns it)
 
@@ -61,13 +67,15 @@ class _Known:
     gives_up_s: float | None  # a stream is awaited until then; None: it came
     live: bool = False  # a stream has come once
     epoch: int = 1  # of this node's ownership, where there are others
+    caller: str | None = None  # what `CallerCalls` counts it by; None: not counted
 
 
 class Admission:
     """The calls of one process that are ringing, live, or have ended lately.
 
-    `total(calls)`: this process has so many; gives the number of all processes that share `max_calls`. Raises
-    `OperatorError` when two agents claim the same number, or two claim every number.
+    `total(calls)`: this process has so many; gives the number of all processes that share `max_calls`. `live_costs()`:
+    the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim the same
+    number, or two claim every number, and for a refused caller that cannot be read.
     """
 
     def __init__(
@@ -78,6 +86,8 @@ class Admission:
         ring_s: float = TOKEN_LIFE_S,
         tokens: StreamTokens | None = None,
         total: Callable[[int], int] = lambda calls: calls,
+        bounds: Bounds = NO_BOUNDS,
+        live_costs: Callable[[], Iterable[tuple[str, float]]] = tuple,
     ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
@@ -85,6 +95,10 @@ class Admission:
         self._tokens = StreamTokens(life_s=ring_s) if tokens is None else tokens
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
+        self._bounds, self._live_costs = bounds, live_costs
+        self._refused = RefusedCallers(bounds.refused)
+        self._callers = CallerCalls(bounds.caller_calls, bounds.caller_calls_per_h)
+        self._costs: defaultdict[str, DailyCost] = defaultdict(DailyCost)  # by agent: a closed list
 
     @property
     def calls(self) -> int:
@@ -101,8 +115,13 @@ class Admission:
         found = (self._by_number.get(name) for name in read_address(dialled).names)
         return next((agent for agent in found if agent is not None), self._any)
 
-    def ring(self, call_id: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
+    def ring(
+        self, call_id: str, dialled: str, now_s: float, *, caller: str | None = None, agent: Agent | None = None
+    ) -> Admitted | Refused:
         """Admit or refuse a call that rings; `agent` when it is chosen already (outbound calls).
+
+        `caller`: the address of an incoming call's far end, "" when it is withheld; None for a call that we placed, to
+        which the bounds do not apply: `cost_reached` is for its placing.
 
         Repeated for the same call, the answer and its token are the same, whatever has changed meanwhile.
         """
@@ -119,13 +138,44 @@ class Admission:
         if self._total(len(self._known) + 1) > self._max_calls:
             self._total(len(self._known))
             return Refused(Refusal.AT_LIMIT, fallback)
+        name = None
+        if caller is not None:
+            address = read_address(caller)
+            name = self._callers.name_of(address)
+            if reason := self._exceeded(address, name, agent, now_s):
+                self._total(len(self._known))
+                return Refused(reason, fallback)
+            self._callers.begin(name, now_s)
         token = self._tokens.mint(call_id, now_s)
-        self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
+        self._known[call_id] = _Known(agent, token, now_s + self._ring_s, caller=name)
         return Admitted(agent, token)
 
     def read(self, call_id: str, token: str, now_s: float) -> StreamToken | None:
         """What a valid token of any node says; it is not used up."""
         return self._tokens.read(token, call_id, now_s)
+
+    def _exceeded(self, caller: Address, name: str, agent: Agent, now_s: float) -> Refusal | None:
+        if caller in self._refused:
+            return Refusal.CALLER_REFUSED
+        if self._callers.is_at_once(name):
+            return Refusal.CALLER_AT_LIMIT
+        if self._callers.is_in_hour(name, now_s):
+            return Refusal.CALLER_RATE
+        return Refusal.COST if self.cost_reached(agent, now_s) else None
+
+    def cost_reached(self, agent: Agent, now_s: float) -> bool:
+        """Whether the calls of the last 24 hours have cost what they may: this agent's, or those of the process."""
+        most, own = self._bounds.cost_per_day_usd, agent.limits.cost_per_day
+        if not most and own is None:
+            return False
+        spent = {name: cost.total(now_s) for name, cost in self._costs.items()}
+        for name, usd in self._live_costs():
+            spent[name] = spent.get(name, 0.0) + usd
+        return 0 < most <= sum(spent.values()) or (own is not None and spent.get(agent.name, 0.0) >= own)
+
+    def charge(self, agent: Agent, usd: float, now_s: float) -> None:
+        """A call of this agent is over and has cost this much."""
+        self._costs[agent.name].add(usd, now_s)
 
     def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
         """A stream claims its call: the agent, once per token; None for a wrong, used or late token, and for one that
@@ -167,16 +217,21 @@ class Admission:
 
     def end(self, call_id: str) -> None:
         """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
-        self.forget(call_id)
+        self._give_back(call_id)
         self._ended.pop(call_id, None)
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
         self._ended[call_id] = None
 
+    def _give_back(self, call_id: str) -> None:
+        known = self._known.pop(call_id, None)
+        self._total(len(self._known))
+        if known is not None and known.caller is not None:
+            self._callers.end(known.caller)
+
     def forget(self, call_id: str) -> None:
         """Another node has the call: its place is free here, and it may come back."""
-        self._known.pop(call_id, None)
-        self._total(len(self._known))
+        self._give_back(call_id)
 
     def given_up(self, now_s: float) -> list[str]:
         """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""

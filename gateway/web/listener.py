@@ -14,7 +14,6 @@ from offhook.gateway.web.connections import Connections
 
 __all__ = ["Received", "listening_socket", "served"]
 
-BACKLOG = 256
 SHARED_BACKLOG = 1_024  # for several processes
 
 # Takes one connection that another process has accepted: its descriptor, what was read of it, and what to call when it
@@ -44,9 +43,9 @@ async def served(
     assert server is not None
     try:
         if shared is None:
-            listener = await _listen(connections.guard(server), host, port)
+            listener = await _listen(connections.guard(server), host, port, connections.backlog)
         else:
-            listener = await loop.create_server(connections.guard(server), sock=shared, backlog=SHARED_BACKLOG)
+            listener = await loop.create_server(connections.guard(server), sock=shared, backlog=connections.backlog)
     except OSError as error:
         await runner.cleanup()
         raise cannot_listen(host, port, error, variables) from None
@@ -93,10 +92,10 @@ def cannot_listen(host: str, port: int, error: OSError, variables: str) -> Opera
     return OperatorError(f"cannot listen on {host}:{port} ({error.strerror}): choose another {variables}")
 
 
-async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int, backlog: int) -> asyncio.Server:
     """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
     loop = asyncio.get_running_loop()
     if host == "::" and socket.has_dualstack_ipv6():
         both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return await loop.create_server(serving, sock=both, backlog=BACKLOG)
-    return await loop.create_server(serving, host, port, backlog=BACKLOG)
+        return await loop.create_server(serving, sock=both, backlog=backlog)
+    return await loop.create_server(serving, host, port, backlog=backlog)

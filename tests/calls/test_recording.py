@@ -21,11 +21,12 @@ def test_recording_holds_heard_audio_and_none_cleared(tmp_path: Path) -> None:
     plan = Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 2_000), WaitForAgent("end"), Pause(200), HangUp()),
         Script((GREETING, Reply("caller", (LONG,)), Reply("caller", (SATURDAY,)))),
-        agent=f"greeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {tmp_path}}}",
+        agent=f"greeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {tmp_path / 'kept'}}}",
     )
     outcome = place_calls({"recorded": plan}, speed=4.0)["recorded"]  # a thread writes it
-    (path,) = tmp_path.glob("*.wav")
+    (path,) = tmp_path.glob("kept/*.wav")
     assert path.stem == outcome.record.call_sid
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     with wave.open(str(path)) as file:
         assert (file.getnchannels(), file.getframerate()) == (2, 8000)
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
