@@ -17,10 +17,10 @@ from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.gateway.rehearsal.results.report import Report, show, write_report
 from offhook.gateway.rehearsal.run import Progress, gateway_process, live_line, run_scenario
-from offhook.gateway.rehearsal.scenario.load import load_scenario
+from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.media.mulaw import RATE_HZ
 
-__all__ = ["Killer", "demo", "run_kill"]
+__all__ = ["Killer", "demo", "kill_scenario", "run_kill"]
 
 WORKERS = 2
 INTO_S = 2.5  # how far into the agent's sentence
@@ -74,13 +74,18 @@ class Killer:
         return "; ".join(said)
 
 
-async def run_kill(out: Path, progress: Progress | None = None) -> tuple[Report, Killer]:
-    """The demo's call on two workers, one of which is killed."""
+def kill_scenario() -> Scenario:
+    """The call of `offhook demo --kill`."""
+    return load_scenario(Path(__file__).parent / "demo-kill.call.yaml")
+
+
+async def run_kill(scenario: Scenario, out: Path, progress: Progress | None = None) -> tuple[Report, Killer]:
+    """The call on two workers, one of which is killed."""
     if not hasattr(os, "fork"):
         raise OperatorError("demo --kill needs Linux or macOS")
     killer = Killer(out / "gateway.log", running_clock())
     report = await run_scenario(
-        load_scenario(Path(__file__).parent / "demo-kill.call.yaml"),
+        scenario,
         out,
         progress=progress,
         watch=killer.watch,
@@ -94,7 +99,7 @@ async def demo(out: Path, json: Path | None = None) -> None:
     console = Console()
     console.print("A simulated call on two workers; the one that has it is killed while the agent speaks.")
     with live_line(console) as progress:
-        report, killer = await run_kill(out, progress)
+        report, killer = await run_kill(kill_scenario(), out, progress)
     show(report, console)
     console.print(killer.words(), highlight=False, soft_wrap=True)
     if json is not None:
