@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -76,6 +77,8 @@ class Parent:
             "OFFHOOK_FLEET_KEY": ",".join(settings.fleet_key) or secrets.token_urlsafe(32),
             "OFFHOOK_CALLS_PER_S": str(max(0.01, settings.calls_per_s / count)),  # of the account
         }
+        if settings.cost_per_day:
+            self._environ["OFFHOOK_COST_PER_DAY"] = str(settings.cost_per_day / count)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit code. Raises `OperatorError` when it cannot listen."""
@@ -90,15 +93,15 @@ class Parent:
                 loop.add_signal_handler(number, self._stop)
             first = asyncio.Event()
             slots = [asyncio.create_task(self._keep(0, main, admin, first))]
-            waiting: list[asyncio.Future[object]] = [slots[0], asyncio.create_task(first.wait())]  # type: ignore[list-item]
+            waiting: list[asyncio.Task[Any]] = [slots[0], asyncio.create_task(first.wait())]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if first.is_set():  # what is wrong with the settings is said once
                 ready = [asyncio.Event() for _ in range(1, self._count)]
                 slots += [
                     asyncio.create_task(self._keep(slot, main, admin, up)) for slot, up in enumerate(ready, start=1)
                 ]
-                up = asyncio.gather(*(one.wait() for one in ready))
-                await asyncio.wait([up, *slots], return_when=asyncio.FIRST_COMPLETED)
+                waiting = [*slots, asyncio.create_task(_all_set(ready))]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stopping.is_set():
                     self._announce(main, admin)
             codes = await asyncio.gather(*slots)
@@ -188,6 +191,11 @@ class Parent:
         await asyncio.sleep(self._limit_s + MARGIN_S)
         with suppress(ProcessLookupError):
             process.kill()
+
+
+async def _all_set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
 
 
 def _reason(code: int) -> str:
