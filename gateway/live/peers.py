@@ -13,7 +13,7 @@ from yarl import URL
 
 from offhook.gateway.live import DEAD_AFTER_S, Node
 
-__all__ = ["HOP", "Passed", "Peers"]
+__all__ = ["FORWARD_S", "HOP", "Passed", "Peers"]
 
 HOP = "X-Offhook-Hop"  # a request with it came from a peer and is not passed on again
 FORWARD_S = 0.3  # a webhook is answered in a few milliseconds; later than this the call is taken over

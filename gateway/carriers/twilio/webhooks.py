@@ -38,7 +38,7 @@ from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.live import CallStage
 from offhook.gateway.live.node import NODE_NAME
-from offhook.gateway.live.peers import HOP
+from offhook.gateway.live.peers import FORWARD_S, HOP
 from offhook.gateway.telephony.admission import Admitted, Refusal, Refused
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import Leg
@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1  # a request that a redirected one overtakes is to be repeated after this
 FETCH_S = 2.0  # the process ends: Twilio may still fetch what follows
 CLOSE_TASKS_S = 2.0
+REPORT_S = 2.0  # no caller waits for a report: a busy process that has the call gets this long
 FORGET_S = 60.0  # what follows a call was decided and fetched: its REST requests are over by then
 LIMIT_MARGIN_S = 120  # Twilio's own limit of a call, after the agent's
 CALL_STATUS = {status.value: status for status in CallStatus if status not in (CallStatus.WAITING, CallStatus.PLACING)}
@@ -218,14 +219,14 @@ class Twilio:
 
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
-            if (elsewhere := await self._elsewhere(request, form)) is None:
+            if (elsewhere := await self._elsewhere(request, form, REPORT_S)) is None:
                 await handler(request, form)
             return elsewhere or web.Response(status=204)
 
         return answer
 
-    async def _elsewhere(self, request: web.Request, form: Form) -> web.Response | None:
-        """The answer of the process that has this call; None: it is to be answered here.
+    async def _elsewhere(self, request: web.Request, form: Form, within_s: float = FORWARD_S) -> web.Response | None:
+        """The answer of the process that has this call; None: it is to be answered here, as that process does not.
 
         The store has the truth, where it is known; else the address does.
         """
@@ -243,7 +244,12 @@ class Twilio:
         sealed = request.headers.get(signature.SIGNATURE_HEADER, "")
         headers = {signature.SIGNATURE_HEADER: sealed, "Content-Type": FORM}
         passed = await fleet.peers.request(
-            owner, "POST", request.raw_path, headers=headers, body=urlencode(form).encode()
+            owner,
+            "POST",
+            request.raw_path,
+            headers=headers,
+            body=urlencode(form).encode(),
+            timeout_s=within_s,
         )
         if passed is None or passed.status >= 500:
             return None
