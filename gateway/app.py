@@ -32,7 +32,7 @@ from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.labels import LABELS
-from offhook.gateway.live import CallStage, LiveStore, Node
+from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
 from offhook.gateway.live.peers import HOP, Passed
@@ -63,7 +63,7 @@ from offhook.gateway.workers.whole import joined
 from offhook.gateway.workers.worker import Worker
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["HAND_OVER_S", "Gateway", "model_for"]
+__all__ = ["Gateway", "model_for"]
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,6 @@ TICK_S = 0.25
 CONSOLE_S = 0.3  # what the console waits for a peer; one that is later is not shown this time
 CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
 MOVING = b'{"error": "the call is moving to another process: try again"}'
-QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
-FETCHED_S = 4.0  # until the carrier has asked another process what follows a call that was handed over
-HAND_OVER_S = QUIET_S + FETCHED_S + 1.0
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 

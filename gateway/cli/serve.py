@@ -16,6 +16,7 @@ import msgspec
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.live import HAND_OVER_S
 from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
 from offhook.gateway.workers.worker import MAX_WORKERS, WORKER, Worker, cores
 
@@ -48,7 +49,6 @@ def workers_wanted(given: str) -> int:
 
 async def serve_with_workers(settings: Settings, count: int, agents: list[Path]) -> None:
     """Be the parent of `count` processes that serve; SystemExit with their exit code."""
-    from offhook.gateway.app import HAND_OVER_S
     from offhook.gateway.cli.stopping import END_S
     from offhook.gateway.workers.parent import Parent
 
@@ -61,7 +61,7 @@ async def serve_with_workers(settings: Settings, count: int, agents: list[Path])
 
 async def serve(settings: Settings, agents: list[Agent]) -> None:
     """Answer calls in this process until it is told to stop."""
-    from offhook.gateway.app import HAND_OVER_S, Gateway
+    from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
     from offhook.gateway.observe.loop_watch import watching
     from offhook.gateway.web.connections import reserve_descriptors
