@@ -631,12 +631,12 @@ class _Control:
         return None
 
     async def hold(self, call_id: str, music_url: str, line: str) -> bool | None:
-        if self._switchboard.leg(self._sid(call_id)) is None:
+        if self._is_elsewhere(call_id):
             return None
         return await self._switchboard.hold(self._sid(call_id), music_url, line)
 
     async def resume(self, call_id: str) -> bool | None:
-        if self._switchboard.leg(self._sid(call_id)) is None:
+        if self._is_elsewhere(call_id):
             return None
         return await self._switchboard.resume(self._sid(call_id))
 
@@ -651,6 +651,10 @@ class _Control:
     def press(self, call_id: str, digits: str) -> bool | None:
         call = self._calls.get(self._sid(call_id))
         return None if call is None else call.tools.send_digits(digits)
+
+    def _is_elsewhere(self, call_id: str) -> bool:
+        """Whether another process may know of it."""
+        return self._switchboard.fleet.shared and self._switchboard.leg(self._sid(call_id)) is None
 
     def _sid(self, call_id: str) -> str:
         outbound = self.outbound(call_id)

@@ -47,14 +47,18 @@ async def test_killed_in_mid_sentence_calls_go_on(tmp_path: Path) -> None:
             ModelServer(counting_script()) as model,
             cluster(tmp_path, AGENT, model, redis.url) as rig,
         ):
-            storm = Storm(rig, model, 6, talk_s=5.0)
+            storm = Storm(rig, model, 6)
             await storm.begin()
             victim = storm.busiest()
+            lost = storm.on(victim)
             await asyncio.sleep(0.7)
             storm.kill(victim)
+            await storm.go_on(lost)
+            storm.hang_up()
             calls = (await storm.end()).values()
             assert {one.call.truth.ended_by for one in calls} == {"caller"}
             moved = [one for one in calls if one.moved]
+            assert moved == lost
             assert len(moved) >= 2
             for one in moved:
                 check_moved(one)
@@ -71,13 +75,16 @@ async def test_a_drained_gateway_hands_its_calls_over(tmp_path: Path) -> None:
         ModelServer(counting_script()) as model,
         cluster(tmp_path, AGENT, model, f"sqlite:{tmp_path}/live.db", count=2, environ={"OFFHOOK_DRAIN_S": "0"}) as rig,
     ):
-        storm = Storm(rig, model, 2, talk_s=5.5)
+        storm = Storm(rig, model, 2)
         await storm.begin()
         victim = rig.gateways[storm.busiest()]
+        handed = storm.on(victim.name)
         victim.signal(signal.SIGTERM)
+        await storm.go_on(handed)
+        storm.hang_up()
         calls = (await storm.end()).values()
         moved = [one for one in calls if one.moved]
-        assert moved
+        assert moved == handed
         for one in moved:
             check_moved(one)
         assert {one.call.truth.ended_by for one in calls} == {"caller"}

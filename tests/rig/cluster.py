@@ -112,6 +112,10 @@ class Cluster:
                 start_new_session=True,
             )
         await self._answers(self.url + "/twilio/media")
+        async with asyncio.timeout(START_S):
+            for name in self.gateways:
+                while await self.metric(name, "offhook_fleet_nodes ") < len(self.gateways):
+                    await asyncio.sleep(0.05)
 
     async def up(self, gateway: GatewayProcess) -> None:
         await self._answers(gateway.url + "/livez")

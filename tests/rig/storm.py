@@ -87,10 +87,12 @@ class StormCall:
 
 
 class Storm:
-    """`count` calls through a cluster."""
+    """`count` calls through a cluster. Each lasts `talk_s`, or until `hang_up`."""
 
-    def __init__(self, rig: Cluster, model: ModelServer, count: int, *, talk_s: float, delay_ms: float = 0.0) -> None:
-        steps = [Pause(1000 * talk_s), HangUp()]
+    def __init__(
+        self, rig: Cluster, model: ModelServer, count: int, *, talk_s: float | None = None, delay_ms: float = 0.0
+    ) -> None:
+        steps = [] if talk_s is None else [Pause(1000 * talk_s), HangUp()]
         carrier = Carrier(delay_ms=delay_ms)
         self._rig, self._model = rig, model
         self.calls = [
@@ -112,6 +114,27 @@ class Storm:
         """The gateway with most of them."""
         owners = [owner_of(one.call) for one in self.calls if not one.call.over]
         return max(set(owners), key=owners.count)
+
+    def on(self, name: str) -> list[StormCall]:
+        """The calls that this gateway has."""
+        return [one for one in self.calls if owner_of(one.call) == name and not one.call.over]
+
+    async def go_on(self, calls: list[StormCall], within_s: float = 30.0) -> None:
+        """Wait until each of these calls has moved, and the agent has said the rest."""
+        async with asyncio.timeout(within_s):
+            while not all(one.moved and self._said_the_rest(one) for one in calls):
+                await asyncio.sleep(0.05)
+
+    def _said_the_rest(self, one: StormCall) -> bool:
+        """The model has said it, and the caller hears no more."""
+        mine = (s for s in self._model.sessions if s.setup and id_after("plan", s.setup) == one.call.call_sid)
+        said = any(s.resumed_from is not None and any(r.ended == "complete" for r in s.replies) for s in mine)
+        return said and not one.call.truth.agent[-1].open
+
+    def hang_up(self) -> None:
+        """All callers do."""
+        for one in self.calls:
+            one.call.hang_up()
 
     def kill(self, name: str) -> None:
         self._rig.gateways[name].signal(signal.SIGKILL)
