@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -34,7 +33,7 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
-from offhook.gateway.live import CallStage, LiveStore, Node
+from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
 from offhook.gateway.live.peers import HOP, Passed
@@ -56,23 +55,24 @@ from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
-from offhook.gateway.web.connections import Connections, hide_server, spare_connections
+from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
+from offhook.gateway.web.listener import served
 from offhook.gateway.web.openapi import document
+from offhook.gateway.workers.whole import joined
+from offhook.gateway.workers.worker import Worker
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["HAND_OVER_S", "Gateway"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+CONSOLE_S = 0.3  # what the console waits for a peer; one that is later is not shown this time
 CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
 MOVING = b'{"error": "the call is moving to another process: try again"}'
-QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
-FETCHED_S = 4.0  # until the carrier has asked another process what follows a call that was handed over
-HAND_OVER_S = QUIET_S + FETCHED_S + 1.0
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
 STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
@@ -86,7 +86,8 @@ class Gateway:
     `environ`: the environment of tools, model and traces; only OpenTelemetry's exporter reads the process's own.
     `clock`: monotonic seconds, handed to every part; not the event loop's, which under uvloop is a millisecond coarse
     and stands still within an iteration. `wall`: seconds of the wall clock, which other processes share. `live`: the
-    live store instead of the one that the settings name. Raises `OperatorError`.
+    live store instead of the one that the settings name. `worker`: this process's part among others that share its
+    listeners and its limit of calls. Raises `OperatorError`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Gateway:
         *,
         wall: Callable[[], float] = time.time,
         live: LiveStore | None = None,
+        worker: Worker | None = None,
     ) -> None:
         if not agents:
             raise OperatorError("no agent: name an agent file with --agent or OFFHOOK_AGENT")
@@ -106,7 +108,7 @@ class Gateway:
                 "Twilio's requests cannot be verified: set TWILIO_AUTH_TOKEN and OFFHOOK_PUBLIC_URL "
                 "(or OFFHOOK_INSECURE=1 on a loopback address, for trials)"
             )
-        self.settings, self._clock = settings, clock
+        self.settings, self._clock, self._worker = settings, clock, worker
         agents = [with_provider(agent, settings.provider) for agent in agents]
         self.agents = tuple(agents)
         self._redactor = Redactor(secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents)))
@@ -119,7 +121,9 @@ class Gateway:
         self.metrics = Metrics(
             CollectorRegistry(), LABELS, tools=names, providers=PROVIDERS, version=__version__, clock=clock
         )
-        self.metrics.call_capacity.set(settings.max_calls)
+        self.metrics.call_capacity.set(settings.max_calls if worker is None else worker.share(settings.max_calls))
+        if worker is not None:
+            self.metrics.worker_starts.set(worker.page.starts(worker.slot))
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
@@ -138,6 +142,7 @@ class Gateway:
             self.agents,
             settings.max_calls,
             tokens=tokens,
+            total=self._total,
             bounds=Bounds(
                 settings.caller_calls, settings.caller_calls_per_h, settings.refused_callers, settings.cost_per_day
             ),
@@ -166,11 +171,15 @@ class Gateway:
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
         self._exports: set[asyncio.Task[None]] = set()
-        made = secrets.token_urlsafe(32) if settings.public_url and not settings.console_token else ""
+        made = "" if settings.console_token or not settings.public_url else secrets.token_urlsafe(32)
+        if worker is not None:
+            made = worker.token if made else ""
+        self._operator_token = settings.console_token or made
         self._sign_in = f"/console/sign-in?token={made}" if made else "/console"
+        self.local_url = ""  # of the main listener; of a worker, of its own
         self.console_link = ""  # the console's URL, once it is served; signs a browser in when no token is configured
         self._access = Access(
-            settings.console_token or made,
+            self._operator_token,
             self._limits,
             self.metrics,
             clock,
@@ -192,6 +201,7 @@ class Gateway:
                 "simulated": settings.simulated,
             },
             history=history,
+            peers=self._console_of_peers if self.fleet.shared else None,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         self._api = Api(
@@ -206,6 +216,7 @@ class Gateway:
             history=history,
             document=document(__version__, [agent.name for agent in agents], OutboundCall),
             elsewhere=self._elsewhere if self.fleet.shared else None,
+            whole=self._whole_metrics if worker is not None else None,
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -233,6 +244,13 @@ class Gateway:
         self._add_console(app)
         return app
 
+    def peer_app(self, connections: Connections) -> web.Application:
+        """What a worker serves for the others alone."""
+        app = self.app(connections)
+        if self.settings.public_url and not self.settings.console_token:
+            self._add_console(app)
+        return app
+
     def _add_console(self, app: web.Application) -> None:
         app.add_routes(self._access.routes())
         app.add_routes(self._api.operator_routes())
@@ -244,27 +262,13 @@ class Gateway:
 
         Leaving the block ends every call that is still active.
         """
-        settings = self.settings
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._keeping.running())
             for model in self.models.values():
                 stack.push_async_callback(model.close)
             await self.fleet.open()
             stack.push_async_callback(self.fleet.close)
-            url = admin_url = await stack.enter_async_context(
-                self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
-            )
-            if settings.public_url:
-                admin_url = await stack.enter_async_context(
-                    self._served(
-                        self.admin_app,
-                        settings.admin_host,
-                        settings.admin_port,
-                        "OFFHOOK_ADMIN_PORT or OFFHOOK_ADMIN_HOST",
-                    )
-                )
-            self.console_link = admin_url + self._sign_in
-            self.address = self.address or url
+            self.console_link = await self._listen_on_all(stack) + self._sign_in
             await asyncio.gather(self._http.start(), *(toolbox.start() for toolbox in self._toolboxes.values()))
             for agent in self.agents:  # here the tools of MCP servers are known too
                 for problem in self._model_of(agent).check(agent, self._toolboxes[agent.name].tools.values()):
@@ -272,13 +276,17 @@ class Gateway:
             await self.switchboard.open(self._carriers)
             await asyncio.gather(*(model.warm_up() for model in self.models.values()))
             await self.fleet.join()
+            if self._worker is not None:
+                self._worker.beat()
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
             loop.set_exception_handler(self._on_stray_exception)
             try:
-                yield url
+                yield self.local_url
             finally:
+                if self._worker is not None:
+                    self._worker.routing.close()
                 await self._end_all()
                 await self.switchboard.close()
                 await self.console.close()
@@ -291,31 +299,54 @@ class Gateway:
                 await asyncio.gather(ticker, return_exceptions=True)
                 loop.set_exception_handler(before)
 
-    @asynccontextmanager
-    async def _served(
-        self, app: Callable[[Connections], web.Application], host: str, port: int, variables: str
-    ) -> AsyncIterator[str]:
-        """One listener; gives its local URL. `variables`: those that say where it listens."""
-        max_calls = self.settings.max_calls
-        spare = spare_connections(max_calls)
-        connections = Connections(self._limits, self.metrics, max_calls=max_calls, spare=spare, clock=self._clock)
-        runner = web.AppRunner(app(connections), handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        assert runner.server is not None
-        try:
-            listener = await _listen(connections.guard(runner.server), host, port, connections.backlog)
-        except OSError as error:
-            await runner.cleanup()
-            raise OperatorError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another {variables}"
-            ) from None
-        bound, port = listener.sockets[0].getsockname()[:2]
-        try:
-            yield f"http://[{bound}]:{port}" if ":" in bound else f"http://{bound}:{port}"
-        finally:
-            listener.close()
-            connections.close()
-            await runner.cleanup()
+    async def _listen_on_all(self, stack: AsyncExitStack) -> str:
+        """The main listener and, with a public URL, the admin one; of a worker, its own for peers, too.
+
+        Returns the local URL of the one that serves the console.
+        """
+        settings, worker = self.settings, self._worker
+        shared, admin, route = None, None, None
+        if worker is not None:
+            shared, admin, route = worker.listener, worker.admin, worker.routing
+        connections = self._connections(route)
+        url = admin_url = await stack.enter_async_context(
+            served(
+                self.app(connections),
+                connections,
+                settings.host,
+                settings.port,
+                "OFFHOOK_PORT or OFFHOOK_HOST",
+                shared=shared,
+                on_received=lambda receive: None if worker is None else worker.takes(receive),
+            )
+        )
+        if settings.public_url:
+            connections = self._connections()
+            admin_url = await stack.enter_async_context(
+                served(
+                    self.admin_app(connections),
+                    connections,
+                    settings.admin_host,
+                    settings.admin_port,
+                    "OFFHOOK_ADMIN_PORT or OFFHOOK_ADMIN_HOST",
+                    shared=admin,
+                )
+            )
+        self.local_url = url
+        if worker is not None:
+            connections = self._connections()
+            host, port = worker.peer_address(settings.node_url, settings.host)
+            self.local_url = url = await stack.enter_async_context(
+                served(self.peer_app(connections), connections, host, port, "OFFHOOK_NODE_URL")
+            )
+        self.address = self.address or url
+        return admin_url
+
+    def _connections(self, route: Route | None = None) -> Connections:
+        """Of one listener."""
+        most = self.settings.max_calls
+        spare = spare_connections(most)
+        return Connections(self._limits, self.metrics, max_calls=most, spare=spare, clock=self._clock, route=route)
 
     async def drain(self) -> None:
         """Accept no new calls; return once the active ones have ended, or after `drain_s`."""
@@ -365,6 +396,8 @@ class Gateway:
             await asyncio.sleep(due_s - self._clock())
             now_s = self._clock()
             turn = (turn + 1) % STOCK_TICKS
+            if self._worker is not None:
+                self._worker.beat()
             for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
                 self._safely("ticker", work)
             self._safely("switchboard", partial(self.switchboard.tick, now_s))
@@ -515,6 +548,27 @@ class Gateway:
                 return answer
         return None
 
+    async def _whole_metrics(self, own: bytes, accept: str) -> bytes:
+        """The workers' metrics as one page. A worker that does not answer is left out, as a dead process is."""
+        worker = self._worker
+        assert worker is not None
+        answers = await self._of_peers("/metrics", worker.siblings, CONTROL_S, accept)
+        pages = {worker.slot: own} | {worker.siblings[name]: answer for name, answer in answers.items()}
+        return await joined((str(slot), pages[slot]) for slot in sorted(pages))
+
+    async def _console_of_peers(self, path_qs: str) -> list[bytes]:
+        return list((await self._of_peers(path_qs, list(self.fleet.peers.nodes), CONSOLE_S)).values())
+
+    async def _of_peers(
+        self, path_qs: str, names: Iterable[str], timeout_s: float, accept: str = "*/*"
+    ) -> dict[str, bytes]:
+        """What these processes answer to an operator's request, those that do, by name."""
+        names, peers = list(names), self.fleet.peers
+        headers = {"Authorization": f"Bearer {self._operator_token}", "Accept": accept}
+        asked = (peers.request(name, "GET", path_qs, headers=headers, timeout_s=timeout_s) for name in names)
+        answers = zip(names, await asyncio.gather(*asked), strict=True)
+        return {name: answer.body for name, answer in answers if answer is not None and answer.status == 200}
+
     def _here(self) -> Node:
         return Node(
             name=self.node,
@@ -526,6 +580,14 @@ class Gateway:
             draining=self.admission.draining,
         )
 
+    def _total(self, calls: int) -> int:
+        """The calls of all processes that share the limit, when this one has so many."""
+        if self._worker is None:
+            return calls
+        total = self._worker.total(calls)
+        became_call()
+        return total
+
     def _live(self) -> list[LiveCall]:
         return [LiveCall(call.phase.value, call.timeline.ms(call.clock()), call.record) for call in self.calls.values()]
 
@@ -536,7 +598,7 @@ class Gateway:
     def _not_ready(self) -> str:
         if self.admission.draining:
             return "draining"
-        return "at the limit of calls" if self.admission.calls >= self.settings.max_calls else ""
+        return "" if self.admission.free else "at the limit of calls"
 
     async def _browser_token(self, name: str) -> tuple[str, str]:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
@@ -622,12 +684,3 @@ class _Control:
     def _sid(self, call_id: str) -> str:
         outbound = self.outbound(call_id)
         return outbound.call_sid if outbound else call_id
-
-
-async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int, backlog: int) -> asyncio.Server:
-    """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
-    loop = asyncio.get_running_loop()
-    if host == "::" and socket.has_dualstack_ipv6():
-        both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return await loop.create_server(serving, sock=both, backlog=backlog)
-    return await loop.create_server(serving, host, port, backlog=backlog)

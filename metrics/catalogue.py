@@ -433,6 +433,10 @@ class Metrics:
             "draining", "Whether this replica is draining: 1 while it rejects new calls and finishes its own, else 0."
         )
         self.fleet_nodes = gauge("fleet_nodes", "Number of processes that share the live store, as this one sees them.")
+        self.worker_starts = gauge(
+            "worker_starts",
+            "Number of processes started so far in this worker's place, this one included; 0 without workers.",
+        )
         self.tool_threads_abandoned = gauge(
             "tool_threads_abandoned",
             "Number of threads of Python tools whose function goes on though its result is no longer awaited.",

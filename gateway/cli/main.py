@@ -14,23 +14,23 @@ import gc
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.cli.phone import mount as mount_telephone
+from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_workers, workers_wanted
+from offhook.gateway.cli.serve import serve as run_serve
 from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
-from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
 from offhook.gateway.yamlfile import read_yaml
 
 __all__ = ["app", "log_to_stderr", "main"]
@@ -114,54 +114,17 @@ def _options(
 
 
 @app.command()
-def serve(agent: AgentPaths = None) -> None:
+def serve(
+    agent: AgentPaths = None,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share the calls, and go on with those of one that dies; auto: per core.")
+    ] = "1",
+) -> None:
     """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
-    settings = settings_from(os.environ)
+    settings, count = settings_from(os.environ), workers_wanted(workers)
     agents = _agents(agent, settings)
-    log_to_stderr(settings.log_level, agents, os.environ)
-    _run(_serve(settings, agents))
-
-
-def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -> None:
-    """Write this process's log to standard error, without the secrets of `environ` and of its agents' tools."""
-    secrets = secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-async def _serve(settings: Settings, agents: list[Agent]) -> None:
-    from offhook.gateway.app import HAND_OVER_S, Gateway
-    from offhook.gateway.cli.stopping import END_S, Stopping
-    from offhook.gateway.observe.loop_watch import watching
-    from offhook.gateway.web.connections import reserve_descriptors
-
-    # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
-    # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
-    sys.setswitchinterval(0.0005)
-    gateway = Gateway(settings, agents, os.environ)
-    stopping = Stopping(settings.drain_s + (HAND_OVER_S if settings.live else 0.0))
-    stop = stopping.requested
-    if settings.insecure:
-        log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
-    reserve_descriptors(settings.max_calls)
-    async with gateway.listening() as url:
-        hung_after_s = settings.watchdog_s if settings.live else 0.0  # alone, a hung process is better than none
-        with watching(gateway.metrics.loop_blocked_total.inc, hung_after_s=hung_after_s):
-            gc.collect()
-            gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
-            print(f"listening on {url}", flush=True)
-            print(f"console: {gateway.console_link}", flush=True)  # not logged: it may contain the token made at start
-            log.info("answering: %s", ", ".join(agent.name for agent in agents))
-            await stop.wait()
-            draining = asyncio.create_task(gateway.drain())
-            stop.clear()
-            again = asyncio.create_task(stop.wait())  # a second signal ends the calls immediately
-            await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-            for task in (draining, again):
-                task.cancel()
-            await asyncio.gather(draining, again, return_exceptions=True)
-        stopping.within(END_S)
+    log_to_stderr(settings.log_level, agents, os.environ, settings.replica if is_worker(os.environ) else "")
+    _run(run_serve(settings, agents) if count == 1 else serve_with_workers(settings, count, agent or []))
 
 
 @app.command()
@@ -221,13 +184,17 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for recording, picture and report.")] = Path("out/demo"),
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
     provider: ProviderName = "",
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill the process that has the call in mid-sentence: another one goes on.")
+    ] = False,
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
+        from offhook.gateway.rehearsal.kill import demo as run_kill
         from offhook.gateway.rehearsal.run import demo as run_demo
     _folder(out)
     _to_write(json)
-    _run(run_demo(out, json, _provider(provider)))
+    _run(run_kill(out, json) if kill else run_demo(out, json, _provider(provider)))
 
 
 @app.command()

@@ -19,7 +19,10 @@ from offhook.gateway.errors import PeerError
 __all__ = [
     "BEAT_S",
     "DEAD_AFTER_S",
+    "FETCHED_S",
+    "HAND_OVER_S",
     "MOVES_WITHIN_S",
+    "QUIET_S",
     "CallStage",
     "Claim",
     "Held",
@@ -33,6 +36,9 @@ __all__ = [
 
 BEAT_S = 1.0  # each node's beat
 DEAD_AFTER_S = 5.0  # a node whose last beat is older may be dead: its leases end, others may take its calls
+QUIET_S = 2.0  # a call that is handed over gets this long to fall silent
+FETCHED_S = 4.0  # until the carrier has asked another process what follows a call that was handed over
+HAND_OVER_S = QUIET_S + FETCHED_S + 1.0  # all of a node's calls
 MOVES_WITHIN_S = 60.0  # a call that was claimed repeatedly within this may itself be what ends its owners
 CALL_LIFE_S = 18_000.0  # a carrier's longest call, four hours, and one more
 ENDED_LIFE_S = 3_600.0  # an ended call is remembered against late requests

@@ -17,7 +17,7 @@ __all__ = ["FORWARD_S", "HOP", "Passed", "Peers"]
 
 HOP = "X-Offhook-Hop"  # a request with it came from a peer and is not passed on again
 FORWARD_S = 0.3  # a webhook is answered in a few milliseconds; later than this the call is taken over
-ANSWER_MAX = 1 << 20
+ANSWER_MAX = 4 << 20
 
 
 class Passed(NamedTuple):
@@ -82,6 +82,11 @@ class Peers:
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=False,
             ) as answer:
-                return Passed(answer.status, await answer.content.read(ANSWER_MAX), answer.content_type)
+                received = bytearray()
+                async for part in answer.content.iter_any():
+                    received += part
+                    if len(received) > ANSWER_MAX:
+                        return None
+                return Passed(answer.status, bytes(received), answer.content_type)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None

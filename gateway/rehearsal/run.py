@@ -72,6 +72,7 @@ __all__ = [
     "fetch_record",
     "gateway_environment",
     "gateway_process",
+    "live_line",
     "rehearse",
     "run_demo",
     "run_scenario",
@@ -167,6 +168,7 @@ async def gateway_process(
     log: Path,
     environment: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
+    workers: int = 1,
 ) -> AsyncIterator[str]:
     """Run `offhook serve` with this agent and the rehearsal model; yields its URL. Raises `GatewayFailed`.
 
@@ -175,7 +177,7 @@ async def gateway_process(
     process, such as `{"RLIMIT_NOFILE": 64}`.
     """
     env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
-    command = [sys.executable, "-m", "offhook", "serve"]
+    command = [sys.executable, "-m", "offhook", "serve", *(["--workers", str(workers)] if workers > 1 else [])]
     if limits:
         command = [sys.executable, "-c", _LIMITED, msgspec.json.encode(limits).decode(), *command]
     with log.open("wb") as log_file:
@@ -451,7 +453,7 @@ async def demo(out: Path, json: Path | None = None, provider: str = "") -> None:
     """`offhook demo`: a live line during the call, then tables and paths. SystemExit(1) if it failed."""
     console = Console()
     console.print("A simulated call through the real gateway: rehearsal model and carrier on this machine.")
-    with _live(console) as progress:
+    with live_line(console) as progress:
         report = await run_demo(out, progress, provider)
     show(report, console)
     if json is not None:
@@ -469,7 +471,7 @@ async def _watch(call: SimulatedCall, progress: Progress) -> None:
         await asyncio.sleep(0.1)
 
 
-class _live:
+class live_line:
     """A live line on a terminal; elsewhere a line for each new step of the caller's."""
 
     def __init__(self, console: Console) -> None:

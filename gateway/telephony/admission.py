@@ -73,8 +73,9 @@ class _Known:
 class Admission:
     """The calls of one process that are ringing, live, or have ended lately.
 
-    `live_costs()`: the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim
-    the same number, or two claim every number, and for a refused caller that cannot be read.
+    `total(calls)`: this process has so many; gives the number of all processes that share `max_calls`. `live_costs()`:
+    the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim the same
+    number, or two claim every number, and for a refused caller that cannot be read.
     """
 
     def __init__(
@@ -84,13 +85,14 @@ class Admission:
         *,
         ring_s: float = TOKEN_LIFE_S,
         tokens: StreamTokens | None = None,
+        total: Callable[[int], int] = lambda calls: calls,
         bounds: Bounds = NO_BOUNDS,
         live_costs: Callable[[], Iterable[tuple[str, float]]] = tuple,
     ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
-        self._max_calls, self._ring_s = max_calls, ring_s
-        self._tokens = tokens or StreamTokens(life_s=ring_s)
+        self._max_calls, self._ring_s, self._total = max_calls, ring_s, total
+        self._tokens = StreamTokens(life_s=ring_s) if tokens is None else tokens
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
         self._bounds, self._live_costs = bounds, live_costs
@@ -102,6 +104,11 @@ class Admission:
     def calls(self) -> int:
         """Places taken: ringing and live calls."""
         return len(self._known)
+
+    @property
+    def free(self) -> int:
+        """Places that are free, here and in the processes that share them."""
+        return max(0, self._max_calls - self._total(len(self._known)))
 
     def agent_for(self, dialled: str) -> Agent | None:
         """The agent that names this number, else the one that names none."""
@@ -128,13 +135,15 @@ class Admission:
             return Refused(Refusal.DRAINING, fallback)
         if agent is None:
             return Refused(Refusal.NO_AGENT, fallback)
-        if len(self._known) >= self._max_calls:
+        if self._total(len(self._known) + 1) > self._max_calls:
+            self._total(len(self._known))
             return Refused(Refusal.AT_LIMIT, fallback)
         name = None
         if caller is not None:
             address = read_address(caller)
             name = self._callers.name_of(address)
             if reason := self._exceeded(address, name, agent, now_s):
+                self._total(len(self._known))
                 return Refused(reason, fallback)
             self._callers.begin(name, now_s)
         token = self._tokens.mint(call_id, now_s)
@@ -203,6 +212,7 @@ class Admission:
         self._ended.pop(call_id, None)
         token = self._tokens.mint(call_id, now_s, epoch)
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s, live, epoch)
+        self._total(len(self._known))
         return Admitted(agent, token, repeated=True)
 
     def end(self, call_id: str) -> None:
@@ -215,6 +225,7 @@ class Admission:
 
     def _give_back(self, call_id: str) -> None:
         known = self._known.pop(call_id, None)
+        self._total(len(self._known))
         if known is not None and known.caller is not None:
             self._callers.end(known.caller)
 

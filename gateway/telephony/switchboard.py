@@ -161,7 +161,7 @@ class Switchboard:
             carrier.tick(now_s)
         placing = self._placing_carrier()
         if placing is not None and not self._admission.draining:
-            free = self._settings.max_calls - self._admission.calls
+            free = self._admission.free
             while outbound := self.outbound.due(now_s, free):
                 self._spawn(self._place(placing, outbound))
 

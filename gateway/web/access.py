@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections import OrderedDict
@@ -157,7 +156,8 @@ class Access:
         self._limits, self._metrics = limits, metrics
         self._open, self._insecure = not token, insecure
         self._link = link
-        self._session = secrets.token_urlsafe(32)  # what the cookie holds: not the token, which opens more
+        # What the cookie holds: not the token, which opens more. The same in all processes with this token.
+        self._session = sha256(b"session:" + token.encode()).hexdigest()
 
     def routes(self) -> list[web.RouteDef]:
         """The sign-in link, where there is one."""

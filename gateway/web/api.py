@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from offhook.gateway.errors import ModelRefused, OperatorError
-from offhook.gateway.live.peers import Passed
+from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.web.access import Access, Lock, secret_of
 from offhook.gateway.web.history import PARTS, History
 from offhook.gateway.web.limits import Limits
@@ -78,6 +78,8 @@ class Api:
 
     `elsewhere(request, body)`: the answer of the process that has the call, where there are others; None: none has it.
 
+    `whole(page, accept)`: this process's metrics and those of the others that share its listener, as one page.
+
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
 
@@ -95,8 +97,9 @@ class Api:
         history: History | None = None,
         document: Mapping[str, Any] | None = None,
         elsewhere: Callable[[web.Request, bytes], Awaitable[Passed | None]] | None = None,
+        whole: Callable[[bytes, str], Awaitable[bytes]] | None = None,
     ) -> None:
-        self._elsewhere = elsewhere
+        self._elsewhere, self._whole = elsewhere, whole
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
         self._lock = lock
         self._history, self._document = history, msgspec.json.encode(document)
@@ -222,6 +225,8 @@ class Api:
         await self._access.check(request, "metrics")
         openmetrics = self._exemplars and "application/openmetrics-text" in request.headers.get("Accept", "")
         body = await self._metrics.render_in_slices(openmetrics)
+        if self._whole is not None and HOP not in request.headers:
+            body = await self._whole(body, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
 
     async def _livez(self, request: web.Request) -> web.Response:

@@ -14,8 +14,7 @@ import msgspec
 
 from offhook.gateway.numbers import mask
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
-from offhook.metrics.catalogue import Metrics
-from offhook.metrics.quantiles import summarise
+from offhook.metrics.quantiles import Counts, summarise
 from offhook.metrics.segments import Segment
 
 __all__ = [
@@ -219,9 +218,8 @@ def _turn_view(at_s: float, number: int, turn: TurnRecord, record: CallRecord) -
     )
 
 
-def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView:
+def segment_view(counts: Counts, segment: Segment) -> SegmentView:
     """Percentiles of one segment; without its points."""
-    counts = metrics.counts(segment, WINDOWS[window][0])
     summary = summarise(counts)
     if not summary.count:
         return SegmentView(name=segment.name, count=0, headline=segment.headline, start=segment.start, end=segment.end)
@@ -241,9 +239,9 @@ def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView
     )
 
 
-def points_of(metrics: Metrics, segment: Segment, window: str) -> list[list[float | None]]:
+def points_of(history: Iterable[Counts]) -> list[list[float | None]]:
     """[medians, maxima] of the window's intervals, oldest first."""
-    parts = [summarise(part) for part in metrics.history(segment, *WINDOWS[window])]
+    parts = [summarise(part) for part in history]
     return [[_ms(part.p50) for part in parts], [_ms(part.max) for part in parts]]
 
 
