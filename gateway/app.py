@@ -514,14 +514,15 @@ class Gateway:
 
     async def _keep_own_record(self, call: Call) -> None:
         """Keep the record unless another process has the call: then that one does."""
+        epoch = self.fleet.checkpoints.epoch(call.facts.call_sid) or 1
         if await self.fleet.end(call.facts.call_sid):
-            self._keep_record(call)
+            self._keep_record(call, epoch)
         else:
             log.warning("call %s: another process has it, and its record", call.facts.call_sid)
 
-    def _keep_record(self, call: Call) -> None:
+    def _keep_record(self, call: Call, epoch: int = 1) -> None:
         call_sid = call.facts.call_sid
-        self._keeping.ended(call.record, call.agent.redact)
+        self._keeping.ended(call.record, call.agent.redact, epoch)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))

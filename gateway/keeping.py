@@ -87,10 +87,12 @@ class Keeping:
 
         self._emit(made, record)
 
-    def ended(self, record: CallRecord, rules: Sequence[str]) -> None:
-        """A call is over: keep its record, redacted by the agent's rules."""
+    def ended(self, record: CallRecord, rules: Sequence[str], epoch: int = 1) -> None:
+        """A call is over: keep its record, redacted by the agent's rules. `epoch`: this process' of the call; a record
+        of a higher one stays.
+        """
         if not rules:
-            self._keep(record)
+            self._keep(record, epoch)
             return
 
         async def redact() -> None:  # expressions of the operator's own may take their time
@@ -100,20 +102,20 @@ class Keeping:
                 log.exception("call %s: its record cannot be redacted, and is kept without words", record.call_sid)
                 self._metrics.task_failures_total.inc("store")
                 kept = without_words(record)
-            self._keep(kept)
+            self._keep(kept, epoch)
 
         task = asyncio.create_task(redact(), name="redact")
         self._redacting.add(task)
         task.add_done_callback(self._redacting.discard)
 
-    def _keep(self, record: CallRecord) -> None:
+    def _keep(self, record: CallRecord, epoch: int) -> None:
         if self.store is None:
             self.records.keep(record)
             return
         events: tuple[CallEvent, ...] = ()
         if (reporting := self._events) is not None:
             events = self._made(lambda: reporting.ended(record), record)
-        self.store.keep(record, events)
+        self.store.keep(record, events, epoch)
 
     def _emit(self, make: Callable[[], tuple[CallEvent, ...]], record: CallRecord) -> None:
         if self.store is not None:

@@ -112,6 +112,7 @@ class Api:
             web.post("/calls", _errors_as_json(self._place)),
             web.get("/calls/{id}", _errors_as_json(self._outbound)),
             *(web.post(f"/calls/{{id}}/{action}", _errors_as_json(self._act)) for action in ACTIONS),
+            web.post("/calls/{id}/{action}", _errors_as_json(self._unknown_action)),
         ]
 
     def _past_routes(self) -> list[web.RouteDef]:
@@ -142,6 +143,10 @@ class Api:
                 text="set OFFHOOK_API_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
             )
         return await self._limits.json(request) if request.method == "POST" else {}
+
+    async def _unknown_action(self, request: web.Request) -> web.Response:
+        await self._authorized(request)
+        raise web.HTTPNotFound(text=f"there are {', '.join(ACTIONS)}")
 
     async def _past(
         self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
