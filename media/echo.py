@@ -40,9 +40,8 @@ _DEPTH_DB = 25.0  # below the loudest: the frames that are compared; softer ones
 _FOLLOWS = 0.75  # correlation of the curves: echo has 0.8 to 0.95, unrelated speech up to 0.6 at its best delay
 
 _STARTS = np.arange(_DELAYS)  # of the windows that are compared, the longest delay's first
-_WINDOWS = ((np.arange(_KEEP - 1)[:, None] >= _STARTS) & (np.arange(_KEEP - 1)[:, None] < _STARTS + _WINDOW)).astype(
-    float
-)
+_FRAMES = np.arange(_KEEP - 1)[:, None]
+_WINDOWS = ((_FRAMES >= _STARTS) & (_FRAMES < _STARTS + _WINDOW)).astype(float)
 _FLAT = np.zeros(_DELAYS)
 
 

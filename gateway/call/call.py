@@ -145,6 +145,7 @@ class Call:
 
     def feed(self, event: e.Event) -> None:
         """Take an event, step, carry out the commands, until there are no more events."""
+        self.hearing.catch_up()  # a frame that was received before it comes before it
         self._events.append(event)
         if self._stepping:
             return

@@ -1,13 +1,15 @@
 """The caller's audio: a frame in, its level and speech edges out, and the frame on to the model.
 
 Detection runs for all calls together (`Detection`): a call submits a frame and gets it back, decoded, with what was
-decided about it (`Hearing.heard`), in order.
+decided about it (`Hearing.heard`), in order and before anything else that happens to the call (`Hearing.catch_up`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf, log10
 from typing import Protocol
 
@@ -21,13 +23,14 @@ from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechS
 from offhook.gateway.conversation.state import Policy
 from offhook.media.formats import PCM16_8K, converter
 from offhook.media.mulaw import SILENCE_DBOV
-from offhook.media.vad import SpeechEdge
+from offhook.media.vad import SpeechDetector, SpeechEdge
 from offhook.metrics.catalogue import WorstPerSecond
 from offhook.metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
 __all__ = ["Detection", "Hearing", "Uplink"]
 
 FRAME_S = 0.02
+NO_SAMPLES = np.zeros(0, np.int16)
 ARRIVALS_KEPT = 256  # 5 s: no edge of speech is decided later than that
 LAST_TONE_S = 0.3  # of a secret's last key: the carrier may report the key before its tone is over
 DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
@@ -42,7 +45,12 @@ class Uplink(Protocol):
     """Where the caller's audio goes: the part of a model link that hearing needs."""
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
-        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz."""
+        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz. May be kept until
+        `flush_audio`.
+        """
+
+    def flush_audio(self) -> None:
+        """Send what was kept, of all calls at once."""
 
 
 class _Loudness:
@@ -97,13 +105,14 @@ class Hearing:
     ) -> None:
         """Raises `OperatorError` when the agent's detector is not installed."""
         line_format, metrics, detector = wiring.facts.formats.gives, wiring.metrics, detector_of(wiring.agent)
-        self.decode, self.detector, self.agent_level_dbov = line_format.decode, detector, agent_level_dbov
+        self.line_format, self.detector, self.agent_level_dbov = line_format, detector, agent_level_dbov
         self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
         self._rate_hz = line_format.rate_hz
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
         self.uplink = uplink
         self._detection, self._recorder = detection, recorder
-        self._clock, self._feed, self._metrics = wiring.clock, wiring.feed, metrics
+        self.waiting = 0  # frames that were submitted and not heard yet
+        self._clock, self._feed, self._metrics, self._faults = wiring.clock, wiring.feed, metrics, wiring.faults
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
         self.turn_open = False  # local turns: the model is being sent the caller's turn
@@ -149,6 +158,19 @@ class Hearing:
         while len(self._partial) >= whole:
             frame, self._partial = self._partial[:whole], self._partial[whole:]
             self._detection.submit(self, frame, now_s)
+
+    def catch_up(self) -> None:
+        """Hear the frames that wait: what happens to the call next comes after them."""
+        if self.waiting:
+            self._detection.flush()
+
+    def decoded(self, codes: bytes) -> NDArray[np.int16]:
+        """One whole frame as int16 at 8 kHz."""
+        return self.line_format.decode(codes) if self.to_8k is None else np.frombuffer(self.to_8k.push(codes), np.int16)
+
+    def failed(self, error: Exception) -> None:
+        """An exception over a submitted frame: it costs this call this frame."""
+        self._faults.report("line_reader", error)
 
     def _silent(self, length: int) -> bytes:
         silence = self._silence[0]
@@ -196,6 +218,7 @@ class Hearing:
 
     def key_pressed(self) -> None:
         """The caller pressed a key: its tone is loud, and no speech."""
+        self.catch_up()
         self._loudness.begin_anew()
 
     def open_turn(self) -> None:
@@ -203,6 +226,7 @@ class Hearing:
         self.turn_open = True
         while self._pre_roll:
             self.uplink.caller_audio(*self._pre_roll.popleft(), 0.0)
+        self.uplink.flush_audio()
 
     def close_turn(self) -> None:
         """Local turns: keep frames for the next turn's pre-roll."""
@@ -230,18 +254,148 @@ class Hearing:
             self._uncounted_frames = 0
 
     def flush(self) -> None:
-        """Report everything that is still held back for the metrics."""
+        """Hear the last frames, and report everything that is still held back for the metrics."""
+        self.catch_up()
         for worst in (self._relative_delay, self._uplink_gap):
             worst.flush()
         self.flush_frame_count()
 
 
+class _Frame:
+    """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
+
+    __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
+
+    def __init__(self, hearing: Hearing, codes: bytes, agent_dbov: float, received_s: float) -> None:
+        self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
+        self.samples: NDArray[np.int16] = NO_SAMPLES
+
+
+# Frames come at any time, so that hardly any two do within one turn of an idle loop. Waiting for others is worth it
+# only where some are bound to come: see `tests.bench.bench_media`.
+GATHER_S = 0.003
+GATHER_LEAST = 4.0  # frames that come in that time, of all calls: from some 27 calls on
+
+
+def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(after_s, flush) if after_s else loop.call_soon(flush)
+
+
 class Detection:
-    """Decoding and speech detection for all calls of the process."""
+    """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
+    with many calls within 3 ms, is heard as one matrix.
+
+    `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
+    """
+
+    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
+        self._schedule = schedule
+        self._scheduled: asyncio.Handle | None = None
+        self._waiting: list[_Frame] = []
+        self._flushing = False
+        self._counted = 0  # frames since
+        self._counted_since_s = 0.0
+        self._gather_s = 0.0
 
     def submit(self, hearing: Hearing, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
-        to_8k = hearing.to_8k
-        samples = hearing.decode(codes) if to_8k is None else np.frombuffer(to_8k.push(codes), np.int16)
-        agent_dbov = hearing.agent_level_dbov(received_s)
-        hearing.heard(codes, samples, hearing.detector.push(samples, agent_dbov), agent_dbov, received_s)
+        self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
+        hearing.waiting += 1
+        self._counted += 1
+        if len(self._waiting) == 1:
+            elapsed_s = received_s - self._counted_since_s
+            if elapsed_s >= 1.0:
+                expected = self._counted * GATHER_S / elapsed_s
+                self._gather_s = GATHER_S if expected >= GATHER_LEAST else 0.0
+                self._counted, self._counted_since_s = 0, received_s
+            self._scheduled = self._schedule(self._gather_s, self.flush)
+
+    def flush(self) -> None:
+        """Hear what waits. Harmless from within `heard`: what waits then follows."""
+        if self._flushing:
+            return
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        self._flushing = True
+        try:
+            while self._waiting:
+                frames, self._waiting = _one_of_each(self._waiting)
+                for frame in frames:
+                    frame.hearing.waiting -= 1
+                edges = _edges(_together(frames, _decode))
+                for frame in frames:
+                    if frame in edges:
+                        _safely(frame, partial(_hand_over, frame, edges[frame]))
+                for frame in frames:
+                    _safely(frame, frame.hearing.uplink.flush_audio)
+        finally:
+            self._flushing = False
+
+
+def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
+    """The first frame of each call, and the others."""
+    calls = {id(frame.hearing) for frame in frames}
+    if len(calls) == len(frames):
+        return frames, []
+    first, others = [], []
+    for frame in frames:
+        chosen = first if id(frame.hearing) in calls else others
+        calls.discard(id(frame.hearing))
+        chosen.append(frame)
+    return first, others
+
+
+def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
+    """What each frame decides; a frame that failed is missing."""
+    kinds: dict[type[SpeechDetector], list[_Frame]] = {}
+    for frame in frames:
+        kinds.setdefault(type(frame.hearing.detector), []).append(frame)
+    edges: dict[_Frame, SpeechEdge | None] = {}
+    for kind, group in kinds.items():
+        _together(group, partial(_detect, kind, edges))
+    return edges
+
+
+def _decode(frames: list[_Frame]) -> None:
+    first = frames[0].hearing
+    if first.to_8k is None and all(frame.hearing.line_format is first.line_format for frame in frames):
+        samples = first.line_format.decode(b"".join([frame.codes for frame in frames]))
+        for frame, row in zip(frames, samples.reshape(len(frames), DETECTED), strict=True):
+            frame.samples = row
+        return
+    for frame in frames:
+        frame.samples = frame.hearing.decoded(frame.codes)
+
+
+def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
+    found = kind.push_all(
+        [frame.hearing.detector for frame in frames],
+        [frame.samples for frame in frames],
+        [frame.agent_dbov for frame in frames],
+    )
+    edges.update(zip(frames, found, strict=True))
+
+
+def _hand_over(frame: _Frame, edge: SpeechEdge | None) -> None:
+    frame.hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
+
+
+def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:
+    """The frames that it was done to: to all at once, or, should that fail, to each alone."""
+    try:
+        work(frames)
+    except Exception:
+        return [frame for frame in frames if _safely(frame, partial(work, [frame]))]
+    return frames
+
+
+def _safely(frame: _Frame, work: Callable[[], None]) -> bool:
+    """Whether it was done; an exception costs this call this frame, and no other call anything."""
+    try:
+        work()
+    except Exception as error:
+        frame.hearing.failed(error)
+        return False
+    return True

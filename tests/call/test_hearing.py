@@ -26,14 +26,18 @@ class Unheard:
     def caller_audio(self, codes, samples, received_s):
         pass
 
+    def flush_audio(self):
+        pass
+
 
 class DeafDetector:
     """A detector that never decides anything."""
 
     speaking = False
 
-    def push(self, samples, played_dbov):
-        return None
+    @staticmethod
+    def push_all(detectors, frames, played_dbov):
+        return [None for _ in detectors]
 
 
 class Line:
@@ -49,11 +53,12 @@ class Line:
             clock=lambda: self.now_s,
             metrics=Metrics(CollectorRegistry(), LABELS, tools=[], version="1"),
             feed=self.events.append,
+            faults=None,
         )
         self.hearing = Hearing(
             wiring,
             policy_of(agent),
-            Detection(),
+            Detection(lambda after_s, flush: flush()),
             recorder=None,
             uplink=Unheard(),
             agent_level_dbov=lambda now_s: self.agent_dbov,

@@ -29,6 +29,7 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.config import check_proxies, unquoted
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
+from offhook.gateway.models.gemini.audio import Upsampling
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
@@ -106,6 +107,7 @@ class GeminiModel(Model):
     def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE) -> None:
         """Raises `OperatorError` for unusable settings."""
         self.settings, self.patience = settings, patience
+        self._upsampling = Upsampling()
         # These can write headers and frames, key and handles included, to a debug log.
         for name in ("websockets", "google_genai", "httpcore", "httpx"):
             logger = logging.getLogger(name)
@@ -172,7 +174,7 @@ class GeminiModel(Model):
         return check(agent, tools, vertex=self.settings.vertex)
 
     def link(self, brief: CallBrief, sink: ModelSink) -> GeminiLink:
-        return GeminiLink(self, brief, sink, self.patience)
+        return GeminiLink(self, brief, sink, self.patience, self._upsampling)
 
     async def token(
         self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from offhook.gateway.conversation.events import (
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
 from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.audio import CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio, Upsampling
 from offhook.gateway.models.gemini.outbox import Outbox
 from offhook.gateway.models.gemini.recovery import (
     PATIENCE,
@@ -105,7 +106,15 @@ class GeminiLink:
 
     can = CAN
 
-    def __init__(self, connector: Connector, brief: CallBrief, sink: ModelSink, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        brief: CallBrief,
+        sink: ModelSink,
+        patience: Patience = PATIENCE,
+        upsampling: Upsampling | None = None,
+    ) -> None:
+        """`upsampling`: that of the process; None for one of the link's own."""
         self._connector, self._brief, self._sink, self._patience = connector, brief, sink, patience
         self._agent, self._clock = brief.agent, brief.clock
         self._tools = {tool.name: tool for tool in brief.tools}
@@ -119,6 +128,7 @@ class GeminiLink:
             stalled=lambda: self._leave_for(Cause.STUCK),
         )
         self._caller = CallerAudio(brief.formats.caller)
+        self._upsampling = upsampling or Upsampling()
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
@@ -176,16 +186,32 @@ class GeminiLink:
     # --- from the call
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        if self._caller.up is not None:
+            self._upsampling.submit(self._caller.up, samples, partial(self._send_audio, received_s))
+            return
         try:
-            self._outbox.audio(self._caller.push(codes, samples), received_s)
+            pcm = self._caller.push(codes, samples)
         except Exception as error:  # must not reach the carrier's reader
             self._failed("link_writer", error)
+        else:
+            self._send_audio(received_s, pcm)
+
+    def _send_audio(self, received_s: float, pcm: bytes) -> None:
+        try:
+            self._outbox.audio(pcm, received_s)
+        except Exception as error:  # must not reach the other links
+            self._failed("link_writer", error)
+
+    def flush_audio(self) -> None:
+        self._upsampling.flush()
 
     def turn_started(self) -> None:
+        self._upsampling.flush()
         self._caller.reset()  # between two turns no audio was sent
         self._outbox.in_stream(wire.ActivityStart())
 
     def turn_ended(self) -> None:
+        self._upsampling.flush()
         self._outbox.in_stream(wire.ActivityEnd())
 
     def prompt(self, text: str) -> None:

@@ -140,6 +140,7 @@ async def test_the_callers_mulaw_arrives_as_16_khz() -> None:
     async with linked(m.Script(), formats=MULAW_LINE) as rig:
         for codes in frames:
             rig.link.caller_audio(codes, mulaw.decode(codes), 0.0)
+            rig.link.flush_audio()
         [session] = rig.server.sessions
         await eventually(lambda: session.audio_bytes == 20 * 640)
         assert bytes(session.audio) == Up8To16().push(mulaw.decode(b"".join(frames)))
