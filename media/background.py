@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ class Background:
         self.loud = False  # and above the background
         self.fresh = True  # not only by the end of the frame before, which is in the window too
         self.hiss_db = 0.0  # by how much the high bands stand further above their floors than the low ones
-        self._overlap = bytes(2 * _OVERLAP)  # the last samples, int16
+        self._overlap: NDArray[np.float32] = np.zeros(_OVERLAP, np.float32)  # the last samples
         # Of each band: smoothed, the least of it within this part, and that of all parts, which is the floor.
         self._tracked: NDArray[np.float64] = np.full((1, 3, _BANDS), np.inf)
         self._least = np.full((_FLOOR_PARTS, _BANDS), np.inf)
@@ -161,13 +162,13 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
 
     `played_dbov`: see `SpeechDetector.push`. Raises ValueError, and nothing is heard, for a frame of another length.
     """
-    pieces: list[bytes | NDArray[np.int16]] = []
+    pieces: list[NDArray[Any]] = []
     for line, frame in zip(lines, frames, strict=True):
         if len(frame) != FRAME_SAMPLES:
             raise ValueError(f"a detector takes frames of {FRAME_SAMPLES} samples, not {len(frame)}: use a Framer")
         pieces += (line._overlap, frame)
-    joined = b"".join(pieces)
-    windows = np.frombuffer(joined, np.int16).reshape(-1, _WINDOW).astype(np.float32)
+    joined: NDArray[np.float32] = np.concatenate(pieces, dtype=np.float32)
+    windows = joined.reshape(-1, _WINDOW)
     energies = np.square(windows).dot(_HALVES).tolist()
     quiet = [row for row, (total, _) in enumerate(energies) if total < _QUIET_POWER]
     spectra = Spectra(windows, len(quiet) < len(lines))
@@ -181,8 +182,8 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
     for line, (total, new), level, played, (rise, hiss) in zip(
         lines, energies, levels, played_dbov, rises, strict=True
     ):
-        end += 2 * _WINDOW
-        line._overlap = joined[end - 2 * _OVERLAP : end]
+        end += _WINDOW
+        line._overlap = joined[end - _OVERLAP : end]
         line.level_dbov, line.hiss_db = level, hiss - _HISS_BIAS_DB
         line.fresh = new >= _FRESH_SHARE * total
         line.echo_dbov = echo = line.echo.push(level, played)

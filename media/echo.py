@@ -161,7 +161,7 @@ def _bound_db(heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDA
 
     Read off the middle of its distribution, not the end, which a word of the caller's would move.
     """
-    ordered = (heard - played[start : start + _WINDOW])[loud[start : start + _WINDOW]].tolist()
+    ordered: list[float] = (heard - played[start : start + _WINDOW])[loud[start : start + _WINDOW]].tolist()
     ordered.sort()
     middle, high = ordered[len(ordered) // 2], ordered[len(ordered) * 3 // 4]
     return high + 2.0 * (high - middle) + 1.0

@@ -339,7 +339,8 @@ def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
     calls = {id(frame.hearing) for frame in frames}
     if len(calls) == len(frames):
         return frames, []
-    first, others = [], []
+    first: list[_Frame] = []
+    others: list[_Frame] = []
     for frame in frames:
         chosen = first if id(frame.hearing) in calls else others
         calls.discard(id(frame.hearing))
