@@ -9,7 +9,7 @@ import pytest
 from offhook.gateway.agent.spec import Agent, TurnDetection
 from offhook.gateway.conversation.events import ModelInterrupted, ModelReady, ReplyComplete, TurnComplete
 from offhook.gateway.models import AudioFormats
-from offhook.gateway.models.gemini.audio import CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio, Upsampling
 from offhook.gateway.rehearsal.model import script as m
 from offhook.media import mulaw
 from offhook.media.formats import ALAW_8K, MULAW_8K, PCM16_8K, PCM16_16K, PCM16_24K, AudioFormat, converter
@@ -67,6 +67,19 @@ def test_a_reset_caller_is_as_new() -> None:
     caller.push(b"", samples)
     caller.reset()
     assert caller.push(b"", samples) == Up8To16().push(samples)
+
+
+def test_links_are_sent_their_own_audio_in_order() -> None:
+    upsampling, sent = Upsampling(), []
+    frames = [np.frombuffer(noise(160), dtype="<i2") for _ in range(5)]
+    ups = [Up8To16(), Up8To16()]
+    for n, frame in enumerate(frames):
+        upsampling.submit(ups[n % 2], frame, lambda pcm, n=n: sent.append((n, pcm)))
+    assert sent == []
+    upsampling.flush()
+    upsampling.flush()
+    alone = [Up8To16(), Up8To16()]
+    assert sent == [(n, alone[n % 2].push(frame)) for n, frame in enumerate(frames)]
 
 
 # --- through a link
