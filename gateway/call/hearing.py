@@ -168,7 +168,7 @@ class Hearing:
         """One whole frame as int16 at 8 kHz."""
         return self.line_format.decode(codes) if self.to_8k is None else np.frombuffer(self.to_8k.push(codes), np.int16)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """An exception over a submitted frame: it costs this call this frame."""
         self._faults.report("line_reader", error)
 
@@ -326,10 +326,17 @@ class Detection:
                     frame.hearing.waiting -= 1
                 edges = _edges(_together(frames, _decode))
                 for frame in frames:
+                    hearing = frame.hearing
                     if frame in edges:
-                        _safely(frame, partial(_hand_over, frame, edges[frame]))
+                        try:
+                            hearing.heard(frame.codes, frame.samples, edges[frame], frame.agent_dbov, frame.received_s)
+                        except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
+                            hearing.failed(error)
                 for frame in frames:
-                    _safely(frame, frame.hearing.uplink.flush_audio)
+                    try:
+                        frame.hearing.uplink.flush_audio()
+                    except Exception as error:
+                        frame.hearing.failed(error)
         finally:
             self._flushing = False
 
@@ -379,24 +386,15 @@ def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], 
     edges.update(zip(frames, found, strict=True))
 
 
-def _hand_over(frame: _Frame, edge: SpeechEdge | None) -> None:
-    frame.hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
-
-
 def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:
-    """The frames that it was done to: to all at once, or, should that fail, to each alone."""
+    """The frames that it was done to: to all at once, or, should that fail, to each alone. An exception costs its own
+    call this frame.
+    """
     try:
         work(frames)
-    except Exception:
-        return [frame for frame in frames if _safely(frame, partial(work, [frame]))]
-    return frames
-
-
-def _safely(frame: _Frame, work: Callable[[], None]) -> bool:
-    """Whether it was done; an exception costs this call this frame, and no other call anything."""
-    try:
-        work()
     except Exception as error:
-        frame.hearing.failed(error)
-        return False
-    return True
+        if len(frames) > 1:
+            return [one for frame in frames for one in _together([frame], work)]
+        frames[0].hearing.failed(error)
+        return []
+    return frames
