@@ -271,10 +271,10 @@ class _Frame:
         self.samples: NDArray[np.int16] = NO_SAMPLES
 
 
-# Frames come at any time, so that hardly any two do within one turn of an idle loop. Waiting for others is worth it
-# only where some are bound to come: see `tests.bench.bench_media`.
-GATHER_S = 0.003
-GATHER_LEAST = 4.0  # frames that come in that time, of all calls: from some 27 calls on
+# Frames come at any time: within one turn of an idle loop hardly two of them do. Waiting for others pays only where
+# some are bound to come. uvloop's timers are a millisecond coarse: what waits 2 ms may wait 3, and 4 are the limit.
+GATHER_S = 0.002
+GATHER_LEAST = 3.0  # frames that come in that time, of all calls: from some 30 calls on
 
 
 def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
@@ -284,7 +284,7 @@ def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
 
 class Detection:
     """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
-    with many calls within 3 ms, is heard as one matrix.
+    with many calls within 2 ms, is heard as one matrix.
 
     `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
     """

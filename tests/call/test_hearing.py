@@ -195,8 +195,8 @@ def test_a_failure_costs_its_own_call_a_frame(place):
 
 
 def test_frames_wait_only_where_others_are_due():
-    """At the start, and with 20 calls, not at all; with 30 for 3 ms."""
-    for calls, waits in ((20, 0.0), (30, 0.003)):
+    """At the start, and with 20 calls, not at all; with 40 for 2 ms."""
+    for calls, waits in ((20, 0.0), (40, 0.002)):
         all_ = Together(*(DeafDetector() for _ in range(calls)))
         for _ in range(60):
             for line in all_.lines:
