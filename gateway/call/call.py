@@ -26,6 +26,7 @@ from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
+from offhook.gateway.call.teardown import Teardown
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
 from offhook.gateway.call.tools import CallTools
@@ -39,14 +40,10 @@ from offhook.gateway.models import ModelLink, Prices
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
-from offhook.metrics.segments import LINK_RTT
 
-__all__ = ["ENDING_MAX_S", "Call"]
+__all__ = ["Call"]
 
 MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session is not kept waiting for longer
-CLOSE_MAX_S = 15.0  # tools, model and line each have bounds of their own below this
-RECORDING_MAX_S = 3.0  # for the writer's thread: a disk may hang
-ENDING_MAX_S = 20.0  # past this a call that has ended is given up by the process's ticker
 
 
 class Call:
@@ -74,7 +71,6 @@ class Call:
         redactor: Redactor | None = None,
     ) -> None:
         self.facts, self.agent, self.clock = facts, agent, clock
-        self._metrics, self._on_over = metrics, on_over
         self._loop = asyncio.get_running_loop()
         self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
         self.record = facts.new_record(agent.name)
@@ -92,9 +88,6 @@ class Call:
         self._recorder = recorder_for(wiring, speaking.playout)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
-        self._over, self._gone = asyncio.Event(), asyncio.Event()
-        self.ending: Ending | None = None
-        self.ended_s: float | None = None  # when it was decided
         self.hearing = Hearing(
             wiring,
             self._policy,
@@ -112,6 +105,17 @@ class Call:
             say_and_end=self.say_and_end,
             redactor=redactor,
         )
+        self._teardown = teardown = Teardown(
+            wiring,
+            speaking=speaking,
+            hearing=self.hearing,
+            tools=self.tools,
+            model=model,
+            recorder=self._recorder,
+            stop_timers=self._stop_timers,
+            on_over=partial(on_over, self),
+        )
+        self.over, self.give_up, self.publish_counters = teardown.over, teardown.give_up, teardown.publish_counters
         # What the line and the link report straight to a part (the rest of LineSink and ModelSink is below).
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.words, self.next_turn = speaking.reply_audio, speaking.words, speaking.next_turn
@@ -138,7 +142,7 @@ class Call:
             c.AnswerTool: self.tools.answer,
             c.SetTimer: self._timers.set,
             c.StopTimer: self._timers.stop,
-            c.End: self._end,
+            c.End: lambda command: teardown.decide(command.ending),
         }
 
     # --- the three lines
@@ -170,14 +174,14 @@ class Call:
         """End the call here and now."""
         self._events.clear()
         self._state = self._state._replace(phase=Phase.ENDED)
-        self._end(c.End(Ending.INTERNAL_ERROR))
+        self._teardown.decide(Ending.INTERNAL_ERROR)
 
     # --- life
 
     def start(self) -> None:
         """Begin: the model session starts connecting now, whether the stream is there or not."""
         self.model.run()
-        self._closer = asyncio.create_task(self._close_when_over(), name=f"call {self.facts.call_sid}")
+        self._teardown.start()
         self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._faults.safely, "link", self._release_model)
 
     def _release_model(self) -> None:
@@ -256,69 +260,23 @@ class Call:
         last_s = self.hearing.last_frame_s
         return now_s - last_s if self.attached and last_s is not None else 0.0
 
-    def publish_counters(self) -> None:
-        """Every few seconds: round trips to both peers, by the kernel."""
-        for peer, name in ((self.model.link, "model"), (self.line, "carrier")):
-            if peer is not None and (seconds := peer.round_trip_s()) is not None:
-                self._metrics.observe(LINK_RTT, seconds, name)
+    # --- the end
 
-    async def over(self) -> None:
-        """Wait until every task, timer and socket of the call is gone, or was given up."""
-        await self._gone.wait()
+    @property
+    def ending(self) -> Ending | None:
+        """Why the call ends, once that is decided."""
+        return self._teardown.ending
 
-    async def _close_when_over(self) -> None:
-        await self._over.wait()
-        try:
-            await self._close_parts()
-        finally:
-            self._conclude()
+    @property
+    def ended_s(self) -> float | None:
+        """When that was decided."""
+        return self._teardown.decided_s
 
-    async def _close_parts(self) -> None:
+    def _stop_timers(self) -> None:
         self._timers.close()
         for timer in (self._unclaimed, self._return_by):
             if timer is not None:
                 timer.cancel()
-        # Each in a task of its own; the line first, as the caller waits for what follows.
-        closers = [self.speaking.close, self.tools.close, *self.model.closers()]
-        if not await self._faults.all_closed(closers, CLOSE_MAX_S):
-            self._faults.stuck("a tool, the model or the carrier did not close in time")
-        await self.model.ended()
-        if self._recorder is not None:
-            closer = partial(self._recorder.close, self.timeline.error)
-            if not await self._faults.all_closed([closer], RECORDING_MAX_S):
-                self._faults.stuck("the recording was not on disk in time")
-
-    def _conclude(self) -> None:
-        """The record is complete and the call's place free, whatever state its parts are in."""
-        if self._gone.is_set():
-            return
-        self._gone.set()
-        ending = self.ending or Ending.INTERNAL_ERROR
-        self.record.end_reason, self.record.end_side = ending.value, ending.side.value
-        safely = self._faults.safely
-        for step_ in (self.hearing.flush, self.model.flush, self.publish_counters, self._complete_record):
-            safely("closing", step_)
-        safely("closing", self.timeline.ended, self.clock())
-        safely("closing", self._metrics.calls_total.inc, ending.value, ending.side.value)
-        safely("closing", self._on_over, self)
-
-    def _complete_record(self) -> None:
-        for fault in self.model.link.faults:
-            self.timeline.error(f"model: {fault}")
-        self.record.audio_in_ms = self.hearing.received_ms
-        self.record.remembered = self.tools.masked(self.remembered)
-
-    def give_up(self) -> None:
-        """What is still closing is left behind: the record is kept and the place free without it."""
-        if self._gone.is_set():
-            return
-        self.ending = self.ending or Ending.SERVER_STOPPED
-        self._faults.stuck("the call did not close in time and was given up")
-        self._closer.cancel()
-        self.model.cancel()
-        if self.line is not None:
-            self._faults.safely("closing", self.line.abort)
-        self._conclude()
 
     # --- the line's side (LineSink; `caller_audio` is the hearing's)
 
@@ -379,8 +337,3 @@ class Call:
         elif event is e.ConnectTimeout and self.model.was_ready and self._state.link is Link.DOWN:
             self._faults.stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
-
-    def _end(self, command: c.End) -> None:
-        if self.ending is None:
-            self.ending, self.ended_s = command.ending, self.clock()
-            self._over.set()

@@ -49,7 +49,7 @@ class CallTools:
         say_and_end: Callable[[str, Ending], None],
         redactor: Redactor | None,
     ) -> None:
-        self._facts, self._agent, self._tools, self._remembered = wiring.facts, wiring.agent, tools, remembered
+        self._facts, self._agent, self._tools, self.remembered = wiring.facts, wiring.agent, tools, remembered
         self._timeline, self._metrics = wiring.timeline, wiring.metrics
         self._clock, self._feed, self._safely = wiring.clock, wiring.feed, wiring.faults.safely
         self._hearing, self._model, self._say_and_end = hearing, model, say_and_end
@@ -170,7 +170,7 @@ class CallTools:
         self._safely("tool", self._model.link.prompt, prompts.say(text))  # from threads it is a callback of the loop
 
     def remember(self, key: str, value: str) -> None:
-        self._remembered[key] = value
+        self.remembered[key] = value
 
     def end_call(self, reason: str, call_id: str) -> None:
         self._feed(e.EndRequested(self._clock(), Ending.AGENT_HUNG_UP, call_id))

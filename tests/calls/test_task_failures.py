@@ -273,7 +273,7 @@ def test_call_that_does_not_close_is_given_up() -> None:
 
         def open_call(*arguments: Any) -> Call:
             call = opened(*arguments)
-            call._close_parts = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+            call._teardown._close_parts = asyncio.Event().wait  # type: ignore[method-assign, assignment]
             return call
 
         gateway.switchboard._open_call = open_call

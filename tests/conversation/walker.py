@@ -19,7 +19,7 @@ from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS, ignore
 from offhook.gateway.conversation.machine import TABLE
-from offhook.gateway.conversation.state import LineState, Link, Phase, Policy
+from offhook.gateway.conversation.state import Due, LineState, Link, Phase, Policy
 from tests.conversation.reference_shell import Shell, Violated, feed
 
 __all__ = ["Walk", "alone", "fingerprint", "walk"]
@@ -40,6 +40,8 @@ class Walk(NamedTuple):
 
 def _class_of(shell: Shell) -> tuple[object, ...]:
     s = shell.state
+    if s.phase is Phase.ENDED:
+        return (s.phase,)
     replies = tuple(
         (
             0 if r.heard == 0 else 1 if r.heard < r.placed else 2,
@@ -64,18 +66,20 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.ledger.newest > s.ledger.dead,
         s.agent_replied,
         s.greeted,
-        s.due._replace(
-            since_s=None if s.due.since_s is None else 0.0,
-            struck_s=0.0,
-            unanswered=min(s.due.unanswered, 1),
-            alive=s.due.alive and s.due.since_s is not None,
-        ),
+        None if s.ending else _due_class(s.due),
         s.caller.idle_prompted,
         s.rotation_due,
         s.ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
         s.last_words and s.last_words.after < s.ledger.newest,
         frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
+    )
+
+
+def _due_class(due: Due) -> tuple[object, ...]:
+    waits = due.since_s is not None
+    return due._replace(
+        since_s=0.0 if waits else None, struck_s=0.0, unanswered=min(due.unanswered, 1), alive=due.alive and waits
     )
 
 

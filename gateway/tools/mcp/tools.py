@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import shutil
+import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import anyio
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult
 from mcp.types import Tool as ListedTool
 
@@ -41,6 +43,7 @@ CLOSE_S = 10.0
 PAGES_MAX = 20
 DESCRIPTION_MAX = 1_000  # characters
 TEXT_MAX = 500
+TRACE_LIMIT = 20  # frames
 NAME_MAX = 64  # characters
 
 
@@ -202,6 +205,10 @@ class McpTools:
             result = await client.call_tool(name, call.arguments, meta=meta)
         except Exception as error:
             record = f"{self.name}: {name}: {_first(error)}"
+            if not isinstance(error, MCPError):  # not the server's answer and not the connection's end
+                trace = "".join(traceback.format_exception(error, limit=TRACE_LIMIT))
+                sid = call.facts.get("call_sid", "-")
+                log.error("call %s: tool %s failed\n%s", sid, call.name, self._environment.mask(trace))
             if mcp_link.unreadable(error):
                 reason, message = "bad_answer", "The answer was too long or could not be read. Ask for less."
             else:

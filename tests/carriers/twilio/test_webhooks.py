@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from offhook.gateway.call import call as call_module
+from offhook.gateway.call import teardown
 from offhook.gateway.call.line import ReplyMark
 from offhook.gateway.carriers.twilio import steering
 from offhook.gateway.carriers.twilio.signature import sign
@@ -276,7 +277,7 @@ async def test_call_with_hanging_parts_is_over(part: str) -> None:
         socket = await RawSocket.streaming(x, "quiet")
         call = x.gateway.calls[socket.call_sid]
         with (
-            mock.patch.object(call_module, "CLOSE_MAX_S", 0.3),
+            mock.patch.object(teardown, "CLOSE_MAX_S", 0.3),
             mock.patch.object(attrgetter(part)(call), "close", new=mock.AsyncMock(side_effect=asyncio.Event().wait)),
         ):
             await socket.stop()
