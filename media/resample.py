@@ -197,11 +197,15 @@ class Up8To16:
 
     @staticmethod
     def push_all(streams: Sequence[Up8To16], pieces: Sequence[NDArray[np.int16]]) -> list[bytes]:
-        """`push` for many streams at once, each of which may come several times: the same bytes, in a third of the
+        """`push` for many streams at once, each of which may come several times: the same bytes, in less
         time where all pieces are of the same length.
         """
         length = len(pieces[0])
-        if len({id(stream) for stream in streams}) < len(streams) or any(len(piece) != length for piece in pieces):
+        if (
+            len(streams) == 1
+            or len({id(stream) for stream in streams}) < len(streams)
+            or any(len(piece) != length for piece in pieces)
+        ):
             return [stream.push(piece) for stream, piece in zip(streams, pieces, strict=True)]
         return StreamingFir.push_all([stream._fir for stream in streams], pieces)
 

@@ -65,7 +65,7 @@ class SpeechDetector(Protocol):
     def push_all(
         detectors: Sequence[Any], frames: Sequence[NDArray[np.int16]], played_dbov: Sequence[float]
     ) -> list[SpeechEdge | None]:
-        """`push` for many detectors of this class at once, none twice: at 16 a sixth of the time for each frame.
+        """`push` for many detectors of this class at once, none twice: at 16 a quarter of the time for each frame.
 
         The edges are the same however the detectors are grouped.
         """
