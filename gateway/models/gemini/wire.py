@@ -71,7 +71,7 @@ class SessionSocket:
 
     def __init__(self, ws: Any) -> None:
         self._ws, self._send, self._recv = ws, ws.send, ws.recv
-        self._transport = getattr(ws, "transport", None)
+        self._transport: Any = getattr(ws, "transport", None)
         self._protocol = ws.protocol if _takes_frames(ws) else None
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
