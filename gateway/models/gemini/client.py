@@ -33,7 +33,7 @@ from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
-from offhook.gateway.models.gemini.wire import AnySession, socket_of
+from offhook.gateway.models.gemini.wire import SessionSocket, socket_of
 
 __all__ = ["GeminiModel", "GeminiSettings"]
 
@@ -210,7 +210,7 @@ class GeminiModel(Model):
     @contextlib.asynccontextmanager
     async def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AsyncIterator[AnySession]:
+    ) -> AsyncIterator[SessionSocket]:
         """A session that is set up. Entering raises `ModelRefused`; its code is 0 when no answer came in time."""
         async with contextlib.AsyncExitStack() as stack:
             try:

@@ -59,7 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 )
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
-from offhook.gateway.models.gemini.wire import AnySession, Connector
+from offhook.gateway.models.gemini.wire import Connector, SessionSocket
 from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
@@ -122,7 +122,7 @@ class GeminiLink:
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
-        self._socket: AnySession | None = None
+        self._socket: SessionSocket | None = None
         self._leave: asyncio.Future[Cause] | None = None
         self._setup: asyncio.Timeout | None = None
         self._lost_s: float | None = None
@@ -377,7 +377,7 @@ class GeminiLink:
         self._outbox.connected()
         self._sink.event(ModelReady(at_s, resumed=bool(resumed or self._so_far.given)))
 
-    async def _exchange(self, socket: AnySession, resumed: KeptHandle | None, ready_s: float) -> Cause:
+    async def _exchange(self, socket: SessionSocket, resumed: KeptHandle | None, ready_s: float) -> Cause:
         """Read and write until the connection ends or is to be left; then close it and report that."""
         loop = asyncio.get_running_loop()
         self._leave = loop.create_future()
@@ -464,7 +464,7 @@ class GeminiLink:
         await asyncio.wait((waiting, reader), timeout=HANDLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    async def _read(self, socket: AnySession) -> None:
+    async def _read(self, socket: SessionSocket) -> None:
         receive, act, clock = socket.receive, self._act, self._clock
         while True:
             try:

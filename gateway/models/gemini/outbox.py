@@ -17,7 +17,7 @@ from websockets.exceptions import WebSocketException
 from offhook.gateway.models import LinkCount, ModelSink
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.pairs import Pairs
-from offhook.gateway.models.gemini.wire import AnySession
+from offhook.gateway.models.gemini.wire import SessionSocket
 
 __all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
 
@@ -114,7 +114,7 @@ class Outbox:
             self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
         self._frames = 0
 
-    async def write(self, socket: AnySession) -> None:
+    async def write(self, socket: SessionSocket) -> None:
         """Send what waits and what comes, until cancelled. Raises what `socket.send` raises."""
         urgent, stream, clock, send = self._urgent, self._stream, self._clock, socket.send
         self._send_now = socket.send_now
@@ -141,7 +141,7 @@ class Outbox:
             self.send_held()
             self._send_now = None
 
-    def _send_together(self, socket: AnySession) -> bool:
+    def _send_together(self, socket: SessionSocket) -> bool:
         """The whole stream in one piece, where the connection takes it at once."""
         waiting = list(self._stream)
         if not socket.send_now(*[message for message, _ in waiting]):
@@ -161,7 +161,7 @@ class Outbox:
         else:
             self._turn_open = type(message) is wire.ActivityStart
 
-    async def _send_urgent(self, socket: AnySession) -> None:
+    async def _send_urgent(self, socket: SessionSocket) -> None:
         message = self._urgent.popleft()
         try:
             if not self._wanted(message):

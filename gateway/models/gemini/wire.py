@@ -1,9 +1,8 @@
 """A Gemini Live session's two directions, over the WebSocket that google-genai opened for it.
 
 The socket is google-genai's `session._ws`, a connection of websockets' asyncio client. The SDK does not promise that
-attribute: `constraints.txt` pins the versions and a contract test holds its use. Each step away from those versions
-costs CPU, and no call: a socket without the parts that `send_now` uses is written to by its own `send`, a session
-without such a socket by the SDK's public calls.
+attribute: `constraints.txt` pins the versions and a contract test holds its use. A socket without the
+parts that `send_now` uses is written to by its own `send`; a session without such a socket is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from google.genai import types
 from websockets.protocol import State
 
 from offhook.gateway.errors import ModelRefused
@@ -31,11 +29,12 @@ try:
 except ImportError:  # a wheel without C
     from websockets.utils import apply_mask
 
-__all__ = ["AnySession", "Connector", "PublicSession", "SessionSocket", "socket_of", "text_frame"]
+__all__ = ["Connector", "SessionSocket", "socket_of", "text_frame"]
 
 log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
+INVALID_ARGUMENT = 1007  # is not tried again
 _USED = ("send", "recv", "close")
 _USED_NOW = ("protocol", "transport", "paused")
 _KEYS_AT_ONCE = 1024  # a system call for each would be one per frame
@@ -113,72 +112,15 @@ class SessionSocket:
         return round_trip_s(self._transport.get_extra_info("socket")) if self._transport is not None else None
 
 
-class PublicSession:
-    """A session's messages by google-genai's public calls: for a version whose session has no known socket."""
-
-    __slots__ = ("_messages", "_session")
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._messages: Any = None  # the SDK's iterator, which ends with each turn
-
-    async def send(self, message: wire.Outgoing) -> None:
-        """Raises what the SDK raises."""
-        realtime = self._session.send_realtime_input
-        match message:
-            case bytes():
-                await realtime(audio=types.Blob(data=message, mime_type="audio/pcm;rate=16000"))
-            case wire.Text(text):
-                await realtime(text=text)
-            case wire.ActivityStart():
-                await realtime(activity_start=types.ActivityStart())
-            case wire.ActivityEnd():
-                await realtime(activity_end=types.ActivityEnd())
-            case wire.Context(text):
-                turn = types.Content(role="user", parts=[types.Part(text=text)])
-                await self._session.send_client_content(turns=turn, turn_complete=False)
-            case wire.FunctionResponse(call_id, name, response, scheduling):
-                answer = types.FunctionResponse(
-                    id=None if call_id.startswith(wire.UNNAMED) else call_id,
-                    name=name,
-                    response=response,
-                    scheduling=types.FunctionResponseScheduling(scheduling) if scheduling else None,
-                )
-                await self._session.send_tool_response(function_responses=answer)
-
-    def send_now(self, *messages: wire.Outgoing) -> bool:
-        """False: the SDK's calls have to be awaited."""
-        return False
-
-    async def receive(self) -> list[wire.Incoming]:
-        """The next message's values. Raises `Malformed`, or what the SDK raises."""
-        while True:
-            if self._messages is None:
-                self._messages = self._session.receive()
-            async for message in self._messages:
-                return wire.parse(message.model_dump_json(by_alias=True, exclude_none=True))
-            self._messages = None
-
-    async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            await self._session.close()
-
-    def abort(self) -> None:
-        """No public call does it; `close` follows, within the connection's own close timeout."""
-
-    def round_trip_s(self) -> float | None:
-        return None
-
-
-AnySession = SessionSocket | PublicSession
-
-
-def socket_of(session: Any) -> AnySession:
-    """The cheapest way to this session's messages. What stands in for another is logged, once a process."""
+def socket_of(session: Any) -> SessionSocket:
+    """Raises `ModelRefused` when the SDK's session has no such socket."""
     ws = getattr(session, "_ws", None)
     if missing := [name for name in _USED if not hasattr(ws, name)]:
-        _warn(f"no session._ws with {', '.join(missing)}", "the SDK's public calls are used, at 3 times the CPU")
-        return PublicSession(session)
+        raise ModelRefused(
+            INVALID_ARGUMENT,
+            f"google-genai {version('google-genai')} with websockets {version('websockets')} has no session._ws "
+            f"with {', '.join(missing)}: install the versions in constraints.txt",
+        )
     return SessionSocket(ws)
 
 
@@ -207,7 +149,7 @@ class Connector(Protocol):
 
     def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AbstractAsyncContextManager[AnySession]:
+    ) -> AbstractAsyncContextManager[SessionSocket]:
         """A session that is set up, closed when the block is left.
 
         Entering raises `ModelRefused`; its code is 0 when no answer came in time.

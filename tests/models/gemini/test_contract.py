@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini import wire as wire_module
-from offhook.gateway.models.gemini.wire import PublicSession, SessionSocket, socket_of, text_frame
+from offhook.gateway.models.gemini.wire import SessionSocket, socket_of, text_frame
 from tests.models.gemini.wire_cases import CASES
 
 PCM = bytes(range(256)) * 2 + b"\xfb\xff\xbf"  # both alphabets differ on this
@@ -118,11 +118,9 @@ def test_every_kind_of_message_is_tried():
 @pytest.mark.parametrize("name", OUTGOING)
 async def test_the_sdk_sends_the_same(name, vertex):
     ours, theirs = Socket(), Socket()
-    public = Socket()
     await socket_of(session_over(ours, vertex)).send(OUTGOING[name])
     await send_by_sdk(session_over(theirs, vertex), OUTGOING[name])
-    await PublicSession(session_over(public, vertex)).send(OUTGOING[name])
-    assert normal(ours.sent[0]) == normal(theirs.sent[0]) == normal(public.sent[0])
+    assert normal(ours.sent[0]) == normal(theirs.sent[0])
 
 
 @pytest.mark.parametrize("name", OUTGOING)
@@ -157,8 +155,8 @@ async def test_the_sdk_receives_the_same(name):
     message, values = CASES[name]
     frame = json.dumps(message).encode()
     assert await socket_of(session_over(Socket(frame), vertex=False)).receive() == values
-    public = PublicSession(session_over(Socket(frame, frame), vertex=False))
-    assert [await public.receive(), await public.receive()] == [values, values]
+    theirs = await anext(session_over(Socket(frame), vertex=False).receive())
+    assert wire.parse(json.dumps(theirs.model_dump(mode="json", by_alias=True, exclude_none=True))) == values
 
 
 def test_the_sessions_socket_is_websockets_connection():
@@ -229,10 +227,9 @@ async def test_a_compressed_connection_is_left_to_the_library():
 @pytest.mark.parametrize(
     ("session", "kind", "logged"),
     [
-        (SimpleNamespace(), PublicSession, "no session._ws with send, recv, close: the SDK's public calls are used"),
         (SimpleNamespace(_ws=Socket()), SessionSocket, "no session._ws with protocol, paused: audio is sent by"),
     ],
-    ids=["no _ws", "another"],
+    ids=["another"],
 )
 def test_what_stands_in_is_logged_once(session, kind, logged, caplog):
     wire_module._warn.cache_clear()
