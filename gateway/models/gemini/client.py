@@ -4,8 +4,8 @@ The SDK makes the client, the credentials, the setup message and the connection.
 messages then go over the session's own WebSocket, without the SDK's model classes: those cost three to five times as
 much, and one new kind of server message ends the SDK's `receive()`.
 
-Beside this file: `link` (a call's link) with `outbox` and `audio`, `wire` (a session's socket), and the pure parts
-`setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are translated in `client` and `link`.
+Beside this file: `link` (a call's link) with `outbox`, `pairs` and `audio`, `wire` (a session's socket), and the pure
+parts `setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are translated in `client` and `link`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
-from offhook.gateway.models.gemini.wire import SessionSocket
+from offhook.gateway.models.gemini.wire import SessionSocket, socket_of
 
 __all__ = ["GeminiModel", "GeminiSettings"]
 
@@ -225,7 +225,7 @@ class GeminiModel(Model):
                 raise ModelRefused(0, "no answer to the setup in time") from None
             except Exception as error:
                 raise self.translated(error) from None
-            socket = SessionSocket(session)
+            socket = socket_of(session)
             if getattr(session, "setup_complete", None) is None:
                 await socket.close()
                 raise ModelRefused(0, "the first message was not setupComplete")

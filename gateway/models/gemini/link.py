@@ -428,6 +428,7 @@ class GeminiLink:
                 self._closing.set()
             raise
         finally:
+            self._safely(self._outbox.send_held)
             self._connected = False
             self._lost_s = self._clock()
             advice.cancel()

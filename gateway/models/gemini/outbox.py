@@ -1,7 +1,8 @@
 """What waits to be sent to the model: bounded, and kept from one connection to the next.
 
 Two queues: texts and tool results, which go first; and the caller's stream (audio, and the bounds of local turns),
-in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame.
+in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame; what
+has waited is sent in one piece.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from websockets.exceptions import WebSocketException
 
 from offhook.gateway.models import LinkCount, ModelSink
 from offhook.gateway.models.gemini import messages as wire
+from offhook.gateway.models.gemini.pairs import Pairs
 from offhook.gateway.models.gemini.wire import SessionSocket
 
 __all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
@@ -46,8 +48,9 @@ class Outbox:
         self._frames = 0  # of caller audio in the stream
         self._ready = asyncio.Event()
         self._sending_since_s = 0.0  # 0: no message is in `send`
-        self._send_now: Callable[[wire.Outgoing], bool] | None = None  # while a connection is written to
+        self._send_now: Callable[..., bool] | None = None  # while a connection is written to
         self._turn_open = False  # activityStart sent, activityEnd not yet
+        self._pairs = Pairs()
 
     @property
     def frames(self) -> int:
@@ -57,10 +60,27 @@ class Outbox:
     def audio(self, pcm: bytes, received_s: float) -> None:
         """Caller audio: sent now, or queued in its place. With `received_s`, the time until then is reported."""
         send_now = self._send_now
-        if send_now is not None and not (self._stream or self._urgent or self._sending_since_s) and send_now(pcm):
-            if received_s:
-                self._sink.segment("uplink_forward", self._clock() - received_s)
-            return
+        if send_now is not None and not (self._stream or self._urgent or self._sending_since_s):
+            pcm = self._pairs.push(pcm)
+            if not pcm:
+                return  # its time is not reported: it waits on purpose
+            if send_now(pcm):
+                if received_s:
+                    self._sink.segment("uplink_forward", self._clock() - received_s)
+                return
+        self._queue_held()
+        self._queue(pcm, received_s)
+
+    def send_held(self) -> None:
+        """The connection is to be closed: what waits for a second frame is sent, or kept for the next session."""
+        if (held := self._pairs.take()) and not (self._send_now is not None and self._send_now(held)):
+            self._queue(held, 0.0)
+
+    def _queue_held(self) -> None:
+        if held := self._pairs.take():
+            self._queue(held, 0.0)
+
+    def _queue(self, pcm: bytes, received_s: float) -> None:
         if self._frames >= UPLINK_MAX_FRAMES:
             self._drop_oldest()
         self._stream.append((pcm, received_s))
@@ -69,6 +89,7 @@ class Outbox:
 
     def in_stream(self, message: wire.Outgoing) -> None:
         """Queue a bound of a local turn in its place among the audio."""
+        self._queue_held()
         self._stream.append((message, 0.0))
         self._ready.set()
 
@@ -104,12 +125,11 @@ class Outbox:
                     if urgent:
                         await self._send_urgent(socket)
                         continue
+                    if self._send_together(socket):
+                        continue
                     # Taken out first: an overflow may drop the oldest while this one is being sent.
                     message, received_s = stream.popleft()
-                    if type(message) is bytes:
-                        self._frames -= 1
-                    else:
-                        self._turn_open = type(message) is wire.ActivityStart
+                    self._taken(message)
                     await send(message)
                     if received_s:
                         self._sink.segment("uplink_forward", clock() - received_s)
@@ -118,7 +138,28 @@ class Outbox:
                 await self._ready.wait()
         finally:
             self._sending_since_s = 0.0
+            self.send_held()
             self._send_now = None
+
+    def _send_together(self, socket: SessionSocket) -> bool:
+        """The whole stream in one piece, where the connection takes it at once."""
+        waiting = list(self._stream)
+        if not socket.send_now(*[message for message, _ in waiting]):
+            return False
+        self._stream.clear()
+        now_s = self._clock()
+        for message, received_s in waiting:
+            self._taken(message)
+            if received_s:
+                self._sink.segment("uplink_forward", now_s - received_s)
+        return True
+
+    def _taken(self, message: wire.Outgoing) -> None:
+        """Out of the stream."""
+        if type(message) is bytes:
+            self._frames -= 1
+        else:
+            self._turn_open = type(message) is wire.ActivityStart
 
     async def _send_urgent(self, socket: SessionSocket) -> None:
         message = self._urgent.popleft()
