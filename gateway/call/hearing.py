@@ -1,56 +1,40 @@
 """The caller's audio: a frame in, its level and speech edges out, and the frame on to the model.
 
-Detection runs for all calls together (`Detection`): a call submits a frame and gets it back, decoded, with what was
+Detection runs for all calls together (`detection`): a call submits a frame and gets it back, decoded, with what was
 decided about it (`Hearing.heard`), in order and before anything else that happens to the call (`Hearing.catch_up`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from math import inf, log10
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offhook.gateway.agent.policy import detector_of, pre_roll_s
+from offhook.gateway.call.detection import DETECTED, Detection, Uplink
 from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, LoudWithoutSpeech
 from offhook.gateway.conversation.state import Policy
 from offhook.media.formats import PCM16_8K, converter
 from offhook.media.mulaw import SILENCE_DBOV
-from offhook.media.vad import SpeechDetector, SpeechEdge
+from offhook.media.vad import SpeechEdge
 from offhook.metrics.catalogue import WorstPerSecond
 from offhook.metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
-__all__ = ["Detection", "Hearing", "Uplink"]
+__all__ = ["Hearing"]
 
 FRAME_S = 0.02
-NO_SAMPLES = np.zeros(0, np.int16)
 ARRIVALS_KEPT = 256  # 5 s: no edge of speech is decided later than that
 LAST_TONE_S = 0.3  # of a secret's last key: the carrier may report the key before its tone is over
-DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
 LOUD_S = 4.0  # loud for this long without an edge: the detector is deaf, or it is no voice
 LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has better things to do
 LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
 LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
 FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
-
-
-class Uplink(Protocol):
-    """Where the caller's audio goes: the part of a model link that hearing needs."""
-
-    def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
-        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz. May be kept until
-        `flush_audio`.
-        """
-
-    def flush_audio(self) -> None:
-        """Send what was kept, of all calls at once."""
 
 
 class _Loudness:
@@ -162,7 +146,7 @@ class Hearing:
     def catch_up(self) -> None:
         """Hear the frames that wait: what happens to the call next comes after them."""
         if self.waiting:
-            self._detection.flush()
+            self._detection.catch_up(self)
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]:
         """One whole frame as int16 at 8 kHz."""
@@ -259,142 +243,3 @@ class Hearing:
         for worst in (self._relative_delay, self._uplink_gap):
             worst.flush()
         self.flush_frame_count()
-
-
-class _Frame:
-    """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
-
-    __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
-
-    def __init__(self, hearing: Hearing, codes: bytes, agent_dbov: float, received_s: float) -> None:
-        self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
-        self.samples: NDArray[np.int16] = NO_SAMPLES
-
-
-# Frames come at any time: within one turn of an idle loop hardly two of them do. Waiting for others pays only where
-# some are bound to come. uvloop's timers are a millisecond coarse: what waits 2 ms may wait 3, and 4 are the limit.
-GATHER_S = 0.002
-GATHER_LEAST = 3.0  # frames that come in that time, of all calls: from some 30 calls on
-
-
-def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
-    loop = asyncio.get_running_loop()
-    return loop.call_later(after_s, flush) if after_s else loop.call_soon(flush)
-
-
-class Detection:
-    """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
-    with many calls within 2 ms, is heard as one matrix.
-
-    `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
-    """
-
-    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
-        self._schedule = schedule
-        self._scheduled: asyncio.Handle | None = None
-        self._waiting: list[_Frame] = []
-        self._flushing = False
-        self._counted = 0  # frames since
-        self._counted_since_s = 0.0
-        self._gather_s = 0.0
-
-    def submit(self, hearing: Hearing, codes: bytes, received_s: float) -> None:
-        """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
-        self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
-        hearing.waiting += 1
-        self._counted += 1
-        if len(self._waiting) == 1:
-            elapsed_s = received_s - self._counted_since_s
-            if elapsed_s >= 1.0:
-                expected = self._counted * GATHER_S / elapsed_s
-                self._gather_s = GATHER_S if expected >= GATHER_LEAST else 0.0
-                self._counted, self._counted_since_s = 0, received_s
-            self._scheduled = self._schedule(self._gather_s, self.flush)
-
-    def flush(self) -> None:
-        """Hear what waits. Harmless from within `heard`: what waits then follows."""
-        if self._flushing:
-            return
-        if self._scheduled is not None:
-            self._scheduled.cancel()
-            self._scheduled = None
-        self._flushing = True
-        try:
-            while self._waiting:
-                frames, self._waiting = _one_of_each(self._waiting)
-                for frame in frames:
-                    frame.hearing.waiting -= 1
-                edges = _edges(_together(frames, _decode))
-                for frame in frames:
-                    hearing = frame.hearing
-                    if frame in edges:
-                        try:
-                            hearing.heard(frame.codes, frame.samples, edges[frame], frame.agent_dbov, frame.received_s)
-                        except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
-                            hearing.failed(error)
-                for frame in frames:
-                    try:
-                        frame.hearing.uplink.flush_audio()
-                    except Exception as error:
-                        frame.hearing.failed(error)
-        finally:
-            self._flushing = False
-
-
-def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
-    """The first frame of each call, and the others."""
-    calls = {id(frame.hearing) for frame in frames}
-    if len(calls) == len(frames):
-        return frames, []
-    first: list[_Frame] = []
-    others: list[_Frame] = []
-    for frame in frames:
-        chosen = first if id(frame.hearing) in calls else others
-        calls.discard(id(frame.hearing))
-        chosen.append(frame)
-    return first, others
-
-
-def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
-    """What each frame decides; a frame that failed is missing."""
-    kinds: dict[type[SpeechDetector], list[_Frame]] = {}
-    for frame in frames:
-        kinds.setdefault(type(frame.hearing.detector), []).append(frame)
-    edges: dict[_Frame, SpeechEdge | None] = {}
-    for kind, group in kinds.items():
-        _together(group, partial(_detect, kind, edges))
-    return edges
-
-
-def _decode(frames: list[_Frame]) -> None:
-    first = frames[0].hearing
-    if first.to_8k is None and all(frame.hearing.line_format is first.line_format for frame in frames):
-        samples = first.line_format.decode(b"".join([frame.codes for frame in frames]))
-        for frame, row in zip(frames, samples.reshape(len(frames), DETECTED), strict=True):
-            frame.samples = row
-        return
-    for frame in frames:
-        frame.samples = frame.hearing.decoded(frame.codes)
-
-
-def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
-    found = kind.push_all(
-        [frame.hearing.detector for frame in frames],
-        [frame.samples for frame in frames],
-        [frame.agent_dbov for frame in frames],
-    )
-    edges.update(zip(frames, found, strict=True))
-
-
-def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:
-    """The frames that it was done to: to all at once, or, should that fail, to each alone. An exception costs its own
-    call this frame.
-    """
-    try:
-        work(frames)
-    except Exception as error:
-        if len(frames) > 1:
-            return [one for frame in frames for one in _together([frame], work)]
-        frames[0].hearing.failed(error)
-        return []
-    return frames

@@ -123,6 +123,7 @@ def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -
 async def _serve(settings: Settings, agents: list[Agent]) -> None:
     from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
+    from offhook.gateway.observe.garbage import collecting
     from offhook.gateway.observe.loop_watch import watching
     from offhook.gateway.web.connections import reserve_descriptors
 
@@ -136,9 +137,7 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
         log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
     reserve_descriptors(settings.max_calls)
     async with gateway.listening() as url:
-        with watching(gateway.metrics.loop_blocked_total.inc):
-            gc.collect()
-            gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
+        with watching(gateway.metrics.loop_blocked_total.inc), collecting(gateway.calls):
             print(f"listening on {url}", flush=True)
             print(f"console: {gateway.console_link}", flush=True)  # not logged: it may contain the token made at start
             log.info("answering: %s", ", ".join(agent.name for agent in agents))

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.hearing import Detection, Hearing
+from offhook.gateway.call.detection import Detection
+from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
 from offhook.media.formats import MULAW_8K
@@ -34,6 +35,9 @@ class DeafDetector:
     """A detector that never decides anything."""
 
     speaking = False
+
+    def push(self, samples, played_dbov):
+        return self.push_all([self], [samples], [played_dbov])[0]
 
     @staticmethod
     def push_all(detectors, frames, played_dbov):
@@ -166,6 +170,22 @@ def test_frames_of_many_calls_are_heard_together():
     assert all_.got == [(0, 0.02), (1, 0.02), (2, 0.02), (1, 0.04)]
 
 
+def test_a_call_fed_by_another_s_step_hears_first():
+    """An event of call 0 that is one of call 1's too: the frame of call 1 was before it."""
+    all_ = Together(DeafDetector(), DeafDetector(), DeafDetector())
+
+    def caller_audio(codes, samples, received_s):
+        all_.lines[1].hearing.key_pressed()
+        all_.got.append(0)
+
+    all_.lines[0].hearing.uplink = SimpleNamespace(caller_audio=caller_audio, flush_audio=lambda: None)
+    for line in all_.lines:
+        line.hears(QUIET, 0.02)
+    all_.detection.flush()
+    assert all_.got == [(1, 0.02), 0, (2, 0.02)]
+    assert [line.hearing.waiting for line in all_.lines] == [0, 0, 0]
+
+
 def test_a_key_comes_after_the_frames_before_it():
     all_ = Together(DeafDetector(), DeafDetector())
     for line in all_.lines:
@@ -177,7 +197,8 @@ def test_a_key_comes_after_the_frames_before_it():
 
 
 @pytest.mark.parametrize("place", ["detector", "decoding", "uplink"])
-def test_a_failure_costs_its_own_call_a_frame(place):
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_failure_costs_its_own_call_a_frame(place, alone):
     all_ = Together(DeafDetector(), DeafDetector(), DeafDetector())
     failing, hearing = all_.lines[1], all_.lines[1].hearing
     if place == "detector":
@@ -188,8 +209,11 @@ def test_a_failure_costs_its_own_call_a_frame(place):
         hearing.uplink = SimpleNamespace(flush_audio=lambda: None)
     for line in all_.lines:
         line.hears(QUIET, 0.02)
+        if alone:
+            all_.detection.flush()
     all_.detection.flush()
     assert all_.got == [(0, 0.02), (2, 0.02)]
+    assert hearing.waiting == 0
     assert [part for part, _ in failing.failures] == ["line_reader"]
     assert all_.lines[0].failures == all_.lines[2].failures == []
 

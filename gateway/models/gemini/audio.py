@@ -5,7 +5,7 @@ The other direction is a `Converter` from `PCM16_24K`, the only format that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,26 +36,45 @@ class CallerAudio:
         self._converter = converter(self._line, PCM16_16K) if wideband else None
 
 
+class Taker(Protocol):
+    """Who takes converted audio: a link."""
+
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        """Does not raise."""
+
+    def audio_failed(self, error: Exception) -> None:
+        """It could not be converted. Does not raise."""
+
+
 class Upsampling:
     """8 to 16 kHz for all links of the process: what was submitted since the last flush is one matrix.
 
-    `send(pcm)` of each follows in the order of submission; neither may raise.
+    Each taker gets its own in the order of submission.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Up8To16, NDArray[np.int16], Callable[[bytes], None]]] = []
+        self._waiting: list[tuple[Up8To16, NDArray[np.int16], Taker, float]] = []
 
-    def submit(self, up: Up8To16, samples: NDArray[np.int16], send: Callable[[bytes], None]) -> None:
-        self._waiting.append((up, samples, send))
+    def submit(self, up: Up8To16, samples: NDArray[np.int16], taker: Taker, received_s: float) -> None:
+        self._waiting.append((up, samples, taker, received_s))
 
     def flush(self) -> None:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        if len(waiting) == 1:
-            [(up, samples, send)] = waiting
-            send(up.push(samples))
-            return
-        converted = Up8To16.push_all([up for up, _, _ in waiting], [samples for _, samples, _ in waiting])
-        for (_, _, send), pcm in zip(waiting, converted, strict=True):
-            send(pcm)
+        if len(waiting) > 1:
+            try:
+                converted = Up8To16.push_all([one[0] for one in waiting], [one[1] for one in waiting])
+            except Exception:  # of one of them, before any has changed: each alone finds it
+                pass
+            else:
+                for (_, _, taker, received_s), pcm in zip(waiting, converted, strict=True):
+                    taker.send_audio(pcm, received_s)
+                return
+        for up, samples, taker, received_s in waiting:
+            try:
+                pcm = up.push(samples)
+            except Exception as error:
+                taker.audio_failed(error)
+            else:
+                taker.send_audio(pcm, received_s)

@@ -4,8 +4,9 @@ The SDK makes the client, the credentials, the setup message and the connection.
 messages then go over the session's own WebSocket, without the SDK's model classes: those cost three to five times as
 much, and one new kind of server message ends the SDK's `receive()`.
 
-Beside this file: `link` (a call's link) with `outbox`, `pairs` and `audio`, `wire` (a session's socket), and the pure
-parts `setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are translated in `client` and `link`.
+Beside this file: `link` (a call's link) with `outbox`, `pairs` and `audio`, `wire` (a session's socket, for which
+`public` stands in), and the pure parts `setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are
+translated in `client` and `link`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
-from offhook.gateway.models.gemini.wire import SessionSocket, socket_of
+from offhook.gateway.models.gemini.wire import AnySession, socket_of
 
 __all__ = ["GeminiModel", "GeminiSettings"]
 
@@ -212,7 +213,7 @@ class GeminiModel(Model):
     @contextlib.asynccontextmanager
     async def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AsyncIterator[SessionSocket]:
+    ) -> AsyncIterator[AnySession]:
         """A session that is set up. Entering raises `ModelRefused`; its code is 0 when no answer came in time."""
         async with contextlib.AsyncExitStack() as stack:
             try:

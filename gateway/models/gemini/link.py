@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 )
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
-from offhook.gateway.models.gemini.wire import Connector, SessionSocket
+from offhook.gateway.models.gemini.wire import AnySession, Connector
 from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
@@ -132,7 +131,7 @@ class GeminiLink:
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
-        self._socket: SessionSocket | None = None
+        self._socket: AnySession | None = None
         self._leave: asyncio.Future[Cause] | None = None
         self._setup: asyncio.Timeout | None = None
         self._lost_s: float | None = None
@@ -187,20 +186,24 @@ class GeminiLink:
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
         if self._caller.up is not None:
-            self._upsampling.submit(self._caller.up, samples, partial(self._send_audio, received_s))
+            self._upsampling.submit(self._caller.up, samples, self, received_s)
             return
         try:
             pcm = self._caller.push(codes, samples)
         except Exception as error:  # must not reach the carrier's reader
-            self._failed("link_writer", error)
+            self.audio_failed(error)
         else:
-            self._send_audio(received_s, pcm)
+            self.send_audio(pcm, received_s)
 
-    def _send_audio(self, received_s: float, pcm: bytes) -> None:
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        """Caller audio as the model takes it (`audio.Taker`)."""
         try:
             self._outbox.audio(pcm, received_s)
         except Exception as error:  # must not reach the other links
-            self._failed("link_writer", error)
+            self.audio_failed(error)
+
+    def audio_failed(self, error: Exception) -> None:
+        self._failed("link_writer", error)
 
     def flush_audio(self) -> None:
         self._upsampling.flush()
@@ -266,6 +269,7 @@ class GeminiLink:
         if self._running:
             await self._ended.wait()
         self._outbox.close()
+        self._act.clear()  # they hold this link
 
     # --- open tool calls
 
@@ -403,7 +407,7 @@ class GeminiLink:
         self._outbox.connected()
         self._sink.event(ModelReady(at_s, resumed=bool(resumed or self._so_far.given)))
 
-    async def _exchange(self, socket: SessionSocket, resumed: KeptHandle | None, ready_s: float) -> Cause:
+    async def _exchange(self, socket: AnySession, resumed: KeptHandle | None, ready_s: float) -> Cause:
         """Read and write until the connection ends or is to be left; then close it and report that."""
         loop = asyncio.get_running_loop()
         self._leave = loop.create_future()
@@ -490,7 +494,7 @@ class GeminiLink:
         await asyncio.wait((waiting, reader), timeout=HANDLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    async def _read(self, socket: SessionSocket) -> None:
+    async def _read(self, socket: AnySession) -> None:
         receive, act, clock = socket.receive, self._act, self._clock
         while True:
             try:

@@ -17,7 +17,7 @@ from websockets.exceptions import WebSocketException
 from offhook.gateway.models import LinkCount, ModelSink
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.pairs import Pairs
-from offhook.gateway.models.gemini.wire import SessionSocket
+from offhook.gateway.models.gemini.wire import AnySession
 
 __all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
 
@@ -113,8 +113,11 @@ class Outbox:
         if self._frames:
             self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
         self._frames = 0
+        self._stream.clear()
+        # The link, which holds this: what still comes is not wanted.
+        self._wanted, self._sent, self._stalled = _not_wanted, _nothing, _nothing
 
-    async def write(self, socket: SessionSocket) -> None:
+    async def write(self, socket: AnySession) -> None:
         """Send what waits and what comes, until cancelled. Raises what `socket.send` raises."""
         urgent, stream, clock, send = self._urgent, self._stream, self._clock, socket.send
         self._send_now = socket.send_now
@@ -141,7 +144,7 @@ class Outbox:
             self.send_held()
             self._send_now = None
 
-    def _send_together(self, socket: SessionSocket) -> bool:
+    def _send_together(self, socket: AnySession) -> bool:
         """The whole stream in one piece, where the connection takes it at once."""
         waiting = list(self._stream)
         if not socket.send_now(*[message for message, _ in waiting]):
@@ -161,7 +164,7 @@ class Outbox:
         else:
             self._turn_open = type(message) is wire.ActivityStart
 
-    async def _send_urgent(self, socket: SessionSocket) -> None:
+    async def _send_urgent(self, socket: AnySession) -> None:
         message = self._urgent.popleft()
         try:
             if not self._wanted(message):
@@ -186,3 +189,11 @@ class Outbox:
         self._sink.count(LinkCount.DROPPED_FULL if self._send_now is not None else LinkCount.DROPPED_DOWN)
         if self._sending_since_s and self._clock() - self._sending_since_s > SEND_STALL_MAX_S:
             self._stalled()
+
+
+def _not_wanted(message: wire.Outgoing) -> bool:
+    return False
+
+
+def _nothing(*_: object) -> None:
+    pass

@@ -1,8 +1,9 @@
 """A Gemini Live session's two directions, over the WebSocket that google-genai opened for it.
 
 The socket is google-genai's `session._ws`, a connection of websockets' asyncio client. The SDK does not promise that
-attribute: `constraints.txt` pins the versions and a contract test holds its use. A socket without the
-parts that `send_now` uses is written to by its own `send`; a session without such a socket is refused.
+attribute: `constraints.txt` pins the versions and a contract test holds its use. Each step away from those versions
+costs CPU, and no call: a socket without the parts that `send_now` uses is written to by its own `send`, a session
+without such a socket by the SDK's public calls (`public`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from websockets.protocol import State
 
 from offhook.gateway.errors import ModelRefused
 from offhook.gateway.models.gemini import messages as wire
+from offhook.gateway.models.gemini.public import PublicSession
 from offhook.gateway.observe.tcp import round_trip_s
 
 try:
@@ -29,12 +31,11 @@ try:
 except ImportError:  # a wheel without C
     from websockets.utils import apply_mask
 
-__all__ = ["Connector", "SessionSocket", "socket_of", "text_frame"]
+__all__ = ["AnySession", "Connector", "SessionSocket", "socket_of", "text_frame"]
 
 log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
-INVALID_ARGUMENT = 1007  # is not tried again
 _USED = ("send", "recv", "close")
 _USED_NOW = ("protocol", "transport", "paused")
 _KEYS_AT_ONCE = 1024  # a system call for each would be one per frame
@@ -88,11 +89,11 @@ class SessionSocket:
         Whole frames only, and only while the library has nothing of its own half sent: it flushes what it makes
         (pongs, its close) before it returns to the event loop, and no message here is sent in fragments.
         """
-        protocol = self._protocol
-        if protocol is None or self._ws.paused or protocol.state is not State.OPEN:
+        protocol, transport = self._protocol, self._transport
+        if protocol is None or self._ws.paused or protocol.state is not State.OPEN or transport.is_closing():
             return False
         frames = [text_frame(wire.encode(message)) for message in messages]
-        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         return True
 
     async def receive(self) -> list[wire.Incoming]:
@@ -112,15 +113,15 @@ class SessionSocket:
         return round_trip_s(self._transport.get_extra_info("socket")) if self._transport is not None else None
 
 
-def socket_of(session: Any) -> SessionSocket:
-    """Raises `ModelRefused` when the SDK's session has no such socket."""
+AnySession = SessionSocket | PublicSession
+
+
+def socket_of(session: Any) -> AnySession:
+    """The cheapest way to this session's messages. What stands in for another is logged, once a process."""
     ws = getattr(session, "_ws", None)
     if missing := [name for name in _USED if not hasattr(ws, name)]:
-        raise ModelRefused(
-            INVALID_ARGUMENT,
-            f"google-genai {version('google-genai')} with websockets {version('websockets')} has no session._ws "
-            f"with {', '.join(missing)}: install the versions in constraints.txt",
-        )
+        _warn(f"no session._ws with {', '.join(missing)}", "the SDK's public calls are used, at 3 times the CPU")
+        return PublicSession(session)
     return SessionSocket(ws)
 
 
@@ -149,7 +150,7 @@ class Connector(Protocol):
 
     def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AbstractAsyncContextManager[SessionSocket]:
+    ) -> AbstractAsyncContextManager[AnySession]:
         """A session that is set up, closed when the block is left.
 
         Entering raises `ModelRefused`; its code is 0 when no answer came in time.
