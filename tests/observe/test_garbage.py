@@ -42,7 +42,7 @@ async def test_the_collector_is_given_back_as_it_was():
 
 
 def test_an_ended_call_is_freed_without_collection(monkeypatch):
-    monkeypatch.setattr(teardown, "RELEASE_AFTER_S", 0.01)
+    monkeypatch.setattr(teardown, "RELEASE_AFTER_S", 0.0)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
     parts: list[weakref.ref] = []
     start = Call.start
