@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy import fft  # numpy itself imports it at its first use: during a call
 from numpy.typing import NDArray
 
 from offhook.media.echo import EchoGuard
@@ -228,7 +229,7 @@ class Spectra:
         if not wanted:
             self.bands: NDArray[np.float64] = np.empty((len(windows), _LEVEL + 1))
             return
-        spectrum = np.fft.rfft(windows * _TAPER_32, _FFT).view(np.float32)
+        spectrum = fft.rfft(windows * _TAPER_32, _FFT).view(np.float32)
         self._squares = np.square(spectrum, out=spectrum)
         self._power = self._squares.dot(_POWER_MATRIX)
         bands = np.log10(self._power[:, : _LEVEL + 1] + _LEAST_POWER, dtype=np.float64)
