@@ -31,7 +31,7 @@ class Uplink(Protocol):
         """Send what was kept, of all calls at once."""
 
 
-class Ear(Protocol):
+class Hears(Protocol):
     """What `Detection` needs of a call's `Hearing`."""
 
     line_format: AudioFormat
@@ -55,7 +55,7 @@ class _Frame:
 
     __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
 
-    def __init__(self, hearing: Ear, codes: bytes, agent_dbov: float, received_s: float) -> None:
+    def __init__(self, hearing: Hears, codes: bytes, agent_dbov: float, received_s: float) -> None:
         self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
         self.samples: NDArray[np.int16] = NO_SAMPLES
 
@@ -88,7 +88,7 @@ class Detection:
         self._counted_since_s = 0.0
         self._gather_s = 0.0
 
-    def submit(self, hearing: Ear, codes: bytes, received_s: float) -> None:
+    def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
         self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
         hearing.waiting += 1
@@ -127,7 +127,7 @@ class Detection:
         finally:
             self._flushing = False
 
-    def catch_up(self, hearing: Ear) -> None:
+    def catch_up(self, hearing: Hears) -> None:
         """Hear the frames that wait, those of this call at least: also while another call is hearing one."""
         if not self._flushing:
             self.flush()

@@ -211,7 +211,7 @@ async def test_frames_beside_the_librarys_own():
     assert texts == [f"{n}" for n in range(20) for _ in range(1 + n % 3)] + ["last"]
 
 
-async def test_a_compressed_connection_is_left_to_the_library():
+async def test_a_compressed_connection_sends_by_itself():
     received: list[str | bytes] = []
 
     async def listen(ws):
