@@ -23,9 +23,9 @@ from offhook.gateway.agent.policy import detector_of
 from offhook.gateway.agent.sounds import load_sounds
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import Call
+from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
-from offhook.gateway.call.hearing import Detection
 from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings

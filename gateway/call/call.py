@@ -20,10 +20,11 @@ from typing import Any
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call import prompts
+from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts, Transfer
 from offhook.gateway.call.faults import Faults
 from offhook.gateway.call.head import Taken
-from offhook.gateway.call.hearing import Detection, Hearing
+from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.recorder import recorder_for
@@ -121,6 +122,7 @@ class Call:
             recorder=self._recorder,
             stop_timers=self._stop_timers,
             on_over=partial(on_over, self),
+            release=self._release,
         )
         self.over, self.give_up, self.publish_counters = teardown.over, teardown.give_up, teardown.publish_counters
         # What the line and the link report straight to a part (the rest of LineSink and ModelSink is below).
@@ -158,6 +160,7 @@ class Call:
 
     def feed(self, event: e.Event) -> None:
         """Take an event, step, carry out the commands, until there are no more events."""
+        self.hearing.catch_up()  # a frame that was received before it comes before it
         self._events.append(event)
         if self._stepping:
             return
@@ -343,6 +346,17 @@ class Call:
     def ended_s(self) -> float | None:
         """When that was decided."""
         return self._teardown.decided_s
+
+    def _release(self) -> None:
+        """Nothing of the call runs any more: part it from its parts, which hold each other, so that all of them are
+        freed here, and not by a collection, which stops all calls for longer the more of them there are.
+        """
+        parts = (self.speaking, self.model, self.hearing, self.tools, self.timeline, self._timers, self._faults)
+        for part in (*parts, self._teardown):
+            vars(part).clear()
+        kept = {name: vars(self)[name] for name in ("facts", "agent", "record", "clock", "remembered")}
+        vars(self).clear()
+        vars(self).update(kept)
 
     def _stop_timers(self) -> None:
         self._timers.close()

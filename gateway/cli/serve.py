@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -63,6 +62,7 @@ async def serve(settings: Settings, agents: list[Agent]) -> None:
     """Answer calls in this process until it is told to stop."""
     from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
+    from offhook.gateway.observe.garbage import collecting
     from offhook.gateway.observe.loop_watch import watching
     from offhook.gateway.web.connections import reserve_descriptors
 
@@ -80,9 +80,10 @@ async def serve(settings: Settings, agents: list[Agent]) -> None:
         worker.end_with_parent()
     async with gateway.listening() as url:
         hung_after_s = settings.watchdog_s if settings.live else 0.0  # alone, a hung process is better than none
-        with watching(gateway.metrics.loop_blocked_total.inc, hung_after_s=hung_after_s):
-            gc.collect()
-            gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
+        with (
+            watching(gateway.metrics.loop_blocked_total.inc, hung_after_s=hung_after_s),
+            collecting(gateway.calls),
+        ):
             print(f"listening on {url}", flush=True)
             if worker is None:  # not logged: it may contain the token made at start
                 print(f"console: {gateway.console_link}", flush=True)

@@ -227,8 +227,12 @@ class ModelLink(Protocol):
         `samples` as decoded for detection (8 kHz). A link sends whichever its provider takes.
 
         Queued within a bound; the oldest is dropped and counted. `received_s`: when it was received, for the
-        segment `uplink_forward`; 0 for none.
+        segment `uplink_forward`; 0 for none. A link may keep it until `flush_audio`, to convert the audio of all
+        calls at once.
         """
+
+    def flush_audio(self) -> None:
+        """What `caller_audio` was handed last, of any call, is to be sent now."""
 
     def turn_started(self) -> None:
         """Local turn detection: the caller's turn begins. Its audio, pre-roll first, follows by `caller_audio`."""

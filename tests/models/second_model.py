@@ -91,6 +91,8 @@ class RealtimeLink:
             return
         self._send("input_audio_buffer.append", audio=base64.b64encode(codes).decode())
 
+    def flush_audio(self) -> None: ...
+
     def turn_started(self) -> None: ...
 
     def turn_ended(self) -> None:

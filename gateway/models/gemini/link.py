@@ -36,7 +36,7 @@ from offhook.gateway.conversation.events import (
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
 from offhook.gateway.models import CallBrief, LinkCan, LinkCount, LinkMemory, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.audio import CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio, Upsampling
 from offhook.gateway.models.gemini.outbox import Outbox
 from offhook.gateway.models.gemini.recovery import (
     PATIENCE,
@@ -59,7 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 )
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
-from offhook.gateway.models.gemini.wire import Connector, SessionSocket
+from offhook.gateway.models.gemini.wire import AnySession, Connector
 from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
@@ -105,7 +105,15 @@ class GeminiLink:
 
     can = CAN
 
-    def __init__(self, connector: Connector, brief: CallBrief, sink: ModelSink, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        brief: CallBrief,
+        sink: ModelSink,
+        patience: Patience = PATIENCE,
+        upsampling: Upsampling | None = None,
+    ) -> None:
+        """`upsampling`: that of the process; None for one of the link's own."""
         self._connector, self._brief, self._sink, self._patience = connector, brief, sink, patience
         self._agent, self._clock = brief.agent, brief.clock
         self._tools = {tool.name: tool for tool in brief.tools}
@@ -119,10 +127,11 @@ class GeminiLink:
             stalled=lambda: self._leave_for(Cause.STUCK),
         )
         self._caller = CallerAudio(brief.formats.caller)
+        self._upsampling = upsampling or Upsampling()
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
-        self._socket: SessionSocket | None = None
+        self._socket: AnySession | None = None
         self._leave: asyncio.Future[Cause] | None = None
         self._setup: asyncio.Timeout | None = None
         self._lost_s: float | None = None
@@ -197,16 +206,36 @@ class GeminiLink:
     # --- from the call
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        if self._caller.up is not None:
+            self._upsampling.submit(self._caller.up, samples, self, received_s)
+            return
         try:
-            self._outbox.audio(self._caller.push(codes, samples), received_s)
+            pcm = self._caller.push(codes, samples)
         except Exception as error:  # must not reach the carrier's reader
-            self._failed("link_writer", error)
+            self.audio_failed(error)
+        else:
+            self.send_audio(pcm, received_s)
+
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        """Caller audio as the model takes it (`audio.Taker`)."""
+        try:
+            self._outbox.audio(pcm, received_s)
+        except Exception as error:  # must not reach the other links
+            self.audio_failed(error)
+
+    def audio_failed(self, error: Exception) -> None:
+        self._failed("link_writer", error)
+
+    def flush_audio(self) -> None:
+        self._upsampling.flush()
 
     def turn_started(self) -> None:
+        self._upsampling.flush()
         self._caller.reset()  # between two turns no audio was sent
         self._outbox.in_stream(wire.ActivityStart())
 
     def turn_ended(self) -> None:
+        self._upsampling.flush()
         self._outbox.in_stream(wire.ActivityEnd())
 
     def prompt(self, text: str) -> None:
@@ -261,6 +290,7 @@ class GeminiLink:
         if self._running:
             await self._ended.wait()
         self._outbox.close()
+        self._act.clear()  # they hold this link
 
     # --- open tool calls
 
@@ -398,7 +428,7 @@ class GeminiLink:
         self._outbox.connected()
         self._sink.event(ModelReady(at_s, resumed=bool(resumed or self._so_far.given)))
 
-    async def _exchange(self, socket: SessionSocket, resumed: KeptHandle | None, ready_s: float) -> Cause:
+    async def _exchange(self, socket: AnySession, resumed: KeptHandle | None, ready_s: float) -> Cause:
         """Read and write until the connection ends or is to be left; then close it and report that."""
         loop = asyncio.get_running_loop()
         self._leave = loop.create_future()
@@ -423,6 +453,7 @@ class GeminiLink:
                 self._closing.set()
             raise
         finally:
+            self._safely(self._outbox.send_held)
             self._connected = False
             self._lost_s = self._clock()
             advice.cancel()
@@ -487,7 +518,7 @@ class GeminiLink:
         await asyncio.wait((waiting, reader), timeout=HANDLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    async def _read(self, socket: SessionSocket) -> None:
+    async def _read(self, socket: AnySession) -> None:
         receive, act, clock = socket.receive, self._act, self._clock
         while True:
             try:

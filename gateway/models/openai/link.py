@@ -108,6 +108,9 @@ class RealtimeLink:
         except Exception as error:  # must not reach the carrier's reader
             self._failed("link_writer", error)
 
+    def flush_audio(self) -> None:
+        """Nothing is kept: each frame is queued as it comes."""
+
     def turn_started(self) -> None:
         self._dialogue.caller_started(self._clock())
 

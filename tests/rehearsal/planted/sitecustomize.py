@@ -117,7 +117,7 @@ def plant_before_the_model() -> None:
     Connection.send = sent
     from offhook.gateway.models.gemini.wire import SessionSocket
 
-    SessionSocket.send_now = lambda self, message: False  # every frame by `send`
+    SessionSocket.send_now = lambda self, *messages: False  # every frame by `send`
 
 
 def plant_in_twiml() -> None:
