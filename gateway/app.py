@@ -27,6 +27,7 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.hearing import Detection
 from offhook.gateway.call.teardown import ENDING_MAX_S
+from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
@@ -139,6 +140,15 @@ class Gateway:
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
         )
+        self._softphones = Softphones(
+            settings,
+            self._access,
+            self.metrics,
+            self._limits,
+            self.switchboard,
+            {agent.name: agent for agent in self.agents},
+            clock=clock,
+        )
         self.console = Console(
             self._access,
             self.metrics,
@@ -150,6 +160,7 @@ class Gateway:
                 "version": __version__,
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
+                "talk": bool(settings.softphone_calls),
                 "simulated": settings.simulated,
             },
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
@@ -194,6 +205,7 @@ class Gateway:
         app.add_routes(self._access.routes())
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
+        app.add_routes(self._softphones.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -221,7 +233,7 @@ class Gateway:
             for agent in self.agents:  # here the tools of MCP servers are known too
                 for problem in self.model.check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
-            await self.switchboard.open(self._carriers)
+            await self.switchboard.open([*self._carriers, self._softphones])
             await self.model.warm_up()
             ticker = asyncio.create_task(self._tick(), name="ticker")
             loop = asyncio.get_running_loop()

@@ -41,6 +41,7 @@ class Settings:
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
+    softphone_calls: int = 10  # OFFHOOK_SOFTPHONE_CALLS: calls from the console's page at once; 0: none
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
@@ -159,6 +160,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         simulated=switch("OFFHOOK_SIMULATED"),
         prices=text("OFFHOOK_PRICES"),
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
+        softphone_calls=int(number("OFFHOOK_SOFTPHONE_CALLS", 10, 0, 10_000)),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),

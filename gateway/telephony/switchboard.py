@@ -63,7 +63,8 @@ class Ringing:
     """A call that a carrier wants answered.
 
     `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
-    stream that will come. `reconnects`: a lost stream can be replaced by another.
+    stream that will come. `reconnects`: a lost stream can be replaced by another. `agent`: its name, where the caller
+    chose it and not a number.
     """
 
     call_id: str
@@ -75,6 +76,7 @@ class Ringing:
     outbound_id: str = ""
     status: CallStatus | None = None
     reconnects: bool = True
+    agent: str = ""
 
 
 class Switchboard:
@@ -189,7 +191,7 @@ class Switchboard:
         The carrier connects an admitted call's stream with the token. `by_webhook` False: its stream is here already.
         """
         outbound = self.outbound.find(ringing.outbound_id)
-        agent = self._agent_of(outbound) if outbound is not None else None
+        agent = self._agent_of(outbound) if outbound is not None else self._agents.get(ringing.agent)
         answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, agent=agent)
         if not isinstance(answer, Admitted):
             self._metrics.calls_rejected_total.inc(answer.reason.value)

@@ -37,7 +37,7 @@ from offhook.gateway.web.console.views import (
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import OUTSIDE, SEGMENTS
 
-__all__ = ["Console"]
+__all__ = ["HEADERS", "Console"]
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
