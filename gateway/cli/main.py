@@ -14,7 +14,7 @@ import gc
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +109,21 @@ def serve(agent: AgentPaths = None) -> None:
     settings = settings_from(os.environ)
     agents = _agents(agent, settings)
     log_to_stderr(settings.log_level, agents, os.environ)
-    _run(_serve(settings, agents))
+    _run(_serve(settings, agents, os.environ, lambda url: None))
+
+
+@app.command()
+def talk(
+    agent: Annotated[Path, typer.Argument(help="Agent file (YAML).")],
+    script: Annotated[Path | None, typer.Option(help="A scenario whose model part answers.")] = None,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Talk to an agent from the browser: no telephone, no account; without a key the rehearsal model answers."""
+    from offhook.gateway.cli.talk import talk as run_talk
+
+    log_to_stderr("warning", [load_agent(agent)], os.environ)
+    with _rehearsal():
+        _run(run_talk(agent, script, os.environ, _serve, open_page=open_page))
 
 
 def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -> None:
@@ -120,7 +134,9 @@ def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-async def _serve(settings: Settings, agents: list[Agent]) -> None:
+async def _serve(
+    settings: Settings, agents: list[Agent], environ: Mapping[str, str], listening: Callable[[str], None]
+) -> None:
     from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
     from offhook.gateway.observe.loop_watch import watching
@@ -129,7 +145,7 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
     # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
     sys.setswitchinterval(0.0005)
-    gateway = Gateway(settings, agents, os.environ)
+    gateway = Gateway(settings, agents, environ)
     stopping = Stopping(settings.drain_s)
     stop = stopping.requested
     if settings.insecure:
@@ -142,6 +158,7 @@ async def _serve(settings: Settings, agents: list[Agent]) -> None:
             print(f"listening on {url}", flush=True)
             print(f"console: {gateway.console_link}", flush=True)  # not logged: it may contain the token made at start
             log.info("answering: %s", ", ".join(agent.name for agent in agents))
+            listening(url)
             await stop.wait()
             draining = asyncio.create_task(gateway.drain())
             stop.clear()

@@ -171,7 +171,8 @@ class Softphones:
         if not isinstance(answer, Admitted):
             return _json({"refused": answer.reason.value, "says": answer.fallback.say}, 503)
         phone = self._phones[call_id] = _Phone(secrets.token_urlsafe(32), source, formats)
-        return _json({"call_id": call_id, "key": phone.key, "token": answer.token}, 201)
+        begun = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        return _json({**begun, "simulated": self._settings.simulated}, 201)
 
     async def _after(self, request: web.Request) -> web.Response:
         """The page's socket ended, and the page did not end it: another socket, or what became of the call."""

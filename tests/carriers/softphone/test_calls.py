@@ -15,8 +15,8 @@ from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.store.record import CallRecord
-from tests.carriers.softphone.page import Page, streaming
 from tests.rig.gateway import numbered_agents, serving
+from tests.rig.page import Page, streaming
 
 SCRIPT = Script((Reply("text", (Speak("Thank you for calling.", length_ms=3_000),)),))
 AGENT = "greeting: {text: Greet.}\nfallback: {say: Call again.}"

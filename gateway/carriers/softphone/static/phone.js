@@ -70,6 +70,7 @@ async function begin() {
 }
 
 async function talk(token) {
+  const simulated = call.simulated && "A rehearsal: the model answers from its script, whatever you say.";
   const shown = callPage(call.call_id);
   beside.replaceChildren(shown.element);
   const showing = setInterval(() => shown.update().catch(() => {}), SHOW_MS);
@@ -77,7 +78,7 @@ async function talk(token) {
     for (let next = token; next; next = await again()) {
       await sound.carry(call.call_id, next, () => {
         say("On the line", "on");
-        tell("");
+        tell(simulated || "", true);
       });
       if (ended) return;
     }
