@@ -51,7 +51,7 @@ from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, hide_server, spare_connections
-from offhook.gateway.web.console import Boards, Console, LiveCall
+from offhook.gateway.web.console import Boards, Console, LiveCall, Steering
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
@@ -139,6 +139,8 @@ class Gateway:
             clock,
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
+            read_token=settings.console_read_token,
+            public_url=settings.public_url,
         )
         self._softphones = Softphones(
             settings,
@@ -161,15 +163,18 @@ class Gateway:
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
                 "talk": bool(settings.softphone_calls),
+                "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
+        control = _Control(self.calls, self.switchboard, self.admission)
+        self._steering = Steering(self._access, self._limits, control)
         self._api = Api(
             self._limits,
             self._access,
             self.metrics,
-            _Control(self.calls, self.switchboard, self.admission),
+            control,
             lock=Lock(settings.api_token, "API token", self._limits, self.metrics, clock),
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
@@ -205,6 +210,7 @@ class Gateway:
         app.add_routes(self._access.routes())
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
+        app.add_routes(self._steering.routes())
         app.add_routes(self._softphones.routes())
 
     @asynccontextmanager
@@ -484,6 +490,18 @@ class _Control:
     def press(self, call_id: str, digits: str) -> bool | None:
         call = self._calls.get(self._sid(call_id))
         return None if call is None else call.tools.send_digits(digits)
+
+    def say(self, call_id: str, text: str) -> bool | None:
+        call = self._calls.get(self._sid(call_id))
+        return None if call is None else call.operator_says(text)
+
+    def note(self, call_id: str, text: str) -> bool | None:
+        call = self._calls.get(self._sid(call_id))
+        return None if call is None else call.operator_notes(text)
+
+    def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
+        if call := self._calls.get(self._sid(call_id)):
+            call.timeline.action(call.clock(), who, what, call.tools.masked(detail), done=done)
 
     def _sid(self, call_id: str) -> str:
         outbound = self.outbound(call_id)

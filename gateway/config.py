@@ -35,6 +35,7 @@ class Settings:
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
+    console_read_token: str = ""  # OFFHOOK_CONSOLE_READ_TOKEN, secret: opens the console to look at, not to act
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
@@ -112,7 +113,7 @@ def check_proxies(environ: Mapping[str, str]) -> None:
 PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
 SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
 
-SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token"})
+SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "console_read_token", "api_token"})
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -154,6 +155,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
+        console_read_token=text("OFFHOOK_CONSOLE_READ_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
         calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),
         insecure=switch("OFFHOOK_INSECURE"),
@@ -176,7 +178,11 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
             f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
         )
-    for name, secret in (("OFFHOOK_CONSOLE_TOKEN", settings.console_token), ("OFFHOOK_API_TOKEN", settings.api_token)):
+    for name, secret in (
+        ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
+        ("OFFHOOK_CONSOLE_READ_TOKEN", settings.console_read_token),
+        ("OFFHOOK_API_TOKEN", settings.api_token),
+    ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(
                 f"{name} is shorter than {SECRET_LENGTH_MIN} characters: make one with `openssl rand -hex 24`"

@@ -19,6 +19,7 @@ from typing import Any
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
+from offhook.gateway.call import prompts
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.faults import Faults
 from offhook.gateway.call.hearing import Detection, Hearing
@@ -239,6 +240,18 @@ class Call:
         """Have the agent say this instead of what it is saying; then the call ends."""
         self.model.last_words = text
         self.feed(e.SayAndEnd(self.clock(), ending, self.speaking.turns))
+
+    def operator_says(self, text: str) -> bool:
+        """Have the agent say this to the caller, word for word; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.prompt(prompts.say(text))
+        return self.ending is None
+
+    def operator_notes(self, text: str) -> bool:
+        """Have the model take this into account; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.note(prompts.operator_note(text))
+        return self.ending is None
 
     @property
     def line(self) -> Line | None:

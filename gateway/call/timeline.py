@@ -16,7 +16,7 @@ from offhook.gateway.call.line import Span
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import transcript
-from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TranscriptLine, TurnRecord
+from offhook.gateway.store.record import ActionRecord, BargeInRecord, CallRecord, ToolRecord, TranscriptLine, TurnRecord
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Timeline"]
@@ -132,6 +132,10 @@ class Timeline:
         """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
         self._observe(name, seconds)
         self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
+
+    def action(self, at_s: float, who: str, what: str, detail: str, *, done: bool) -> None:
+        """An operator did this to the call."""
+        self.record.actions.append(ActionRecord(at_ms=self.ms(at_s), who=who, what=what, detail=detail, done=done))
 
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""

@@ -16,7 +16,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -30,7 +29,7 @@ from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextSte
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
-from offhook.gateway.web.access import Access, is_local_host, refuse_foreign
+from offhook.gateway.web.access import Access, refuse_foreign
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.console.pages import HEADERS
 from offhook.gateway.web.limits import Limits, is_private, source_of
@@ -134,9 +133,9 @@ class Softphones:
         body, kind = self._files[name]
         return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
 
-    async def _check_access(self, request: web.Request) -> None:
+    async def _check_access(self, request: web.Request, *, acts: bool = False) -> None:
         try:
-            await self._access.check(request)
+            await self._access.check(request, acts=acts)
         except web.HTTPException as refused:
             refused.headers.update(HEADERS)
             raise
@@ -144,8 +143,7 @@ class Softphones:
     # --- a call
 
     async def _begin(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
-        self._check_origin(request)
+        await self._check_access(request, acts=True)
         body = await self._limits.json(request)
         agent = self._agents.get(str(body.get("agent", "")))
         if agent is None:
@@ -176,8 +174,7 @@ class Softphones:
 
     async def _after(self, request: web.Request) -> web.Response:
         """The page's socket ended, and the page did not end it: another socket, or what became of the call."""
-        await self._check_access(request)
-        self._check_origin(request)
+        await self._check_access(request, acts=True)
         given = str((await self._limits.json(request)).get("key", "")).encode("utf-8", "surrogatepass")
         call_id, now_s = request.match_info["id"], self._clock()
         phone, leg = self._phones.get(call_id), self._board.leg(call_id)
@@ -197,7 +194,7 @@ class Softphones:
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if self._settings.insecure and not self._settings.public_url:
             refuse_foreign(request, self._metrics, own_page=True)
-        self._check_origin(request)
+        self._access.check_origin(request)
         source = source_of(request.remote or "")
         if self._is_full(self._waiting, source, self._settings.softphone_calls + WAITING_SPARE):
             self._refuse_full("too many sockets without a start")
@@ -238,16 +235,6 @@ class Softphones:
         return socket
 
     # --- limits
-
-    def _check_origin(self, request: web.Request) -> None:
-        """Only the page itself: a browser names the page's origin in every request of this kind. Raises 403."""
-        origin, own = request.headers.get("Origin", ""), {request.host, urlsplit(self._settings.public_url).netloc}
-        netloc = urlsplit(origin).netloc if origin.isprintable() else ""
-        if netloc and netloc in own and (not self._settings.insecure or is_local_host(netloc)):
-            return
-        self._metrics.auth_failures_total.inc("console")
-        self._limits.check_rate(request)
-        raise web.HTTPForbidden(text="only the console's own page may do this\n", headers=HEADERS)
 
     @staticmethod
     def _is_full(sources: list[str], source: str, most: int) -> bool:

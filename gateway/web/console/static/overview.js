@@ -2,6 +2,7 @@
 
 import { body, cell, h, keyed, put, row, table } from "./dom.js";
 import { NONE, clock, count, duration, inShort, ms, parts, phase, title, words } from "./format.js";
+import { placing } from "./steer.js";
 import { sparkline } from "./charts.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
@@ -182,6 +183,7 @@ export function overview({ choose, window }) {
   const calls = body();
   const noCalls = h("p", { class: "empty" }, "Nobody is on the line.");
   const talk = h("ul", { class: "talk-to", "aria-label": "Call an agent from this page" });
+  const place = h("div", {});
   const callTable = table("Calls now", [["Caller"], ["Agent"], ["Phase"], ["For", "number"], ["Turns", "number"], ["Last turn gap", "number"]], calls);
   const boards = h("div", {});
   const boardSection = section("boards", "Boards", null, boards);
@@ -206,7 +208,7 @@ export function overview({ choose, window }) {
       h("span", {}, name))));
   const element = h("div", {},
     h("h1", { class: "unseen", tabindex: "-1" }, "Calls and latency"),
-    section("now", "Calls now", summary, talk, callTable, noCalls),
+    section("now", "Calls now", summary, talk, place, callTable, noCalls),
     boardSection,
     section("latency", "Where the milliseconds go", picker, outside, cards),
     section("turns", "Last turns: what waited for what", null, legend(), noTurns, turns, scale),
@@ -222,6 +224,7 @@ export function overview({ choose, window }) {
       callTable.hidden = !news.calls.length;
       noCalls.hidden = Boolean(news.calls.length);
       keyed(talk, news.talk ? news.agents.map((name) => ({ name })) : [], (one) => one.name, talkLink, () => {});
+      if (!place.firstChild && news.places) place.append(placing(news.agents));
 
       keyed(boards, news.boards, (given) => given.agent, board, fillBoard);
       boardSection.hidden = !news.boards.length;
