@@ -2,10 +2,11 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test quick attack contract lint figures bench bench-vad wheel clean
+.PHONY: help setup system demo simulate test quick attack contract api lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,7 +17,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/link
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(VENV) with the packages of constraints.txt: once, a minute or a few"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rehearsal,dev]'
+	@$(PIP) --require-hashes --requirement constraints.txt
+	@$(PIP) --no-deps --no-build-isolation --no-index --editable .
 	@sh .ci/link
 	@touch $@
 
@@ -34,12 +36,15 @@ test: setup system ## Run every test
 
 quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks
-	@$(BIN)/python -m pytest tests/web/attack_checks.py
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python
+
+api: setup ## Schemathesis against the served API, by the OpenAPI document that it serves
+	@sh tests/openapi.sh $(BIN)/python
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
@@ -56,8 +61,27 @@ bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken i
 bench-vad: setup system ## The table of speech detection: onset, misses, false starts
 	@$(BIN)/python -m tests.bench.bench_vad
 
+fuzz: setup ## Fuzz each parser, the media endpoint and the model link, SECONDS (600) each; TARGETS chooses
+	@$(PIP) --require-hashes --requirement .ci/fuzz.txt || echo "atheris cannot be had here: inputs are chosen by chance"
+	@$(BIN)/python -m tests.bench.fuzz --seconds $(or $(SECONDS),600) $(TARGETS)
+
+soak: setup ## Keep 20 calls with faults in progress for MINUTES (60): nothing may be left of them
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60)
+
+pins: ## Write versions and hashes of what pyproject.toml asks for; versions stay where they can
+	@.ci/pins $(PYTHON)
+
+refresh: ## The same with the newest versions, and the images' digests
+	@.ci/pins $(PYTHON) --upgrade
+
+audit: ## Fail on pinned versions with known vulnerabilities, where a database can be reached
+	@.ci/audit $(PYTHON)
+
 wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python -m hatchling build --target wheel
+
+release: setup ## Build wheel, sdist, SBOM and SHA256SUMS into dist/, the same for the same commit
+	@.ci/release $(PYTHON) $(BIN)/python
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .venv-* out dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

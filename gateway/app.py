@@ -32,18 +32,18 @@ from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
-from offhook.gateway.store import Records
-from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
+from offhook.gateway.telephony.bounds import Bounds
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
-from offhook.gateway.telephony.switchboard import Switchboard
+from offhook.gateway.telephony.switchboard import CostReached, Switchboard
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
@@ -52,7 +52,9 @@ from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall, Steering
+from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
+from offhook.gateway.web.openapi import document
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Gateway", "model_for"]
@@ -108,14 +110,22 @@ class Gateway:
         for agent in agents:  # warm transfers: the agent that briefs the target
             briefing = briefing_agent(agent)
             self._toolboxes[briefing.name], self._sounds[briefing.name] = Toolbox(BRIEFING_TOOLS), {}
-        self.admission = Admission(self.agents, settings.max_calls)
+        self.calls: dict[str, Call] = {}
+        self.admission = Admission(
+            self.agents,
+            settings.max_calls,
+            bounds=Bounds(
+                settings.caller_calls, settings.caller_calls_per_h, settings.refused_callers, settings.cost_per_day
+            ),
+            live_costs=lambda: ((call.agent.name, _cost_of(call)) for call in self.calls.values()),
+        )
         self._limits = Limits(self.metrics, clock)
         self.model = model_for(environ)
         self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
-            check_limit(agent, self.model.name_of(agent), self._prices)
-        self.calls: dict[str, Call] = {}
-        self.records: Records = MemoryRecords()
+            check_limit(agent, self.model.name_of(agent), self._prices, settings.cost_per_day)
+        self._keeping = Keeping(settings, agents, self.metrics, time.time)
+        self.records = self._keeping.records
         self._detection = Detection()
         self.switchboard = Switchboard(
             settings,
@@ -151,6 +161,7 @@ class Gateway:
             {agent.name: agent for agent in self.agents},
             clock=clock,
         )
+        history = History(self._keeping.store, self.records, _scenario_of, time.time)
         self.console = Console(
             self._access,
             self.metrics,
@@ -166,6 +177,7 @@ class Gateway:
                 "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
+            history=history,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         control = _Control(self.calls, self.switchboard, self.admission)
@@ -179,6 +191,8 @@ class Gateway:
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
             exemplars=self._traces is not None,
+            history=history,
+            document=document(__version__, [agent.name for agent in agents], OutboundCall),
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -221,6 +235,7 @@ class Gateway:
         """
         settings = self.settings
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._keeping.running())
             stack.push_async_callback(self.model.close)
             url = admin_url = await stack.enter_async_context(
                 self._served(self.app, settings.host, settings.port, "OFFHOOK_PORT or OFFHOOK_HOST")
@@ -271,7 +286,7 @@ class Gateway:
         await runner.setup()
         assert runner.server is not None
         try:
-            listener = await _listen(connections.guard(runner.server), host, port)
+            listener = await _listen(connections.guard(runner.server), host, port, connections.backlog)
         except OSError as error:
             await runner.cleanup()
             raise OperatorError(
@@ -394,6 +409,9 @@ class Gateway:
         )
         if self._traces is not None:
             call.record.trace_id = new_trace_id()
+        call.record.model = self.model.name_of(agent)
+        call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
+        self._keeping.started(call.record)
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
@@ -406,12 +424,13 @@ class Gateway:
         if not self.calls:
             self._idle.set()
         self.admission.end(call_sid)
+        self.admission.charge(call.agent, _cost_of(call), self._clock())
         self.metrics.calls_active.set(len(self.calls))
         try:
             self.switchboard.call_over(call)
         except Exception as error:
             call.task_failed("switchboard", error)
-        self.records.keep(call.record)
+        self._keeping.ended(call.record, call.agent.redact)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
@@ -442,6 +461,19 @@ class Gateway:
         return token, self.model.name_of(agent)
 
 
+def _scenario_of(record: CallRecord) -> str:
+    try:
+        from offhook.gateway.rehearsal.scenario.from_call import scenario_text
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
+    return scenario_text(record, "recorded")
+
+
+def _cost_of(call: Call) -> float:
+    """USD so far, as far as prices are known."""
+    return call.record.usage.get("cost_usd", 0.0)
+
+
 def _application(connections: Connections) -> web.Application:
     app = web.Application(middlewares=[connections.middleware()])
     app.on_response_prepare.append(hide_server)
@@ -459,7 +491,7 @@ class _Control:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
             return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
-        except QueueFull as error:
+        except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
     def outbound(self, call_id: str) -> OutboundCall | None:
@@ -508,10 +540,10 @@ class _Control:
         return outbound.call_sid if outbound else call_id
 
 
-async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+async def _listen(serving: Callable[[], asyncio.BaseProtocol], host: str, port: int, backlog: int) -> asyncio.Server:
     """A listening socket; `::` takes both families, where asyncio's own would take IPv6 only."""
     loop = asyncio.get_running_loop()
     if host == "::" and socket.has_dualstack_ipv6():
         both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return await loop.create_server(serving, sock=both, backlog=256)
-    return await loop.create_server(serving, host, port, backlog=256)
+        return await loop.create_server(serving, sock=both, backlog=backlog)
+    return await loop.create_server(serving, host, port, backlog=backlog)

@@ -34,6 +34,10 @@ class Settings:
     admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
+    caller_calls: int = 10  # OFFHOOK_CALLER_CALLS: at once, of one number; 0: as many as there are places
+    caller_calls_per_h: int = 120  # OFFHOOK_CALLER_CALLS_PER_H: of one number; 0: any
+    refused_callers: tuple[str, ...] = ()  # OFFHOOK_REFUSED_CALLERS: numbers, prefixes (+1900*), `withheld`
+    cost_per_day: float = 0.0  # OFFHOOK_COST_PER_DAY: USD of all calls in 24 hours; 0: any
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
     console_read_token: str = ""  # OFFHOOK_CONSOLE_READ_TOKEN, secret: opens the console to look at, not to act
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
@@ -44,6 +48,13 @@ class Settings:
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
     softphone_calls: int = 10  # OFFHOOK_SOFTPHONE_CALLS: calls from the console's page at once; 0: none
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
+    data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
+    database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
+    number_key: str = ""  # OFFHOOK_NUMBER_KEY, secret: hashes callers' numbers in the store
+    webhook_url: str = ""  # OFFHOOK_WEBHOOK_URL: where events of calls are delivered
+    webhook_secrets: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_SECRET, secret: signs them; two while rotating
+    webhook_events: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_EVENTS: kinds to deliver; empty: all
+    webhook_private: bool = False  # OFFHOOK_WEBHOOK_PRIVATE=1: the receiver may be in a private network, by http
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -66,6 +77,7 @@ UNLIKE = {
     "twilio_auth_tokens": "TWILIO_AUTH_TOKEN",
     "twilio_base_url": "OFFHOOK_TWILIO_BASE_URL",
     "agents": "OFFHOOK_AGENT",
+    "webhook_secrets": "OFFHOOK_WEBHOOK_SECRET",
 }
 
 
@@ -113,7 +125,18 @@ def check_proxies(environ: Mapping[str, str]) -> None:
 PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
 SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
 
-SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "console_read_token", "api_token"})
+SECRETS = frozenset(
+    {
+        "twilio_auth_tokens",
+        "twilio_api_secret",
+        "console_token",
+        "console_read_token",
+        "api_token",
+        "database_url",
+        "number_key",
+        "webhook_secrets",
+    }
+)
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -141,6 +164,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             raise OperatorError(f"{name} must be 1 or 0, not {given!r}")
         return given in ("1", "true", "yes")
 
+    # Rehearsed callers have one number, and those of insecure mode are programs on this machine.
+    own = switch("OFFHOOK_SIMULATED") or switch("OFFHOOK_INSECURE")
     settings = Settings(
         twilio_account_sid=text("TWILIO_ACCOUNT_SID"),
         twilio_auth_tokens=listed("TWILIO_AUTH_TOKEN"),
@@ -154,6 +179,10 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
+        caller_calls=int(number("OFFHOOK_CALLER_CALLS", 0 if own else 10, 0, 100_000)),
+        caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 0 if own else 120, 0, 100_000)),
+        refused_callers=listed("OFFHOOK_REFUSED_CALLERS"),
+        cost_per_day=number("OFFHOOK_COST_PER_DAY", 0, 0, 1e9),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
         console_read_token=text("OFFHOOK_CONSOLE_READ_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
@@ -164,6 +193,13 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
         softphone_calls=int(number("OFFHOOK_SOFTPHONE_CALLS", 10, 0, 10_000)),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
+        data_dir=text("OFFHOOK_DATA_DIR"),
+        database_url=text("OFFHOOK_DATABASE_URL"),
+        number_key=text("OFFHOOK_NUMBER_KEY"),
+        webhook_url=text("OFFHOOK_WEBHOOK_URL"),
+        webhook_secrets=listed("OFFHOOK_WEBHOOK_SECRET"),
+        webhook_events=listed("OFFHOOK_WEBHOOK_EVENTS"),
+        webhook_private=switch("OFFHOOK_WEBHOOK_PRIVATE"),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )
@@ -182,6 +218,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
         ("OFFHOOK_CONSOLE_READ_TOKEN", settings.console_read_token),
         ("OFFHOOK_API_TOKEN", settings.api_token),
+        ("OFFHOOK_NUMBER_KEY", settings.number_key),
     ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
-__all__ = ["DIALABLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
+__all__ = ["DIALABLE", "EXAMPLE", "Address", "AddressKind", "first_number", "mask", "mistake_in", "read_address"]
 
 
 class AddressKind(Enum):
@@ -42,10 +42,11 @@ _WITHHELD_DIGITS = {one + word.translate(_KEYPAD) for word in _WITHHELD for one 
 _SEPARATORS = re.compile(r"[\s().\[\]/\u2010-\u2015\u2212-]+")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _SIP = re.compile(r"(?a)(?P<user>[^\s@<>\"]+)@(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d+)?(?:[;?][^\s<>\"]*)?")
-_EXTENSION = re.compile(r"(?i)\W*(?:extension|extn|ext|x|p|w|[,;#])[\s.:=]*\d+#?$")
+_EXTENSION = re.compile(r"(?i)(?<!\W)\W*(?:extension|extn|ext|x|p|w|[,;#])[\s.:=]*\d+#?$")
 _PARAMETER_EXTENSION = re.compile(r"(?i);(?:ext|postd)=")
 _WITHOUT_EXTENSION = "holds an extension, which cannot be dialled with it: write the number alone, "
 DIGITS_MIN, DIGITS_MAX = 7, 15  # of a number with its country code
+MAX_CHARACTERS = 512  # of an address; carriers accept SIP addresses of about half
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Address:
 def read_address(given: str) -> Address:
     """Read an address of a call. Takes any text and does not raise."""
     text = _plain(given)
+    if len(text) > MAX_CHARACTERS:
+        return _unreadable(given, f"has more than {MAX_CHARACTERS} characters, as no address has")
     if "<" in text and text.endswith(">"):  # "Desk" <sip:200@pbx.example>
         text = text[text.rindex("<") + 1 : -1].strip()
     if _is_withheld(text):
@@ -102,11 +105,19 @@ def first_number(candidates: Iterable[str]) -> str:
     return next((address.text for address in read if address.kind is AddressKind.NUMBER), "")
 
 
+def mask(number: str) -> str:
+    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
+    scheme, colon, rest = number.partition(":")
+    if colon:
+        return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
+    return number if len(number) < 4 or "•" in number else f"{number[: 3 if len(number) > 7 else 0]}•••{number[-2:]}"
+
+
 def _plain(given: str) -> str:
     """Without invisible characters, with ASCII digits: numbers are pasted from contacts and documents."""
     text = unicodedata.normalize("NFKC", given)
-    visible = (c for c in text if unicodedata.category(c) != "Cf")
-    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in visible).strip()
+    seen = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Cs"))
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in seen).strip()
 
 
 def _is_withheld(text: str) -> bool:

@@ -57,6 +57,7 @@ _BEFORE_VALUE = r"""^\s*(?:-\s+)*(?:[^\s"'#{\[][^"'{\[]*?:\s+)?(?:\[\s*)?"""
 _BRACES = re.compile(_BEFORE_VALUE + r"(?=\{\{)")
 _VALUE = re.compile(_BEFORE_VALUE + r"""(?=([{\["']))""")
 _QUOTE_BRACES = 'put quotes around a text that begins with {{, as in "{{name}} ..."'
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep: write it flatter"
 _CORE_TAG = "tag:yaml.org,2002:"
 # Line breaks of YAML 1.1 but not of 1.2 (5.4): pasted text has them. Private code points stand in while PyYAML scans.
 _NOT_BREAKS = str.maketrans("\x85\u2028\u2029", "\U0010fff0\U0010fff1\U0010fff2")
@@ -244,12 +245,27 @@ class _Wrong(Exception):
 
 
 class _Events(Reader, Scanner, Parser):
-    """PyYAML's parser with YAML 1.2's rule for tabs: they separate, they do not indent."""
+    """PyYAML's parser with YAML 1.2's rule for tabs (they separate, they do not indent) and a bound on open brackets,
+    since the scanner runs ahead of the events and its time is the square of their number.
+    """
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text.translate(_NOT_BREAKS))
         Scanner.__init__(self)
         Parser.__init__(self)
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise _Wrong(_TOO_DEEP, (self.line + 1, self.column + 1))
+        super().fetch_flow_collection_start(TokenClass)
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> Any:
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):
+            raise _Wrong(
+                r"an escape names no character: the last is \U0010ffff", (self.line + 1, self.column + 1)
+            ) from None
 
     def scan_to_next_token(self) -> None:
         super().scan_to_next_token()
@@ -321,7 +337,7 @@ class _Builder:
                 raise _Wrong(_QUOTE_BRACES, above.node.at)
             raise _Wrong("a key must be a text: put quotes around a text that begins with { or [", at)
         if len(self._open) >= MAX_DEPTH:
-            raise _Wrong(f"is nested more than {MAX_DEPTH} deep: write it flatter", at)
+            raise _Wrong(_TOO_DEEP, at)
         node = _Node({} if is_mapping else [], at, is_flow=bool(event.flow_style))
         self._grow(1, at)
         if event.anchor:
@@ -383,7 +399,7 @@ class _Builder:
         if node is None:
             raise _Wrong(f"*{name} stands inside of what it repeats: write it out", at)
         if len(self._open) + node.depth > MAX_DEPTH:
-            raise _Wrong(f"is nested more than {MAX_DEPTH} deep: write it flatter", at)
+            raise _Wrong(_TOO_DEEP, at)
         self._grow(node.size, at)
         return node
 

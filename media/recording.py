@@ -10,6 +10,7 @@ not fit its data and loses the last second; opening the recording again repairs 
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import struct
@@ -26,6 +27,9 @@ from offhook.media import mulaw
 
 __all__ = ["RATE_HZ", "Recording", "repair"]
 
+log = logging.getLogger(__name__)
+
+MODE = 0o600  # a conversation is for its owner alone
 RATE_HZ = mulaw.RATE_HZ
 _FRAME_BYTES = 4  # two channels of 16 bits
 _LEFT, _RIGHT = 0, 1
@@ -206,6 +210,7 @@ def _attempt(recording: Recording, job: _Job) -> None:
             job(recording)
         except Exception as error:
             recording._failure = error
+            log.error("recording %s ends here: %s", recording.path, error)
 
 
 def _finish(recording: Recording) -> None:
@@ -223,7 +228,7 @@ def _finish(recording: Recording) -> None:
 
 def _open(path: Path) -> FileIO:
     try:
-        file = FileIO(path, "x+")
+        file = FileIO(path, "x+", opener=lambda name, flags: os.open(name, flags, MODE))
     except FileExistsError:
         file = FileIO(path, "r+")
     try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy import fft  # numpy itself imports it at its first use: during a call
 from numpy.typing import NDArray
 
 from offhook.media.echo import EchoGuard
@@ -151,7 +152,7 @@ class _Line:
             bands, self.level_dbov = _SILENT_BANDS, SILENCE_DBOV
         else:
             np.multiply(window, _TAPER, out=self._tapered)
-            spectrum = np.fft.rfft(self._tapered, _FFT).view(np.float64)
+            spectrum = fft.rfft(self._tapered, _FFT).view(np.float64)
             self.squares = np.multiply(spectrum, spectrum, out=self.squares)
             power = self.squares.dot(_BAND_MATRIX) + 1e-12
             self.level_dbov = 10.0 * log10(power.sum())

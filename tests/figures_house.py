@@ -45,6 +45,7 @@ HOLDS = {  # a line for each room; a room without one is drawn without
     "errors": "errors by fault",
     "yamlfile": "YAML with positions",
     "labels": "enums as label values",
+    "text": "control characters",
     "files": "output, written whole",
     "media": "codecs, rates, detection",
     "metrics": "catalogue, percentiles",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,3 +175,11 @@ def test_an_agent_files_numbers_are_normalised() -> None:
 def test_an_agent_file_with_another_number_is_refused(line: str, says: str) -> None:
     with pytest.raises(AgentFileError, match=says):
         parse_agent(f"name: x\n{line}\n", path="a")
+
+
+@pytest.mark.parametrize("piece", ["[", "5x1", " ", "1", "x", "+", "(0)", "a@", "\ufdfa", "<"])
+def test_a_text_as_long_as_a_form_is_read_at_once(piece: str) -> None:
+    began_s = time.thread_time()
+    address = read_address("+1555" + piece * 20_000)
+    assert address.kind is UNREADABLE
+    assert time.thread_time() - began_s < 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -47,6 +48,23 @@ def test_one_top_level_name(wheel: Path) -> None:
         inside = {name.split("/")[1] for name in archive.namelist() if name.startswith("offhook/")}
     assert {name for name in names if not name.endswith(".dist-info")} == {"offhook"}
     assert inside == {*OURS, "__init__.py", "__main__.py", "py.typed"}
+
+
+def test_it_is_the_same_from_another_copy(wheel: Path, tmp_path: Path) -> None:
+    """Of the same commit: neither file times nor the folder's name are in it."""
+    copy = tmp_path / "elsewhere"
+    for name in (*OURS, "infra/package"):
+        shutil.copytree(ROOT / name, copy / name, copy_function=shutil.copyfile)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, copy / name)
+    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path, cwd=copy)
+    (again,) = tmp_path.glob("*.whl")
+    assert again.name == wheel.name
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert [(f.filename, f.CRC, f.external_attr) for f in one.filelist] == [
+            (f.filename, f.CRC, f.external_attr) for f in other.filelist
+        ]
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.wall_clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,8 +168,18 @@ def test_quoted_merge_key_is_a_key() -> None:
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_deep_nesting_is_an_error(opening: str) -> None:
     assert "nested more than" in refused(opening * 20_000).what
+    began_s = time.thread_time()
+    refused("a: " + "[" * 1_000 + "\n" + "b: " + "[" * 1_000)
+    assert time.thread_time() - began_s < 0.1, "no square of the brackets on a line"
     bearable = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert parse_yaml(bearable).value
+
+
+@pytest.mark.parametrize("escape", [r"\U00110000", r"\UFFFFFFFF"])
+def test_an_escape_of_no_character_is_an_error(escape: str) -> None:
+    error = refused(f'a: 1\nb: "x{escape}"')
+    assert "names no character" in error.what
+    assert error.line == 2
 
 
 def test_nesting_by_aliases_is_bounded() -> None:

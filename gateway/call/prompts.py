@@ -18,7 +18,7 @@ def text_of(prompt: Prompt, agent: Agent, last_words: str = "") -> str:
     """What the model is prompted with, the agent file's words where it has some."""
     match prompt:
         case Prompt.GREETING:
-            return agent.greeting.text
+            return _announced(agent.recording.announce, agent.greeting.text)
         case Prompt.NUDGE:
             return "The caller is waiting for your answer. Answer now."
         case Prompt.GO_ON:
@@ -33,6 +33,10 @@ def text_of(prompt: Prompt, agent: Agent, last_words: str = "") -> str:
             return "This call has to end soon. Tell the caller, and bring what you are doing to an end."
         case Prompt.LAST_WORDS:
             return say(last_words)
+
+
+def _announced(announcement: str, greeting: str) -> str:
+    return f"Say this first, word for word: {announcement}\nThen: {greeting}" if announcement else greeting
 
 
 def say(text: str) -> str:

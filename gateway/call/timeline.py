@@ -16,13 +16,25 @@ from offhook.gateway.call.line import Span
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import transcript
-from offhook.gateway.store.record import ActionRecord, BargeInRecord, CallRecord, ToolRecord, TranscriptLine, TurnRecord
+from offhook.gateway.store.record import (
+    ActionRecord,
+    BargeInRecord,
+    CallRecord,
+    MessageRecord,
+    ToolRecord,
+    TranscriptLine,
+    TurnRecord,
+)
+from offhook.gateway.text import visible
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Timeline"]
 
 FRAME_S = 0.02
 SO_FAR_TURNS = 40  # of a live call, for watchers who get it each second: a bound on its cost
+WORDS_MAX = 500_000  # characters of both sides in a record: ten hours of talk
+ENTRIES_MAX = 5_000  # turns, barge-ins, tool calls of a record, each; of 24 hours at one turn in 17 s
+MESSAGES_MAX = 100
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -69,6 +81,7 @@ class Timeline:
     ) -> None:
         """`rate_hz`: of the samples that events and commands count, the line's own."""
         self.record = record
+        self.on_tool: Callable[[ToolRecord], None] = lambda _: None  # a tool has its outcome; must not raise
         self._sample_ms = 1000 / rate_hz
         self._metrics = metrics
         self._zero_s: float | None = None  # the call's own axis begins at the carrier's `start`
@@ -88,6 +101,7 @@ class Timeline:
         self._greeted = False
         self._pending_caller_text = ""
         self._onset_s: float | None = None  # of the caller's newest speech
+        self._characters = 0  # of both sides' words
         self._said = transcript.Transcript()
         self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
             e.StreamStarted: self._stream_started,
@@ -143,15 +157,34 @@ class Timeline:
 
     def caller_text(self, text: str, finished: bool, at_s: float) -> None:
         """A piece of the caller's words; they belong to the reply that follows."""
+        text = self._fitting(text)
+        if not text:
+            return
         self._pending_caller_text += text
         began_s = self._onset_s if self._onset_s is not None else at_s
         self._said = transcript.caller_said(self._said, text, began_s, finished)
 
     def reply_text(self, generation: int, text: str) -> None:
         """A piece of what the agent says in this reply."""
+        text = self._fitting(text)
         turn = self._turn(generation)
+        if not text:
+            return
         turn.record.reply_text += text
         self._said = transcript.agent_said(self._said, generation, text, turn.received)
+
+    def _fitting(self, text: str) -> str:
+        """As much of it as the record has room for, without control characters."""
+        room = WORDS_MAX - self._characters
+        if len(text) > room:
+            self._full(f"words after the first {WORDS_MAX} characters")
+        text = text[:room]
+        self._characters += len(text)
+        return visible(text, lines=True)
+
+    def _full(self, what: str) -> None:
+        if (note := f"not in the record, which is full: {what}") not in self.record.errors:
+            self.error(note)
 
     def heard_text(self, generation: int, heard: int) -> str | None:
         """The words of this reply that the caller heard; None when its words are not known."""
@@ -164,6 +197,13 @@ class Timeline:
         """Something went wrong that the operator should see with this call."""
         if len(self.record.errors) < 50:  # a stuck peer must not grow the record without end
             self.record.errors.append(what)
+
+    def message(self, recipient: str, text: str, at_s: float) -> None:
+        """A message was taken for a person."""
+        if len(self.record.messages) < MESSAGES_MAX:
+            self.record.messages.append(MessageRecord(at_ms=self.ms(at_s), recipient=recipient, text=text))
+        else:
+            self._full("further messages")
 
     def ended(self, at_s: float) -> None:
         """The call is over: close what is open."""
@@ -310,7 +350,10 @@ class Timeline:
             return
         record = ToolRecord(call_id=call_id, name=name, arguments=arguments, requested_ms=self.ms(at_s))
         self._tools[call_id] = (at_s, record)
-        self.record.tool_calls.append(record)
+        if len(self.record.tool_calls) < ENTRIES_MAX:
+            self.record.tool_calls.append(record)
+        else:
+            self._full("further tool calls")
 
     def tool_told(self, call_id: str, answer: str, error: str) -> None:
         """What the tool's run came to."""
@@ -378,7 +421,10 @@ class Timeline:
             record = self._barge_in = BargeInRecord(
                 generation=command.generation, onset_ms=self.ms(command.onset_s), decided_ms=self.ms(decided_s)
             )
-            self.record.barge_ins.append(record)
+            if len(self.record.barge_ins) < ENTRIES_MAX:
+                self.record.barge_ins.append(record)
+            else:
+                self._full("further barge-ins")
             self._spoken_over_s = None
             if command.onset_s < decided_s:  # without a detected onset the machine gives the decision's time
                 # A caller who was speaking already speaks over the agent from the reply's first audio.
@@ -426,6 +472,7 @@ class Timeline:
         record.finished_ms, record.outcome = self.ms(at_s), outcome
         self._metrics.tool_calls_total.inc(outcome)
         self._observe("tool_call", at_s - began_s, record.name)
+        self.on_tool(record)
 
     def _close(self, turn: _Turn, missing: str) -> None:
         """All that can be known of this reply is known: its segments are counted, once."""
@@ -482,7 +529,17 @@ class Timeline:
     def _turn(self, generation: int) -> _Turn:
         turn = self._turns.get(generation)
         if turn is None:
+            if len(self._turns) >= ENTRIES_MAX:
+                self._forget_turn()
             record = TurnRecord(number=len(self.record.turns) + 1, generation=generation)
             turn = self._turns[generation] = _Turn(record)
             self.record.turns.append(record)
         return turn
+
+    def _forget_turn(self) -> None:
+        """The oldest turn that is over makes room."""
+        self._full("the oldest turns")
+        turn = next((turn for turn in self._turns.values() if turn.closed), next(iter(self._turns.values())))
+        self._close(turn, "call_ended")
+        del self._turns[turn.record.generation]
+        self.record.turns.remove(turn.record)

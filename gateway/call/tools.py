@@ -20,9 +20,8 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.store.record import MessageRecord
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
-from offhook.gateway.tools.answer import clipped
+from offhook.gateway.tools.answer import clipped, refusal
 from offhook.gateway.tools.runner import ToolRunner
 
 __all__ = ["CallTools"]
@@ -32,6 +31,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
 SHOWN_BYTES = 2_000  # of a tool's arguments and result, in the record
 IGNORE_KEY_S = 3.0  # callers press # right after a PIN whose length ended it
+PENDING_MAX = 100  # tool calls that the model waits for: more is a model gone wrong
+REMEMBERED_MAX = 200
+_TOO_MANY = "Too many tools are called at once. Wait for their results."
 KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
 
 
@@ -75,6 +77,11 @@ class CallTools:
     def requested(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
         """The model calls a tool."""
         now_s, facts = self._clock(), self._facts
+        if len(self._requests) >= PENDING_MAX and call_id not in self._requests:
+            self._metrics.tool_failures_total.inc("too_many")
+            self._timeline.error(f"tool {self.masked(name)[:60]}: not run, {PENDING_MAX} tool calls are pending")
+            self._model.link.tool_result(call_id, name, refusal(_TOO_MANY), c.Speak.SILENT)
+            return
         self._requests[call_id] = ToolCall(
             call_id=call_id,
             name=name,
@@ -170,7 +177,10 @@ class CallTools:
         self._safely("tool", self._model.link.prompt, prompts.say(text))  # from threads it is a callback of the loop
 
     def remember(self, key: str, value: str) -> None:
-        self.remembered[key] = value
+        if len(self.remembered) < REMEMBERED_MAX or key in self.remembered:
+            self.remembered[key] = value[:SHOWN_BYTES]
+        else:
+            self._timeline.error(f"{key[:60]} is not remembered: there are {REMEMBERED_MAX} facts")
 
     def end_call(self, reason: str, call_id: str) -> None:
         self._feed(e.EndRequested(self._clock(), Ending.AGENT_HUNG_UP, call_id))
@@ -200,10 +210,10 @@ class CallTools:
         self._ignored = key, self._clock() + IGNORE_KEY_S
 
     def take_message(self, recipient: str, text: str) -> None:
-        at_ms = self._timeline.ms(self._clock())
-        self._timeline.record.messages.append(
-            MessageRecord(at_ms=at_ms, recipient=self.masked(recipient), text=self.masked(text))
-        )
+        self._timeline.message(self.masked(recipient), self.masked(text), self._clock())
+
+    def stop_recording(self) -> bool:
+        return self._hearing.stop_recording()
 
     def last_words(self, text: str, ending: Ending) -> None:
         self._say_and_end(text, ending)

@@ -25,6 +25,7 @@ from offhook.gateway import __version__
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.cli.phone import mount as mount_telephone
+from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
@@ -392,6 +393,7 @@ def rehearsal_model(
 
 
 mount_telephone(app)
+mount_store(app)
 mount_tools(app)
 
 

@@ -18,10 +18,12 @@ from offhook.gateway.agent.load import load_agent
 from offhook.gateway.carriers.twilio.rest import VoiceHook
 from offhook.gateway.carriers.twilio.webhooks import rest_for
 from offhook.gateway.cli.doctor import HERE, Finding, destination, examine
+from offhook.gateway.cli.proxies import PROXIES
 from offhook.gateway.config import Settings, check_proxies, settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import AddressKind, mistake_in, read_address
 from offhook.gateway.telephony.status import FINAL
+from offhook.gateway.text import visible
 
 __all__ = ["mount"]
 
@@ -36,7 +38,7 @@ For trials, use a tunnel to the local port (it adds about 50 ms each way):
 
 In production, use a proxy on a host of your own near Twilio's region (Virginia for US1). It must
   - forward WebSockets, with `Upgrade` and `Connection`, and not close long or silent ones
-    (nginx: proxy_http_version 1.1; proxy_read_timeout 4h; Caddy does both by default),
+    (`offhook tunnel-help nginx` and `offhook tunnel-help haproxy` print a configuration; Caddy does both by default),
   - keep the path and the query unchanged: they are signed,
   - lead to port {port} alone. Console and metrics are on the admin listener, http://{admin}, and stay on
     this machine; `offhook serve` prints a link to them.
@@ -125,9 +127,9 @@ async def _ask(
 
 def _error_of(text: str) -> str:
     try:
-        return str(msgspec.json.decode(text)["error"])
-    except (ValueError, KeyError, TypeError):  # not the gateway's: a proxy's
-        return " ".join(text.split())[:200]
+        return visible(str(msgspec.json.decode(text)["error"]))
+    except (ValueError, KeyError, TypeError, RecursionError):  # not the gateway's: a proxy's
+        return visible(" ".join(text.split())[:200])
 
 
 def number_list() -> None:
@@ -208,7 +210,14 @@ def doctor(
         raise typer.Exit(1)
 
 
-def tunnel_help() -> None:
+def tunnel_help(
+    proxy: Annotated[str, typer.Argument(help="nginx or haproxy: print a configuration for it.")] = "",
+) -> None:
     """How to make the gateway reachable by Twilio: tunnels for trials, proxies for production."""
     settings = settings_from(os.environ)
+    if proxy:
+        if proxy not in PROXIES:
+            raise OperatorError(f"there is a configuration for {' and '.join(PROXIES)}, not for {proxy}")
+        print(PROXIES[proxy](settings), end="")
+        return
     print(TUNNEL_HELP.format(port=settings.port, admin=f"{settings.admin_host}:{settings.admin_port}"), end="")

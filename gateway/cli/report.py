@@ -23,6 +23,7 @@ from offhook.gateway.rehearsal.results.report import (
 )
 from offhook.gateway.rehearsal.scenario.from_call import read_record
 from offhook.gateway.store.record import BargeInRecord, CallRecord, TurnRecord
+from offhook.gateway.text import safe_name, visible_in
 from offhook.metrics.segments import BY_NAME
 
 __all__ = ["report", "report_from"]
@@ -56,8 +57,8 @@ def report(what: str, call_sid: str, url: str, out: Path, environ: Mapping[str, 
 
 def _read(path: Path, call_sid: str) -> Report | CallRecord:
     try:
-        rehearsed = msgspec.json.decode(path.read_bytes(), type=Report)
-    except (OSError, msgspec.MsgspecError):
+        rehearsed = msgspec.convert(visible_in(msgspec.json.decode(path.read_bytes())), Report)
+    except (OSError, msgspec.MsgspecError, RecursionError):
         return read_record(path, call_sid)
     chosen = [one for one in rehearsed.calls if one.call_sid == call_sid]
     if not call_sid or len(rehearsed.calls) == len(chosen) == 1:
@@ -87,8 +88,8 @@ async def _fetch(call_sid: str, url: str, environ: Mapping[str, str]) -> CallRec
             "URL that is the admin listener, such as --url http://127.0.0.1:8081"
         )
     try:
-        return msgspec.json.decode(body, type=CallRecord)
-    except msgspec.MsgspecError as error:
+        return msgspec.convert(visible_in(msgspec.json.decode(body)), CallRecord)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise OperatorError(f"the server at {url} is not a gateway of this version: {error}") from None
 
 
@@ -164,6 +165,6 @@ def _draw(made: CallReport, out: Path) -> Path:
 
     silence = b"\xff" * round((made.line.duration_ms / 1000 + TAIL_S) * 8_000)
     stream = StreamTruth(stream_sid="", url="", dialled_s=0.0, started_s=0.0)
-    path = out / f"{made.call_sid}.png"
+    path = out / f"{made.call_sid if safe_name(made.call_sid) else 'call'}.png"
     draw(CallTruth(call_sid=made.call_sid, streams=[stream], left=silence, right=silence), made, path)
     return path

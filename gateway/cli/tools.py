@@ -187,8 +187,10 @@ def _argument(text: str) -> tuple[str, Any]:
     if value[:1] in ("[", "{", '"') or value in ("true", "false", "null"):
         try:
             return name, msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
-            raise OperatorError(f"{text}: lists, objects and quoted texts are JSON, and this is not: {error}") from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise OperatorError(
+                f"{text[:200]}: lists, objects and quoted texts are JSON, and this is not: {error}"
+            ) from None
     return name, value
 
 
@@ -221,6 +223,10 @@ class _Desk:
 
     def take_message(self, recipient: str, text: str) -> None:
         _would(f"keep a message for {recipient}", text)
+
+    def stop_recording(self) -> bool:
+        _would("stop and remove", "the recording")
+        return True
 
     def last_words(self, text: str, ending: Ending) -> None:
         _would("say, and hang up", text)

@@ -12,7 +12,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Prices, Usage
 from offhook.gateway.yamlfile import read_yaml
 
-__all__ = ["check_limit", "cost", "load_prices", "price_of", "prices_from"]
+__all__ = ["check_limit", "cost", "costs", "load_prices", "price_of", "prices_from"]
 
 
 def prices_from(mapping: Mapping[str, Any], published: Mapping[str, Prices]) -> dict[str, Prices]:
@@ -46,22 +46,36 @@ def price_of(model: str, table: Mapping[str, Prices]) -> Prices | None:
     return table.get(model.rsplit("/", 1)[-1])
 
 
-def check_limit(agent: Agent, model: str, table: Mapping[str, Prices]) -> None:
-    """Raises `OperatorError` when the agent has a cost limit and its model (`Model.name_of`) no known price."""
-    if agent.limits.cost is not None and price_of(model, table) is None:
+def check_limit(agent: Agent, model: str, table: Mapping[str, Prices], cost_per_day_usd: float = 0.0) -> None:
+    """Raises `OperatorError` when the agent has a cost limit and its model (`Model.name_of`) no known price.
+
+    `cost_per_day_usd`: the limit of the process, 0 for none.
+    """
+    limits = {
+        "limits.cost": agent.limits.cost,
+        "limits.cost_per_day": agent.limits.cost_per_day,
+        "OFFHOOK_COST_PER_DAY": cost_per_day_usd or None,
+    }
+    given = next((name for name, usd in limits.items() if usd is not None), "")
+    if given and price_of(model, table) is None:
         raise OperatorError(
-            f"agent {agent.name}: limits.cost cannot be kept, no price is known for {model}: "
+            f"agent {agent.name}: {given} cannot be kept, no price is known for {model}: "
             "add it to the file of OFFHOOK_PRICES"
         )
 
 
+def costs(usage: Usage, prices: Prices) -> dict[str, float]:
+    """What each part of one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
+    parts = {
+        "text_in": (usage.text_in + usage.cached_in) * prices.text_in,
+        "audio_in": usage.audio_in * prices.audio_in,
+        "image_in": usage.image_in * prices.image_in,
+        "text_out": usage.text_out * prices.text_out,
+        "audio_out": usage.audio_out * prices.audio_out,
+    }
+    return {name: price / 1e6 for name, price in parts.items() if price}
+
+
 def cost(usage: Usage, prices: Prices) -> float:
-    """What one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
-    total = (
-        (usage.text_in + usage.cached_in) * prices.text_in
-        + usage.audio_in * prices.audio_in
-        + usage.image_in * prices.image_in
-        + usage.text_out * prices.text_out
-        + usage.audio_out * prices.audio_out
-    )
-    return total / 1e6
+    """What one turn costs."""
+    return sum(costs(usage, prices).values())

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from offhook.gateway.agent.tools import ENVIRONMENT
+from offhook.gateway.text import visible
 
 __all__ = ["MASK", "RedactingFormatter", "Redactor", "secrets_of"]
 
@@ -75,7 +76,11 @@ class Redactor:
 
 
 class RedactingFormatter(logging.Formatter):
-    """A log line without the secrets, its traceback included."""
+    """A log line without the secrets, its traceback included.
+
+    What peers send cannot make a line, nor control a terminal: control characters are written out, and the lines of a
+    traceback are indented.
+    """
 
     def __init__(self, fmt: str, redactor: Redactor) -> None:
         super().__init__(fmt)
@@ -83,6 +88,22 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return self._redactor.text(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        multiline = "\n" in str(record.msg)  # in the text itself, not in what is put into it
+        record.message = _indented(record.message) if multiline else visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(stack_info)
+
+
+def _indented(text: str) -> str:
+    """Of several lines, all but the first indented."""
+    return visible(text, lines=True).replace("\n", "\n    ")
 
 
 def _forms(secret: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Admission of calls: the agent for a dialled number, the limit of calls, draining, and one answer per call. Pure.
+"""Admission of calls: the agent for a dialled number, limits, draining, and one answer per call. Pure.
 
 A call is **ringing** from its webhook until its stream claims it with the one-time token, then **live** until it
 has ended; both hold a place. A repeated webhook of a call changes nothing: carriers retry, and a signature without a
@@ -9,13 +9,15 @@ timestamp can be replayed for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.numbers import read_address
+from offhook.gateway.numbers import Address, read_address
+from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds, CallerCalls, DailyCost, RefusedCallers
 from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
 
 __all__ = ["Admission", "Admitted", "Refusal", "Refused"]
@@ -29,6 +31,10 @@ class Refusal(Enum):
     AT_LIMIT = "at_limit"
     DRAINING = "draining"
     NO_AGENT = "no_agent"  # no agent answers the dialled number
+    CALLER_REFUSED = "caller_refused"  # the operator refuses this caller
+    CALLER_AT_LIMIT = "caller_at_limit"  # the caller has as many calls at once as one caller may have
+    CALLER_RATE = "caller_rate"  # the same in the last hour
+    COST = "cost"  # the cost of the last 24 hours has reached the limit, of the process or of the agent
     ENDED = "ended"  # a webhook for a call that is over: late or replayed
     FAULT = "internal_error"  # ours: answering the webhook failed (`ring` never returns it)
 
@@ -59,21 +65,35 @@ class _Known:
     token: str
     gives_up_s: float | None  # a stream is awaited until then; None: it came
     live: bool = False  # a stream has come once
+    caller: str | None = None  # what `CallerCalls` counts it by; None: not counted
 
 
 class Admission:
     """The calls of one process that are ringing, live, or have ended lately.
 
-    Raises `OperatorError` when two agents claim the same number, or two claim every number.
+    `live_costs()`: the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim
+    the same number, or two claim every number, and for a refused caller that cannot be read.
     """
 
-    def __init__(self, agents: Sequence[Agent], max_calls: int, *, ring_s: float = TOKEN_LIFE_S) -> None:
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        max_calls: int,
+        *,
+        ring_s: float = TOKEN_LIFE_S,
+        bounds: Bounds = NO_BOUNDS,
+        live_costs: Callable[[], Iterable[tuple[str, float]]] = tuple,
+    ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
         self._max_calls, self._ring_s = max_calls, ring_s
         self._tokens = StreamTokens(ring_s)
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
+        self._bounds, self._live_costs = bounds, live_costs
+        self._refused = RefusedCallers(bounds.refused)
+        self._callers = CallerCalls(bounds.caller_calls, bounds.caller_calls_per_h)
+        self._costs: defaultdict[str, DailyCost] = defaultdict(DailyCost)  # by agent: a closed list
 
     @property
     def calls(self) -> int:
@@ -85,8 +105,13 @@ class Admission:
         found = (self._by_number.get(name) for name in read_address(dialled).names)
         return next((agent for agent in found if agent is not None), self._any)
 
-    def ring(self, call_id: str, dialled: str, now_s: float, *, agent: Agent | None = None) -> Admitted | Refused:
+    def ring(
+        self, call_id: str, dialled: str, now_s: float, *, caller: str | None = None, agent: Agent | None = None
+    ) -> Admitted | Refused:
         """Admit or refuse a call that rings; `agent` when it is chosen already (outbound calls).
+
+        `caller`: the address of an incoming call's far end, "" when it is withheld; None for a call that we placed, to
+        which the bounds do not apply: `cost_reached` is for its placing.
 
         Repeated for the same call, the answer and its token are the same, whatever has changed meanwhile.
         """
@@ -102,9 +127,39 @@ class Admission:
             return Refused(Refusal.NO_AGENT, fallback)
         if len(self._known) >= self._max_calls:
             return Refused(Refusal.AT_LIMIT, fallback)
+        name = None
+        if caller is not None:
+            address = read_address(caller)
+            name = self._callers.name_of(address)
+            if reason := self._exceeded(address, name, agent, now_s):
+                return Refused(reason, fallback)
+            self._callers.begin(name, now_s)
         token = self._tokens.mint(call_id, now_s)
-        self._known[call_id] = _Known(agent, token, now_s + self._ring_s)
+        self._known[call_id] = _Known(agent, token, now_s + self._ring_s, caller=name)
         return Admitted(agent, token)
+
+    def _exceeded(self, caller: Address, name: str, agent: Agent, now_s: float) -> Refusal | None:
+        if caller in self._refused:
+            return Refusal.CALLER_REFUSED
+        if self._callers.is_at_once(name):
+            return Refusal.CALLER_AT_LIMIT
+        if self._callers.is_in_hour(name, now_s):
+            return Refusal.CALLER_RATE
+        return Refusal.COST if self.cost_reached(agent, now_s) else None
+
+    def cost_reached(self, agent: Agent, now_s: float) -> bool:
+        """Whether the calls of the last 24 hours have cost what they may: this agent's, or those of the process."""
+        most, own = self._bounds.cost_per_day_usd, agent.limits.cost_per_day
+        if not most and own is None:
+            return False
+        spent = {name: cost.total(now_s) for name, cost in self._costs.items()}
+        for name, usd in self._live_costs():
+            spent[name] = spent.get(name, 0.0) + usd
+        return 0 < most <= sum(spent.values()) or (own is not None and spent.get(agent.name, 0.0) >= own)
+
+    def charge(self, agent: Agent, usd: float, now_s: float) -> None:
+        """A call of this agent is over and has cost this much."""
+        self._costs[agent.name].add(usd, now_s)
 
     def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
         """A stream claims its call: the agent, once per token; None for a wrong, used or late token."""
@@ -129,7 +184,9 @@ class Admission:
 
     def end(self, call_id: str) -> None:
         """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
-        self._known.pop(call_id, None)
+        known = self._known.pop(call_id, None)
+        if known is not None and known.caller is not None:
+            self._callers.end(known.caller)
         self._ended.pop(call_id, None)
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]

@@ -28,15 +28,15 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
 from offhook.gateway.numbers import AddressKind, first_number, read_address
-from offhook.gateway.telephony.admission import Admission, Admitted, Refused
+from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
 from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
-from offhook.gateway.telephony.status import AnsweredBy, CallStatus
+from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.transfer import WarmTransfers, briefing_agent, without_human
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Ringing", "Switchboard"]
+__all__ = ["CostReached", "Ringing", "Switchboard"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ FALLBACK_AFTER = frozenset(
         Ending.SERVER_STOPPED,
     }
 )
+
+
+class CostReached(OperatorError):
+    """The cost per day is reached: no call is placed until calls of the last 24 hours are older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,8 @@ class Switchboard:
         """
         outbound = self.outbound.find(ringing.outbound_id)
         agent = self._agent_of(outbound) if outbound is not None else self._agents.get(ringing.agent)
-        answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, agent=agent)
+        caller = None if ringing.is_outbound or ringing.agent else ringing.caller
+        answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, caller=caller, agent=agent)
         if not isinstance(answer, Admitted):
             self._metrics.calls_rejected_total.inc(answer.reason.value)
             log.info("call %s refused: %s", ringing.call_id, answer.reason.value)
@@ -309,6 +314,8 @@ class Switchboard:
             if outbound.over and outbound.conference:
                 self._transfers.briefing_over(outbound)
         leg, call = self._legs.get(call_id), self._calls.get(call_id)
+        if leg is None and call is None and status in FINAL:
+            self._admission.end(call_id)  # its webhook is late, or was captured: no call begins with it
         if leg is None or not leg.on_status(status) or not leg.over:
             return
         if call is not None:
@@ -455,6 +462,7 @@ class Switchboard:
         agent = self._agents.get(agent_name) if agent_name else next(iter(self._agents.values()))
         if agent is None:
             raise OperatorError(f"no agent is named {agent_name[:60]!r}: there are {', '.join(self._agents)}")
+        self._check_cost(agent)
         if self._placing_carrier() is None:
             raise OperatorError(
                 "calls cannot be placed: set the carrier's credentials and OFFHOOK_PUBLIC_URL; `offhook doctor` "
@@ -488,9 +496,20 @@ class Switchboard:
             return agent
         return briefing_agent(agent)
 
+    def _check_cost(self, agent: Agent) -> None:
+        if self._admission.cost_reached(agent, self._clock()):
+            self._metrics.calls_rejected_total.inc(Refusal.COST.value)
+            raise CostReached(f"the calls of agent {agent.name!r}, or of this gateway, have reached their cost per day")
+
     async def _place(self, carrier: Carrier, outbound: OutboundCall) -> None:
+        agent = self._agents[outbound.agent]
         try:
-            call_id = await carrier.place(outbound, self._agents[outbound.agent])
+            if not outbound.conference:  # a briefing belongs to a call that was admitted
+                self._check_cost(agent)
+            call_id = await carrier.place(outbound, agent)
+        except CostReached as error:
+            outbound.error = str(error)
+            outbound.on_status(CallStatus.FAILED)
         except CarrierBusy as error:
             log.warning("an outbound call is delayed: %s", error)
             self.outbound.back_off(outbound, self._clock())

@@ -39,6 +39,7 @@ KEEP_ALIVE_S = 75.0  # longer than proxies keep theirs, or they would send a req
 PRESSED_KEEP_ALIVE_S = 5.0  # once half of the room is used
 SPARE_CONNECTIONS = 1_000  # those that are not proven
 SPARE_MIN = 32
+BACKLOG_MIN, BACKLOG_MAX = 4, 256
 SOURCE_CONNECTIONS = 50  # of one source on the public internet, those that are not proven
 PROVEN_SPARE = 200  # proven ones in addition to two per call: its stream and a webhook
 DESCRIPTORS = 64  # of the process itself: listeners, logs, clients of the console
@@ -126,6 +127,15 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._unproven) + len(self._proven)
+
+    @property
+    def backlog(self) -> int:
+        """Of the listening socket: how many connections one turn of the event loop accepts.
+
+        A new connection needs a turn in which it is read and one or two in which its signature is checked. It is not
+        the longest idle before those are over, however many others are accepted meanwhile.
+        """
+        return max(BACKLOG_MIN, min(BACKLOG_MAX, self._spare // 4))
 
     def guard(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         """A protocol factory: hands a connection to `server` once the headers of its first request are complete."""

@@ -148,7 +148,10 @@ class Limits:
                         break
         except TimeoutError:
             self.refuse("timeout", web.HTTPRequestTimeout(text="the body was not received in time"))
-        except (web.RequestPayloadError, ConnectionError):
+        except (web.RequestPayloadError, ConnectionError, RuntimeError) as error:
+            # aiohttp raises RuntimeError when the connection is closed before the body is read.
+            if isinstance(error, RuntimeError) and request.transport is not None:
+                raise
             self.refuse("bad_format", web.HTTPBadRequest(text="the connection closed before the end of the body"))
         if len(body) > MAX_BODY:
             self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))

@@ -60,8 +60,9 @@ def test_documented_defaults_are_the_real_defaults() -> None:
         "greeting.text",
         "fallback.dial",
         "limits.cost",
+        "limits.cost_per_day",
     }
-    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms"}
+    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms", "retention.days", "retention.megabytes"}
     for field, own in fields_of(Agent).items():
         if field == "tools":
             continue

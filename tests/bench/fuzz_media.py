@@ -27,14 +27,11 @@ from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.conversation.events import ModelReady
+from tests.bench.bending import bent, bent_bytes, bent_text
 
 __all__ = ["Report", "fuzz"]
 
 WORKERS = 8
-ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 2**64, -0.0, 1e308, "", " ", "0", "-1", "1e400", "NaN", "\x00",
-    "\ud83d\ude00", "𝕏" * 300, "x" * 5_000, [], {}, [[]], {"": ""}, [None] * 50, "start", "media", "é", "<&>\"'",
-]  # fmt: skip
 
 
 @dataclass
@@ -209,48 +206,6 @@ def conversation(rng: random.Random, call_sid: str) -> list[str]:
         text = json.dumps(bent(rng, value) if bend_it else value)
         texts.append(bent_text(rng, text) if rng.random() < 0.05 else text)
     return texts
-
-
-def bent(rng: random.Random, value: Any) -> Any:
-    """A value with one of its parts changed, gone, doubled or nested."""
-    if isinstance(value, dict) and value and rng.random() < 0.8:
-        key = rng.choice(list(value))
-        changed = dict(value)
-        how = rng.random()
-        if how < 0.6:
-            changed[key] = bent(rng, value[key])
-        elif how < 0.75:
-            del changed[key]
-        elif how < 0.9:
-            changed[rng.choice(("", "event", "media", key + "x", "\x00"))] = value[key]
-        else:
-            changed[key] = deep(rng)
-        return changed
-    return rng.choice(ODD)
-
-
-def deep(rng: random.Random) -> Any:
-    value: Any = 1
-    for _ in range(rng.choice((3, 50, 400))):
-        value = [value] if rng.random() < 0.5 else {"a": value}
-    return value
-
-
-def bent_text(rng: random.Random, text: str) -> str:
-    at = rng.randrange(len(text) + 1)
-    how = rng.random()
-    if how < 0.3:
-        return text[:at]
-    if how < 0.6:
-        return text[:at] + rng.choice(("[" * 2_000, '"', "}", "\\u0000", "NaN", "1e400", "\n")) + text[at:]
-    if how < 0.8:
-        return text[:at] + chr(rng.randrange(32, 0xD7FF)) + text[at + 1 :]
-    return text + text
-
-
-def bent_bytes(rng: random.Random, data: bytes) -> bytes:
-    at = rng.randrange(len(data))
-    return data[:at] + rng.randbytes(rng.randrange(1, 5)) + data[at + rng.randrange(5) :]
 
 
 def frames(rng: random.Random, text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
+from offhook.gateway.call import timeline as module
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
@@ -134,3 +135,29 @@ def test_live_record_has_the_audio_received_so_far() -> None:
     live = call.timeline.so_far(102.0, audio_in_ms=2_000.0)
     assert live.audio_in_ms == 2_000
     assert live.turns[0].received_ms == 1_000
+
+
+def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENTRIES_MAX", 5)
+    monkeypatch.setattr(module, "MESSAGES_MAX", 5)
+    monkeypatch.setattr(module, "WORDS_MAX", 100)
+    call = Spoken()
+    for n in range(2, 40):
+        call.timeline.caller_text("And then? ", False, 100.0 + n)
+        call.timeline.observe(e.ReplyAudio(100.0 + n, n, 8_000, 0), [c.Play(n, 0, 8_000)])
+        call.timeline.reply_text(n, "This. \x1b")
+        call.timeline.observe(
+            e.CallerSpeechStarted(100.0 + n, 100.0 + n), [c.BargeIn(n, 100.0 + n, c.Verdict.SUSPECTED)]
+        )
+        call.timeline.tool_started(f"t{n}", "find", {}, 100.0 + n)
+        call.timeline.observe(e.ReplyAudio(100.0 + n, n, 0, None), [c.AnswerTool(f"t{n}", e.Outcome.DONE, None)])
+        call.timeline.message("desk", "Call back.", 100.0 + n)
+    call.timeline.ended(200.0)
+    record = call.timeline.record
+    assert [len(x) for x in (record.turns, record.barge_ins, record.tool_calls, record.messages)] == [5] * 4
+    assert record.turns[-1].generation == 39  # the newest stay
+    said = "".join(line.text for line in record.transcript)
+    assert len(said) <= 200
+    assert "\x1b" not in str(record)
+    assert len([error for error in record.errors if "not in the record" in error]) == 5  # each said once
+    assert call.registry.get_sample_value("offhook_tool_calls_total", {"outcome": "done"}) == 38  # metrics have all

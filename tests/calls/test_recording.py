@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.media import mulaw
 from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT
@@ -17,15 +17,31 @@ from tests.rig.calls import Plan, place_calls
 FRAME = 160
 
 
+def test_a_refused_recording_is_removed(tmp_path: Path) -> None:
+    plan = Plan(
+        (WaitForAgent("end"), Say(WAIT), WaitForAgent("end"), Pause(200), HangUp()),
+        Script((GREETING, Reply("caller", (CallTool("stop_recording"), SATURDAY)))),
+        agent="greeting: {text: Greet.}\ntools: [{builtin: stop_recording}]\n"
+        f"recording: {{enabled: true, announce: This call is recorded., directory: {tmp_path}}}",
+    )
+    outcome = place_calls({"refused": plan}, speed=4.0)["refused"]
+    assert [tool.outcome for tool in outcome.record.tool_calls] == ["done"]
+    assert outcome.record.recording is None
+    assert list(tmp_path.iterdir()) == []
+    prompted = str(outcome.sessions[0])
+    assert "word for word: This call is recorded." in prompted
+
+
 def test_recording_holds_heard_audio_and_none_cleared(tmp_path: Path) -> None:
     plan = Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 2_000), WaitForAgent("end"), Pause(200), HangUp()),
         Script((GREETING, Reply("caller", (LONG,)), Reply("caller", (SATURDAY,)))),
-        agent=f"greeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {tmp_path}}}",
+        agent=f"greeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {tmp_path / 'kept'}}}",
     )
     outcome = place_calls({"recorded": plan}, speed=4.0)["recorded"]  # a thread writes it
-    (path,) = tmp_path.glob("*.wav")
+    (path,) = tmp_path.glob("kept/*.wav")
     assert path.stem == outcome.record.call_sid
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     with wave.open(str(path)) as file:
         assert (file.getnchannels(), file.getframerate()) == (2, 8000)
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)

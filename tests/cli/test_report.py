@@ -71,6 +71,18 @@ def test_a_record_is_shown_and_drawn(tmp_path: Path) -> None:
     assert "line_" not in words  # nobody stood at the line
 
 
+def test_a_record_stays_in_its_folder_and_lines(tmp_path: Path) -> None:
+    path, out = tmp_path / "record.json", tmp_path / "out"
+    out.mkdir()
+    turn = msgspec.structs.replace(RECORD.turns[0], caller_text="\x1b]0;owned\x07\x1b[2J")
+    forged = msgspec.structs.replace(RECORD, call_sid="../../escaped", errors=["\x1b[31mred"], turns=[turn])
+    path.write_bytes(msgspec.json.encode(forged))
+    words = shown(path, "--out", out)
+    assert "\x1b" not in words
+    assert [found.name for found in tmp_path.rglob("*.png")] == ["call.png"]
+    assert not list(tmp_path.parent.glob("escaped*"))
+
+
 def test_one_call_out_of_a_report(tmp_path: Path) -> None:
     other = msgspec.structs.replace(RECORD, call_sid="CA" + "2" * 32, turns=[])
     path = tmp_path / "report.json"

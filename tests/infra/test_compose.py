@@ -1,17 +1,20 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from offhook.gateway.agent.spec import RecordingSettings
 from offhook.gateway.config import settings_from
 from tests.infra.infra_files import INFRA, ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
+DIGEST = re.compile(r":v?\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}$")  # the tag for people, the digest for Docker
 
 
 def test_it_starts_these_services() -> None:
@@ -20,12 +23,12 @@ def test_it_starts_these_services() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 class TestEachService:
-    def test_images_are_pinned(self, name: str) -> None:
+    def test_images_are_pinned_by_digest(self, name: str) -> None:
         image = SERVICES[name].get("image")
         if image is None:
             assert (ROOT / SERVICES[name]["build"]["dockerfile"]).is_file()
         else:
-            assert re.search(r":v?\d+\.\d+", image)
+            assert DIGEST.search(image)
 
     def test_what_it_mounts_from_here_exists(self, name: str) -> None:
         for volume in SERVICES[name].get("volumes", ()):
@@ -42,6 +45,9 @@ class TestEachService:
     def test_it_has_no_more_rights_than_needed(self, name: str) -> None:
         assert SERVICES[name]["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in SERVICES[name]["security_opt"]
+
+    def test_its_memory_is_bounded(self, name: str) -> None:
+        assert re.fullmatch(r"\d+[mg]", SERVICES[name]["mem_limit"])
 
     def test_secrets_come_from_outside(self, name: str) -> None:
         for key, value in SERVICES[name].get("environment", {}).items():
@@ -107,6 +113,21 @@ class TestDockerfile:
         }
         assert copied == allowed
         assert all((ROOT / name).exists() for name in copied)
+
+    def test_its_base_is_pinned_by_digest(self) -> None:
+        bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+        assert len(set(bases)) == 1
+        assert all(DIGEST.search(base) for base in bases)
+
+    def test_it_can_write_where_the_compose_file_mounts(self) -> None:
+        owned = re.search(r"install -d -o 10001 -g 10001 (.+)$", DOCKERFILE, re.MULTILINE)
+        assert owned
+        writable = [v.split(":")[1] for v in SERVICES["gateway"]["volumes"] if not v.endswith(":ro")]
+        assert set(owned[1].split()) == set(writable)
+
+    def test_recordings_are_written_to_a_volume(self) -> None:
+        agent = Path(SERVICES["gateway"]["environment"]["OFFHOOK_AGENT"])
+        assert f"recordings:{agent.parent / RecordingSettings().directory}" in SERVICES["gateway"]["volumes"]
 
     def test_it_does_not_run_as_root(self) -> None:
         assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]

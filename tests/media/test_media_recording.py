@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 import wave
 from pathlib import Path
 
@@ -174,12 +175,25 @@ def test_placing_is_checked(tmp_path: Path) -> None:
     assert len(sides(tmp_path / "call.wav")[0]) == 0
 
 
-def test_a_full_disk_ends_this_recording_alone(tmp_path: Path) -> None:
+def test_only_its_owner_may_read_a_recording(tmp_path: Path) -> None:
+    made = Recording(tmp_path / "call.wav")
+    made.close().result(10)
+    assert (tmp_path / "call.wav").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_ends_this_recording_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     full, good = Recording(tmp_path / "full.wav"), Recording(tmp_path / "good.wav")
     full._file.close()
     full._file = _FullDisk(tmp_path / "full.wav", "r+")
     for made in (full, good):
         made.caller(0, CALLER)
+    for _ in range(500):  # the call goes on, and its recording does not
+        if caplog.records:
+            break
+        time.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"recording {full.path} ends here: [Errno 28] No space left on device"
+    ]
     with pytest.raises(OSError, match="No space left"):
         full.close().result(10)
     good.close().result(10)

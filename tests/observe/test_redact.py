@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -72,3 +73,21 @@ def test_log_line_and_traceback_hold_no_secret() -> None:
     assert "s3cret" not in line
     assert "RuntimeError" in line
     assert f"asked with {MASK}" in line
+
+
+def line_of(message: str, *args: object, info: Any = None) -> str:
+    formatter = RedactingFormatter("%(levelname)s %(message)s", Redactor([]))
+    return formatter.format(logging.LogRecord("x", logging.INFO, __file__, 1, message, args, info))
+
+
+def test_what_a_peer_sends_makes_no_log_line() -> None:
+    sent = "ringing\r\nERROR forged\x1b[2J\u2028x"
+    assert line_of("call %s", sent) == "INFO call ringing\\r\\nERROR forged\\x1b[2J\\u2028x"
+    assert line_of("tool failed\n%s", "a\nERROR forged\x1b") == "INFO tool failed\n    a\n    ERROR forged\\x1b"
+    try:
+        raise ValueError(sent)
+    except ValueError as error:
+        lines = line_of("it failed", info=(type(error), error, error.__traceback__)).split("\n")
+    assert lines[:2] == ["INFO it failed", "Traceback (most recent call last):"]
+    assert all(line.startswith("    ") for line in lines[2:])
+    assert not any("\x1b" in line or "\r" in line for line in lines)

@@ -21,12 +21,13 @@ from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
 from offhook.gateway.labels import LABELS
 from offhook.gateway.telephony import switchboard as module
-from offhook.gateway.telephony.admission import Admission, Admitted, Refused
+from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
+from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import RETURN_S, STRIKES_MAX
 from offhook.gateway.telephony.outbound import BUSY_S, OutboundCall
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
-from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, CostReached, Ringing, Switchboard
 from offhook.gateway.telephony.transfer import DECLINED, UNREACHED
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
@@ -100,14 +101,17 @@ class PaperCall:
 class Rig:
     """A switchboard of two agents. `now_s` is its clock."""
 
-    def __init__(self, *, can: frozenset[Feature] = frozenset(Feature), max_calls: int = 5) -> None:
+    def __init__(
+        self, *, can: frozenset[Feature] = frozenset(Feature), max_calls: int = 5, bounds: Bounds = NO_BOUNDS
+    ) -> None:
         self.now_s = 1_000.0
         self.carrier = PaperCarrier(can=can)
         self.calls: dict[str, Call] = {}
         self.metrics = Metrics(CollectorRegistry(), LABELS)
+        self.admission = Admission([DESK, LEAVES], max_calls, bounds=bounds)
         self.board = Switchboard(
             Settings(max_calls=max_calls),
-            Admission([DESK, LEAVES], max_calls),
+            self.admission,
             self.metrics,
             {agent.name: agent for agent in (DESK, LEAVES)},
             self.calls,
@@ -297,6 +301,16 @@ async def test_status_reports_end_calls(rig: Rig, status: str | None, done: list
     assert call.done == done
 
 
+async def test_a_final_status_before_the_ring_is_kept(rig: Rig):
+    rig.board.status("C1", CallStatus.RINGING, rig.now_s)
+    rig.board.status("C2", CallStatus.COMPLETED, rig.now_s)
+    assert isinstance(rig.ring("C1"), Admitted)
+    answer = rig.ring("C2")  # a captured webhook, or one that was overtaken
+    assert isinstance(answer, Refused)
+    assert answer.reason is Refusal.ENDED
+    assert list(rig.calls) == ["C1"]
+
+
 # --- what follows
 
 
@@ -394,6 +408,21 @@ async def test_a_refused_call_has_failed(rig: Rig):
     rig.carrier.refuses.append(PeerError("not a number"))
     outbound = await rig.outbound()
     assert (outbound.status, outbound.error) == ("failed", "not a number")
+
+
+async def test_the_cost_of_a_day_stops_placing_calls():
+    rig = await Rig(bounds=Bounds(cost_per_day_usd=1.0)).opened()
+    waiting = rig.board.call_out(HUMAN, "desk")
+    rig.admission.charge(DESK, 1.0, rig.now_s)
+    await rig.tick()
+    assert (waiting.status, rig.asked) == ("failed", [])
+    assert "cost per day" in waiting.error
+    with pytest.raises(CostReached):
+        rig.board.call_out(HUMAN, "desk")
+    rejected = rig.metrics.registry.get_sample_value("offhook_calls_rejected_total", {"reason": "cost"})
+    assert rejected == 2
+    rig.now_s += 86_400.0
+    assert (await rig.outbound()).status == "queued"
 
 
 async def test_a_ringing_outbound_call_is_hung_up(rig: Rig):

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,8 @@ __all__ = ["ATTACKS", "Outcome", "attacked", "in_namespace", "may_have_namespace
 
 API_TOKEN, CONSOLE_TOKEN = "attacked-api-token", "attacked-console-token"
 ANSWER_S = 10.0  # Twilio waits 15 s
-PROBE_EVERY_S = 0.05
+STRENGTH_S = 60.0  # to open an attack's connections, on a loaded machine
+PROBE_EVERY_S = 0.03
 WEBHOOKS_MIN = 20
 PUBLIC_NET = "52.0.0.0/8"
 
@@ -61,12 +63,22 @@ class Target:
     seconds: float
     log: Path
     figures: dict[str, float] = field(default_factory=dict)
-    enough: asyncio.Event = field(default_factory=asyncio.Event)  # webhooks were sent meanwhile
+    enough: asyncio.Event = field(default_factory=asyncio.Event)  # webhooks were answered meanwhile
 
     async def hold(self) -> None:
         """For the attack's time, and on a slow machine until the carrier has sent webhooks enough to tell."""
         await asyncio.sleep(self.seconds)
         await self.enough.wait()
+
+    def lasts(self, began_s: float) -> bool:
+        """The same for an attack that repeats something."""
+        return time.monotonic() < began_s + self.seconds or not self.enough.is_set()
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Until an attack has come to its strength."""
+        async with asyncio.timeout(STRENGTH_S):
+            while not reached():
+                await asyncio.sleep(0.02)
 
     def attacker(self, number: int = 0) -> tuple[str, int]:
         return (f"52.0.113.{number + 1}" if self.public else f"127.0.0.{number + 2}"), 0
@@ -142,6 +154,7 @@ async def silent_connections(target: Target) -> None:
             await asyncio.sleep(0.05)
 
     tasks = [asyncio.create_task(one(number)) for number in range(10) for _ in range(55)]
+    await target.until(lambda: opened["connections"] >= len(tasks))
     await target.hold()
     target.figures.update(opened)
     for task in tasks:
@@ -166,6 +179,7 @@ async def slow_bodies(target: Target) -> None:
             await asyncio.sleep(0.05)
 
     tasks = [asyncio.create_task(one(number)) for number in range(20) for _ in range(60)]
+    await target.until(lambda: opened["connections"] >= len(tasks))
     await target.hold()
     target.figures.update(opened)
     for task in tasks:
@@ -176,7 +190,7 @@ async def slow_bodies(target: Target) -> None:
 async def unsigned_flood(target: Target) -> None:
     """Unsigned and wrongly signed webhooks and unknown paths, as many as go through eight connections."""
     statuses = Counter[str]()
-    until_s = time.monotonic() + target.seconds
+    began_s = time.monotonic()
     batch = b"".join(
         [
             *(request_of("POST", "/twilio/voice", {}, b"CallSid=CA1", keep=True) for _ in range(10)),
@@ -186,10 +200,10 @@ async def unsigned_flood(target: Target) -> None:
     )
 
     async def one(number: int) -> None:
-        while time.monotonic() < until_s:
+        while target.lasts(began_s):
             with suppress(OSError, asyncio.IncompleteReadError):
                 reader, writer = await target.connect(target.attacker(number))
-                while time.monotonic() < until_s:
+                while target.lasts(began_s):
                     writer.write(batch)
                     for _ in range(20):
                         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ANSWER_S)
@@ -199,7 +213,7 @@ async def unsigned_flood(target: Target) -> None:
                 writer.close()
 
     await asyncio.gather(*(one(number) for number in range(8)))
-    target.figures["requests per s"] = round(statuses.total() / target.seconds)
+    target.figures["requests per s"] = round(statuses.total() / (time.monotonic() - began_s))
     for status, count in statuses.items():
         target.figures[status] = count
 
@@ -207,18 +221,18 @@ async def unsigned_flood(target: Target) -> None:
 async def guessing(target: Target) -> None:
     """Wrong secrets for the API and the console, 200 at once; the right ones meanwhile, from the same address."""
     statuses = Counter[str]()
-    until_s = time.monotonic() + target.seconds
+    began_s = time.monotonic()
     paths = {"/calls/1": API_TOKEN, "/console/api/calls": CONSOLE_TOKEN, "/metrics": CONSOLE_TOKEN}
 
     async def guess(path: str) -> None:
-        while time.monotonic() < until_s:
+        while target.lasts(began_s):
             with suppress(OSError, asyncio.IncompleteReadError):
                 wrong = {"Authorization": f"Bearer {secrets.token_hex(8)}"}
                 statuses[f"wrong {await target.ask(request_of('GET', path, wrong), target.attacker())}"] += 1
             await asyncio.sleep(0.02)
 
     async def right(path: str, secret: str) -> None:
-        while time.monotonic() < until_s:
+        while target.lasts(began_s):
             given = {"Authorization": f"Bearer {secret}"}
             status: object = "closed"
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -234,11 +248,11 @@ async def guessing(target: Target) -> None:
 async def garbage(target: Target) -> None:
     """TLS handshakes, bytes of chance, requests that no parser takes; a connection each."""
     answers = Counter[str]()
-    until_s = time.monotonic() + target.seconds
+    began_s = time.monotonic()
     kinds = (b"\x16\x03\x01\x02\x00", os.urandom(300), b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n")
 
     async def one(number: int) -> None:
-        while time.monotonic() < until_s:
+        while target.lasts(began_s):
             with suppress(OSError):
                 reader, writer = await target.connect(target.attacker(number))
                 writer.write(kinds[number % len(kinds)])
@@ -262,15 +276,39 @@ ATTACKS: dict[str, Callable[[Target], Awaitable[None]]] = {
 # --- the carrier
 
 
-async def carrier(target: Target, outcome: Outcome) -> None:
-    """Signed webhooks, each on a connection of its own, until cancelled; the last ones are waited for."""
-    source = ("54.172.60.1" if target.public else "127.0.0.1", 0)
-    pending: set[asyncio.Task[None]] = set()
+class CarrierThread:
+    """Signed webhooks, each on a connection of its own, while the block runs; the last ones are waited for.
 
-    async def one() -> None:
+    They have a thread and a loop of their own: on the attackers' loop, which opens a thousand connections at once, a
+    webhook waits for most of a second between its connection and its first byte, and the gateway closes it as idle.
+    """
+
+    def __init__(self, target: Target, outcome: Outcome) -> None:
+        self._target, self._outcome = target, outcome
+        self._attackers = asyncio.get_running_loop()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._send()), name="carrier")
+
+    async def __aenter__(self) -> None:
+        self._thread.start()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._over.set()
+        await asyncio.to_thread(self._thread.join)
+
+    async def _send(self) -> None:
+        source = ("54.172.60.1" if self._target.public else "127.0.0.1", 0)
+        pending: set[asyncio.Task[None]] = set()
+        while not self._over.is_set():
+            task = asyncio.create_task(self._one(source))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+            await asyncio.sleep(PROBE_EVERY_S)
+        await asyncio.gather(*pending)
+
+    async def _one(self, source: tuple[str, int]) -> None:
+        target, outcome = self._target, self._outcome
         outcome.signed += 1
-        if outcome.signed >= WEBHOOKS_MIN:
-            target.enough.set()
         began_s = time.monotonic()
         try:
             status: object = await asyncio.wait_for(target.ask(target.webhook(signed=True), source), ANSWER_S)
@@ -281,15 +319,8 @@ async def carrier(target: Target, outcome: Outcome) -> None:
             outcome.answered += 1
         else:
             outcome.refusals[str(status)] = outcome.refusals.get(str(status), 0) + 1
-
-    try:
-        while True:
-            task = asyncio.create_task(one())
-            pending.add(task)
-            task.add_done_callback(pending.discard)
-            await asyncio.sleep(PROBE_EVERY_S)
-    finally:
-        await asyncio.gather(*pending)
+        if outcome.answered + sum(outcome.refusals.values()) >= WEBHOOKS_MIN:
+            self._attackers.call_soon_threadsafe(target.enough.set)
 
 
 @asynccontextmanager
@@ -306,23 +337,23 @@ async def served(public: bool, seconds: float, folder: Path) -> AsyncIterator[Ta
 
 
 async def attacked(names: list[str], *, public: bool, seconds: float) -> list[Outcome]:
-    """Each attack on a gateway of its own."""
-    outcomes = []
-    for name in names:
-        with tempfile.TemporaryDirectory(prefix="offhook-attack-") as folder:
-            outcome = Outcome(name)
-            async with served(public, seconds, Path(folder)) as target:
-                probing = asyncio.create_task(carrier(target, outcome))
-                await ATTACKS[name](target)
-                probing.cancel()
-                await asyncio.gather(probing, return_exceptions=True)
+    """Each attack in turn, all on one gateway: what one leaves behind must not harm the next either."""
+    outcomes, seen = [], 0
+    with tempfile.TemporaryDirectory(prefix="offhook-attack-") as folder:
+        async with served(public, seconds, Path(folder)) as target:
+            for name in names:
+                outcome = Outcome(name)
+                target.figures, target.enough = {}, asyncio.Event()
+                async with CarrierThread(target, outcome):
+                    await ATTACKS[name](target)
                 outcome.figures = target.figures
                 lines = target.log.read_text().splitlines()
-                outcome.figures["log lines"] = len(lines)
+                outcome.figures["log lines"] = len(lines) - seen
                 outcome.figures["log lines with a secret"] = sum(
-                    secret in line for line in lines for secret in (API_TOKEN, CONSOLE_TOKEN, target.auth_token)
+                    secret in line for line in lines[seen:] for secret in (API_TOKEN, CONSOLE_TOKEN, target.auth_token)
                 )
-            outcomes.append(outcome)
+                seen = len(lines)
+                outcomes.append(outcome)
     return outcomes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,6 +18,7 @@ from unittest import mock
 
 import pytest
 from aiohttp import web
+from aiohttp.streams import StreamReader
 from prometheus_client import CollectorRegistry
 
 from offhook.gateway.labels import LABELS
@@ -188,8 +190,36 @@ async def served(bounds: Connections) -> tuple[web.AppRunner, asyncio.Server, in
     runner = web.AppRunner(app)
     await runner.setup()
     assert runner.server is not None
-    listener = await asyncio.get_running_loop().create_server(bounds.guard(runner.server), "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(
+        bounds.guard(runner.server), "127.0.0.1", 0, backlog=bounds.backlog
+    )
     return runner, listener, listener.sockets[0].getsockname()[1]
+
+
+async def test_a_crowd_does_not_close_who_was_not_read(limits: Limits, clock: Clock) -> None:
+    bounds = Connections(limits, limits._metrics, max_calls=1, spare=32, clock=clock)
+    runner, listener, port = await served(bounds)
+    carrier = socket.create_connection(("127.0.0.1", port))
+    carrier.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    crowd = []
+    for _ in range(200):  # as many as the kernel takes before the loop has a turn
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+        crowd.append(one)
+    assert (await asyncio.to_thread(carrier.recv, 4096)).startswith(b"HTTP/1.1 200")
+    for one in (carrier, *crowd):
+        one.close()
+    listener.close()
+    await runner.cleanup()
+
+
+async def test_a_client_that_left_is_no_fault(limits: Limits) -> None:
+    protocol = mock.Mock(connected=False)
+    body = StreamReader(protocol, 2**16, loop=asyncio.get_running_loop())
+    gone = SimpleNamespace(content=body, content_length=9, transport=None)
+    with pytest.raises(web.HTTPBadRequest, match="Bad Request"):
+        await limits._body(gone)  # type: ignore[arg-type]
 
 
 async def answered(port: int, *parts: bytes) -> bytes:

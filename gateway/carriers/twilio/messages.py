@@ -154,7 +154,7 @@ class _FormatWire(Struct):
 class _StartBody(Struct):
     call_sid: _Sid = field(name="callSid")
     media_format: _FormatWire = field(name="mediaFormat")
-    account_sid: _Sid | Literal[""] = field(name="accountSid", default="")
+    account_sid: Annotated[str, Meta(pattern=rf"\A\Z|{_SID}")] = field(name="accountSid", default="")
     tracks: list[str] = []
     parameters: dict[str, str] = field(name="customParameters", default_factory=dict)
 

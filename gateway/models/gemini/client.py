@@ -37,6 +37,7 @@ from offhook.gateway.models.gemini.wire import SessionSocket
 
 __all__ = ["GeminiModel", "GeminiSettings"]
 
+TOO_BIG = 1009  # RFC 6455, 7.4.1
 MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
 CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next connection
 
@@ -239,8 +240,9 @@ class GeminiModel(Model):
             case genai_errors.APIError():
                 code, reason = error.code or 1006, str(error.details or error.message or "")
             case ConnectionClosed():
-                code = error.rcvd.code if error.rcvd else 1006
-                reason = error.rcvd.reason if error.rcvd else "connection lost"
+                code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "connection lost")
+                if error.sent is not None and error.sent.code == TOO_BIG:  # we closed the connection
+                    code, reason = TOO_BIG, f"message too big: above {MESSAGE_MAX_BYTES // 2**20} MiB"
             case InvalidStatus():
                 code, reason = error.response.status_code, "handshake refused"
             case ssl.SSLCertVerificationError():

@@ -452,7 +452,10 @@ class GeminiLink:
             if isinstance(error, Exception):
                 lost = self._connector.translated(error)
                 self._fault(f"connection lost: {lost.code} {lost.reason}")
-                return cause_of(lost.code, lost.reason)
+                cause = cause_of(lost.code, lost.reason)
+                if cause is Cause.TOO_BIG:
+                    self._sink.count(LinkCount.MALFORMED, reason="too_large")
+                return cause
         return Cause.NETWORK
 
     async def _await_newer_handle(self, reader: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -288,7 +289,7 @@ def parse(frame: bytes | str) -> list[Incoming]:
     repaired: list[Incoming] = []
     try:
         message = _decode(frame)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError):
         message = _decode_leniently(frame, repaired)
     if type(message) is not dict:
         raise Malformed("model", "not_an_object", "a frame is not a JSON object")
@@ -297,11 +298,11 @@ def parse(frame: bytes | str) -> list[Incoming]:
 
 def _decode_leniently(frame: bytes | str, repaired: list[Incoming]) -> Any:
     """What a strict reader refuses: a byte order mark, which a reader may ignore (RFC 8259, 8.1), half of a surrogate
-    pair, bytes that are not UTF-8, numbers beyond a double. What was lost is noted. Raises `Malformed`.
+    pair, bytes that are not UTF-8, numbers beyond a double (None). What was lost is noted. Raises `Malformed`.
     """
     text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
     try:
-        message = json.loads(text.removeprefix("\ufeff"))
+        message = json.loads(text.removeprefix("\ufeff"), parse_constant=lambda _: None, parse_float=_finite)
         whole = json.dumps(message, ensure_ascii=False)
     except (ValueError, RecursionError):
         raise Malformed("model", "not_json", "a frame is not JSON") from None
@@ -311,6 +312,11 @@ def _decode_leniently(frame: bytes | str, repaired: list[Incoming]) -> Any:
     if "\ufffd" in mended or not text.startswith("\ufeff"):
         repaired.append(Skipped("frame", unknown=False))
     return message
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
 
 
 def usage_of(counts: Mapping[str, int]) -> Usage:

@@ -32,6 +32,7 @@ class Cause(Enum):
     BACKEND = "backend"  # the service failed, or did not answer the setup
     BUSY = "busy"  # try again later
     INVALID = "invalid"  # an argument, the handle or the context is refused (1007)
+    TOO_BIG = "too_big"  # a message above a limit, of either side: it would be sent again
     REFUSED = "refused"  # the model, a field or the quota (1008)
     FORBIDDEN = "forbidden"  # key, project, address, certificate: another attempt will not help
     STUCK = "stuck"  # connected, and silent
@@ -86,9 +87,17 @@ class GiveUp:
 Step = Connect | GiveUp
 
 # How often the handle is tried for a cause, where it may itself be at fault; elsewhere five times.
-_RESUMES = {Cause.BACKEND: 2, Cause.STUCK: 1, Cause.REFUSED: 1, Cause.INVALID: 0}
+_RESUMES = {Cause.BACKEND: 2, Cause.STUCK: 1, Cause.REFUSED: 1, Cause.INVALID: 0, Cause.TOO_BIG: 0}
 # How many fresh sessions, where more of the same would not help; elsewhere as many as there are attempts.
-_FRESH = {Cause.BACKEND: 3, Cause.STUCK: 3, Cause.LIFETIME: 3, Cause.ROTATION: 3, Cause.REFUSED: 2, Cause.INVALID: 1}
+_FRESH = {
+    Cause.BACKEND: 3,
+    Cause.STUCK: 3,
+    Cause.LIFETIME: 3,
+    Cause.ROTATION: 3,
+    Cause.REFUSED: 2,
+    Cause.INVALID: 1,
+    Cause.TOO_BIG: 1,
+}
 
 
 def cause_of(code: int, reason: str = "") -> Cause:
@@ -98,6 +107,8 @@ def cause_of(code: int, reason: str = "") -> Cause:
         return Cause.LIFETIME
     if code == 1007:
         return Cause.INVALID
+    if code == 1009:
+        return Cause.TOO_BIG
     if code == 1008:
         # "The operation was aborted" ends sessions that ran well; any other reason is a refusal.
         return Cause.BACKEND if "abort" in text else Cause.REFUSED

@@ -484,7 +484,7 @@ def _agent_for_load(scenario: Scenario, part: int, dials: str) -> str:
 
 def _path_of(path: Path) -> Path:
     """An absolute path, unless it is the name of a bundled scenario."""
-    return path.resolve() if path.exists() else path
+    return path.resolve() if os.path.exists(path) else path
 
 
 def _conditions(plan: LoadPlan, scenarios: Sequence[Scenario], url: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ order. A reply is used once; the first unused one that matches is used. Faults a
 actions inside a reply or at a time.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -362,7 +363,7 @@ def _action(value: Any, where: str, base_dir: Path | None) -> Any:
         if not isinstance(sound, str | Path):
             raise ScriptError(f"sound is {type(sound).__name__}; give the path of a WAV file", where)
         arguments["sound"] = (base_dir or Path()) / sound
-        if not arguments["sound"].is_file():
+        if not os.path.isfile(arguments["sound"]):
             raise ScriptError(f"no sound file at {arguments['sound']}", where)
     return _made(kind, arguments, where, {main: named[0]} if main is not None and given is not None else {})
 

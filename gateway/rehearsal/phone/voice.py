@@ -180,11 +180,11 @@ def noise(rate_hz: int, seconds: float, dbfs: float, seed: int = 0) -> Samples:
 
 @lru_cache(maxsize=256)
 def _at_rate(path: Path, rate_hz: int) -> Samples:
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what no file can be named
         raise VoiceError(f"no sound file at {path}")
     try:
         samples, own_hz = read_wav(path)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise VoiceError(str(error)) from None
     out = resample(samples, own_hz, rate_hz)
     out.setflags(write=False)

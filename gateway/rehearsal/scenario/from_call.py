@@ -18,6 +18,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.report import Report
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
+from offhook.gateway.text import visible, visible_in
 from offhook.gateway.yamlfile import write_yaml
 
 __all__ = ["read_record", "scenario_from", "scenario_text"]
@@ -37,11 +38,13 @@ def read_record(path: Path, call_sid: str = "") -> CallRecord:
     except OSError as error:
         raise OperatorError(f"{path} cannot be read ({error.strerror})") from None
     try:
-        found: Any = msgspec.json.decode(data)
+        found: Any = visible_in(msgspec.json.decode(data))
         if isinstance(found, dict) and "calls" in found:
             records = [call.record for call in msgspec.convert(found, Report).calls if call.record is not None]
         else:
             records = [msgspec.convert(one, CallRecord) for one in (found if isinstance(found, list) else [found])]
+    except RecursionError:
+        raise OperatorError(f"{path} is neither a call's record nor a report: it is nested too deeply") from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise OperatorError(f"{path} is neither a call's record nor a report: {error}") from None
     named = [record for record in records if not call_sid or record.call_sid == call_sid]
@@ -57,7 +60,7 @@ def scenario_text(record: CallRecord, name: str, agent: str = "", directory: Pat
     Raises `ScenarioError` when it does not load: no voice for its lines, no such agent file.
     """
     fields, notes = scenario_from(record, name, agent)
-    text = "".join(f"# {note}\n" for note in notes) + write_yaml(fields, width=110)
+    text = "".join(f"# {visible(note)}\n" for note in notes) + write_yaml(fields, width=110)
     parse_scenario(text, path=f"{name}.call.yaml", directory=directory)
     return text
 

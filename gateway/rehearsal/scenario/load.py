@@ -25,6 +25,7 @@ model without `sound` or `length_ms` is synthesised speech.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -53,6 +54,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
+from offhook.gateway.text import safe_name
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
 __all__ = [
@@ -147,8 +149,8 @@ def load_scenario(path: str | Path) -> Scenario:
     """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
     path = Path(path)
     bundled = SCENARIOS / f"{path}.call.yaml"
-    if not path.suffix and not path.exists():  # meant as a name
-        if not bundled.is_file():
+    if not path.suffix and not os.path.exists(path):  # meant as a name
+        if not os.path.isfile(bundled):
             names = [found.name.removesuffix(".call.yaml") for found in SCENARIOS.glob("*.call.yaml")]
             hint = f"no file and no bundled scenario of that name; {nearest(path, names)}".rstrip("; ")
             raise ScenarioError(str(path), hint)
@@ -166,6 +168,14 @@ class _Reader:
 
     def __init__(self, file: YamlFile, directory: Path) -> None:
         self._file, self._directory = file, directory
+
+    def _name(self, given: Any) -> str:
+        name: str = self._made(given, str, ["name"])
+        if not safe_name(name):
+            self._fail(
+                "names a folder of results: write up to 100 characters without / \\ : and a dot in front", ["name"]
+            )
+        return name
 
     def scenario(self) -> Scenario:
         data = self._file.value
@@ -185,7 +195,7 @@ class _Reader:
         if "outbound" in data:
             outbound = self._dataclass(OutboundPlan, data["outbound"] or {}, ["outbound"])
         return Scenario(
-            name=self._made(data.get("name", Path(self._file.path).name.partition(".")[0]), str, ["name"]),
+            name=self._name(data.get("name", Path(self._file.path).name.partition(".")[0] or "scenario")),
             about=self._made(data.get("about", ""), str, ["about"]),
             agent=agent,
             agent_file=agent_file,
@@ -244,7 +254,7 @@ class _Reader:
     def _agent(self, value: Any) -> tuple[Agent, Path | None, str]:
         if isinstance(value, str):
             path = self._directory / value
-            if not path.is_file():
+            if not os.path.isfile(path):  # False also for what no file can be named
                 self._fail(f"no agent file at {path}", ["agent"])
             return load_agent(path), path, ""
         if not isinstance(value, Mapping):

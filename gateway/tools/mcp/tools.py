@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import re
 import shutil
 import traceback
@@ -69,7 +70,11 @@ class McpTools:
         self._url = fill(spec.url, "mcp.url")
         self._headers = {key: fill(value, f"mcp.headers.{key}") for key, value in spec.headers.items()}
         self._directory, self._entry = directory, entry
-        if spec.command and shutil.which(self._command[0]) is None and not Path(directory, self._command[0]).is_file():
+        if (
+            spec.command
+            and shutil.which(self._command[0]) is None
+            and not os.path.isfile(Path(directory, self._command[0]))
+        ):
             raise OperatorError(f"MCP server {self.name}: mcp.command: no such program: {spec.command}")
         self.tools: dict[str, Tool] = {}
         self._client: Client | None = None

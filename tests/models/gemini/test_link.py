@@ -26,6 +26,7 @@ from offhook.gateway.conversation.events import (
 )
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import LinkCount
+from offhook.gateway.models.gemini import client
 from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.recovery import Patience
@@ -345,6 +346,18 @@ async def test_unknown_empty_and_long_frames_are_survived():
         assert rig.sink.texts == {1: "Still here"}
         assert len(rig.sink.of(ModelReady)) == 1
         assert rig.sink.counts[LinkCount.UNKNOWN_FIELD] == 2
+
+
+async def test_a_message_too_big_is_not_requested_again(monkeypatch, caplog):
+    monkeypatch.setattr(client, "MESSAGE_MAX_BYTES", 2**20)
+    too_big = m.Reply("start", (m.Oversize(2_000_000),))
+    async with linked(lambda _: m.Script(replies=(too_big,)), patience=HASTE) as rig:
+        await rig.sink.until_event(ModelFailed)
+        assert 1 < len(rig.server.sessions) <= 3  # nothing but one fresh session is tried
+        assert {session.close_code for session in rig.server.sessions} == {1009}
+        assert rig.sink.counts[LinkCount.MALFORMED, "too_large"] == len(rig.server.sessions)
+        assert "connection lost: 1009 message too big: above 1 MiB" in rig.link.faults
+    assert any("message too big" in record.getMessage() for record in caplog.records)
 
 
 async def test_frames_that_are_not_json_are_counted():

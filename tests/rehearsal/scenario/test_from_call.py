@@ -134,6 +134,25 @@ def test_faults_in_a_record_become_scripted_faults(changes, found):
     assert parse_scenario(scenario_text(record, "told")).name == "told"
 
 
+def test_a_record_cannot_write_yaml():
+    forged = "x\nagent: /etc/passwd\n# \u2028\x1b[2J"
+    tool = ToolRecord(call_id="1", name=forged, requested_ms=6_400)
+    record = msgspec.structs.replace(CALL, call_sid=forged, started_at=forged, tool_calls=[tool])
+    text = scenario_text(record, "told")
+    assert "\nagent: /etc/passwd" not in text
+    assert not any(c in text for c in "\u2028\x1b")
+    with pytest.raises(OperatorError, match="names a folder of results"):
+        scenario_text(CALL, "../told")
+
+
+@pytest.mark.parametrize("depth", [1_200, 200_000])
+def test_a_record_nested_too_deeply_is_an_error(tmp_path, depth):
+    path = tmp_path / "x.json"
+    path.write_text('{"call_sid": "CA1", "usage": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(OperatorError, match="neither a call's record nor a report"):
+        read_record(path)
+
+
 def test_no_phone_number_is_copied():
     record = msgspec.structs.replace(CALL, caller="+4915112345678", dialled="+4930123456")
     assert "+49" not in scenario_text(record, "told")

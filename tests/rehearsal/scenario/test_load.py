@@ -213,3 +213,14 @@ def test_a_missing_thing_is_named():
         parse_scenario("- a\n- list\n")
     with pytest.raises(ScenarioError, match=r"nowhere\.call\.yaml: cannot be read"):
         load_scenario(Path("nowhere.call.yaml"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, r"a\0b"], ids=["too long", "zero byte"])
+def test_a_name_that_no_file_can_have_is_not_there(name):
+    inline = GOOD[GOOD.index("agent:") : GOOD.index("caller:")]
+    with pytest.raises(ScenarioError, match="no agent file at"):
+        parse_scenario(GOOD.replace(inline, f'agent: "{name}"\n'))
+    with pytest.raises(ScenarioError, match="no sound file at"):
+        parse_scenario(GOOD.replace("say: Uh-huh.", f'say: "{name}.wav"'))
+    with pytest.raises(ScenarioError, match="no sound file at"):
+        parse_scenario(GOOD.replace("{on: text, say", f'{{on: text, sound: "{name}.wav", say'))

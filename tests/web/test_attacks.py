@@ -1,7 +1,4 @@
-"""The attacks of `attacks.py` on a served gateway, a few seconds each.
-
-`make attack` runs them, and not the suite: they need a machine of their own.
-"""
+"""The attacks of `attacks.py` on a served gateway, as short as they can be; `make attack` has them for longer."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from tests.web.attacks import ATTACKS, Outcome, may_have_namespace, run
 
 pytestmark = pytest.mark.wall_clock
 
-SECONDS = 2.0
+SECONDS = 0.5
 
 
 @pytest.fixture(scope="module", params=["public addresses", "a proxy's address"])
@@ -25,7 +22,7 @@ def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcome]:
 def carrier_is_answered(outcome: Outcome) -> None:
     assert outcome.refusals == {}
     assert outcome.signed == outcome.answered
-    assert outcome.signed >= 10
+    assert outcome.signed >= 20
 
 
 def test_idle_connections_do_not_shut_the_carrier_out(outcomes: dict[str, Outcome]) -> None:
@@ -46,7 +43,7 @@ def test_slow_bodies_do_not_shut_the_carrier_out(outcomes: dict[str, Outcome]) -
 def test_a_flood_without_signatures_spends_nothing(outcomes: dict[str, Outcome]) -> None:
     carrier_is_answered(outcomes["unsigned_flood"])
     figures = outcomes["unsigned_flood"].figures
-    assert figures["requests per s"] > 200
+    assert figures["403"] > 100
     assert "204" not in figures
     assert "200" not in figures
 
@@ -54,7 +51,7 @@ def test_a_flood_without_signatures_spends_nothing(outcomes: dict[str, Outcome])
 def test_garbage_does_not_shut_the_carrier_out(outcomes: dict[str, Outcome]) -> None:
     carrier_is_answered(outcomes["garbage"])
     figures = outcomes["garbage"].figures
-    assert figures["400"] > 10
+    assert figures["400"] > 0
     assert figures["names its server"] == 0
     assert "other" not in figures
 
