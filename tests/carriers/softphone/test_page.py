@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +12,18 @@ import pytest
 from numpy.typing import NDArray
 
 from offhook.gateway.app import Gateway
-from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.store.record import CallRecord
-from offhook.media.resample import resample
-from offhook.media.wav import read_wav, write_wav
-from tests.needs import require
-from tests.rig.gateway import numbered_agents, serving
-from tests.rig.sounds import sound
+from offhook.media.wav import write_wav
+from tests.carriers.softphone.desk import chromium, desk, microphone
 from tests.web.console.console_rig import Watch, faults
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Page
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
-MIC_HZ = 16_000
 SPEAKS_S, SPEAKS_AGAIN_S = 1.6, 5.0  # the caller, after the microphone was opened
 HEARD_WITHIN_MS = 40.0
 GREETING, ANSWER = "Thank you for calling the Blue Door.", "Of course. One moment."
@@ -61,47 +53,6 @@ def tone(path: Path, seconds: float) -> Path:
     samples = (9_000 * np.sin(2 * np.pi * 440 * np.arange(int(24_000 * seconds)) / 24_000)).astype(np.int16)
     write_wav(path, samples, 24_000)
     return path
-
-
-def microphone(path: Path, *spoken: tuple[float, str]) -> Path:
-    """A file in which lines begin at these seconds; silence at its end, or Chromium repeats its last bit."""
-    samples = np.zeros(40 * MIC_HZ, np.int16)
-    for begins_s, part in spoken:
-        line, rate_hz = read_wav(sound(part))
-        line, at = resample(line, rate_hz, MIC_HZ), int(begins_s * MIC_HZ)
-        samples[at : at + len(line)] = line
-    write_wav(path, samples, MIC_HZ)
-    return path
-
-
-@asynccontextmanager
-async def chromium(file: Path) -> AsyncIterator[Browser]:
-    require("chromium", "playwright")
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=[
-                *("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-                f"--use-file-for-fake-audio-capture={file}%noloop",
-            ],
-        )
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
-@asynccontextmanager
-async def desk(*replies: Reply) -> AsyncIterator[tuple[Gateway, str, ModelServer]]:
-    _, agents = numbered_agents({"desk": "greeting: {text: Greet.}"})
-    async with (
-        ModelServer(Script(replies)) as model,
-        serving(agents, {"OFFHOOK_INSECURE": "1"}, model=model) as (gateway, url),
-    ):
-        yield gateway, url, model
 
 
 async def record_of_last(gateway: Gateway) -> CallRecord:
@@ -151,14 +102,15 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
         await page.get_by_role("button", name="Mute").click()
         await page.get_by_role("button", name="5", exact=True).click()
         await said.filter(has_text=ANSWER).wait_for(timeout=10_000)
-        assert await faults(page) == []
         async with asyncio.timeout(10):
             while not (len(call.record.turns) > 1 and call.record.turns[-1].reply_ended_ms):
                 await asyncio.sleep(0.05)
+        await page.wait_for_timeout(300)  # until the capture has what was played
         heard = stretches_ms(*await played(page))
         await page.get_by_role("button", name="Hang up").click()
         record = await record_of_last(gateway)
         await page.get_by_role("heading", name="over").wait_for()
+        assert await faults(page) == []
         texts = [text.text for session in model.sessions for text in session.texts]
     greeting, answer = record.turns
     (barge_in,) = record.barge_ins  # the second line was said while muted

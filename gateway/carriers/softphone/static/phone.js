@@ -18,6 +18,7 @@ let ended = false;  // by this page
 let silentSince = 0;
 
 const sentence = h("p", { class: "sentence", role: "alert", hidden: true });
+const held = h("p", { class: "sentence", role: "alert", hidden: true });
 const callButton = h("button", { class: "call", type: "button", onclick: begin }, "Call");
 const endButton = h("button", { class: "end", type: "button", onclick: hangUp, disabled: true }, "Hang up");
 const muteButton = h("button", { type: "button", onclick: mute, disabled: true, "aria-pressed": "false" }, "Mute");
@@ -119,7 +120,7 @@ async function over() {
   call = null;
   onTheLine(false);
   bar.style.width = "0";
-  soundButton.hidden = true;
+  showBlocked(false);
   muteButton.setAttribute("aria-pressed", "false");
   say("Not on the line", "");
   if (had) await had.close();
@@ -148,9 +149,8 @@ function showLevel(level) {
 }
 
 function showBlocked(is) {
-  soundButton.hidden = !is;
-  if (is) tell("The browser holds the sound back until you press “Start the sound”.");
-  else if (sentence.textContent.startsWith("The browser holds")) tell("");
+  soundButton.hidden = held.hidden = !is;
+  put(held, is ? "The browser holds the sound back until you press “Start the sound”." : "");
 }
 
 addEventListener("keydown", (event) => {
@@ -167,7 +167,7 @@ main.replaceChildren(
       h("div", { class: "meter", "aria-hidden": "true" }, bar),
       h("label", { for: "wide" }, wide, "Wide sound (not as callers hear it)"),
       h("fieldset", { class: "keypad" }, h("legend", {}, "Keypad"), keys)),
-    h("div", {}, sentence, beside)));
+    h("div", {}, held, sentence, beside)));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
