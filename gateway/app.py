@@ -51,7 +51,7 @@ from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, hide_server, spare_connections
-from offhook.gateway.web.console import Boards, Console, LiveCall, Steering
+from offhook.gateway.web.console import Boards, Console, LiveCall, OperatorActions
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.openapi import document
@@ -181,7 +181,7 @@ class Gateway:
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         control = _Control(self.calls, self.switchboard, self.admission)
-        self._steering = Steering(self._access, self._limits, control)
+        self._actions = OperatorActions(self._access, self._limits, control)
         self._api = Api(
             self._limits,
             self._access,
@@ -224,7 +224,7 @@ class Gateway:
         app.add_routes(self._access.routes())
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
-        app.add_routes(self._steering.routes())
+        app.add_routes(self._actions.routes())
         app.add_routes(self._softphones.routes())
 
     @asynccontextmanager

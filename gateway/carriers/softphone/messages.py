@@ -21,12 +21,12 @@ __all__ = [
     "TELEPHONE",
     "WIDE",
     "Cleared",
-    "HangUp",
     "Key",
-    "Mark",
     "Message",
     "PageEncoder",
-    "Start",
+    "PageHangUp",
+    "PageMark",
+    "PageStart",
     "parse",
 ]
 
@@ -35,14 +35,14 @@ WIDE = LineFormats(gives=PCM16_16K, takes=PCM16_24K)  # the model's own rates
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
-class Start(msgspec.Struct, frozen=True, tag="start"):
+class PageStart(msgspec.Struct, frozen=True, tag="start"):
     """The socket is this call's stream."""
 
     call_id: Annotated[str, msgspec.Meta(max_length=100)]
     token: Annotated[str, msgspec.Meta(max_length=100)]
 
 
-class Mark(msgspec.Struct, frozen=True, tag="mark"):
+class PageMark(msgspec.Struct, frozen=True, tag="mark"):
     """This mark was reached; a mark that a clear dropped comes back as well."""
 
     name: Annotated[str, msgspec.Meta(max_length=100)]
@@ -58,24 +58,25 @@ class Key(msgspec.Struct, frozen=True, tag="key"):
     key: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-D*#]\Z")]
 
 
-class HangUp(msgspec.Struct, frozen=True, tag="hang_up"):
+class PageHangUp(msgspec.Struct, frozen=True, tag="hang_up"):
     """The caller hung up, or left the page."""
 
 
-Message = Start | Mark | Cleared | Key | HangUp
+Message = PageStart | PageMark | Cleared | Key | PageHangUp
 _DECODER = msgspec.json.Decoder(Message)
 
 
 def parse(text: str) -> Message:
     """One message of the page. Raises `Malformed`."""
     try:
-        return _DECODER.decode(text)
+        message: Message = _DECODER.decode(text)
     except msgspec.ValidationError as error:
         raise Malformed("carrier", "bad_field", str(error)) from None
     except RecursionError:
         raise Malformed("carrier", "too_deep", "too deeply nested") from None
     except ValueError:  # not JSON, or lone surrogates
         raise Malformed("carrier", "not_json", "not JSON") from None
+    return message
 
 
 class PageEncoder:

@@ -34,7 +34,7 @@ def new_socket() -> web.WebSocketResponse:
     return web.WebSocketResponse(compress=False, heartbeat=None, max_msg_size=messages.MAX_MESSAGE_BYTES, timeout=2.0)
 
 
-async def await_start(socket: web.WebSocketResponse, metrics: Metrics) -> messages.Start | None:
+async def await_start(socket: web.WebSocketResponse, metrics: Metrics) -> messages.PageStart | None:
     """The socket's first message; None, counted, after having closed a socket whose first one is another."""
     reason = "timeout"
     try:
@@ -42,7 +42,7 @@ async def await_start(socket: web.WebSocketResponse, metrics: Metrics) -> messag
             message = await socket.receive()
         if message.type is WSMsgType.TEXT:
             parsed = messages.parse(message.data)
-            if isinstance(parsed, messages.Start):
+            if isinstance(parsed, messages.PageStart):
                 return parsed
         elif message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
             return None
@@ -126,14 +126,14 @@ class _Reader:
         self._bytes += len(codes)
 
     def _told(self, message: messages.Message) -> bool:
-        if isinstance(message, messages.Mark):
+        if isinstance(message, messages.PageMark):
             if not self._line.on_mark(message.name):
                 self._count("unknown_mark")
         elif isinstance(message, messages.Cleared):
             self._line.on_cleared()
         elif isinstance(message, messages.Key):
             self._call.key_pressed(message.key)
-        elif isinstance(message, messages.HangUp):
+        elif isinstance(message, messages.PageHangUp):
             self.hung_up = True
         else:
             self._count("bad_order")

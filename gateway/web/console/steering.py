@@ -18,12 +18,12 @@ from offhook.gateway.web.access import Access, who_of
 from offhook.gateway.web.api import CallControl
 from offhook.gateway.web.limits import Limits
 
-__all__ = ["Steering"]
+__all__ = ["OperatorActions"]
 
 TEXT_MAX = 500  # characters of a line or a note
 
 
-class Steering:
+class OperatorActions:
     """The routes; the calls are behind `control`."""
 
     def __init__(self, access: Access, limits: Limits, control: CallControl) -> None:

@@ -29,7 +29,7 @@ MIC_HZ = 16_000
 
 def microphone(path: Path, *spoken: tuple[float, str]) -> Path:
     """A file in which lines begin at these seconds; silence at its end, or Chromium repeats its last bit."""
-    samples = np.zeros(40 * MIC_HZ, np.int16)
+    samples = np.zeros(int(30 + max((s for s, _ in spoken), default=0.0)) * MIC_HZ, np.int16)
     for begins_s, part in spoken:
         line, rate_hz = read_wav(sound(part))
         line, at = resample(line, rate_hz, MIC_HZ), int(begins_s * MIC_HZ)
@@ -59,10 +59,12 @@ async def chromium(file: Path) -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def desk(*replies: Reply, fields: str = "") -> AsyncIterator[tuple[Gateway, str, ModelServer]]:
+async def desk(
+    *replies: Reply, fields: str = "", default: Reply | None = None
+) -> AsyncIterator[tuple[Gateway, str, ModelServer]]:
     _, agents = numbered_agents({"desk": f"greeting: {{text: Greet.}}\n{fields}"})
     async with (
-        ModelServer(Script(replies)) as model,
+        ModelServer(Script(replies, default=default)) as model,
         serving(agents, {"OFFHOOK_INSECURE": "1"}, model=model) as (gateway, url),
     ):
         yield gateway, url, model

@@ -7,18 +7,26 @@ import json
 
 import pytest
 
-from offhook.gateway.carriers.softphone.messages import Cleared, HangUp, Key, Mark, PageEncoder, Start, parse
+from offhook.gateway.carriers.softphone.messages import (
+    Cleared,
+    Key,
+    PageEncoder,
+    PageHangUp,
+    PageMark,
+    PageStart,
+    parse,
+)
 from offhook.gateway.errors import Malformed
 
 
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ('{"type": "start", "call_id": "web-1", "token": "t"}', Start("web-1", "t")),
-        ('{"type": "mark", "name": "r1.160.0", "more": 1}', Mark("r1.160.0")),
+        ('{"type": "start", "call_id": "web-1", "token": "t"}', PageStart("web-1", "t")),
+        ('{"type": "mark", "name": "r1.160.0", "more": 1}', PageMark("r1.160.0")),
         ('{"type": "cleared"}', Cleared()),
         ('{"type": "key", "key": "#"}', Key("#")),
-        ('{"type": "hang_up"}', HangUp()),
+        ('{"type": "hang_up"}', PageHangUp()),
     ],
 )
 def test_message_of_the_page_is_read(text: str, meant: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,7 +36,7 @@ async def live_call() -> AsyncIterator[tuple[Gateway, Page, ModelServer]]:
         serving(agents, SIGNED | TOKENS, model=model) as (gateway, url),
     ):
         page = Page(http, url)
-        page.headers["Authorization"] = aiohttp.BasicAuth("ann", FULL).encode()
+        page.headers["Authorization"] = f"Basic {b64encode(f'ann:{FULL}'.encode()).decode()}"
         async with streaming(page, await page.begin()):
             await page.until_heard(0.4)
             yield gateway, page, model
