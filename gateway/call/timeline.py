@@ -35,6 +35,7 @@ SO_FAR_TURNS = 40  # of a live call, for watchers who get it each second: a boun
 WORDS_MAX = 500_000  # characters of both sides in a record: ten hours of talk
 ENTRIES_MAX = 5_000  # turns, barge-ins, tool calls of a record, each; of 24 hours at one turn in 17 s
 MESSAGES_MAX = 100
+ACTIONS_MAX = 200  # of operators
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -149,7 +150,10 @@ class Timeline:
 
     def action(self, at_s: float, who: str, what: str, detail: str, *, done: bool) -> None:
         """An operator did this to the call."""
-        self.record.actions.append(ActionRecord(at_ms=self.ms(at_s), who=who, what=what, detail=detail, done=done))
+        if len(self.record.actions) < ACTIONS_MAX:
+            self.record.actions.append(ActionRecord(at_ms=self.ms(at_s), who=who, what=what, detail=detail, done=done))
+        else:
+            self._full("further actions of operators")
 
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""
