@@ -122,7 +122,7 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
     assert heard[1] == pytest.approx(answer.heard_ms, abs=HEARD_WITHIN_MS)
     assert barge_in.stopped_ms is not None
     assert record.samples_after_clear == 0
-    assert watch.complaints == []
+    assert [text for text in watch.complaints if "ScriptProcessorNode" not in text] == []  # the capture's own
     assert watch.elsewhere == []
 
 
