@@ -110,7 +110,11 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
         await page.get_by_role("button", name="Hang up").click()
         record = await record_of_last(gateway)
         await page.get_by_role("heading", name="over").wait_for()
-        assert await faults(page) == []
+        for width, colours in ((1280, "light"), (390, "dark")):
+            await page.set_viewport_size({"width": width, "height": 844})
+            await page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+            assert await faults(page) == [], (width, colours)
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (width, colours)
         texts = [text.text for session in model.sessions for text in session.texts]
     greeting, answer = record.turns
     (barge_in,) = record.barge_ins  # the second line was said while muted
@@ -126,7 +130,7 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
     assert watch.elsewhere == []
 
 
-async def test_cut_socket_comes_back_and_reload_hangs_up(tmp_path: Path) -> None:
+async def test_cut_socket_returns_and_reload_hangs_up(tmp_path: Path) -> None:
     replies = (Reply("text", (Speak(GREETING, tone(tmp_path / "greeting.wav", 3.0)),)),)
     mic = microphone(tmp_path / "mic.wav")
     async with desk(*replies) as (gateway, url, _), chromium(mic) as browser:
@@ -147,12 +151,17 @@ async def test_cut_socket_comes_back_and_reload_hangs_up(tmp_path: Path) -> None
         async with asyncio.timeout(10):
             while not call.record.turns[0].reply_ended_ms:
                 await asyncio.sleep(0.05)
+        await page.get_by_text("Steer this call").click()
+        await page.get_by_label("Words").fill("We close at five.")
+        await page.get_by_role("button", name="Note it to the model").click()
+        await page.get_by_role("listitem").filter(has_text="We close at five., by console (127.0.0.1)").wait_for()
         heard_ms = sum(stretches_ms(*await played(page)))
         await page.reload()
         record = await record_of_last(gateway)
         assert await page.get_by_role("status").inner_text() == "Not on the line"
     assert record.end_reason == "caller_hung_up"
     assert len(record.streams) == 2
+    assert [(one.what, one.detail, one.done) for one in record.actions] == [("note", "We close at five.", True)]
     assert record.turns[0].heard_ms == record.turns[0].received_ms
     assert heard_ms == pytest.approx(record.turns[0].heard_ms, abs=200)  # the seam: what was on its way is said again
 
