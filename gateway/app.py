@@ -27,6 +27,7 @@ from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
 from offhook.gateway.call.teardown import ENDING_MAX_S
+from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
@@ -56,7 +57,7 @@ from offhook.gateway.tools.http.client import HttpClient
 from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
-from offhook.gateway.web.console import Boards, Console, LiveCall
+from offhook.gateway.web.console import Boards, Console, LiveCall, OperatorActions
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
@@ -185,6 +186,17 @@ class Gateway:
             clock,
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
+            read_token=settings.console_read_token,
+            public_url=settings.public_url,
+        )
+        self._softphones = Softphones(
+            settings,
+            self._access,
+            self.metrics,
+            self._limits,
+            self.switchboard,
+            {agent.name: agent for agent in self.agents},
+            clock=clock,
         )
         history = History(self._keeping.store, self.records, _scenario_of, time.time)
         self.console = Console(
@@ -198,17 +210,21 @@ class Gateway:
                 "version": __version__,
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
+                "talk": bool(settings.softphone_calls),
+                "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
             history=history,
             peers=self._console_of_peers if self.fleet.shared else None,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
+        control = _Control(self.calls, self.switchboard, self.admission)
+        self._actions = OperatorActions(self._access, self._limits, control)
         self._api = Api(
             self._limits,
             self._access,
             self.metrics,
-            _Control(self.calls, self.switchboard, self.admission),
+            control,
             lock=Lock(settings.api_token, "API token", self._limits, self.metrics, clock),
             not_ready=self._not_ready,
             token_for=self._browser_token if settings.browser_tokens else None,
@@ -255,6 +271,8 @@ class Gateway:
         app.add_routes(self._access.routes())
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
+        app.add_routes(self._actions.routes())
+        app.add_routes(self._softphones.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -273,7 +291,7 @@ class Gateway:
             for agent in self.agents:  # here the tools of MCP servers are known too
                 for problem in self._model_of(agent).check(agent, self._toolboxes[agent.name].tools.values()):
                     log.warning("%s: %s", agent.file or f"agent {agent.name}", problem)
-            await self.switchboard.open(self._carriers)
+            await self.switchboard.open([*self._carriers, self._softphones])
             await asyncio.gather(*(model.warm_up() for model in self.models.values()))
             await self.fleet.join()
             if self._worker is not None:
@@ -681,6 +699,18 @@ class _Control:
     def _is_elsewhere(self, call_id: str) -> bool:
         """Whether another process may know of it."""
         return self._switchboard.fleet.shared and self._switchboard.leg(self._sid(call_id)) is None
+
+    def say(self, call_id: str, text: str) -> bool | None:
+        call = self._calls.get(self._sid(call_id))
+        return None if call is None else call.operator_says(text)
+
+    def note(self, call_id: str, text: str) -> bool | None:
+        call = self._calls.get(self._sid(call_id))
+        return None if call is None else call.operator_notes(text)
+
+    def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
+        if call := self._calls.get(self._sid(call_id)):
+            call.timeline.action(call.clock(), who, what, call.tools.masked(detail), done=done)
 
     def _sid(self, call_id: str) -> str:
         outbound = self.outbound(call_id)

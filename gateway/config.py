@@ -40,12 +40,14 @@ class Settings:
     refused_callers: tuple[str, ...] = ()  # OFFHOOK_REFUSED_CALLERS: numbers, prefixes (+1900*), `withheld`
     cost_per_day: float = 0.0  # OFFHOOK_COST_PER_DAY: USD of all calls in 24 hours; 0: any
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
+    console_read_token: str = ""  # OFFHOOK_CONSOLE_READ_TOKEN, secret: opens the console to look at, not to act
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
+    softphone_calls: int = 10  # OFFHOOK_SOFTPHONE_CALLS: calls from the console's page at once; 0: none
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
     data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
@@ -135,6 +137,7 @@ SECRETS = frozenset(
         "twilio_auth_tokens",
         "twilio_api_secret",
         "console_token",
+        "console_read_token",
         "api_token",
         "database_url",
         "number_key",
@@ -191,12 +194,14 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         refused_callers=listed("OFFHOOK_REFUSED_CALLERS"),
         cost_per_day=number("OFFHOOK_COST_PER_DAY", 0, 0, 1e9),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
+        console_read_token=text("OFFHOOK_CONSOLE_READ_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
         calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),
         insecure=switch("OFFHOOK_INSECURE"),
         simulated=switch("OFFHOOK_SIMULATED"),
         prices=text("OFFHOOK_PRICES"),
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
+        softphone_calls=int(number("OFFHOOK_SOFTPHONE_CALLS", 10, 0, 10_000)),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
         data_dir=text("OFFHOOK_DATA_DIR"),
         database_url=text("OFFHOOK_DATABASE_URL"),
@@ -233,6 +238,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
     shared = [("OFFHOOK_FLEET_KEY", key) for key in settings.fleet_key]
     for name, secret in (
         ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
+        ("OFFHOOK_CONSOLE_READ_TOKEN", settings.console_read_token),
         ("OFFHOOK_API_TOKEN", settings.api_token),
         ("OFFHOOK_NUMBER_KEY", settings.number_key),
         *shared,

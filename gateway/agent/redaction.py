@@ -54,6 +54,7 @@ def redacted(record: CallRecord, rules: Sequence[str]) -> CallRecord:
         tool_calls=copies(record.tool_calls, "arguments", "answer", "error"),
         transcript=copies(record.transcript, "text", "heard_text"),
         messages=copies(record.messages, "text"),
+        actions=copies(record.actions, "detail"),
         remembered=masked(record.remembered),
     )
 

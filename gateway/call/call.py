@@ -310,6 +310,18 @@ class Call:
         self.model.last_words = text
         self.feed(e.SayAndEnd(self.clock(), ending, self.speaking.turns))
 
+    def operator_says(self, text: str) -> bool:
+        """Have the agent say this to the caller, word for word; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.prompt(prompts.say(text))
+        return self.ending is None
+
+    def operator_notes(self, text: str) -> bool:
+        """Have the model take this into account; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.note(prompts.operator_note(text))
+        return self.ending is None
+
     @property
     def line(self) -> Line | None:
         """The call's line, None while it is away."""

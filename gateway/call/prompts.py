@@ -9,7 +9,7 @@ import msgspec
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.commands import Prompt
 
-__all__ = ["heard_note", "key_note", "late_result_note", "moved_tool", "say", "take_up", "text_of"]
+__all__ = ["heard_note", "key_note", "late_result_note", "moved_tool", "operator_note", "say", "take_up", "text_of"]
 
 RESULT_MAX = 2_000  # characters of a result that no reply waits for
 
@@ -78,6 +78,11 @@ def heard_note(heard_text: str, *, ask: bool) -> str:
 def key_note(key: str) -> str:
     """The caller pressed a key that no tool waits for."""
     return f"The caller pressed the key {key}."
+
+
+def operator_note(text: str) -> str:
+    """What the operator wants the model to take into account."""
+    return f"A note from your supervisor, which the caller does not hear: {text}"
 
 
 def late_result_note(tool: str, response: Any) -> str:

@@ -17,6 +17,7 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import transcript
 from offhook.gateway.store.record import (
+    ActionRecord,
     BargeInRecord,
     CallRecord,
     MessageRecord,
@@ -34,6 +35,7 @@ SO_FAR_TURNS = 40  # of a live call, for watchers who get it each second: a boun
 WORDS_MAX = 500_000  # characters of both sides in a record: ten hours of talk
 ENTRIES_MAX = 5_000  # turns, barge-ins, tool calls of a record, each; of 24 hours at one turn in 17 s
 MESSAGES_MAX = 100
+ACTIONS_MAX = 200  # of operators
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -147,6 +149,13 @@ class Timeline:
         """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
         self._observe(name, seconds)
         self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
+
+    def action(self, at_s: float, who: str, what: str, detail: str, *, done: bool) -> None:
+        """An operator did this to the call."""
+        if len(self.record.actions) < ACTIONS_MAX:
+            self.record.actions.append(ActionRecord(at_ms=self.ms(at_s), who=who, what=what, detail=detail, done=done))
+        else:
+            self._full("further actions of operators")
 
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""

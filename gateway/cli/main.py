@@ -128,6 +128,20 @@ def serve(
 
 
 @app.command()
+def talk(
+    agent: Annotated[Path, typer.Argument(help="Agent file (YAML).")],
+    script: Annotated[Path | None, typer.Option(help="A scenario whose model part answers.")] = None,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Talk to an agent from the browser: no telephone, no account; without a key the rehearsal model answers."""
+    from offhook.gateway.cli.talk import talk as run_talk
+
+    log_to_stderr("warning", [load_agent(agent)], os.environ)
+    with _rehearsal():
+        _run(run_talk(agent, script, os.environ, open_page=open_page))
+
+
+@app.command()
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
     from offhook.gateway.providers import shown as of_providers

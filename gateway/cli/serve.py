@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -58,8 +58,16 @@ async def serve_with_workers(settings: Settings, count: int, agents: list[Path])
         raise SystemExit(code)
 
 
-async def serve(settings: Settings, agents: list[Agent]) -> None:
-    """Answer calls in this process until it is told to stop."""
+async def serve(
+    settings: Settings,
+    agents: list[Agent],
+    environ: Mapping[str, str] | None = None,
+    listening: Callable[[str], None] | None = None,
+) -> None:
+    """Answer calls in this process until it is told to stop. `environ`: the process's own unless given;
+    `listening(url)` is called once it listens.
+    """
+    environ = os.environ if environ is None else environ
     from offhook.gateway.app import Gateway
     from offhook.gateway.cli.stopping import END_S, Stopping
     from offhook.gateway.observe.garbage import collecting
@@ -69,8 +77,8 @@ async def serve(settings: Settings, agents: list[Agent]) -> None:
     # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
     # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
     sys.setswitchinterval(0.0005)
-    worker = Worker.found(os.environ, time.monotonic)
-    gateway = Gateway(settings, agents, os.environ, worker=worker)
+    worker = Worker.found(environ, time.monotonic)
+    gateway = Gateway(settings, agents, environ, worker=worker)
     stopping = Stopping(settings.drain_s + (HAND_OVER_S if settings.live else 0.0))
     stop = stopping.requested
     if settings.insecure:
@@ -88,6 +96,8 @@ async def serve(settings: Settings, agents: list[Agent]) -> None:
             if worker is None:  # not logged: it may contain the token made at start
                 print(f"console: {gateway.console_link}", flush=True)
             log.info("answering: %s", ", ".join(agent.name for agent in agents))
+            if listening is not None:
+                listening(url)
             await stop.wait()
             draining = asyncio.create_task(gateway.drain())
             stop.clear()

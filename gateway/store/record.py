@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "ActionRecord",
     "BargeInRecord",
     "CallRecord",
     "MessageRecord",
@@ -77,6 +78,16 @@ class MessageRecord(msgspec.Struct, kw_only=True):
     text: str
 
 
+class ActionRecord(msgspec.Struct, kw_only=True):
+    """What an operator did to the call from the console."""
+
+    at_ms: float
+    who: str  # the user name that the browser gave, and its address
+    what: str  # hang_up, transfer, say, note, hold, resume
+    detail: str = ""
+    done: bool = True
+
+
 class TranscriptLine(msgspec.Struct, kw_only=True):
     """One stretch of speech, ordered by when it was heard on the line."""
 
@@ -116,6 +127,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     tool_calls: list[ToolRecord] = []
     transcript: list[TranscriptLine] = []
     messages: list[MessageRecord] = []
+    actions: list[ActionRecord] = []  # of operators
     remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0

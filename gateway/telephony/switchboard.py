@@ -78,7 +78,8 @@ class Ringing:
     """A call that a carrier wants answered.
 
     `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
-    stream that will come. `reconnects`: a lost stream can be replaced by another.
+    stream that will come. `reconnects`: a lost stream can be replaced by another. `agent`: its name, where the caller
+    chose it and not a number.
     """
 
     call_id: str
@@ -90,6 +91,7 @@ class Ringing:
     outbound_id: str = ""
     status: CallStatus | None = None
     reconnects: bool = True
+    agent: str = ""
 
 
 class OpenCall(Protocol):
@@ -219,8 +221,8 @@ class Switchboard:
         `epoch`: of this process's ownership, by the live store.
         """
         outbound = self.outbound.find(ringing.outbound_id)
-        agent = self._agent_of(outbound) if outbound is not None else None
-        caller = None if ringing.is_outbound else ringing.caller
+        agent = self._agent_of(outbound) if outbound is not None else self._agents.get(ringing.agent)
+        caller = None if ringing.is_outbound or ringing.agent else ringing.caller
         answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, caller=caller, agent=agent)
         if not isinstance(answer, Admitted):
             self._metrics.calls_rejected_total.inc(answer.reason.value)

@@ -70,6 +70,18 @@ class CallControl(Protocol):
 
     def press(self, call_id: str, digits: str) -> bool | None: ...
 
+    def say(self, call_id: str, text: str) -> bool | None:
+        """Have the agent say it to the caller, word for word."""
+        ...
+
+    def note(self, call_id: str, text: str) -> bool | None:
+        """Have the model take it into account."""
+        ...
+
+    def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
+        """Enter in the call's record what an operator did."""
+        ...
+
 
 class Api:
     """`lock`: of the API token; without a secret no call can be placed or controlled.

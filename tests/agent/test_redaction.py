@@ -7,13 +7,14 @@ import pytest
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.redaction import redacted, without_words
 from offhook.gateway.errors import AgentFileError
-from offhook.gateway.store.record import CallRecord, ToolRecord, TranscriptLine
+from offhook.gateway.store.record import ActionRecord, CallRecord, ToolRecord, TranscriptLine
 
 
 def spoken(text: str) -> CallRecord:
     line = TranscriptLine(at_ms=0.0, who="caller", text=text)
     tool = ToolRecord(call_id="1", name="pay", requested_ms=0.0, arguments={"deep": [{"said": text}]})
-    return CallRecord(call_sid="CA1", transcript=[line], tool_calls=[tool])
+    action = ActionRecord(at_ms=0.0, who="ann", what="say", detail=text)
+    return CallRecord(call_sid="CA1", transcript=[line], tool_calls=[tool], actions=[action])
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def spoken(text: str) -> CallRecord:
 )
 def test_what_fits_a_rule_is_masked(rule: str, text: str, left: str) -> None:
     kept = redacted(spoken(text), [rule])
-    assert kept.transcript[0].text == left
+    assert kept.transcript[0].text == kept.actions[0].detail == left
     assert kept.tool_calls[0].arguments == {"deep": [{"said": left}]}
 
 

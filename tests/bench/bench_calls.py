@@ -226,7 +226,8 @@ def main() -> None:
         }
         print("CPU ms per call-second")
         print(
-            f"{'calls':>6} {'gateway':>8} {'openai':>8} {'relay':>8} {'ratio':>6} {'SDK':>8} {'ratio':>6} {'gateway memory':>16}"
+            f"{'calls':>6} {'gateway':>8} {'openai':>8} {'relay':>8} {'ratio':>6} {'SDK':>8} {'ratio':>6}"
+            f" {'gateway memory':>16}"
         )
         for calls in arguments.calls:
             figures = {}
@@ -240,8 +241,8 @@ def main() -> None:
             gateway_ms, memory_mib = figures["gateway"]
             openai_ms, relay_ms, sdk_ms = (figures[kind][0] for kind in ("openai", "relay", "SDK"))
             print(
-                f"{calls:6} {gateway_ms:8.2f} {openai_ms:8.2f} {relay_ms:8.2f} {gateway_ms / relay_ms:6.2f} {sdk_ms:8.2f}"
-                f" {gateway_ms / sdk_ms:6.2f} {memory_mib:7.2f} MiB/call"
+                f"{calls:6} {gateway_ms:8.2f} {openai_ms:8.2f} {relay_ms:8.2f} {gateway_ms / relay_ms:6.2f}"
+                f" {sdk_ms:8.2f} {gateway_ms / sdk_ms:6.2f} {memory_mib:7.2f} MiB/call"
             )
 
 

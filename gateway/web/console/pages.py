@@ -42,7 +42,7 @@ from offhook.gateway.web.history import History
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import OUTSIDE
 
-__all__ = ["Console"]
+__all__ = ["HEADERS", "Console"]
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
