@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test quick attack contract lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate test quick attack contract api lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ attack: setup ## Attack a served gateway for minutes; as root from public addres
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python
+
+api: setup ## Schemathesis against the served API, by the OpenAPI document that it serves
+	@sh tests/openapi.sh $(BIN)/python
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

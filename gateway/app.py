@@ -31,6 +31,7 @@ from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
 from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
@@ -41,8 +42,6 @@ from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
-from offhook.gateway.store import Records
-from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.bounds import Bounds
@@ -57,8 +56,10 @@ from offhook.gateway.web.access import Access, Lock, programs_only
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, LiveCall
+from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
+from offhook.gateway.web.openapi import document
 from offhook.gateway.workers.whole import joined
 from offhook.gateway.workers.worker import Worker
 from offhook.metrics.catalogue import Metrics
@@ -153,7 +154,8 @@ class Gateway:
         self._prices = load_prices(settings.prices, self.model.prices)
         for agent in agents:
             check_limit(agent, self.model.name_of(agent), self._prices, settings.cost_per_day)
-        self.records: Records = MemoryRecords()
+        self._keeping = Keeping(settings, agents, self.metrics, time.time)
+        self.records = self._keeping.records
         self._detection = Detection()
         self.switchboard = Switchboard(
             settings,
@@ -184,6 +186,7 @@ class Gateway:
             insecure=settings.insecure and not settings.public_url,
             link=bool(made),
         )
+        history = History(self._keeping.store, self.records, _scenario_of, time.time)
         self.console = Console(
             self._access,
             self.metrics,
@@ -198,6 +201,7 @@ class Gateway:
                 "simulated": settings.simulated,
             },
             peers=self._console_of_peers if self.fleet.shared else None,
+            history=history,
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
         self._api = Api(
@@ -211,6 +215,8 @@ class Gateway:
             exemplars=self._traces is not None,
             elsewhere=self._elsewhere if self.fleet.shared else None,
             whole=self._whole_metrics if worker is not None else None,
+            history=history,
+            document=document(__version__, [agent.name for agent in agents], OutboundCall),
         )
         self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
         self._idle = asyncio.Event()  # no calls
@@ -257,6 +263,7 @@ class Gateway:
         Leaving the block ends every call that is still active.
         """
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._keeping.running())
             stack.push_async_callback(self.model.close)
             await self.fleet.open()
             stack.push_async_callback(self.fleet.close)
@@ -467,6 +474,10 @@ class Gateway:
         )
         if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
+        call.record.model = self.model.name_of(agent)
+        call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
+        if taken is None:  # else the process before has reported it
+            self._keeping.started(call.record)
         self.calls[facts.call_sid] = call
         self._idle.clear()
         self.metrics.calls_active.set(len(self.calls))
@@ -505,7 +516,7 @@ class Gateway:
 
     def _keep_record(self, call: Call) -> None:
         call_sid = call.facts.call_sid
-        self.records.keep(call.record)
+        self._keeping.ended(call.record, call.agent.redact)
         log.info("call %s ended: %s", call_sid, call.record.end_reason)
         if self._traces is not None:  # some milliseconds of work: not on the loop
             task = asyncio.create_task(asyncio.to_thread(self._traces.export, call.record))
@@ -592,6 +603,14 @@ class Gateway:
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
         token = await self.model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, self.model.name_of(agent)
+
+
+def _scenario_of(record: CallRecord) -> str:
+    try:
+        from offhook.gateway.rehearsal.scenario.from_call import scenario_text
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
+    return scenario_text(record, "recorded")
 
 
 def _cost_of(call: Call) -> float:

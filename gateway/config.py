@@ -52,6 +52,13 @@ class Settings:
     node_url: str = ""  # OFFHOOK_NODE_URL: where its peers reach this process; the listener's address without it
     fleet_max_calls: int = 0  # OFFHOOK_FLEET_MAX_CALLS: of all processes together; 0: the sum of their own limits
     watchdog_s: float = 2.0  # OFFHOOK_WATCHDOG_S: a process that hangs for longer is ended, its calls go on; 0: never
+    data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
+    database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
+    number_key: str = ""  # OFFHOOK_NUMBER_KEY, secret: hashes callers' numbers in the store
+    webhook_url: str = ""  # OFFHOOK_WEBHOOK_URL: where events of calls are delivered
+    webhook_secrets: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_SECRET, secret: signs them; two while rotating
+    webhook_events: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_EVENTS: kinds to deliver; empty: all
+    webhook_private: bool = False  # OFFHOOK_WEBHOOK_PRIVATE=1: the receiver may be in a private network, by http
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -74,6 +81,7 @@ UNLIKE = {
     "twilio_auth_tokens": "TWILIO_AUTH_TOKEN",
     "twilio_base_url": "OFFHOOK_TWILIO_BASE_URL",
     "agents": "OFFHOOK_AGENT",
+    "webhook_secrets": "OFFHOOK_WEBHOOK_SECRET",
 }
 
 
@@ -121,7 +129,19 @@ def check_proxies(environ: Mapping[str, str]) -> None:
 PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
 SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
 
-SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token", "live", "fleet_key"})
+SECRETS = frozenset(
+    {
+        "twilio_auth_tokens",
+        "twilio_api_secret",
+        "console_token",
+        "api_token",
+        "live",
+        "fleet_key",
+        "database_url",
+        "number_key",
+        "webhook_secrets",
+    }
+)
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -182,6 +202,13 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         node_url=text("OFFHOOK_NODE_URL").rstrip("/"),
         fleet_max_calls=int(number("OFFHOOK_FLEET_MAX_CALLS", 0, 0, 10_000_000)),
         watchdog_s=number("OFFHOOK_WATCHDOG_S", 2.0, 0, 3600),
+        data_dir=text("OFFHOOK_DATA_DIR"),
+        database_url=text("OFFHOOK_DATABASE_URL"),
+        number_key=text("OFFHOOK_NUMBER_KEY"),
+        webhook_url=text("OFFHOOK_WEBHOOK_URL"),
+        webhook_secrets=listed("OFFHOOK_WEBHOOK_SECRET"),
+        webhook_events=listed("OFFHOOK_WEBHOOK_EVENTS"),
+        webhook_private=switch("OFFHOOK_WEBHOOK_PRIVATE"),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )
@@ -206,6 +233,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
         ("OFFHOOK_API_TOKEN", settings.api_token),
         *shared,
+        ("OFFHOOK_NUMBER_KEY", settings.number_key),
     ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(

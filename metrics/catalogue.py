@@ -86,6 +86,13 @@ TOOL_FAILURES = (
     "status",  # the service answered with an error
     "bad_answer",  # too long, unreadable, or without the expected field
 )
+RECORD_FAILURES = (
+    "database",  # it is away, locked or full: what waits is written later
+    "spool",  # the disk does not take it: tried again
+    "refused",  # by the database, for good: kept aside
+    "lost",
+)
+WEBHOOK_RESULTS = ("delivered", "failed", "dead")
 INCOMPLETE_REASONS = (
     "interrupted",
     "no_audio",
@@ -109,9 +116,11 @@ FAULT_PARTS = (
     "ticker",
     "switchboard",
     "live",  # the live store's writer and beat
+    "store",
+    "webhooks",
     "other",  # a task or callback without an owner
 )
-LOOP_BLOCKERS = ("tool",)
+LOOP_BLOCKERS = ("tool", "no_cpu")  # else "other"
 CALL_MOVES = ("taken", "handed_over", "lost")  # from another node; to another, in order; to another, found out later
 CHECKPOINT_RESULTS = ("kept", "fenced", "behind")
 TOKEN_DIRECTIONS = ("input", "output")
@@ -371,6 +380,16 @@ class Metrics:
             "Total number of requests without a valid signature or token, by kind.",
             kind=AUTH_KINDS,
         )
+        self.records_failed_total = tally(
+            "records_failed_total",
+            "Total number of failures to keep a record, by reason; only lost ones are gone.",
+            reason=RECORD_FAILURES,
+        )
+        self.webhooks_total = tally(
+            "webhooks_total",
+            "Total number of attempts to deliver a webhook, by result; a dead one is not tried again.",
+            result=WEBHOOK_RESULTS,
+        )
         self.segment_incomplete_total = Tally(
             self.registry,
             "segment_incomplete_total",
@@ -399,6 +418,8 @@ class Metrics:
             "Number of threads of Python tools whose function goes on though its result is no longer awaited.",
         )
         self.marks_outstanding = gauge("marks_outstanding", "Number of marks sent to the carrier and not yet echoed.")
+        self.records_waiting = gauge("records_waiting", "Number of records and events not in the database yet.")
+        self.webhooks_waiting = gauge("webhooks_waiting", "Number of webhooks that are not delivered yet.")
         build = Info("offhook_build", "Version of the gateway and of Python.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
 

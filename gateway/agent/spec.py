@@ -26,6 +26,7 @@ __all__ = [
     "OutboundSettings",
     "RecordingSettings",
     "Repair",
+    "RetentionSettings",
     "ToolSettings",
     "TurnDetection",
     "filler_line",
@@ -107,7 +108,15 @@ class RecordingSettings(_Spec, frozen=True):
     """Recording is off by default; consent is the operator's duty."""
 
     enabled: bool = False
+    announce: str = ""  # said first, before the greeting: that the call is recorded
     directory: str = "recordings"
+
+
+class RetentionSettings(_Spec, frozen=True):
+    """How long this agent's calls stay in the store. What is unset has no limit."""
+
+    days: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    megabytes: Annotated[float, msgspec.Meta(gt=0)] | None = None  # of records and recordings; the oldest go first
 
 
 class Fallback(_Spec, frozen=True):
@@ -185,6 +194,8 @@ class Agent(_Spec, frozen=True):
     idle: Idle = Idle()
     limits: LimitSettings = LimitSettings()
     recording: RecordingSettings = RecordingSettings()
+    retention: RetentionSettings = RetentionSettings()
+    redact: tuple[str, ...] = ()  # card, iban, or a regular expression: masked in records before they are kept
     fallback: Fallback = Fallback()
     outbound: OutboundSettings = OutboundSettings()
     variables: dict[str, str] = {}

@@ -229,6 +229,13 @@ class Hearing:
         """While the caller enters a secret, model and recording get silence."""
         self._secret_until_s = inf if hidden else self._clock() + LAST_TONE_S
 
+    def stop_recording(self) -> bool:
+        """The caller does not agree: what was recorded is removed. False without a recording."""
+        if self._recorder is None:
+            return False
+        self._recorder.discard()
+        return True
+
     def flush_frame_count(self) -> None:
         """Report the frames received since the last flush: counting each would cost ten times that."""
         if self._uncounted_frames:

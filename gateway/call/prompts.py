@@ -18,7 +18,7 @@ def text_of(prompt: Prompt, agent: Agent, last_words: str = "") -> str:
     """What the model is prompted with, the agent file's words where it has some."""
     match prompt:
         case Prompt.GREETING:
-            return agent.greeting.text
+            return _announced(agent.recording.announce, agent.greeting.text)
         case Prompt.NUDGE:
             return "The caller is waiting for your answer. Answer now."
         case Prompt.GO_ON:
@@ -55,6 +55,10 @@ def moved_tool(tool: str, response: Any, *, done: bool) -> str:
         f"The tool {tool} was running when the line broke. Whether it was carried out is not known: say so if it "
         "matters, and do not call it again unless the caller wants that."
     )
+
+
+def _announced(announcement: str, greeting: str) -> str:
+    return f"Say this first, word for word: {announcement}\nThen: {greeting}" if announcement else greeting
 
 
 def say(text: str) -> str:

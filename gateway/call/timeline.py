@@ -80,6 +80,7 @@ class Timeline:
     ) -> None:
         """`rate_hz`: of the samples that events and commands count, the line's own."""
         self.record = record
+        self.on_tool: Callable[[ToolRecord], None] = lambda _: None  # a tool has its outcome; must not raise
         self._sample_ms = 1000 / rate_hz
         self._metrics = metrics
         self._zero_s: float | None = None  # the call's own axis begins at the carrier's `start`
@@ -497,6 +498,7 @@ class Timeline:
         record.finished_ms, record.outcome = self.ms(at_s), outcome
         self._metrics.tool_calls_total.inc(outcome)
         self._observe("tool_call", at_s - began_s, record.name)
+        self.on_tool(record)
 
     def _close(self, turn: _Turn, missing: str) -> None:
         """All that can be known of this reply is known: its segments are counted, once."""

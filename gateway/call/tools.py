@@ -223,6 +223,9 @@ class CallTools:
     def take_message(self, recipient: str, text: str) -> None:
         self._timeline.message(self.masked(recipient), self.masked(text), self._clock())
 
+    def stop_recording(self) -> bool:
+        return self._hearing.stop_recording()
+
     def last_words(self, text: str, ending: Ending) -> None:
         self._say_and_end(text, ending)
 

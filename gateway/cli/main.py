@@ -26,6 +26,7 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.cli.phone import mount as mount_telephone
 from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_workers, workers_wanted
 from offhook.gateway.cli.serve import serve as run_serve
+from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
@@ -343,6 +344,7 @@ def rehearsal_model(
 
 
 mount_telephone(app)
+mount_store(app)
 mount_tools(app)
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BargeInRecord", "CallRecord", "MessageRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
+__all__ = [
+    "BargeInRecord",
+    "CallRecord",
+    "MessageRecord",
+    "RecordingRecord",
+    "ToolRecord",
+    "TranscriptLine",
+    "TurnRecord",
+]
 
 
 class TurnRecord(msgspec.Struct, kw_only=True):
@@ -78,12 +86,21 @@ class TranscriptLine(msgspec.Struct, kw_only=True):
     heard_text: str | None = None  # agent only: the part that the caller heard
 
 
+class RecordingRecord(msgspec.Struct, kw_only=True):
+    """A call's recording: stereo WAV, left the caller, right the agent as heard."""
+
+    file: str  # absolute path
+    offset_ms: float = 0.0  # of its first sample, on the call's own axis
+    size_bytes: int = 0
+
+
 class CallRecord(msgspec.Struct, kw_only=True):
     """One call from ring to end."""
 
     call_sid: str
     trace_id: str = ""  # of its OpenTelemetry trace, 32 hex digits, where traces are sent
     agent: str = ""
+    model: str = ""  # its name at the provider
     direction: str = "inbound"
     caller: str = ""
     dialled: str = ""
@@ -106,3 +123,4 @@ class CallRecord(msgspec.Struct, kw_only=True):
     samples_after_clear: int = 0
     usage: dict[str, float] = {}  # tokens and cost, as far as known
     errors: list[str] = []
+    recording: RecordingRecord | None = None

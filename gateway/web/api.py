@@ -1,6 +1,8 @@
 """The HTTP API beside the console: outbound calls, call control, metrics, health, browser tokens.
 
 POST /calls                    place a call; GET /calls/ID its state, POST /calls/ID/ACTION controls it
+GET  /calls /calls/ID/PART     past calls, see `history`; GET /percentiles their latency
+GET  /openapi.json             all of these, described
 GET  /metrics /livez /readyz   for Prometheus and for a process supervisor
 GET  /lb                       for a load balancer
 POST /console/token            an ephemeral token for a browser that connects to the model itself (off by default)
@@ -11,7 +13,8 @@ Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls a
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -21,11 +24,14 @@ from aiohttp.typedefs import Handler
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.web.access import Access, Lock, secret_of
+from offhook.gateway.web.history import PARTS, History
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
 
 __all__ = ["Api", "CallControl", "TokenFor", "Unavailable"]
+
+ACTIONS = ("hang_up", "hold", "resume", "transfer", "press")
 
 log = logging.getLogger(__name__)
 
@@ -90,18 +96,32 @@ class Api:
         exemplars: bool,
         elsewhere: Callable[[web.Request, bytes], Awaitable[Passed | None]] | None = None,
         whole: Callable[[bytes, str], Awaitable[bytes]] | None = None,
+        history: History | None = None,
+        document: Mapping[str, Any] | None = None,
     ) -> None:
         self._elsewhere, self._whole = elsewhere, whole
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
         self._lock = lock
+        self._history, self._document = history, msgspec.json.encode(document)
         self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
 
     def routes(self) -> list[web.RouteDef]:
         """Of calls."""
         return [
+            *self._past_routes(),
             web.post("/calls", _errors_as_json(self._place)),
             web.get("/calls/{id}", _errors_as_json(self._outbound)),
-            web.post("/calls/{id}/{action}", _errors_as_json(self._act)),
+            *(web.post(f"/calls/{{id}}/{action}", _errors_as_json(self._act)) for action in ACTIONS),
+        ]
+
+    def _past_routes(self) -> list[web.RouteDef]:
+        if (history := self._history) is None:
+            return []
+        return [
+            web.get("/openapi.json", _errors_as_json(self._described)),
+            web.get("/calls", _errors_as_json(partial(self._past, history.calls))),
+            web.get("/percentiles", _errors_as_json(partial(self._past, history.percentiles))),
+            *(web.get(f"/calls/{{id}}/{part}", _errors_as_json(partial(self._past, history.part))) for part in PARTS),
         ]
 
     def health_routes(self) -> list[web.RouteDef]:
@@ -122,6 +142,16 @@ class Api:
                 text="set OFFHOOK_API_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
             )
         return await self._limits.json(request) if request.method == "POST" else {}
+
+    async def _past(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+    ) -> web.StreamResponse:
+        await self._authorized(request)
+        return await answer(request)
+
+    async def _described(self, request: web.Request) -> web.Response:
+        self._limits.check_rate(request)
+        return web.Response(body=self._document, content_type="application/json")
 
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._authorized(request)
@@ -154,9 +184,12 @@ class Api:
         texts = _strings(body, "music", "say", "to", "whisper", "digits")
         if texts["music"] and not texts["music"].startswith(("https://", "http://")):
             raise web.HTTPBadRequest(text="music must be the URL of a sound file")
+        warm = body.get("warm", False)
+        if not isinstance(warm, bool):
+            raise web.HTTPBadRequest(text="warm must be true or false")
         call_id, control = request.match_info["id"], self._control
         done: bool | None = None
-        match request.match_info["action"]:
+        match request.path.rpartition("/")[2]:
             case "hang_up":
                 done = await control.hang_up(call_id)
             case "hold":
@@ -165,9 +198,7 @@ class Api:
                 done = await control.resume(call_id)
             case "transfer" if texts["to"]:
                 try:
-                    done = control.transfer(
-                        call_id, texts["to"], whisper=texts["whisper"], warm=body.get("warm") is True
-                    )
+                    done = control.transfer(call_id, texts["to"], whisper=texts["whisper"], warm=warm)
                 except OperatorError as error:
                     raise web.HTTPBadRequest(text=str(error)) from None
             case "press" if texts["digits"]:
@@ -244,7 +275,7 @@ def _strings(body: dict[str, Any], *names: str) -> dict[str, str]:
     return found
 
 
-def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
+def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
     """The same handler, its HTTP errors answered as JSON: `{"error": ...}`."""
 
     async def answer(request: web.Request) -> web.StreamResponse:

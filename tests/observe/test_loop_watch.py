@@ -1,14 +1,45 @@
-"""A loop that hangs ends its process; one that is slow does not."""
+"""What is blamed where the loop does not answer: the task at hand, or no processor. A hung loop ends its process."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
+from typing import Any
 
 import pytest
 
+from offhook.gateway.observe import loop_watch
 from offhook.gateway.observe.loop_watch import HUNG_EXIT_CODE, watching
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = pytest.mark.wall_clock  # a thread watches
+
+
+async def blamed(seconds: float) -> list[str]:
+    found: list[str] = []
+    with loop_watch.watching(found.append):
+        await asyncio.sleep(loop_watch.BLOCKED_S)
+        time.sleep(seconds)  # noqa: ASYNC251 - the block
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+    return found
+
+
+def test_a_blocking_task_is_blamed(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(loop_watch, "waited_for_cpu_s", lambda _: 0.0)
+    assert asyncio.run(blamed(4 * loop_watch.BLOCKED_S)) == ["other"]
+    assert "the event loop is blocked for 250 ms" in caplog.text
+    assert "time.sleep" in caplog.text
+
+
+def test_a_starved_loop_blames_no_task(caplog: Any, monkeypatch: Any) -> None:
+    waited_s = itertools.count(0.0, loop_watch.BLOCKED_S)
+    monkeypatch.setattr(loop_watch, "waited_for_cpu_s", lambda _: next(waited_s))
+    found = asyncio.run(blamed(4 * loop_watch.BLOCKED_S))
+    assert set(found) == {"no_cpu"}
+    assert "got no processor for 250 ms, 1 times so far" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "time.sleep" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ GET /console/events?window=5m             a snapshot every second
 GET /console/api/percentiles?window=5m    every segment's percentiles: 1m, 5m or 1h
 GET /console/api/calls                    records of ended calls, newest first
 GET /console/api/calls/SID                the record of one ended call
+GET /console/api/calls/SID/PART           what can be downloaded of it, see `web.history`
+GET /console/api/history                  past calls; history/names, history/percentiles
 GET /console/api/view/SID                 a call as the page shows it, active or ended
 GET /console/api/node?window=5m           this process' part of a snapshot, for its peers
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,6 +24,7 @@ from aiohttp import web
 
 from offhook.gateway.live.peers import HOP
 from offhook.gateway.store import Records
+from offhook.gateway.store.columns import without_number
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console.boards import Boards
@@ -33,8 +37,8 @@ from offhook.gateway.web.console.views import (
     bars_of,
     ended_call,
     last_turns,
-    masked,
 )
+from offhook.gateway.web.history import History
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import OUTSIDE
 
@@ -55,7 +59,7 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -83,13 +87,14 @@ class Console:
         live_record: Callable[[str], CallRecord | None],
         draining: Callable[[], bool],
         about: Mapping[str, object],
+        history: History | None = None,
         boards: Boards | None = None,
         peers: Callable[[str], Awaitable[Sequence[bytes]]] | None = None,
     ) -> None:
         self._peers = peers
         self._access, self._metrics, self._records = access, metrics, records
         self._live, self._live_record, self._draining = live, live_record, draining
-        self._about = dict(about)
+        self._about, self._history = dict(about), history
         self._boards = boards or Boards({})
         self._files = {
             path.relative_to(STATIC).as_posix(): (path.read_bytes(), TYPES[path.suffix])
@@ -114,6 +119,17 @@ class Console:
             web.get("/console/api/calls/{sid}", self._call),
             web.get("/console/api/view/{sid}", self._view),
             web.get("/console/api/node", self._node),
+            *self._history_routes(),
+        ]
+
+    def _history_routes(self) -> list[web.RouteDef]:
+        if (history := self._history) is None:
+            return []
+        return [
+            web.get("/console/api/history", partial(self._past, history.calls)),
+            web.get("/console/api/history/names", partial(self._past, history.names)),
+            web.get("/console/api/history/percentiles", partial(self._past, history.percentiles)),
+            web.get("/console/api/calls/{id}/{part}", partial(self._past, history.part)),
         ]
 
     async def close(self) -> None:
@@ -148,6 +164,18 @@ class Console:
             refused.headers.update(HEADERS)
             raise
 
+    async def _past(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+    ) -> web.StreamResponse:
+        await self._check_access(request)
+        try:
+            response = await answer(request)
+        except web.HTTPException as refused:
+            refused.headers.update(HEADERS)
+            raise
+        response.headers.update(HEADERS)
+        return response
+
     # --- JSON
 
     async def _percentiles(self, request: web.Request) -> web.Response:
@@ -159,7 +187,7 @@ class Console:
 
     async def _calls(self, request: web.Request) -> web.Response:
         await self._check_access(request)
-        records = [masked(record) for record in self._records.recent(MAX_LISTED)]
+        records = [without_number(record) for record in self._records.recent(MAX_LISTED)]
         if answers := await self._asked(request):
             for answer in answers:
                 records += msgspec.json.decode(answer, type=list[CallRecord])
@@ -170,7 +198,7 @@ class Console:
         await self._check_access(request)
         record = await self._records.get(request.match_info["sid"])
         if record is not None:
-            return _json(masked(record))
+            return _json(without_number(record))
         for answer in await self._asked(request):
             return _passed(answer)
         raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
@@ -185,7 +213,7 @@ class Console:
                 return _passed(answer)
             raise web.HTTPNotFound(text="unknown call\n", headers=HEADERS)
         bars = [bars_of(turn, record.tool_calls) for turn in record.turns]
-        return _json({"live": live is not None, "record": masked(record), "bars": bars})
+        return _json({"live": live is not None, "record": without_number(record), "bars": bars})
 
     async def _node(self, request: web.Request) -> web.Response:
         await self._check_access(request)

@@ -12,6 +12,7 @@ from operator import itemgetter
 
 import msgspec
 
+from offhook.gateway.numbers import mask
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
 from offhook.metrics.quantiles import Counts, summarise
 from offhook.metrics.segments import Segment
@@ -29,7 +30,6 @@ __all__ = [
     "ended_call",
     "last_turns",
     "mask",
-    "masked",
     "points_of",
     "segment_view",
 ]
@@ -120,21 +120,6 @@ class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
     target_ms: float | None = None
     within: float | None = None  # share of the samples within the target
     points: list[list[float | None]] = []  # [medians, slowest], oldest first
-
-
-def mask(number: str) -> str:
-    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
-    scheme, colon, rest = number.partition(":")
-    if colon:
-        return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
-    return number if len(number) < 4 else f"{number[: 3 if len(number) > 7 else 0]}•••{number[-2:]}"
-
-
-def masked(record: CallRecord) -> CallRecord:
-    """A copy of the record with the other party's number masked."""
-    if record.direction == "outbound":
-        return msgspec.structs.replace(record, dialled=mask(record.dialled))
-    return msgspec.structs.replace(record, caller=mask(record.caller))
 
 
 def _other_side(record: CallRecord) -> str:

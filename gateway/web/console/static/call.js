@@ -1,7 +1,8 @@
 // One call: its line as a picture, what was said, turns, tools, barge-ins, errors. Live while it goes on.
 
 import { body, cell, h, row, svg, table } from "./dom.js";
-import { NONE, at, clock, duration, ms, title, verdict, words } from "./format.js";
+import { NONE, at, clock, duration, ms, title, verdict, when, words } from "./format.js";
+import { listening } from "./player.js";
 import { BARGE_IN_KINDS, axis, bargeInBars, legend, said, span, track } from "./waterfall.js";
 
 const LIVE_TURNS = 40;  // as many as the gateway tells of a call that goes on
@@ -38,14 +39,22 @@ function picture(record, wide, cut) {
     parts.push(svg("line", { x1: x(one.decided_ms), x2: x(one.decided_ms), y1: 14, y2: 94, class: `cut ${one.verdict}` }));
     parts.push(svg("path", { d: `M${x(one.decided_ms)} 14l-5 -8h10z`, class: `cut ${one.verdict}` }));
   }
+  const head = svg("line", { x1: -9, x2: -9, y1: 8, y2: 134, class: "head-line" });
+  parts.push(head);
   const names = Object.entries(LANES).map(([name, y]) => {
     const label = h("span", {}, words(name));
     label.style.top = `${y + 3}px`;
     return label;
   });
   const drawing = svg("svg", { width, height: 152, viewBox: `0 0 ${width} 152`, role: "img", "aria-label": "The call's line over time: caller, agent, tools. The lists below say the same." }, parts);
-  return h("div", { class: "line" }, h("div", { class: "lanes", "aria-hidden": "true" }, names),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing));
+  const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing);
+  const move = (at_ms) => {  // where the recording is
+    const here = Number(x(at_ms));
+    head.setAttribute("x1", here);
+    head.setAttribute("x2", here);
+    if (here < scroll.scrollLeft || here > scroll.scrollLeft + scroll.clientWidth - 40) scroll.scrollLeft = here - 60;
+  };
+  return [h("div", { class: "line" }, h("div", { class: "lanes", "aria-hidden": "true" }, names), scroll), move];
 }
 
 function silence({ bargein_silence: whole, bargein_detect: detect, bargein_stop: stop }) {
@@ -71,7 +80,7 @@ function spoken(record) {  // everything that happened, in order, as a list
   }
   events.sort((a, b) => a.at_ms - b.at_ms);
   for (const event of events) event.element.prepend(h("time", {}, at(event.at_ms)));
-  return h("ol", { class: "talk" }, events.map((event) => event.element));
+  return [h("ol", { class: "talk" }, events.map((event) => event.element)), events.map((event) => [event.at_ms, event.element])];
 }
 
 function turnTable(record, made, live) {  // made: each turn's bars
@@ -108,7 +117,7 @@ function bargeInTable(record) {
 function facts(record, live) {
   const list = [
     ["Agent", record.agent],
-    ["Began", clock(record.started_at)],
+    ["Began", live ? clock(record.started_at) : when(record.started_at)],
     ["Length", duration(record.duration_ms)],
     ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
     ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
@@ -152,12 +161,15 @@ export function callPage(callSid) {
       const scroll = content.querySelector(".scroll");
       const [left, focused] = [scroll?.scrollLeft ?? 0, scroll !== null && scroll === document.activeElement];
       const cut = live && record.turns.length >= LIVE_TURNS;
+      const [drawing, move] = picture(record, content.clientWidth - 92, cut);
+      const [talk, lines] = spoken(record);
       content.replaceChildren(
         facts(record, live),
         record.errors.length ? part("errors", "Errors", h("ul", { class: "errors" }, record.errors.map((error) => h("li", {}, error)))) : "",
         cut ? h("p", { class: "quiet" }, `The last ${LIVE_TURNS} turns; all of them once the call is over.`) : "",
-        part("line", "The line", picture(record, content.clientWidth - 92, cut)),
-        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
+        part("line", "The line", drawing),
+        live ? "" : part("recording", record.recording ? "Recording and downloads" : "Downloads", ...listening(record, lines, move)),
+        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? talk : h("p", { class: "empty" }, "Nothing yet.")),
         part("turns", "Turns", legend(), turnTable(record, bars, live)),
         record.barge_ins.length ? part("barge-ins", "Barge-ins", legend(BARGE_IN_KINDS), bargeInTable(record)) : "");
       const again = content.querySelector(".scroll");
