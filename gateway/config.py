@@ -135,11 +135,11 @@ SECRETS = frozenset(
         "twilio_api_secret",
         "console_token",
         "api_token",
-        "live",
-        "fleet_key",
         "database_url",
         "number_key",
         "webhook_secrets",
+        "live",
+        "fleet_key",
     }
 )
 
@@ -232,8 +232,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
     for name, secret in (
         ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
         ("OFFHOOK_API_TOKEN", settings.api_token),
-        *shared,
         ("OFFHOOK_NUMBER_KEY", settings.number_key),
+        *shared,
     ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(

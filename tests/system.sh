@@ -5,7 +5,7 @@ python="${1:-.venv/bin/python}"
 missing=""
 export PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)"
 for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus chromium:chromium nginx:nginx-light haproxy:haproxy \
-  redis-server:redis-server initdb:postgresql; do
+  initdb:postgresql redis-server:redis-server; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
@@ -19,7 +19,7 @@ if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]
   [ -n "$kept" ] || rm -f /usr/sbin/policy-rc.d
 fi
 export PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)"
-for pair in espeak-ng sox prometheus promtool chromium nginx haproxy redis-server initdb; do
+for pair in espeak-ng sox prometheus promtool chromium nginx haproxy initdb redis-server; do
   command -v "$pair" >/dev/null 2>&1 || echo "not on this machine: $pair (the tests that need it are skipped, or fail when CI=true)"
 done
 # PESQ is compiled where it is installed; the Silero network comes in a wheel that asks for torch, which it does

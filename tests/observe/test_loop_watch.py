@@ -1,4 +1,4 @@
-"""What is blamed where the loop does not answer: the task at hand, or no processor. A hung loop ends its process."""
+"""What is blamed where the loop does not answer: the task at hand, or a machine without a processor to spare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from offhook.gateway.observe import loop_watch
-from offhook.gateway.observe.loop_watch import HUNG_EXIT_CODE, watching
 
 pytestmark = pytest.mark.wall_clock  # a thread watches
 
@@ -43,13 +42,13 @@ def test_a_starved_loop_blames_no_task(caplog: Any, monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocked_s", "hung_after_s", "ended"), [(1.3, 0.5, [HUNG_EXIT_CODE]), (0.6, 2.0, []), (1.3, 0.0, [])]
+    ("blocked_s", "hung_after_s", "ended"), [(1.3, 0.5, [loop_watch.HUNG_EXIT_CODE]), (0.6, 2.0, []), (1.3, 0.0, [])]
 )
 async def test_only_a_hung_loop_ends_the_process(
     blocked_s: float, hung_after_s: float, ended: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     codes: list[int] = []
-    with watching(lambda _: None, hung_after_s=hung_after_s, end_process=codes.append):
+    with loop_watch.watching(lambda _: None, hung_after_s=hung_after_s, end_process=codes.append):
         time.sleep(blocked_s)  # noqa: ASYNC251  this is the fault
     assert codes == ended
     assert ("the event loop hangs" in caplog.text) is bool(ended)
