@@ -18,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
+from offhook.gateway.live.peers import HOP
 from offhook.gateway.rehearsal.model.server import ModelServer
 from tests.rig.model import model_environ
 from tests.rig.process import python_path
@@ -141,7 +142,7 @@ class Cluster:
             if gateway.process is None or gateway.process.poll() is not None:
                 continue
             for sid in call_sids:
-                headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
+                headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}", HOP: "1"}  # its own ones alone
                 url = f"http://127.0.0.1:{gateway.admin_port}/console/api/calls/{sid}"
                 async with self.http.get(url, headers=headers) as answer:
                     if answer.status == 200:
