@@ -74,7 +74,7 @@ MODEL = {
 
 TWIML = {
     "not encrypted": lambda document: document.replace('url="wss:', 'url="ws:'),
-    "query string": lambda document: document.replace("/twilio/media", "/twilio/media?token=1"),
+    "query string": lambda document: document.replace('/media"', '/media?token=1"'),
     "no stream": lambda document: document.replace("Stream", "Streams"),
     "not XML": lambda document: document.replace("</Response>", ""),
     "no response": lambda document: document.replace("Response>", "Answer>"),
