@@ -379,7 +379,7 @@ class Call:
     # --- the line's side (LineSink; `caller_audio` is the hearing's)
 
     def mark_heard(self, mark: ReplyMark) -> None:
-        self.feed(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
+        self.hearing.then(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
 
     def cleared(self, epoch: int) -> None:
         self.feed(e.ClearAcknowledged(self.clock(), epoch))

@@ -49,6 +49,8 @@ class Hears(Protocol):
 
     def failed(self, error: BaseException) -> None: ...
 
+    def caught_up(self) -> None: ...
+
 
 class _Frame:
     """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
@@ -116,6 +118,7 @@ class Detection:
                 for frame in frames:
                     if frame not in self._decided:  # it failed
                         frame.hearing.waiting -= 1
+                        _follow(frame.hearing)
                 for frame in frames:
                     if frame in self._decided:  # another call's step may have heard it already
                         self._hear(frame)
@@ -141,6 +144,15 @@ class Detection:
         try:
             hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
         except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
+            hearing.failed(error)
+        _follow(hearing)
+
+
+def _follow(hearing: Hears) -> None:
+    if not hearing.waiting:
+        try:
+            hearing.caught_up()
+        except (Exception, asyncio.CancelledError) as error:
             hearing.failed(error)
 
 

@@ -17,7 +17,7 @@ from offhook.gateway.agent.policy import detector_of, pre_roll_s
 from offhook.gateway.call.detection import DETECTED, Detection, Uplink
 from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.wiring import Wiring
-from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, LoudWithoutSpeech
+from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, Event, LoudWithoutSpeech
 from offhook.gateway.conversation.state import Policy
 from offhook.media.formats import PCM16_8K, converter
 from offhook.media.mulaw import SILENCE_DBOV
@@ -96,6 +96,7 @@ class Hearing:
         self.uplink = uplink
         self._detection, self._recorder = detection, recorder
         self.waiting = 0  # frames that were submitted and not heard yet
+        self._events: deque[Event] = deque()  # that follow them
         self._clock, self._feed, self._metrics, self._faults = wiring.clock, wiring.feed, metrics, wiring.faults
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
@@ -148,6 +149,20 @@ class Hearing:
         """Hear the frames that wait: what happens to the call next comes after them."""
         if self.waiting:
             self._detection.catch_up(self)
+
+    def then(self, event: Event) -> None:
+        """Feed an event that may wait for the frames before it. A carrier's message with a frame is followed by one
+        with a mark as a rule: were the frame heard for its sake, hardly two frames would be heard together.
+        """
+        if self.waiting:
+            self._events.append(event)
+        else:
+            self._feed(event)
+
+    def caught_up(self) -> None:
+        """No frame waits: what was to follow the last one follows."""
+        while self._events:
+            self._feed(self._events.popleft())
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]:
         """One whole frame as int16 at 8 kHz."""

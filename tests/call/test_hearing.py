@@ -196,6 +196,22 @@ def test_a_key_comes_after_the_frames_before_it():
     assert len(all_.got) == 2
 
 
+def test_an_event_that_may_wait_follows_the_frames():
+    """And it does not have them heard; one that may not comes after both. A frame that fails holds nothing back."""
+    groups = []
+    all_ = Together(Written(groups), Written(groups), Failing())
+    for n, line in enumerate(all_.lines):
+        line.hears(QUIET, 0.02)
+        line.hearing._feed = all_.got.append
+        line.hearing.then(f"mark {n}")
+    assert all_.got == []
+    all_.lines[1].hearing.catch_up()
+    assert groups == [2]
+    assert all_.got == ["mark 2", (0, 0.02), "mark 0", (1, 0.02), "mark 1"]
+    all_.lines[0].hearing.then("at once")
+    assert all_.got[-1] == "at once"
+
+
 @pytest.mark.parametrize("place", ["detector", "decoding", "uplink"])
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_failure_costs_its_own_call_a_frame(place, alone):
