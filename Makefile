@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate test quick attack contract lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate simulate-openai test quick attack contract api lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ demo: setup ## Place a simulated phone call through the real gateway: no key, no
 simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures over all calls
 	@$(BIN)/offhook simulate --parallel 8 --junit out/simulate/junit.xml
 
+simulate-openai: setup ## The same with the other provider, on the quick clock
+	@$(BIN)/offhook simulate --provider openai --speed 10 --out out/simulate-openai
+
 test: setup system ## Run every test
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # a file shares its calls
 
@@ -42,6 +45,9 @@ attack: setup ## Attack a served gateway for minutes; as root from public addres
 
 contract: setup ## Hold the contract with google-genai in an environment with its newest 3.x
 	@sh tests/contract.sh $(BIN)/python
+
+api: setup ## Schemathesis against the served API, by the OpenAPI document that it serves
+	@sh tests/openapi.sh $(BIN)/python
 
 lint: setup ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -33,19 +33,35 @@ class Settings:
     admin_host: str = "127.0.0.1"  # OFFHOOK_ADMIN_HOST: console and metrics, when there is a public URL
     admin_port: int = 8081  # OFFHOOK_ADMIN_PORT; without it 0 when OFFHOOK_PORT is 0: any free one
     agents: tuple[str, ...] = ()  # OFFHOOK_AGENT: paths of agent files, with commas
+    provider: str = ""  # OFFHOOK_PROVIDER: every agent on this provider's default model and voice, for comparisons
     max_calls: int = 100  # OFFHOOK_MAX_CALLS
     caller_calls: int = 10  # OFFHOOK_CALLER_CALLS: at once, of one number; 0: as many as there are places
     caller_calls_per_h: int = 120  # OFFHOOK_CALLER_CALLS_PER_H: of one number; 0: any
     refused_callers: tuple[str, ...] = ()  # OFFHOOK_REFUSED_CALLERS: numbers, prefixes (+1900*), `withheld`
     cost_per_day: float = 0.0  # OFFHOOK_COST_PER_DAY: USD of all calls in 24 hours; 0: any
     console_token: str = ""  # OFFHOOK_CONSOLE_TOKEN, secret: password or bearer token for console and metrics
+    console_read_token: str = ""  # OFFHOOK_CONSOLE_READ_TOKEN, secret: opens the console to look at, not to act
     api_token: str = ""  # OFFHOOK_API_TOKEN, secret: lets others place and steer calls
     calls_per_s: float = 1.0  # OFFHOOK_CALLS_PER_S: calls placed; Twilio's default for an account
     insecure: bool = False  # OFFHOOK_INSECURE=1: no signature and token checks
     simulated: bool = False  # OFFHOOK_SIMULATED=1: calls are rehearsals, marked as such everywhere
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
+    softphone_calls: int = 10  # OFFHOOK_SOFTPHONE_CALLS: calls from the console's page at once; 0: none
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
+    data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
+    database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
+    number_key: str = ""  # OFFHOOK_NUMBER_KEY, secret: hashes callers' numbers in the store
+    webhook_url: str = ""  # OFFHOOK_WEBHOOK_URL: where events of calls are delivered
+    webhook_secrets: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_SECRET, secret: signs them; two while rotating
+    webhook_events: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_EVENTS: kinds to deliver; empty: all
+    webhook_private: bool = False  # OFFHOOK_WEBHOOK_PRIVATE=1: the receiver may be in a private network, by http
+    replica: str = ""  # OFFHOOK_REPLICA: this process's name among its peers, random without one
+    live: str = ""  # OFFHOOK_LIVE, secret: where calls outlive their process: redis://... or sqlite:/dev/shm/...
+    fleet_key: tuple[str, ...] = ()  # OFFHOOK_FLEET_KEY, secret: the same for all processes; two while rotating
+    node_url: str = ""  # OFFHOOK_NODE_URL: where its peers reach this process; the listener's address without it
+    fleet_max_calls: int = 0  # OFFHOOK_FLEET_MAX_CALLS: of all processes together; 0: the sum of their own limits
+    watchdog_s: float = 2.0  # OFFHOOK_WATCHDOG_S: a process that hangs for longer is ended, its calls go on; 0: never
     drain_s: float = 30.0  # OFFHOOK_DRAIN_S: after SIGTERM live calls get this long to finish
     log_level: str = "info"  # OFFHOOK_LOG_LEVEL
 
@@ -68,6 +84,7 @@ UNLIKE = {
     "twilio_auth_tokens": "TWILIO_AUTH_TOKEN",
     "twilio_base_url": "OFFHOOK_TWILIO_BASE_URL",
     "agents": "OFFHOOK_AGENT",
+    "webhook_secrets": "OFFHOOK_WEBHOOK_SECRET",
 }
 
 
@@ -115,7 +132,20 @@ def check_proxies(environ: Mapping[str, str]) -> None:
 PROXY_VARIABLES = frozenset({"all_proxy", "https_proxy", "http_proxy", "wss_proxy", "ws_proxy", "socks_proxy"})
 SOCKS_PACKAGES = {"socksio": "socksio", "python_socks": "python-socks"}  # module: package
 
-SECRETS = frozenset({"twilio_auth_tokens", "twilio_api_secret", "console_token", "api_token"})
+SECRETS = frozenset(
+    {
+        "twilio_auth_tokens",
+        "twilio_api_secret",
+        "console_token",
+        "console_read_token",
+        "api_token",
+        "database_url",
+        "number_key",
+        "webhook_secrets",
+        "live",
+        "fleet_key",
+    }
+)
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -157,19 +187,35 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         admin_host=text("OFFHOOK_ADMIN_HOST", "127.0.0.1"),
         admin_port=int(number("OFFHOOK_ADMIN_PORT", 0 if text("OFFHOOK_PORT") == "0" else 8081, 0, 65535)),
         agents=listed("OFFHOOK_AGENT"),
+        provider=text("OFFHOOK_PROVIDER").lower(),
         max_calls=int(number("OFFHOOK_MAX_CALLS", 100, 1, 100_000)),
         caller_calls=int(number("OFFHOOK_CALLER_CALLS", 0 if own else 10, 0, 100_000)),
         caller_calls_per_h=int(number("OFFHOOK_CALLER_CALLS_PER_H", 0 if own else 120, 0, 100_000)),
         refused_callers=listed("OFFHOOK_REFUSED_CALLERS"),
         cost_per_day=number("OFFHOOK_COST_PER_DAY", 0, 0, 1e9),
         console_token=text("OFFHOOK_CONSOLE_TOKEN"),
+        console_read_token=text("OFFHOOK_CONSOLE_READ_TOKEN"),
         api_token=text("OFFHOOK_API_TOKEN"),
         calls_per_s=number("OFFHOOK_CALLS_PER_S", 1.0, 0.01, 100),
         insecure=switch("OFFHOOK_INSECURE"),
         simulated=switch("OFFHOOK_SIMULATED"),
         prices=text("OFFHOOK_PRICES"),
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
+        softphone_calls=int(number("OFFHOOK_SOFTPHONE_CALLS", 10, 0, 10_000)),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
+        data_dir=text("OFFHOOK_DATA_DIR"),
+        database_url=text("OFFHOOK_DATABASE_URL"),
+        number_key=text("OFFHOOK_NUMBER_KEY"),
+        webhook_url=text("OFFHOOK_WEBHOOK_URL"),
+        webhook_secrets=listed("OFFHOOK_WEBHOOK_SECRET"),
+        webhook_events=listed("OFFHOOK_WEBHOOK_EVENTS"),
+        webhook_private=switch("OFFHOOK_WEBHOOK_PRIVATE"),
+        replica=text("OFFHOOK_REPLICA"),
+        live=text("OFFHOOK_LIVE"),
+        fleet_key=listed("OFFHOOK_FLEET_KEY"),
+        node_url=text("OFFHOOK_NODE_URL").rstrip("/"),
+        fleet_max_calls=int(number("OFFHOOK_FLEET_MAX_CALLS", 0, 0, 10_000_000)),
+        watchdog_s=number("OFFHOOK_WATCHDOG_S", 2.0, 0, 3600),
         drain_s=number("OFFHOOK_DRAIN_S", 30.0, 0, 86_400),
         log_level=text("OFFHOOK_LOG_LEVEL", "info").lower(),
     )
@@ -184,7 +230,19 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             "OFFHOOK_INSECURE=1 lets anyone who reaches this port start calls on your account: it needs "
             f"OFFHOOK_HOST=127.0.0.1, not {settings.host}"
         )
-    for name, secret in (("OFFHOOK_CONSOLE_TOKEN", settings.console_token), ("OFFHOOK_API_TOKEN", settings.api_token)):
+    if settings.live and not settings.fleet_key:
+        raise OperatorError(
+            "OFFHOOK_LIVE keeps what was said for whoever takes a call over: set OFFHOOK_FLEET_KEY, the same for all "
+            "processes, to encrypt it (make one with `openssl rand -hex 24`)"
+        )
+    shared = [("OFFHOOK_FLEET_KEY", key) for key in settings.fleet_key]
+    for name, secret in (
+        ("OFFHOOK_CONSOLE_TOKEN", settings.console_token),
+        ("OFFHOOK_CONSOLE_READ_TOKEN", settings.console_read_token),
+        ("OFFHOOK_API_TOKEN", settings.api_token),
+        ("OFFHOOK_NUMBER_KEY", settings.number_key),
+        *shared,
+    ):
         if secret and len(secret) < SECRET_LENGTH_MIN:
             raise OperatorError(
                 f"{name} is shorter than {SECRET_LENGTH_MIN} characters: make one with `openssl rand -hex 24`"

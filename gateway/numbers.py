@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
-__all__ = ["DIALABLE", "EXAMPLE", "Address", "AddressKind", "first_number", "mistake_in", "read_address"]
+__all__ = ["DIALABLE", "EXAMPLE", "Address", "AddressKind", "first_number", "mask", "mistake_in", "read_address"]
 
 
 class AddressKind(Enum):
@@ -103,6 +103,14 @@ def first_number(candidates: Iterable[str]) -> str:
     """The first of them that is a telephone number, in E.164; "" if none is."""
     read = (read_address(candidate) for candidate in candidates)
     return next((address.text for address in read if address.kind is AddressKind.NUMBER), "")
+
+
+def mask(number: str) -> str:
+    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
+    scheme, colon, rest = number.partition(":")
+    if colon:
+        return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
+    return number if len(number) < 4 or "•" in number else f"{number[: 3 if len(number) > 7 else 0]}•••{number[-2:]}"
 
 
 def _plain(given: str) -> str:

@@ -9,8 +9,9 @@ teaches nothing.
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from offhook.media.mulaw import SILENCE_DBOV
@@ -19,6 +20,7 @@ __all__ = ["EchoGuard"]
 
 # All in frames of 20 ms.
 _DELAYS = 31  # 0 to 600 ms: 400 ms of echo (a bad mobile line) and 200 ms of our own clock's error
+_LONGEST = _DELAYS - 1
 _WINDOW = 150  # compared at a look: 3 s, some ten words
 _KEEP = _WINDOW + _DELAYS
 _LOOK_EVERY = 10
@@ -37,6 +39,11 @@ _LOUD_DB = 12.0  # below the loudest: the frames that strength is read from
 _DEPTH_DB = 25.0  # below the loudest: the frames that are compared; softer ones drown in the line's noise
 _FOLLOWS = 0.75  # correlation of the curves: echo has 0.8 to 0.95, unrelated speech up to 0.6 at its best delay
 
+_STARTS = np.arange(_DELAYS)  # of the windows that are compared, the longest delay's first
+_FRAMES = np.arange(_KEEP - 1)[:, None]
+_WINDOWS = ((_FRAMES >= _STARTS) & (_FRAMES < _STARTS + _WINDOW)).astype(float)
+_FLAT = np.zeros(_DELAYS)
+
 
 class EchoGuard:
     """The level that echo may have in this frame.
@@ -48,8 +55,9 @@ class EchoGuard:
     def __init__(self) -> None:
         self.coupling_db = _PRIOR_DB
         self.delay_frames: int | None = None
-        self._heard = np.full(4 * _KEEP, _LINE_DBOV)
-        self._played = np.full(4 * _KEEP, SILENCE_DBOV)
+        # Written and read one by one, which arrays of numpy's are slow at; looked at through numpy.
+        self._heard = array("d", [_LINE_DBOV]) * (4 * _KEEP)
+        self._played = array("d", [SILENCE_DBOV]) * (4 * _KEEP)
         self._end = _KEEP
         self._tail_dbov = SILENCE_DBOV
         self._unplayed = _KEEP
@@ -87,55 +95,73 @@ class EchoGuard:
     def _played_then(self) -> float:
         """The loudest played frame that may be coming back now."""
         if self.delay_frames is None:
-            return float(self._played[self._end - _DELAYS : self._end].max())
+            return max(self._played[self._end - _DELAYS : self._end])
         at = self._end - 1 - self.delay_frames
-        return float(self._played[at - self._slack : min(at + self._slack + 1, self._end)].max())
+        return max(self._played[at - self._slack : min(at + self._slack + 1, self._end)])
 
     def _look(self) -> None:
-        heard = self._heard[self._end - _WINDOW : self._end]
-        # Row d: what was played d frames before.
-        played = sliding_window_view(self._played[self._end - _KEEP + 1 : self._end], _WINDOW)[::-1]
+        # By delay, the longest first: a window of `played` that begins with sample 0, 1, ... `_DELAYS - 1`.
+        heard = np.frombuffer(self._heard[self._end - _WINDOW : self._end])
+        played = np.frombuffer(self._played[self._end - _KEEP + 1 : self._end])
         loudest = float(played.max())
         loud = played > max(loudest - _LOUD_DB, _AUDIBLE_DBOV)
-        counts = loud.sum(axis=1)
-        follows = _correlation(played, played > max(loudest - _DEPTH_DB, _AUDIBLE_DBOV), heard)
+        if np.count_nonzero(loud) < _ENOUGH_TO_LOWER:
+            return
+        spoken = played > max(loudest - _DEPTH_DB, _AUDIBLE_DBOV)
+        counts, follows = _compared(heard, played, loud, spoken)
         best = int(follows.argmax())
         if follows[best] >= _FOLLOWS and counts[best] >= _ENOUGH_TO_FOLLOW:
-            bound = _bound_db(heard, played[best], loud[best])
+            bound = _bound_db(heard, played, loud, best)
             if self.delay_frames is not None:  # a caller's words on top of the echo raise it too, but not for long
                 bound = min(bound, self.coupling_db + _RAISE_DB)
             self.coupling_db = min(_STRONGEST_DB, bound)
-            self.delay_frames, self._slack = best, _SLACK
+            self.delay_frames, self._slack = _LONGEST - best, _SLACK
             return
         # It does not follow: no echo, or the caller talks. Either way echo was no louder than the line. That may
         # lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
-        rows = range(0, _DELAYS, 3) if self.delay_frames is None else (self.delay_frames,)
-        if min(counts[row] for row in rows) >= _ENOUGH_TO_LOWER:
-            bound = max(_bound_db(heard, played[row], loud[row]) for row in rows)
-            self.coupling_db = min(self.coupling_db, bound)
+        starts = range(0, _DELAYS, 3) if self.delay_frames is None else (_LONGEST - self.delay_frames,)
+        if min(counts[start] for start in starts) < _ENOUGH_TO_LOWER:
+            return
+        highest = -np.inf
+        for start in starts:
+            highest = max(highest, _bound_db(heard, played, loud, start))
+            if highest >= self.coupling_db:
+                return
+        self.coupling_db = highest
 
 
-def _correlation(
-    rows: NDArray[np.float64], spoken: NDArray[np.bool_], curve: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Of each row with the curve, over the frames where the row is spoken; 0 where these are few or flat.
+def _compared(
+    heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDArray[np.bool_], spoken: NDArray[np.bool_]
+) -> tuple[list[float], NDArray[np.float64]]:
+    """By delay, of the window of `played` that is compared with `heard`: how many frames are loud, and the correlation
+    over the frames that are spoken; 0 where these are few or flat.
 
     Over these alone: two people who happen to start together share one big step, and nothing else.
     """
-    counts = spoken.sum(axis=1)
-    share = spoken / np.maximum(counts, 1)[:, None]
-    rows = (rows - np.einsum("ij,ij->i", rows, share)[:, None]) * spoken
-    curves = (curve - (share @ curve)[:, None]) * spoken
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows) * np.einsum("ij,ij->i", curves, curves))
-    products: NDArray[np.float64] = np.einsum("ij,ij->i", rows, curves)
-    return np.where((norms > 1.0) & (counts >= _ENOUGH_TO_COMPARE), products / np.maximum(norms, 1.0), 0.0)
+    rows = np.empty((4, len(played)))
+    mask, ours = rows[1], rows[2]
+    rows[0], rows[1] = loud, spoken
+    # About a level in their midst, so that the differences below lose nothing to rounding.
+    theirs = heard - _LINE_DBOV
+    np.multiply(played - _LINE_DBOV, mask, out=ours)
+    np.multiply(ours, ours, out=rows[3])
+    louds, counts, ours_sum, ours_squares = rows.dot(_WINDOWS)
+    if not theirs.any():  # as quiet as a line can be
+        return louds.tolist(), _FLAT
+    theirs_sum = np.correlate(mask, theirs)
+    theirs_squares = np.correlate(mask, theirs * theirs)
+    products = counts * np.correlate(ours, theirs) - ours_sum * theirs_sum
+    powers = (counts * ours_squares - ours_sum * ours_sum) * (counts * theirs_squares - theirs_sum * theirs_sum)
+    valid = (powers > counts * counts) & (counts >= _ENOUGH_TO_COMPARE)
+    return louds.tolist(), np.where(valid, products / np.sqrt(np.maximum(powers, 1.0)), 0.0)
 
 
-def _bound_db(heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDArray[np.bool_]) -> float:
+def _bound_db(heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDArray[np.bool_], start: int) -> float:
     """What the echo stays below, against what was played: from the difference in the loud frames.
 
     Read off the middle of its distribution, not the end, which a word of the caller's would move.
     """
-    ordered = np.sort((heard - played)[loud])
-    middle, high = float(ordered[len(ordered) // 2]), float(ordered[len(ordered) * 3 // 4])
+    ordered: list[float] = (heard - played[start : start + _WINDOW])[loud[start : start + _WINDOW]].tolist()
+    ordered.sort()
+    middle, high = ordered[len(ordered) // 2], ordered[len(ordered) * 3 // 4]
     return high + 2.0 * (high - middle) + 1.0

@@ -32,6 +32,7 @@ __all__ = [
     "INCOMPLETE_REASONS",
     "INPUT_ERRORS",
     "MAX_TOOLS",
+    "MODEL_ERRORS",
     "OTHER",
     "TOOL_FAILURES",
     "Labels",
@@ -71,6 +72,20 @@ INPUT_ERRORS = (
     "timeout",
 )
 SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
+MODEL_ERRORS = (
+    "session_expired",
+    "key",
+    "quota",
+    "refused",  # the model, the address, the setup, or responses that failed again and again
+    "rate_limit",
+    "server_error",
+    "network",
+    "timeout",
+    "content_filter",
+    "max_output_tokens",
+    "transcription",
+    "event_refused",  # one message of ours; the session lives
+)
 RECONNECT_RESULTS = ("resumed", "fresh", "failed")
 TOOL_FAILURES = (
     "arguments",  # did not fit the schema
@@ -86,6 +101,13 @@ TOOL_FAILURES = (
     "status",  # the service answered with an error
     "bad_answer",  # too long, unreadable, or without the expected field
 )
+RECORD_FAILURES = (
+    "database",  # it is away, locked or full: what waits is written later
+    "spool",  # the disk does not take it: tried again
+    "refused",  # by the database, for good: kept aside
+    "lost",
+)
+WEBHOOK_RESULTS = ("delivered", "failed", "dead")
 INCOMPLETE_REASONS = (
     "interrupted",
     "no_audio",
@@ -108,9 +130,14 @@ FAULT_PARTS = (
     "closing",
     "ticker",
     "switchboard",
+    "store",
+    "webhooks",
+    "live",  # the live store's writer and beat
     "other",  # a task or callback without an owner
 )
-LOOP_BLOCKERS = ("tool",)
+LOOP_BLOCKERS = ("tool", "no_cpu")  # else "other"
+CALL_MOVES = ("taken", "handed_over", "lost")  # from another node; to another, in order; to another, found out later
+CHECKPOINT_RESULTS = ("kept", "fenced", "behind")
 TOKEN_DIRECTIONS = ("input", "output")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
@@ -176,6 +203,7 @@ class Metrics:
         labels: Labels,
         *,
         tools: Sequence[str] = (),
+        providers: Sequence[str] = (),
         version: str = "unknown",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -187,7 +215,7 @@ class Metrics:
         for segment in SEGMENTS:
             if not segment.rig_only:
                 self._add_segment(segment, tools)
-        self._add_counters(labels)
+        self._add_counters(labels, providers)
         self._add_gauges(version)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -263,7 +291,7 @@ class Metrics:
         # Reachable by the constant and by its name.
         self._series[segment] = self._series[segment.name] = histogram.series
 
-    def _add_counters(self, labels: Labels) -> None:
+    def _add_counters(self, labels: Labels, providers: Sequence[str]) -> None:
         def plain(name: str, documentation: str) -> Counter:
             return Counter(f"offhook_{name}", documentation, registry=self.registry)
 
@@ -296,6 +324,20 @@ class Metrics:
             "Total number of times the event loop was blocked for 250 ms or more, by what blocked it.",
             by=LOOP_BLOCKERS,
         )
+        self.calls_moved_total = tally(
+            "calls_moved_total",
+            "Total number of calls taken over from another process, handed over to one, or lost to one.",
+            direction=CALL_MOVES,
+        )
+        self.checkpoints_total = tally(
+            "checkpoints_total",
+            "Total number of checkpoints of live calls written to the live store, by result. Fenced: another process "
+            "had the call.",
+            result=CHECKPOINT_RESULTS,
+        )
+        self.live_store_errors_total = plain(
+            "live_store_errors_total", "Total number of requests that the live store did not answer in time."
+        )
         self.frames_total = tally(
             "frames_total",
             "Total number of 20 ms frames received from the carrier (inbound) and sent to it (outbound).",
@@ -318,6 +360,14 @@ class Metrics:
         )
         self.model_sessions_total = tally(
             "model_sessions_total", "Total number of model sessions opened, by result.", result=SESSION_RESULTS
+        )
+        self.model_calls_total = tally(
+            "model_calls_total", "Total number of calls begun, by the provider of their model.", provider=providers
+        )
+        self.model_errors_total = tally(
+            "model_errors_total",
+            "Total number of errors that the provider of the model reported, of sessions and responses, by reason.",
+            reason=MODEL_ERRORS,
         )
         self.model_reconnects_total = tally(
             "model_reconnects_total",
@@ -354,6 +404,16 @@ class Metrics:
             "Total number of requests without a valid signature or token, by kind.",
             kind=AUTH_KINDS,
         )
+        self.records_failed_total = tally(
+            "records_failed_total",
+            "Total number of failures to keep a record, by reason; only lost ones are gone.",
+            reason=RECORD_FAILURES,
+        )
+        self.webhooks_total = tally(
+            "webhooks_total",
+            "Total number of attempts to deliver a webhook, by result; a dead one is not tried again.",
+            result=WEBHOOK_RESULTS,
+        )
         self.segment_incomplete_total = Tally(
             self.registry,
             "segment_incomplete_total",
@@ -372,11 +432,18 @@ class Metrics:
         self.draining = gauge(
             "draining", "Whether this replica is draining: 1 while it rejects new calls and finishes its own, else 0."
         )
+        self.fleet_nodes = gauge("fleet_nodes", "Number of processes that share the live store, as this one sees them.")
+        self.worker_starts = gauge(
+            "worker_starts",
+            "Number of processes started so far in this worker's place, this one included; 0 without workers.",
+        )
         self.tool_threads_abandoned = gauge(
             "tool_threads_abandoned",
             "Number of threads of Python tools whose function goes on though its result is no longer awaited.",
         )
         self.marks_outstanding = gauge("marks_outstanding", "Number of marks sent to the carrier and not yet echoed.")
+        self.records_waiting = gauge("records_waiting", "Number of records and events not in the database yet.")
+        self.webhooks_waiting = gauge("webhooks_waiting", "Number of webhooks that are not delivered yet.")
         build = Info("offhook_build", "Version of the gateway and of Python.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
 

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, exp, log, log1p
 
-__all__ = ["MIN_SAMPLES_P95", "MIN_SAMPLES_P99", "Counts", "SlidingWindow", "Summary", "exact", "summarise"]
+__all__ = [
+    "MIN_SAMPLES_P95",
+    "MIN_SAMPLES_P99",
+    "Counts",
+    "SlidingWindow",
+    "Summary",
+    "bin_limit_s",
+    "bin_of",
+    "exact",
+    "summarise",
+]
 
 MIN_SAMPLES_P95 = 20
 MIN_SAMPLES_P99 = 300
@@ -55,6 +65,16 @@ class Counts:
         """Share of the samples up to `limit_s`, counted to the bin; 1 without samples."""
         total = sum(self.bins.values())
         return sum(n for index, n in self.bins.items() if _middle_s(index) <= limit_s) / total if total else 1.0
+
+
+def bin_of(seconds: float) -> int:
+    """The bin that this sample falls into. Stored counts depend on it: a change needs a migration of the store."""
+    return int(log(seconds) * _BINS_PER_E + _OFFSET) if seconds > FLOOR_S else 0
+
+
+def bin_limit_s(index: int) -> float:
+    """The upper limit of a bin."""
+    return exp((index - _OFFSET + 1) / _BINS_PER_E)
 
 
 def summarise(counts: Counts) -> Summary:

@@ -129,7 +129,7 @@ UPLINK_FORWARD = Segment(
     "send to the model's socket returned",
     lower_s=0.0005,
     upper_s=5.0,
-    note="Decoding, resampling, detection, batching and backpressure.",
+    note="Decoding, resampling, detection, batching and backpressure. Of two quiet frames in one message, the later.",
     target_s=0.02,
     thresholds_s=(0.005, 0.04, 0.1),
     per_frame=True,

@@ -37,6 +37,7 @@ WALKS = (
     (Policy(mode=Mode.STOP), "one"),
     (Policy(), "one line ends"),
     (Policy(), "one words"),
+    (Policy(), "one moved"),
 )
 PLACES = {
     Phase.CONNECTING: (-8.6, 0.6),

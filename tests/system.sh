@@ -3,7 +3,9 @@
 # Usage: sh tests/system.sh [python]: the Python of the environment that gets the packages
 python="${1:-.venv/bin/python}"
 missing=""
-for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus chromium:chromium nginx:nginx-light haproxy:haproxy; do
+export PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)"
+for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus chromium:chromium nginx:nginx-light haproxy:haproxy \
+  initdb:postgresql redis-server:redis-server; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
@@ -16,7 +18,8 @@ if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]
     || echo "apt-get could not install them: see /tmp/offhook-apt.log"
   [ -n "$kept" ] || rm -f /usr/sbin/policy-rc.d
 fi
-for pair in espeak-ng sox prometheus promtool chromium nginx haproxy; do
+export PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)"
+for pair in espeak-ng sox prometheus promtool chromium nginx haproxy initdb redis-server; do
   command -v "$pair" >/dev/null 2>&1 || echo "not on this machine: $pair (the tests that need it are skipped, or fail when CI=true)"
 done
 # PESQ is compiled where it is installed; the Silero network comes in a wheel that asks for torch, which it does

@@ -45,6 +45,8 @@ def test_every_variable_is_read() -> None:
         ({"OFFHOOK_ADMIN_PORT": "70000"}, "from 0 to 65535"),
         ({"OFFHOOK_CONSOLE_TOKEN": "fifteen-letters"}, "OFFHOOK_CONSOLE_TOKEN is shorter than 16 .* `openssl rand"),
         ({"OFFHOOK_API_TOKEN": "short"}, "OFFHOOK_API_TOKEN is shorter than 16"),
+        ({"OFFHOOK_LIVE": "redis://host/0"}, "set OFFHOOK_FLEET_KEY"),
+        ({"OFFHOOK_LIVE": "redis://host/0", "OFFHOOK_FLEET_KEY": "short"}, "OFFHOOK_FLEET_KEY is shorter than 16"),
         ({"OFFHOOK_LOG_LEVEL": "loud"}, "OFFHOOK_LOG_LEVEL must be"),
     ],
 )
@@ -68,6 +70,8 @@ def test_secrets_are_not_shown() -> None:
         "TWILIO_API_SECRET": "canary-4",
         "OFFHOOK_API_TOKEN": "canary-5-of-the-api",
         "OFFHOOK_CONSOLE_TOKEN": "canary-6-of-the-console",
+        "OFFHOOK_LIVE": "redis://user:canary-7@host:6379/0",
+        "OFFHOOK_FLEET_KEY": "canary-8-of-the-fleet",
     }
     shown = settings_from(secrets).shown()
     assert "canary" not in str(shown)

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 # Names that are defined twice and stay, and why.
+EACH = "each provider's own, of the same meaning: no model knows another"
 KEPT = {
+    **dict.fromkeys(("CallSoFar", "Cause", "Connector", "ModelRow", "Outbox", "Patience", "SessionSocket"), EACH),
     "Carrier": "the key `carrier` of a scenario: how the simulated carrier behaves; the gateway's is the seam",
     "FunctionResponse": "Gemini's own name, once for each side: the rehearsal has a parser of its own",
     "Reply": "the key `replies` of a scenario's model; the gateway's is the ledger's account of one",

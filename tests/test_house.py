@@ -124,14 +124,14 @@ def test_a_clock_read_is_reported(source: str) -> None:
 
 # Where a provider's name may stand, in gateway/, media/ and metrics/: its own folder, the rehearsal that simulates it,
 # the command, and the composition root with its settings.
-ROOT_PATHS = ("gateway/cli/", "gateway/rehearsal/", "gateway/app.py", "gateway/config.py")
+ROOT_PATHS = ("gateway/cli/", "gateway/rehearsal/", "gateway/app.py", "gateway/config.py", "gateway/providers.py")
 FOLDERS = (path.parent for room in ("carriers", "models") for path in (TESTS.parent / "gateway" / room).glob("*/*.py"))
 NAMES = {path.name: f"{path.relative_to(TESTS.parent)}/" for path in FOLDERS}
 TEXTS = {".py", ".yaml", ".js", ".css", ".html", ".j2", ".json"}
 
 
 def test_there_are_providers_to_look_for() -> None:
-    assert {"twilio", "gemini"} <= NAMES.keys()
+    assert {"twilio", "gemini", "openai"} <= NAMES.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,7 @@ BUILTINS: dict[str, tuple[str, ...]] = {
     "set_language": ("languages",),
     "take_message": ("recipients",),
     "leave_message": ("say",),
+    "stop_recording": (),
 }
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from offhook.gateway.agent.builtins import option_mistakes
+from offhook.gateway.agent.redaction import rule_mistake
 from offhook.gateway.agent.spec import Agent, ToolSettings, filler_line
 from offhook.gateway.agent.tools import KNOWN, http_mistakes, mcp_mistakes
 from offhook.gateway.errors import AgentFileError, nearest
@@ -43,6 +44,8 @@ def agent_from(file: YamlFile, value: Any = None, steps: Sequence[str | int] = (
         if name in data:
             raise file.error("is where the agent file is: remove it", [*steps, name])
     given = {**data, "directory": directory, "file": file.path}
+    if isinstance(given.get("model"), str):
+        given["model"] = {"name": given["model"]}
     agent = file.convert(given, Agent, steps, part_of="an agent file")
     for name, what in _contradictions(agent):
         prefix = f"{'.'.join(map(str, steps))}." if steps else ""
@@ -56,7 +59,7 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
     if agent.timezone and (what := _timezone_mistake(agent.timezone)):
         yield "timezone", what
     if turns.mode == "local":
-        for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms"):
+        for name in ("start_sensitivity", "end_sensitivity", "prefix_padding_ms", "eagerness"):
             if getattr(turns, name) is not None:
                 yield f"turn_detection.{name}", "is the model's own detection: remove it, or use mode: model"
         if barge_in.mode == "model":
@@ -74,6 +77,12 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "model.compress_to_tokens", "must be less than compress_at_tokens"
     if agent.greeting.text and agent.greeting.sound:
         yield "greeting", "takes either text (the model says it) or sound (a file is played), not both"
+    if agent.recording.announce and not (agent.recording.enabled and agent.greeting.text):
+        what = "is said before greeting.text, in calls that are recorded: set both, or say it in the greeting's sound"
+        yield "recording.announce", what
+    stops = any(tool.builtin == "stop_recording" for tool in agent.tools)
+    if stops and not agent.recording.enabled:
+        yield "tools", "stop_recording has nothing to stop: set recording.enabled, or remove the tool"
     for index, number in enumerate(agent.numbers):
         if what := mistake_in(number, _DIALLED):
             yield f"numbers[{index}]", what
@@ -88,6 +97,9 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "outbound.message", "belongs to on_machine: leave_message, which needs it"
     if agent.outbound.message and not agent.outbound.detect_machine:
         yield "outbound.message", "is never used without machine detection: set detect_machine: true"
+    for index, rule in enumerate(agent.redact):
+        if what := rule_mistake(rule):
+            yield f"redact[{index}]", what
     for index, tool in enumerate(agent.tools):
         for name, what in _tool_contradictions(agent, tool):
             yield f"tools[{index}]{'.' if name else ''}{name}", what

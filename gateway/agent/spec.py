@@ -26,6 +26,7 @@ __all__ = [
     "OutboundSettings",
     "RecordingSettings",
     "Repair",
+    "RetentionSettings",
     "ToolSettings",
     "TurnDetection",
     "filler_line",
@@ -68,6 +69,7 @@ class TurnDetection(_Spec, frozen=True):
     pre_roll_ms: Ms | None = None  # local only: audio sent from before the onset; unset: LOCAL_PRE_ROLL_MS
     start_sensitivity: Literal["high", "low"] | None = None  # model only
     end_sensitivity: Literal["high", "low"] | None = None  # model only
+    eagerness: Literal["low", "medium", "high", "auto"] | None = None  # model only: its semantic detection
     prefix_padding_ms: Ms | None = None  # model only
 
 
@@ -107,7 +109,15 @@ class RecordingSettings(_Spec, frozen=True):
     """Recording is off by default; consent is the operator's duty."""
 
     enabled: bool = False
+    announce: str = ""  # said first, before the greeting: that the call is recorded
     directory: str = "recordings"
+
+
+class RetentionSettings(_Spec, frozen=True):
+    """How long this agent's calls stay in the store. What is unset has no limit."""
+
+    days: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    megabytes: Annotated[float, msgspec.Meta(gt=0)] | None = None  # of records and recordings; the oldest go first
 
 
 class Fallback(_Spec, frozen=True):
@@ -130,12 +140,15 @@ class OutboundSettings(_Spec, frozen=True):
 
 
 class ModelSettings(_Spec, frozen=True):
-    """The model and its own settings."""
+    """The model and its own settings. In the file a text alone is its name."""
 
+    provider: str = ""  # empty: by `name`, else the process's default
     name: str = ""  # empty: the provider's default
     temperature: float | None = None
     thinking_level: Literal["minimal", "low", "medium", "high"] | None = None
     thinking_budget: int | None = None
+    noise_reduction: Literal["near_field", "far_field"] | None = None  # the provider's own, before it hears the caller
+    transcription: str | None = None  # model that transcribes the caller; unset: the provider's default
     compress_at_tokens: Annotated[int, msgspec.Meta(ge=1000)] = 16_000
     compress_to_tokens: Annotated[int, msgspec.Meta(ge=500)] = 8_000
     # After twice as many turns the call moves, in a quiet moment, to a fresh session that receives the last
@@ -173,7 +186,7 @@ class Agent(_Spec, frozen=True):
     name: str
     numbers: tuple[str, ...] = ()  # dialled numbers (E.164), short codes, SIP addresses; empty: any
     model: ModelSettings = ModelSettings()
-    voice: str = "Kore"
+    voice: str = ""  # empty: the provider's default
     language: str = "en-US"
     timezone: str = ""  # of {{now}}: an IANA name such as Europe/Berlin; empty: the machine's
     instructions: str = ""
@@ -185,6 +198,8 @@ class Agent(_Spec, frozen=True):
     idle: Idle = Idle()
     limits: LimitSettings = LimitSettings()
     recording: RecordingSettings = RecordingSettings()
+    retention: RetentionSettings = RetentionSettings()
+    redact: tuple[str, ...] = ()  # card, iban, or a regular expression: masked in records before they are kept
     fallback: Fallback = Fallback()
     outbound: OutboundSettings = OutboundSettings()
     variables: dict[str, str] = {}

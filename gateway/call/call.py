@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.facts import CallFacts
+from offhook.gateway.call import prompts
+from offhook.gateway.call.detection import Detection
+from offhook.gateway.call.facts import CallFacts, Transfer
 from offhook.gateway.call.faults import Faults
-from offhook.gateway.call.hearing import Detection, Hearing
+from offhook.gateway.call.head import Taken
+from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.recorder import recorder_for
@@ -36,7 +39,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
-from offhook.gateway.models import ModelLink, Prices
+from offhook.gateway.models import ModelLink, Prices, Speaker
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
@@ -51,7 +54,10 @@ class Call:
 
     `link_for(call)` makes the model's link; `sounds` holds ready mu-law by file name (greeting, fillers);
     `on_over(call)` is called once everything of the call is gone, or was given up. `prices`: of the agent's model,
-    where known.
+    where known. `taken`: what the call was in another process, which it is taken over from.
+
+    `on_change()` is called when something changed that another process would need; `on_words()` for each piece of
+    transcript.
     """
 
     def __init__(
@@ -69,11 +75,13 @@ class Call:
         rang_s: float | None = None,
         prices: Prices | None = None,
         redactor: Redactor | None = None,
+        taken: Taken | None = None,
     ) -> None:
         self.facts, self.agent, self.clock = facts, agent, clock
         self._loop = asyncio.get_running_loop()
         self.remembered: dict[str, str] = {}  # by tools; new model sessions get it
-        self.record = facts.new_record(agent.name)
+        self.record = facts.new_record(agent.name) if taken is None else taken.record
+        self.on_change = self.on_words = _nothing
         self.timeline = Timeline(self.record, metrics, facts.formats.takes.rate_hz, rang_s=rang_s)
         self._policy = policy_of(agent)._replace(rate_hz=facts.formats.takes.rate_hz)
         self._state = State()
@@ -82,7 +90,7 @@ class Call:
         self._faults = faults = Faults(facts.call_sid, self.timeline, metrics, self._fail)
         self.task_failed = faults.report
         self._timers = Timers(clock, lambda event: faults.safely("timer", self._fire, event))
-        wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults)
+        wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults, lambda: self.on_change())
         self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
         self._recorder = recorder_for(wiring, speaking.playout)
@@ -114,13 +122,16 @@ class Call:
             recorder=self._recorder,
             stop_timers=self._stop_timers,
             on_over=partial(on_over, self),
+            release=self._release,
         )
         self.over, self.give_up, self.publish_counters = teardown.over, teardown.give_up, teardown.publish_counters
         # What the line and the link report straight to a part (the rest of LineSink and ModelSink is below).
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
-        self.reply_audio, self.words, self.next_turn = speaking.reply_audio, speaking.words, speaking.next_turn
+        self.reply_audio, self.next_turn = speaking.reply_audio, speaking.next_turn
         self.usage, self.count, self.segment = model.usage, model.count, model.segment
         self.tool_call = self.tools.requested
+        if taken is not None:
+            self._restore(taken)
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
             c.Play: speaking.play,
             c.Replay: speaking.play,
@@ -149,10 +160,12 @@ class Call:
 
     def feed(self, event: e.Event) -> None:
         """Take an event, step, carry out the commands, until there are no more events."""
+        self.hearing.catch_up()  # a frame that was received before it comes before it
         self._events.append(event)
         if self._stepping:
             return
         self._stepping = True
+        phase = self._state.phase
         try:
             while self._events:
                 event = self._events.popleft()
@@ -168,6 +181,8 @@ class Call:
             self._fail()
         finally:
             self._stepping = False
+            if self._state.phase is not phase:
+                self.on_change()
 
     def _fail(self) -> None:
         """End the call here and now."""
@@ -182,6 +197,60 @@ class Call:
         self.model.run()
         self._teardown.start()
         self._unclaimed = self._loop.call_later(MODEL_WAITS_S, self._faults.safely, "link", self._release_model)
+
+    def _restore(self, taken: Taken) -> None:
+        """What the parts have to know of the call in another process, before anything happens here."""
+        head, now_s = taken.head, self.clock()
+        self.speaking.turns = head.newest
+        self.remembered.update(taken.record.remembered)
+        self.hearing.heard_before_ms = taken.record.audio_in_ms
+        self.model.restore(head.session, taken.record.usage.get("cost_usd", 0.0))
+        if head.transfer is not None:
+            self.tools.transfer_to = Transfer(*head.transfer)
+        zero_s = now_s - (head.wall_s + taken.age_s - head.began_s)
+        self.timeline.restore(zero_s, taken.turns, taken.lines)
+
+    def resume(self, taken: Taken, notes: Sequence[str], grace_s: float) -> None:
+        """As `start`, for a call that began elsewhere: the model is connected now, and the call ends unless a stream is
+        attached within `grace_s`. `notes`: what the model is told beside what is owed.
+        """
+        head, now_s = taken.head, self.clock()
+        self.model.run()
+        self._teardown.start()
+        self._return_by = self._loop.call_later(grace_s, self.line_lost)
+        opening = prompts.take_up(taken.heard_text) if taken.owed is e.Owed.REST else ""
+        self.model.taken_up = " ".join(filter(None, (*notes, opening)))
+        sound = self._sound_cut(taken)
+        began_s = self.timeline.zero_s or now_s
+        owed = e.Owed.ANSWER if notes and taken.owed is e.Owed.NOTHING else taken.owed
+        self.feed(e.Resumed(now_s, head.newest, owed, began_s, taken.ending, *sound))
+
+    def _sound_cut(self, taken: Taken) -> tuple[int, int]:
+        """The greeting from a file that was cut: its samples, and those that were heard."""
+        if not taken.sound_heard or not taken.turns or taken.turns[-1].generation != taken.head.newest:
+            return 0, 0
+        taken.turns.pop()  # it is on its way again
+        samples = self.speaking.sound_again(taken.head.newest, self.agent.greeting.sound)
+        frame = self.facts.formats.takes.frame_samples
+        return samples, min(taken.sound_heard // frame * frame, samples)
+
+    def conclude(self, ending: Ending) -> None:
+        """As `start`, for a call that began elsewhere and is over: only its record is completed."""
+        self._teardown.start()
+        self._state = self._state._replace(phase=Phase.ENDED)
+        self._teardown.decide(ending)
+
+    def moved(self) -> None:
+        """Another process has the call: everything of it here is closed, and nothing recorded."""
+        if self.ending is None:
+            self._events.clear()
+            self._state = self._state._replace(phase=Phase.ENDED)
+            self._teardown.decide(Ending.MOVED)
+
+    @property
+    def state(self) -> State:
+        """The conversation's, for a checkpoint."""
+        return self._state
 
     def _release_model(self) -> None:
         """No stream has come: the model waits no longer. A stream that still comes gets a fresh session."""
@@ -201,6 +270,7 @@ class Call:
         self.hearing.stream_began(now_s)
         self.record.streams.append(line.stream_id)
         self._cancel_return()
+        self.on_change()
         if len(self.record.streams) == 1:
             self.feed(e.StreamStarted(now_s))
             return
@@ -240,6 +310,18 @@ class Call:
         self.model.last_words = text
         self.feed(e.SayAndEnd(self.clock(), ending, self.speaking.turns))
 
+    def operator_says(self, text: str) -> bool:
+        """Have the agent say this to the caller, word for word; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.prompt(prompts.say(text))
+        return self.ending is None
+
+    def operator_notes(self, text: str) -> bool:
+        """Have the model take this into account; False once the call is ending."""
+        if self.ending is None:
+            self.model.link.note(prompts.operator_note(text))
+        return self.ending is None
+
     @property
     def line(self) -> Line | None:
         """The call's line, None while it is away."""
@@ -253,6 +335,12 @@ class Call:
     @property
     def phase(self) -> Phase:
         return self._state.phase
+
+    @property
+    def quiet(self) -> bool:
+        """Neither side speaks, and nothing is awaited."""
+        state = self._state
+        return state.phase is Phase.LISTENING and not (state.caller.speaking or state.tools or state.caller.turn_open)
 
     def silent_s(self, now_s: float) -> float:
         """How long the stream has brought nothing; 0 without one."""
@@ -271,6 +359,17 @@ class Call:
         """When that was decided."""
         return self._teardown.decided_s
 
+    def _release(self) -> None:
+        """Nothing of the call runs any more: part it from its parts, which hold each other, so that all of them are
+        freed here, and not by a collection, which stops all calls for longer the more of them there are.
+        """
+        parts = (self.speaking, self.model, self.hearing, self.tools, self.timeline, self._timers, self._faults)
+        for part in (*parts, self._teardown):
+            vars(part).clear()
+        kept = {name: vars(self)[name] for name in ("facts", "agent", "record", "clock", "remembered")}
+        vars(self).clear()
+        vars(self).update(kept)
+
     def _stop_timers(self) -> None:
         self._timers.close()
         for timer in (self._unclaimed, self._return_by):
@@ -280,7 +379,7 @@ class Call:
     # --- the line's side (LineSink; `caller_audio` is the hearing's)
 
     def mark_heard(self, mark: ReplyMark) -> None:
-        self.feed(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
+        self.hearing.then(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
 
     def cleared(self, epoch: int) -> None:
         self.feed(e.ClearAcknowledged(self.clock(), epoch))
@@ -298,6 +397,10 @@ class Call:
             self.timeline.error(why)
             self.line_lost()
 
+    def agent_has_floor(self) -> bool:
+        phase = self._state.phase
+        return phase in (Phase.SPEAKING, Phase.HELD) or (phase is Phase.CLOSING and bool(self._state.ledger.replies))
+
     def _agent_level_dbov(self, now_s: float) -> float:
         return self.speaking.playout.heard_level_dbov(self._state.ledger, now_s)
 
@@ -309,8 +412,13 @@ class Call:
     def event(self, event: e.Event) -> None:
         if isinstance(event, (e.ReplyComplete, e.TurnComplete)):
             self.speaking.finish(event.generation)
+            self.on_change()
         self.model.observe(event)
         self.feed(event)
+
+    def words(self, who: Speaker, turn: int | None, text: str, final: bool) -> None:
+        self.speaking.words(who, turn, text, final)
+        self.on_words()
 
     # --- commands
 
@@ -336,3 +444,7 @@ class Call:
         elif event is e.ConnectTimeout and self.model.was_ready and self._state.link is Link.DOWN:
             self._faults.stuck("the model's link neither came back nor gave up")
         self.feed(event(self.clock()))
+
+
+def _nothing() -> None:
+    """A call that no other process could go on with."""

@@ -1,7 +1,7 @@
 """The caller's audio: a frame in, its level and speech edges out, and the frame on to the model.
 
-Detection runs for all calls together (`Detection`): a call submits a frame and gets it back, decoded, with what was
-decided about it (`Hearing.heard`), in order.
+Detection runs for all calls together (`detection`): a call submits a frame and gets it back, decoded, with what was
+decided about it (`Hearing.heard`), in order and before anything else that happens to the call (`Hearing.catch_up`).
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf, log10
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offhook.gateway.agent.policy import detector_of, pre_roll_s
+from offhook.gateway.call.detection import DETECTED, Detection, Uplink
 from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.wiring import Wiring
-from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, LoudWithoutSpeech
+from offhook.gateway.conversation.events import CallerSpeechEnded, CallerSpeechStarted, Event, LoudWithoutSpeech
 from offhook.gateway.conversation.state import Policy
 from offhook.media.formats import PCM16_8K, converter
 from offhook.media.mulaw import SILENCE_DBOV
@@ -25,24 +25,16 @@ from offhook.media.vad import SpeechEdge
 from offhook.metrics.catalogue import WorstPerSecond
 from offhook.metrics.segments import UPLINK_GAP, UPLINK_RELATIVE_DELAY
 
-__all__ = ["Detection", "Hearing", "Uplink"]
+__all__ = ["Hearing"]
 
 FRAME_S = 0.02
 ARRIVALS_KEPT = 256  # 5 s: no edge of speech is decided later than that
 LAST_TONE_S = 0.3  # of a secret's last key: the carrier may report the key before its tone is over
-DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
 LOUD_S = 4.0  # loud for this long without an edge: the detector is deaf, or it is no voice
 LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has better things to do
 LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
 LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
 FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
-
-
-class Uplink(Protocol):
-    """Where the caller's audio goes: the part of a model link that hearing needs."""
-
-    def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
-        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz."""
 
 
 class _Loudness:
@@ -97,15 +89,18 @@ class Hearing:
     ) -> None:
         """Raises `OperatorError` when the agent's detector is not installed."""
         line_format, metrics, detector = wiring.facts.formats.gives, wiring.metrics, detector_of(wiring.agent)
-        self.decode, self.detector, self.agent_level_dbov = line_format.decode, detector, agent_level_dbov
+        self.line_format, self.detector, self.agent_level_dbov = line_format, detector, agent_level_dbov
         self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
         self._rate_hz = line_format.rate_hz
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
         self.uplink = uplink
         self._detection, self._recorder = detection, recorder
-        self._clock, self._feed, self._metrics = wiring.clock, wiring.feed, metrics
+        self.waiting = 0  # frames that were submitted and not heard yet
+        self._events: deque[Event] = deque()  # that follow them
+        self._clock, self._feed, self._metrics, self._faults = wiring.clock, wiring.feed, metrics, wiring.faults
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
+        self.heard_before_ms = 0.0  # of the caller, in another process, where the call began
         self.turn_open = False  # local turns: the model is being sent the caller's turn
         self._secret_until_s = -inf  # the caller enters digits that neither model nor recording may have
         # Local turns: the audio sent with a turn's start begins before the onset, which lies before the decision
@@ -149,6 +144,33 @@ class Hearing:
         while len(self._partial) >= whole:
             frame, self._partial = self._partial[:whole], self._partial[whole:]
             self._detection.submit(self, frame, now_s)
+
+    def catch_up(self) -> None:
+        """Hear the frames that wait: what happens to the call next comes after them."""
+        if self.waiting:
+            self._detection.catch_up(self)
+
+    def then(self, event: Event) -> None:
+        """Feed an event that may wait for the frames before it. A carrier's message with a frame is followed by one
+        with a mark as a rule: were the frame heard for its sake, hardly two frames would be heard together.
+        """
+        if self.waiting:
+            self._events.append(event)
+        else:
+            self._feed(event)
+
+    def caught_up(self) -> None:
+        """No frame waits: what was to follow the last one follows."""
+        while self._events:
+            self._feed(self._events.popleft())
+
+    def decoded(self, codes: bytes) -> NDArray[np.int16]:
+        """One whole frame as int16 at 8 kHz."""
+        return self.line_format.decode(codes) if self.to_8k is None else np.frombuffer(self.to_8k.push(codes), np.int16)
+
+    def failed(self, error: BaseException) -> None:
+        """An exception over a submitted frame: it costs this call this frame."""
+        self._faults.report("line_reader", error)
 
     def _silent(self, length: int) -> bytes:
         silence = self._silence[0]
@@ -196,6 +218,7 @@ class Hearing:
 
     def key_pressed(self) -> None:
         """The caller pressed a key: its tone is loud, and no speech."""
+        self.catch_up()
         self._loudness.begin_anew()
 
     def open_turn(self) -> None:
@@ -203,12 +226,18 @@ class Hearing:
         self.turn_open = True
         while self._pre_roll:
             self.uplink.caller_audio(*self._pre_roll.popleft(), 0.0)
+        self.uplink.flush_audio()
 
     def close_turn(self) -> None:
         """Local turns: keep frames for the next turn's pre-roll."""
         self.turn_open = False
 
     # --- what the call needs besides
+
+    @property
+    def audio_in_ms(self) -> float:
+        """Of the caller, in every process that has had the call."""
+        return self.heard_before_ms + self.received_ms
 
     @property
     def received_ms(self) -> float:
@@ -223,6 +252,13 @@ class Hearing:
         """While the caller enters a secret, model and recording get silence."""
         self._secret_until_s = inf if hidden else self._clock() + LAST_TONE_S
 
+    def stop_recording(self) -> bool:
+        """The caller does not agree: what was recorded is removed. False without a recording."""
+        if self._recorder is None:
+            return False
+        self._recorder.discard()
+        return True
+
     def flush_frame_count(self) -> None:
         """Report the frames received since the last flush: counting each would cost ten times that."""
         if self._uncounted_frames:
@@ -230,18 +266,8 @@ class Hearing:
             self._uncounted_frames = 0
 
     def flush(self) -> None:
-        """Report everything that is still held back for the metrics."""
+        """Hear the last frames, and report everything that is still held back for the metrics."""
+        self.catch_up()
         for worst in (self._relative_delay, self._uplink_gap):
             worst.flush()
         self.flush_frame_count()
-
-
-class Detection:
-    """Decoding and speech detection for all calls of the process."""
-
-    def submit(self, hearing: Hearing, codes: bytes, received_s: float) -> None:
-        """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
-        to_8k = hearing.to_8k
-        samples = hearing.decode(codes) if to_8k is None else np.frombuffer(to_8k.push(codes), np.int16)
-        agent_dbov = hearing.agent_level_dbov(received_s)
-        hearing.heard(codes, samples, hearing.detector.push(samples, agent_dbov), agent_dbov, received_s)

@@ -28,6 +28,7 @@ class ModelSide:
     def __init__(self, wiring: Wiring, link_for: Callable[[], ModelLink], prices: Prices | None) -> None:
         self._agent, self._clock, self._metrics = wiring.agent, wiring.clock, wiring.metrics
         self._timeline, self._feed, self._faults = wiring.timeline, wiring.feed, wiring.faults
+        self._changed = wiring.changed
         self._link_for = link_for
         self._spending = Spending(prices, wiring.agent.limits.cost)
         self._uplink_forward = WorstPerSecond(wiring.metrics, UPLINK_FORWARD)
@@ -35,6 +36,7 @@ class ModelSide:
         self._tasks: list[asyncio.Task[Any]] = []  # one runs the link; others, of before the stream, may be closing
         self.link = link_for()
         self.last_words = ""  # of the last `SayAndEnd`
+        self.taken_up = ""  # what the model is told of a reply that was cut when the call moved
         self.was_ready = False  # once
         self.session = 0  # grows with each session that does not know of the one before
 
@@ -49,6 +51,11 @@ class ModelSide:
             failed = e.ModelFailed(self._clock())
             self._faults.safely("link", self.observe, failed)
             self._faults.safely("link", self._feed, failed)
+
+    def restore(self, session: int, spent_usd: float) -> None:
+        """The call began elsewhere: session numbers and cost go on."""
+        self.session, self.was_ready = session, True
+        self._spending.restore(spent_usd)
 
     def renew(self) -> ModelLink:
         """Close this link; a new one, which is not run yet, takes its place."""
@@ -76,7 +83,11 @@ class ModelSide:
 
     def prompt(self, command: c.SendPrompt) -> None:
         """Have the model speak."""
-        self.link.prompt(prompts.text_of(command.prompt, self._agent, self.last_words))
+        if command.prompt in (c.Prompt.TAKE_UP, c.Prompt.NUDGE) and self.taken_up:
+            text, self.taken_up = self.taken_up, ""
+        else:
+            text = prompts.text_of(command.prompt, self._agent, self.last_words)
+        self.link.prompt(text)
 
     def report_heard(self, command: c.ReportHeard) -> None:
         """How much of a reply was heard, in samples and, where its text is known, in words."""
@@ -115,6 +126,8 @@ class ModelSide:
 
     def count(self, what: LinkCount, by: float = 1, reason: str = "") -> None:
         """To the metric that `LINK_METRICS` names."""
+        if what is LinkCount.HANDLE:
+            self._changed()
         if (row := LINK_METRICS.get(what)) is not None:
             name, *labels = row
             getattr(self._metrics, name).inc(*labels, *filter(None, (reason,)), by=by)

@@ -17,6 +17,7 @@ from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation.commands import Command, ReplyEnded
 from offhook.gateway.conversation.events import Event
 from offhook.gateway.conversation.ledger import Ledger
+from offhook.gateway.store.record import RecordingRecord
 from offhook.media.formats import MULAW_8K, converter
 from offhook.media.recording import Recording
 
@@ -46,8 +47,8 @@ class Recorder:
         self._convert_reply = converter(self._takes, MULAW_8K)
         self._converted = 0  # the reply that it converts
         self._recording = Recording(self.path)
-        self._playout, self._report = playout, wiring.faults.report
-        self._failed = False
+        self._playout, self._report, self._timeline = playout, wiring.faults.report, wiring.timeline
+        self._failed = self._discarded = False
         self._begun_s: float | None = None
         self._received = 0  # the axis: samples of the caller since the first frame
         self._last_s = 0.0
@@ -111,13 +112,19 @@ class Recorder:
         self._free = start + len(codes)
         self._placed[generation] = heard
 
+    def discard(self) -> None:
+        """Keep nothing, and remove what was kept: silence now, the file at the call's end."""
+        self._discarded = True
+        self._recording.pause(0)
+
     def pause(self) -> None:
         """Keep nothing from now on: card numbers."""
         self._recording.pause(self._received)
 
     def resume(self) -> None:
         """Keep again."""
-        self._recording.resume(self._received)
+        if not self._discarded:
+            self._recording.resume(self._received)
 
     async def close(self, note: Callable[[str], None]) -> None:
         """Wait until all is on disk. `note` is handed what went wrong, for the record."""
@@ -127,6 +134,22 @@ class Recorder:
             note(f"the recording failed: {error.strerror}")
         if self._recording.dropped_samples:
             note(f"{self._recording.dropped_samples} samples are missing from the recording")
+        if self._discarded:
+            await asyncio.to_thread(self.path.unlink, missing_ok=True)
+        elif self._begun_s is not None:
+            size_bytes = await asyncio.to_thread(_size_of, self.path)
+            offset_ms = self._timeline.ms(self._begun_s)
+            self._timeline.record.recording = RecordingRecord(
+                file=str(self.path.absolute()), offset_ms=offset_ms, size_bytes=size_bytes
+            )
+
+
+def _size_of(path: Path) -> int:
+    """0 where there is nothing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def recorder_for(wiring: Wiring, playout: Playout) -> Recorder | None:

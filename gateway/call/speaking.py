@@ -93,6 +93,12 @@ class Speaking:
             self._feed(e.ReplyAudio(now_s, turn, samples, audible))
         self._feed(e.ReplyComplete(now_s, turn))
 
+    def sound_again(self, turn: int, name: str) -> int:
+        """The sound of a reply that was cut when the call moved, at hand again: its samples."""
+        self._timeline.sound_reply(turn, "sound")
+        samples, _ = self.playout.push_sound(turn, self._sounds.get(name, b""))
+        return samples
+
     async def close(self) -> None:
         """Close the line, where there is one; one that fails to close is aborted."""
         if (line := self.line) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offhook.gateway.models import Prices, Usage
-from offhook.gateway.models.pricing import cost
+from offhook.gateway.models.pricing import costs
 
 __all__ = ["Spending"]
 
@@ -20,12 +20,22 @@ class Spending:
         self._spent_usd = 0.0
         self._warned = False
 
+    def restore(self, spent_usd: float) -> None:
+        """Of another process, where the call began."""
+        self._spent_usd = spent_usd
+        self.warns()  # what was due there was said there
+
     def add(self, usage: Usage, record: dict[str, float]) -> None:
-        """Add one turn's tokens to `record` by the provider's names, and to the cost where prices are known."""
+        """Add one turn's tokens to `record` by the provider's names, and its cost, in all and by part, where prices are
+        known.
+        """
         for name, count in usage.by_name.items():
             record[name] = record.get(name, 0) + count
         if self._prices is not None:
-            self._spent_usd += cost(usage, self._prices)
+            parts = costs(usage, self._prices)
+            for name, usd in parts.items():
+                record[f"cost_usd.{name}"] = record.get(f"cost_usd.{name}", 0.0) + usd
+            self._spent_usd += sum(parts.values())
             record["cost_usd"] = self._spent_usd
 
     def warns(self) -> bool:

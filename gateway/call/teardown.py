@@ -19,11 +19,15 @@ __all__ = ["ENDING_MAX_S", "Teardown"]
 
 CLOSE_MAX_S = 15.0  # tools, model and line each have bounds of their own below this
 RECORDING_MAX_S = 3.0  # for the writer's thread: a disk may hang
+RELEASE_AFTER_S = 20.0  # of a call that has ended: readers of its sockets are still leaving
 ENDING_MAX_S = 20.0  # past this a call that has ended is given up by the process's ticker
 
 
 class Teardown:
-    """One call's. `stop_timers()` ends what would still feed the machine, `on_over()` is called once, last."""
+    """One call's. `stop_timers()` ends what would still feed the machine, `on_over()` is called once, last.
+
+    `release()` is called long after an end in order, and never after one that left a part behind.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,13 @@ class Teardown:
         recorder: Recorder | None,
         stop_timers: Callable[[], None],
         on_over: Callable[[], None],
+        release: Callable[[], None],
     ) -> None:
         self._wiring, self._faults, self._timeline = wiring, wiring.faults, wiring.timeline
         self._speaking, self._hearing, self._tools, self._model = speaking, hearing, tools, model
-        self._recorder, self._stop_timers, self._on_over = recorder, stop_timers, on_over
+        self._recorder, self._stop_timers, self._on_over, self._release = recorder, stop_timers, on_over, release
         self._decided, self._gone = asyncio.Event(), asyncio.Event()
+        self._left_behind = False  # a part did not close in time
         self.ending: Ending | None = None
         self.decided_s: float | None = None
 
@@ -64,17 +70,21 @@ class Teardown:
             await self._close_parts()
         finally:
             self._conclude()
+        if not self._left_behind:
+            asyncio.get_running_loop().call_later(RELEASE_AFTER_S, self._release)
 
     async def _close_parts(self) -> None:
         self._stop_timers()
         # Each in a task of its own; the line first, as the caller waits for what follows.
         closers = [self._speaking.close, self._tools.close, *self._model.closers()]
         if not await self._faults.all_closed(closers, CLOSE_MAX_S):
+            self._left_behind = True
             self._faults.stuck("a tool, the model or the carrier did not close in time")
         await self._model.ended()
         if self._recorder is not None:
             closer = partial(self._recorder.close, self._timeline.error)
             if not await self._faults.all_closed([closer], RECORDING_MAX_S):
+                self._left_behind = True
                 self._faults.stuck("the recording was not on disk in time")
 
     def _conclude(self) -> None:
@@ -85,6 +95,9 @@ class Teardown:
         ending, record = self.ending or Ending.INTERNAL_ERROR, self._timeline.record
         record.end_reason, record.end_side = ending.value, ending.side.value
         safely = self._faults.safely
+        if ending is Ending.MOVED:  # the call goes on, and so does its record
+            safely("closing", self._on_over)
+            return
         for step in (self._hearing.flush, self._model.flush, self.publish_counters, self._complete_record):
             safely("closing", step)
         safely("closing", self._timeline.ended, self._wiring.clock())
@@ -101,7 +114,7 @@ class Teardown:
         record = self._timeline.record
         for fault in self._model.link.faults:
             self._timeline.error(f"model: {fault}")
-        record.audio_in_ms = self._hearing.received_ms
+        record.audio_in_ms = self._hearing.audio_in_ms
         record.remembered = self._tools.masked(self._tools.remembered)
 
     def give_up(self) -> None:

@@ -7,7 +7,7 @@ whose end never came is absent and counted, never zero. All times are the loop's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation import transcript
 from offhook.gateway.store.record import (
+    ActionRecord,
     BargeInRecord,
     CallRecord,
     MessageRecord,
@@ -34,6 +35,7 @@ SO_FAR_TURNS = 40  # of a live call, for watchers who get it each second: a boun
 WORDS_MAX = 500_000  # characters of both sides in a record: ten hours of talk
 ENTRIES_MAX = 5_000  # turns, barge-ins, tool calls of a record, each; of 24 hours at one turn in 17 s
 MESSAGES_MAX = 100
+ACTIONS_MAX = 200  # of operators
 LONG_WAIT_S = 1.2  # the turn gap's target: who hangs up sooner after speaking was not waiting for an answer
 
 
@@ -80,6 +82,7 @@ class Timeline:
     ) -> None:
         """`rate_hz`: of the samples that events and commands count, the line's own."""
         self.record = record
+        self.on_tool: Callable[[ToolRecord], None] = lambda _: None  # a tool has its outcome; must not raise
         self._sample_ms = 1000 / rate_hz
         self._metrics = metrics
         self._zero_s: float | None = None  # the call's own axis begins at the carrier's `start`
@@ -101,6 +104,8 @@ class Timeline:
         self._onset_s: float | None = None  # of the caller's newest speech
         self._characters = 0  # of both sides' words
         self._said = transcript.Transcript()
+        self._turns_before: list[TurnRecord] = []  # of another process, where the call began
+        self._lines_before: list[TranscriptLine] = []
         self._on_event: dict[type[e.Event], Callable[[Any], None]] = {
             e.StreamStarted: self._stream_started,
             e.LineAway: self._line_away,
@@ -144,6 +149,13 @@ class Timeline:
         """A stretch the model link measured itself; of repeated ones the record keeps the worst."""
         self._observe(name, seconds)
         self.record.segments[name] = max(self.record.segments.get(name, 0.0), round(seconds * 1000, 3))
+
+    def action(self, at_s: float, who: str, what: str, detail: str, *, done: bool) -> None:
+        """An operator did this to the call."""
+        if len(self.record.actions) < ACTIONS_MAX:
+            self.record.actions.append(ActionRecord(at_ms=self.ms(at_s), who=who, what=what, detail=detail, done=done))
+        else:
+            self._full("further actions of operators")
 
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""
@@ -208,7 +220,7 @@ class Timeline:
         for turn in self._turns.values():
             self._close(turn, "call_ended")
         # A turn without a sound (a tool call, an interruption before the first word) is no reply.
-        self.record.turns = [t.record for t in self._turns.values() if t.first_audio_s is not None]
+        self.record.turns = self._turns_before + [t.record for t in self._turns.values() if t.first_audio_s is not None]
         for number, record in enumerate(self.record.turns, 1):
             record.number = number
         for call_id in list(self._tools):
@@ -220,12 +232,12 @@ class Timeline:
 
         `audio_in_ms`: of the caller's audio received until then; the call counts it.
         """
-        turns = [t.record for t in self._turns.values() if t.first_audio_s is not None][-SO_FAR_TURNS:]
+        turns = self._turns_before + [t.record for t in self._turns.values() if t.first_audio_s is not None]
         return msgspec.structs.replace(
             self.record,
             duration_ms=self.ms(at_s),
             audio_in_ms=audio_in_ms,
-            turns=turns,
+            turns=turns[-SO_FAR_TURNS:],
             barge_ins=self.record.barge_ins[-SO_FAR_TURNS:],
             tool_calls=self.record.tool_calls[-SO_FAR_TURNS:],
             transcript=self._transcript(SO_FAR_TURNS),
@@ -242,7 +254,7 @@ class Timeline:
                 sounded[turn.record.generation] = transcript.Sounded(turn.first_sent_s, heard, turn.received)
             if turn.closed:
                 over.add(turn.first_sent_s)
-        return [
+        return self._lines_before[newest:] + [
             TranscriptLine(
                 at_ms=self.ms(line.at_s),
                 who=line.who,
@@ -252,6 +264,35 @@ class Timeline:
             )
             for line in transcript.lines(said, sounded)
         ]
+
+    # --- the call in another process
+
+    @property
+    def zero_s(self) -> float | None:
+        """When the call's own axis begins; None before its first stream."""
+        return self._zero_s
+
+    def restore(self, zero_s: float, turns: list[TurnRecord], lines: list[TranscriptLine]) -> None:
+        """The call began elsewhere: what is over of it, and where its axis begins on this process's clock."""
+        self._zero_s, self._turns_before, self._lines_before, self._greeted = zero_s, turns, lines, bool(turns)
+        self.record.turns = list(turns)
+
+    def open_turns(self) -> list[TurnRecord]:
+        """Replies on their way."""
+        return [t.record for t in self._turns.values() if not t.closed and t.first_audio_s is not None]
+
+    def closed_turns(self) -> Iterator[TurnRecord]:
+        """Replies of this process that are over."""
+        return (t.record for t in self._turns.values() if t.closed and t.first_audio_s is not None)
+
+    def pieces(self, generation: int) -> list[tuple[str, int]]:
+        """The words of a reply as they came, each with the samples received by then."""
+        return [(p.text, p.received) for r in self._said.replies if r.generation == generation for p in r.pieces]
+
+    def caller_lines(self) -> list[TranscriptLine]:
+        """What the caller said in this process, in order; the last one may go on."""
+        said = (line for line in self._said.caller if line.text.strip())
+        return [TranscriptLine(at_ms=self.ms(line.at_s), who="caller", text=line.text.strip()) for line in said]
 
     def ms(self, at_s: float) -> float:
         """`at_s` on the call's own axis, in milliseconds."""
@@ -466,6 +507,7 @@ class Timeline:
         record.finished_ms, record.outcome = self.ms(at_s), outcome
         self._metrics.tool_calls_total.inc(outcome)
         self._observe("tool_call", at_s - began_s, record.name)
+        self.on_tool(record)
 
     def _close(self, turn: _Turn, missing: str) -> None:
         """All that can be known of this reply is known: its segments are counted, once."""

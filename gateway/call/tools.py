@@ -22,7 +22,7 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import clipped, refusal
-from offhook.gateway.tools.runner import ToolRunner
+from offhook.gateway.tools.runner import ToolJournal, ToolRunner
 
 __all__ = ["CallTools"]
 
@@ -54,6 +54,7 @@ class CallTools:
         self._facts, self._agent, self._tools, self.remembered = wiring.facts, wiring.agent, tools, remembered
         self._timeline, self._metrics = wiring.timeline, wiring.metrics
         self._clock, self._feed, self._safely = wiring.clock, wiring.feed, wiring.faults.safely
+        self._changed = wiring.changed
         self._hearing, self._model, self._say_and_end = hearing, model, say_and_end
         agent = wiring.agent
         self._runner = ToolRunner(
@@ -64,7 +65,9 @@ class CallTools:
             on_fault=lambda error: wiring.faults.report("tool", error),
             redactor=redactor,
             clock=wiring.clock,
+            journal=lambda: self.journal,
         )
+        self.journal: ToolJournal | None = None  # set where another process could go on with the call
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
@@ -109,10 +112,15 @@ class CallTools:
     def _note_request(self, call_id: str, name: str, arguments: dict[str, Any], now_s: float) -> None:
         self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
 
+    def running(self) -> list[tuple[str, str, str]]:
+        """Requests without an outcome: id, name and idempotency key."""
+        return [(r.call_id, r.name, r.idempotency_key) for r in self._requests.values()]
+
     # --- the machine's commands
 
     def run(self, command: c.RunTool) -> None:
         """Start a requested run."""
+        self._changed()
         self._runner.start(self._requests[command.call_id])
 
     def cancel(self, command: c.CancelTool) -> None:
@@ -120,6 +128,7 @@ class CallTools:
         self._runner.cancel(command.call_id)
         self._model.link.tool_cancelled(command.call_id)
         self._requests.pop(command.call_id, None)
+        self._changed()
 
     def answer(self, command: c.AnswerTool) -> None:
         """Send a run's result to the model, once."""
@@ -144,6 +153,7 @@ class CallTools:
 
     def _finished(self, call: ToolCall, result: ToolResult) -> None:
         self._results[call.call_id] = result
+        self._changed()
         self._safely("tool", self._note_result, call, result)  # the model is answered, whatever becomes of the record
         self._feed(e.ToolFinished(self._clock(), call.call_id, result.outcome))
 
@@ -179,6 +189,7 @@ class CallTools:
     def remember(self, key: str, value: str) -> None:
         if len(self.remembered) < REMEMBERED_MAX or key in self.remembered:
             self.remembered[key] = value[:SHOWN_BYTES]
+            self._changed()
         else:
             self._timeline.error(f"{key[:60]} is not remembered: there are {REMEMBERED_MAX} facts")
 
@@ -211,6 +222,9 @@ class CallTools:
 
     def take_message(self, recipient: str, text: str) -> None:
         self._timeline.message(self.masked(recipient), self.masked(text), self._clock())
+
+    def stop_recording(self) -> bool:
+        return self._hearing.stop_recording()
 
     def last_words(self, text: str, ending: Ending) -> None:
         self._say_and_end(text, ending)

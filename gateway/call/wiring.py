@@ -17,7 +17,9 @@ __all__ = ["Wiring"]
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """`feed` hands the conversation machine an event; `clock` gives monotonic seconds."""
+    """`feed` hands the conversation machine an event; `clock` gives monotonic seconds.
+    `changed()`: something changed that another process would need to go on with this call.
+    """
 
     facts: CallFacts
     agent: Agent
@@ -26,3 +28,4 @@ class Wiring:
     timeline: Timeline
     feed: Callable[[Event], None]
     faults: Faults
+    changed: Callable[[], None]

@@ -24,6 +24,7 @@ __all__ = ["ClearMark", "Encoder", "StreamLine", "StreamSocket", "close_socket",
 OUTBOX_MAX_BYTES = 7_000_000
 CLOSE_MAX_S = 3.0  # the WebSocket's own wait for the peer's close frame is 2 s
 UNREAD_MAX_BYTES = 16 * 1024  # asyncio's low-water mark: with no more unsent than this a transport is never paused
+AT_ONCE_BYTES = 64 * 1024  # in one piece: the transport's own high-water mark
 ENVELOPE_BYTES = 256  # of a media message, around its base64
 
 
@@ -53,7 +54,11 @@ class Encoder(Protocol):
 
 
 class StreamSocket(Protocol):
-    """The server's side of a WebSocket: aiohttp's `WebSocketResponse`."""
+    """The server's side of a WebSocket: aiohttp's `WebSocketResponse`, without compression."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether its close frame was sent."""
 
     async def send_str(self, data: str) -> None: ...
 
@@ -186,10 +191,9 @@ class StreamLine:
         """Empties the outbox into the socket; what a clear removed is never sent."""
         while not self._closed:
             while self._outbox:
-                message, what = self._outbox.popleft()
-                self._outbox_bytes -= len(message)
-                if isinstance(what, _Clear) and self.can.acknowledges_clear:
-                    self._clears.append(what.epoch)
+                if self._send_together():
+                    continue
+                message, what = self._take()
                 try:
                     await self._socket.send_str(message)
                 except (ConnectionError, RuntimeError):
@@ -197,14 +201,43 @@ class StreamLine:
                     self._stop()
                 if self._closed:
                     return
-                if isinstance(what, Span):
-                    self._sink.sent(what)
-                elif isinstance(what, _Clear):
-                    self._sink.clear_sent(what.epoch)
-                else:
-                    self.marks_outstanding += 1
+                self._sent(what)
             self._outbox_filled.clear()
             await self._outbox_filled.wait()
+
+    def _send_together(self) -> bool:
+        """Audio and the marks behind it in one piece, past the socket's own `send_str`: one system call, not one each.
+
+        False, and nothing is sent, where that would have to wait, or the socket is closed.
+        """
+        transport = self._transport
+        if self._socket.closed or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        frames, whats, size = [], [], 0
+        while self._outbox and size < AT_ONCE_BYTES:
+            message, what = self._take()
+            frames.append(_text_frame(message.encode()))
+            whats.append(what)
+            size += len(message)
+        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        for what in whats:
+            self._sent(what)
+        return True
+
+    def _take(self) -> tuple[str, Span | ReplyMark | ClearMark | _Clear]:
+        message, what = self._outbox.popleft()
+        self._outbox_bytes -= len(message)
+        if isinstance(what, _Clear) and self.can.acknowledges_clear:
+            self._clears.append(what.epoch)
+        return message, what
+
+    def _sent(self, what: Span | ReplyMark | ClearMark | _Clear) -> None:
+        if isinstance(what, Span):
+            self._sink.sent(what)
+        elif isinstance(what, _Clear):
+            self._sink.clear_sent(what.epoch)
+        else:
+            self.marks_outstanding += 1
 
     def _stop(self) -> None:
         self._closed = True
@@ -218,6 +251,16 @@ class StreamLine:
         done, _ = await asyncio.wait([self._sender], timeout=CLOSE_MAX_S)
         if not done:
             self._sender.cancel()
+
+
+def _text_frame(payload: bytes) -> bytes:
+    """A text message in one frame, as a server sends it (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
 async def close_socket(

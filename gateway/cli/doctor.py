@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -26,7 +26,15 @@ from offhook.gateway.carriers.twilio.signature import SIGNATURE_HEADER, sign
 from offhook.gateway.carriers.twilio.webhooks import rest_for
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.models import Model
+from offhook.gateway.models.gemini.client import GeminiModel
+from offhook.gateway.models.gemini.setup import live_config
+from offhook.gateway.models.instructions import instruction
+from offhook.gateway.models.openai.client import OpenAIModel
+from offhook.gateway.models.openai.setup import session_config
 from offhook.gateway.numbers import AddressKind, read_address
+from offhook.gateway.providers import model_for, name_of, provider_of
+from offhook.media.formats import MULAW_8K
 
 __all__ = ["HERE", "Finding", "destination", "examine"]
 
@@ -59,10 +67,10 @@ MODEL_HINTS_BY_REASON = (
     ("quota|resource.exhausted|rate limit|billing|credit", "the quota or the credit is used up: wait, or raise it"),
     (
         "has not been used|is disabled|permission|service_disabled|forbidden",
-        "the key has no access: enable the Gemini API for its project, and check the restrictions of {key}",
+        "the key has no access: enable {api} for its project, and check the restrictions of {key}",
     ),
     (
-        "is not found|not found for|unknown model|not supported for",
+        "is not found|not found for|unknown model|not supported|model_not_found|invalid_model",
         "unknown model for this key: check `model.name` in the agent file",
     ),
     ("overloaded|unavailable|internal error|deadline", "a fault of the service: try again in a minute"),
@@ -73,12 +81,14 @@ MODEL_HINTS = {
     0: "no answer in time: check the network, and {base_url} if it is set",
     400: "the key is not valid for this API: check {key}",
     401: "the key is not valid: check {key}",
-    403: "the key has no access to this model: enable the Gemini API for its project",
+    403: "the key has no access to this model: enable {api} for its project",
     404: "unknown model: check `model.name` in the agent file",
     429: "the quota is exhausted: wait, or raise it",
     1007: "the model rejects this agent's settings: run `offhook check`",
     1008: "unknown model for this key, or an invalid key: check `model.name` and {key}",
     1011: "internal error of the service: try again in a minute",
+    3000: "the key is not valid: check {key}",
+    4000: "the model rejects this agent's settings: run `offhook check`",
 }
 
 
@@ -403,31 +413,39 @@ async def _clock(settings: Settings, http: aiohttp.ClientSession) -> Finding:
 
 async def _model(agent: Agent, environ: Mapping[str, str]) -> Finding:
     """A session with this agent's model, opened and closed."""
-    from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
-    from offhook.gateway.models.gemini.setup import instruction, live_config, model_name
-
-    what, name = "model", model_name(agent)
     try:
-        models = GeminiModel(GeminiSettings.read(environ))
+        provider, name = provider_of(agent), name_of(agent)
+        models = model_for(provider, environ)
     except OperatorError as error:
-        return Finding(what, False, "not configured", str(error))
+        return Finding("model", False, "not configured", str(error))
     began_s = time.monotonic()
     try:
-        config = live_config(agent, (), instruction(agent, {}))
-        async with models.session(name, config, asyncio.timeout(TIMEOUT_S)):
+        async with _session(models, agent, name):
             took_ms = (time.monotonic() - began_s) * 1000
     except ModelRefused as error:
-        hint = _model_hint(error, environ)
-        return Finding(what, False, f"{name} refused ({error.code}: {error.reason[:120]})", hint)
+        hint = _model_hint(error, environ, provider)
+        return Finding("model", False, f"{name} refused ({error.code}: {error.reason[:120]})", hint)
     finally:
         await models.close()
-    return Finding(what, True, f"{name} answers: session set up in {took_ms:.0f} ms")
+    return Finding("model", True, f"{name} answers: session set up in {took_ms:.0f} ms ({provider})")
 
 
-def _model_hint(error: ModelRefused, environ: Mapping[str, str]) -> str:
+def _session(models: Model, agent: Agent, name: str) -> AbstractAsyncContextManager[object]:
+    """A session with the agent's settings, on any provider. Entering raises `ModelRefused`."""
+    timeout = asyncio.timeout(TIMEOUT_S)
+    if isinstance(models, OpenAIModel):
+        config = session_config(agent, (), instruction(agent, {}), caller=MULAW_8K, line=MULAW_8K)
+        return models.session(name, config, timeout)
+    assert isinstance(models, GeminiModel)
+    return models.session(name, live_config(agent, (), instruction(agent, {})), timeout)
+
+
+def _model_hint(error: ModelRefused, environ: Mapping[str, str], provider: str = "gemini") -> str:
     """How to fix a refusal, by its reason, else by its code."""
     found = (hint for reason, hint in MODEL_HINTS_BY_REASON if re.search(reason, error.reason, re.IGNORECASE))
     hint = next(found, MODEL_HINTS.get(error.code, "see the reason above"))
+    if provider == "openai":
+        return hint.format(key="OPENAI_API_KEY", base_url="OPENAI_BASE_URL", api="the Realtime API")
     key = "GOOGLE_API_KEY" if environ.get("GOOGLE_API_KEY") else "GEMINI_API_KEY"  # the SDK's order
     base_url = "GOOGLE_VERTEX_BASE_URL" if environ.get("GOOGLE_VERTEX_BASE_URL") else "GOOGLE_GEMINI_BASE_URL"
-    return hint.format(key=key, base_url=base_url)
+    return hint.format(key=key, base_url=base_url, api="the Gemini API")

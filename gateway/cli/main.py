@@ -14,29 +14,30 @@ import gc
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.cli.phone import mount as mount_telephone
+from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_workers, workers_wanted
+from offhook.gateway.cli.serve import serve as run_serve
+from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
-from offhook.gateway.observe.redact import RedactingFormatter, Redactor, secrets_of
 from offhook.gateway.yamlfile import read_yaml
 
 __all__ = ["app", "log_to_stderr", "main"]
 
 app = typer.Typer(
     name="offhook",
-    help="Pick up the phone with a model: Twilio Media Streams to the Gemini Live API, and rehearsals of both.",
+    help="Pick up the phone with a model: Twilio Media Streams to Gemini Live or OpenAI Realtime; rehearsals of all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,6 +49,15 @@ log = logging.getLogger("offhook")
 AgentPaths = Annotated[
     list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); repeat for several numbers.")
 ]
+ProviderName = Annotated[str, typer.Option(help="Provider of every agent's model (gemini, openai); none: its own.")]
+
+
+def _provider(name: str) -> str:
+    from offhook.gateway.providers import PROVIDERS
+
+    if name and name not in PROVIDERS:
+        raise OperatorError(f"--provider: give one of {', '.join(PROVIDERS)}")
+    return name
 
 
 def main() -> None:
@@ -104,61 +114,39 @@ def _options(
 
 
 @app.command()
-def serve(agent: AgentPaths = None) -> None:
+def serve(
+    agent: AgentPaths = None,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share the calls, and go on with those of one that dies; auto: per core.")
+    ] = "1",
+) -> None:
     """Answer calls until SIGTERM or Ctrl-C. Settings come from the environment: see `offhook config`."""
-    settings = settings_from(os.environ)
+    settings, count = settings_from(os.environ), workers_wanted(workers)
     agents = _agents(agent, settings)
-    log_to_stderr(settings.log_level, agents, os.environ)
-    _run(_serve(settings, agents))
+    log_to_stderr(settings.log_level, agents, os.environ, settings.replica if is_worker(os.environ) else "")
+    _run(run_serve(settings, agents) if count == 1 else serve_with_workers(settings, count, agent or []))
 
 
-def log_to_stderr(level: str, agents: list[Agent], environ: Mapping[str, str]) -> None:
-    """Write this process's log to standard error, without the secrets of `environ` and of its agents' tools."""
-    secrets = secrets_of(environ, (msgspec.to_builtins(agent.tools) for agent in agents))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", Redactor(secrets)))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+@app.command()
+def talk(
+    agent: Annotated[Path, typer.Argument(help="Agent file (YAML).")],
+    script: Annotated[Path | None, typer.Option(help="A scenario whose model part answers.")] = None,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Talk to an agent from the browser: no telephone, no account; without a key the rehearsal model answers."""
+    from offhook.gateway.cli.talk import talk as run_talk
 
-
-async def _serve(settings: Settings, agents: list[Agent]) -> None:
-    from offhook.gateway.app import Gateway
-    from offhook.gateway.cli.stopping import END_S, Stopping
-    from offhook.gateway.observe.loop_watch import watching
-    from offhook.gateway.web.connections import reserve_descriptors
-
-    # A tool that computes in its thread holds the interpreter for this long at a time, and the event loop waits for it
-    # at each wake-up. Python's default of 5 ms delayed frames by hundreds of ms (tests/bench/bench_tool_blocking.py).
-    sys.setswitchinterval(0.0005)
-    gateway = Gateway(settings, agents, os.environ)
-    stopping = Stopping(settings.drain_s)
-    stop = stopping.requested
-    if settings.insecure:
-        log.warning("OFFHOOK_INSECURE=1: signatures and tokens are not verified; for trials only")
-    reserve_descriptors(settings.max_calls)
-    async with gateway.listening() as url:
-        with watching(gateway.metrics.loop_blocked_total.inc):
-            gc.collect()
-            gc.freeze()  # start-up objects are permanent: collecting them again took 60 ms and delayed every call
-            print(f"listening on {url}", flush=True)
-            print(f"console: {gateway.console_link}", flush=True)  # not logged: it may contain the token made at start
-            log.info("answering: %s", ", ".join(agent.name for agent in agents))
-            await stop.wait()
-            draining = asyncio.create_task(gateway.drain())
-            stop.clear()
-            again = asyncio.create_task(stop.wait())  # a second signal ends the calls immediately
-            await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-            for task in (draining, again):
-                task.cancel()
-            await asyncio.gather(draining, again, return_exceptions=True)
-        stopping.within(END_S)
+    log_to_stderr("warning", [load_agent(agent)], os.environ)
+    with _rehearsal():
+        _run(run_talk(agent, script, os.environ, open_page=open_page))
 
 
 @app.command()
 def config() -> None:
     """Show the settings read from the environment, secrets masked."""
-    from offhook.gateway.models.gemini.client import GeminiSettings
+    from offhook.gateway.providers import shown as of_providers
 
-    shown = {**GeminiSettings.found(os.environ).shown(), **settings_from(os.environ).shown()}
+    shown = {**of_providers(os.environ), **settings_from(os.environ).shown()}
     for name, value in shown.items():
         print(f"{name:24} {value}")
     for problem in misspelt(os.environ):
@@ -170,25 +158,23 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
     """Validate agent files as `serve` would."""
     from offhook.gateway.agent.policy import detector_of
     from offhook.gateway.agent.sounds import load_sounds
-    from offhook.gateway.models.gemini.prices import PRICES
-    from offhook.gateway.models.gemini.setup import check as check_model
-    from offhook.gateway.models.gemini.setup import model_name
     from offhook.gateway.models.pricing import check_limit, load_prices
+    from offhook.gateway.providers import check_agent, name_of, provider_of, published_prices
     from offhook.gateway.tools.build import board_of, build_tools
     from offhook.gateway.tools.http.client import HttpClient
 
     bad = False
-    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""), PRICES)
+    prices = load_prices(os.environ.get("OFFHOOK_PRICES", ""), published_prices())
     for path in paths:
         try:
             file = read_yaml(path, AgentFileError)
             agent = agent_from(file, directory=str(path.resolve().parent))
-            check_limit(agent, model_name(agent), prices)
+            check_limit(agent, name_of(agent), prices)
             tools = build_tools(agent, os.environ, HttpClient()).tools
             load_sounds(agent)
             board_of(agent)
             detector_of(agent)
-            problems = check_model(agent, tools.values())
+            problems = check_agent(agent, tools.values(), os.environ)
         except OperatorError as error:  # continue with the next file
             if isinstance(error, AgentFileError) and error.line is None and error.field:
                 error = file.error(error.what, file.steps(error.field))
@@ -200,7 +186,7 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
             print(f"offhook: {file.error(fix, file.steps(field))}", file=sys.stderr)
         bad = bad or bool(problems)
         if not problems:
-            print(f"{path}: ok ({agent.name}, {model_name(agent)}, {len(tools)} tools)")
+            print(f"{path}: ok ({agent.name}, {provider_of(agent)}: {name_of(agent)}, {len(tools)} tools)")
             if any(tool.mcp for tool in agent.tools):
                 print(f"{path}: tools of its MCP servers are not counted: `offhook tools list {path}` lists them")
     if bad:
@@ -211,13 +197,18 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Agent files.")]) -> 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for recording, picture and report.")] = Path("out/demo"),
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    provider: ProviderName = "",
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill the process that has the call in mid-sentence: another one goes on.")
+    ] = False,
 ) -> None:
     """Place a simulated call through the real gateway: no key, no account, no network."""
     with _rehearsal():
+        from offhook.gateway.rehearsal.kill import demo as run_kill
         from offhook.gateway.rehearsal.run import demo as run_demo
     _folder(out)
     _to_write(json)
-    _run(run_demo(out, json))
+    _run(run_kill(out, json) if kill else run_demo(out, json, _provider(provider)))
 
 
 @app.command()
@@ -246,6 +237,7 @@ def simulate(
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier run's --json: fail where this one is slower or acts differently.")
     ] = None,
+    provider: ProviderName = "",
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
@@ -266,6 +258,7 @@ def simulate(
         junit=junit,
         details=details,
         baseline=baseline,
+        provider=_provider(provider),
     )
     good = _run(wanted)
     if not good:
@@ -370,15 +363,22 @@ def rehearsal_model(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     script: Annotated[Path | None, typer.Option(help="A scenario, or its model part as JSON.")] = None,
     ca_out: Annotated[Path | None, typer.Option(help="File for the certificate to trust (SSL_CERT_FILE).")] = None,
+    provider: Annotated[
+        str, typer.Option(help="Print the URL for clients of this provider (gemini, openai); both are served.")
+    ] = "",
+    tls: Annotated[
+        bool, typer.Option(help="Off: plain ws and http, for clients that cannot be given a certificate.")
+    ] = True,
 ) -> None:
-    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL."""
+    """Serve the rehearsal model alone, for any program that honours GOOGLE_GEMINI_BASE_URL or OPENAI_BASE_URL."""
     with _rehearsal():
         from offhook.gateway.cli.rehearse import rehearsal_model as run_model
     _to_write(ca_out)
-    _run(run_model(host, port, script, ca_out))
+    _run(run_model(host, port, script, ca_out, _provider(provider), tls=tls))
 
 
 mount_telephone(app)
+mount_store(app)
 mount_tools(app)
 
 

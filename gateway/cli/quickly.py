@@ -7,6 +7,7 @@ Standard error is the gateway's log. An error at the start is its last line, and
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -54,6 +55,7 @@ def main() -> None:
             load_scenario(scenario),
             Path(folder),
             seed=int(seed[0]) if seed else None,
+            environment={name: value for name, value in os.environ.items() if name == "OFFHOOK_PROVIDER"},
             gateway=partial(gateway_here, clock=clock),
             clock=clock,
         )

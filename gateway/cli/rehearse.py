@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,7 +22,7 @@ from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.picture import draw_load
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
-from offhook.gateway.rehearsal.model.script import Script, read_script, script_from
+from offhook.gateway.rehearsal.model.script import Script, SendGoAway, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
 from offhook.gateway.rehearsal.results.baseline import (
     Comparison,
@@ -54,6 +54,7 @@ async def simulate(
     junit: Path | None = None,
     details: bool = False,
     baseline: Path | None = None,
+    provider: str = "",
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
 
@@ -62,17 +63,22 @@ async def simulate(
     Each runs against its own gateway process, `parallel` at once. Each prints a line as it ends, and its failed
     expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
     that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
-    with its gateway, on the quick clock.
+    with its gateway, on the quick clock. `provider`: that of every agent's model, instead of the agent file's.
     """
+    environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
     scenarios = [load_scenario(path) for path in paths]
+    if provider == "openai" and not files:
+        kept = [i for i, scenario in enumerate(scenarios) if not _of_one_protocol(scenario.script())]
+        paths, scenarios = [paths[i] for i in kept], [scenarios[i] for i in kept]
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
     runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
     earlier = None if baseline is None else await asyncio.to_thread(read_baseline, baseline)
-    facts = facts_of(dict(zip(names, map(scenario_file, paths), strict=True)), seed=seed, repeat=repeat, speed=speed)
+    sources = dict(zip(names, map(scenario_file, paths), strict=True))
+    facts = await asyncio.to_thread(facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider)
     slots = asyncio.Semaphore(parallel)
     reports: list[tuple[str, Report]] = []
     running: list[str] = []
@@ -90,9 +96,11 @@ async def simulate(
             try:
                 run_seed = None if seed is None else seed + number
                 if speed > 1:
-                    report = await _quickly(path, out / name, speed, run_seed)
+                    report = await _quickly(path, out / name, speed, run_seed, environment)
                 else:
-                    report = await run_scenario(scenario, out / name, seed=run_seed, clock=time.monotonic)
+                    report = await run_scenario(
+                        scenario, out / name, seed=run_seed, environment=environment, clock=time.monotonic
+                    )
             except GatewayFailed as error:
                 raise OperatorError(f"{name}: {error}") from None
             running.remove(name)
@@ -132,7 +140,14 @@ async def simulate(
     return passed == len(reports) and (compared is None or compared.ok)
 
 
-async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> Report:
+def _of_one_protocol(script: Script) -> bool:
+    """Whether the scenario is about resumption handles or the notice before a session's end, which OpenAI lacks."""
+    parts = [part.do for part in script.replies] + [fault.do for fault in script.faults]
+    actions = [action for part in parts for action in part]
+    return bool(script.refuse_resumes) or any(isinstance(action, SendGoAway) for action in actions)
+
+
+async def _quickly(path: Path, folder: Path, speed: float, seed: int | None, environment: Mapping[str, str]) -> Report:
     """Run a scenario and its gateway in one process. Raises `GatewayFailed`."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     arguments = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
@@ -143,7 +158,8 @@ async def _quickly(path: Path, folder: Path, speed: float, seed: int | None) -> 
             "-m",
             "offhook.gateway.cli.quickly",
             *arguments,
-            env=environment_without(TELEPHONE + MODEL),  # for libraries that read the process's own environment
+            env=environment_without(TELEPHONE + MODEL)
+            | dict(environment),  # for libraries that read the process's own environment
             stdin=asyncio.subprocess.DEVNULL,
             stderr=log_file,
         )
@@ -201,8 +217,13 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
     return report.ok
 
 
-async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Path | None) -> None:
-    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part."""
+async def rehearsal_model(
+    host: str, port: int, script: Path | None, ca_out: Path | None, provider: str = "", *, tls: bool = True
+) -> None:
+    """Serve the rehearsal model alone until cancelled. `script`: JSON or a scenario's YAML with a `model` part.
+
+    `provider`: whose clients the printed URL is for; the server speaks to all of them.
+    """
     if script is None:
         loaded = script_from({"default": {"say": "Hello. This is the rehearsal model."}})
     elif script.suffix == ".json":
@@ -210,4 +231,5 @@ async def rehearsal_model(host: str, port: int, script: Path | None, ca_out: Pat
     else:
         loaded = load_scenario(script).script()
     assert isinstance(loaded, Script)
-    await serve(host, port, loaded, ca_out, clock=time.monotonic)
+    path = "/v1" if provider == "openai" else ""
+    await serve(host, port, loaded, ca_out, path=path, tls=tls, clock=time.monotonic)

@@ -224,6 +224,10 @@ class _Desk:
     def take_message(self, recipient: str, text: str) -> None:
         _would(f"keep a message for {recipient}", text)
 
+    def stop_recording(self) -> bool:
+        _would("stop and remove", "the recording")
+        return True
+
     def last_words(self, text: str, ending: Ending) -> None:
         _would("say, and hang up", text)
 

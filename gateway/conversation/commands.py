@@ -121,6 +121,7 @@ class Prompt(Enum):
     GREETING = "greeting"
     NUDGE = "nudge"
     GO_ON = "go_on"  # the last reply broke off
+    TAKE_UP = "take_up"  # the last reply was cut with the line, and the caller heard its beginning
     IDLE = "idle"
     IDLE_GOODBYE = "idle_goodbye"
     TIME_WARNING = "time_warning"

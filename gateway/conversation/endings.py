@@ -33,6 +33,7 @@ class Ending(Enum):
     STREAM_NEVER_STARTED = "stream_never_started"
     SERVER_STOPPED = "server_stopped"
     INTERNAL_ERROR = "internal_error"
+    MOVED = "moved"  # the call goes on in another process, which records it: no record has this
 
     @property
     def side(self) -> Side:
@@ -53,4 +54,5 @@ _SIDES = {
     Ending.STREAM_NEVER_STARTED: Side.CARRIER,
     Ending.SERVER_STOPPED: Side.GATEWAY,
     Ending.INTERNAL_ERROR: Side.GATEWAY,
+    Ending.MOVED: Side.GATEWAY,
 }

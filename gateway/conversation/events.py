@@ -17,8 +17,8 @@ __all__ = [
     "ClearAcknowledged", "ClearTimeout", "ConnectTimeout", "CostWarning", "DigitPressed", "EndRequested",
     "EndpointTimeout", "Event", "FillerDue", "GoAway", "GoAwayDeadline", "GoodbyeTimeout", "IdleTimeout", "LineAway",
     "LineBack", "LoudWithoutSpeech", "MarkReturned", "ModelDown", "ModelFailed", "ModelInterrupted", "ModelReady",
-    "ModelSilent", "Outcome", "PlayoutTimeout", "ReplyAudio", "ReplyComplete", "SayAndEnd", "StreamLost",
-    "StreamStarted", "StreamStopped", "TimeLimit", "TimeWarning", "Timer", "ToolFinished", "ToolPolicy",
+    "ModelSilent", "Outcome", "Owed", "PlayoutTimeout", "ReplyAudio", "ReplyComplete", "Resumed", "SayAndEnd",
+    "StreamLost", "StreamStarted", "StreamStopped", "TimeLimit", "TimeWarning", "Timer", "ToolFinished", "ToolPolicy",
     "ToolRequested", "ToolWithdrawn", "TurnComplete", "VerdictTimeout",
 ]
 # fmt: on
@@ -64,6 +64,33 @@ class LineAway(Event):
 @dataclass(frozen=True, slots=True)
 class LineBack(Event):
     """Another media stream has taken the place of the one that was lost."""
+
+
+class Owed(Enum):
+    """What a call owes its caller when it goes on elsewhere."""
+
+    NOTHING = "nothing"  # the caller has the floor, or neither side
+    GREETING = "greeting"  # of which nothing was heard
+    ANSWER = "answer"  # the caller waits for a reply, of which nothing was heard
+    REST = "rest"  # a reply was cut: the caller heard its beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """The call began in another process and goes on in this one. Its stream is gone and another may come; a model
+    session with the call's memory is being connected.
+
+    `newest`: the highest reply number given out there; none of those replies is alive. `began_s`: when the call's first
+    stream started, on this process's clock. `ending`: why it was about to end. `sound`, `sound_heard`: samples of a
+    greeting from a file that was cut, and of it heard: it is reply `newest` still.
+    """
+
+    newest: int
+    owed: Owed
+    began_s: float
+    ending: Ending | None = None
+    sound: int = 0
+    sound_heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ run, the caller's goodbye counts down. What the far end had queued is lost; what
 Nothing is sent until `LineBack`, and neither the end of playback nor the caller's silence is timed. Then the unheard
 part of each open reply is sent again, once. The shell bounds the wait: `StreamLost` ends the call.
 
+**Another process.** A call survives its process: `Resumed` begins it here in the state of a call whose line is away and
+whose link is connecting (`handlers.resumed`). What the caller heard and what is owed decides who speaks next.
+
 **The link.** The connection to the model comes and goes as well (`State.link`). What was received of a reply is heard
 to its end, and the rest is due when the link is back. A connection that is about to close (`GoAway`) is
 changed in a quiet moment, or in its last.
@@ -69,7 +72,7 @@ from __future__ import annotations
 
 from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
-from offhook.gateway.conversation.handlers import barge_in, closing, line, link, replies, tools
+from offhook.gateway.conversation.handlers import barge_in, closing, line, link, replies, resumed, tools
 from offhook.gateway.conversation.handlers.floor import Handler, ignore
 from offhook.gateway.conversation.state import Phase, Policy, State
 
@@ -86,6 +89,7 @@ def step(policy: Policy, state: State, event: e.Event) -> tuple[State, tuple[c.C
 # What has the same meaning in every phase of a call.
 _COMMON: dict[type[e.Event], Handler] = {
     e.StreamStarted: ignore,  # the call has started
+    e.Resumed: ignore,  # likewise
     e.StreamStopped: link.stream_stopped,
     e.StreamLost: link.stream_lost,
     e.LineAway: line.away,
@@ -132,6 +136,7 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         **dict.fromkeys((*_COMMON, e.CallerSpeechStarted, e.CallerSpeechEnded), ignore),
         **dict.fromkeys((e.ModelInterrupted, e.ReplyComplete, e.MarkReturned, e.DigitPressed), ignore),
         e.StreamStarted: link.stream_started,
+        e.Resumed: resumed.resumed,
         e.StreamStopped: link.stream_stopped,
         e.StreamLost: link.stream_never_started,
         e.ModelReady: link.model_ready_connecting,

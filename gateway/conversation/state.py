@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.events import ToolPolicy
+from offhook.gateway.conversation.events import Owed, ToolPolicy
 from offhook.gateway.conversation.ledger import Ledger
 from offhook.gateway.conversation.units import RATE_HZ
 
@@ -155,6 +155,7 @@ class State(NamedTuple):
     rotation_due: bool = False  # the model is about to close this connection
     ending: Ending | None = None  # in CLOSING, and in HELD during a goodbye: why the call will end
     last_words: LastWords | None = None
+    owed: Owed = Owed.NOTHING  # what the model is to be prompted for once it is there: the call began elsewhere
 
     @property
     def caller_muted(self) -> bool:

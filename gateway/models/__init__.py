@@ -28,6 +28,7 @@ __all__ = [
     "Declared",
     "LinkCan",
     "LinkCount",
+    "LinkMemory",
     "Model",
     "ModelLink",
     "ModelSink",
@@ -71,11 +72,34 @@ class AudioFormats:
     agent: AudioFormat = MULAW_8K
 
 
+class LinkMemory(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a link in another process needs to go on with this one's conversation. Each provider fills what it has.
+
+    `handle`: of a session that can be resumed, a secret; `handle_age_s`: when this was read. `config`: the setup that
+    it belongs to. `calls`: tool calls that were open when it was given, id and name, of `calls_received` so far.
+    `lines`: the call so far, each side's name and words; `since_handle`: of those what the handle does not know;
+    `given`: what the session was given.
+    """
+
+    handle: str = ""
+    handle_age_s: float = 0.0
+    config: str = ""
+    calls: dict[str, str] = {}
+    calls_received: int = 0
+    lines: list[tuple[str, str]] = []
+    since_handle: list[tuple[str, str]] = []
+    given: list[tuple[str, str]] = []
+
+    def __repr__(self) -> str:
+        return f"LinkMemory({len(self.lines)} lines)"
+
+
 @dataclass(frozen=True, slots=True)
 class CallBrief:
     """What a link is made from. `variables` and `facts` are read anew at each session's setup.
 
-    `clock`: seconds, monotonic; every event of the link carries its time.
+    `clock`: seconds, monotonic; every event of the link carries its time. `memory`: of another process's link, whose
+    conversation goes on.
     """
 
     agent: Agent
@@ -84,6 +108,7 @@ class CallBrief:
     variables: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     formats: AudioFormats = AudioFormats()
+    memory: LinkMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +118,7 @@ class LinkCan:
     resumes: bool  # a lost session continues in a new one that remembers the conversation
     withdraws_tools: bool  # the model takes tool calls back (`ToolWithdrawn`)
     cancels_replies: bool  # `cancel_reply` stops a reply that is being generated
-    truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere its note is sent
+    truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere only its note is sent
     full_duplex: bool  # one continuous stream of audio without turns
     session_limit_s: float | None  # of one session, where it cannot be resumed past it
 
@@ -102,13 +127,14 @@ class LinkCan:
 class Usage:
     """Tokens of one turn of the model.
 
-    The counts by kind are what is billed and do not overlap: `cached_in` is in none of the others.
+    The counts by kind are what is billed and do not overlap: what was cached is in none of the others.
     """
 
     text_in: int = 0
     audio_in: int = 0
     image_in: int = 0
-    cached_in: int = 0
+    cached_in: int = 0  # of text, or of any kind where the provider does not tell them apart
+    cached_audio_in: int = 0
     text_out: int = 0
     audio_out: int = 0
     input_total: int = 0  # as the provider reports it, for `tokens_total`
@@ -117,13 +143,15 @@ class Usage:
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one model: per million tokens, in one currency."""
+    """Of one model: per million tokens, in one currency. Cached tokens without a price of their own cost as text."""
 
     text_in: float
     audio_in: float
     image_in: float
     text_out: float
     audio_out: float
+    cached_in: float | None = None
+    cached_audio_in: float | None = None
 
 
 class LinkCount(Enum):
@@ -133,6 +161,7 @@ class LinkCount(Enum):
     DROPPED_DOWN = "dropped_down"  # caller frames: the outbox was full, without a connection
     DROPPED_AT_END = "dropped_at_end"  # caller frames that were queued when the link was closed
     SESSION_FAILED = "session_failed"  # reason: refused, timeout or unreachable
+    MODEL_ERROR = "model_error"  # reason: one of the catalogue's MODEL_ERRORS
     MALFORMED = "malformed"  # a message that cannot be read; reason: that of `errors.Malformed`
     UNKNOWN_FIELD = "unknown_field"
     BAD_FIELD = "bad_field"
@@ -141,6 +170,7 @@ class LinkCount(Enum):
     MESSAGE_DROPPED = "message_dropped"  # a text or tool result: the outbox was full
     RESULT_DROPPED = "result_dropped"  # a tool result for a call that this session does not have open
     REPEATED = "repeated"  # a transcript or tool call that was received twice
+    HANDLE = "handle"  # `ModelLink.memory` has a newer one
     TURN_CUT = "turn_cut"  # a turn that ended before its transcript was spoken
 
 
@@ -149,6 +179,7 @@ LINK_METRICS: Mapping[LinkCount, tuple[str, ...]] = {
     LinkCount.DROPPED_DOWN: ("frames_dropped_total", "model_down"),
     LinkCount.DROPPED_AT_END: ("frames_dropped_total", "call_over"),
     LinkCount.SESSION_FAILED: ("model_sessions_total",),
+    LinkCount.MODEL_ERROR: ("model_errors_total",),
     LinkCount.MALFORMED: ("input_errors_total", "model"),
     LinkCount.UNKNOWN_FIELD: ("input_errors_total", "model", "unknown_event"),
     LinkCount.BAD_FIELD: ("input_errors_total", "model", "bad_field"),
@@ -196,8 +227,12 @@ class ModelLink(Protocol):
         `samples` as decoded for detection (8 kHz). A link sends whichever its provider takes.
 
         Queued within a bound; the oldest is dropped and counted. `received_s`: when it was received, for the
-        segment `uplink_forward`; 0 for none.
+        segment `uplink_forward`; 0 for none. A link may keep it until `flush_audio`, to convert the audio of all
+        calls at once.
         """
+
+    def flush_audio(self) -> None:
+        """What `caller_audio` was handed last, of any call, is to be sent now."""
 
     def turn_started(self) -> None:
         """Local turn detection: the caller's turn begins. Its audio, pre-roll first, follows by `caller_audio`."""
@@ -231,6 +266,9 @@ class ModelLink(Protocol):
 
     def reconnect(self) -> None:
         """Drop a stuck connection and recover."""
+
+    def memory(self) -> LinkMemory:
+        """What another process needs to go on with this conversation, now."""
 
     def round_trip_s(self) -> float | None:
         """To the next TCP hop, measured by the kernel; None without a connection, or where it is not known."""
@@ -274,6 +312,11 @@ class ModelSink(Protocol):
 
     def next_turn(self) -> int:
         """The number of a new turn of the model: unique in the call, increasing."""
+
+    def agent_has_floor(self) -> bool:
+        """Whether a reply is being heard, or held until a barge-in is decided. For a link that has to request each
+        reply: the caller's words over a reply are answered when the barge-in is confirmed (`cancel_reply`).
+        """
 
     def task_failed(self, part: str, error: BaseException) -> None:
         """An exception of the link's own or of this sink: logged with the call's id, counted under `part` (`link`,

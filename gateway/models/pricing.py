@@ -12,7 +12,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Prices, Usage
 from offhook.gateway.yamlfile import read_yaml
 
-__all__ = ["check_limit", "cost", "load_prices", "price_of", "prices_from"]
+__all__ = ["check_limit", "cost", "costs", "load_prices", "price_of", "prices_from"]
 
 
 def prices_from(mapping: Mapping[str, Any], published: Mapping[str, Prices]) -> dict[str, Prices]:
@@ -64,13 +64,24 @@ def check_limit(agent: Agent, model: str, table: Mapping[str, Prices], cost_per_
         )
 
 
+def costs(usage: Usage, prices: Prices) -> dict[str, float]:
+    """What each part of one turn costs, in the currency of `prices`. Cached tokens without a row of their own are
+    charged as text.
+    """
+    cached = prices.text_in if prices.cached_in is None else prices.cached_in
+    cached_audio = cached if prices.cached_audio_in is None else prices.cached_audio_in
+    parts = {
+        "text_in": usage.text_in * prices.text_in,
+        "cached_in": usage.cached_in * cached,
+        "cached_audio_in": usage.cached_audio_in * cached_audio,
+        "audio_in": usage.audio_in * prices.audio_in,
+        "image_in": usage.image_in * prices.image_in,
+        "text_out": usage.text_out * prices.text_out,
+        "audio_out": usage.audio_out * prices.audio_out,
+    }
+    return {name: price / 1e6 for name, price in parts.items() if price}
+
+
 def cost(usage: Usage, prices: Prices) -> float:
-    """What one turn costs, in the currency of `prices`. Cached tokens are charged as text."""
-    total = (
-        (usage.text_in + usage.cached_in) * prices.text_in
-        + usage.audio_in * prices.audio_in
-        + usage.image_in * prices.image_in
-        + usage.text_out * prices.text_out
-        + usage.audio_out * prices.audio_out
-    )
-    return total / 1e6
+    """What one turn costs."""
+    return sum(costs(usage, prices).values())

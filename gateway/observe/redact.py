@@ -21,7 +21,9 @@ __all__ = ["MASK", "RedactingFormatter", "Redactor", "secrets_of"]
 MASK = "[secret]"
 MIN_LENGTH = 6  # a shorter value occurs in ordinary text by chance
 
-_SECRET_NAME = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL)\Z")
+_SECRET_NAME = re.compile(
+    r"(KEY|TOKENS?|SECRET|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|DSN|DATABASE_URL|REDIS_URL|OFFHOOK_LIVE)\Z"
+)
 _FOLDERS = {"PWD", "OLDPWD"}  # the shell's working directory, part of every traceback
 _RUN = re.compile(r"[\w.~-]{12,}")
 

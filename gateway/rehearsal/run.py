@@ -72,6 +72,7 @@ __all__ = [
     "fetch_record",
     "gateway_environment",
     "gateway_process",
+    "live_line",
     "rehearse",
     "run_demo",
     "run_scenario",
@@ -80,7 +81,7 @@ __all__ = [
 ]
 
 # Prefixes of the environment variables of the carrier and gateway, and of the model.
-TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_")
+TELEPHONE, MODEL = ("TWILIO_", "OFFHOOK_"), ("GOOGLE_", "GEMINI_", "OPENAI_")
 PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is never resolved
 START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
@@ -138,6 +139,8 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
             "GOOGLE_GEMINI_BASE_URL": model.url,
             "SSL_CERT_FILE": model.ca_path,
             "GEMINI_API_KEY": "rehearsal",
+            "OPENAI_BASE_URL": f"{model.url}/v1",
+            "OPENAI_API_KEY": "rehearsal",
         }
     return env | {
         "TWILIO_AUTH_TOKEN": auth_token,
@@ -165,6 +168,7 @@ async def gateway_process(
     log: Path,
     environment: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
+    workers: int = 1,
 ) -> AsyncIterator[str]:
     """Run `offhook serve` with this agent and the rehearsal model; yields its URL. Raises `GatewayFailed`.
 
@@ -173,7 +177,7 @@ async def gateway_process(
     process, such as `{"RLIMIT_NOFILE": 64}`.
     """
     env = gateway_environment(agent_file, model, auth_token) | dict(environment or {})
-    command = [sys.executable, "-m", "offhook", "serve"]
+    command = [sys.executable, "-m", "offhook", "serve", *(["--workers", str(workers)] if workers > 1 else [])]
     if limits:
         command = [sys.executable, "-c", _LIMITED, msgspec.json.encode(limits).decode(), *command]
     with log.open("wb") as log_file:
@@ -439,17 +443,18 @@ def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str 
     return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
 
 
-async def run_demo(out_dir: Path, progress: Progress | None = None) -> Report:
-    """Run the bundled demo: one call of half a minute."""
-    return await run_scenario(load_scenario("demo"), out_dir, progress=progress)
+async def run_demo(out_dir: Path, progress: Progress | None = None, provider: str = "") -> Report:
+    """Run the bundled demo: one call of half a minute. `provider`: of its model; "" for the agent file's."""
+    environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
+    return await run_scenario(load_scenario("demo"), out_dir, progress=progress, environment=environment)
 
 
-async def demo(out: Path, json: Path | None = None) -> None:
+async def demo(out: Path, json: Path | None = None, provider: str = "") -> None:
     """`offhook demo`: a live line during the call, then tables and paths. SystemExit(1) if it failed."""
     console = Console()
     console.print("A simulated call through the real gateway: rehearsal model and carrier on this machine.")
-    with _live(console) as progress:
-        report = await run_demo(out, progress)
+    with live_line(console) as progress:
+        report = await run_demo(out, progress, provider)
     show(report, console)
     if json is not None:
         write_report(report, json)
@@ -466,7 +471,7 @@ async def _watch(call: SimulatedCall, progress: Progress) -> None:
         await asyncio.sleep(0.1)
 
 
-class _live:
+class live_line:
     """A live line on a terminal; elsewhere a line for each new step of the caller's."""
 
     def __init__(self, console: Console) -> None:

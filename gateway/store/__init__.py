@@ -13,7 +13,7 @@ __all__ = ["Records"]
 class Records(Protocol):
     """Records of ended calls, by the carrier's call ID."""
 
-    def keep(self, record: CallRecord) -> None:
+    def keep(self, record: CallRecord) -> object:
         """Add a record, or replace the one of the same call. Returns at once."""
         ...
 

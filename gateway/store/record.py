@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BargeInRecord", "CallRecord", "MessageRecord", "ToolRecord", "TranscriptLine", "TurnRecord"]
+__all__ = [
+    "ActionRecord",
+    "BargeInRecord",
+    "CallRecord",
+    "MessageRecord",
+    "RecordingRecord",
+    "ToolRecord",
+    "TranscriptLine",
+    "TurnRecord",
+]
 
 
 class TurnRecord(msgspec.Struct, kw_only=True):
@@ -69,6 +78,16 @@ class MessageRecord(msgspec.Struct, kw_only=True):
     text: str
 
 
+class ActionRecord(msgspec.Struct, kw_only=True):
+    """What an operator did to the call from the console."""
+
+    at_ms: float
+    who: str  # the user name that the browser gave, and its address
+    what: str  # hang_up, transfer, say, note, hold, resume
+    detail: str = ""
+    done: bool = True
+
+
 class TranscriptLine(msgspec.Struct, kw_only=True):
     """One stretch of speech, ordered by when it was heard on the line."""
 
@@ -78,12 +97,21 @@ class TranscriptLine(msgspec.Struct, kw_only=True):
     heard_text: str | None = None  # agent only: the part that the caller heard
 
 
+class RecordingRecord(msgspec.Struct, kw_only=True):
+    """A call's recording: stereo WAV, left the caller, right the agent as heard."""
+
+    file: str  # absolute path
+    offset_ms: float = 0.0  # of its first sample, on the call's own axis
+    size_bytes: int = 0
+
+
 class CallRecord(msgspec.Struct, kw_only=True):
     """One call from ring to end."""
 
     call_sid: str
     trace_id: str = ""  # of its OpenTelemetry trace, 32 hex digits, where traces are sent
     agent: str = ""
+    model: str = ""  # provider/name
     direction: str = "inbound"
     caller: str = ""
     dialled: str = ""
@@ -99,6 +127,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     tool_calls: list[ToolRecord] = []
     transcript: list[TranscriptLine] = []
     messages: list[MessageRecord] = []
+    actions: list[ActionRecord] = []  # of operators
     remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0
@@ -106,3 +135,4 @@ class CallRecord(msgspec.Struct, kw_only=True):
     samples_after_clear: int = 0
     usage: dict[str, float] = {}  # tokens and cost, as far as known
     errors: list[str] = []
+    recording: RecordingRecord | None = None

@@ -9,6 +9,7 @@ timestamp can be replayed for ever.
 
 from __future__ import annotations
 
+import hmac
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import Address, read_address
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds, CallerCalls, DailyCost, RefusedCallers
-from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamTokens
+from offhook.gateway.telephony.tokens import TOKEN_LIFE_S, StreamToken, StreamTokens
 
 __all__ = ["Admission", "Admitted", "Refusal", "Refused"]
 
@@ -65,14 +66,16 @@ class _Known:
     token: str
     gives_up_s: float | None  # a stream is awaited until then; None: it came
     live: bool = False  # a stream has come once
+    epoch: int = 1  # of this node's ownership, where there are others
     caller: str | None = None  # what `CallerCalls` counts it by; None: not counted
 
 
 class Admission:
     """The calls of one process that are ringing, live, or have ended lately.
 
-    `live_costs()`: the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim
-    the same number, or two claim every number, and for a refused caller that cannot be read.
+    `total(calls)`: this process has so many; gives the number of all processes that share `max_calls`. `live_costs()`:
+    the agent and the USD so far of each call that goes on. Raises `OperatorError` when two agents claim the same
+    number, or two claim every number, and for a refused caller that cannot be read.
     """
 
     def __init__(
@@ -81,13 +84,15 @@ class Admission:
         max_calls: int,
         *,
         ring_s: float = TOKEN_LIFE_S,
+        tokens: StreamTokens | None = None,
+        total: Callable[[int], int] = lambda calls: calls,
         bounds: Bounds = NO_BOUNDS,
         live_costs: Callable[[], Iterable[tuple[str, float]]] = tuple,
     ) -> None:
         self.draining = False
         self._by_number, self._any = _by_number(agents)
-        self._max_calls, self._ring_s = max_calls, ring_s
-        self._tokens = StreamTokens(ring_s)
+        self._max_calls, self._ring_s, self._total = max_calls, ring_s, total
+        self._tokens = StreamTokens(life_s=ring_s) if tokens is None else tokens
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, None] = {}  # oldest first
         self._bounds, self._live_costs = bounds, live_costs
@@ -99,6 +104,11 @@ class Admission:
     def calls(self) -> int:
         """Places taken: ringing and live calls."""
         return len(self._known)
+
+    @property
+    def free(self) -> int:
+        """Places that are free, here and in the processes that share them."""
+        return max(0, self._max_calls - self._total(len(self._known)))
 
     def agent_for(self, dialled: str) -> Agent | None:
         """The agent that names this number, else the one that names none."""
@@ -125,18 +135,24 @@ class Admission:
             return Refused(Refusal.DRAINING, fallback)
         if agent is None:
             return Refused(Refusal.NO_AGENT, fallback)
-        if len(self._known) >= self._max_calls:
+        if self._total(len(self._known) + 1) > self._max_calls:
+            self._total(len(self._known))
             return Refused(Refusal.AT_LIMIT, fallback)
         name = None
         if caller is not None:
             address = read_address(caller)
             name = self._callers.name_of(address)
             if reason := self._exceeded(address, name, agent, now_s):
+                self._total(len(self._known))
                 return Refused(reason, fallback)
             self._callers.begin(name, now_s)
         token = self._tokens.mint(call_id, now_s)
         self._known[call_id] = _Known(agent, token, now_s + self._ring_s, caller=name)
         return Admitted(agent, token)
+
+    def read(self, call_id: str, token: str, now_s: float) -> StreamToken | None:
+        """What a valid token of any node says; it is not used up."""
+        return self._tokens.read(token, call_id, now_s)
 
     def _exceeded(self, caller: Address, name: str, agent: Agent, now_s: float) -> Refusal | None:
         if caller in self._refused:
@@ -162,9 +178,13 @@ class Admission:
         self._costs[agent.name].add(usd, now_s)
 
     def start(self, call_id: str, token: str, now_s: float) -> Agent | None:
-        """A stream claims its call: the agent, once per token; None for a wrong, used or late token."""
+        """A stream claims its call: the agent, once per token; None for a wrong, used or late token, and for one that
+        is not the newest.
+        """
         known = self._known.get(call_id)
-        if not self._tokens.claim(token, call_id, now_s) or known is None:
+        if known is None or not hmac.compare_digest(known.token.encode(), token.encode("utf-8", "surrogatepass")):
+            return None
+        if self._tokens.claim(token, call_id, now_s) is None:
             return None
         self._known[call_id] = replace(known, gives_up_s=None, live=True)
         return known.agent
@@ -178,19 +198,40 @@ class Admission:
         known = self._known.get(call_id)
         if known is None:
             return None
-        token = self._tokens.mint(call_id, now_s)
+        token = known.token
+        if known.gives_up_s is None or self._tokens.read(token, call_id, now_s) is None:
+            token = self._tokens.mint(call_id, now_s, known.epoch)
         self._known[call_id] = replace(known, token=token, gives_up_s=now_s + self._ring_s)
         return Admitted(known.agent, token, repeated=True)
 
+    def adopt(self, call_id: str, agent: Agent, epoch: int, now_s: float, *, live: bool) -> Admitted:
+        """A call that another node answered is this one's from now on, whatever the limit: its stream is awaited.
+
+        `live`: a stream had come there.
+        """
+        self._ended.pop(call_id, None)
+        token = self._tokens.mint(call_id, now_s, epoch)
+        self._known[call_id] = _Known(agent, token, now_s + self._ring_s, live, epoch)
+        self._total(len(self._known))
+        return Admitted(agent, token, repeated=True)
+
     def end(self, call_id: str) -> None:
         """The call is over, however it ended: its place is free, its token void. Harmless when repeated."""
-        known = self._known.pop(call_id, None)
-        if known is not None and known.caller is not None:
-            self._callers.end(known.caller)
+        self._give_back(call_id)
         self._ended.pop(call_id, None)
         while len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
         self._ended[call_id] = None
+
+    def _give_back(self, call_id: str) -> None:
+        known = self._known.pop(call_id, None)
+        self._total(len(self._known))
+        if known is not None and known.caller is not None:
+            self._callers.end(known.caller)
+
+    def forget(self, call_id: str) -> None:
+        """Another node has the call: its place is free here, and it may come back."""
+        self._give_back(call_id)
 
     def given_up(self, now_s: float) -> list[str]:
         """Ends the calls whose awaited stream has not come in time: their ids. Call it every second."""

@@ -27,6 +27,7 @@ class Feature(Enum):
     KEYS = "keys"  # send DTMF
     CONFERENCE = "conference"  # warm transfers
     AMD = "amd"  # answering machine detection
+    BRING = "bring"  # a call of a dead process: have it ask this one what follows
 
 
 class Kind(Enum):
@@ -109,6 +110,9 @@ class Carrier(Protocol):
 
     async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
         """Take the call out of whatever it does, to this fallback and its end; False when it was over already."""
+
+    async def bring(self, call_id: str) -> bool:
+        """Have the carrier request what follows this call from this process; False when it was over already."""
 
     def tick(self, now_s: float) -> None:
         """Several times a second: what is due by time. Does not wait."""

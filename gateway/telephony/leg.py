@@ -113,6 +113,10 @@ class Leg:
         self.reconnecting = True
         return self.reconnects and not self.hung_up and self._strikes <= STRIKES_MAX
 
+    def taken_over(self, now_s: float) -> None:
+        """The call had a stream in another process; its next one is being connected here."""
+        self.lost_s, self.reconnecting = now_s, True
+
     # --- away on purpose
 
     def leave_stream(self) -> bool:

@@ -127,6 +127,9 @@ class ToolHost(Protocol):
     def take_message(self, recipient: str, text: str) -> None:
         """Keep a message for `recipient` in the call's record."""
 
+    def stop_recording(self) -> bool:
+        """Stop the call's recording and remove it; False where there is none."""
+
     def last_words(self, text: str, ending: Ending) -> None:
         """Have the agent say this instead of what it is saying; then the call ends."""
 

@@ -156,6 +156,16 @@ def _leave_message(options: Options) -> Tool:
     return Tool("leave_message", about, _object(), run, silent=True, on_barge_in=ToolPolicy.FINISH)
 
 
+def _stop_recording(options: Options) -> Tool:
+    async def run(call: ToolCall, host: ToolHost) -> Any:
+        if not host.stop_recording():
+            raise ToolError("This call is not recorded.", "nothing to stop")
+        return "The recording is stopped and removed. Tell the caller so, and go on."
+
+    about = "Stop and remove the recording of this call, because the caller does not agree to be recorded."
+    return Tool("stop_recording", about, _object(), run, on_barge_in=ToolPolicy.FINISH)
+
+
 _MAKERS: dict[str, Callable[[Options], Tool]] = {
     "end_call": _end_call,
     "transfer_call": _transfer_call,
@@ -165,4 +175,5 @@ _MAKERS: dict[str, Callable[[Options], Tool]] = {
     "set_language": _set_language,
     "take_message": _take_message,
     "leave_message": _leave_message,
+    "stop_recording": _stop_recording,
 }

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from offhook.gateway.conversation.events import Outcome
 from offhook.gateway.observe.redact import Redactor
@@ -16,7 +16,7 @@ from offhook.gateway.tools import LateOutcome, Secret, Tool, ToolCall, ToolError
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
 from offhook.gateway.tools.schema import BadArguments
 
-__all__ = ["ToolRunner"]
+__all__ = ["ToolJournal", "ToolRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,20 @@ _UNSURE = ToolResult(
 )
 
 
+class ToolJournal(Protocol):
+    """Where runs with outside effects are noted, for a process that takes the call over. Neither method waits long."""
+
+    async def begins(self, key: str) -> None: ...
+
+    async def done(self, key: str, response: Mapping[str, Any]) -> None: ...
+
+
 class ToolRunner:
     """Runs tools and reports each result that was not cancelled by `on_finished(call, result)`.
 
     A call with the idempotency key of an earlier one gets that one's result; it does not run twice. `on_fault(error)`:
     an exception that is not the tool's, out of `on_finished` for example; the call's result is then an error.
+    `journal()`: of runs with outside effects, where there is one.
     """
 
     def __init__(
@@ -49,7 +58,9 @@ class ToolRunner:
         on_fault: Callable[[BaseException], None],
         redactor: Redactor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        journal: Callable[[], ToolJournal | None] = lambda: None,
     ) -> None:
+        self._journal = journal
         self._tools, self._host, self._on_finished, self._on_fault = tools, host, on_finished, on_fault
         self._clock = clock
         self.redactor = redactor or Redactor()
@@ -132,11 +143,17 @@ class ToolRunner:
                 record = f"not run: it failed {tool.breaker.failures_max} times in a row"
                 return ToolResult(Outcome.FAILED, refusal(_OUT_OF_ORDER), record, "left_alone")
             validated = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
+            journal = self._journal() if tool.outside_effects else None
+            if journal is not None:
+                await journal.begins(call.idempotency_key)
             value = await self._bounded(tool, validated)
             plain, whole = clipped(value, 2 * ANSWER_LIMIT)
             # A secret in a tool's answer would be spoken.
             plain = self._hidden(plain)
-            return ToolResult(Outcome.DONE, answer(Exact(plain, whole), self.redactor))
+            result = ToolResult(Outcome.DONE, answer(Exact(plain, whole), self.redactor))
+            if journal is not None:
+                await journal.done(call.idempotency_key, result.response)
+            return result
         except BadArguments as error:
             message = error.told(self.redactor)
             return ToolResult(

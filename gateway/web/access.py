@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from math import ceil
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -24,7 +25,7 @@ from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits, source_of
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Access", "Lock", "is_local_host", "programs_only", "refuse_foreign", "secret_of"]
+__all__ = ["Access", "Lock", "is_local_host", "programs_only", "refuse_foreign", "secret_of", "who_of"]
 
 FORWARDING = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP", "CF-Connecting-IP")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -47,6 +48,17 @@ def secret_of(authorization: str) -> bytes | None:
             return b""
         return password if colon else name
     return None
+
+
+def who_of(request: web.Request) -> str:
+    """Who acts, for a record: the user name that the browser gave for the console's password, and its address."""
+    name = ""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        with suppress(BadBase64, ValueError):
+            name = b64decode(value.strip(), validate=True).partition(b":")[0].decode("utf-8", "replace")
+    name = "".join(letter for letter in name if letter.isprintable())[:40].strip()
+    return f"{name or 'console'} ({request.remote or 'no address'})"
 
 
 def is_local_host(host: str) -> bool:
@@ -140,7 +152,8 @@ class Access:
     """Access control of the console and of `/metrics`. Refusals are counted as `auth_failures_total`.
 
     `token` "": open, for insecure mode. `insecure`: requests of web pages other than the console's are refused. `link`:
-    the token was made at start, and a browser may sign in with a link that contains it.
+    the token was made at start, and a browser may sign in with a link that contains it. `read_token`: another that
+    opens the console to look at, and nothing that acts. `public_url`: where a proxy serves the console.
     """
 
     def __init__(
@@ -152,19 +165,29 @@ class Access:
         *,
         insecure: bool = False,
         link: bool = False,
+        read_token: str = "",
+        public_url: str = "",
     ) -> None:
         self._lock = Lock(token, "console token", limits, metrics, clock)
         self._limits, self._metrics = limits, metrics
         self._open, self._insecure = not token, insecure
         self._link = link
-        self._session = secrets.token_urlsafe(32)  # what the cookie holds: not the token, which opens more
+        # What the cookie holds: not the token, which opens more. The same in all processes with this token.
+        self._session = sha256(b"session:" + token.encode()).hexdigest()
+        self._read_lock = Lock(read_token, "read-only console token", limits, metrics, clock)
+        self._public_netloc = urlsplit(public_url).netloc
 
     def routes(self) -> list[web.RouteDef]:
         """The sign-in link, where there is one."""
         return [web.get("/console/sign-in", self._sign_in, allow_head=False)] if self._link else []
 
-    async def check(self, request: web.Request, kind: str = "console") -> None:
-        """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under."""
+    async def check(self, request: web.Request, kind: str = "console", *, acts: bool = False) -> None:
+        """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under.
+
+        `acts`: it changes something. It must come from the console's own page, and with more than the read-only token.
+        """
+        if acts:
+            self.check_origin(request)
         if self._insecure:
             refuse_foreign(request, self._metrics, own_page=True)
         site = request.headers.get("Sec-Fetch-Site", "none")
@@ -179,13 +202,31 @@ class Access:
         if cookie and hmac.compare_digest(cookie.encode("utf-8", "surrogatepass"), self._session.encode()):
             prove(request)
             return
-        if await self._lock.check(request, secret_of(request.headers.get("Authorization", "")), kind):
+        given = secret_of(request.headers.get("Authorization", ""))
+        if self._read_lock.fits(given):
+            prove(request)
+            if not acts:
+                return
+            self._metrics.auth_failures_total.inc(kind)
+            raise web.HTTPForbidden(text="this token only reads: sign in with OFFHOOK_CONSOLE_TOKEN to act\n")
+        if await self._lock.check(request, given, kind):
             return
         hint = "the link printed at start signs a browser in" if self._link else "OFFHOOK_CONSOLE_TOKEN as the password"
         raise web.HTTPUnauthorized(
             text=f"login required: {hint} (any user name; programs: as a bearer token)\n",
             headers={"WWW-Authenticate": 'Basic realm="Offhook", charset="UTF-8"'},
         )
+
+    def check_origin(self, request: web.Request) -> None:
+        """Only the console's own page: a browser names its origin in each request that acts. Raises 403."""
+        origin = request.headers.get("Origin", "")
+        netloc = urlsplit(origin).netloc if origin.isprintable() else ""
+        own = (request.host, self._public_netloc)
+        if netloc and netloc in own and (not self._insecure or is_local_host(netloc)):
+            return
+        self._metrics.auth_failures_total.inc("console")
+        self._limits.check_rate(request)
+        raise web.HTTPForbidden(text="only the console's own page may do this\n")
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         """The link printed at start: the token becomes a cookie, and leaves the address bar."""

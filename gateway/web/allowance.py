@@ -21,9 +21,12 @@ class Allowance:
 
     def take(self, now_s: float) -> bool:
         """Whether one more is allowed now; if so, it is taken from the bucket."""
-        self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.per_s)
+        left, passed_s = self._left, now_s - self._at_s
+        if passed_s > 0.0:
+            left += passed_s * self.per_s
+            if left > self.burst:
+                left = self.burst
         self._at_s = now_s
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
+        allowed = left >= 1.0
+        self._left = left - 1.0 if allowed else left
+        return allowed

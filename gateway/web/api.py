@@ -1,7 +1,10 @@
 """The HTTP API beside the console: outbound calls, call control, metrics, health, browser tokens.
 
 POST /calls                    place a call; GET /calls/ID its state, POST /calls/ID/ACTION controls it
+GET  /calls /calls/ID/PART     past calls, see `history`; GET /percentiles their latency
+GET  /openapi.json             all of these, described
 GET  /metrics /livez /readyz   for Prometheus and for a process supervisor
+GET  /lb                       for a load balancer
 POST /console/token            an ephemeral token for a browser that connects to the model itself (off by default)
 
 Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls are reached through `CallControl` alone.
@@ -10,7 +13,8 @@ Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls a
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -18,12 +22,16 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.web.access import Access, Lock, secret_of
+from offhook.gateway.web.history import PARTS, History
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
 
 __all__ = ["Api", "CallControl", "TokenFor", "Unavailable"]
+
+ACTIONS = ("hang_up", "hold", "resume", "transfer", "press")
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +70,27 @@ class CallControl(Protocol):
 
     def press(self, call_id: str, digits: str) -> bool | None: ...
 
+    def say(self, call_id: str, text: str) -> bool | None:
+        """Have the agent say it to the caller, word for word."""
+        ...
+
+    def note(self, call_id: str, text: str) -> bool | None:
+        """Have the model take it into account."""
+        ...
+
+    def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
+        """Enter in the call's record what an operator did."""
+        ...
+
 
 class Api:
     """`lock`: of the API token; without a secret no call can be placed or controlled.
 
-    `not_ready()`: why `/readyz` answers 503, "" when ready.
+    `not_ready()`: why `/readyz` answers 503 and `/lb` 404, "" when ready.
+
+    `elsewhere(request, body)`: the answer of the process that has the call, where there are others; None: none has it.
+
+    `whole(page, accept)`: this process's metrics and those of the others that share its listener, as one page.
 
     `token_for` None: browser tokens are off. `exemplars`: metrics carry trace IDs, in OpenMetrics only.
     """
@@ -82,22 +106,40 @@ class Api:
         not_ready: Callable[[], str],
         token_for: TokenFor | None,
         exemplars: bool,
+        history: History | None = None,
+        document: Mapping[str, Any] | None = None,
+        elsewhere: Callable[[web.Request, bytes], Awaitable[Passed | None]] | None = None,
+        whole: Callable[[bytes, str], Awaitable[bytes]] | None = None,
     ) -> None:
+        self._elsewhere, self._whole = elsewhere, whole
         self._limits, self._access, self._metrics, self._control = limits, access, metrics, control
         self._lock = lock
+        self._history, self._document = history, msgspec.json.encode(document)
         self._not_ready, self._token_for, self._exemplars = not_ready, token_for, exemplars
 
     def routes(self) -> list[web.RouteDef]:
         """Of calls."""
         return [
+            *self._past_routes(),
             web.post("/calls", _errors_as_json(self._place)),
             web.get("/calls/{id}", _errors_as_json(self._outbound)),
-            web.post("/calls/{id}/{action}", _errors_as_json(self._act)),
+            *(web.post(f"/calls/{{id}}/{action}", _errors_as_json(self._act)) for action in ACTIONS),
+            web.post("/calls/{id}/{action}", _errors_as_json(self._unknown_action)),
+        ]
+
+    def _past_routes(self) -> list[web.RouteDef]:
+        if (history := self._history) is None:
+            return []
+        return [
+            web.get("/openapi.json", _errors_as_json(self._described)),
+            web.get("/calls", _errors_as_json(partial(self._past, history.calls))),
+            web.get("/percentiles", _errors_as_json(partial(self._past, history.percentiles))),
+            *(web.get(f"/calls/{{id}}/{part}", _errors_as_json(partial(self._past, history.part))) for part in PARTS),
         ]
 
     def health_routes(self) -> list[web.RouteDef]:
-        """For supervisors: whether the process lives, and whether it takes calls."""
-        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz)]
+        """For supervisors and balancers: whether the process lives, and whether it takes calls."""
+        return [web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/lb", self._lb)]
 
     def operator_routes(self) -> list[web.RouteDef]:
         """What the console token opens."""
@@ -113,6 +155,20 @@ class Api:
                 text="set OFFHOOK_API_TOKEN and send it as a bearer token", headers={"WWW-Authenticate": "Bearer"}
             )
         return await self._limits.json(request) if request.method == "POST" else {}
+
+    async def _unknown_action(self, request: web.Request) -> web.Response:
+        await self._authorized(request)
+        raise web.HTTPNotFound(text=f"there are {', '.join(ACTIONS)}")
+
+    async def _past(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+    ) -> web.StreamResponse:
+        await self._authorized(request)
+        return await answer(request)
+
+    async def _described(self, request: web.Request) -> web.Response:
+        self._limits.check_rate(request)
+        return web.Response(body=self._document, content_type="application/json")
 
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._authorized(request)
@@ -134,6 +190,8 @@ class Api:
         await self._authorized(request)
         placed = self._control.outbound(request.match_info["id"])
         if placed is None:
+            if (passed := await self._passed_on(request, {})) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call")
         return _json(placed)
 
@@ -143,9 +201,12 @@ class Api:
         texts = _strings(body, "music", "say", "to", "whisper", "digits")
         if texts["music"] and not texts["music"].startswith(("https://", "http://")):
             raise web.HTTPBadRequest(text="music must be the URL of a sound file")
+        warm = body.get("warm", False)
+        if not isinstance(warm, bool):
+            raise web.HTTPBadRequest(text="warm must be true or false")
         call_id, control = request.match_info["id"], self._control
         done: bool | None = None
-        match request.match_info["action"]:
+        match request.path.rpartition("/")[2]:
             case "hang_up":
                 done = await control.hang_up(call_id)
             case "hold":
@@ -154,16 +215,26 @@ class Api:
                 done = await control.resume(call_id)
             case "transfer" if texts["to"]:
                 try:
-                    done = control.transfer(
-                        call_id, texts["to"], whisper=texts["whisper"], warm=body.get("warm") is True
-                    )
+                    done = control.transfer(call_id, texts["to"], whisper=texts["whisper"], warm=warm)
                 except OperatorError as error:
                     raise web.HTTPBadRequest(text=str(error)) from None
             case "press" if texts["digits"]:
                 done = control.press(call_id, texts["digits"])
         if done is None:
+            if (passed := await self._passed_on(request, body)) is not None:
+                return passed
             raise web.HTTPNotFound(text="unknown call or action")
         return _json({"done": done}, status=200 if done else 409)
+
+    async def _passed_on(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
+        """The answer of the process that has this call; None: no other one has."""
+        if self._elsewhere is None:
+            return None
+        passed = await self._elsewhere(request, msgspec.json.encode(body) if request.method == "POST" else b"")
+        if passed is None:
+            return None
+        headers = {"Retry-After": "1"} if passed.status == 409 else None
+        return web.Response(status=passed.status, body=passed.body, content_type=passed.content_type, headers=headers)
 
     # --- for operators
 
@@ -171,6 +242,8 @@ class Api:
         await self._access.check(request, "metrics")
         openmetrics = self._exemplars and "application/openmetrics-text" in request.headers.get("Accept", "")
         body = await self._metrics.render_in_slices(openmetrics)
+        if self._whole is not None and HOP not in request.headers:
+            body = await self._whole(body, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE})
 
     async def _livez(self, request: web.Request) -> web.Response:
@@ -182,6 +255,16 @@ class Api:
         if reason := self._not_ready():
             return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ready\n")
+
+    async def _lb(self, request: web.Request) -> web.Response:
+        """For a balancer that closes the streams of a server that fails: draining or full is 404, no failure.
+
+        HAProxy's `http-check disable-on-404`: no new calls, and the ones there are stay.
+        """
+        self._limits.check_health_rate(request)
+        if reason := self._not_ready():
+            return web.Response(status=404, text=f"{reason}\n")
+        return web.Response(text="takes calls\n")
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""
@@ -209,7 +292,7 @@ def _strings(body: dict[str, Any], *names: str) -> dict[str, str]:
     return found
 
 
-def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
+def _errors_as_json(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
     """The same handler, its HTTP errors answered as JSON: `{"error": ...}`."""
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -14,7 +14,8 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NoReturn
+from contextvars import ContextVar
+from typing import NoReturn, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -29,7 +30,7 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Connections", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
+__all__ = ["Connections", "Route", "became_call", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
 
 log = logging.getLogger("offhook.gateway.http")
 
@@ -87,6 +88,15 @@ def _needed(max_calls: int) -> int:
     return DESCRIPTORS + SPARE_MIN + CALL_DESCRIPTORS * max_calls
 
 
+_handled: ContextVar[_Served | None] = ContextVar("handled", default=None)  # the connection of this task's request
+
+
+def became_call() -> None:
+    """The request that is being handled has become a call: its connection counts as load no more, the call does."""
+    if (protocol := _handled.get()) is not None:
+        protocol.is_gone()
+
+
 async def hide_server(request: web.Request, response: web.StreamResponse) -> None:
     """A signal of the application: removes the header that names aiohttp and Python with their versions."""
     response.headers.pop("Server", None)
@@ -97,6 +107,19 @@ def prove(request: web.Request) -> None:
     protocol = request.protocol
     if isinstance(protocol, _Served):
         protocol.connections.prove(protocol.connection)
+
+
+class Route(Protocol):
+    """Which process serves a connection, where several accept from one socket."""
+
+    def send(self, head: bytes, descriptor: int, done: Callable[[bool], None]) -> bool:
+        """Send the connection to the process that should have it; False when that is this one.
+
+        `done(True)` is called once it is there, `done(False)` when this process has to serve it after all.
+        """
+
+    def here(self, head: bytes) -> Callable[[], None]:
+        """This process serves it; call the result when it is closed."""
 
 
 class _Connection:
@@ -113,13 +136,22 @@ class Connections:
     """The connections of one listener. Each one closed for lack of room is counted in `input_errors_total`.
 
     `spare`: room for connections that are not proven; `max_calls` sets the room for those that are. `clock`: monotonic
-    seconds.
+    seconds. `route`: where other processes accept from the same socket; then an answer ends its connection, or a proxy
+    would keep using it for requests that belong elsewhere.
     """
 
     def __init__(
-        self, limits: Limits, metrics: Metrics, *, max_calls: int, spare: int, clock: Callable[[], float]
+        self,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        max_calls: int,
+        spare: int,
+        clock: Callable[[], float],
+        route: Route | None = None,
     ) -> None:
         self._limits, self._metrics, self._clock = limits, metrics, clock
+        self.route = route
         self._spare, self._proven_max = spare, 2 * max_calls + PROVEN_SPARE
         self._unproven: OrderedDict[_Connection, None] = OrderedDict()  # by `since_s`, as the next two are
         self._proven: OrderedDict[_Connection, None] = OrderedDict()
@@ -141,6 +173,10 @@ class Connections:
         """A protocol factory: hands a connection to `server` once the headers of its first request are complete."""
         return lambda: _Waiting(self, server)
 
+    def received(self, server: web.Server, head: bytes, gone: Callable[[], None]) -> Callable[[], asyncio.Protocol]:
+        """A protocol factory for one connection from another process, which has read `head` of it."""
+        return lambda: _Waiting(self, server, head, gone)
+
     def middleware(self) -> Middleware:
         """For the application that is served: marks where requests begin and end; unknown paths have a rate, too."""
 
@@ -149,10 +185,18 @@ class Connections:
             protocol = request.protocol
             assert isinstance(protocol, _Served)
             protocol.request_begins()
+            _handled.set(protocol)
             try:
                 if request.match_info.http_exception is not None:
                     self._limits.check_rate(request)
-                return await handler(request)
+                response = await handler(request)
+                if self.route is not None and not response.prepared:
+                    response.force_close()
+                return response
+            except web.HTTPException as refusal:
+                if self.route is not None:
+                    refusal.force_close()
+                raise
             finally:
                 protocol.request_ends()
 
@@ -242,18 +286,24 @@ class Connections:
 class _Waiting(asyncio.Protocol):
     """A connection until the headers of its first request are complete; the server's protocol takes over then.
 
-    It costs little: a silent connection has no task and no parser.
+    It costs little: a silent connection has no task and no parser. `head`, `gone`: of one that another process has
+    accepted and read that much of.
     """
 
-    def __init__(self, connections: Connections, server: web.Server) -> None:
+    def __init__(
+        self, connections: Connections, server: web.Server, head: bytes = b"", gone: Callable[[], None] | None = None
+    ) -> None:
         self._connections, self._server = connections, server
-        self._held = bytearray()
+        self._held, self._gone = bytearray(head), gone
         self._connection: _Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._connection = self._connections.admit(transport)  # type: ignore[arg-type]
+        if self._gone is not None:
+            self._serve()
+            return
         self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._close, "timeout")
 
     def data_received(self, data: bytes) -> None:
@@ -268,8 +318,35 @@ class _Waiting(asyncio.Protocol):
             if len(self._held) > MAX_HEAD:
                 self._close("too_large")
             return
+        if self._connections.route is None:
+            self._serve()
+        else:
+            self._route(self._connections.route)
+
+    def _route(self, route: Route) -> None:
+        """Another process gets the connection, or this one serves it."""
+        assert self._connection is not None
+        transport = self._connection.transport
+        transport.pause_reading()
+        if not route.send(bytes(self._held), transport.get_extra_info("socket").fileno(), self._routed):
+            self._routed(taken=False)
+
+    def _routed(self, taken: bool) -> None:
+        if self._connection is None:  # closed meanwhile
+            return
+        transport = self._connection.transport
+        if taken:
+            self._connections.forget(self._detach())
+            transport.abort()  # closes this process's copy of the descriptor only
+            return
+        assert self._connections.route is not None
+        self._gone = self._connections.route.here(bytes(self._held))
+        self._serve()
+        transport.resume_reading()
+
+    def _serve(self) -> None:
         connection = self._detach()
-        protocol = _Served(self._connections, self._server, connection)
+        protocol = _Served(self._connections, self._server, connection, self._gone)
         connection.transport.set_protocol(protocol)
         protocol.connection_made(connection.transport)
         protocol.data_received(bytes(self._held))
@@ -277,6 +354,8 @@ class _Waiting(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._connection is not None:
             self._connections.forget(self._detach())
+        if self._gone is not None:
+            self._gone()
 
     def _close(self, reason: str) -> None:
         connection = self._detach()
@@ -304,7 +383,13 @@ class _Served(RequestHandler):
     error pages quote the request.
     """
 
-    def __init__(self, connections: Connections, server: web.Server, connection: _Connection) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        server: web.Server,
+        connection: _Connection,
+        gone: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -314,7 +399,7 @@ class _Served(RequestHandler):
             lingering_time=2.0,
             auto_decompress=False,  # no client of ours compresses requests; decompression bombs do
         )
-        self.connections, self.connection = connections, connection
+        self.connections, self.connection, self._gone = connections, connection, gone
         self._head_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -325,7 +410,14 @@ class _Served(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_head_timer()
         self.connections.forget(self.connection)
+        self.is_gone()
         super().connection_lost(exc)
+
+    def is_gone(self) -> None:
+        """It counts as nobody's load any more."""
+        if self._gone is not None:
+            self._gone()
+            self._gone = None
 
     def request_begins(self) -> None:
         self._stop_head_timer()

@@ -24,7 +24,7 @@ from aiohttp import web
 from offhook.gateway.web.allowance import Allowance
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Limits", "is_private", "source_of"]
+__all__ = ["FORM", "Limits", "is_private", "source_of"]
 
 log = logging.getLogger(__name__)
 

@@ -435,6 +435,14 @@ def reliability() -> Any:
             "{{result}}",
         ),
         latency(s.MODEL_RECONNECT_GAP),
+        each_minute(
+            "Provider's errors by reason",
+            "Of sessions and of single responses; quota and key end calls with the fallback.",
+            "offhook_model_errors_total",
+            "reason",
+            "{{reason}}",
+        ),
+        each_minute("Calls by provider", "Calls begun.", "offhook_model_calls_total", "provider", "{{provider}}"),
         board.Row("Replicas"),
         graph(
             "Draining",

@@ -55,6 +55,7 @@ def test_documented_defaults_are_the_real_defaults() -> None:
     )
     examples = {
         "model.name",
+        "model.provider",
         "model.temperature",
         "model.thinking_level",
         "greeting.text",
@@ -62,7 +63,7 @@ def test_documented_defaults_are_the_real_defaults() -> None:
         "limits.cost",
         "limits.cost_per_day",
     }
-    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms"}
+    examples |= {"outbound.caller_id", "turn_detection.end_silence_ms", "retention.days", "retention.megabytes"}
     for field, own in fields_of(Agent).items():
         if field == "tools":
             continue

@@ -94,7 +94,12 @@ async def a_link(model: GeminiModel, sink: Counting, formats: AudioFormats):
     running = asyncio.create_task(link.run())
     codes = CODES if formats.caller == MULAW_8K else PCM
     await sink.ready.wait()
-    yield lambda: link.caller_audio(codes, SAMPLES, loop.time())
+
+    def frame() -> None:
+        link.caller_audio(codes, SAMPLES, loop.time())
+        link.flush_audio()
+
+    yield frame
     await link.close()
     await running
 

@@ -25,6 +25,7 @@ from offhook.media import mulaw
 from offhook.media.framing import Framer
 from offhook.media.recording import Recording
 from offhook.media.resample import Down24To8, Up8To16, resample
+from offhook.media.vad import EnergyDetector
 from tests.media import signals
 
 with warnings.catch_warnings():
@@ -32,6 +33,7 @@ with warnings.catch_warnings():
     import audioop
 
 CHUNKS_MS = (20, 40, 100, 250)
+GROUPS = (1, 2, 4, 8, 16, 32)
 UP_LIMIT, DOWN_LIMIT = 2.5, 1.25
 SOXR = importlib.util.find_spec("soxr") is not None
 RNG = np.random.default_rng(1)
@@ -186,6 +188,35 @@ def quality() -> None:
         print(f"  {name:<46}{np.mean(found):10.3f}{np.max(alone_scores - np.array(found)):20.3f}")
 
 
+def grouped() -> None:
+    """Frames of several calls heard, and upsampled, at once."""
+    noise, agent = signals.white(20.0, -55.0), signals.agent_speech(20)
+    talking = signals.add(noise, signals.agent_speech(20, "de+m3", -26.0))
+    silent = [mulaw.SILENCE_DBOV] * 1000
+    print(f"\n{'several calls at once, us per frame; calls':<48}" + "".join(f"{size:>8}" for size in GROUPS))
+    for name, sound, levels in (
+        ("detection, a quiet line", noise, silent),
+        ("detection, the caller speaks", talking, silent),
+        ("detection, the agent speaks", noise, mulaw.levels_dbov(mulaw.encode(agent)).tolist()),
+    ):
+        row = []
+        for size in GROUPS:
+            detectors, frames, at = [EnergyDetector() for _ in range(size)], signals.line(sound).reshape(-1, 160), [0]
+
+            def detect(detectors=detectors, frames=frames, levels=levels, at=at) -> None:
+                at[0] += 1
+                now = [(at[0] + 37 * call) % 1000 for call in range(len(detectors))]
+                EnergyDetector.push_all(detectors, [frames[k] for k in now], [levels[k] for k in now])
+
+            row.append(cpu_us(detect, size))
+        print(f"  {name:<46}" + "".join(f"{us:8.1f}" for us in row))
+    row = []
+    for size in GROUPS:
+        ups, pieces = [Up8To16() for _ in range(size)], [signals.white(0.02, -30.0, call) for call in range(size)]
+        row.append(cpu_us(lambda ups=ups, pieces=pieces: Up8To16.push_all(ups, pieces), size))
+    print(f"  {'8 to 16 kHz':<46}" + "".join(f"{us:8.1f}" for us in row))
+
+
 def others() -> None:
     print("\nthe rest of the path, us per 20 ms")
     codes = mulaw.encode(signals.white(0.02, -30.0))
@@ -215,6 +246,7 @@ def main() -> None:
     held_back()
     allocation()
     quality()
+    grouped()
     others()
 
 

@@ -84,7 +84,7 @@ async def fuzz(seconds: float, seed: int) -> Report:
     environ = {"GEMINI_API_KEY": "none", "OFFHOOK_INSECURE": "1", "OFFHOOK_PORT": "0", "OFFHOOK_MAX_CALLS": "50"}
     agent = parse_agent("name: fuzzed\nidle: {prompt_after_s: 0, goodbye_after_s: 0}\nbarge_in: {dtmf: true}\n")
     gateway = Gateway(settings_from(environ), [agent], environ)
-    gateway.model.link = lambda brief, call: NoModel(call)  # type: ignore[method-assign,assignment,return-value]
+    gateway.models["gemini"].link = lambda brief, call: NoModel(call)  # type: ignore[method-assign,assignment,return-value]
     try:
         async with gateway.listening() as url:
             host, _, port = url.removeprefix("http://").rpartition(":")

@@ -32,6 +32,7 @@ async def test_pending_tool_calls_are_bounded() -> None:
         metrics=metrics,
         clock=lambda: 1.0,
         feed=fed.append,
+        changed=lambda: None,
         faults=SimpleNamespace(safely=lambda part, function, *arguments: function(*arguments)),
     )
     model = mock.Mock(session=1)

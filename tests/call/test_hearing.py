@@ -1,4 +1,4 @@
-"""Loud audio in which the detector finds no speech."""
+"""Loud audio in which the detector finds no speech; frames of many calls heard together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.hearing import Detection, Hearing
+from offhook.gateway.call.detection import Detection
+from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
 from offhook.media.formats import MULAW_8K
@@ -26,6 +27,9 @@ class Unheard:
     def caller_audio(self, codes, samples, received_s):
         pass
 
+    def flush_audio(self):
+        pass
+
 
 class DeafDetector:
     """A detector that never decides anything."""
@@ -33,13 +37,18 @@ class DeafDetector:
     speaking = False
 
     def push(self, samples, played_dbov):
-        return None
+        return self.push_all([self], [samples], [played_dbov])[0]
+
+    @staticmethod
+    def push_all(detectors, frames, played_dbov):
+        return [None for _ in detectors]
 
 
 class Line:
     """A caller's audio, 20 ms at a time, on a clock of its own."""
 
-    def __init__(self, detector):
+    def __init__(self, detector, detection=None):
+        self.failures = []
         self.now_s, self.events, self.agent_dbov = 0.0, [], -100.0
         self.noise = np.random.default_rng(1)
         agent = Agent(name="a")
@@ -49,11 +58,12 @@ class Line:
             clock=lambda: self.now_s,
             metrics=Metrics(CollectorRegistry(), LABELS, tools=[], version="1"),
             feed=self.events.append,
+            faults=SimpleNamespace(report=lambda part, error: self.failures.append((part, error))),
         )
         self.hearing = Hearing(
             wiring,
             policy_of(agent),
-            Detection(),
+            detection or Detection(lambda after_s, flush: flush()),
             recorder=None,
             uplink=Unheard(),
             agent_level_dbov=lambda now_s: self.agent_dbov,
@@ -110,3 +120,126 @@ def test_a_soft_line_is_not_loud(line):
 def test_noise_is_no_speech_for_the_real_detector():
     line = Line(None).hears(QUIET, 2.0).hears(LOUD, 5.0)
     assert line.events == line.reported != []
+
+
+# --- together
+
+
+class Failing(DeafDetector):
+    """A detector that raises."""
+
+    @staticmethod
+    def push_all(detectors, frames, played_dbov):
+        raise ZeroDivisionError
+
+
+class Written(DeafDetector):
+    """A detector of several calls that keeps the size of each group."""
+
+    def __init__(self, groups):
+        self.groups = groups
+
+    @staticmethod
+    def push_all(detectors, frames, played_dbov):
+        detectors[0].groups.append(len(detectors))
+        return [None for _ in detectors]
+
+
+class Together:
+    """Lines whose frames wait until `flush`; `after_s`: how long they would at most."""
+
+    def __init__(self, *detectors):
+        self.after_s, self.got = [], []
+        self.detection = Detection(lambda after_s, flush: self.after_s.append(after_s))
+        self.lines = [Line(detector, self.detection) for detector in detectors]
+        for n, line in enumerate(self.lines):
+            line.hearing.uplink = SimpleNamespace(
+                caller_audio=lambda codes, samples, received_s, n=n: self.got.append((n, received_s)),
+                flush_audio=lambda: None,
+            )
+
+
+def test_frames_of_many_calls_are_heard_together():
+    groups = []
+    all_ = Together(*(Written(groups) for _ in range(3)))
+    for line in (*all_.lines, all_.lines[1]):  # two frames of one call
+        line.hears(QUIET, 0.02)
+    assert all_.got == []
+    all_.detection.flush()
+    assert groups == [3, 1]
+    assert all_.got == [(0, 0.02), (1, 0.02), (2, 0.02), (1, 0.04)]
+
+
+def test_a_call_fed_by_another_s_step_hears_first():
+    """An event of call 0 that is one of call 1's too: the frame of call 1 was before it."""
+    all_ = Together(DeafDetector(), DeafDetector(), DeafDetector())
+
+    def caller_audio(codes, samples, received_s):
+        all_.lines[1].hearing.key_pressed()
+        all_.got.append(0)
+
+    all_.lines[0].hearing.uplink = SimpleNamespace(caller_audio=caller_audio, flush_audio=lambda: None)
+    for line in all_.lines:
+        line.hears(QUIET, 0.02)
+    all_.detection.flush()
+    assert all_.got == [(1, 0.02), 0, (2, 0.02)]
+    assert [line.hearing.waiting for line in all_.lines] == [0, 0, 0]
+
+
+def test_a_key_comes_after_the_frames_before_it():
+    all_ = Together(DeafDetector(), DeafDetector())
+    for line in all_.lines:
+        line.hears(QUIET, 0.02)
+    all_.lines[1].hearing.key_pressed()
+    assert all_.got == [(0, 0.02), (1, 0.02)]
+    all_.lines[1].hearing.key_pressed()  # nothing waits
+    assert len(all_.got) == 2
+
+
+def test_an_event_that_may_wait_follows_the_frames():
+    """And it does not have them heard; one that may not comes after both. A frame that fails holds nothing back."""
+    groups = []
+    all_ = Together(Written(groups), Written(groups), Failing())
+    for n, line in enumerate(all_.lines):
+        line.hears(QUIET, 0.02)
+        line.hearing._feed = all_.got.append
+        line.hearing.then(f"mark {n}")
+    assert all_.got == []
+    all_.lines[1].hearing.catch_up()
+    assert groups == [2]
+    assert all_.got == ["mark 2", (0, 0.02), "mark 0", (1, 0.02), "mark 1"]
+    all_.lines[0].hearing.then("at once")
+    assert all_.got[-1] == "at once"
+
+
+@pytest.mark.parametrize("place", ["detector", "decoding", "uplink"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_failure_costs_its_own_call_a_frame(place, alone):
+    all_ = Together(DeafDetector(), DeafDetector(), DeafDetector())
+    failing, hearing = all_.lines[1], all_.lines[1].hearing
+    if place == "detector":
+        hearing.detector = Failing()
+    elif place == "decoding":
+        hearing.line_format = None
+    else:
+        hearing.uplink = SimpleNamespace(flush_audio=lambda: None)
+    for line in all_.lines:
+        line.hears(QUIET, 0.02)
+        if alone:
+            all_.detection.flush()
+    all_.detection.flush()
+    assert all_.got == [(0, 0.02), (2, 0.02)]
+    assert hearing.waiting == 0
+    assert [part for part, _ in failing.failures] == ["line_reader"]
+    assert all_.lines[0].failures == all_.lines[2].failures == []
+
+
+def test_frames_wait_only_where_others_are_due():
+    """At the start, and with 20 calls, not at all; with 40 for 2 ms."""
+    for calls, waits in ((20, 0.0), (40, 0.002)):
+        all_ = Together(*(DeafDetector() for _ in range(calls)))
+        for _ in range(60):
+            for line in all_.lines:
+                line.hears(QUIET, 0.02)
+            all_.detection.flush()
+        assert (all_.after_s[0], all_.after_s[-1]) == (0.0, waits)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offhook.gateway.rehearsal.model.script import Reply, Script
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.media import mulaw
 from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT
@@ -15,6 +15,21 @@ from tests.media.measure import delay_samples
 from tests.rig.calls import Plan, place_calls
 
 FRAME = 160
+
+
+def test_a_refused_recording_is_removed(tmp_path: Path) -> None:
+    plan = Plan(
+        (WaitForAgent("end"), Say(WAIT), WaitForAgent("end"), Pause(200), HangUp()),
+        Script((GREETING, Reply("caller", (CallTool("stop_recording"), SATURDAY)))),
+        agent="greeting: {text: Greet.}\ntools: [{builtin: stop_recording}]\n"
+        f"recording: {{enabled: true, announce: This call is recorded., directory: {tmp_path}}}",
+    )
+    outcome = place_calls({"refused": plan}, speed=4.0)["refused"]
+    assert [tool.outcome for tool in outcome.record.tool_calls] == ["done"]
+    assert outcome.record.recording is None
+    assert list(tmp_path.iterdir()) == []
+    prompted = str(outcome.sessions[0])
+    assert "word for word: This call is recorded." in prompted
 
 
 def test_recording_holds_heard_audio_and_none_cleared(tmp_path: Path) -> None:

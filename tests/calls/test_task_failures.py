@@ -142,7 +142,7 @@ CASES = {
         "link_writer", lambda call, trap: trap.on(call.model.link._outbox, "_wanted"), script=WITH_TOOL, agent=TOOLS
     ),
     "link's connecting": Case("link", connecting),
-    "link's audio": Case("link_writer", lambda call, trap: trap.on(call.model.link._caller, "push")),
+    "link's audio": Case("link_writer", lambda call, trap: trap.on(call.model.link._outbox, "audio")),
     "line's sent": Case("line_sender", line("sent")),
     "line's audio": Case("line_reader", line("caller_audio")),
     "line's audio for ever": Case("line_reader", line("caller_audio"), ending="internal_error", times=10_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -175,6 +176,38 @@ async def test_audio_marks_and_clears_in_order():
         assert [m["event"] for m in sent] == ["media", "mark", "clear", "mark"]
         assert [m["mark"]["name"] for m in sent if "mark" in m] == ["r1.160.0", "c1"]
         assert x.sink.events == [("sent", span(0)), ("clear_sent", 1)]
+
+
+class Counting:
+    """A transport that counts the writes of the line."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.writes = 0
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def test_what_waits_leaves_in_one_write():
+    async with streaming() as x:
+        counting = x.line._transport = Counting(x.transport)
+        played = [bytes(size) for size in (1, 160, 48_000)]  # of each of the three lengths of a frame's head
+        for n, codes in enumerate(played):
+            x.line.play(Span(n, 0, len(codes)), codes)
+            x.line.mark(ReplyMark(n, len(codes), 0))
+        await asyncio.sleep(0.05)
+        assert counting.writes == 1
+        assert x.line.marks_outstanding == 3
+        closing = asyncio.create_task(x.line.close())
+        sent = await x.received()
+        await closing
+        assert [m["event"] for m in sent] == ["media", "mark"] * 3
+        assert [len(base64.b64decode(m["media"]["payload"])) for m in sent if "media" in m] == [1, 160, 48_000]
 
 
 async def test_nothing_unsent_follows_a_clear():

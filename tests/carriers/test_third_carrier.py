@@ -194,7 +194,7 @@ async def test_equal_formats_are_not_converted(monkeypatch: pytest.MonkeyPatch) 
     formats = LineFormats(gives=ALAW_8K, takes=ALAW_8K)
     monkeypatch.setattr(app, "Twilio", partial(RtpCarrier, formats=formats))
     async with serving_realtime([Answer("Saturday.", greeting)], ALAW_8K) as (service, model_url):
-        monkeypatch.setattr(app, "model_for", lambda environ: RealtimeModel(model_url))
+        monkeypatch.setattr(app, "model_for", lambda provider, environ: RealtimeModel(model_url))
         async with serving(agents, {"OFFHOOK_INSECURE": "1"}) as (_, url), asyncio.timeout(60):
             phone = RtpPhone(url, numbers["desk"], formats, running_clock())
             calling = asyncio.create_task(phone.call())

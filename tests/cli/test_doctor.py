@@ -348,3 +348,18 @@ async def test_an_expired_key_is_named_by_doctor() -> None:
     assert finding.ok is False
     assert "GEMINI_API_KEY" in finding.hint
     assert "offhook check" not in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "says"),
+    [
+        (Script(), True, "gpt-realtime-2.1 answers"),
+        (Script(refuse=Close(3000, "invalid_request_error.invalid_api_key")), False, "check OPENAI_API_KEY"),
+        (Script(refuse=Close(1011, "insufficient_quota")), False, "the quota"),
+    ],
+)
+async def test_doctor_opens_a_session_with_openai(script: Script, ok: bool, says: str) -> None:
+    async with exchange({"desk": ("model: {provider: openai}", script)}) as x:
+        finding = await doctor._model(x.gateway.agents[0], model_environ(x.model))
+    assert finding.ok is ok
+    assert says in finding.says + finding.hint

@@ -24,6 +24,7 @@ WALKS = {
     "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True, greeting_protected=True), "one digits"),
     "hold, local turns": (UNBOUNDED._replace(local_turns=True, dtmf_barge_in=True), "one digits ends"),
     "hold, line away": (UNBOUNDED, "one line ends"),
+    "hold, moved from another process": (UNBOUNDED._replace(greets=Greets.MODEL), "one moved line"),
     "hold, last words": (UNBOUNDED, "one words loud"),
     "stop": (UNBOUNDED._replace(mode=Mode.STOP), "one ends"),
     "model": (UNBOUNDED._replace(mode=Mode.MODEL), "one ends"),

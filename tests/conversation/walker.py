@@ -68,6 +68,7 @@ def _class_of(shell: Shell) -> tuple[object, ...]:
         s.greeted,
         None if s.ending else _due_class(s.due),
         s.caller.idle_prompted,
+        s.owed,
         s.rotation_due,
         s.ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
@@ -92,6 +93,12 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     yield e.StreamStopped(now_s)
     if s.phase is Phase.CONNECTING:
         yield e.StreamStarted(now_s)
+        if "moved" in kinds:
+            for owed in e.Owed:
+                for ending in (None, Ending.AGENT_HUNG_UP):
+                    yield e.Resumed(now_s, 3, owed, 0.0, ending)
+            yield e.Resumed(now_s, 0, e.Owed.GREETING, 0.0)
+            yield e.Resumed(now_s, 1, e.Owed.REST, 0.0, sound=CHUNK, sound_heard=800)
     # the carrier
     if s.ledger.clear_pending:
         yield e.ClearAcknowledged(now_s, ledger.epoch)
@@ -146,6 +153,9 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
             yield e.ToolFinished(now_s, call_id, e.Outcome.DONE)
             yield e.ToolWithdrawn(now_s, call_id)
     # the link
+    if "moved" in kinds and s.link is Link.DIALLING:
+        yield e.ModelReady(now_s, resumed=True)
+        yield e.ModelFailed(now_s)
     if "link" in kinds:
         if s.link is Link.UP:
             yield e.ModelDown(now_s)
@@ -169,7 +179,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     """From a new call to every class of states. Raises `Violated` with the way there."""
     wanted = frozenset(kinds)
     start = Shell()
-    if "link" not in wanted:
+    if "link" not in wanted and "moved" not in wanted:
         start, _ = feed(policy, start, e.ModelReady(SOON_S))
     came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {_class_of(start): (None, None)}
     shells = [start]

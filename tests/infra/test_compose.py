@@ -52,7 +52,7 @@ class TestEachService:
     def test_secrets_come_from_outside(self, name: str) -> None:
         for key, value in SERVICES[name].get("environment", {}).items():
             if re.search(r"KEY|TOKEN|PASSWORD|SID", key):
-                assert re.fullmatch(r"\$\{\w+:\?.+\}", value), key
+                assert re.fullmatch(r"\$\{\w+:(\?.+|-)\}", value), key  # "-": one of the models' keys
 
 
 def test_example_names_all_variables_and_no_secret() -> None:
@@ -64,8 +64,11 @@ def test_example_names_all_variables_and_no_secret() -> None:
 
 
 def test_the_gateway_understands_its_environment() -> None:
+    def given(reference: re.Match[str]) -> str:
+        return "https://given.example" if reference[1] == "?" else reference[2]  # the default, else
+
     environment = {
-        name: re.sub(r"\$\{(\w+):\?[^}]*\}", "https://given.example", value)
+        name: re.sub(r"\$\{\w+:([?-])([^}]*)\}", given, value)
         for name, value in SERVICES["gateway"]["environment"].items()
     }
     settings = settings_from({**environment, "OFFHOOK_HOST": "0.0.0.0"})

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from offhook.gateway.labels import LABELS
+from offhook.gateway.telephony.admission import Refusal
 from offhook.metrics.segments import BARGEIN_SILENCE, EVENT_LOOP_LAG, OUTSIDE, SEGMENTS, TURN_GAP
 from tests.infra.infra_files import INFRA, RULES, alerts, recorded
 from tests.needs import require
@@ -82,7 +83,7 @@ class TestAlerts:
         named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)(?:\{[^`]*)?`", text))
         words = set(LABELS.call_endings) | {"no_mark", "no_audio", "call_ended", "no_agent", "at_limit", "target_s"}
         words |= {"turn_detection", "barge_in", "min_speech_ms", "offhook_segment_incomplete_total"}
-        words |= {"webhook_signature", "stream_token", "stream_signature"}
+        words |= {"webhook_signature", "stream_token", "stream_signature"} | {refusal.value for refusal in Refusal}
         assert named <= segments | words
 
     def test_the_runbook_says_what_latency_leaves_out(self) -> None:

@@ -41,6 +41,20 @@ def test_up_does_not_depend_on_the_cut(sizes: list[int], count: int) -> None:
     assert len(whole) == 4 * count  # exactly twice as many: nothing is held back
 
 
+@given(st.lists(st.tuples(st.sampled_from([160, 160, 160, 0, 7, 333]), st.lists(st.integers(0, 5), min_size=1))))
+@settings(max_examples=60, deadline=None)
+def test_up_does_not_depend_on_the_grouping(groups: list[tuple[int, list[int]]]) -> None:
+    """Pieces of six streams converted together, some streams twice in a group: each stream's bytes are as if alone."""
+    together, alone, ends = [Up8To16() for _ in range(6)], [Up8To16() for _ in range(6)], [1500 * n for n in range(6)]
+    for size, streams in groups:
+        pieces = []
+        for stream in streams:
+            pieces.append(NOISE[ends[stream] % 3000 :][:size])
+            ends[stream] += size
+        expected = [alone[stream].push(piece) for stream, piece in zip(streams, pieces, strict=True)]
+        assert Up8To16.push_all([together[stream] for stream in streams], pieces) == expected
+
+
 @given(SIZES, st.integers(0, 40_001))
 @settings(max_examples=60, deadline=None)
 def test_down_does_not_depend_on_the_cut(sizes: list[int], count: int) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offhook.media import vad
 from offhook.media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
@@ -92,6 +94,85 @@ def test_times_below_a_frame_are_refused() -> None:
     for times in ({"min_speech_ms": 10}, {"hangover_ms": 0}):
         with pytest.raises(ValueError, match="at least 20"):
             EnergyDetector(**times)
+
+
+# Many calls at once
+
+
+def lines_of_all_kinds() -> list[tuple[signals.Samples, list[float]]]:
+    """3 s each of a voice, a voice over an echo, noise, keys and nothing; with the agent's level of each frame."""
+    frames, silent = 150, [-100.0] * 150
+    agent = np.where(np.arange(frames) // 12 % 3 == 0, -60.0, -20.0).tolist()
+    voice = spoken(1.0, 1.2, 3.0)
+    echo = signals.add(np.roll(signals.buzz(3.0, -38.0), 1600), voice)
+    return [
+        (voice, silent),
+        (echo, agent),
+        (signals.white(3.0, -40.0), agent),
+        (signals.add(signals.dtmf_keys(3.0), signals.white(3.0, -60.0)), silent),
+        (signals.silence(3.0), silent),
+        (signals.add(spoken(0.4, 0.0, 3.0), signals.silence(3.0)), agent),
+    ]
+
+
+LINES = lines_of_all_kinds()
+
+
+def pushed(kind: type[EnergyDetector] | type[SileroDetector], groups: list[list[int]]) -> list[list[object]]:
+    """By line: each frame's edge, level and echo's level, the lines of each group pushed together."""
+    detectors = [kind() for _ in LINES]
+    heard: list[list[object]] = [[] for _ in LINES]
+    for group in groups:
+        at = [len(heard[line]) for line in group]
+        found = kind.push_all(
+            [detectors[line] for line in group],
+            [LINES[line][0][160 * k : 160 * (k + 1)] for line, k in zip(group, at, strict=True)],
+            [LINES[line][1][k] for line, k in zip(group, at, strict=True)],
+        )
+        for line, edge in zip(group, found, strict=True):
+            own = detectors[line]._line
+            heard[line].append((edge, own.loud, own.audible, own.fresh, own.level_dbov, own.echo_dbov, own._limit_db))
+    return heard
+
+
+ALONE = pushed(EnergyDetector, [[line] for line in range(len(LINES)) for _ in range(150)])
+
+
+def test_the_lines_of_the_grouping_test_have_edges() -> None:
+    assert sum(row[0] is not None for line in ALONE for row in line) >= 4
+
+
+@given(
+    st.lists(
+        st.permutations(range(len(LINES))).flatmap(lambda p: st.integers(1, len(p)).map(lambda n: p[:n])),
+        min_size=40,
+        max_size=80,
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_grouping_does_not_change_a_decision(groups: list[list[int]]) -> None:
+    """Whichever calls' frames happen to come together; values differ by rounding at most."""
+    for line, (together, alone) in enumerate(zip(pushed(EnergyDetector, groups), ALONE, strict=False)):
+        for frame, (left, right) in enumerate(zip(together, alone, strict=False)):
+            assert left[:4] == right[:4], (line, frame)
+            assert left[4:] == pytest.approx(right[4:], abs=1e-3)
+
+
+def test_silero_hears_the_same_in_a_group() -> None:
+    require("onnxruntime", "silero_vad")
+    every = list(range(len(LINES)))
+    together = pushed(SileroDetector, [every] * 150)
+    alone = pushed(SileroDetector, [[line] for line in every for _ in range(150)])
+    assert [[row[:4] for row in line] for line in together] == [[row[:4] for row in line] for line in alone]
+
+
+def test_a_bad_frame_spoils_nothing_in_its_group() -> None:
+    """Refused before any line has heard anything."""
+    kept, other = EnergyDetector(), EnergyDetector()
+    good, bad = np.zeros(160, np.int16), np.zeros(159, np.int16)
+    with pytest.raises(ValueError, match="frames of 160"):
+        EnergyDetector.push_all([kept, other], [good, bad], [-100.0, -100.0])
+    assert edges(kept, spoken()) == edges(EnergyDetector(), spoken())
 
 
 # How soon

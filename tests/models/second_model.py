@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import ModelFailed, ModelReady, ReplyComplete, TurnComplete
-from offhook.gateway.models import CallBrief, Declared, LinkCan, LinkCount, ModelSink, Prices, Problem, Speaker, Usage
+from offhook.gateway.models import (
+    CallBrief,
+    Declared,
+    LinkCan,
+    LinkCount,
+    LinkMemory,
+    ModelSink,
+    Prices,
+    Problem,
+    Speaker,
+    Usage,
+)
 from offhook.media.formats import ALAW_8K, MULAW_8K
 
 __all__ = ["RealtimeLink", "RealtimeModel"]
@@ -80,6 +91,8 @@ class RealtimeLink:
             return
         self._send("input_audio_buffer.append", audio=base64.b64encode(codes).decode())
 
+    def flush_audio(self) -> None: ...
+
     def turn_started(self) -> None: ...
 
     def turn_ended(self) -> None:
@@ -97,6 +110,9 @@ class RealtimeLink:
         if item := self._items.get(turn):
             ms = samples * 1000 // self._brief.formats.agent.rate_hz
             self._send("conversation.item.truncate", item_id=item, content_index=0, audio_end_ms=ms)
+
+    def memory(self) -> LinkMemory:
+        return LinkMemory()
 
     def cancel_reply(self, turn: int) -> None:
         if self._response and turn == self._turn:

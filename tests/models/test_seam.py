@@ -8,10 +8,15 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.labels import LABELS
 from offhook.gateway.models import LINK_METRICS, LinkCount, Problem
 from offhook.gateway.models.gemini.link import SESSION_RESULTS
-from offhook.metrics.catalogue import INPUT_ERRORS, Metrics, Tally
+from offhook.gateway.models.openai.recovery import ERRORS
+from offhook.metrics.catalogue import INPUT_ERRORS, MODEL_ERRORS, Metrics, Tally
 from offhook.metrics.catalogue import SESSION_RESULTS as KNOWN_RESULTS
 
-REASONS = {LinkCount.SESSION_FAILED: (*SESSION_RESULTS.values(), "refused"), LinkCount.MALFORMED: INPUT_ERRORS}
+REASONS = {
+    LinkCount.SESSION_FAILED: (*SESSION_RESULTS.values(), "refused"),
+    LinkCount.MALFORMED: INPUT_ERRORS,
+    LinkCount.MODEL_ERROR: {*MODEL_ERRORS, *(cause.value for cause in ERRORS)},
+}
 
 
 @pytest.mark.parametrize("what", LINK_METRICS)
@@ -34,6 +39,7 @@ def test_counts_without_a_metric_are_these() -> None:
         LinkCount.MESSAGE_DROPPED,
         LinkCount.RESULT_DROPPED,
         LinkCount.REPEATED,
+        LinkCount.HANDLE,
         LinkCount.TURN_CUT,
     }
 

@@ -50,7 +50,7 @@ async def call_the_desk() -> Seen:
     numbers, agents = numbered_agents({"desk": AGENT})
     async with serving_realtime(answers, MULAW_8K) as (service, model_url):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(app, "model_for", lambda environ: RealtimeModel(model_url))
+            patch.setattr(app, "model_for", lambda provider, environ: RealtimeModel(model_url))
             async with serving(agents, {"OFFHOOK_INSECURE": "1"}) as (gateway, url):
                 steps = (SayOver(WAIT, 1_500), WaitForAgent("end"), Pause(200), HangUp())
                 call = SimulatedCall(url, steps, dialled=numbers["desk"])
@@ -112,7 +112,7 @@ def test_tool_result_reaches_the_model(seen: Seen) -> None:
 
 
 async def test_browser_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "model_for", lambda environ: RealtimeModel("http://127.0.0.1:9"))
+    monkeypatch.setattr(app, "model_for", lambda provider, environ: RealtimeModel("http://127.0.0.1:9"))
     _, agents = numbered_agents({"desk": AGENT})
     async with (
         serving(agents, {"OFFHOOK_INSECURE": "1", "OFFHOOK_BROWSER_TOKENS": "1"}) as (_, url),

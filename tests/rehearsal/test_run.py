@@ -95,7 +95,7 @@ async def test_own_keys_do_not_reach_a_rehearsed_gateway(monkeypatch, tmp_path):
 
 
 async def test_failed_demo_exits_with_1_and_writes_json(monkeypatch, tmp_path):
-    async def failed(out_dir, progress):
+    async def failed(out_dir, progress, provider):
         for doing in ("wait for the agent to finish", "wait for the agent to finish", "hang up"):
             progress(Glance(at_s=1.0, caller_dbov=-30.0, agent_dbov=-100.0, doing=doing))
         report = paper_report()
@@ -115,7 +115,7 @@ async def test_failed_demo_exits_with_1_and_writes_json(monkeypatch, tmp_path):
 
 async def test_on_a_terminal_there_is_a_live_line(monkeypatch):
     out = io.StringIO()
-    with run._live(Console(file=out, width=100, force_terminal=True)) as progress:
+    with run.live_line(Console(file=out, width=100, force_terminal=True)) as progress:
         progress(Glance(at_s=12.3, caller_dbov=-30.0, agent_dbov=-100.0, doing="hang up"))
         await asyncio.sleep(0.25)
     assert "12.3 s" in out.getvalue()

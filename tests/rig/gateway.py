@@ -51,7 +51,7 @@ async def serving(
         **environ,
     }
     gateway = Gateway(settings_from(whole), list(agents), whole, running_clock())
-    if patience is not None:
-        gateway.model.patience = patience
+    if patience is not None and "gemini" in gateway.models:
+        gateway.models["gemini"].patience = patience
     async with gateway.listening() as url:
         yield gateway, url

@@ -44,6 +44,7 @@ def spawn(arguments: list[str], environ: dict[str, str]) -> tuple[subprocess.Pop
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     if not line:
+        process.kill()
         raise SystemExit(f"{arguments} did not start")
     return process, line.rpartition(" ")[2]
 

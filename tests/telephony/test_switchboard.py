@@ -20,6 +20,8 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
 from offhook.gateway.labels import LABELS
+from offhook.gateway.live import Node
+from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.telephony import switchboard as module
 from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
@@ -117,6 +119,7 @@ class Rig:
             self.calls,
             self._open,
             clock=lambda: self.now_s,
+            fleet=Fleet("a", None, self.metrics, here=lambda: Node(name="a")),
         )
 
     def _open(self, facts: CallFacts, agent: Agent, rang_s: float | None) -> Call:

@@ -63,6 +63,10 @@ class Host:
     def take_message(self, recipient: str, text: str) -> None:
         self.asked.append(("message", recipient, text))
 
+    def stop_recording(self) -> bool:
+        self.asked.append(("stop recording",))
+        return self.can_press
+
     def last_words(self, text: str, ending: Ending) -> None:
         self.asked.append(("last words", text, ending))
 

@@ -115,6 +115,14 @@ def test_a_secret_shows_nothing_of_itself() -> None:
     assert "4711" not in repr(Secret("4711"))
 
 
+async def test_a_recording_is_stopped_where_there_is_one() -> None:
+    stops = desk("stop_recording")
+    stops.host.can_press = True
+    assert (await stops.ask("stop_recording")).outcome is Outcome.DONE
+    stops.host.can_press = False
+    assert (await stops.ask("stop_recording")).outcome is Outcome.FAILED
+
+
 @pytest.mark.parametrize(
     ("tool", "says"),
     [
@@ -128,6 +136,7 @@ def test_a_secret_shows_nothing_of_itself() -> None:
         ("{builtin: leave_message}", "options.say: is needed"),
         ("{function: 'm:f', options: {say: Hi there}}", "options: belongs to builtin"),
         ("{function: 'm:f', builtin: end_call}", r"tools\[0\]: takes one of them"),
+        ("{builtin: stop_recording}", "tools: stop_recording has nothing to stop"),
         ("{name: x}", r"tools\[0\]: is empty"),
         ("{function: 'm:f', blocking: true, filler: One moment.}", "filler: cannot be said while the model waits"),
     ],

@@ -147,7 +147,7 @@ async def test_a_refused_call_says_why(body: dict[str, Any], status: int, error:
         ("1/transfer", {}, (404, {"error": "unknown call or action"})),
         ("1/press", {"digits": "12"}, (200, {"done": True})),
         ("1/press", {"digits": 12}, (400, {"error": "digits must be a string"})),
-        ("1/dance", {}, (404, {"error": "unknown call or action"})),
+        ("1/dance", {}, (404, {"error": "there are hang_up, hold, resume, transfer, press"})),
     ],
 )
 async def test_an_action_is_answered(path: str, body: dict[str, Any], answer: tuple[int, Any]) -> None:

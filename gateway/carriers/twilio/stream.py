@@ -7,7 +7,7 @@ What a stream sends is read, checked and passed on to its call; nothing in it ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import aiohttp
@@ -29,6 +29,7 @@ __all__ = ["FORMATS", "MediaSockets"]
 
 FORMATS = LineFormats(gives=MULAW_8K, takes=MULAW_8K)
 CAN = LineCan(max_message_bytes=messages.MAX_MESSAGE_BYTES)
+CLOSED = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED)
 MAX_WAITING = 100  # sockets without a `start` yet, in addition to one for each call
 MAX_BEFORE_START = 20  # messages; `start` is the second
 
@@ -46,7 +47,7 @@ class MediaSockets:
         metrics: Metrics,
         limits: Limits,
         *,
-        claim: Callable[[messages.Start], Call | None],
+        claim: Callable[[messages.Start], Awaitable[Call | None]],
         stopped: Callable[[Call], None],
         lost: Callable[[Call], None],
         clock: Callable[[], float],
@@ -127,7 +128,7 @@ class MediaSockets:
             self._count("bad_format")
             await socket.close(code=1003, message=b"only audio/x-mulaw, 8000 Hz, 1 channel")
             return None
-        call = self._claim(start)
+        call = await self._claim(start)
         if call is None:
             await socket.close(code=1008, message=b"unknown call or token")
         return call
@@ -136,9 +137,13 @@ class MediaSockets:
         connected = False
         for _ in range(MAX_BEFORE_START):
             message = await socket.receive()
-            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
+            if message.type in CLOSED:
                 return None
-            parsed = await self._parse(socket, message)
+            parsed = None
+            if message.type is WSMsgType.TEXT:
+                parsed = self._parse(message.data)
+            else:
+                await self._control(socket, message)
             if isinstance(parsed, messages.Start):
                 if not connected:
                     self._count("bad_order")
@@ -160,15 +165,23 @@ class MediaSockets:
     ) -> None:
         """The stream's messages to the call, until either is over."""
         guard = StreamGuard(start.stream_sid, self._clock(), start.sequence)
+        receive, clock = socket.receive, self._clock
         try:
-            async for message in socket:
-                now_s = self._clock()
+            while True:
+                message = await receive()
+                kind = message.type
+                if kind in CLOSED:
+                    break
+                now_s = clock()
                 if guard.floods(now_s):
                     self._count("too_many")
                     await close_socket(socket, transport, 1008, b"too many messages")
                     break
                 try:
-                    parsed = await self._parse(socket, message)
+                    if kind is not WSMsgType.TEXT:
+                        await self._control(socket, message)
+                        continue
+                    parsed = self._parse(message.data)
                     if parsed is not None and self._take(parsed, guard, line, call, now_s):
                         break
                 except Exception as error:  # costs this message; a call in which it goes on is ended
@@ -182,14 +195,13 @@ class MediaSockets:
 
     def _take(self, parsed: messages.Message, guard: StreamGuard, line: StreamLine, call: Call, now_s: float) -> bool:
         """One message of the stream: whether it was its end."""
-        if isinstance(parsed, (messages.Connected, messages.Start)):
+        if type(parsed) is messages.Media:  # 50 a second
+            if guard.take(parsed) and (media_ms := guard.audio(parsed, now_s)) is not None:
+                call.caller_audio(parsed.payload, media_ms)
+        elif isinstance(parsed, (messages.Connected, messages.Start)):
             self._count("bad_order")
         elif not guard.take(parsed):
             pass
-        elif type(parsed) is messages.Media:  # 50 a second
-            media_ms = guard.audio(parsed, now_s)
-            if media_ms is not None:
-                call.caller_audio(parsed.payload, media_ms)
         elif isinstance(parsed, messages.Mark):
             if not line.on_mark(parsed.name):
                 self._count("unknown_mark")
@@ -204,19 +216,21 @@ class MediaSockets:
             guard.broken.clear()
         return False
 
-    async def _parse(self, socket: web.WebSocketResponse, message: aiohttp.WSMessage) -> messages.Message | None:
-        """A message of the stream; None for one without a meaning here (counted when malformed)."""
+    def _parse(self, text: str) -> messages.Message | None:
+        """A message of the stream; None for one without a meaning here (counted)."""
+        try:
+            parsed = messages.parse(text)
+        except Malformed as error:
+            self._count(error.reason)
+            return None
+        if parsed is None:
+            self._count("unknown_event")
+        return parsed
+
+    async def _control(self, socket: web.WebSocketResponse, message: aiohttp.WSMessage) -> None:
+        """What is no text: a ping, or a fault."""
         kind = message.type
-        if kind is WSMsgType.TEXT:
-            try:
-                parsed = messages.parse(message.data)
-            except Malformed as error:
-                self._count(error.reason)
-                return None
-            if parsed is None:
-                self._count("unknown_event")
-            return parsed
-        elif kind is WSMsgType.PING:
+        if kind is WSMsgType.PING:
             with suppress(ConnectionError):
                 await socket.pong(message.data)
         elif kind is WSMsgType.BINARY:
@@ -224,4 +238,3 @@ class MediaSockets:
         elif kind is WSMsgType.ERROR:  # the socket is closed with this code already
             code = getattr(message.data, "code", 0)
             self._count({1007: "not_utf8", 1009: "too_large"}.get(code, "bad_frame"))
-        return None

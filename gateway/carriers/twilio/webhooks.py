@@ -8,6 +8,9 @@ POST /twilio/whisper   a line for the target of a transfer alone, before the cal
 POST /twilio/fallback  what a number requests when `/twilio/voice` failed
 GET  /twilio/media     the media stream (WebSocket), see `stream`
 
+All but the first come under `/twilio/n/<node>/` as well, and so they stand in our documents: with the name of the
+process that has the call. Any process answers all of them: it passes a request for another one's call on to it.
+
 Every webhook is signed by Twilio, over the public URL that is configured. The switchboard decides about calls; this
 translates, and `steering` says which of Twilio's two ways delivers what follows a call.
 """
@@ -33,14 +36,17 @@ from offhook.gateway.carriers.twilio.steering import Push, Steering, Undecided
 from offhook.gateway.carriers.twilio.stream import FORMATS, MediaSockets
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.telephony.admission import Admitted, Refusal
+from offhook.gateway.live import CallStage
+from offhook.gateway.live.node import NODE_NAME
+from offhook.gateway.live.peers import FORWARD_S, HOP
+from offhook.gateway.telephony.admission import Admitted, Refusal, Refused
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
 from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
 from offhook.gateway.web.connections import prove
-from offhook.gateway.web.limits import Limits
+from offhook.gateway.web.limits import FORM, Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Twilio", "rest_for"]
@@ -50,6 +56,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1  # a request that a redirected one overtakes is to be repeated after this
 FETCH_S = 2.0  # the process ends: Twilio may still fetch what follows
 CLOSE_TASKS_S = 2.0
+REPORT_S = 2.0  # no caller waits for a report: a busy process that has the call gets this long
 FORGET_S = 60.0  # what follows a call was decided and fetched: its REST requests are over by then
 LIMIT_MARGIN_S = 120  # Twilio's own limit of a call, after the agent's
 CALL_STATUS = {status.value: status for status in CallStatus if status not in (CallStatus.WAITING, CallStatus.PLACING)}
@@ -61,12 +68,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class TwilioLeg:
-    """What Twilio's side keeps of a leg. `public_url`: the address at which Twilio reached the gateway."""
+    """What Twilio's side keeps of a leg. `base`: of this process's addresses, where Twilio reaches the gateway."""
 
     leg: Leg
     steering: Steering
     account_sid: str
-    public_url: str
+    base: str
 
 
 class Twilio:
@@ -84,6 +91,7 @@ class Twilio:
         clock: Callable[[], float],
     ) -> None:
         self._settings, self._metrics, self._limits, self._board, self._clock = settings, metrics, limits, board, clock
+        self._fleet = board.fleet
         self._legs: dict[str, TwilioLeg] = {}
         self._watched: dict[str, TwilioLeg] = {}  # those that may still need a REST request
         self._media = MediaSockets(
@@ -101,15 +109,19 @@ class Twilio:
         return frozenset(Feature) if self._settings.public_url else frozenset(Feature) - {Feature.PLACE}
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/twilio/voice", self._answering(self._voice)),
-            web.post("/twilio/after", self._answering(self._after)),
-            web.post("/twilio/status", self._status),
-            web.post("/twilio/machine", self._machine),
-            web.post("/twilio/whisper", self._answering(self._whisper)),
-            web.post("/twilio/fallback", self._answering(self._fallback)),
-            web.get("/twilio/media", self._media.serve),
+        webhooks: dict[str, Handler] = {
+            "voice": self._answering(self._voice),
+            "after": self._answering(self._after),
+            "status": self._reporting(self._status),
+            "machine": self._reporting(self._machine),
+            "whisper": self._answering(self._whisper),
+            "fallback": self._answering(self._fallback),
+        }
+        named = f"/twilio/n/{{node:{NODE_NAME.pattern}}}/"
+        routes = [
+            web.post(prefix + name, webhook) for prefix in ("/twilio/", named) for name, webhook in webhooks.items()
         ]
+        return [*routes, *(web.get(f"{prefix}media", self._media.serve) for prefix in ("/twilio/", named))]
 
     async def open(self) -> None:
         self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
@@ -190,6 +202,8 @@ class Twilio:
 
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
+            if (elsewhere := await self._elsewhere(request, form)) is not None:
+                return elsewhere
             try:
                 document = await handler(request, form)
             except Exception:
@@ -200,6 +214,47 @@ class Twilio:
 
         return answer
 
+    def _reporting(self, handler: Callable[[web.Request, Form], Awaitable[None]]) -> Handler:
+        """A webhook that only reports."""
+
+        async def answer(request: web.Request) -> web.Response:
+            form = await self._signed_form(request)
+            if (elsewhere := await self._elsewhere(request, form, REPORT_S)) is None:
+                await handler(request, form)
+            return elsewhere or web.Response(status=204)
+
+        return answer
+
+    async def _elsewhere(self, request: web.Request, form: Form, within_s: float = FORWARD_S) -> web.Response | None:
+        """The answer of the process that has this call; None: it is to be answered here, as that process does not.
+
+        The store has the truth, where it is known; else the address does.
+        """
+        fleet, call_sid = self._fleet, request.query.get("call", form["CallSid"])
+        if not fleet.shared or HOP in request.headers or self._board.leg(call_sid) or self._board.leg(form["CallSid"]):
+            return None
+        held = await fleet.holder(form["CallSid"])
+        owner = request.match_info.get("node", "") if held is None else held.owner
+        if held is not None and held.stage is CallStage.HANDOVER:
+            owner = ""
+        if owner in ("", fleet.name) and self._board.draining and (others := fleet.others()):
+            owner = others[0].name
+        if owner in ("", fleet.name):
+            return None
+        sealed = request.headers.get(signature.SIGNATURE_HEADER, "")
+        headers = {signature.SIGNATURE_HEADER: sealed, "Content-Type": FORM}
+        passed = await fleet.peers.request(
+            owner,
+            "POST",
+            request.raw_path,
+            headers=headers,
+            body=urlencode(form).encode(),
+            timeout_s=within_s,
+        )
+        if passed is None or passed.status >= 500:
+            return None
+        return web.Response(status=passed.status, body=passed.body, content_type=passed.content_type)
+
     def _fallback_document(self, form: Form, fallback: Fallback | None = None) -> str:
         """The fallback for this call: the given one, or that of its agent."""
         call_sid, own_number = form["CallSid"], _own_number(form)
@@ -208,8 +263,35 @@ class Twilio:
 
     async def _voice(self, request: web.Request, form: Form) -> str:
         call_sid = form["CallSid"]
-        ringing = Ringing(
-            call_id=call_sid,
+        ringing = self._ringing(request, form)
+        answer: Admitted | Refused | NextStep | None
+        held = None if self._board.leg(call_sid) else await self._fleet.ring(call_sid)
+        if held is not None and held.stage is CallStage.ENDED:
+            return twiml.hang_up()
+        if held is not None and held.owner == self._fleet.name and await self._board.fleet_is_full(call_sid):
+            await self._fleet.give_back(call_sid, held.epoch)
+            return self._fallback_document(form)
+        if held is not None and held.owner != self._fleet.name:  # its process does not answer
+            answer = await self._board.take_over(self, ringing, self._clock())
+        else:
+            answer = self._board.ring(self, ringing, self._clock(), epoch=held.epoch if held is not None else 1)
+        if isinstance(answer, NextStep) or answer is None:
+            return self._fallback_document(form)
+        if isinstance(answer, Refused) and held is not None:
+            await self._fleet.give_back(call_sid, held.epoch)
+        if not isinstance(answer, Admitted):
+            return twiml.hang_up() if answer.reason is Refusal.ENDED else self._fallback_document(form, answer.fallback)
+        one = self._legs.get(call_sid)
+        if one is None:
+            one = self._new_leg(call_sid, form.get("AccountSid", ""), request.host)
+        document = _connect(one, answer.token)
+        if call := self._board.call(call_sid):
+            call.timeline.webhook_answered(self._clock())
+        return document
+
+    def _ringing(self, request: web.Request, form: Form) -> Ringing:
+        return Ringing(
+            call_id=form["CallSid"],
             caller=form.get("From", ""),
             dialled=form.get("To", ""),
             own_number=_own_number(form),
@@ -218,20 +300,29 @@ class Twilio:
             outbound_id=request.query.get("call", ""),
             status=CALL_STATUS.get(form.get("CallStatus", "")),
         )
-        answer = self._board.ring(self, ringing, self._clock())
-        if not isinstance(answer, Admitted):
-            return twiml.hang_up() if answer.reason is Refusal.ENDED else self._fallback_document(form, answer.fallback)
-        one = self._legs.get(call_sid)
-        if one is None:
-            leg = self._board.leg(call_sid)
-            assert leg is not None
-            public_url = self._settings.public_url or f"https://{request.host}"
-            one = TwilioLeg(leg, Steering(leg), form.get("AccountSid", ""), public_url)
-            self._legs[call_sid] = self._watched[call_sid] = one
-        document = _connect(one, answer.token)
-        if call := self._board.call(call_sid):
-            call.timeline.webhook_answered(self._clock())
-        return document
+
+    def _new_leg(self, call_sid: str, account_sid: str, host: str) -> TwilioLeg:
+        leg = self._board.leg(call_sid)
+        assert leg is not None
+        public_url = self._settings.public_url or f"https://{host}"
+        one = TwilioLeg(leg, Steering(leg), account_sid, f"{public_url}/twilio/n/{self._fleet.name}")
+        self._legs[call_sid] = self._watched[call_sid] = one
+        return one
+
+    async def _after_elsewhere(self, request: web.Request, form: Form) -> str:
+        """What follows a call that this process does not have: it is taken over, unless nobody knows of it."""
+        call_sid, status = form["CallSid"], CALL_STATUS.get(form.get("CallStatus", ""))
+        if not self._fleet.shared or status in FINAL:
+            return twiml.hang_up() if status in FINAL else self._fallback_document(form)
+        ringing = self._ringing(request, form)
+        answer: Admitted | NextStep | Refused | None = await self._board.take_over(self, ringing, self._clock())
+        if answer is None and await self._fleet.holder(call_sid) is None:
+            # The store is away, or was emptied: of the conversation nothing is left, and a new one is better than none.
+            answer = self._board.ring(self, ringing, self._clock())
+        if answer is None or isinstance(answer, Refused):
+            return self._fallback_document(form)
+        one = self._legs.get(call_sid) or self._new_leg(call_sid, form.get("AccountSid", ""), request.host)
+        return _connect(one, answer.token) if isinstance(answer, Admitted) else _document(one, answer)
 
     async def _after(self, request: web.Request, form: Form) -> str:
         now_s, call_sid = self._clock(), form["CallSid"]
@@ -241,14 +332,14 @@ class Twilio:
             return self._after_dial(call_sid, dialled)
         if one is None:
             # Not a call of this process, or one it has forgotten: a caller may be waiting.
-            return twiml.hang_up() if status in FINAL else self._fallback_document(form)
+            return await self._after_elsewhere(request, form)
         self._board.status(call_sid, status, now_s)
         self._board.follows(call_sid, now_s)
         answer = one.steering.next_document(now_s, steered=request.query.get("steered") == "1")
         if answer is Undecided.RECONNECT and (token := self._board.reconnect(call_sid, now_s)):
             return _connect(one, token)
         if answer is Undecided.WAIT:
-            return twiml.redirect(f"{one.public_url}/twilio/after", after_s=RETRY_S)
+            return twiml.redirect(f"{one.base}/after", after_s=RETRY_S)
         if not isinstance(answer, NextStep):
             self._board.give_up(call_sid, now_s)
             answer = one.steering.next_document(now_s)
@@ -275,8 +366,7 @@ class Twilio:
             call.line_lost()
         return self._fallback_document(form)
 
-    async def _status(self, request: web.Request) -> web.Response:
-        form = await self._signed_form(request)
+    async def _status(self, request: web.Request, form: Form) -> None:
         call_sid, now_s = form["CallSid"], self._clock()
         if event := form.get("StreamEvent"):
             # Twilio's own report on a stream: the only place where it says why one failed.
@@ -286,20 +376,24 @@ class Twilio:
                 self._board.stream_ended(call_sid, form.get("StreamSid", ""), now_s)
         else:
             status = CALL_STATUS.get(form.get("CallStatus", ""))
+            if status in FINAL and self._fleet.shared and self._board.leg(call_sid) is None:
+                await self._board.ended_elsewhere(self, self._ringing(request, form), now_s)
             self._board.status(call_sid, status, now_s, outbound_id=request.query.get("call", ""))
-        return web.Response(status=204)
 
-    async def _machine(self, request: web.Request) -> web.Response:
-        form = await self._signed_form(request)
+    async def _machine(self, request: web.Request, form: Form) -> None:
         answered_by = form.get("AnsweredBy", "unknown")[:40]
         self._board.amd_result(form["CallSid"], request.query.get("call", ""), _amd_result(answered_by), answered_by)
-        return web.Response(status=204)
 
     # --- streams (`MediaSockets` reads them)
 
-    def _claim(self, start: messages.Start) -> Call | None:
+    async def _claim(self, start: messages.Start) -> Call | None:
         """The call that this stream proves to belong to; None, counted, when it proves nothing."""
         now_s, token = self._clock(), start.parameters.get("token", "")
+        if self._fleet.shared and not self._settings.insecure:
+            token = await self._board.token_here(self, start.call_sid, token, FORMATS, now_s)
+            now_s = self._clock()
+            if start.call_sid not in self._legs and self._board.leg(start.call_sid) is not None:
+                self._new_leg(start.call_sid, start.account_sid, "")
         one = self._legs.get(start.call_sid)
         if one is not None and start.account_sid and one.account_sid not in ("", start.account_sid):
             self._metrics.input_errors_total.inc("carrier", "wrong_call")
@@ -344,24 +438,31 @@ class Twilio:
         if one := self._legs.get(call_id):
             one.steering.follow()
 
+    async def _may_steer(self, call_id: str) -> bool:
+        """Whether REST may touch this call: of one that another process has, it would tear down the stream."""
+        return self._rest is not None and await self._fleet.owns(call_id)
+
     async def hang_up(self, call_id: str) -> bool:
-        return self._rest is not None and await self._rest.hang_up(call_id)
+        if not await self._may_steer(call_id):
+            return False
+        assert self._rest is not None
+        return await self._rest.hang_up(call_id)
 
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         assert self._rest is not None
-        outbound, public = agent.outbound, self._settings.public_url
+        outbound, base = agent.outbound, f"{self._settings.public_url}/twilio/n/{self._fleet.name}"
         query = urlencode({"call": call.id})
         detect = outbound.detect_machine and not call.conference
         wait_for_end = outbound.on_machine == "leave_message"
         new = NewCall(
             to=call.to,
             caller_id=call.caller_id,
-            url=f"{public}/twilio/voice?{query}",
-            status_callback_url=f"{public}/twilio/status?{query}",
+            url=f"{base}/voice?{query}",
+            status_callback_url=f"{base}/status?{query}",
             ring_s=outbound.ring_s,
             limit_s=int(agent.limits.call_s) + LIMIT_MARGIN_S if agent.limits.call_s else None,
             machine_detection=("DetectMessageEnd" if wait_for_end else "Enable") if detect else "",
-            machine_callback_url=f"{public}/twilio/machine?{query}" if detect else "",
+            machine_callback_url=f"{base}/machine?{query}" if detect else "",
         )
         try:
             return await self._rest.place_call(new)
@@ -372,12 +473,13 @@ class Twilio:
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
         one = self._legs.get(call_id)
-        if one is None or self._rest is None or not one.steering.leave_stream(self._clock()):
+        if one is None or not await self._may_steer(call_id) or not one.steering.leave_stream(self._clock()):
             return False
+        assert self._rest is not None
         if isinstance(what, Hold):
             document = twiml.hold(what.music_url or twiml.HOLD_MUSIC_URL, what.line)
         else:
-            document = twiml.press(what.digits, f"{one.public_url}/twilio/after?steered=1")
+            document = twiml.press(what.digits, f"{one.base}/after?steered=1")
         try:
             up = await self._rest.run_twiml(call_id, document)
         except TwilioError:
@@ -389,7 +491,7 @@ class Twilio:
 
     async def resume(self, call_id: str) -> bool:
         one = self._legs.get(call_id)
-        if one is None or self._rest is None or not one.steering.resume(self._clock()):
+        if one is None or not await self._may_steer(call_id) or not one.steering.resume(self._clock()):
             return False
         await self._push(one, Push.REDIRECT)
         return True
@@ -397,16 +499,26 @@ class Twilio:
     async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
         caller_id = self._board.caller_id_for(call_id, "", "")
         document = twiml.fallback(fallback, caller_id=caller_id)
-        return self._rest is not None and await self._rest.run_twiml(call_id, document)
+        if not await self._may_steer(call_id):
+            return False
+        assert self._rest is not None
+        return await self._rest.run_twiml(call_id, document)
+
+    async def bring(self, call_id: str) -> bool:
+        base = f"{self._settings.public_url}/twilio/n/{self._fleet.name}"
+        return self._rest is not None and await self._rest.redirect(call_id, f"{base}/after?steered=1")
 
     async def _push(self, one: TwilioLeg, push: Push) -> None:
         assert self._rest is not None
         call_sid = one.leg.call_id
+        if not await self._may_steer(call_sid):
+            one.steering.pushed(None)
+            return
         try:
             if push is Push.HANG_UP:
                 up = await self._rest.hang_up(call_sid)
             else:
-                up = await self._rest.redirect(call_sid, f"{one.public_url}/twilio/after?steered=1")
+                up = await self._rest.redirect(call_sid, f"{one.base}/after?steered=1")
         except TwilioError as error:
             log.warning("call %s: %s", call_sid, error)
             one.steering.pushed(None)
@@ -432,29 +544,27 @@ def rest_for(settings: Settings, http: aiohttp.ClientSession) -> TwilioRest:
 
 
 def _connect(one: TwilioLeg, token: str) -> str:
-    public = one.public_url
     return twiml.connect_stream(
-        media_url="wss" + public[public.index(":") :] + "/twilio/media",
-        after_url=f"{public}/twilio/after",
+        media_url="wss" + one.base[one.base.index(":") :] + "/media",
+        after_url=f"{one.base}/after",
         parameters={"token": token},
-        status_callback_url=f"{public}/twilio/status",
+        status_callback_url=f"{one.base}/status",
     )
 
 
 def _document(one: TwilioLeg, step: NextStep) -> str:
-    public = one.public_url
     match step.kind:
         case Kind.DIAL:
             query = urlencode({"call": one.leg.call_id})
             return twiml.dial(
                 step.target,
-                action_url=f"{public}/twilio/after",
+                action_url=f"{one.base}/after",
                 caller_id=one.leg.caller_id,
-                whisper_url=f"{public}/twilio/whisper?{query}" if step.whisper else "",
+                whisper_url=f"{one.base}/whisper?{query}" if step.whisper else "",
             )
         case Kind.JOIN:
             return twiml.join(
-                step.target, action_url=f"{public}/twilio/after", caller_id=one.leg.caller_id, starts=step.starts
+                step.target, action_url=f"{one.base}/after", caller_id=one.leg.caller_id, starts=step.starts
             )
         case Kind.FALLBACK:
             return twiml.fallback(one.leg.fallback, caller_id=one.leg.caller_id)

@@ -29,6 +29,7 @@ from offhook.gateway.conversation.state import Greets, Link, Phase, Policy, Stat
 __all__ = [
     "GO_AWAY_MARGIN_S",
     "RETURN_S",
+    "call_limits",
     "connect_timeout",
     "go_away",
     "go_away_deadline",
@@ -40,12 +41,18 @@ __all__ = [
     "model_ready_connecting",
     "model_silent",
     "model_silent_listening",
+    "prompt_for_owed",
     "stream_lost",
     "stream_never_started",
     "stream_started",
     "stream_stopped",
     "strike",
 ]
+PROMPT_FOR: Final = {
+    e.Owed.GREETING: c.Prompt.GREETING,
+    e.Owed.ANSWER: c.Prompt.NUDGE,
+    e.Owed.REST: c.Prompt.TAKE_UP,
+}
 RETURN_S: Final = 1.5  # a link that is back has the caller's audio of the meantime, if it was short
 GO_AWAY_MARGIN_S: Final = 3.0  # changing connections takes part of the notice
 
@@ -54,15 +61,22 @@ def stream_started(p: Policy, s: State, ev: e.StreamStarted, emit: Emit) -> Stat
     if s.link is Link.FAILED:
         return end_call(s, Ending.MODEL_UNREACHABLE, ev.at_s, emit)
     s = s.with_ledger(s.ledger._replace(rate_hz=p.rate_hz))
-    if p.call_limit_s:
-        emit(c.SetTimer(e.TimeLimit, ev.at_s + p.call_limit_s))
-        if p.warning_s:
-            emit(c.SetTimer(e.TimeWarning, ev.at_s + max(0.0, p.call_limit_s - p.warning_s)))
+    call_limits(p, ev.at_s, ev.at_s, emit)
     if s.link is not Link.UP:
         emit(c.SetTimer(e.ConnectTimeout, ev.at_s + p.connect_timeout_s))
     if p.greets is Greets.SOUND:
         emit(c.PlayGreeting())
     return _greet(p, s, ev.at_s, emit)
+
+
+def call_limits(p: Policy, began_s: float, at_s: float, emit: Emit) -> None:
+    """Time the limit of a call that began at `began_s`; a warning that is over by now is not given again."""
+    if not p.call_limit_s:
+        return
+    emit(c.SetTimer(e.TimeLimit, max(at_s, began_s + p.call_limit_s)))
+    warning_s = max(began_s, began_s + p.call_limit_s - p.warning_s)
+    if p.warning_s and warning_s >= at_s:
+        emit(c.SetTimer(e.TimeWarning, warning_s))
 
 
 def _greet(p: Policy, s: State, at_s: float, emit: Emit) -> State:
@@ -140,6 +154,8 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     s = s._replace(link=Link.UP, rotation_due=False)
     if not s.due.failed_prompts:
         s = s.with_due_anew(reply=s.due.reply)  # a model that was not there was not silent
+    if s.owed is not e.Owed.NOTHING:
+        return prompt_for_owed(p, s, ev.at_s, emit)
     greeting_due = p.greets is Greets.MODEL and not s.ledger.newest and s.last_words is None
     if greeting_due and s.phase in (Phase.LISTENING, Phase.THINKING):
         return _greet(p, s, ev.at_s, emit)  # a connection that was prompted, and lost, said nothing
@@ -155,6 +171,20 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     elif s.phase is Phase.LISTENING and s.due.failed_prompts:
         s = s.with_due(prompt_waits=True)
     return s
+
+
+def prompt_for_owed(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+    """The call began elsewhere, and the model's first session here is up: it is prompted for what was owed there, once.
+
+    A caller who speaks meanwhile is answered instead.
+    """
+    if s.link is not Link.UP:
+        return s
+    owed, s = s.owed, s._replace(owed=e.Owed.NOTHING)
+    if s.phase not in (Phase.THINKING, Phase.CLOSING):
+        return s
+    emit(c.SendPrompt(PROMPT_FOR[owed]))
+    return think(p, s, at_s, emit) if s.phase is Phase.THINKING else s
 
 
 def model_down(p: Policy, s: State, ev: e.ModelDown, emit: Emit) -> State:

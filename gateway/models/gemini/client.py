@@ -4,8 +4,9 @@ The SDK makes the client, the credentials, the setup message and the connection.
 messages then go over the session's own WebSocket, without the SDK's model classes: those cost three to five times as
 much, and one new kind of server message ends the SDK's `receive()`.
 
-Beside this file: `link` (a call's link) with `outbox` and `audio`, `wire` (a session's socket), and the pure parts
-`setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are translated in `client` and `link`.
+Beside this file: `link` (a call's link) with `outbox`, `pairs` and `audio`, `wire` (a session's socket, for which
+`public` stands in), and the pure parts `setup`, `messages`, `turns`, `recovery` and `story`. Foreign exceptions are
+translated in `client` and `link`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.config import check_proxies, unquoted
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
+from offhook.gateway.models.gemini.audio import Upsampling
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
-from offhook.gateway.models.gemini.wire import SessionSocket
+from offhook.gateway.models.gemini.wire import AnySession, socket_of
 
 __all__ = ["GeminiModel", "GeminiSettings"]
 
@@ -107,6 +109,7 @@ class GeminiModel(Model):
     def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE) -> None:
         """Raises `OperatorError` for unusable settings."""
         self.settings, self.patience = settings, patience
+        self._upsampling = Upsampling()
         # These can write headers and frames, key and handles included, to a debug log.
         for name in ("websockets", "google_genai", "httpcore", "httpx"):
             logger = logging.getLogger(name)
@@ -173,7 +176,7 @@ class GeminiModel(Model):
         return check(agent, tools, vertex=self.settings.vertex)
 
     def link(self, brief: CallBrief, sink: ModelSink) -> GeminiLink:
-        return GeminiLink(self, brief, sink, self.patience)
+        return GeminiLink(self, brief, sink, self.patience, self._upsampling)
 
     async def token(
         self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0
@@ -211,7 +214,7 @@ class GeminiModel(Model):
     @contextlib.asynccontextmanager
     async def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AsyncIterator[SessionSocket]:
+    ) -> AsyncIterator[AnySession]:
         """A session that is set up. Entering raises `ModelRefused`; its code is 0 when no answer came in time."""
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -224,7 +227,7 @@ class GeminiModel(Model):
                 raise ModelRefused(0, "no answer to the setup in time") from None
             except Exception as error:
                 raise self.translated(error) from None
-            socket = SessionSocket(session)
+            socket = socket_of(session)
             if getattr(session, "setup_complete", None) is None:
                 await socket.close()
                 raise ModelRefused(0, "the first message was not setupComplete")

@@ -34,9 +34,9 @@ from offhook.gateway.conversation.events import (
     TurnComplete,
 )
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
-from offhook.gateway.models import CallBrief, LinkCan, LinkCount, ModelSink, Speaker
+from offhook.gateway.models import CallBrief, LinkCan, LinkCount, LinkMemory, ModelSink, Speaker
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.audio import CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio, Upsampling
 from offhook.gateway.models.gemini.outbox import Outbox
 from offhook.gateway.models.gemini.recovery import (
     PATIENCE,
@@ -59,7 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 )
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
-from offhook.gateway.models.gemini.wire import Connector, SessionSocket
+from offhook.gateway.models.gemini.wire import AnySession, Connector
 from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
@@ -105,7 +105,15 @@ class GeminiLink:
 
     can = CAN
 
-    def __init__(self, connector: Connector, brief: CallBrief, sink: ModelSink, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        brief: CallBrief,
+        sink: ModelSink,
+        patience: Patience = PATIENCE,
+        upsampling: Upsampling | None = None,
+    ) -> None:
+        """`upsampling`: that of the process; None for one of the link's own."""
         self._connector, self._brief, self._sink, self._patience = connector, brief, sink, patience
         self._agent, self._clock = brief.agent, brief.clock
         self._tools = {tool.name: tool for tool in brief.tools}
@@ -119,10 +127,11 @@ class GeminiLink:
             stalled=lambda: self._leave_for(Cause.STUCK),
         )
         self._caller = CallerAudio(brief.formats.caller)
+        self._upsampling = upsampling or Upsampling()
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
-        self._socket: SessionSocket | None = None
+        self._socket: AnySession | None = None
         self._leave: asyncio.Future[Cause] | None = None
         self._setup: asyncio.Timeout | None = None
         self._lost_s: float | None = None
@@ -138,12 +147,15 @@ class GeminiLink:
         self._so_far = CallSoFar(brief.agent.model.keep_turns)
         self._turns = Turns()
         self._calls: dict[str, str] = {}  # open on this session: id -> name
+        self._names: dict[str, str] = {}  # of those that were open when the handle was given
         self._calls_received = 0
         self._cancelled: dict[str, asyncio.TimerHandle] = {}  # of those: stopped here, not yet reported to the model
         self._characters = 0  # of the open turn's transcript
         self._spoken_bytes = 0  # of its audio, PCM16 at 24 kHz
         self._turns_complete = 0  # on this session and those it was resumed from
         self._renewing = False  # the next rotation is to a fresh session
+        if brief.memory is not None:
+            self._restore(brief.memory)
         self._act: dict[type, Callable[[Any, float], None]] = {
             wire.Audio: self._on_audio,
             wire.OtherPart: self._on_other_part,
@@ -170,22 +182,60 @@ class GeminiLink:
         """The newest handle, with which this conversation can be resumed."""
         return self._handle
 
+    def memory(self) -> LinkMemory:
+        memory, handle = self._so_far.kept(), self._handle
+        memory.calls_received = self._calls_received
+        if handle is not None:
+            memory.handle, memory.config = handle.value, handle.config_hash
+            memory.handle_age_s = self._clock() - handle.at_s
+            memory.calls = {call_id: self._names.get(call_id, "") for call_id in handle.calls}
+        return memory
+
+    def _restore(self, memory: LinkMemory) -> None:
+        self._so_far.restore(memory)
+        self._calls_received = memory.calls_received
+        if memory.handle:
+            at_s = self._clock() - memory.handle_age_s
+            self._handle = KeptHandle(memory.handle, at_s, memory.config, frozenset(memory.calls))
+            self._calls = dict(memory.calls)
+            self._names = dict(memory.calls)
+
     def round_trip_s(self) -> float | None:
         return self._socket.round_trip_s() if self._socket is not None and self._connected else None
 
     # --- from the call
 
     def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        if self._caller.up is not None:
+            self._upsampling.submit(self._caller.up, samples, self, received_s)
+            return
         try:
-            self._outbox.audio(self._caller.push(codes, samples), received_s)
+            pcm = self._caller.push(codes, samples)
         except Exception as error:  # must not reach the carrier's reader
-            self._failed("link_writer", error)
+            self.audio_failed(error)
+        else:
+            self.send_audio(pcm, received_s)
+
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        """Caller audio as the model takes it (`audio.Taker`)."""
+        try:
+            self._outbox.audio(pcm, received_s)
+        except Exception as error:  # must not reach the other links
+            self.audio_failed(error)
+
+    def audio_failed(self, error: Exception) -> None:
+        self._failed("link_writer", error)
+
+    def flush_audio(self) -> None:
+        self._upsampling.flush()
 
     def turn_started(self) -> None:
+        self._upsampling.flush()
         self._caller.reset()  # between two turns no audio was sent
         self._outbox.in_stream(wire.ActivityStart())
 
     def turn_ended(self) -> None:
+        self._upsampling.flush()
         self._outbox.in_stream(wire.ActivityEnd())
 
     def prompt(self, text: str) -> None:
@@ -240,6 +290,7 @@ class GeminiLink:
         if self._running:
             await self._ended.wait()
         self._outbox.close()
+        self._act.clear()  # they hold this link
 
     # --- open tool calls
 
@@ -377,7 +428,7 @@ class GeminiLink:
         self._outbox.connected()
         self._sink.event(ModelReady(at_s, resumed=bool(resumed or self._so_far.given)))
 
-    async def _exchange(self, socket: SessionSocket, resumed: KeptHandle | None, ready_s: float) -> Cause:
+    async def _exchange(self, socket: AnySession, resumed: KeptHandle | None, ready_s: float) -> Cause:
         """Read and write until the connection ends or is to be left; then close it and report that."""
         loop = asyncio.get_running_loop()
         self._leave = loop.create_future()
@@ -402,6 +453,7 @@ class GeminiLink:
                 self._closing.set()
             raise
         finally:
+            self._safely(self._outbox.send_held)
             self._connected = False
             self._lost_s = self._clock()
             advice.cancel()
@@ -466,7 +518,7 @@ class GeminiLink:
         await asyncio.wait((waiting, reader), timeout=HANDLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    async def _read(self, socket: SessionSocket) -> None:
+    async def _read(self, socket: AnySession) -> None:
         receive, act, clock = socket.receive, self._act, self._clock
         while True:
             try:
@@ -593,8 +645,10 @@ class GeminiLink:
         self._resumable = value.resumable
         if value.resumable:
             self._handle = KeptHandle(value.value, at_s, self._hash, frozenset(self._calls))
+            self._names = dict(self._calls)
             self._newer_handle.set()
             self._so_far.handle_received()
+            self._sink.count(LinkCount.HANDLE)
 
     def _on_token_counts(self, value: wire.TokenCounts, at_s: float) -> None:
         self._sink.usage(wire.usage_of(value.counts))

@@ -1,7 +1,8 @@
 """What waits to be sent to the model: bounded, and kept from one connection to the next.
 
 Two queues: texts and tool results, which go first; and the caller's stream (audio, and the bounds of local turns),
-in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame.
+in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame; what
+has waited is sent in one piece.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from websockets.exceptions import WebSocketException
 
 from offhook.gateway.models import LinkCount, ModelSink
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.wire import SessionSocket
+from offhook.gateway.models.gemini.pairs import Pairs
+from offhook.gateway.models.gemini.wire import AnySession
 
 __all__ = ["UPLINK_MAX_FRAMES", "Outbox"]
 
@@ -46,8 +48,9 @@ class Outbox:
         self._frames = 0  # of caller audio in the stream
         self._ready = asyncio.Event()
         self._sending_since_s = 0.0  # 0: no message is in `send`
-        self._send_now: Callable[[wire.Outgoing], bool] | None = None  # while a connection is written to
+        self._send_now: Callable[..., bool] | None = None  # while a connection is written to
         self._turn_open = False  # activityStart sent, activityEnd not yet
+        self._pairs = Pairs()
 
     @property
     def frames(self) -> int:
@@ -57,10 +60,27 @@ class Outbox:
     def audio(self, pcm: bytes, received_s: float) -> None:
         """Caller audio: sent now, or queued in its place. With `received_s`, the time until then is reported."""
         send_now = self._send_now
-        if send_now is not None and not (self._stream or self._urgent or self._sending_since_s) and send_now(pcm):
-            if received_s:
-                self._sink.segment("uplink_forward", self._clock() - received_s)
-            return
+        if send_now is not None and not (self._stream or self._urgent or self._sending_since_s):
+            pcm = self._pairs.push(pcm)
+            if not pcm:
+                return  # its time is not reported: it waits on purpose
+            if send_now(pcm):
+                if received_s:
+                    self._sink.segment("uplink_forward", self._clock() - received_s)
+                return
+        self._queue_held()
+        self._queue(pcm, received_s)
+
+    def send_held(self) -> None:
+        """The connection is to be closed: what waits for a second frame is sent, or kept for the next session."""
+        if (held := self._pairs.take()) and not (self._send_now is not None and self._send_now(held)):
+            self._queue(held, 0.0)
+
+    def _queue_held(self) -> None:
+        if held := self._pairs.take():
+            self._queue(held, 0.0)
+
+    def _queue(self, pcm: bytes, received_s: float) -> None:
         if self._frames >= UPLINK_MAX_FRAMES:
             self._drop_oldest()
         self._stream.append((pcm, received_s))
@@ -69,6 +89,7 @@ class Outbox:
 
     def in_stream(self, message: wire.Outgoing) -> None:
         """Queue a bound of a local turn in its place among the audio."""
+        self._queue_held()
         self._stream.append((message, 0.0))
         self._ready.set()
 
@@ -92,8 +113,11 @@ class Outbox:
         if self._frames:
             self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
         self._frames = 0
+        self._stream.clear()
+        # The link, which holds this: what still comes is not wanted.
+        self._wanted, self._sent, self._stalled = _not_wanted, _nothing, _nothing
 
-    async def write(self, socket: SessionSocket) -> None:
+    async def write(self, socket: AnySession) -> None:
         """Send what waits and what comes, until cancelled. Raises what `socket.send` raises."""
         urgent, stream, clock, send = self._urgent, self._stream, self._clock, socket.send
         self._send_now = socket.send_now
@@ -104,12 +128,11 @@ class Outbox:
                     if urgent:
                         await self._send_urgent(socket)
                         continue
+                    if self._send_together(socket):
+                        continue
                     # Taken out first: an overflow may drop the oldest while this one is being sent.
                     message, received_s = stream.popleft()
-                    if type(message) is bytes:
-                        self._frames -= 1
-                    else:
-                        self._turn_open = type(message) is wire.ActivityStart
+                    self._taken(message)
                     await send(message)
                     if received_s:
                         self._sink.segment("uplink_forward", clock() - received_s)
@@ -118,9 +141,30 @@ class Outbox:
                 await self._ready.wait()
         finally:
             self._sending_since_s = 0.0
+            self.send_held()
             self._send_now = None
 
-    async def _send_urgent(self, socket: SessionSocket) -> None:
+    def _send_together(self, socket: AnySession) -> bool:
+        """The whole stream in one piece, where the connection takes it at once."""
+        waiting = list(self._stream)
+        if not socket.send_now(*[message for message, _ in waiting]):
+            return False
+        self._stream.clear()
+        now_s = self._clock()
+        for message, received_s in waiting:
+            self._taken(message)
+            if received_s:
+                self._sink.segment("uplink_forward", now_s - received_s)
+        return True
+
+    def _taken(self, message: wire.Outgoing) -> None:
+        """Out of the stream."""
+        if type(message) is bytes:
+            self._frames -= 1
+        else:
+            self._turn_open = type(message) is wire.ActivityStart
+
+    async def _send_urgent(self, socket: AnySession) -> None:
         message = self._urgent.popleft()
         try:
             if not self._wanted(message):
@@ -145,3 +189,11 @@ class Outbox:
         self._sink.count(LinkCount.DROPPED_FULL if self._send_now is not None else LinkCount.DROPPED_DOWN)
         if self._sending_since_s and self._clock() - self._sending_since_s > SEND_STALL_MAX_S:
             self._stalled()
+
+
+def _not_wanted(message: wire.Outgoing) -> bool:
+    return False
+
+
+def _nothing(*_: object) -> None:
+    pass

@@ -11,16 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 from offhook.gateway.agent.spec import Agent, filler_line
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.models import Declared, Problem
 from offhook.gateway.models.gemini.declarations import declared_parameters
+from offhook.gateway.models.instructions import (
+    KNOWN_VARIABLES,
+    check_instructions,
+    clean,
+    filled,
+    instruction,
+    with_time,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -82,6 +88,7 @@ MODELS: dict[str, ModelRow] = {
 }
 
 DEFAULT_MODEL = "gemini-3.8-live"
+DEFAULT_VOICE = "Kore"
 
 # An unknown model is set up with what all known models support.
 _UNKNOWN = ModelRow(calls="both", thinking="none", content_any_time=False)
@@ -95,16 +102,9 @@ VOICES = frozenset((
 ))
 # fmt: on
 
-KNOWN_VARIABLES = ("caller", "dialled", "call_sid", "name", "now")
-"""What `{{...}}` can always name: the two numbers, the call, the agent's name, date and time with zone."""
-
 _CONTEXT_TOKENS = 131_072
 _FUNCTIONS_MAX = 512  # "At most 512 function declarations can be specified" (gemini-cli 19083)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # Gemini API: FunctionDeclaration.name
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47, as far as it is used here
-_VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
-_VALUE_MAX = 500
 
 
 def model_of(name: str) -> ModelRow:
@@ -138,24 +138,22 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
             found.append(Problem("model.thinking_budget", f"{name} refuses it: remove it"))
         elif budget < -1:
             found.append(Problem("model.thinking_budget", "give tokens, 0 for none or -1 for the model's choice"))
+    for field, value in (
+        ("model.noise_reduction", agent.model.noise_reduction),
+        ("model.transcription", agent.model.transcription),
+        ("turn_detection.eagerness", agent.turn_detection.eagerness),
+    ):
+        if value is not None:
+            found.append(Problem(field, f"{name} has no such setting: remove it"))
     if agent.model.temperature is not None and not 0 <= agent.model.temperature <= 2:
         found.append(Problem("model.temperature", "give a number from 0 to 2"))
     if agent.model.compress_at_tokens >= _CONTEXT_TOKENS:
         found.append(Problem("model.compress_at_tokens", f"the context ends at {_CONTEXT_TOKENS}: give less"))
-    if agent.voice not in VOICES:
+    if agent.voice and agent.voice not in VOICES:
         close = [v for v in VOICES if v.lower() == agent.voice.lower()]
         fix = f"did you mean {close[0]}?" if close else f"use one of {', '.join(sorted(VOICES))}"
         found.append(Problem("voice", f"{agent.voice} is not a voice of this model: {fix}"))
-    if not _LANGUAGE.fullmatch(agent.language):
-        found.append(Problem("language", "give a language tag such as en-US"))
-    for variable in dict.fromkeys(_VARIABLE.findall(agent.instructions)):
-        if variable not in KNOWN_VARIABLES and variable not in agent.variables:
-            found.append(
-                Problem(
-                    "instructions",
-                    f"{{{{{variable}}}}} is not known: add it to variables, or use one of {', '.join(KNOWN_VARIABLES)}",
-                )
-            )
+    found += check_instructions(agent)
     tools = tuple(tools)
     if len(tools) > _FUNCTIONS_MAX:
         found.append(Problem("tools", f"the model takes {_FUNCTIONS_MAX} tools at most, not {len(tools)}: remove some"))
@@ -178,49 +176,6 @@ def check(agent: Agent, tools: Iterable[Declared] = (), *, vertex: bool = False)
     return found
 
 
-def filled(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with every `{{name}}` replaced; a name without a value becomes "unknown"."""
-    return _VARIABLE.sub(lambda match: variables.get(match[1]) or "unknown", text)
-
-
-def clean(value: str) -> str:
-    """A value from outside (a caller's name, a remembered fact) on one line, of bounded length."""
-    return _UNPRINTABLE.sub(" ", value).strip()[:_VALUE_MAX]
-
-
-def with_time(agent: Agent, variables: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """A call's variables with the agent's `name` and `now`: date and time in the agent's time zone, if it has one."""
-    now = now.astimezone(ZoneInfo(agent.timezone)) if agent.timezone else now
-    return {"now": now.strftime("%A %d %B %Y, %H:%M %Z"), "name": agent.name, **variables}
-
-
-def instruction(
-    agent: Agent,
-    variables: Mapping[str, str],
-    facts: Mapping[str, str] | None = None,
-    so_far: str = "",
-) -> str:
-    """The system instruction: the agent's own, its language, facts remembered, and the call so far.
-
-    `variables` come from outside and are kept to one line each. `so_far`: the transcript that a session taking over
-    a running call does not know.
-    """
-    outside = {name: clean(value) for name, value in variables.items()}
-    parts = [filled(agent.instructions, {"name": agent.name, **agent.variables, **outside}).strip()]
-    # These models detect the language and have no setting for it; the documented way to pin it is the instruction.
-    parts.append(f"Speak {agent.language} unless the caller asks for another language.")
-    if facts:
-        lines = (f"- {clean(key)}: {clean(value)}" for key, value in facts.items())
-        parts.append("Known facts of this call:\n" + "\n".join(lines))
-    if so_far:
-        parts.append(
-            "The call is already under way; your connection was briefly lost. Before that was said:\n"
-            f"{so_far}\n"
-            "Go on from there. Do not greet again and do not mention the interruption."
-        )
-    return "\n\n".join(part for part in parts if part)
-
-
 def live_config(
     agent: Agent,
     tools: Iterable[Declared],
@@ -237,7 +192,7 @@ def live_config(
     model = model_of(model_name(agent))
     config: dict[str, Any] = {
         "response_modalities": ["AUDIO"],
-        "speech_config": {"voice_config": {"prebuilt_voice_config": {"voice_name": agent.voice}}},
+        "speech_config": {"voice_config": {"prebuilt_voice_config": {"voice_name": agent.voice or DEFAULT_VOICE}}},
         "system_instruction": {"parts": [{"text": system_instruction}]},
         "input_audio_transcription": {},
         "output_audio_transcription": {},

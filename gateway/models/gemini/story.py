@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 
-from offhook.gateway.models import Speaker
+from offhook.gateway.models import LinkMemory, Speaker
 
 __all__ = ["CallSoFar", "transcript_text"]
 
@@ -33,6 +33,21 @@ class CallSoFar:
         self._since_handle: deque[Line] = deque(maxlen=MAX_LINES)  # what the newest handle does not know
         self._given: tuple[Line, ...] = ()
         self._turn_ended = False  # the agent's next words are a line of their own
+
+    def kept(self) -> LinkMemory:
+        """All of it, for another process."""
+
+        def plain(lines: Iterable[Line]) -> list[tuple[str, str]]:
+            return [(who.value, text) for who, text in lines]
+
+        return LinkMemory(lines=plain(self._lines), since_handle=plain(self._since_handle), given=plain(self._given))
+
+    def restore(self, memory: LinkMemory) -> None:
+        """Go on from another process's."""
+        self._lines.extend((Speaker(who), text) for who, text in memory.lines)
+        self._since_handle.extend((Speaker(who), text) for who, text in memory.since_handle)
+        self._given = tuple((Speaker(who), text) for who, text in memory.given)
+        self._turn_ended = True
 
     def agent_words(self, text: str) -> None:
         """A piece of the agent's transcript."""

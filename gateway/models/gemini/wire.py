@@ -1,16 +1,21 @@
 """A Gemini Live session's two directions, over the WebSocket that google-genai opened for it.
 
 The socket is google-genai's `session._ws`, a connection of websockets' asyncio client. The SDK does not promise that
-attribute: `constraints.txt` pins the versions and a contract test holds its use.
+attribute: `constraints.txt` pins the versions and a contract test holds its use. Each step away from those versions
+costs CPU, and no call: a socket without the parts that `send_now` uses is written to by its own `send`, a session
+without such a socket by the SDK's public calls (`public`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -18,30 +23,57 @@ from websockets.protocol import State
 
 from offhook.gateway.errors import ModelRefused
 from offhook.gateway.models.gemini import messages as wire
+from offhook.gateway.models.gemini.public import PublicSession
 from offhook.gateway.observe.tcp import round_trip_s
 
-__all__ = ["Connector", "SessionSocket"]
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a wheel without C
+    from websockets.utils import apply_mask
+
+__all__ = ["AnySession", "Connector", "SessionSocket", "socket_of", "text_frame"]
+
+log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
-_USED = ("send", "recv", "close", "protocol", "transport", "paused")
-INVALID_ARGUMENT = 1007  # is not tried again
+_USED = ("send", "recv", "close")
+_USED_NOW = ("protocol", "transport", "paused")
+_KEYS_AT_ONCE = 1024  # a system call for each would be one per frame
+
+
+def _mask_keys() -> Iterator[bytes]:
+    """Unpredictable and of one use, as RFC 6455, 5.3 demands."""
+    while True:
+        fresh = os.urandom(4 * _KEYS_AT_ONCE)
+        for at in range(0, len(fresh), 4):
+            yield fresh[at : at + 4]
+
+
+_next_key = _mask_keys().__next__
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A text message in one frame, masked, as a client sends it (RFC 6455, 5.2)."""
+    key, size = _next_key(), len(payload)
+    if size < 126:
+        head = bytes((0x81, 0x80 | size))
+    elif size < 65_536:
+        head = b"\x81\xfe" + size.to_bytes(2, "big")
+    else:
+        head = b"\x81\xff" + size.to_bytes(8, "big")
+    return b"".join((head, key, apply_mask(payload, key)))
 
 
 class SessionSocket:
-    """A session's messages. Raises `ModelRefused` when the SDK's session has no such socket."""
+    """A session's messages, over its WebSocket."""
 
-    __slots__ = ("_recv", "_send", "_ws")
+    __slots__ = ("_protocol", "_recv", "_send", "_transport", "_ws")
 
-    def __init__(self, session: Any) -> None:
-        ws: Any = getattr(session, "_ws", None)
-        if missing := [name for name in _USED if not hasattr(ws, name)]:
-            raise ModelRefused(
-                INVALID_ARGUMENT,
-                f"google-genai {version('google-genai')} with websockets {version('websockets')} has no session._ws "
-                f"with {', '.join(missing)}: install the versions in constraints.txt",
-            )
+    def __init__(self, ws: Any) -> None:
         self._ws, self._send, self._recv = ws, ws.send, ws.recv
-        sock = ws.transport.get_extra_info("socket")
+        self._transport: Any = getattr(ws, "transport", None)
+        self._protocol = ws.protocol if _takes_frames(ws) else None
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_MS)
@@ -50,17 +82,18 @@ class SessionSocket:
         """Raises websockets' `ConnectionClosed`."""
         await self._send(wire.encode(message), text=True)
 
-    def send_now(self, message: wire.Outgoing) -> bool:
-        """Hand a message to the transport, as `send` does but without its lock, timers and awaiting.
+    def send_now(self, *messages: wire.Outgoing) -> bool:
+        """Hand messages to the transport in one piece, as `send` does but without its lock, timers and awaiting.
 
         False, and nothing is sent, when `send` would have to wait: the connection is not open or its buffer is full.
+        Whole frames only, and only while the library has nothing of its own half sent: it flushes what it makes
+        (pongs, its close) before it returns to the event loop, and no message here is sent in fragments.
         """
-        ws = self._ws
-        if ws.paused or ws.protocol.state is not State.OPEN:
+        protocol, transport = self._protocol, self._transport
+        if protocol is None or self._ws.paused or protocol.state is not State.OPEN or transport.is_closing():
             return False
-        ws.protocol.send_text(wire.encode(message))
-        for data in ws.protocol.data_to_send():
-            ws.transport.write(data)
+        frames = [text_frame(wire.encode(message)) for message in messages]
+        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         return True
 
     async def receive(self) -> list[wire.Incoming]:
@@ -73,10 +106,43 @@ class SessionSocket:
 
     def abort(self) -> None:
         """Close the TCP connection without a handshake."""
-        self._ws.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def round_trip_s(self) -> float | None:
-        return round_trip_s(self._ws.transport.get_extra_info("socket"))
+        return round_trip_s(self._transport.get_extra_info("socket")) if self._transport is not None else None
+
+
+AnySession = SessionSocket | PublicSession
+
+
+def socket_of(session: Any) -> AnySession:
+    """The cheapest way to this session's messages. What stands in for another is logged, once a process."""
+    ws = getattr(session, "_ws", None)
+    if missing := [name for name in _USED if not hasattr(ws, name)]:
+        _warn(f"no session._ws with {', '.join(missing)}", "the SDK's public calls are used, at 3 times the CPU")
+        return PublicSession(session)
+    return SessionSocket(ws)
+
+
+def _takes_frames(ws: Any) -> bool:
+    """Whether finished frames may be written to this connection's transport."""
+    if missing := [name for name in _USED_NOW if not hasattr(ws, name)]:
+        _warn(f"no session._ws with {', '.join(missing)}", "audio is sent by its `send`, at more CPU")
+        return False
+    # An extension (permessage-deflate; we offer none) would have to encode each frame.
+    return not getattr(ws.protocol, "extensions", None)
+
+
+@cache
+def _warn(what: str, instead: str) -> None:
+    log.warning(
+        "google-genai %s with websockets %s has %s: %s; install the versions in constraints.txt",
+        version("google-genai"),
+        version("websockets"),
+        what,
+        instead,
+    )
 
 
 class Connector(Protocol):
@@ -84,7 +150,7 @@ class Connector(Protocol):
 
     def session(
         self, model: str, config: Mapping[str, Any], timeout: asyncio.Timeout
-    ) -> AbstractAsyncContextManager[SessionSocket]:
+    ) -> AbstractAsyncContextManager[AnySession]:
         """A session that is set up, closed when the block is left.
 
         Entering raises `ModelRefused`; its code is 0 when no answer came in time.

@@ -6,7 +6,16 @@ All `*_at_s` are seconds of the server's `clock`: CLOCK_MONOTONIC, unless a quic
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ClientViolation", "ReplySent", "SessionRecord", "Speech", "TextHeard", "ToolAnswer", "ToolCallSent"]
+__all__ = [
+    "ClientViolation",
+    "ReplySent",
+    "SessionRecord",
+    "Speech",
+    "TextHeard",
+    "ToolAnswer",
+    "ToolCallSent",
+    "Truncation",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +44,27 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class TextHeard:
-    """`how`: "realtime" (realtimeInput.text), "content" (one turn of clientContent), "update"."""
+    """`how`: "realtime" (realtimeInput.text), "content" (one turn of clientContent), "update"; "item" (OpenAI)."""
 
     at_s: float
     text: str
-    how: Literal["realtime", "content", "update"]
+    how: Literal["realtime", "content", "update", "item"]
     role: str | None = None
     turn_complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """OpenAI: an item of the model's speech was cut at `audio_end_ms`, of `length_ms` sent; 0: it was deleted.
+
+    `begins_ms`: what its reply's items before it were long.
+    """
+
+    at_s: float
+    item_id: str
+    audio_end_ms: int
+    length_ms: float
+    begins_ms: float
 
 
 @dataclass(slots=True)
@@ -102,7 +125,7 @@ class SessionRecord:
     `audio` is the audio as received, PCM16 at `audio_rate_hz`; `audio_arrivals` pairs the time of each frame with
     the number of bytes received up to its end. `activity` holds activityStart, activityEnd and
     audioStreamEnd with their times. `auth` is the kind of the credentials, not the secret. `usage` has the tokens
-    billed at the end of each turn.
+    billed at the end of each turn. `errors`: the codes of the error events sent (OpenAI).
     """
 
     index: int
@@ -127,6 +150,8 @@ class SessionRecord:
     interruptions: list[float] = field(default_factory=list)
     go_aways: list[float] = field(default_factory=list)
     handles: list[str] = field(default_factory=list)
+    truncations: list[Truncation] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     usage: list[dict[str, Any]] = field(default_factory=list)
     pings: int = 0
     closed_at_s: float | None = None

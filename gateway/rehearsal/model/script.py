@@ -24,6 +24,7 @@ __all__ = [
     "CancelTools",
     "Close",
     "EmptyTurn",
+    "FailResponse",
     "Fault",
     "Mute",
     "Oversize",
@@ -138,6 +139,18 @@ class EmptyTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class FailResponse:
+    """OpenAI Realtime: the response ends here, `failed` with this error code or `incomplete` for this reason.
+
+    `reset_s`: of the rate limits reported with it. Gemini Live has no such message: an empty turn takes its place.
+    """
+
+    code: str = "server_error"
+    status: Literal["failed", "incomplete"] = "failed"
+    reset_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class CancelTools:
     """`toolCallCancellation` for every open call."""
 
@@ -165,7 +178,7 @@ class Abort:
 
 Action = (
     Say | CallTool | Think | Wait | Stall | Mute | Send | Oversize | SendInterrupted | EmptyTurn | CancelTools
-    | SendGoAway | Close | Abort
+    | FailResponse | SendGoAway | Close | Abort
 )  # fmt: skip
 
 
@@ -207,7 +220,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         for action in self.do:
-            if isinstance(action, Say | CallTool | Think | EmptyTurn):
+            if isinstance(action, Say | CallTool | Think | EmptyTurn | FailResponse):
                 raise ScriptError(f"fault: {type(action).__name__} is part of a reply; put it into one")
 
 
@@ -255,6 +268,7 @@ ACTIONS: dict[str, tuple[type, str | None]] = {
     "oversize": (Oversize, "size_bytes"),
     "interrupted": (SendInterrupted, None),
     "empty_turn": (EmptyTurn, None),
+    "fail": (FailResponse, "code"),
     "cancel_tools": (CancelTools, None),
     "go_away": (SendGoAway, "time_left_s"),
     "close": (Close, "code"),

@@ -1,7 +1,7 @@
-"""The rehearsal model: a server that speaks the Gemini Live protocol from a script, over TLS.
+"""The rehearsal model: a server that speaks Gemini Live and OpenAI Realtime from one script, over TLS.
 
-Clients connect to it as to the service: base URL `ModelServer.url`, trusted certificate `ModelServer.ca_path`. It has
-its own parser and records protocol violations of the client.
+Clients connect to it as to either service: base URL `ModelServer.url` (with /v1 for OpenAI), trusted certificate
+`ModelServer.ca_path`. It has its own parsers and records protocol violations of the client.
 """
 
 import asyncio
@@ -24,10 +24,11 @@ from aiohttp import web
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.model.connection import Connection
+from offhook.gateway.rehearsal.model.realtime.session import RealtimeSession
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
-from offhook.gateway.rehearsal.model.turns import Progress
+from offhook.gateway.rehearsal.model.turns import Progress, Trigger
 from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 
@@ -38,10 +39,15 @@ _LIVE_PATH = re.compile(
     r"\.(?P<method>BidiGenerateContent|BidiGenerateContentConstrained)"
     r"|google\.cloud\.aiplatform\.(?P<vertex>\w+)\.LlmBidiService/BidiGenerateContent)$"
 )
+_REALTIME_PATH = re.compile(r"(/openai)?/v1/realtime")
 _HANDLE_LIFE_S = 2 * 3600.0
 _TOKEN_LIFE_S = 30 * 60.0
 _TOKEN_NEW_SESSION_S = 60.0
 _BAD_KEY = Close(1007, "API key not valid. Please pass a valid API key.")
+_BAD_OPENAI_KEY = Close(3000, "invalid_request_error.invalid_api_key")
+_BETA = Close(4000, "invalid_request_error.beta_api_shape_disabled")
+_PROTOCOLS = ("realtime",)
+_KEY_PROTOCOL = "openai-insecure-api-key."
 _NO_KEY = Close(1008, "Method doesn't allow unregistered callers. Please use an API key.")
 
 
@@ -93,6 +99,7 @@ class ModelServer:
         self._connections: set[Connection] = set()
         self._handles: dict[str, ResumptionHandle] = {}
         self._carried: list[Progress] = []
+        self._set_aside: list[tuple[Progress, Trigger | None]] = []
         self._tokens: dict[str, _Token] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
@@ -139,6 +146,8 @@ class ModelServer:
         path = re.sub("/{2,}", "/", request.path)
         if request.method == "POST" and (token := re.fullmatch(r"/(v1|v1beta|v1alpha)/auth_tokens", path)):
             return await self._create_token(request, token.group(1))
+        if request.method == "GET" and _REALTIME_PATH.fullmatch(path):
+            return await self._realtime(request, path)
         live = _LIVE_PATH.search(path)
         if request.method != "GET" or live is None:
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)
@@ -167,6 +176,38 @@ class ModelServer:
             self._connections.discard(connection)
         return ws
 
+    async def _realtime(self, request: web.Request, path: str) -> web.StreamResponse:
+        """OpenAI Realtime: without a key the handshake is refused, with a wrong one the session closed."""
+        offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        in_protocol = [part.removeprefix(_KEY_PROTOCOL) for part in offered if part.startswith(_KEY_PROTOCOL)]
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        secret = request.headers.get("api-key") or bearer or "".join(in_protocol[:1])
+        if not secret:
+            error = {"type": "invalid_request_error", "code": "missing_api_key", "message": "No API key was given."}
+            return web.json_response({"error": error}, status=401)
+        ws = web.WebSocketResponse(
+            autoping=False, autoclose=True, compress=False, max_msg_size=0, timeout=5.0, protocols=_PROTOCOLS
+        )
+        if not ws.can_prepare(request).ok:
+            return web.json_response({"error": {"code": "invalid_request"}}, status=400)
+        record = SessionRecord(len(self.sessions), path, "bearer" if bearer else "key", self._clock())
+        self.sessions.append(record)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:  # closed before the answer
+            record.closed_at_s, record.closed_by = self._clock(), "network"
+            return web.Response(status=400)
+        connection = Connection(ws, request, record, self._clock)
+        self._connections.add(connection)
+        denied = _BETA if "OpenAI-Beta" in request.headers else None
+        if self._api_keys is not None and secret not in self._api_keys:
+            denied = _BAD_OPENAI_KEY
+        try:
+            await RealtimeSession(self, connection, record, request.query.get("model", "")).run(denied)
+        finally:
+            self._connections.discard(connection)
+        return ws
+
     def _denied(self, auth: str, secret: str, constrained: bool) -> Close | None:
         if auth == "none":
             return _NO_KEY
@@ -188,6 +229,17 @@ class ModelServer:
                 return progress
         self._carried.append(Progress(script, self._clock()))
         return self._carried[-1]
+
+    def set_aside(self, progress: Progress, unanswered: Trigger | None) -> None:
+        """A session without a handle has ended here in its script; `unanswered`: what the caller waits for."""
+        self._set_aside.append((progress, unanswered))
+
+    def taken_up(self, script: Script) -> tuple[Progress, Trigger | None] | None:
+        """Where the last session of this script ended, for one that was given the conversation so far."""
+        for index in reversed(range(len(self._set_aside))):
+            if self._set_aside[index][0].script == script:
+                return self._set_aside.pop(index)
+        return None
 
     def keep_handle(self, name: str, handle: ResumptionHandle) -> None:
         self._handles[name] = handle
@@ -295,18 +347,24 @@ def _seconds(stamp: Any, default_s: float) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-async def serve(host: str, port: int, script: Script, ca_out: Path | None = None, *, clock: Clock) -> None:
-    """Serve one script to every client until cancelled. The certificate to trust is written to `ca_out`."""
+async def serve(
+    host: str, port: int, script: Script, ca_out: Path | None = None, *, path: str = "", tls: bool = True, clock: Clock
+) -> None:
+    """Serve one script to every client until cancelled. The certificate to trust is written to `ca_out`.
+
+    `path`: of the base URL that is printed. Without `tls` there is no certificate.
+    """
     async with AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(
-                ModelServer(script, host=host, port=port, keep_audio=False, clock=clock)
+                ModelServer(script, host=host, port=port, keep_audio=False, tls=tls, clock=clock)
             )
         except OSError as error:
             raise OperatorError(
                 f"cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host"
             ) from None
-        if ca_out is not None:
+        if ca_out is not None and tls:
             await asyncio.to_thread(lambda: write_whole(ca_out, Path(server.ca_path).read_bytes()))
-        print(f"rehearsal model at {server.url}, trust {ca_out or server.ca_path}", flush=True)
+        trust = f", trust {ca_out or server.ca_path}" if tls else ""
+        print(f"rehearsal model at {server.url}{path}{trust}", flush=True)
         await asyncio.Event().wait()

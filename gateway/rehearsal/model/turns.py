@@ -19,6 +19,7 @@ from offhook.gateway.rehearsal.model.script import (
     CancelTools,
     Close,
     EmptyTurn,
+    FailResponse,
     Fault,
     Mute,
     Oversize,
@@ -44,7 +45,16 @@ from offhook.gateway.rehearsal.model.wire import (
     pretty,
 )
 
-__all__ = ["AUDIO_TOKENS_PER_S", "Conversation", "Progress", "ScriptPlayer", "Trigger", "raw_frame"]
+__all__ = [
+    "AUDIO_TOKENS_PER_S",
+    "Conversation",
+    "Progress",
+    "ScriptPlayer",
+    "Trigger",
+    "find_reply",
+    "raw_frame",
+    "spread",
+]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
 # A result sent before the cancellation was received is not a violation.
@@ -197,15 +207,7 @@ class ScriptPlayer:
             turn.task = self._connection.tasks.begin(self._play(turn))
 
     def _find(self, trigger: Trigger) -> tuple[int | None, Reply] | None:
-        """The reply for this trigger, marked as used."""
-        for index, reply in enumerate(self._script.replies):
-            if index not in self._progress.used and _matches(reply, trigger):
-                self._progress.used.add(index)
-                return index, reply
-        default = self._script.default
-        if default is not None and trigger.kind == "caller" and _matches(default, trigger):
-            return None, default
-        return None
+        return find_reply(self._progress, trigger)
 
     def interrupt(self, phantom: bool = False) -> None:
         """Interrupt the model's turn. Without a turn nothing happens (unless phantom)."""
@@ -266,7 +268,7 @@ class ScriptPlayer:
                         calls.append(rest.popleft())  # type: ignore[arg-type]
                     self._generating(turn)
                     await self._call_tools(turn, [self._new_call(call) for call in calls])
-                case EmptyTurn():
+                case EmptyTurn() | FailResponse():
                     self._turn_complete(0.0, idle=True)
                 case SendInterrupted():
                     self.interrupt(phantom=True)
@@ -302,8 +304,8 @@ class ScriptPlayer:
         own_frame = say.transcript == "own frame" or (
             say.transcript == "as the model does" and not self._profile.same_frame_transcript
         )
-        spread = say.transcript in ("as the model does", "same frame", "own frame") and self._transcribe_model
-        pieces = _spread(say.text, len(chunks)) if spread else [""] * len(chunks)
+        spaced = say.transcript in ("as the model does", "same frame", "own frame") and self._transcribe_model
+        pieces = spread(say.text, len(chunks)) if spaced else [""] * len(chunks)
         if say.transcript == "before":
             self._send_transcript(say.text)
         for i, (chunk, piece) in enumerate(zip(chunks, pieces, strict=True)):
@@ -500,6 +502,18 @@ class ScriptPlayer:
             self._later(action.time_left_s, lambda: self._connection.close(self._script.end_of_life))
 
 
+def find_reply(progress: Progress, trigger: Trigger) -> tuple[int | None, Reply] | None:
+    """The reply for this trigger and its index in the script, marked as used."""
+    for index, reply in enumerate(progress.script.replies):
+        if index not in progress.used and _matches(reply, trigger):
+            progress.used.add(index)
+            return index, reply
+    default = progress.script.default
+    if default is not None and trigger.kind == "caller" and _matches(default, trigger):
+        return None, default
+    return None
+
+
 def _matches(reply: Reply, trigger: Trigger) -> bool:
     if reply.on == "any":
         return trigger.kind in ("caller", "text", "tool")
@@ -513,7 +527,7 @@ def _matches(reply: Reply, trigger: Trigger) -> bool:
     return kind != "caller" or trigger.speech_ms >= reply.min_speech_ms
 
 
-def _spread(text: str, count: int) -> list[str]:
+def spread(text: str, count: int) -> list[str]:
     """A text distributed over the chunks by words; every piece but the first begins with a space."""
     pieces = [""] * count
     words = text.split()

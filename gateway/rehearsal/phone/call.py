@@ -122,6 +122,7 @@ class Carrier:
     drops: int = 1
     rubbish_after_s: float | None = None
     duplicate_webhook: bool = False
+    delay_ms: float = 0.0  # of each request for a document, and of each handshake of a stream
     start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
     dial_status: str = "completed"  # how a <Dial> ends
     status_callbacks: bool = True  # False: the number has none configured
@@ -208,6 +209,7 @@ class SimulatedCall:
             placed,
             violation=self._violation,
             clock=self._clock,
+            delay_s=self._carrier.delay_ms / 1000,
         )
 
         # The clock.
@@ -436,6 +438,8 @@ class SimulatedCall:
         named = hashlib.sha256(f"{self.call_sid} {len(self.truth.streams)}".encode()).hexdigest()[:32]
         stream = StreamTruth(stream_sid="MZ" + named, url=connect.url, dialled_s=self._clock())
         self.truth.streams.append(stream)
+        if self._carrier.delay_ms:
+            await asyncio.sleep(self._carrier.delay_ms / 1000)
         headers = {"User-Agent": "Twilio.TmeWs/1.0"}
         if self._auth_token is not None:
             headers["X-Twilio-Signature"] = sign(signed_socket_url(connect.url), {}, self._auth_token)

@@ -38,7 +38,8 @@ class WebhookClient:
 
     `url`: where the gateway listens. `public_url`: its name in signed URLs; requests to it go to `url`. `auth_token`
     None: requests are not signed. `violation(code, what)` reports what Twilio would warn of. `here`: the URL of the
-    document that is followed, to which relative URLs refer. `open` before the first request.
+    document that is followed, to which relative URLs refer. `delay_s`: what each request for a document takes on
+    its way. `open` before the first request.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class WebhookClient:
         *,
         violation: Callable[[int, str], None],
         clock: Clock,
+        delay_s: float = 0.0,
     ) -> None:
+        self._delay_s = delay_s
         self._truth, self._url, self._public_url = truth, url, public_url
         self._auth_token, self._placed = auth_token, placed
         self._violation, self._clock = violation, clock
@@ -114,6 +117,8 @@ class WebhookClient:
 
     async def fetch(self, url: str, method: str, extra: Mapping[str, str]) -> tuple[Verb, ...] | None:
         """Fetch a TwiML document; None if that fails: Twilio would end the call."""
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
         fetched, content_type = await self.request(url, method, {**self.fields(), **extra})
         if not 200 <= fetched.status < 300:
             self._violation(11200, f"{fetched.path} answered {fetched.status or 'not'}: {fetched.answer[:200]}")

@@ -64,7 +64,9 @@ class Comparison(msgspec.Struct, kw_only=True):
         return not self.failures
 
 
-def facts_of(scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, speed: float) -> RunFacts:
+def facts_of(
+    scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, speed: float, provider: str = ""
+) -> RunFacts:
     """What two runs must share to be compared. `scenarios`: their files by name."""
     return RunFacts(
         scenarios={name: sha256(path.read_bytes()).hexdigest()[:16] for name, path in sorted(scenarios.items())},
@@ -72,6 +74,7 @@ def facts_of(scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, sp
         seed=seed,
         repeat=repeat,
         speed=speed,
+        provider=provider,
     )
 
 
@@ -111,6 +114,7 @@ def _refuse_unlike(before: RunFacts, now: RunFacts, path: Path) -> None:
         ("machine", before.machine, now.machine),
         ("seed", before.seed, now.seed),
         ("speed", before.speed, now.speed),
+        ("provider", before.provider, now.provider),
     ):
         if there != here:
             refuse(f"made with another {what} ({there} instead of {here})")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import inf
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,6 +88,7 @@ def figure_of(truth: CallTruth, report: CallReport) -> Figure:
     _frame(axes, begin_s, end_s)
     _waveform(axes, decode(truth.left), begin_s, _CALLER_Y, _CALLER, scale)
     _waveform(axes, decode(truth.right), begin_s, _AGENT_Y, _AGENT, scale)
+    _holes(axes, truth, zero_s, scale)
     free_s = begin_s  # end of the last barge-in's text
     plays_s = [begin_s + run.place / RATE_HZ for run in truth.played]
     for barge_in in report.line.barge_ins:
@@ -248,6 +250,25 @@ def _barge_in(axes: Axes, barge_in: LineBargeIn, scale: _Scale, until_s: float, 
         bbox=_CLEAN,
     )
     return first_s + text_s
+
+
+def _holes(axes: Axes, truth: CallTruth, zero_s: float, scale: _Scale) -> None:
+    """Draw where a stream was lost, until the next one was up and until the agent was heard again."""
+    for stream, following in zip(truth.streams, truth.streams[1:], strict=False):
+        if stream.closed_by != "network" or stream.closed_s is None or following.started_s is None:
+            continue
+        lost_s, up_s = stream.closed_s - zero_s, following.started_s - zero_s
+        plays_s = (truth.began_s + run.place / RATE_HZ for run in truth.played)
+        heard_s = min((at_s for at_s in plays_s if at_s > stream.closed_s), default=following.started_s) - zero_s
+        height = _CALLER_Y + _HALF - (_AGENT_Y - _HALF)
+        axes.add_patch(Rectangle((lost_s, _AGENT_Y - _HALF), up_s - lost_s, height, color=_CUT, alpha=0.3, lw=0))
+        axes.add_patch(Rectangle((lost_s, _AGENT_Y - _HALF), heard_s - lost_s, 2 * _HALF, color=_CUT, alpha=0.12, lw=0))
+        axes.plot([lost_s, lost_s], [_AGENT_Y - _HALF, _CALLER_Y + _HALF], color=_CUT, linewidth=1.4)
+        moved = urlsplit(stream.url).path != urlsplit(following.url).path
+        text = f"stream lost, next after {1000 * (up_s - lost_s):.0f} ms{' on another process' if moved else ''};\n"
+        text += f"agent heard again after {1000 * (heard_s - lost_s):.0f} ms"
+        at_s = lost_s + scale.px(6)
+        _text(axes, at_s, _AGENT_Y + _HALF + 0.12, text, _CUT, 10, va="bottom", fontweight="bold", bbox=_CLEAN)
 
 
 def _answers(axes: Axes, report: CallReport, scale: _Scale) -> None:

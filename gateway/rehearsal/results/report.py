@@ -183,6 +183,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     seed: int | None = None
     repeat: int = 1
     speed: float = 1.0
+    provider: str = ""
 
 
 class Report(msgspec.Struct, kw_only=True):

@@ -3,6 +3,7 @@
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console.boards import Boards
 from offhook.gateway.web.console.pages import Console
+from offhook.gateway.web.console.steering import OperatorActions
 from offhook.gateway.web.console.views import LiveCall
 
-__all__ = ["Access", "Boards", "Console", "LiveCall"]
+__all__ = ["Access", "Boards", "Console", "LiveCall", "OperatorActions"]

@@ -5,23 +5,30 @@ GET /console/events?window=5m             a snapshot every second
 GET /console/api/percentiles?window=5m    every segment's percentiles: 1m, 5m or 1h
 GET /console/api/calls                    records of ended calls, newest first
 GET /console/api/calls/SID                the record of one ended call
+GET /console/api/calls/SID/PART           what can be downloaded of it, see `web.history`
+GET /console/api/history                  past calls; history/names, history/percentiles
 GET /console/api/view/SID                 a call as the page shows it, active or ended
+GET /console/api/node?window=5m           this process' part of a snapshot, for its peers
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from offhook.gateway.live.peers import HOP
 from offhook.gateway.store import Records
+from offhook.gateway.store.columns import without_number
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.console.boards import Boards
+from offhook.gateway.web.console.nodes import NodeView, counts_of, segments_of, whole
 from offhook.gateway.web.console.views import (
     WINDOWS,
     LiveCall,
@@ -30,14 +37,12 @@ from offhook.gateway.web.console.views import (
     bars_of,
     ended_call,
     last_turns,
-    masked,
-    points_of,
-    segment_view,
 )
+from offhook.gateway.web.history import History
 from offhook.metrics.catalogue import Metrics
-from offhook.metrics.segments import OUTSIDE, SEGMENTS
+from offhook.metrics.segments import OUTSIDE
 
-__all__ = ["Console"]
+__all__ = ["HEADERS", "Console"]
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -54,7 +59,7 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -68,7 +73,8 @@ HEADERS = {
 class Console:
     """The console of one process. `live` and `live_record` give the active calls, `records` the ended ones.
 
-    `about`: fixed facts shown on the page (version, capacity, agents, simulated).
+    `peers(path)`: what the other processes answer to the same request, those that do; a request of a peer's is answered
+    for this process alone. `about`: fixed facts shown on the page (version, capacity, agents, simulated).
     """
 
     def __init__(
@@ -81,11 +87,14 @@ class Console:
         live_record: Callable[[str], CallRecord | None],
         draining: Callable[[], bool],
         about: Mapping[str, object],
+        history: History | None = None,
         boards: Boards | None = None,
+        peers: Callable[[str], Awaitable[Sequence[bytes]]] | None = None,
     ) -> None:
+        self._peers = peers
         self._access, self._metrics, self._records = access, metrics, records
         self._live, self._live_record, self._draining = live, live_record, draining
-        self._about = dict(about)
+        self._about, self._history = dict(about), history
         self._boards = boards or Boards({})
         self._files = {
             path.relative_to(STATIC).as_posix(): (path.read_bytes(), TYPES[path.suffix])
@@ -109,6 +118,18 @@ class Console:
             web.get("/console/api/calls", self._calls),
             web.get("/console/api/calls/{sid}", self._call),
             web.get("/console/api/view/{sid}", self._view),
+            web.get("/console/api/node", self._node),
+            *self._history_routes(),
+        ]
+
+    def _history_routes(self) -> list[web.RouteDef]:
+        if (history := self._history) is None:
+            return []
+        return [
+            web.get("/console/api/history", partial(self._past, history.calls)),
+            web.get("/console/api/history/names", partial(self._past, history.names)),
+            web.get("/console/api/history/percentiles", partial(self._past, history.percentiles)),
+            web.get("/console/api/calls/{id}/{part}", partial(self._past, history.part)),
         ]
 
     async def close(self) -> None:
@@ -143,24 +164,44 @@ class Console:
             refused.headers.update(HEADERS)
             raise
 
+    async def _past(
+        self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+    ) -> web.StreamResponse:
+        await self._check_access(request)
+        try:
+            response = await answer(request)
+        except web.HTTPException as refused:
+            refused.headers.update(HEADERS)
+            raise
+        response.headers.update(HEADERS)
+        return response
+
     # --- JSON
 
     async def _percentiles(self, request: web.Request) -> web.Response:
         await self._check_access(request)
         window = _window(request)
-        segments = [view async for view in self._segments(window)]
+        view = await self._whole(window)
+        segments = [msgspec.structs.replace(row, points=[]) for row in segments_of(view)]
         return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
 
     async def _calls(self, request: web.Request) -> web.Response:
         await self._check_access(request)
-        return _json([masked(record) for record in self._records.recent(MAX_LISTED)])
+        records = [without_number(record) for record in self._records.recent(MAX_LISTED)]
+        if answers := await self._asked(request):
+            for answer in answers:
+                records += msgspec.json.decode(answer, type=list[CallRecord])
+            records.sort(key=lambda record: record.started_at, reverse=True)
+        return _json(records[:MAX_LISTED])
 
     async def _call(self, request: web.Request) -> web.Response:
         await self._check_access(request)
         record = await self._records.get(request.match_info["sid"])
-        if record is None:
-            raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
-        return _json(masked(record))
+        if record is not None:
+            return _json(without_number(record))
+        for answer in await self._asked(request):
+            return _passed(answer)
+        raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
 
     async def _view(self, request: web.Request) -> web.Response:
         await self._check_access(request)
@@ -168,9 +209,19 @@ class Console:
         live = self._live_record(sid)
         record = live or await self._records.get(sid)
         if record is None:
+            for answer in await self._asked(request):
+                return _passed(answer)
             raise web.HTTPNotFound(text="unknown call\n", headers=HEADERS)
         bars = [bars_of(turn, record.tool_calls) for turn in record.turns]
-        return _json({"live": live is not None, "record": masked(record), "bars": bars})
+        return _json({"live": live is not None, "record": without_number(record), "bars": bars})
+
+    async def _node(self, request: web.Request) -> web.Response:
+        await self._check_access(request)
+        return _json(await self._own(_window(request)))
+
+    async def _asked(self, request: web.Request) -> Sequence[bytes]:
+        """What the other processes answer to this request; nothing to a peer's."""
+        return await self._peers(request.raw_path) if self._peers is not None and HOP not in request.headers else ()
 
     # --- live
 
@@ -218,21 +269,12 @@ class Console:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
 
     async def _snapshot(self, window: str) -> bytes:
-        live = self._live()
-        ended = list(self._records.recent(SHOWN_ENDED))
-        calls = []
-        for call in live:
-            calls.append(active_call(call))
-            if len(calls) % AT_ONCE == 0:
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        turns = last_turns([*(call.record for call in live), *ended[:SHOWN_TURNS]], SHOWN_TURNS)
-        await asyncio.sleep(0)
-        lines = [ended_call(record) for record in ended]
         now_s = asyncio.get_running_loop().time()
         cached_s, segments = self._cached.get(window, (0.0, []))
-        if not segments or now_s - cached_s >= REFRESH_S[window]:
-            segments = [view async for view in self._segments(window, history=True)]
+        fresh = not segments or now_s - cached_s >= REFRESH_S[window]
+        view = await self._whole(window, counts=fresh)
+        if fresh:
+            segments = segments_of(view)
             self._cached[window] = now_s, segments
         return msgspec.json.encode(
             {
@@ -240,26 +282,39 @@ class Console:
                 "window": window,
                 **self._about,
                 "draining": self._draining(),
-                "calls": calls,
-                "ended": lines,
-                "ended_count": len(self._records),
-                "turns": turns,
+                "calls": view.calls,
+                "ended": view.ended,
+                "ended_count": view.ended_count,
+                "turns": view.turns,
                 "segments": segments,
                 "outside": OUTSIDE,
                 "boards": await self._boards.now(),
             }
         )
 
-    async def _segments(self, window: str, *, history: bool = False) -> AsyncIterator[SegmentView]:
-        for segment in SEGMENTS:
-            if not segment.rig_only:
-                view = segment_view(self._metrics, segment, window)
-                await asyncio.sleep(0)  # yield to the calls
-                if history and view.count:
-                    points = points_of(self._metrics, segment, window)
-                    view = msgspec.structs.replace(view, points=points)
-                    await asyncio.sleep(0)
-                yield view
+    async def _whole(self, window: str, *, counts: bool = True) -> NodeView:
+        """Of this process and its peers."""
+        views = [await self._own(window, counts=counts)]
+        for answer in await self._peers(f"/console/api/node?window={window}") if self._peers is not None else ():
+            views.append(msgspec.json.decode(answer, type=NodeView))
+            await asyncio.sleep(0)
+        return whole(views, SHOWN_ENDED, SHOWN_TURNS)
+
+    async def _own(self, window: str, *, counts: bool = True) -> NodeView:
+        live = self._live()
+        ended = list(self._records.recent(SHOWN_ENDED))
+        view = NodeView(ended_count=len(self._records))
+        for call in live:
+            view.calls.append(active_call(call))
+            if len(view.calls) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        view.turns = last_turns([*(call.record for call in live), *ended[:SHOWN_TURNS]], SHOWN_TURNS)
+        await asyncio.sleep(0)
+        view.ended = [ended_call(record) for record in ended]
+        if counts:
+            await counts_of(self._metrics, window, view)
+        return view
 
 
 def _window(request: web.Request) -> str:
@@ -267,6 +322,10 @@ def _window(request: web.Request) -> str:
     if window not in WINDOWS:
         raise web.HTTPBadRequest(text=f"window must be one of {', '.join(WINDOWS)}\n", headers=HEADERS)
     return window
+
+
+def _passed(answer: bytes) -> web.Response:
+    return web.Response(body=answer, content_type="application/json", headers=HEADERS)
 
 
 def _json(value: object) -> web.Response:

@@ -12,9 +12,9 @@ from operator import itemgetter
 
 import msgspec
 
+from offhook.gateway.numbers import mask
 from offhook.gateway.store.record import CallRecord, ToolRecord, TurnRecord
-from offhook.metrics.catalogue import Metrics
-from offhook.metrics.quantiles import summarise
+from offhook.metrics.quantiles import Counts, summarise
 from offhook.metrics.segments import Segment
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "ended_call",
     "last_turns",
     "mask",
-    "masked",
     "points_of",
     "segment_view",
 ]
@@ -121,21 +120,6 @@ class SegmentView(msgspec.Struct, frozen=True, omit_defaults=True):
     target_ms: float | None = None
     within: float | None = None  # share of the samples within the target
     points: list[list[float | None]] = []  # [medians, slowest], oldest first
-
-
-def mask(number: str) -> str:
-    """A phone number or SIP address, masked: still distinguishable, no longer dialable."""
-    scheme, colon, rest = number.partition(":")
-    if colon:
-        return f"{scheme}:•••{rest[rest.find('@') :] if '@' in rest else ''}"
-    return number if len(number) < 4 else f"{number[: 3 if len(number) > 7 else 0]}•••{number[-2:]}"
-
-
-def masked(record: CallRecord) -> CallRecord:
-    """A copy of the record with the other party's number masked."""
-    if record.direction == "outbound":
-        return msgspec.structs.replace(record, dialled=mask(record.dialled))
-    return msgspec.structs.replace(record, caller=mask(record.caller))
 
 
 def _other_side(record: CallRecord) -> str:
@@ -234,9 +218,8 @@ def _turn_view(at_s: float, number: int, turn: TurnRecord, record: CallRecord) -
     )
 
 
-def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView:
+def segment_view(counts: Counts, segment: Segment) -> SegmentView:
     """Percentiles of one segment; without its points."""
-    counts = metrics.counts(segment, WINDOWS[window][0])
     summary = summarise(counts)
     if not summary.count:
         return SegmentView(name=segment.name, count=0, headline=segment.headline, start=segment.start, end=segment.end)
@@ -256,9 +239,9 @@ def segment_view(metrics: Metrics, segment: Segment, window: str) -> SegmentView
     )
 
 
-def points_of(metrics: Metrics, segment: Segment, window: str) -> list[list[float | None]]:
+def points_of(history: Iterable[Counts]) -> list[list[float | None]]:
     """[medians, maxima] of the window's intervals, oldest first."""
-    parts = [summarise(part) for part in metrics.history(segment, *WINDOWS[window])]
+    parts = [summarise(part) for part in history]
     return [[_ms(part.p50) for part in parts], [_ms(part.max) for part in parts]]
 
 

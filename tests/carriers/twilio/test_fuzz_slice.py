@@ -17,6 +17,6 @@ async def test_nothing_escapes_and_nothing_is_left() -> None:
     report = await fuzz(3.0, SEED)
     assert not report.escaped, f"seed {SEED}: {report.escaped[0][:500]}"
     assert not report.left_over, f"seed {SEED}: {report.left_over}"
-    assert report.messages > 1_000
+    assert report.messages > 300  # about 2,500 on a quiet machine
     assert len(report.counted) > 10
     assert not [labels for labels in report.counted if '"other"' in labels]

@@ -85,6 +85,9 @@ class Sink:
         self.turn += 1
         return self.turn
 
+    def agent_has_floor(self) -> bool:
+        return False
+
     def task_failed(self, part: str, error: BaseException) -> None:
         self.failures.append((part, error))
         self._note("failure", part)

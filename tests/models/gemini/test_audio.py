@@ -9,7 +9,7 @@ import pytest
 from offhook.gateway.agent.spec import Agent, TurnDetection
 from offhook.gateway.conversation.events import ModelInterrupted, ModelReady, ReplyComplete, TurnComplete
 from offhook.gateway.models import AudioFormats
-from offhook.gateway.models.gemini.audio import CallerAudio
+from offhook.gateway.models.gemini.audio import CallerAudio, Upsampling
 from offhook.gateway.rehearsal.model import script as m
 from offhook.media import mulaw
 from offhook.media.formats import ALAW_8K, MULAW_8K, PCM16_8K, PCM16_16K, PCM16_24K, AudioFormat, converter
@@ -67,6 +67,46 @@ def test_a_reset_caller_is_as_new() -> None:
     caller.push(b"", samples)
     caller.reset()
     assert caller.push(b"", samples) == Up8To16().push(samples)
+
+
+class Taker:
+    """A link that keeps what it is given: pieces of audio, or the error."""
+
+    def __init__(self, name: str, got: list[tuple[str, bytes | str]]) -> None:
+        self.name, self.got = name, got
+
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        self.got.append((self.name, pcm))
+
+    def audio_failed(self, error: Exception) -> None:
+        self.got.append((self.name, type(error).__name__))
+
+
+def test_links_are_sent_their_own_audio_in_order() -> None:
+    upsampling, got = Upsampling(), []
+    frames = [np.frombuffer(noise(160), dtype="<i2") for _ in range(5)]
+    ups, takers = [Up8To16(), Up8To16()], [Taker("a", got), Taker("b", got)]
+    for n, frame in enumerate(frames):
+        upsampling.submit(ups[n % 2], frame, takers[n % 2], 0.0)
+    assert got == []
+    upsampling.flush()
+    upsampling.flush()
+    alone = [Up8To16(), Up8To16()]
+    assert got == [("ab"[n % 2], alone[n % 2].push(frame)) for n, frame in enumerate(frames)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_audio_that_fails_costs_its_own_link(together: bool) -> None:
+    upsampling, got, frame = Upsampling(), [], np.frombuffer(noise(160), dtype="<i2")
+    broken = Up8To16()
+    broken._fir = None  # type: ignore[assignment]
+    for name, up in (("a", Up8To16()), ("b", broken), ("c", Up8To16())):
+        upsampling.submit(up, frame, Taker(name, got), 0.0)
+        if not together:
+            upsampling.flush()
+    upsampling.flush()
+    expected = Up8To16().push(frame)
+    assert got == [("a", expected), ("b", "AttributeError"), ("c", expected)]
 
 
 # --- through a link
@@ -140,6 +180,7 @@ async def test_the_callers_mulaw_arrives_as_16_khz() -> None:
     async with linked(m.Script(), formats=MULAW_LINE) as rig:
         for codes in frames:
             rig.link.caller_audio(codes, mulaw.decode(codes), 0.0)
+            rig.link.flush_audio()
         [session] = rig.server.sessions
         await eventually(lambda: session.audio_bytes == 20 * 640)
         assert bytes(session.audio) == Up8To16().push(mulaw.decode(b"".join(frames)))

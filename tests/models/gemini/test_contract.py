@@ -4,6 +4,7 @@ Guards `session._ws`, which google-genai does not promise: this fails when it is
 with the installed google-genai; `make contract` runs it with the newest 3.x.
 """
 
+import asyncio
 import base64
 import inspect
 import json
@@ -16,10 +17,14 @@ from google import genai
 from google.genai import live, types
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import serve
+from websockets.frames import Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
-from offhook.gateway.errors import ModelRefused
 from offhook.gateway.models.gemini import messages as wire
-from offhook.gateway.models.gemini.wire import SessionSocket
+from offhook.gateway.models.gemini import wire as wire_module
+from offhook.gateway.models.gemini.public import PublicSession
+from offhook.gateway.models.gemini.wire import SessionSocket, socket_of, text_frame
 from tests.models.gemini.wire_cases import CASES
 
 PCM = bytes(range(256)) * 2 + b"\xfb\xff\xbf"  # both alphabets differ on this
@@ -41,7 +46,7 @@ OUTGOING = {
 class Socket:
     """A WebSocket as the SDK uses it: keeps what is sent, gives what is there to receive."""
 
-    protocol = paused = close = None  # of `send_now`, which a test of its own covers
+    close = None
 
     def __init__(self, *frames: bytes) -> None:
         self.transport = SimpleNamespace(get_extra_info=lambda name: None)
@@ -113,10 +118,11 @@ def test_every_kind_of_message_is_tried():
 @pytest.mark.parametrize("vertex", [False, True], ids=["developer", "vertex"])
 @pytest.mark.parametrize("name", OUTGOING)
 async def test_the_sdk_sends_the_same(name, vertex):
-    ours, theirs = Socket(), Socket()
-    await SessionSocket(session_over(ours, vertex)).send(OUTGOING[name])
+    ours, theirs, public = Socket(), Socket(), Socket()
+    await socket_of(session_over(ours, vertex)).send(OUTGOING[name])
     await send_by_sdk(session_over(theirs, vertex), OUTGOING[name])
-    assert normal(ours.sent[0]) == normal(theirs.sent[0])
+    await PublicSession(session_over(public, vertex)).send(OUTGOING[name])
+    assert normal(ours.sent[0]) == normal(theirs.sent[0]) == normal(public.sent[0])
 
 
 @pytest.mark.parametrize("name", OUTGOING)
@@ -130,8 +136,8 @@ async def test_what_is_sent_on_the_spot_is_the_same_frame(name):
     async with serve(listen, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         for at_once in (False, True):
-            ws = await connect(f"ws://127.0.0.1:{port}")
-            socket = SessionSocket(SimpleNamespace(_ws=ws))
+            ws = await connect(f"ws://127.0.0.1:{port}", compression=None)
+            socket = socket_of(SimpleNamespace(_ws=ws))
             if at_once:
                 assert socket.send_now(OUTGOING[name])
             else:
@@ -150,9 +156,9 @@ OURS_ALONE = {"a new field", "a new message", "usage by Vertex's names"}
 async def test_the_sdk_receives_the_same(name):
     message, values = CASES[name]
     frame = json.dumps(message).encode()
-    assert await SessionSocket(session_over(Socket(frame), vertex=False)).receive() == values
-    theirs = await anext(session_over(Socket(frame), vertex=False).receive())
-    assert wire.parse(json.dumps(theirs.model_dump(mode="json", by_alias=True, exclude_none=True))) == values
+    assert await socket_of(session_over(Socket(frame), vertex=False)).receive() == values
+    public = PublicSession(session_over(Socket(frame, frame), vertex=False))
+    assert [await public.receive(), await public.receive()] == [values, values]
 
 
 def test_the_sessions_socket_is_websockets_connection():
@@ -163,7 +169,76 @@ def test_the_sessions_socket_is_websockets_connection():
     assert session_over(socket := Socket(), vertex=False)._ws is socket
 
 
-@pytest.mark.parametrize("session", [SimpleNamespace(), SimpleNamespace(_ws=object())], ids=["no _ws", "another"])
-def test_a_session_without_that_socket_is_refused(session):
-    with pytest.raises(ModelRefused, match=r"google-genai [\d.]+ with websockets .*session\._ws.*constraints\.txt"):
-        SessionSocket(session)
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 913, 65_535, 65_536])
+def test_a_frame_reads_back_as_one_text_message(size):
+    payload = bytes(i % 251 for i in range(size))
+    reader = ServerProtocol(state=State.OPEN)
+    for _ in range(3):
+        reader.receive_data(text_frame(payload))
+    assert [(f.opcode, f.fin, bytes(f.data)) for f in reader.events_received()] == [(Opcode.TEXT, True, payload)] * 3
+
+
+def test_no_two_frames_have_the_same_mask():
+    assert len({text_frame(b"0123456789")[2:6] for _ in range(3_000)}) > 2_990  # of 2**32
+
+
+async def test_frames_beside_the_librarys_own():
+    """Pings answered, a message of `send` and a close, while frames are written past the library."""
+    received: list[str | bytes] = []
+    answered = asyncio.Event()
+
+    async def listen(ws):
+        for n in range(20):
+            pong = await ws.ping(str(n))
+            received.append(await ws.recv())
+            await pong
+        answered.set()
+        received.extend([message async for message in ws])
+
+    # Without a bound: with 16 messages unread the server would stop reading, and wait for a pong that is behind them.
+    async with serve(listen, "127.0.0.1", 0, ping_interval=None, max_queue=None) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ws = await connect(url, ping_interval=None, compression=None)
+        socket = socket_of(SimpleNamespace(_ws=ws))
+        for n in range(20):
+            assert socket.send_now(*[wire.Text(f"{n}")] * (1 + n % 3))
+            await asyncio.sleep(0)
+        await answered.wait()
+        await socket.send(wire.Text("last"))
+        await socket.close()
+        assert ws.close_code == 1000
+    texts = [json.loads(text)["realtimeInput"]["text"] for text in received]
+    assert texts == [f"{n}" for n in range(20) for _ in range(1 + n % 3)] + ["last"]
+
+
+async def test_a_compressed_connection_sends_by_itself():
+    received: list[str | bytes] = []
+
+    async def listen(ws):
+        received.extend([message async for message in ws])
+
+    async with serve(listen, "127.0.0.1", 0) as server:
+        ws = await connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        assert ws.protocol.extensions, "permessage-deflate"
+        socket = socket_of(SimpleNamespace(_ws=ws))
+        assert not socket.send_now(wire.Text("a"))
+        await socket.send(wire.Text("b"))
+        await socket.close()
+    assert received == ['{"realtimeInput":{"text":"b"}}']
+
+
+@pytest.mark.parametrize(
+    ("session", "kind", "logged"),
+    [
+        (SimpleNamespace(_ws=Socket()), SessionSocket, "no session._ws with protocol, paused: audio is sent by"),
+        (SimpleNamespace(receive=list), PublicSession, "no session._ws with send, recv, close: the SDK's public calls"),
+    ],
+    ids=["another", "no _ws"],
+)
+def test_what_stands_in_is_logged_once(session, kind, logged, caplog):
+    wire_module._warn.cache_clear()
+    assert [type(socket_of(session)) for _ in range(3)] == [kind] * 3
+    [line] = caplog.messages
+    assert logged in line
+    assert re.match(r"google-genai [\d.]+ with websockets [\d.]+ has ", line)
+    assert line.endswith("constraints.txt")

@@ -74,7 +74,7 @@ MODEL = {
 
 TWIML = {
     "not encrypted": lambda document: document.replace('url="wss:', 'url="ws:'),
-    "query string": lambda document: document.replace("/twilio/media", "/twilio/media?token=1"),
+    "query string": lambda document: document.replace('/media"', '/media?token=1"'),
     "no stream": lambda document: document.replace("Stream", "Streams"),
     "not XML": lambda document: document.replace("</Response>", ""),
     "no response": lambda document: document.replace("Response>", "Answer>"),
@@ -117,7 +117,7 @@ def plant_before_the_model() -> None:
     Connection.send = sent
     from offhook.gateway.models.gemini.wire import SessionSocket
 
-    SessionSocket.send_now = lambda self, message: False  # every frame by `send`
+    SessionSocket.send_now = lambda self, *messages: False  # every frame by `send`
 
 
 def plant_in_twiml() -> None:

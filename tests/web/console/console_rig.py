@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offhook.gateway.agent.load import parse_agent
@@ -96,8 +97,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(environ: Mapping[str, str] | None = None, *, hostile: bool = False) -> AsyncIterator[Stage]:
-    """Agents 0 (receptionist: the whole talk) and 1 (waiting list: short ones)."""
+async def staged(
+    environ: Mapping[str, str] | None = None, *, hostile: bool = False, recording: Path | None = None
+) -> AsyncIterator[Stage]:
+    """Agents 0 (receptionist: the whole talk) and 1 (waiting list: short ones). `recording`: agent 0's folder."""
 
     sessions = count()
 
@@ -109,6 +112,7 @@ async def staged(environ: Mapping[str, str] | None = None, *, hostile: bool = Fa
         parse_agent(
             f"name: receptionist\nnumbers: ['{NUMBER}0']\ninstructions: talk.\ngreeting: {{text: Greet.}}\n"
             "tools: [{builtin: end_call}, {function: 'tests.web.console.console_tools:find_table', name: find_table}]\n"
+            + (f"recording: {{enabled: true, directory: {recording}}}\n" if recording else "")
         ),
         parse_agent(f"name: waiting list\nnumbers: ['{NUMBER}1']\ninstructions: short.\ngreeting: {{text: Greet.}}\n"),
     ]

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.labels import LABELS
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from offhook.gateway.web.console.views import (
+    WINDOWS,
     LiveCall,
     active_call,
     bars_of,
@@ -117,14 +118,14 @@ def test_mask(number: str, shown: str) -> None:
 def test_percentile_is_withheld_below_its_sample_count() -> None:
     metrics = Metrics(CollectorRegistry(), LABELS)
     for count, p95, p99 in [(19, False, False), (20, True, False), (299, True, False), (300, True, True)]:
-        while (view := segment_view(metrics, BARGEIN_STOP, "1h")).count < count:
+        while (view := segment_view(metrics.counts(BARGEIN_STOP, 3600), BARGEIN_STOP)).count < count:
             metrics.observe("bargein_stop", 0.1 if view.count % 10 else 0.5)
         assert view.p50_ms is not None
         assert (view.p95_ms is not None) is p95, count
         assert (view.p99_ms is not None) is p99, count
     assert view.within == pytest.approx(0.9, abs=0.01)
-    medians, slowest = points_of(metrics, BARGEIN_STOP, "1h")
+    medians, slowest = points_of(metrics.history(BARGEIN_STOP, *WINDOWS["1h"]))
     assert len(medians) == len(slowest) == 60
     assert [m for m in medians if m is not None][-1] == pytest.approx(100, rel=0.01)
     assert max(s for s in slowest if s is not None) == 500
-    assert segment_view(metrics, TURN_GAP, "1m").count == 0
+    assert segment_view(metrics.counts(TURN_GAP, 60), TURN_GAP).count == 0

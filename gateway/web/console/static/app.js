@@ -2,6 +2,7 @@
 
 import { h, put } from "./dom.js";
 import { callPage } from "./call.js";
+import { historyPage } from "./history.js";
 import { WINDOWS, overview } from "./overview.js";
 
 const main = document.getElementById("main");
@@ -48,10 +49,17 @@ function refresh() {
 }
 
 function route(moved) {
-  const [, where, id] = location.hash.split("/");
-  view = where === "call" && id ? callPage(decodeURIComponent(id)) : overview({ choose, window: window_ });
+  const [path, query] = location.hash.split("?");
+  const [, where, id] = path.split("/");
+  if (where === "call" && id) view = callPage(decodeURIComponent(id));
+  else if (where === "history") view = historyPage(query);
+  else view = overview({ choose, window: window_ });
   main.replaceChildren(view.element);
-  document.title = where === "call" ? "A call - Offhook console" : "Offhook console";
+  document.title = { call: "A call - Offhook console", history: "Past calls - Offhook console" }[where] || "Offhook console";
+  for (const link of document.querySelectorAll(".pages a")) {
+    if ((link.hash === "#/history") === (where === "history") && where !== "call") link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
   if (moved) {
     scrollTo(0, 0);
     main.querySelector("h1").focus({ preventScroll: true });

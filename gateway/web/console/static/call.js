@@ -1,7 +1,9 @@
 // One call: its line as a picture, what was said, turns, tools, barge-ins, errors. Live while it goes on.
 
 import { body, cell, h, row, svg, table } from "./dom.js";
-import { NONE, at, clock, duration, ms, title, verdict, words } from "./format.js";
+import { NONE, at, clock, duration, ms, title, verdict, when, words } from "./format.js";
+import { listening } from "./player.js";
+import { steering } from "./steer.js";
 import { BARGE_IN_KINDS, axis, bargeInBars, legend, said, span, track } from "./waterfall.js";
 
 const LIVE_TURNS = 40;  // as many as the gateway tells of a call that goes on
@@ -38,14 +40,22 @@ function picture(record, wide, cut) {
     parts.push(svg("line", { x1: x(one.decided_ms), x2: x(one.decided_ms), y1: 14, y2: 94, class: `cut ${one.verdict}` }));
     parts.push(svg("path", { d: `M${x(one.decided_ms)} 14l-5 -8h10z`, class: `cut ${one.verdict}` }));
   }
+  const head = svg("line", { x1: -9, x2: -9, y1: 8, y2: 134, class: "head-line" });
+  parts.push(head);
   const names = Object.entries(LANES).map(([name, y]) => {
     const label = h("span", {}, words(name));
     label.style.top = `${y + 3}px`;
     return label;
   });
   const drawing = svg("svg", { width, height: 152, viewBox: `0 0 ${width} 152`, role: "img", "aria-label": "The call's line over time: caller, agent, tools. The lists below say the same." }, parts);
-  return h("div", { class: "line" }, h("div", { class: "lanes", "aria-hidden": "true" }, names),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing));
+  const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The line over time, scrolls sideways" }, drawing);
+  const move = (at_ms) => {  // where the recording is
+    const here = Number(x(at_ms));
+    head.setAttribute("x1", here);
+    head.setAttribute("x2", here);
+    if (here < scroll.scrollLeft || here > scroll.scrollLeft + scroll.clientWidth - 40) scroll.scrollLeft = here - 60;
+  };
+  return [h("div", { class: "line" }, h("div", { class: "lanes", "aria-hidden": "true" }, names), scroll), move];
 }
 
 function silence({ bargein_silence: whole, bargein_detect: detect, bargein_stop: stop }) {
@@ -64,6 +74,9 @@ function spoken(record) {  // everything that happened, in order, as a list
   for (const one of record.barge_ins) {
     events.push({ at_ms: one.decided_ms, element: h("li", { class: "event cut" }, h("b", {}, "Barge-in"), h("p", {}, `${verdict(one.verdict)}${silence(one.segments)}`)) });
   }
+  for (const one of record.actions) {
+    events.push({ at_ms: one.at_ms, element: h("li", { class: "event" }, h("b", {}, "Operator"), h("p", {}, `${words(one.what)}${one.detail ? `: ${one.detail}` : ""}${one.done ? "" : " (could not be done)"}, by ${one.who}`)) });
+  }
   for (const tool of record.tool_calls) {
     const took = tool.finished_ms === null ? "running" : `${tool.outcome.replaceAll("_", " ")} after ${ms(tool.finished_ms - tool.requested_ms)}`;
     const bad = tool.outcome === "failed" || tool.outcome === "timed_out";
@@ -71,7 +84,7 @@ function spoken(record) {  // everything that happened, in order, as a list
   }
   events.sort((a, b) => a.at_ms - b.at_ms);
   for (const event of events) event.element.prepend(h("time", {}, at(event.at_ms)));
-  return h("ol", { class: "talk" }, events.map((event) => event.element));
+  return [h("ol", { class: "talk" }, events.map((event) => event.element)), events.map((event) => [event.at_ms, event.element])];
 }
 
 function turnTable(record, made, live) {  // made: each turn's bars
@@ -108,7 +121,8 @@ function bargeInTable(record) {
 function facts(record, live) {
   const list = [
     ["Agent", record.agent],
-    ["Began", clock(record.started_at)],
+    ...(record.model ? [["Model", record.model]] : []),
+    ["Began", live ? clock(record.started_at) : when(record.started_at)],
     ["Length", duration(record.duration_ms)],
     ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
     ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
@@ -126,7 +140,9 @@ function part(id, heading, ...children) {
 export function callPage(callSid) {
   const heading = h("h1", { tabindex: "-1" }, "Call");
   const content = h("div", {}, h("p", { class: "empty" }, "Loading…"));
-  const element = h("div", { class: "call" }, h("p", { class: "back" }, h("a", { href: "#/" }, "← All calls")), heading, content);
+  const steer = steering(callSid);
+  steer.hidden = true;
+  const element = h("div", { class: "call" }, h("p", { class: "back" }, h("a", { href: "#/" }, "← All calls")), heading, steer, content);
   let shown = "";
   let over = false;
 
@@ -146,18 +162,22 @@ export function callPage(callSid) {
       shown = text;
       const { record, live, bars } = JSON.parse(text);
       over = !live;
+      steer.hidden = over;
       const other = record.direction === "outbound" ? record.dialled : record.caller;
       heading.replaceChildren(`${record.direction === "outbound" ? "Call to" : "Call from"} ${other || "an unknown number"} `,
         h("span", { class: live ? "chip on" : "chip" }, live ? "on the line" : "over"));
       const scroll = content.querySelector(".scroll");
       const [left, focused] = [scroll?.scrollLeft ?? 0, scroll !== null && scroll === document.activeElement];
       const cut = live && record.turns.length >= LIVE_TURNS;
+      const [drawing, move] = picture(record, content.clientWidth - 92, cut);
+      const [talk, lines] = spoken(record);
       content.replaceChildren(
         facts(record, live),
         record.errors.length ? part("errors", "Errors", h("ul", { class: "errors" }, record.errors.map((error) => h("li", {}, error)))) : "",
         cut ? h("p", { class: "quiet" }, `The last ${LIVE_TURNS} turns; all of them once the call is over.`) : "",
-        part("line", "The line", picture(record, content.clientWidth - 92, cut)),
-        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length ? spoken(record) : h("p", { class: "empty" }, "Nothing yet.")),
+        part("line", "The line", drawing),
+        live ? "" : part("recording", record.recording ? "Recording and downloads" : "Downloads", ...listening(record, lines, move)),
+        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length || record.actions.length ? talk : h("p", { class: "empty" }, "Nothing yet.")),
         part("turns", "Turns", legend(), turnTable(record, bars, live)),
         record.barge_ins.length ? part("barge-ins", "Barge-ins", legend(BARGE_IN_KINDS), bargeInTable(record)) : "");
       const again = content.querySelector(".scroll");

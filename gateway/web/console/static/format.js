@@ -27,6 +27,10 @@ export function clock(iso) {
   return iso ? new Date(iso).toLocaleTimeString([], { hour12: false }) : NONE;
 }
 
+export function when(iso) {
+  return iso ? new Date(iso).toLocaleString([], { dateStyle: "medium", timeStyle: "short", hour12: false }) : NONE;
+}
+
 export function count(value, one, many) {
   return `${value.toLocaleString()} ${value === 1 ? one : many}`;
 }

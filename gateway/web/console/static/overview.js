@@ -2,6 +2,7 @@
 
 import { body, cell, h, keyed, put, row, table } from "./dom.js";
 import { NONE, clock, count, duration, inShort, ms, parts, phase, title, words } from "./format.js";
+import { placing } from "./steer.js";
 import { sparkline } from "./charts.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
@@ -88,6 +89,10 @@ function fillSegmentRow(element, segment) {
   mark.className = `mark ${kind || "none"}`;
   put(mark, text || NONE);
   element.chart.show(segment.points, segment.target_ms);
+}
+
+function talkLink({ name }) {
+  return h("li", {}, h("a", { href: `/console/talk?agent=${encodeURIComponent(name)}` }, `Talk to ${name}`));
 }
 
 function activeRow(call) {
@@ -177,6 +182,8 @@ function fillBoard(element, given) {
 export function overview({ choose, window }) {
   const calls = body();
   const noCalls = h("p", { class: "empty" }, "Nobody is on the line.");
+  const talk = h("ul", { class: "talk-to", "aria-label": "Call an agent from this page" });
+  const place = h("div", {});
   const callTable = table("Calls now", [["Caller"], ["Agent"], ["Phase"], ["For", "number"], ["Turns", "number"], ["Last turn gap", "number"]], calls);
   const boards = h("div", {});
   const boardSection = section("boards", "Boards", null, boards);
@@ -201,7 +208,7 @@ export function overview({ choose, window }) {
       h("span", {}, name))));
   const element = h("div", {},
     h("h1", { class: "unseen", tabindex: "-1" }, "Calls and latency"),
-    section("now", "Calls now", summary, callTable, noCalls),
+    section("now", "Calls now", summary, talk, place, callTable, noCalls),
     boardSection,
     section("latency", "Where the milliseconds go", picker, outside, cards),
     section("turns", "Last turns: what waited for what", null, legend(), noTurns, turns, scale),
@@ -216,6 +223,8 @@ export function overview({ choose, window }) {
       keyed(calls, news.calls, (call) => call.call_sid, activeRow, fillActive);
       callTable.hidden = !news.calls.length;
       noCalls.hidden = Boolean(news.calls.length);
+      keyed(talk, news.talk ? news.agents.map((name) => ({ name })) : [], (one) => one.name, talkLink, () => {});
+      if (!place.firstChild && news.places) place.append(placing(news.agents));
 
       keyed(boards, news.boards, (given) => given.agent, board, fillBoard);
       boardSection.hidden = !news.boards.length;

@@ -1,0 +1,226 @@
+"""Decoding and speech detection of the caller's audio, for all calls of the process at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offhook.media.formats import AudioFormat, Converter
+from offhook.media.vad import SpeechDetector, SpeechEdge
+
+__all__ = ["DETECTED", "Detection", "Uplink"]
+
+DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
+NO_SAMPLES = np.zeros(0, np.int16)
+
+
+class Uplink(Protocol):
+    """Where the caller's audio goes: the part of a model link that hearing needs."""
+
+    def caller_audio(self, codes: bytes, samples: NDArray[np.int16], received_s: float) -> None:
+        """One frame: `codes` in the line's format, `samples` the same as int16 at 8 kHz. May be kept until
+        `flush_audio`.
+        """
+
+    def flush_audio(self) -> None:
+        """Send what was kept, of all calls at once."""
+
+
+class Hears(Protocol):
+    """What `Detection` needs of a call's `Hearing`."""
+
+    line_format: AudioFormat
+    to_8k: Converter | None
+    detector: SpeechDetector
+    uplink: Uplink
+    waiting: int
+    agent_level_dbov: Callable[[float], float]
+
+    def decoded(self, codes: bytes) -> NDArray[np.int16]: ...
+
+    def heard(
+        self, codes: bytes, samples: NDArray[np.int16], edge: SpeechEdge | None, agent_dbov: float, received_s: float
+    ) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+    def caught_up(self) -> None: ...
+
+
+class _Frame:
+    """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
+
+    __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
+
+    def __init__(self, hearing: Hears, codes: bytes, agent_dbov: float, received_s: float) -> None:
+        self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
+        self.samples: NDArray[np.int16] = NO_SAMPLES
+
+
+# Frames come at any time: within one turn of an idle loop hardly two of them do. Waiting for others pays only where
+# some are bound to come. uvloop's timers are a millisecond coarse: what waits 2 ms may wait 3, and 4 are the limit.
+GATHER_S = 0.002
+GATHER_LEAST = 3.0  # frames that come in that time, of all calls: from some 30 calls on
+
+
+def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(after_s, flush) if after_s else loop.call_soon(flush)
+
+
+class Detection:
+    """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
+    with many calls within 2 ms, is heard as one matrix.
+
+    `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
+    """
+
+    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
+        self._schedule = schedule
+        self._scheduled: asyncio.Handle | None = None
+        self._waiting: list[_Frame] = []
+        self._decided: dict[_Frame, SpeechEdge | None] = {}  # of the frames that are being heard
+        self._flushing = False
+        self._counted = 0  # frames since
+        self._counted_since_s = 0.0
+        self._gather_s = 0.0
+
+    def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
+        """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
+        self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
+        hearing.waiting += 1
+        self._counted += 1
+        if len(self._waiting) == 1:
+            elapsed_s = received_s - self._counted_since_s
+            if elapsed_s >= 1.0:
+                expected = self._counted * GATHER_S / elapsed_s
+                self._gather_s = GATHER_S if expected >= GATHER_LEAST else 0.0
+                self._counted, self._counted_since_s = 0, received_s
+            self._scheduled = self._schedule(self._gather_s, self.flush)
+
+    def flush(self) -> None:
+        """Hear what waits. Harmless from within `heard`: what waits then follows."""
+        if self._flushing:
+            return
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        self._flushing = True
+        try:
+            while self._waiting:
+                frames, self._waiting = _one_of_each(self._waiting)
+                self._decided = _alone(frames[0]) if len(frames) == 1 else _edges(_together(frames, _decode))
+                for frame in frames:
+                    if frame not in self._decided:  # it failed
+                        frame.hearing.waiting -= 1
+                        _follow(frame.hearing)
+                for frame in frames:
+                    if frame in self._decided:  # another call's step may have heard it already
+                        self._hear(frame)
+                for frame in frames:
+                    try:
+                        frame.hearing.uplink.flush_audio()
+                    except Exception as error:
+                        frame.hearing.failed(error)
+        finally:
+            self._flushing = False
+
+    def catch_up(self, hearing: Hears) -> None:
+        """Hear the frames that wait, those of this call at least: also while another call is hearing one."""
+        if not self._flushing:
+            self.flush()
+            return
+        for frame in [frame for frame in self._decided if frame.hearing is hearing]:
+            self._hear(frame)
+
+    def _hear(self, frame: _Frame) -> None:
+        hearing, edge = frame.hearing, self._decided.pop(frame)
+        hearing.waiting -= 1
+        try:
+            hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
+        except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
+            hearing.failed(error)
+        _follow(hearing)
+
+
+def _follow(hearing: Hears) -> None:
+    if not hearing.waiting:
+        try:
+            hearing.caught_up()
+        except (Exception, asyncio.CancelledError) as error:
+            hearing.failed(error)
+
+
+def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
+    """The first frame of each call, and the others."""
+    calls = {id(frame.hearing) for frame in frames}
+    if len(calls) == len(frames):
+        return frames, []
+    first: list[_Frame] = []
+    others: list[_Frame] = []
+    for frame in frames:
+        chosen = first if id(frame.hearing) in calls else others
+        calls.discard(id(frame.hearing))
+        chosen.append(frame)
+    return first, others
+
+
+def _alone(frame: _Frame) -> dict[_Frame, SpeechEdge | None]:
+    """`_edges` of a single frame, where most of what a group needs is only cost."""
+    hearing = frame.hearing
+    try:
+        frame.samples = hearing.decoded(frame.codes)
+        return {frame: hearing.detector.push(frame.samples, frame.agent_dbov)}
+    except Exception as error:
+        hearing.failed(error)
+        return {}
+
+
+def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
+    """What each frame decides; a frame that failed is missing."""
+    kinds: dict[type[SpeechDetector], list[_Frame]] = {}
+    for frame in frames:
+        kinds.setdefault(type(frame.hearing.detector), []).append(frame)
+    edges: dict[_Frame, SpeechEdge | None] = {}
+    for kind, group in kinds.items():
+        _together(group, partial(_detect, kind, edges))
+    return edges
+
+
+def _decode(frames: list[_Frame]) -> None:
+    first = frames[0].hearing
+    if first.to_8k is None and all(frame.hearing.line_format is first.line_format for frame in frames):
+        samples = first.line_format.decode(b"".join([frame.codes for frame in frames]))
+        for frame, row in zip(frames, samples.reshape(len(frames), DETECTED), strict=True):
+            frame.samples = row
+        return
+    for frame in frames:
+        frame.samples = frame.hearing.decoded(frame.codes)
+
+
+def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
+    found = kind.push_all(
+        [frame.hearing.detector for frame in frames],
+        [frame.samples for frame in frames],
+        [frame.agent_dbov for frame in frames],
+    )
+    edges.update(zip(frames, found, strict=True))
+
+
+def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:
+    """The frames that it was done to: to all at once, or, should that fail, to each alone. An exception costs its own
+    call this frame; a detector of the others may then learn from its frame twice.
+    """
+    try:
+        work(frames)
+    except Exception as error:
+        if len(frames) > 1:
+            return [one for frame in frames for one in _together([frame], work)]
+        frames[0].hearing.failed(error)
+        return []
+    return frames

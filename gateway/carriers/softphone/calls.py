@@ -1,0 +1,252 @@
+"""The softphone's calls: the page, the request that begins a call, its socket, and what follows a lost one.
+
+GET  /console/talk?agent=NAME    the page; /console/talk/static/FILE its scripts and styles
+POST /console/talk               begin a call: `{"agent", "wide"}` -> `{"call_id", "key", "token"}`
+POST /console/talk/ID            after the socket ended: `{"key"}` -> `{"token"}` of another, or `{"over"}`
+GET  /console/talk/socket        the WebSocket; its first message is `start`, with the token
+
+All but the socket need the console's sign-in; the socket shows the token instead, which is good for one. A call's `key`
+belongs to the page that began it: no other can take its audio over.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.call.line import LineFormats
+from offhook.gateway.carriers.softphone import messages, stream
+from offhook.gateway.config import Settings
+from offhook.gateway.telephony.admission import Admitted
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.status import CallStatus
+from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.web.access import Access, refuse_foreign
+from offhook.gateway.web.connections import prove
+from offhook.gateway.web.console.pages import HEADERS
+from offhook.gateway.web.limits import Limits, is_private, source_of
+from offhook.metrics.catalogue import Metrics
+
+__all__ = ["Softphones"]
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+CALLER = "web:console"  # the record's caller
+PER_ADDRESS = 4  # calls, and sockets without a start, of one public address; private ones are proxies or the operator
+WAITING_SPARE = 8  # sockets without a start, beside one for each call
+
+
+@dataclass(frozen=True, slots=True)
+class _Phone:
+    """What the gateway keeps of one page's call."""
+
+    key: str
+    source: str
+    formats: LineFormats
+
+
+class Softphones:
+    """A `Carrier` whose far end is a page: it is called, and calls nobody. `agents`: by name."""
+
+    name = "softphone"
+    can: frozenset[Feature] = frozenset()
+
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        metrics: Metrics,
+        limits: Limits,
+        board: Switchboard,
+        agents: Mapping[str, Agent],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._access, self._metrics, self._limits = settings, access, metrics, limits
+        self._board, self._agents, self._clock = board, agents, clock
+        self._phones: dict[str, _Phone] = {}
+        self._waiting: list[str] = []  # the sources of sockets without a start
+        self._streams = 0
+        self._files = {p.name: (p.read_bytes(), TYPES[p.suffix]) for p in STATIC.iterdir() if p.suffix in TYPES}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Beside the console's; none when no calls are allowed."""
+        if not self._settings.softphone_calls:
+            return []
+        return [
+            web.get("/console/talk", self._page),
+            web.get("/console/talk/static/{name}", self._static),
+            web.get("/console/talk/socket", self._socket, allow_head=False),
+            web.post("/console/talk", self._begin),
+            web.post("/console/talk/{id}", self._after),
+        ]
+
+    # --- Carrier
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def place(self, call: OutboundCall, agent: Agent) -> str:
+        raise NotImplementedError("a page is not called: it has no `Feature.PLACE`")
+
+    async def hang_up(self, call_id: str) -> bool:
+        return False
+
+    def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
+        """The page asks for it when its socket has ended."""
+
+    async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
+        return False
+
+    async def resume(self, call_id: str) -> bool:
+        return False
+
+    async def bring(self, call_id: str) -> bool:
+        return False  # the page's socket is its process's: with that it is gone
+
+    async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
+        return False
+
+    def tick(self, now_s: float) -> None: ...
+
+    def forget(self, call_id: str) -> None:
+        self._phones.pop(call_id, None)
+
+    # --- the page
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return await self._file(request, "page.html")
+
+    async def _static(self, request: web.Request) -> web.Response:
+        return await self._file(request, request.match_info["name"])
+
+    async def _file(self, request: web.Request, name: str) -> web.Response:
+        await self._check_access(request)
+        if name not in self._files:
+            raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
+        body, kind = self._files[name]
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
+
+    async def _check_access(self, request: web.Request, *, acts: bool = False) -> None:
+        try:
+            await self._access.check(request, acts=acts)
+        except web.HTTPException as refused:
+            refused.headers.update(HEADERS)
+            raise
+
+    # --- a call
+
+    async def _begin(self, request: web.Request) -> web.Response:
+        await self._check_access(request, acts=True)
+        body = await self._limits.json(request)
+        agent = self._agents.get(str(body.get("agent", "")))
+        if agent is None:
+            raise web.HTTPBadRequest(text=f"no such agent: one of {', '.join(self._agents)}\n", headers=HEADERS)
+        source = source_of(request.remote or "")
+        live = [phone.source for call_id, phone in self._phones.items() if self._board.call(call_id) is not None]
+        if self._is_full(live, source, self._settings.softphone_calls):
+            self._refuse_full("as many calls from browsers as OFFHOOK_SOFTPHONE_CALLS allows: end one first")
+        call_id, formats = (
+            f"web-{secrets.token_hex(12)}",
+            messages.WIDE if body.get("wide") is True else messages.TELEPHONE,
+        )
+        ringing = Ringing(
+            call_id,
+            CALLER,
+            next(iter(agent.numbers), ""),
+            own_number=next(iter(agent.numbers), ""),
+            formats=formats,
+            status=CallStatus.RINGING,
+            agent=agent.name,
+        )
+        answer = self._board.ring(self, ringing, self._clock(), by_webhook=False)
+        if not isinstance(answer, Admitted):
+            return _json({"refused": answer.reason.value, "says": answer.fallback.say}, 503)
+        phone = self._phones[call_id] = _Phone(secrets.token_urlsafe(32), source, formats)
+        begun = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        return _json({**begun, "simulated": self._settings.simulated}, 201)
+
+    async def _after(self, request: web.Request) -> web.Response:
+        """The page's socket ended, and the page did not end it: another socket, or what became of the call."""
+        await self._check_access(request, acts=True)
+        given = str((await self._limits.json(request)).get("key", "")).encode("utf-8", "surrogatepass")
+        call_id, now_s = request.match_info["id"], self._clock()
+        phone, leg = self._phones.get(call_id), self._board.leg(call_id)
+        if phone is None or not hmac.compare_digest(phone.key.encode(), given):
+            self._metrics.auth_failures_total.inc("stream_token")
+            raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
+        step = self._board.follows(call_id, now_s)
+        returns = step is None and leg is not None and leg.reconnect(now_s)
+        if returns and (token := self._board.reconnect(call_id, now_s)):
+            return _json({"token": token})
+        if leg is None:
+            return _json({"over": Kind.HANG_UP.value})
+        step = step or self._board.give_up(call_id, now_s)
+        says = leg.fallback.say if step.kind is Kind.FALLBACK else ""
+        return _json({"over": step.kind.value, "target": step.target, "says": says})
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        if self._settings.insecure and not self._settings.public_url:
+            refuse_foreign(request, self._metrics, own_page=True)
+        self._access.check_origin(request)
+        source = source_of(request.remote or "")
+        if self._is_full(self._waiting, source, self._settings.softphone_calls + WAITING_SPARE):
+            self._refuse_full("too many sockets without a start")
+        socket = stream.new_socket()
+        if not socket.can_prepare(request).ok:
+            self._limits.refuse("bad_format", web.HTTPBadRequest(text="this is a WebSocket address\n"))
+        if (transport := request.transport) is None:  # the page left before the upgrade was answered
+            return web.Response(status=400)
+        self._waiting.append(source)
+        try:
+            await socket.prepare(request)
+            start = await stream.await_start(socket, self._metrics)
+        except ConnectionError:
+            return socket if socket.prepared else web.Response(status=400)
+        finally:
+            self._waiting.remove(source)
+        if start is None:
+            return socket
+        phone = self._phones.get(start.call_id)
+        self._streams += 1
+        stream_id = f"{start.call_id}-{self._streams}"
+        call = self._board.claim(start.call_id, start.token, stream_id, self._clock())
+        if call is None or phone is None:
+            await socket.close(code=1008, message=b"unknown call or token")
+            return socket
+        prove(request)
+        await stream.carry(
+            socket,
+            transport,
+            call,
+            stream_id,
+            phone.formats,
+            self._metrics,
+            self._clock,
+            hung_up=self._board.hung_up,
+            lost=lambda call: self._board.line_gone(call, self._clock()),
+        )
+        return socket
+
+    # --- limits
+
+    @staticmethod
+    def _is_full(sources: list[str], source: str, most: int) -> bool:
+        return len(sources) >= most or (not is_private(source) and sources.count(source) >= PER_ADDRESS)
+
+    def _refuse_full(self, text: str) -> None:
+        self._limits.refuse("too_many", web.HTTPTooManyRequests(text=f"{text}\n", headers=HEADERS))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, content_type="application/json", status=status, headers=HEADERS)

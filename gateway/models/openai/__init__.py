@@ -1,0 +1,1 @@
+"""The OpenAI Realtime API, and Azure's variant of it."""

@@ -1,0 +1,75 @@
+-- One row per call with what is searched and listed; the whole record is in `records`.
+create table calls (
+    id integer primary key,  -- grows with the start of the call: see columns.call_key
+    call_sid text not null unique,
+    epoch integer not null,  -- of the owner that wrote it: a higher one replaces it
+    agent text not null,
+    model text not null,
+    direction text not null,
+    number_hash text not null,  -- of the other party, keyed; '' when withheld
+    number_shown text not null,
+    started_ms integer not null,
+    duration_ms integer not null,
+    end_reason text not null,
+    end_side text not null,
+    simulated integer not null,
+    turns integer not null,
+    barge_ins integer not null,
+    tools integer not null,
+    errors integer not null,
+    turn_gap_ms real,  -- the slowest of the call
+    barge_in_ms real,  -- likewise, onset to silence
+    tokens integer not null,
+    cost_usd real,
+    recording text not null,
+    size_bytes integer not null  -- of record and recording
+);
+create index calls_agent on calls (agent, id);
+create index calls_number on calls (number_hash, id);
+create index calls_end on calls (end_reason, id);
+create index calls_turn_gap on calls (id, turn_gap_ms, agent) where turn_gap_ms >= 1000;
+create index calls_barge_in on calls (id, barge_in_ms, agent) where barge_in_ms >= 300;
+
+create table records (
+    id integer primary key,
+    record blob not null  -- JSON, zlib
+);
+
+create table call_tools (
+    tool text not null,
+    id integer not null,
+    primary key (tool, id)
+) without rowid;
+create index call_tools_id on call_tools (id);
+
+-- The words of caller and agent, folded (columns.words_of); rowid is the call's id.
+create virtual table words using fts5 (said, content = '', tokenize = "unicode61 remove_diacritics 0");
+
+-- Samples of latency by hour, day and 30 days: counts per bin of metrics.quantiles, as JSON. Each node adds to rows of its own.
+create table latency (
+    width_s integer not null,
+    start_s integer not null,
+    segment text not null,
+    agent text not null,
+    model text not null,
+    node text not null,
+    bins text not null,
+    primary key (width_s, start_s, segment, agent, model, node)
+) without rowid;
+
+-- Webhooks to deliver: written in the transaction of what they report.
+create table outbox (
+    seq integer primary key autoincrement,
+    id text not null unique,
+    subject text not null,  -- deliveries of one subject keep their order: the call, or the kind of an alert
+    kind text not null,
+    body blob,  -- null once it is delivered or was removed
+    created_ms integer not null,
+    due_ms integer not null,
+    attempts integer not null default 0,
+    state text not null default 'waiting',  -- delivered, dead
+    error text not null default ''
+);
+create index outbox_due on outbox (due_ms) where state = 'waiting';
+create index outbox_subject on outbox (subject, seq);
+create index outbox_state on outbox (state, seq);

@@ -1,0 +1,103 @@
+"""What leaves the store: calls beyond their retention, calls that somebody has a right to have forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
+from offhook.gateway.store.history import CallQuery, find_keys
+from offhook.gateway.store.outbox import drop_old
+from offhook.gateway.store.writing import Removed, drop_old_hours, expired, remove_calls
+
+__all__ = ["Retention", "forget", "keep_within", "upkeep_forever"]
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 200  # calls of one transaction
+FIRST_S, EVERY_S = 60.0, 3_600.0
+DAY_MS = 86_400_000
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """Of one agent's calls; None: without limit."""
+
+    days: float | None = None
+    size_bytes: int | None = None
+
+
+async def forget(database: CallDatabase, query: CallQuery) -> Removed:
+    """Remove every call that fits, with its words, webhooks and the file of its recording. Raises `DatabaseAway`."""
+    whole = Removed()
+    while keys := await database.read(lambda session: find_keys(session, query, AT_ONCE)):
+        _add(whole, await _remove(database, keys))
+    return whole
+
+
+async def keep_within(database: CallDatabase, agent: str, retention: Retention, now_ms: int) -> Removed:
+    """Remove the agent's oldest calls beyond its retention. Raises `DatabaseAway`."""
+    before_ms = None if retention.days is None else now_ms - int(retention.days * DAY_MS)
+    whole = Removed()
+
+    async def find(session: Transaction) -> list[int]:
+        return await expired(session, agent, before_ms, retention.size_bytes, AT_ONCE)
+
+    while keys := await database.read(find):
+        _add(whole, await _remove(database, keys))
+    return whole
+
+
+async def _remove(database: CallDatabase, keys: Sequence[int]) -> Removed:
+    removed = await database.write(lambda session: remove_calls(session, keys))
+    removed.recordings = await asyncio.to_thread(_unlink, removed.recordings)
+    return removed
+
+
+def _unlink(files: Sequence[str]) -> list[str]:
+    """Those that are gone now; a file on another machine's disk is none of them."""
+    gone = []
+    for file in files:
+        try:
+            Path(file).unlink()
+        except OSError as error:
+            log.warning("the recording %s cannot be removed: %s", file, error.strerror)
+        else:
+            gone.append(file)
+    return gone
+
+
+def _add(whole: Removed, part: Removed) -> None:
+    whole.calls += part.calls
+    whole.lines += part.lines
+    whole.webhooks += part.webhooks
+    whole.recordings += part.recordings
+
+
+async def upkeep_forever(
+    database: CallDatabase,
+    retentions: Mapping[str, Retention],
+    clock: Callable[[], float],
+    forgotten: Callable[[Sequence[str]], None],
+) -> None:
+    """Each hour: retention by agent, old counts and deliveries. `clock` gives wall-clock seconds."""
+    await asyncio.sleep(FIRST_S)
+    while True:
+        now_ms = int(clock() * 1000)
+        try:
+            for agent, retention in retentions.items():
+                removed = await keep_within(database, agent, retention, now_ms)
+                if removed.calls:
+                    log.info("store: %d calls of agent %s are past their retention", len(removed.calls), agent)
+                    forgotten(removed.calls)
+            await database.write(partial(drop_old_hours, now_ms=now_ms))
+            await database.write(partial(drop_old, now_ms=now_ms))
+        except DatabaseAway as error:
+            log.warning("store: upkeep is tried again within the hour: %s", error)
+        except Exception:
+            log.exception("store: upkeep failed")
+        await asyncio.sleep(EVERY_S)

@@ -1,0 +1,124 @@
+"""What checkpoints cost: `python -m tests.bench.bench_checkpoint [--calls 50] [--seconds 20]`.
+
+One gateway process with `--calls` calls that talk, over SQLite in shared memory: its CPU, its checkpoints. Then one
+checkpoint of such a call, built, sealed and written in this process, by the CPU clock. The share is the product of
+both, which is steadier than the difference of two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.live import Write
+from offhook.gateway.live.sqlite import SqliteLive
+from offhook.gateway.rehearsal.model.script import Script, script_from
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
+from tests.rig.cluster import AUTH_TOKEN, FLEET_KEY, PUBLIC, cluster
+from tests.rig.gateway import serving
+from tests.rig.process import cpu_s
+from tests.rig.storm import AGENT
+
+TURNS = 8
+
+
+def talkative() -> Script:
+    answers = [
+        {"on": "caller", "do": [{"say": f"This is answer number {n}, and it has some more words."}]}
+        for n in range(TURNS)
+    ]
+    return script_from({"replies": [{"on": "text", "do": [{"say": "Hello, what can I do for you?"}]}, *answers]})
+
+
+def steps(seconds: float) -> list[object]:
+    said: list[object] = [Pause(2000)]
+    for n in range(int(seconds // 6)):
+        said += [Say(f"question number {n}, please"), Pause(4500)]
+    return [*said, HangUp()]
+
+
+async def share(calls: int, seconds: float) -> tuple[float, float]:
+    """CPU per call-second of the gateway in ms, and its checkpoints per call-second."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        folder = Path(name)
+        async with (
+            ModelServer(talkative(), keep_audio=False) as model,
+            cluster(folder, AGENT, model, f"sqlite:{folder}/live.db", count=1) as rig,
+        ):
+            (gateway,) = rig.gateways.values()
+            placed = [
+                asyncio.create_task(
+                    SimulatedCall(gateway.url, steps(seconds), public_url=PUBLIC, auth_token=AUTH_TOKEN).run()  # type: ignore[arg-type]
+                )
+                for _ in range(calls)
+            ]
+            await asyncio.sleep(5.0)
+            assert gateway.process is not None
+            line = 'offhook_checkpoints_total{result="kept"}'
+            before = cpu_s(gateway.process.pid), await rig.metric("gw0", line), time.monotonic()
+            await asyncio.sleep(seconds - 6.0)
+            used_s, written, lasted_s = (
+                cpu_s(gateway.process.pid) - before[0],
+                await rig.metric("gw0", line) - before[1],
+                time.monotonic() - before[2],
+            )
+            await asyncio.gather(*placed)
+    return 1000 * used_s / lasted_s / calls, written / lasted_s / calls
+
+
+async def one() -> tuple[float, float, float, int]:
+    """Microseconds of one checkpoint: built and encoded, sealed, written in a batch of 32; and its bytes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_LIVE": f"sqlite:{name}/a.db", "OFFHOOK_FLEET_KEY": FLEET_KEY}
+        agents = [parse_agent(AGENT)]
+        async with ModelServer(talkative()) as model, serving(agents, environ, model=model) as (gateway, url):
+            call = SimulatedCall(url, steps(30.0))  # type: ignore[arg-type]
+            task = asyncio.create_task(call.run())
+            await asyncio.sleep(22.0)
+            survival = gateway.switchboard._survivals[call.call_sid]
+            built_us = timed(lambda: survival._call and survival.head())
+            whole_us = timed(survival.checkpoint)
+            stage, head = survival.checkpoint()
+            store = SqliteLive(f"{name}/b.db", time.time)
+            await store.open()
+            writes = [Write(f"CA{n}", "a", 1, stage, head) for n in range(32)]
+            began_s, rounds = time.process_time(), 200
+            for _ in range(rounds):
+                await store.write(writes)
+            written_us = 1e6 * (time.process_time() - began_s) / rounds / len(writes)
+            await store.close()
+            call.hang_up()
+            await task
+    return built_us, whole_us, written_us, len(head)
+
+
+def timed(work: object, times: int = 2_000) -> float:
+    began_s = time.thread_time()
+    for _ in range(times):
+        work()  # type: ignore[operator]
+    return 1e6 * (time.thread_time() - began_s) / times
+
+
+async def main(args: argparse.Namespace) -> None:
+    built_us, whole_us, written_us, size = await one()
+    print(
+        f"one checkpoint: head {built_us:.0f} us, encoded and sealed {whole_us:.0f} us, "
+        f"written {written_us:.0f} us, {size} B"
+    )
+    cpu_ms, rate = await share(args.calls, args.seconds)
+    cost_ms = rate * (whole_us + written_us) / 1000
+    print(f"{args.calls} calls: {cpu_ms:.2f} ms of CPU and {rate:.2f} checkpoints per call-second")
+    print(f"share of the gateway's CPU: {100 * cost_ms / cpu_ms:.2f} %")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    asyncio.run(main(parser.parse_args()))

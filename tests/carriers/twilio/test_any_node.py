@@ -1,0 +1,114 @@
+"""Two gateways over one live store: each webhook is right on either, by the call's owner or instead of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest_asyncio
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.rehearsal.model.script import script_from
+from offhook.gateway.rehearsal.model.server import ModelServer
+from tests.rig.gateway import serving
+
+CALL = "CA" + "7" * 32
+FORM = {"CallSid": CALL, "AccountSid": "AC" + "0" * 32, "From": "+15550100", "To": "+15550199"}
+
+
+class TwoNodes:
+    def __init__(self, nodes: dict[str, tuple[Gateway, str]], http: aiohttp.ClientSession) -> None:
+        self.nodes, self.http = nodes, http
+
+    async def post(self, node: str, path: str, **fields: str) -> tuple[int, str]:
+        async with self.http.post(self.nodes[node][1] + path, data={**FORM, **fields}) as answer:
+            return answer.status, await answer.text()
+
+    def calls(self) -> dict[str, list[str]]:
+        return {name: list(gateway.calls) for name, (gateway, _) in self.nodes.items()}
+
+
+@pytest_asyncio.fixture
+async def two(tmp_path: Path) -> AsyncIterator[TwoNodes]:
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(ModelServer(script_from({"replies": []})))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        nodes = {}
+        for name in ("a", "b"):
+            environ = {
+                "OFFHOOK_INSECURE": "1",
+                "OFFHOOK_REPLICA": name,
+                "OFFHOOK_LIVE": f"sqlite:{tmp_path}/live.db",
+                "OFFHOOK_FLEET_KEY": "fleet-key-canary-1",
+            }
+            agents = [parse_agent("name: shop\nfallback: {say: We are closed.}\n")]
+            nodes[name] = await stack.enter_async_context(serving(agents, environ, model=model))
+        for gateway, _ in nodes.values():
+            await gateway.fleet._beat()  # each sees the other
+        yield TwoNodes(nodes, http)
+
+
+def media_of(document: str) -> str:
+    found = re.search(r'url="wss://[^/]+(/\S+)"', document)
+    assert found, document
+    return found[1]
+
+
+async def test_a_repeated_webhook_gets_the_same_document(two: TwoNodes) -> None:
+    _, first = await two.post("a", "/twilio/voice", CallStatus="ringing")
+    assert media_of(first) == "/twilio/n/a/media"
+    assert await two.post("b", "/twilio/voice", CallStatus="ringing") == (200, first)
+    assert two.calls() == {"a": [CALL], "b": []}
+
+
+async def test_what_follows_is_asked_of_the_owner(two: TwoNodes) -> None:
+    await two.post("a", "/twilio/voice", CallStatus="ringing")
+    _, document = await two.post("b", "/twilio/n/a/after", CallStatus="in-progress")
+    assert media_of(document) == "/twilio/n/a/media"
+    assert two.calls() == {"a": [CALL], "b": []}
+
+
+async def test_a_status_reaches_the_owner(two: TwoNodes) -> None:
+    await two.post("a", "/twilio/voice", CallStatus="ringing")
+    status, _ = await two.post("b", "/twilio/n/a/status", CallStatus="completed")
+    assert status == 204
+    async with asyncio.timeout(5.0):
+        while await two.nodes["a"][0].records.get(CALL) is None:
+            await asyncio.sleep(0.01)
+    assert two.calls() == {"a": [], "b": []}
+    assert await two.nodes["b"][0].records.get(CALL) is None
+
+
+async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
+    await two.post("a", "/twilio/voice", CallStatus="ringing")
+    two.nodes["b"][0].fleet.peers.nodes.clear()  # its beats have stopped
+    _, document = await two.post("b", "/twilio/n/a/after", CallStatus="in-progress")
+    assert media_of(document) == "/twilio/n/b/media"
+    assert two.calls()["b"] == [CALL]
+    owner = two.nodes["a"][0]
+    owner.fleet.checkpoints.changed(CALL)
+    await owner.fleet.checkpoints.written(5.0)
+    assert not await owner.fleet.owns(CALL)
+    assert await owner.records.get(CALL) is None  # the record is the new owner's
+
+
+async def test_a_draining_node_sends_new_calls_elsewhere(two: TwoNodes) -> None:
+    two.nodes["a"][0].admission.draining = True
+    await two.nodes["a"][0].fleet._beat()
+    _, document = await two.post("a", "/twilio/voice", CallStatus="ringing")
+    assert media_of(document) == "/twilio/n/b/media"
+    async with two.http.get(two.nodes["a"][1] + "/lb") as answer:
+        assert answer.status == 404
+    async with two.http.get(two.nodes["b"][1] + "/lb") as answer:
+        assert answer.status == 200
+
+
+async def test_a_store_that_is_away_refuses_no_call(two: TwoNodes) -> None:
+    await two.nodes["a"][0].fleet._store.close()  # type: ignore[union-attr]
+    _, document = await two.post("a", "/twilio/voice", CallStatus="ringing")
+    assert media_of(document) == "/twilio/n/a/media"

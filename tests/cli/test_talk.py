@@ -1,0 +1,59 @@
+"""`offhook talk`: a gateway, its page and, without a key, a model that answers from its script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from offhook.gateway.cli.talk import environ_of, has_key
+from offhook.gateway.config import settings_from
+from tests.rig.page import Page, streaming
+
+
+@pytest.mark.parametrize(
+    ("environ", "has"),
+    [
+        ({}, False),
+        ({"GEMINI_API_KEY": "k"}, True),
+        ({"GOOGLE_API_KEY": "k"}, True),
+        ({"GOOGLE_GENAI_USE_VERTEXAI": "1"}, True),
+    ],
+)
+def test_a_key_decides_who_answers(environ: dict[str, str], has: bool) -> None:
+    assert has_key(environ) is has
+
+
+def test_gateway_listens_on_loopback_alone() -> None:
+    settings = settings_from(environ_of({"OFFHOOK_HOST": "0.0.0.0", "OFFHOOK_PUBLIC_URL": "https://voice.example.com"}))
+    assert (settings.host, settings.public_url, settings.insecure, settings.port) == ("127.0.0.1", "", True, 0)
+
+
+@pytest.mark.wall_clock
+async def test_agent_is_heard_without_a_key(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("name: front desk\ninstructions: Answer.\ngreeting: {text: Greet.}\n")
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GEMINI", "GOOGLE", "OFFHOOK"))
+    }
+    command = [sys.executable, "-m", "offhook", "talk", str(tmp_path / "agent.yaml"), "--no-open"]
+    process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(40), aiohttp.ClientSession() as http:
+            lines = []
+            while not (found := re.search(r"^talk to front desk: (http://\S+?)/console/talk\?", "".join(lines), re.M)):
+                lines.append((await process.stdout.readline()).decode())
+                assert lines[-1], lines
+            assert "the rehearsal model answers, from its script" in "".join(lines)
+            page = Page(http, found[1])
+            async with streaming(page, await page.begin("front desk")) as socket:
+                await page.until_heard(0.5)
+                await socket.send_json({"type": "hang_up"})
+    finally:
+        process.terminate()
+        assert await process.wait() == 0

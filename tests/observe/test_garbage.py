@@ -1,0 +1,66 @@
+"""Full collections wait for a moment with few calls; an ended call is freed without any."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+from offhook.gateway.call import teardown
+from offhook.gateway.call.call import Call
+from offhook.gateway.observe import garbage
+from offhook.gateway.observe.garbage import collecting, is_due
+from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
+from tests.calls.lines import GREETING, HELLO, SATURDAY, agent
+from tests.rig.calls import Plan, place_calls
+
+
+@pytest.mark.parametrize(
+    ("middle_ones", "calls", "due"),
+    [
+        (0, 0, False),
+        (garbage.DUE - 1, 0, False),
+        (garbage.DUE, garbage.FEW_CALLS, True),
+        (garbage.DUE, garbage.FEW_CALLS + 1, False),
+        (garbage.OVERDUE - 1, 1000, False),
+        (garbage.OVERDUE, 1000, True),
+    ],
+)
+def test_full_collections_wait_for_few_calls(middle_ones, calls, due):
+    assert is_due(middle_ones, calls) is due
+
+
+async def test_the_collector_is_given_back_as_it_was():
+    before = gc.get_threshold()
+    with collecting({}):
+        assert gc.get_threshold()[2] == garbage.NEVER
+        await asyncio.sleep(0)
+    assert gc.get_threshold() == before
+
+
+def test_an_ended_call_is_freed_without_collection(monkeypatch):
+    monkeypatch.setattr(teardown, "RELEASE_AFTER_S", 0.0)
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+    parts: list[weakref.ref] = []
+    start = Call.start
+
+    def starting(call):
+        start(call)
+        for part in (call, call.hearing, call.hearing.detector, call.model, call.model.link, call.tools, call.speaking):
+            parts.append(weakref.ref(part))
+
+    monkeypatch.setattr(Call, "start", starting)
+    steps = (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Pause(200), HangUp())
+    script = Script((GREETING, Reply("caller", (CallTool("quick"),)), Reply("any", (SATURDAY,))))
+    plan = Plan(steps, script, agent("function: 'tests.calls.slow_tools:quick', name: quick"))
+    gc.disable()
+    try:
+        place_calls({"one": plan})
+        left = [type(part()).__name__ for part in parts if part() is not None]
+    finally:
+        gc.enable()
+    assert parts
+    assert left == []
