@@ -15,6 +15,7 @@ from offhook.gateway.agent.load import load_agent
 from offhook.gateway.cli.serve import serve
 from offhook.gateway.config import settings_from
 from offhook.gateway.models.gemini.client import GeminiSettings
+from offhook.gateway.providers import provider_of, with_provider
 
 if TYPE_CHECKING:
     from offhook.gateway.rehearsal.model.script import Script
@@ -28,8 +29,10 @@ ANSWER = (
 )
 
 
-def has_key(environ: Mapping[str, str]) -> bool:
-    """Whether the environment names a model to talk to."""
+def has_key(environ: Mapping[str, str], provider: str = "gemini") -> bool:
+    """Whether the environment has what this provider's model asks for."""
+    if provider == "openai":
+        return bool(environ.get("OPENAI_API_KEY"))
     found = GeminiSettings.found(environ)
     return bool(found.api_key or found.vertex)
 
@@ -47,19 +50,23 @@ async def talk(path: Path, script: Path | None, environ: Mapping[str, str], *, o
     Raises `OperatorError`.
     """
     agent, whole = load_agent(path), environ_of(environ)
+    provider = provider_of(with_provider(agent, environ.get("OFFHOOK_PROVIDER", "")))
     async with AsyncExitStack() as stack:
-        if script is not None or not has_key(environ):
+        if script is not None or not has_key(environ, provider):
             from offhook.gateway.rehearsal.model.server import ModelServer
 
             answers = await asyncio.to_thread(_script, script)
             model = await stack.enter_async_context(ModelServer(answers, clock=time.monotonic))
             whole |= {
                 "GOOGLE_GEMINI_BASE_URL": model.url,
+                "OPENAI_BASE_URL": f"{model.url}/v1",
+                "OPENAI_API_KEY": "rehearsal",
                 "SSL_CERT_FILE": model.ca_path,
                 "GEMINI_API_KEY": "rehearsal",
                 "OFFHOOK_SIMULATED": "1",
             }
-            print("the rehearsal model answers, from its script: set GEMINI_API_KEY to talk to Gemini", flush=True)
+            key = "OPENAI_API_KEY to talk to OpenAI" if provider == "openai" else "GEMINI_API_KEY to talk to Gemini"
+            print(f"the rehearsal model answers, from its script: set {key}", flush=True)
 
         def up(url: str) -> None:
             page = f"{url}/console/talk?agent={quote(agent.name)}"

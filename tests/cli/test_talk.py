@@ -17,16 +17,18 @@ from tests.rig.page import Page, streaming
 
 
 @pytest.mark.parametrize(
-    ("environ", "has"),
+    ("environ", "provider", "has"),
     [
-        ({}, False),
-        ({"GEMINI_API_KEY": "k"}, True),
-        ({"GOOGLE_API_KEY": "k"}, True),
-        ({"GOOGLE_GENAI_USE_VERTEXAI": "1"}, True),
+        ({}, "gemini", False),
+        ({"GEMINI_API_KEY": "k"}, "gemini", True),
+        ({"GOOGLE_API_KEY": "k"}, "gemini", True),
+        ({"GOOGLE_GENAI_USE_VERTEXAI": "1"}, "gemini", True),
+        ({"GEMINI_API_KEY": "k"}, "openai", False),
+        ({"OPENAI_API_KEY": "k"}, "openai", True),
     ],
 )
-def test_a_key_decides_who_answers(environ: dict[str, str], has: bool) -> None:
-    assert has_key(environ) is has
+def test_a_key_decides_who_answers(environ: dict[str, str], provider: str, has: bool) -> None:
+    assert has_key(environ, provider) is has
 
 
 def test_gateway_listens_on_loopback_alone() -> None:
@@ -35,10 +37,15 @@ def test_gateway_listens_on_loopback_alone() -> None:
 
 
 @pytest.mark.wall_clock
-async def test_agent_is_heard_without_a_key(tmp_path: Path) -> None:
-    (tmp_path / "agent.yaml").write_text("name: front desk\ninstructions: Answer.\ngreeting: {text: Greet.}\n")
+@pytest.mark.parametrize("provider", ["gemini", "openai"])
+async def test_agent_is_heard_without_a_key(tmp_path: Path, provider: str) -> None:
+    (tmp_path / "agent.yaml").write_text(
+        f"name: front desk\ninstructions: Answer.\ngreeting: {{text: Greet.}}\nmodel: {{provider: {provider}}}\n"
+    )
     environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("GEMINI", "GOOGLE", "OFFHOOK"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GEMINI", "GOOGLE", "OPENAI", "OFFHOOK"))
     }
     command = [sys.executable, "-m", "offhook", "talk", str(tmp_path / "agent.yaml"), "--no-open"]
     process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=asyncio.subprocess.PIPE)
