@@ -48,6 +48,7 @@ def test_the_dashboard_is_what_the_script_makes() -> None:
     assert made.OUT.read_text() == made.dashboard(), "run python infra/grafana/make_records.py"
 
 
+@pytest.mark.wall_clock
 async def test_every_statement_finds_something() -> None:
     calls = [record(f"CA{i}", at_ms=NOON_MS + i, gap_ms=1_000.0 + i, agent="desk") for i in range(30)]
     with postgres_server() as server:

@@ -20,7 +20,7 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.wall_clock)])
 async def empty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CallDatabase]:
     """A database without a schema."""
     database: CallDatabase
