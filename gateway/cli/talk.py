@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["environ_of", "has_key", "talk"]
 
+KEPT = frozenset(
+    ("OFFHOOK_PORT", "OFFHOOK_PROVIDER", "OFFHOOK_LOG_LEVEL", "OFFHOOK_PRICES", "OFFHOOK_SIMULATED_EFFECTS")
+)
 HELLO = "Hello. This is the rehearsal model. It answers from its script, whatever you say."
 ANSWER = (
     "I heard you, and I always say this. Interrupt me whenever you like: the page shows how soon I fell silent, and "
@@ -38,10 +41,15 @@ def has_key(environ: Mapping[str, str], provider: str = "gemini") -> bool:
 
 
 def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """For a gateway that this machine alone reaches: without a public URL, and without passwords for the console."""
-    own = {"OFFHOOK_INSECURE": "1", "OFFHOOK_HOST": "127.0.0.1", "OFFHOOK_PUBLIC_URL": "", "OFFHOOK_CONSOLE_TOKEN": ""}
+    """For a gateway that this machine alone reaches. Of a deployment's settings, which may stand in the same file, it
+    has `KEPT` alone: no public URL and no passwords, and it joins no other processes, database or webhooks.
+    """
+    own = {"OFFHOOK_INSECURE": "1", "OFFHOOK_HOST": "127.0.0.1"}
     loopback = ",".join(filter(None, (environ.get("NO_PROXY"), "127.0.0.1", "localhost")))
-    return {"OFFHOOK_PORT": "0", **environ, **own, "NO_PROXY": loopback}
+    shared = {
+        name: value for name, value in environ.items() if name in KEPT or not name.startswith(("OFFHOOK_", "TWILIO_"))
+    }
+    return {"OFFHOOK_PORT": "0", **shared, **own, "NO_PROXY": loopback}
 
 
 async def talk(path: Path, script: Path | None, environ: Mapping[str, str], *, open_page: bool = True) -> None:

@@ -36,6 +36,27 @@ def test_gateway_listens_on_loopback_alone() -> None:
     assert (settings.host, settings.public_url, settings.insecure, settings.port) == ("127.0.0.1", "", True, 0)
 
 
+def test_a_deployments_settings_are_left_out() -> None:
+    deployed = {
+        "OFFHOOK_CONSOLE_TOKEN": "console-token-of-16",
+        "OFFHOOK_CONSOLE_READ_TOKEN": "read-token-of-16-characters",
+        "OFFHOOK_LIVE": "redis://fleet:6379/0",
+        "OFFHOOK_FLEET_KEY": "fleet-key-of-16-characters",
+        "OFFHOOK_DATA_DIR": "/var/lib/offhook",
+        "OFFHOOK_DATABASE_URL": "postgresql://db/calls",
+        "OFFHOOK_WEBHOOK_URL": "https://crm.example.com",
+        "TWILIO_AUTH_TOKEN": "token",
+        "SHOP_KEY": "of a tool",
+        "OFFHOOK_PORT": "8123",
+    }
+    kept = environ_of(deployed)
+    assert kept["SHOP_KEY"] == "of a tool"
+    settings = settings_from(kept)
+    assert settings.port == 8123
+    assert not any((settings.console_token, settings.console_read_token, settings.live, settings.fleet_key))
+    assert not any((settings.data_dir, settings.database_url, settings.webhook_url, settings.twilio_auth_tokens))
+
+
 @pytest.mark.wall_clock
 @pytest.mark.parametrize("provider", ["gemini", "openai"])
 async def test_agent_is_heard_without_a_key(tmp_path: Path, provider: str) -> None:
