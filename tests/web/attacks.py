@@ -141,44 +141,31 @@ async def idle_keep_alive(target: Target) -> None:
 
 async def silent_connections(target: Target) -> None:
     """Ten addresses with 55 connections each that send nothing; closed ones are opened again."""
-    opened = Counter[str]()
-
-    async def one(number: int) -> None:
-        while True:
-            with suppress(OSError):
-                reader, writer = await target.connect(target.attacker(number))
-                opened["connections"] += 1
-                with suppress(OSError):
-                    await reader.read(1)
-                writer.close()
-            await asyncio.sleep(0.05)
-
-    tasks = [asyncio.create_task(one(number)) for number in range(10) for _ in range(55)]
-    await target.until(lambda: opened["connections"] >= len(tasks))
-    await target.hold()
-    target.figures.update(opened)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await _keep_open(target, addresses=10, each=55, sent=b"")
 
 
 async def slow_bodies(target: Target) -> None:
     """Webhooks with a signature that is wrong, whose bodies do not arrive."""
-    opened = Counter[str]()
     head = target.webhook(signed=False).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    await _keep_open(target, addresses=20, each=60, sent=head)
+
+
+async def _keep_open(target: Target, *, addresses: int, each: int, sent: bytes) -> None:
+    """Connections that send this and wait; closed ones are opened again."""
+    opened = Counter[str]()
 
     async def one(number: int) -> None:
         while True:
             with suppress(OSError):
                 reader, writer = await target.connect(target.attacker(number))
                 opened["connections"] += 1
-                writer.write(head)
+                writer.write(sent)
                 with suppress(OSError):
                     await reader.read(1)
                 writer.close()
             await asyncio.sleep(0.05)
 
-    tasks = [asyncio.create_task(one(number)) for number in range(20) for _ in range(60)]
+    tasks = [asyncio.create_task(one(number)) for number in range(addresses) for _ in range(each)]
     await target.until(lambda: opened["connections"] >= len(tasks))
     await target.hold()
     target.figures.update(opened)
