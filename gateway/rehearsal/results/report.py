@@ -50,6 +50,7 @@ __all__ = [
 
 _SAME_MS = 300.0  # the gateway's decision and its clear at the carrier are closer than this
 _MARK = re.compile(r"r(\d+)\.\d+\.\d+")
+_PAUSE_SAMPLES = RATE_HZ  # of another gateway's speech: a shorter one is a gap in a reply
 
 # Segments that only a rehearsal can measure, because caller, carrier, gateway and model share one clock.
 LINE_SEGMENTS: dict[str, str] = {
@@ -63,11 +64,20 @@ LINE_SEGMENTS: dict[str, str] = {
 
 
 class ExpectationResult(msgspec.Struct, kw_only=True):
-    """Whether an expectation was met; `words` is the message."""
+    """Whether an expectation was met; `words` is the message. Not `seen`: what would decide it is not accessible."""
 
     ok: bool
     expectation: str
     words: str
+    seen: bool = True
+
+    @property
+    def failed(self) -> bool:
+        return self.seen and not self.ok
+
+    @property
+    def mark(self) -> str:
+        return "✓" if self.ok else "✗" if self.seen else "–"
 
 
 class CallerTurn(msgspec.Struct, kw_only=True):
@@ -156,7 +166,7 @@ class CallReport(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        return all(verdict.ok for verdict in self.verdicts)
+        return not any(verdict.failed for verdict in self.verdicts)
 
 
 class Percentiles(msgspec.Struct, kw_only=True):
@@ -255,13 +265,16 @@ def call_report(
     sessions: Sequence[ModelSession] | None = None,
     legs: Sequence[str] = (),
     counted: Mapping[str, float] | None = None,
+    by_marks: bool = True,
 ) -> CallReport:
     """One call's report from the ground truth, the gateway's record and the model's sessions.
+
+    `by_marks`: replies are told apart by the names of this project's marks; otherwise by pauses of a second.
 
     `session` is the session of the whole call, None if it had several; `sessions` are all of them, None if they
     cannot be distinguished from those of other calls.
     """
-    owners = _owners(truth)
+    owners = _owners(truth) if by_marks else _by_pauses(truth)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
@@ -392,6 +405,17 @@ def _owners(truth: CallTruth) -> list[tuple[int, int, int]]:
     if end > at:
         owners.append((at, end, 0))
     return owners
+
+
+def _by_pauses(truth: CallTruth) -> list[tuple[int, int, int]]:
+    """As `_owners`, of any gateway: a reply ends where playback pauses for a second, or where it is cleared."""
+    end = max((media.position + media.samples for media in truth.media), default=0)
+    starts = [0] if end else []
+    for run, following in zip(truth.played, truth.played[1:], strict=False):
+        paused = following.place - run.place - run.samples >= _PAUSE_SAMPLES
+        if paused or following.position != run.position + run.samples:
+            starts.append(following.position)
+    return [(at, to, n) for n, (at, to) in enumerate(zip(starts, [*starts[1:], end], strict=True), 1)]
 
 
 def _owner(owners: Sequence[tuple[int, int, int]], position: int) -> int:
@@ -579,7 +603,7 @@ def show(report: Report, console: Console | None = None) -> None:
         for verdict in call.verdicts:
             if verdict.ok and several:
                 continue
-            mark = Text("✓ ", "green") if verdict.ok else Text("✗ ", "bold red")
+            mark = Text(f"{verdict.mark} ", {"✓": "green", "✗": "bold red"}.get(verdict.mark, "dim"))
             console.print(mark + Text(f"{call.scenario} {call.call_sid}: " if several else "") + Text(verdict.words))
     if several:
         met = report.totals.calls - report.totals.failed
