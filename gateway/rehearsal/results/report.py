@@ -410,7 +410,9 @@ def _owners(truth: CallTruth) -> list[tuple[int, int, int]]:
 def _by_pauses(truth: CallTruth) -> list[tuple[int, int, int]]:
     """As `_owners`, of any gateway: a reply ends where playback pauses for a second, or where it is cleared."""
     end = max((media.position + media.samples for media in truth.media), default=0)
-    starts = [0] if end else []
+    if not end:
+        return []
+    starts = [0]
     for run, following in zip(truth.played, truth.played[1:], strict=False):
         paused = following.place - run.place - run.samples >= _PAUSE_SAMPLES
         if paused or following.position != run.position + run.samples:
