@@ -40,6 +40,7 @@ __all__ = [
     "Report",
     "RunFacts",
     "Totals",
+    "aligned",
     "call_report",
     "report_of",
     "samples_of",
@@ -515,7 +516,7 @@ def _old_samples(
 
 def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerTurn]) -> None:
     """Add the times of the last speech to the model and of the answer back, if the answer is the model's next reply."""
-    offset = _alignment(truth, session)
+    offset = aligned(truth, session)
     for spoken, turn in zip(truth.spoken, caller, strict=True):
         if spoken.kind != "say" or turn.answered_ms is None:
             continue
@@ -528,15 +529,18 @@ def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerT
                 turn.model_to_line_ms = _round(1000.0 * (arrived - reply.first_audio_at_s))
 
 
-def _alignment(truth: CallTruth, session: ModelSession) -> int | None:
+def aligned(truth: CallTruth, session: ModelSession) -> int | None:
     """The place in the left channel of the model's first sample, by correlation.
 
     None if the two signals differ (a muted caller, an upload with gaps).
     """
-    if session.audio_rate_hz != 2 * RATE_HZ or not session.audio:
+    step = session.audio_rate_hz // RATE_HZ
+    if session.audio_rate_hz % RATE_HZ or not session.audio:
         return None
     sent = decode(truth.left).astype(np.float64)
-    received = np.frombuffer(bytes(session.audio[: len(session.audio) // 4 * 4]), dtype="<i2")[::2].astype(np.float64)
+    received = np.frombuffer(bytes(session.audio[: len(session.audio) // 2 * 2]), dtype="<i2")[::step].astype(
+        np.float64
+    )
     size = 1 << (len(sent) + len(received)).bit_length()
     product = np.fft.irfft(np.fft.rfft(sent, size) * np.conj(np.fft.rfft(received, size)), size)
     at = int(np.argmax(product))
@@ -548,7 +552,7 @@ def _line_to_model_ms(truth: CallTruth, session: ModelSession, place: int, offse
     """From the tick that sent the frame of this place to the arrival of the middle of the frame at the model."""
     frame = (place - 1) // 160
     sent_s = truth.began_s + (frame + 1) * 0.020
-    wanted = 4 * (frame * 160 + 80 - offset)
+    wanted = 2 * (session.audio_rate_hz // RATE_HZ) * (frame * 160 + 80 - offset)
     ends = [end for _, end in session.audio_arrivals]
     index = bisect_left(ends, wanted)
     if wanted <= 0 or index >= len(ends):

@@ -7,7 +7,6 @@ scenario `tool`.
     python pipecat_bot.py
 """
 
-import asyncio
 import os
 import socket
 import sys
