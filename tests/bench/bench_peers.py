@@ -23,6 +23,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,17 +35,25 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.outside import OtherGateway, OtherModel, rehearse_outside, target_of
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.truth import CallTruth
-from offhook.gateway.rehearsal.results.report import aligned, call_report
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, Report, aligned, call_report, report_of
+from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.metrics.quantiles import exact
 from tests.rig.model import model_environ
 from tests.rig.process import cpu_s, rss_mib
 from tests.rig.sounds import sound
 
 BOT = Path(__file__).parent / "peers" / "pipecat_bot.py"
-FRAME_S = 0.02
+# Of the bundled ones, those about any agent with this tool.
+SCENARIOS = ("tool", "barge-in-model", "barge-in-stop", "line-bunched", "keys", "line-jitter")
+AGENT = """
+name: bench
+greeting: {text: Greet the caller.}
+tools: [{function: "tests.bench.peers.tables:find_table"}]
+"""
 SETTLE_S = 5.0  # after the last call was placed
 ANSWER_S = 1.0  # in which an interruption silences the agent, if at all
 
@@ -88,39 +98,65 @@ def version_of(python: Path, package: str) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@asynccontextmanager
+async def running(side: Side, model: ModelServer) -> AsyncIterator[tuple[int, OtherGateway]]:
+    """The process of a side, which reaches this model, and its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Path(folder) / "agent.yaml"
+        agent.write_text(AGENT)
+        environ = {
+            **os.environ,
+            **model_environ(model),
+            "PYTHONPATH": str(Path.cwd()),
+            "OFFHOOK_INSECURE": "1",
+            "OFFHOOK_PORT": "0",
+            "OFFHOOK_AGENT": str(agent),
+            "OFFHOOK_LOG_LEVEL": "error",
+            "OPENBLAS_NUM_THREADS": "1",
+            "LOG_LEVEL": "ERROR",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *side.command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().strip().rpartition(" ")[2]
+            entry = (url.replace("http", "ws", 1) if side.direct else url) + side.entry
+            yield process.pid, target_of(entry, "", "", [])
+        finally:
+            process.kill()
+            await process.wait()
+
+
 async def measure(side: Side, calls: int, seconds: float) -> Figures:
     path, line = sound("agent_of_course"), str(sound("caller_hello_i_would"))
     script = Script((Reply("text", (Speak("hello", path),)),), default=Reply("caller", (Speak("of course", path),)))
     talk = (WaitForAgent("end", timeout_ms=60_000), Pause(300), Say(line), SayOver(line, after_ms=900))
-    async with ModelServer(script) as model:
-        with tempfile.TemporaryDirectory() as folder:
-            agent = Path(folder) / "agent.yaml"
-            agent.write_text("name: bench\ngreeting: {text: Greet the caller.}\n")
-            environ = {
-                **os.environ,
-                **model_environ(model),
-                "OFFHOOK_INSECURE": "1",
-                "OFFHOOK_PORT": "0",
-                "OFFHOOK_AGENT": str(agent),
-                "OFFHOOK_LOG_LEVEL": "error",
-                "OPENBLAS_NUM_THREADS": "1",
-                "LOG_LEVEL": "ERROR",
-            }
-            process = await asyncio.create_subprocess_exec(
-                *side.command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    async with ModelServer(script) as model, running(side, model) as (pid, gateway):
+        placed = [
+            SimulatedCall(
+                gateway.url,
+                talk * 60,
+                entry=gateway.url,
+                public_url=gateway.public_url,
+                carrier=Carrier(status_callbacks=False),
             )
-            try:
-                assert process.stdout is not None
-                url = (await process.stdout.readline()).decode().strip().rpartition(" ")[2]
-                entry = url.replace("http", "ws", 1) if side.direct else url
-                placed = [
-                    SimulatedCall(url, talk * 60, entry=entry + side.entry, carrier=Carrier(status_callbacks=False))
-                    for _ in range(calls)
-                ]
-                return await _figures(side, placed, model, process.pid, seconds)
-            finally:
-                process.kill()
-                await process.wait()
+            for _ in range(calls)
+        ]
+        return await _figures(side, placed, model, pid, seconds)
+
+
+async def simulated(side: Side, repeats: int) -> Report:
+    """The scenarios, one call at a time, as `offhook simulate --url` plays them."""
+    clock = asyncio.get_running_loop().time
+    model, calls = OtherModel(), []
+    with tempfile.TemporaryDirectory() as folder:
+        async with ModelServer(model.script_of) as model.server, running(side, model.server) as (_, gateway):
+            for name in SCENARIOS * repeats:
+                scenario = load_scenario(name)
+                report = await rehearse_outside(scenario, gateway, model, Path(folder), seed=len(calls), clock=clock)
+                calls += report.calls
+    return report_of(calls)
 
 
 async def _figures(side: Side, placed: list[SimulatedCall], model: ModelServer, pid: int, seconds: float) -> Figures:
@@ -200,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--repeats", type=int, default=4, help="Times each scenario is played.")
     parser.add_argument("--peers", type=Path, default=Path(".venv-peers/bin/python"))
     parser.add_argument("--json", type=Path, help="Write the samples to this file.")
     arguments = parser.parse_args()
@@ -222,6 +259,24 @@ def main() -> None:
         samples[side.name] = {name: getattr(found, name) for name in Figures.__slots__}
     if arguments.json:
         arguments.json.write_text(json.dumps(samples))
+    gateways = [side for side in sides(arguments.peers) if side.hears_interruptions]
+    reports = {side.name: asyncio.run(simulated(side, arguments.repeats)) for side in gateways}
+    print(f"\nScenarios {', '.join(SCENARIOS)}, {arguments.repeats} times each, one call at a time")
+    print("| | " + " | ".join(reports) + " |\n|---|" + "---:|" * len(reports))
+    passed = (f"{r.totals.calls - r.totals.failed} of {r.totals.calls}" for r in reports.values())
+    print("| calls that met what can be seen | " + " | ".join(passed) + " |")
+    for name in LINE_SEGMENTS:
+        cells = []
+        for report in reports.values():
+            found = report.totals.segments.get(name)
+            figures = (found.p50_ms, found.p95_ms, found.max_ms) if found else ()
+            cells.append(" / ".join("" if ms is None else f"{ms:.0f}" for ms in figures))
+        print(f"| {name}, ms: P50 / P95 / max | " + " | ".join(cells) + " |")
+    for side, report in reports.items():
+        for call in report.calls:
+            for verdict in call.verdicts:
+                if verdict.failed:
+                    print(f"{side}, {call.scenario}: {verdict.words}")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ async def test_a_taken_port_is_an_error_that_names_it():
                 pass
 
 
-def test_replies_of_any_gateway_are_told_apart_by_pauses():
+def test_pauses_divide_replies_of_any_gateway():
     """The paper call without its marks: a clear and pauses of a second divide it, a hole of 60 ms does not."""
     truth = paper_truth()
     truth.marks = []
