@@ -171,6 +171,7 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         **_COMMON,
         e.LineAway: line.away_playing,
         e.LineBack: line.back_playing,
+        e.ModelSilent: link.model_silent_speaking,
         e.CancelReply: barge_in.cancel_heard,
         e.CallerSpeechStarted: barge_in.speech_over_agent,
         e.CallerSpeechEnded: barge_in.speech_ended_over_agent,

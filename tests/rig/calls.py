@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "left_behind",
+    "longest_wait_s",
     "place_calls",
 ]
 
@@ -41,7 +43,7 @@ class Plan:
     agent: str = "greeting: {text: Greet the caller.}"
     carrier: Carrier = field(default_factory=Carrier)
     during: Callable[[Gateway, SimulatedCall], object] | None = None
-    later: Script | None = None  # what sessions after the first one play
+    later: Script | tuple[Script, ...] | None = None  # what sessions after the first one play, the last for all others
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,14 @@ def place_calls(
 
 async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list[str] | None) -> dict[str, Outcome]:
     numbers, agents = numbered_agents({name: plan.agent for name, plan in plans.items()})
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
 
     def script_for(setup: dict) -> Script:
         name = id_after("plan", setup)
-        later = plans[name].later if name in seen else None
-        seen.add(name)
-        return later or plans[name].script
+        later = plans[name].later
+        scripts = (plans[name].script, *(later if isinstance(later, tuple) else (later,) if later else ()))
+        seen[name] += 1
+        return scripts[min(seen[name], len(scripts)) - 1]
 
     async with ModelServer(script_for) as model:
         environ = {"OFFHOOK_INSECURE": "1", **extra}
@@ -108,6 +111,26 @@ async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list
             faults = [v for v in model.violations if model.sessions[v.session] in mine]
             outcomes[name] = Outcome(records[call.call_sid], truths[name], mine, faults)
     return outcomes
+
+
+def longest_wait_s(outcome: Outcome) -> float:
+    """The longest silence in which a caller waited, by what the carrier played to them, the fallback's words included.
+
+    A caller waits from the end of what either side said until the agent is heard again, or until they say more that
+    has had no answer. Not until they hang up, or speak, after the agent has spoken.
+    """
+    truth = outcome.truth
+    sounds = [(i.start_s, i.end_s, "agent") for i in truth.agent]
+    sounds += [(i.onset_s, i.end_s, "caller") for i in truth.spoken]
+    sounds += [(a.at_s, a.at_s, "agent") for a in truth.announced if a.verb in ("say", "play", "dial", "enqueue")]
+    sounds.append((truth.ended_s, truth.ended_s, "end" if truth.ended_by == "caller" else "agent"))
+    longest_s, last_s, last = 0.0, truth.streams[0].started_s or truth.began_s, "caller"
+    for start_s, end_s, who in sorted(sounds):
+        if who == "agent" or last == "caller":
+            longest_s = max(longest_s, start_s - last_s)
+        if end_s >= last_s:
+            last_s, last = end_s, who
+    return longest_s
 
 
 def left_behind() -> list[str]:
