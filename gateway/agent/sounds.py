@@ -16,7 +16,7 @@ from offhook.media.wav import read_wav
 
 __all__ = ["load_sounds"]
 
-TONE_S = 2.4  # length of the filler "tone"
+TONE_S = 1.2  # of the filler "tone": an answer that has come meanwhile waits for its end
 SILENCE_PEAK = 100  # of 32768: -50 dBFS
 
 

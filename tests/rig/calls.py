@@ -29,7 +29,6 @@ __all__ = [
     "Outcome",
     "Plan",
     "left_behind",
-    "longest_wait_s",
     "place_calls",
 ]
 
@@ -111,26 +110,6 @@ async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list
             faults = [v for v in model.violations if model.sessions[v.session] in mine]
             outcomes[name] = Outcome(records[call.call_sid], truths[name], mine, faults)
     return outcomes
-
-
-def longest_wait_s(outcome: Outcome) -> float:
-    """The longest silence in which a caller waited, by what the carrier played to them, the fallback's words included.
-
-    A caller waits from the end of what either side said until the agent is heard again, or until they say more that
-    has had no answer. Not until they hang up, or speak, after the agent has spoken.
-    """
-    truth = outcome.truth
-    sounds = [(i.start_s, i.end_s, "agent") for i in truth.agent]
-    sounds += [(i.onset_s, i.end_s, "caller") for i in truth.spoken]
-    sounds += [(a.at_s, a.at_s, "agent") for a in truth.announced if a.verb in ("say", "play", "dial", "enqueue")]
-    sounds.append((truth.ended_s, truth.ended_s, "end" if truth.ended_by == "caller" else "agent"))
-    longest_s, last_s, last = 0.0, truth.streams[0].started_s or truth.began_s, "caller"
-    for start_s, end_s, who in sorted(sounds):
-        if who == "agent" or last == "caller":
-            longest_s = max(longest_s, start_s - last_s)
-        if end_s >= last_s:
-            last_s, last = end_s, who
-    return longest_s
 
 
 def left_behind() -> list[str]:

@@ -74,9 +74,8 @@ class OpenAISettings:
         if url.scheme not in ("https", "http", "wss", "ws") or not url.hostname:
             raise OperatorError("OPENAI_BASE_URL must look like https://api.openai.com/v1")
         if settings.azure and (url.path != AZURE_PATH or url.query):
-            raise OperatorError(
-                f"OPENAI_BASE_URL of Azure must be https://{url.hostname}{AZURE_PATH}, without api-version"
-            )
+            fix = f"https://{url.hostname}{AZURE_PATH}"
+            raise OperatorError(f"OPENAI_BASE_URL of Azure must be {fix}, without api-version")
         return settings
 
     @property
