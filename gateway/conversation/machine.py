@@ -48,9 +48,9 @@ given up `GIVE_UP_S` after that, with a connection or without. Audible audio or 
 audio without a voice does not. A model that transcribes the caller, or is interrupted, hears: it is left time until
 the caller pauses (`Due.alive`). Where the gateway's own detector is deaf (`LoudWithoutSpeech`) a reply is due too.
 
-**Silence.** A caller who waits, in THINKING with a line, hears nothing for `silent_after_s` at most, counted from the end
-of playback or of the caller's own words (`State.quiet_s`): then comes a filler, as a reply of its own that answers
-nothing. What is due stays due, and the measures against a deaf model, the link's recovery and the tools go on behind it.
+**Silence.** A caller who waits, in THINKING with a line, hears nothing for `silent_after_s` at most, counted from the
+end of playback or of the caller's own words (`State.quiet_s`): then comes a filler, as a reply of its own that answers
+nothing. What is due stays due. The measures against a deaf model, the link's recovery and the tools go on behind it.
 
 **Tools** run beside the phases; each call gets exactly one outcome. While one runs that the conversation waits for, its
 own limit bounds THINKING.
