@@ -35,7 +35,7 @@ from offhook.gateway.rehearsal.model.script import (
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier
-from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
 from offhook.gateway.store.record import TurnRecord
 from tests.rig.calls import Outcome, Plan, place_calls
 
@@ -76,6 +76,8 @@ ANSWERED = Reply("caller", (SATURDAY,))
 NUDGED = Reply("text:waiting", (SATURDAY,))
 ASK, MORE = "A table for two, on Saturday, please.", "Wait, I meant Sunday, not Saturday."
 TALK: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), HangUp())
+# Through the filler, which is heard before the answer.
+PATIENT: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), Pause(11_000), HangUp())
 TOOLS = """tools: [
   {function: 'tests.calls.slow_tools:slow', name: slow},
   {function: 'tests.calls.slow_tools:quick', name: quick},
@@ -90,7 +92,7 @@ OVER: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), SayOver(MORE, 1_000), W
 PLANS = {
     "late pongs": Plan(TALK, Script((GREETING, ANSWERED), pong_delay_s=30.0)),
     "error in a tool": Plan(
-        (WaitForAgent("end"), Say(ASK), WaitForAgent("end", timeout_ms=20_000), HangUp()),
+        PATIENT,
         Script(
             (GREETING, Reply("caller", (CallTool("slow"), Wait(300), INTERNAL))),
             refuse_resumes=(Close(1011, "The service is currently unavailable."), INTERNAL),
@@ -160,7 +162,7 @@ PLANS = {
         Script((GREETING, Reply("caller", (Speak(LONG_TEXT, length_ms=6_000, speed=1.5, late_chunks=4),)), ANSWERED)),
     ),
     "phantom and mute": Plan(
-        TALK, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (SendInterrupted(), Mute())),)), agent=IMPATIENT
+        PATIENT, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (SendInterrupted(), Mute())),)), agent=IMPATIENT
     ),
     "empty turn": Plan(TALK, Script((GREETING, Reply("caller", (EmptyTurn(),)), NUDGED)), agent=IMPATIENT),
     "cut in mid-sentence": Plan(
@@ -174,7 +176,7 @@ PLANS = {
         ),
     ),
     "stall": Plan(
-        (WaitForAgent("end"), Say(ASK), WaitForAgent("end", timeout_ms=20_000), HangUp()),
+        PATIENT,
         Script((GREETING, Reply("caller", (Stall(9_000),)))),
         agent=IMPATIENT,
         later=Script((NUDGED,)),
@@ -215,7 +217,7 @@ PLANS = {
         carrier=Carrier(echo_delay_ms=200, echo_gain_db=-14),
     ),
     "a model that cannot be stopped": Plan(
-        (SayOver(MORE, 1_000), WaitForAgent("end"), HangUp()),
+        (SayOver(MORE, 1_000), Pause(8_000), HangUp()),
         Script((Reply("text", (LONG,)), NUDGED), hears_above_dbfs=0.0),
         agent=IMPATIENT,
     ),
