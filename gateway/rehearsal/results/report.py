@@ -20,7 +20,7 @@ from rich.text import Text
 
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance
+from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics.quantiles import exact
@@ -141,6 +141,7 @@ class LineReport(msgspec.Struct, kw_only=True):
     frames_dropped: int
     latest_tick_ms: float
     clears: int = 0  # that stopped audible playback
+    longest_wait_ms: float = 0.0  # silence before the agent was heard again, or a caller without an answer said more
     legs: list[str] = []  # numbers of the other parties that joined the caller's conference
 
 
@@ -302,6 +303,7 @@ def call_report(
             frames_dropped=truth.frames_dropped,
             latest_tick_ms=_round(truth.latest_tick_ms),
             clears=sum(clear.while_audible for clear in truth.clears),
+            longest_wait_ms=_round(1000.0 * longest_wait_s(truth)),
             legs=list(legs),
         ),
         model=_model_side([session] if session is not None and sessions is None else sessions),
