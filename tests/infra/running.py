@@ -80,16 +80,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(
-    folder: Path, *, calls: int, turns: int, at_once: int | None = None, faults: bool = True
-) -> Iterator[Running]:
+def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Iterator[Running]:
     """Place the calls; the gateway and Prometheus stay for as long as the block."""
-    with in_thread(_running(folder, calls, turns, at_once, faults), uvloop.run) as result:
+    with in_thread(_running(folder, calls, turns, faults), uvloop.run) as result:
         yield result
 
 
 @contextlib.asynccontextmanager
-async def _running(folder: Path, calls: int, turns: int, at_once: int | None, faults: bool) -> AsyncIterator[Running]:
+async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncIterator[Running]:
     scripts: dict[str, Script] = {}
     agents = {"truth.yaml": AGENT, **(MORE_AGENTS if faults else {})}
     for name, text in agents.items():
@@ -122,7 +120,7 @@ async def _running(folder: Path, calls: int, turns: int, at_once: int | None, fa
             late_s: list[float] = []
             probe = asyncio.create_task(_probe(late_s))
             began_s = time.monotonic()
-            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, at_once=at_once, named=named)
+            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, named=named)
             probe.cancel()
             took_s = time.monotonic() - began_s
             truth = Truth()
