@@ -131,7 +131,7 @@ def prometheus(target_port: int, folder: Path, token: str = TOKEN) -> Iterator[L
             ],
             stdout=log,
             stderr=log,
-            env={**os.environ, "GOMAXPROCS": "1"},
+            env={**os.environ, "GOMAXPROCS": "1", "GOGC": "400"},
         )
     live = LivePrometheus(f"http://127.0.0.1:{port}")
     try:

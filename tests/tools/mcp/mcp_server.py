@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # it is started twenty times, and lives for a second
+
 import asyncio
 import os
 import sys
