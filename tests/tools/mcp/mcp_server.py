@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 
-gc.disable()  # it is started twenty times, and lives for a second
+if __name__ == "__main__":
+    gc.disable()  # it is started twenty times, and lives for a second
 
 import asyncio
 import os
