@@ -36,6 +36,7 @@ from tests.truth import AGENT, Truth, buzz, place, sid_of, words
 
 __all__ = ["Running", "running"]
 
+EVALUATION_S = 3  # all rules each second for two minutes cost as much as the calls
 LOCAL, TOOLS = "+15550301", "+15550302"
 MORE_AGENTS = {
     "local.yaml": f"""
@@ -112,7 +113,7 @@ async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncI
         named = {"public_url": PUBLIC_URL, "auth_token": auth_token}
         port = urlsplit(url).port
         assert port is not None
-        scraping = prometheus(port, folder, CONSOLE_TOKEN)
+        scraping = prometheus(port, folder, CONSOLE_TOKEN, EVALUATION_S)
         server = await asyncio.to_thread(scraping.__enter__)
         try:
             await asyncio.to_thread(server.wait_for, "offhook_turn_gap_seconds_count == 0")
@@ -167,7 +168,7 @@ async def _evaluated(server: LivePrometheus) -> float:
     async with asyncio.timeout(60):
         while True:
             rules = await asyncio.to_thread(server.last_evaluations)
-            if min(rules) > known_s + 1:  # a group begins with rules that the next ones read
+            if min(rules) > known_s + EVALUATION_S:  # a group begins with rules that the next ones read
                 return time.time()
             await asyncio.sleep(0.2)
 
