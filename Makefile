@@ -35,10 +35,10 @@ simulate-openai: setup ## The same with the other provider, on the quick clock
 	@$(BIN)/offhook simulate --provider openai --speed 10 --out out/simulate-openai
 
 test: setup system ## Run every test; repeat alone, once, those of other processes that failed
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
 
 quick: setup system ## Run the tests that wait for no other process
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
 
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks

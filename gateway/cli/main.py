@@ -124,6 +124,8 @@ def serve(
     settings, count = settings_from(os.environ), workers_wanted(workers)
     agents = _agents(agent, settings)
     log_to_stderr(settings.log_level, agents, os.environ, settings.replica if is_worker(os.environ) else "")
+    if count == 1:
+        import offhook.gateway.app  # noqa: F401  before `_run` enables the collection of garbage, which would take a fifth longer
     _run(run_serve(settings, agents) if count == 1 else serve_with_workers(settings, count, agent or []))
 
 

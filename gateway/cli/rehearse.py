@@ -20,7 +20,6 @@ from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
-from offhook.gateway.rehearsal.load.picture import draw_load
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
 from offhook.gateway.rehearsal.model.script import Script, SendGoAway, read_script, script_from
@@ -224,6 +223,8 @@ def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | N
 async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
     """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
     report = await run_load(files, out, plan, url=url, clock=time.monotonic)
+    from offhook.gateway.rehearsal.load.picture import draw_load  # matplotlib, once no call is measured any more
+
     await asyncio.to_thread(draw_load, report, out / "load.png")
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 130)

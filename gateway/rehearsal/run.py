@@ -46,7 +46,6 @@ from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
-from offhook.gateway.rehearsal.results.picture import draw
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
     ExpectationResult,
@@ -449,6 +448,8 @@ def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
 
 def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
     """Write recording and picture of one call; returns their paths by name."""
+    from offhook.gateway.rehearsal.results.picture import draw  # matplotlib: only the process that draws imports it
+
     sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
     left, right = decode(truth.left), decode(truth.right)
     write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))

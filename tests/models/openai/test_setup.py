@@ -9,7 +9,7 @@ import pytest
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.models.openai.client import OpenAISettings
+from offhook.gateway.models.openai.settings import OpenAISettings
 from offhook.gateway.models.openai.setup import check, session_config
 from offhook.gateway.providers import check_agent, name_of, provider_of, with_provider
 from offhook.gateway.rehearsal.model.realtime.wire import default_session, merged
