@@ -301,7 +301,7 @@ class Switchboard:
         if survival is None:
             return False
         for _ in range(round(quiet_s / QUIET_LOOK_S)):
-            if call.ending is not None or call.quiet:
+            if call.ending is not None or call.state.quiet:
                 break
             await asyncio.sleep(QUIET_LOOK_S)
         if call.ending is not None:
@@ -649,9 +649,10 @@ class Switchboard:
         return await leg.carrier.resume(call_id)
 
     def _press(self, call: Call, leg: Leg, digits: str) -> bool:
-        if call.attached:
-            self._spawn(self._send_keys(leg, digits))
-        return call.attached
+        if call.line is None:
+            return False
+        self._spawn(self._send_keys(leg, digits))
+        return True
 
     async def _send_keys(self, leg: Leg, digits: str) -> None:
         digits = "".join(d for d in digits if d in KEYS)

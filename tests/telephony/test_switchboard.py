@@ -70,10 +70,6 @@ class PaperCall:
     def timeline(self) -> Any:
         return SimpleNamespace(error=self.record.errors.append)
 
-    @property
-    def attached(self) -> bool:
-        return self.line is not None
-
     def silent_s(self, now_s: float) -> float:
         return self.silent if self.line is not None else 0.0
 
