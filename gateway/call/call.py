@@ -27,7 +27,7 @@ from offhook.gateway.call.head import Taken
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
-from offhook.gateway.call.parts import Parts
+from offhook.gateway.call.parts import Parts, release
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
 from offhook.gateway.call.teardown import Teardown
@@ -115,11 +115,11 @@ class Call:
         )
         self.over, self.give_up, self.publish_counters = teardown.over, teardown.give_up, teardown.publish_counters
         self._continuity = continuity = Continuity(
-            wiring, parts, teardown, line_lost=self.line_lost, begin_anew=self._begin_anew, end_now=self._end_now
+            wiring, parts, teardown, begin_anew=self._begin_anew, end_now=self._end_now
         )
         self.start, self.attach, self.detach = continuity.start, continuity.attach, continuity.detach
         self.resume, self.conclude, self.moved = continuity.resume, continuity.conclude, continuity.moved
-        self.silent_s = continuity.silent_s
+        self.hung_up, self.line_lost, self.silent_s = continuity.hung_up, continuity.line_lost, continuity.silent_s
         # What the line and the link report straight to a part (the rest of LineSink and ModelSink is below).
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.next_turn = speaking.reply_audio, speaking.next_turn
@@ -197,14 +197,6 @@ class Call:
         self.feed(event(self.clock()))
 
     # --- what the process and the operator request, and what they look up
-
-    def hung_up(self) -> None:
-        """The caller hung up."""
-        self.feed(e.StreamStopped(self.clock()))
-
-    def line_lost(self) -> None:
-        """The stream is gone and none will follow."""
-        self.feed(e.StreamLost(self.clock()))
 
     def stop(self, ending: Ending) -> None:
         """End the call once what is being said has been heard."""
@@ -312,12 +304,6 @@ class Call:
         self._continuity.stop_waiting()
 
     def _release(self) -> None:
-        """Nothing of the call runs any more: part it from its parts, which hold each other, so that all of them are
-        freed here, and not by a collection, which stops all calls for longer the more of them there are.
-        """
+        """Nothing of the call runs any more."""
         shared = (self.timeline, self._timers, self._faults, self._teardown, self._continuity)
-        for part in (*self._parts[:4], *shared):
-            vars(part).clear()
-        kept = {name: vars(self)[name] for name in ("facts", "agent", "record", "clock", "remembered")}
-        vars(self).clear()
-        vars(self).update(kept)
+        release(self, (*self._parts[:4], *shared), kept=("facts", "agent", "record", "clock", "remembered"))

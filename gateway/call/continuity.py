@@ -25,9 +25,7 @@ MODEL_WAITS_S = 10.0  # a stream comes a second after its TwiML; a model session
 
 
 class Continuity:
-    """One call's. `line_lost()`: no stream will come any more. `begin_anew()`, `end_now(ending)`: of the conversation,
-    before its first stream and whatever its state.
-    """
+    """One call's. `begin_anew()`, `end_now(ending)`: of the conversation, before a stream; in any state."""
 
     def __init__(
         self,
@@ -35,7 +33,6 @@ class Continuity:
         parts: Parts,
         teardown: Teardown,
         *,
-        line_lost: Callable[[], None],
         begin_anew: Callable[[], None],
         end_now: Callable[[Ending], None],
     ) -> None:
@@ -43,8 +40,7 @@ class Continuity:
         self._clock, self._timeline, self._faults = wiring.clock, wiring.timeline, wiring.faults
         self._feed, self._changed, self._streams = wiring.feed, wiring.changed, wiring.timeline.record.streams
         self._speaking, self._hearing, self._tools, self._model = parts[:4]
-        self._teardown, self._line_lost, self._begin_anew = teardown, line_lost, begin_anew
-        self._end_now = end_now
+        self._teardown, self._begin_anew, self._end_now = teardown, begin_anew, end_now
         self._call_later = asyncio.get_running_loop().call_later
         self._unclaimed: asyncio.TimerHandle | None = None  # the model waits for the first stream until then
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
@@ -90,12 +86,20 @@ class Continuity:
 
     def _wait_for_line(self, grace_s: float) -> None:
         self._cancel_return()
-        self._return_by = self._call_later(grace_s, self._line_lost)
+        self._return_by = self._call_later(grace_s, self.line_lost)
 
     def _cancel_return(self) -> None:
         if self._return_by is not None:
             self._return_by.cancel()
             self._return_by = None
+
+    def hung_up(self) -> None:
+        """The caller hung up."""
+        self._feed(e.StreamStopped(self._clock()))
+
+    def line_lost(self) -> None:
+        """The stream is gone and none will follow."""
+        self._feed(e.StreamLost(self._clock()))
 
     def stop_waiting(self) -> None:
         """The call ends: no stream is waited for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from offhook.gateway.call.hearing import Hearing
@@ -10,7 +11,7 @@ from offhook.gateway.call.recorder import Recorder
 from offhook.gateway.call.speaking import Speaking
 from offhook.gateway.call.tools import CallTools
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "release"]
 
 
 class Parts(NamedTuple):
@@ -21,3 +22,14 @@ class Parts(NamedTuple):
     tools: CallTools
     model: ModelSide
     recorder: Recorder | None
+
+
+def release(whole: object, parts: Iterable[object], *, kept: Iterable[str]) -> None:
+    """Part the whole from its parts, which hold each other, so that all of them are freed here, and not by a
+    collection, which stops all calls for longer the more of them there are. `kept`: attributes that remain readable.
+    """
+    for part in parts:
+        vars(part).clear()
+    values = {name: vars(whole)[name] for name in kept}
+    vars(whole).clear()
+    vars(whole).update(values)

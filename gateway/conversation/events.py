@@ -235,9 +235,8 @@ class ToolWithdrawn(Event):
 
 @dataclass(frozen=True, slots=True)
 class EndRequested(Event):
-    """End the call once what is being said has been heard (the agent's `end_call`, a transfer, a drain).
-
-    `call_id`: the tool call that requests it, "" for none; one that is not running any more is ignored.
+    """End the call once what is being said has been heard. `call_id`: the tool call that requests it, ignored once it
+    is not running any more; "" for none (a drain, a limit).
     """
 
     ending: Ending
@@ -246,10 +245,7 @@ class EndRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class CancelReply(Event):
-    """Stop what the agent is saying, for good; the caller did not interrupt it.
-
-    `generation`: the highest number given out, whose audio may not have come yet.
-    """
+    """Stop what the agent is saying, for good: all up to `generation`, whose audio may not have come yet."""
 
     generation: int = 0
 
