@@ -11,8 +11,7 @@ from unittest import mock
 
 import pytest
 
-from offhook.gateway.call import continuity
-from offhook.gateway.call import teardown
+from offhook.gateway.call import continuity, teardown
 from offhook.gateway.call.line import ReplyMark
 from offhook.gateway.carriers.twilio import steering
 from offhook.gateway.carriers.twilio.signature import sign
