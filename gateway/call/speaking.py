@@ -61,7 +61,7 @@ class Speaking:
 
     # --- the machine's commands
 
-    def play(self, command: c.Play | c.Replay) -> None:
+    def play(self, command: c.Play) -> None:
         """Send audio that is at hand."""
         codes = self.playout.span(command.generation, command.from_sample, command.to_sample)
         if isinstance(command, c.Replay):

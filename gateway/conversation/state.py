@@ -168,6 +168,21 @@ class State(NamedTuple):
             and any(reply.protected for reply in replies)
         )
 
+    @property
+    def quiet(self) -> bool:
+        """Neither side speaks, and nothing is awaited."""
+        return self.phase is Phase.LISTENING and not (self.caller.speaking or self.tools or self.caller.turn_open)
+
+    @property
+    def agent_has_floor(self) -> bool:
+        """The agent is heard, or would be but for a barge-in that is only suspected."""
+        phase = self.phase
+        return phase in (Phase.SPEAKING, Phase.HELD) or (phase is Phase.CLOSING and bool(self.ledger.replies))
+
+    def is_dead(self, generation: int) -> bool:
+        """Whether audio of this reply is dropped."""
+        return generation <= self.ledger.dead or self.phase is Phase.ENDED
+
     def with_ledger(self, ledger: Ledger) -> State:
         """As `_replace(ledger=...)`, at half the price: used for every chunk of audio."""
         return State._make((*self[:3], ledger, *self[4:]))
