@@ -29,6 +29,7 @@ from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
+from offhook.gateway.call.tap import Tap
 from offhook.gateway.call.teardown import Teardown
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
@@ -104,6 +105,7 @@ class Call:
             uplink=model.link,
             agent_level_dbov=self._agent_level_dbov,
         )
+        self.tap = Tap(wiring, speaking.playout, lambda: self._state.ledger, self.hearing)
         self.tools = CallTools(
             wiring,
             tools,
@@ -120,7 +122,7 @@ class Call:
             tools=self.tools,
             model=model,
             recorder=self._recorder,
-            stop_timers=self._stop_timers,
+            stop_timers=self._stop_timers_and_tap,
             on_over=partial(on_over, self),
             release=self._release,
         )
@@ -363,14 +365,24 @@ class Call:
         """Nothing of the call runs any more: part it from its parts, which hold each other, so that all of them are
         freed here, and not by a collection, which stops all calls for longer the more of them there are.
         """
-        parts = (self.speaking, self.model, self.hearing, self.tools, self.timeline, self._timers, self._faults)
+        parts = (
+            self.speaking,
+            self.model,
+            self.hearing,
+            self.tap,
+            self.tools,
+            self.timeline,
+            self._timers,
+            self._faults,
+        )
         for part in (*parts, self._teardown):
             vars(part).clear()
         kept = {name: vars(self)[name] for name in ("facts", "agent", "record", "clock", "remembered")}
         vars(self).clear()
         vars(self).update(kept)
 
-    def _stop_timers(self) -> None:
+    def _stop_timers_and_tap(self) -> None:
+        self.tap.close()
         self._timers.close()
         for timer in (self._unclaimed, self._return_by):
             if timer is not None:

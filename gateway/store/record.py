@@ -13,6 +13,7 @@ __all__ = [
     "ActionRecord",
     "BargeInRecord",
     "CallRecord",
+    "ListeningRecord",
     "MessageRecord",
     "RecordingRecord",
     "ToolRecord",
@@ -88,6 +89,14 @@ class ActionRecord(msgspec.Struct, kw_only=True):
     done: bool = True
 
 
+class ListeningRecord(msgspec.Struct, kw_only=True):
+    """An operator listened in on the call."""
+
+    who: str  # as of an action
+    from_ms: float
+    to_ms: float | None = None  # None: listens now
+
+
 class TranscriptLine(msgspec.Struct, kw_only=True):
     """One stretch of speech, ordered by when it was heard on the line."""
 
@@ -128,6 +137,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     transcript: list[TranscriptLine] = []
     messages: list[MessageRecord] = []
     actions: list[ActionRecord] = []  # of operators
+    listened: list[ListeningRecord] = []  # operators
     remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0

@@ -29,10 +29,10 @@ from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextSte
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
 from offhook.gateway.telephony.switchboard import Ringing, Switchboard
-from offhook.gateway.web.access import Access, refuse_foreign
+from offhook.gateway.web.access import Access
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.console.pages import HEADERS
-from offhook.gateway.web.limits import Limits, is_private, source_of
+from offhook.gateway.web.limits import Limits, is_full, source_of
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["Softphones"]
@@ -40,7 +40,6 @@ __all__ = ["Softphones"]
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CALLER = "web:console"  # the record's caller
-PER_ADDRESS = 4  # calls, and sockets without a start, of one public address; private ones are proxies or the operator
 WAITING_SPARE = 8  # sockets without a start, beside one for each call
 
 
@@ -153,7 +152,7 @@ class Softphones:
             raise web.HTTPBadRequest(text=f"no such agent: one of {', '.join(self._agents)}\n", headers=HEADERS)
         source = source_of(request.remote or "")
         live = [phone.source for call_id, phone in self._phones.items() if self._board.call(call_id) is not None]
-        if self._is_full(live, source, self._settings.softphone_calls):
+        if is_full(live, source, self._settings.softphone_calls):
             self._refuse_full("as many calls from browsers as OFFHOOK_SOFTPHONE_CALLS allows: end one first")
         call_id, formats = (
             f"web-{secrets.token_hex(12)}",
@@ -195,11 +194,9 @@ class Softphones:
         return _json({"over": step.kind.value, "target": step.target, "says": says})
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        if self._settings.insecure and not self._settings.public_url:
-            refuse_foreign(request, self._metrics, own_page=True)
-        self._access.check_origin(request)
+        self._access.check_socket(request)
         source = source_of(request.remote or "")
-        if self._is_full(self._waiting, source, self._settings.softphone_calls + WAITING_SPARE):
+        if is_full(self._waiting, source, self._settings.softphone_calls + WAITING_SPARE):
             self._refuse_full("too many sockets without a start")
         socket = stream.new_socket()
         if not socket.can_prepare(request).ok:
@@ -238,10 +235,6 @@ class Softphones:
         return socket
 
     # --- limits
-
-    @staticmethod
-    def _is_full(sources: list[str], source: str, most: int) -> bool:
-        return len(sources) >= most or (not is_private(source) and sources.count(source) >= PER_ADDRESS)
 
     def _refuse_full(self, text: str) -> None:
         self._limits.refuse("too_many", web.HTTPTooManyRequests(text=f"{text}\n", headers=HEADERS))

@@ -10,11 +10,12 @@ import aiohttp
 import pytest
 
 from offhook.gateway.app import Gateway
-from offhook.gateway.carriers.softphone.calls import PER_ADDRESS, WAITING_SPARE, Softphones
+from offhook.gateway.carriers.softphone.calls import WAITING_SPARE
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.store.record import CallRecord
+from offhook.gateway.web.limits import PER_ADDRESS, is_full
 from tests.rig.gateway import numbered_agents, serving
 from tests.rig.page import Page, streaming
 
@@ -137,7 +138,7 @@ async def test_calls_are_limited_and_the_switch_is_off_at_0() -> None:
 
 @pytest.mark.parametrize(("source", "full"), [("81.2.69.142", True), ("10.0.0.7", False), ("127.0.0.1", False)])
 def test_one_public_address_has_its_own_limit(source: str, full: bool) -> None:
-    assert Softphones._is_full([source] * PER_ADDRESS, source, 100) is full
+    assert is_full([source] * PER_ADDRESS, source, 100) is full
 
 
 async def test_sign_in_is_required() -> None:
