@@ -689,11 +689,13 @@ class _Control:
         self._calls, self._switchboard, self._admission = calls, switchboard, admission
         self._listeners = listeners
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> OutboundCall:
+    def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    ) -> OutboundCall:
         if self._admission.draining:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
-            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
+            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
         except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 

@@ -84,7 +84,7 @@ class ActionRecord(msgspec.Struct, kw_only=True):
 
     at_ms: float
     who: str  # the user name that the browser gave, and its address
-    what: str  # hang_up, transfer, say, note, hold, resume
+    what: str  # place, hang_up, transfer, say, note, hold, resume
     detail: str = ""
     done: bool = True
 

@@ -53,7 +53,9 @@ class OperatorActions:
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         try:
-            placed: Any = self._control.call_out(body.get("to", ""), body.get("agent", ""), caller_id="", variables={})
+            placed: Any = self._control.call_out(
+                body.get("to", ""), body.get("agent", ""), caller_id="", variables={}, placed_by=who_of(request)
+            )
         except OperatorError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         return _json(placed, 202)
