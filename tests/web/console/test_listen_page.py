@@ -43,6 +43,7 @@ AudioNode.prototype.connect = function (to, ...rest) {
   return connect.call(this, to, ...rest);
 };
 """
+LEVEL = "parseFloat(document.querySelector('.level.agent .meter span').style.width)"
 
 
 def spoken() -> list[bytes]:
@@ -94,7 +95,9 @@ async def test_listener_hears_both_sides_half_a_second_late(tmp_path: Path) -> N
             async with asyncio.timeout(15):
                 while len(call.timeline.so_far(call.clock()).turns) < 2:
                     await asyncio.sleep(0.05)
-            await page.wait_for_function("document.querySelector('.level.agent .meter span').style.width > '20%'")
+            async with asyncio.timeout(5):
+                while await page.evaluate(LEVEL) < 20:
+                    await asyncio.sleep(0.05)
             for width, colours in ((1280, "light"), (390, "dark")):
                 await page.set_viewport_size({"width": width, "height": 844})
                 await page.emulate_media(color_scheme=colours, reduced_motion="reduce")
