@@ -191,6 +191,8 @@ class Gateway:
             read_token=settings.console_read_token,
             public_url=settings.public_url,
         )
+        elsewhere = self._operator_elsewhere if self.fleet.shared else None
+        peer = partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"})
         self._softphones = Softphones(
             settings,
             self._access,
@@ -199,6 +201,8 @@ class Gateway:
             self.switchboard,
             {agent.name: agent for agent in self.agents},
             clock=clock,
+            elsewhere=elsewhere,
+            peer=peer,
         )
         history = History(self._keeping.store, self.records, _scenario_of, time.time)
         control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
@@ -222,7 +226,6 @@ class Gateway:
             may_listen=lambda sid: control.may_listen(sid) == "",
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
-        elsewhere = self._operator_elsewhere if self.fleet.shared else None
         self._actions = OperatorActions(self._access, self._limits, control, elsewhere)
         self._listen_in = ListenIn(
             self._access,
@@ -233,7 +236,7 @@ class Gateway:
             listen=control.listen,
             may_listen=control.may_listen,
             elsewhere=elsewhere,
-            peer=partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"}),
+            peer=peer,
             clock=clock,
         )
         self._api = Api(

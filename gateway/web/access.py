@@ -69,7 +69,7 @@ def _shown(name: str, most: int) -> str:
 
 def _is_of_peer(request: web.Request) -> bool:
     """Whether another process passes on what its console was asked for. No page can send either header elsewhere."""
-    return HOP in request.headers and request.headers.get("Authorization", "").lower().startswith("bearer ")
+    return HOP in request.headers and request.headers.get("Authorization", "").partition(" ")[0].lower() == "bearer"
 
 
 def is_local_host(host: str) -> bool:
@@ -232,8 +232,13 @@ class Access:
         """Whether an admitted request shows the read-only token."""
         return self._read_lock.fits(secret_of(request.headers.get("Authorization", "")))
 
-    def check_socket(self, request: web.Request) -> None:
-        """A WebSocket of the console's own page, which shows a token in its first message. Raises 403."""
+    async def check_socket(self, request: web.Request) -> None:
+        """A WebSocket of the console's own page, which shows a token in its first message, or of a process that passes
+        it on. Raises as `check`.
+        """
+        if _is_of_peer(request):
+            await self.check(request, acts=True)
+            return
         if self._insecure:
             refuse_foreign(request, self._metrics, own_page=True)
         self.check_origin(request)

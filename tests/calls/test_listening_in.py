@@ -41,7 +41,7 @@ class Listens:
             await asyncio.sleep(0.05)
 
 
-def test_listener_hears_a_cut_reply_as_far_as_the_caller() -> None:
+def test_listener_hears_a_cut_reply_as_the_caller_did() -> None:
     listens, metrics = Listens(Listening.take), []
     outcome = place_calls({"cut": Plan(TALK, SCRIPT, during=listens)}, metrics=metrics)["cut"]
     pairs = mulaw.decode(listens.codes).reshape(-1, 2, PAIR_BYTES // 2)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
-import aiohttp
 import msgspec
 from aiohttp import WSMsgType, web
 
@@ -25,9 +24,10 @@ from offhook.gateway.web.access import Access, who_of
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.console.pages import HEADERS
 from offhook.gateway.web.limits import Limits, is_full, source_of
+from offhook.gateway.web.relay import Peer, relay
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["Heard", "ListenIn", "Peer"]
+__all__ = ["Heard", "ListenIn"]
 
 TOKEN_LIFE_S = 10.0  # the page opens its socket at once
 START_S = 5.0
@@ -35,8 +35,6 @@ SEND_EVERY_S = 0.1  # five pairs in one message; of the half second that a liste
 SEND_S = 5.0  # for one message: a browser that stopped reading is cut off
 WAITING_SPARE = 8  # sockets without a start, beside one for each listener
 MESSAGE_MAX = 1_024  # a listener sends its start, and nothing else
-
-Peer = Callable[[str, str], AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse | None]]  # its name, the path
 
 
 class Heard(Protocol):
@@ -113,10 +111,7 @@ class ListenIn:
         return web.Response(status=201, body=answer, content_type="application/json", headers=HEADERS)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        if HOP in request.headers:
-            await self._access.check(request, acts=True)
-        else:
-            self._access.check_socket(request)
+        await self._access.check_socket(request)
         source = source_of(request.remote or "")
         if is_full(self._waiting, source, self._most + WAITING_SPARE):
             self._refuse_full("too many sockets without a start")
@@ -137,7 +132,7 @@ class ListenIn:
             return socket
         node = token.rpartition(".")[0]
         if node != self._node and HOP not in request.headers:
-            await self._pass_on(socket, node, token)
+            await self._pass_on(request, socket, node, token)
             return socket
         sid, who, until_s = self._tokens.pop(token, ("", "", 0.0))
         heard = self._listen(sid, who) if self._clock() < until_s else None
@@ -197,36 +192,17 @@ class ListenIn:
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
 
-    async def _pass_on(self, socket: web.WebSocketResponse, node: str, token: str) -> None:
+    async def _pass_on(self, request: web.Request, socket: web.WebSocketResponse, node: str, token: str) -> None:
         """The call is another process's: what that sends is sent on."""
         async with self._peer(node, "/console/listen/socket") as there:
             if there is None:
                 await socket.close(code=1008, message=b"unknown token, or its process is gone")
                 return
-            tasks = [
-                asyncio.create_task(part, name="listener") for part in (_copy(there, socket, token), _left(socket))
-            ]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            await socket.close(code=there.close_code or 1001)
+            await there.send_str(msgspec.json.encode(_Start(token)).decode())
+            await relay(socket, there, partial(prove, request))
 
     def _refuse_full(self, text: str) -> None:
         self._limits.refuse("too_many", web.HTTPTooManyRequests(text=f"{text}\n", headers=HEADERS))
-
-
-async def _copy(there: aiohttp.ClientWebSocketResponse, socket: web.WebSocketResponse, token: str) -> None:
-    """What another process sends, to the page, until either is gone."""
-    await there.send_str(msgspec.json.encode(_Start(token)).decode())
-    async for message in there:
-        async with asyncio.timeout(SEND_S):
-            if message.type is WSMsgType.BINARY:
-                await socket.send_bytes(message.data)
-            elif message.type is WSMsgType.TEXT:
-                await socket.send_str(message.data)
 
 
 async def _left(socket: web.WebSocketResponse) -> None:

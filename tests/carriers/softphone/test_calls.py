@@ -14,6 +14,8 @@ from offhook.gateway.carriers.softphone.calls import WAITING_SPARE
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, WaitForAgent
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.web.limits import PER_ADDRESS, is_full
 from tests.rig.gateway import numbered_agents, serving
@@ -112,6 +114,8 @@ async def test_foreign_origin_is_refused(origin: str | None) -> None:
 async def test_hundred_sockets_leave_calls_undisturbed() -> None:
     async with gateway_and_page(OFFHOOK_SOFTPHONE_CALLS="2") as (gateway, page):
         token = await page.begin()
+        telephone = SimulatedCall(page.url, (WaitForAgent("end"), HangUp()), dialled="+15550200001")
+        ringing = asyncio.create_task(telephone.run())
         async with streaming(page, token) as talking:
             sockets = await asyncio.gather(*(page.connect(None) for _ in range(100)), return_exceptions=True)
             opened = [one for one in sockets if isinstance(one, aiohttp.ClientWebSocketResponse)]
@@ -123,7 +127,11 @@ async def test_hundred_sockets_leave_calls_undisturbed() -> None:
             await talking.send_json({"type": "hang_up"})
             record = await record_of(gateway, page.call_id)
             await asyncio.gather(*(one.close() for one in opened))
-    assert record.turns[0].longest_gap_ms == 0
+            await ringing
+            beside = await record_of(gateway, telephone.call_sid)
+    for turn in (record.turns[0], beside.turns[0]):
+        assert (turn.longest_gap_ms, turn.interrupted) == (0, False)
+        assert turn.heard_ms == turn.received_ms
 
 
 async def test_calls_are_limited_and_the_switch_is_off_at_0() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path, wide: bool
         await page.get_by_role("button", name="Hang up").click()
         record = await record_of_last(gateway)
         await page.get_by_role("heading", name="over").wait_for()
-        for width, colours in ((1280, "light"), (390, "dark")):
+        for width, colours in product((1280, 390), ("light", "dark")):
             await page.set_viewport_size({"width": width, "height": 844})
             await page.emulate_media(color_scheme=colours, reduced_motion="reduce")
             assert await faults(page) == [], (width, colours)

@@ -192,3 +192,27 @@ async def test_call_of_another_node_is_heard_and_steered(tmp_path: Path) -> None
     assert record.end_reason == "agent_hung_up"
     assert np.abs(sides(listener.codes)[1]).max() > LOUD
     assert (listener.said[-1], listener.close_code) == ({"type": "over"}, 1000)
+
+
+async def test_pages_socket_may_reach_another_node(tmp_path: Path) -> None:
+    environ = {"OFFHOOK_LIVE": f"sqlite:{tmp_path}/live.db", "OFFHOOK_FLEET_KEY": "a key of the whole fleet"}
+    async with listened(environ, gateways=2) as desk:
+        async with asyncio.timeout(20):
+            while not all(gateway.fleet.peers.nodes for gateway in desk.gateways):
+                await asyncio.sleep(0.05)
+        page, other = desk.page, desk.urls[1]
+        token = await page.begin()
+        page.url = page.headers["Origin"] = other  # its next connection is another worker's
+        async with streaming(page, token) as socket:
+            await page.until_heard(1.0)
+            socket._response.connection.transport.abort()
+        page.queue.clear()
+        status, answer = await page.post(f"/{page.call_id}", {"key": page.key})
+        assert status == 200, answer
+        async with streaming(page, answer["token"]) as socket:
+            await page.until_heard(3.0)
+            await asyncio.sleep(0.1)
+            await socket.close()
+            record = await record_of(desk.gateways[0], page.call_id)
+    assert (len(record.streams), record.end_reason, record.errors) == (2, "caller_hung_up", [])
+    assert record.turns[0].heard_ms == pytest.approx(3_000, abs=100)

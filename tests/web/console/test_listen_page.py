@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import aiohttp
@@ -98,7 +99,7 @@ async def test_listener_hears_both_sides_half_a_second_late(tmp_path: Path) -> N
             async with asyncio.timeout(5):
                 while await page.evaluate(LEVEL) < 20:
                     await asyncio.sleep(0.05)
-            for width, colours in ((1280, "light"), (390, "dark")):
+            for width, colours in product((1280, 390), ("light", "dark")):
                 await page.set_viewport_size({"width": width, "height": 844})
                 await page.emulate_media(color_scheme=colours, reduced_motion="reduce")
                 assert await faults(page) == [], (width, colours)

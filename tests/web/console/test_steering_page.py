@@ -130,7 +130,7 @@ ACT = """async ([path, mode]) => {
 }"""
 
 
-async def test_read_only_sign_in_sees_no_button_and_is_refused() -> None:
+async def test_read_only_token_sees_no_button_and_is_refused() -> None:
     async with console(READ) as (x, (page,), _):
         call = x.call("desk", Pause(4_000))
         running = asyncio.create_task(call.run())
