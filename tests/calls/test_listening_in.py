@@ -34,8 +34,8 @@ class Listens:
     async def _listen(self, gateway: Gateway) -> None:
         while not gateway.calls:
             await asyncio.sleep(0.01)
-        (call,) = gateway.calls.values()
-        self.listening = call.tap.open("ann")
+        (self.call,) = gateway.calls.values()
+        self.listening = self.call.tap.open("ann")
         while not self.listening.over:
             self.codes += self._take(self.listening)
             await asyncio.sleep(0.05)
@@ -60,6 +60,25 @@ def test_listener_hears_a_cut_reply_as_the_caller_did() -> None:
     # Both sides on one axis: the caller's second line begins while the agent is heard, and silences it.
     second = caller[np.flatnonzero(np.diff(caller) > 8 * 700)[-1] + 1]
     assert 0 < (ends[1] - second) / 8 < 800
+
+
+def test_secret_mutes_what_the_agent_says_meanwhile() -> None:
+    class Hides(Listens):
+        """The secret begins in the middle of the first reply and lasts."""
+
+        async def _listen(self, gateway: Gateway) -> None:
+            asyncio.get_running_loop().call_later(1.5, lambda: self.call.hearing.hide(True))
+            await super()._listen(gateway)
+
+    listens = Hides(Listening.take)
+    outcome = place_calls({"secret": Plan((WaitForAgent("end"), HangUp()), SCRIPT, during=listens)})["secret"]
+    pairs = mulaw.decode(listens.codes).reshape(-1, 2, PAIR_BYTES // 2)
+    (greeting,) = outcome.record.turns
+    assert greeting.heard_ms > 2_000
+    loud = np.flatnonzero(np.abs(pairs[:, 1].ravel()) > LOUD) / 8
+    assert 300 < loud[-1] - loud[0] < 1_700
+    assert not np.any(np.abs(pairs[:, 0]) > LOUD)
+    assert listens.listening.muted
 
 
 def test_slow_listener_loses_frames_and_the_call_none() -> None:
