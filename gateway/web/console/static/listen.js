@@ -8,7 +8,7 @@ const FRAME = 160;  // codes: the caller's, then the agent's, in pairs
 const START_S = 0.3;  // of the half second; what the network delays by less is not heard
 const MOST_S = 1;  // queued: beyond it the oldest is skipped
 const SIDES = ["caller", "agent"];
-const ENDED = { 1000: "The call is over.", 1008: "The gateway refused: the call may be over. Try again." };
+const ENDED = { 1000: "The call is over, or goes on in another process: then listen in again.", 1008: "The gateway refused: the call may be over. Try again." };
 
 async function open(levels) {  // two loudspeakers, one for each side, with their meters
   const context = new AudioContext({ sampleRate: RATE_HZ });
