@@ -439,7 +439,7 @@ class Call:
         self.model.link.cancel_reply(command.generation)
 
     def _play_filler(self, command: c.PlayFiller) -> None:
-        if sound := self.tools.filler(command):
+        if sound := self.tools.filler(command) if command.call_id else self.agent.model.filler:
             self.speaking.play_sound(sound, "filler")
 
     def _open_turn(self, command: c.OpenTurn) -> None:

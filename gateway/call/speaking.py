@@ -90,7 +90,7 @@ class Speaking:
         self._timeline.sound_reply(turn, kind)
         samples, audible = self.playout.push_sound(turn, self._sounds.get(name, b""))
         if samples:
-            self._feed(e.ReplyAudio(now_s, turn, samples, audible))
+            self._feed(e.ReplyAudio(now_s, turn, samples, audible, filler=kind == "filler"))
         self._feed(e.ReplyComplete(now_s, turn))
 
     def sound_again(self, turn: int, name: str) -> int:

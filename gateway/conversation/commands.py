@@ -86,9 +86,11 @@ class PlayGreeting(Command):
 
 @dataclass(frozen=True, slots=True)
 class PlayFiller(Command):
-    """Cover this slow tool call: play the agent's filler as a reply of its own."""
+    """Cover the wait for this slow tool call, "" for the model: play the tool's filler, or the agent's, as a reply of
+    its own.
+    """
 
-    call_id: str
+    call_id: str = ""
 
 
 # --- barge-in

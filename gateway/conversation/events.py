@@ -174,12 +174,14 @@ class GoAway(Event):
 class ReplyAudio(Event):
     """`samples` more of a reply are ready to be played.
 
-    `audible_sample`: the first voice of this reply is before this sample (given once per reply).
+    `audible_sample`: the first voice of this reply is before this sample (given once per reply). `filler`: it covers a
+    wait and answers nothing.
     """
 
     generation: int
     samples: int
     audible_sample: int | None = None
+    filler: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ class ToolRequested(Event):
     call_id: str
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
-    filler_after_s: float | None = None  # cover this much silence with the agent's filler
+    filler_after_s: float | None = None  # cover this much silence with the tool's filler
     limit_s: float = 600.0
 
 
@@ -337,7 +339,7 @@ class EndpointTimeout(Timer):
 
 @dataclass(frozen=True, slots=True)
 class FillerDue(Timer):
-    """A tool has kept the caller waiting in silence."""
+    """The caller has been kept waiting in silence: by a tool, by the model, or by the way to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,12 @@ given up `GIVE_UP_S` after that, with a connection or without. Audible audio or 
 audio without a voice does not. A model that transcribes the caller, or is interrupted, hears: it is left time until
 the caller pauses (`Due.alive`). Where the gateway's own detector is deaf (`LoudWithoutSpeech`) a reply is due too.
 
+**Silence.** A caller who waits, in THINKING with a line, hears nothing for `silent_after_s` at most, counted from the
+end of playback or of the caller's own words (`State.quiet_s`): then comes a filler, as a reply of its own that answers
+nothing. What is due stays due. The measures against a deaf model, the link's recovery and the tools go on behind it.
+
 **Tools** run beside the phases; each call gets exactly one outcome. While one runs that the conversation waits for, its
-own limit bounds THINKING, and a filler may cover the silence.
+own limit bounds THINKING.
 
 **Endings.** There is one way out: `End`, the last command. A request to end waits until what is being said has been
 heard. If the reason is the agent's or the caller's silence, the caller can keep the call alive by speaking into the
@@ -171,6 +175,7 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         **_COMMON,
         e.LineAway: line.away_playing,
         e.LineBack: line.back_playing,
+        e.ModelSilent: link.model_silent_speaking,
         e.CancelReply: barge_in.cancel_heard,
         e.CallerSpeechStarted: barge_in.speech_over_agent,
         e.CallerSpeechEnded: barge_in.speech_ended_over_agent,

@@ -105,7 +105,7 @@ class RunningTool(NamedTuple):
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
     filler_after_s: float | None = None
-    limit_s: float = 600.0
+    ends_s: float = 600.0  # by then its runner has ended it
     withdrawn: bool = False  # runs to its end, but is not waited for and its result is not sent
 
 
@@ -150,6 +150,7 @@ class State(NamedTuple):
     tools: tuple[RunningTool, ...] = ()
     caller: Caller = Caller()
     due: Due = Due()
+    quiet_s: float = 0.0  # THINKING: since when the caller has heard nothing
     agent_replied: bool = False  # a reply was audible since the caller last spoke
     greeted: bool = False  # the protected greeting has begun
     rotation_due: bool = False  # the model is about to close this connection

@@ -33,6 +33,7 @@ from offhook.gateway.models.openai.socket import SessionSocket
 __all__ = ["OpenAIModel", "OpenAISettings"]
 
 BASE_URL = "https://api.openai.com/v1"
+AZURE_PATH = "/openai/v1"  # of the GA protocol; the preview's, with `api-version`, was retired on 2026-04-30
 MESSAGE_MAX_BYTES = 16 * 2**20
 CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next session
 SETUP = "setup"  # the event id of the one `session.update`
@@ -72,6 +73,9 @@ class OpenAISettings:
         url = urlsplit(settings.base_url)
         if url.scheme not in ("https", "http", "wss", "ws") or not url.hostname:
             raise OperatorError("OPENAI_BASE_URL must look like https://api.openai.com/v1")
+        if settings.azure and (url.path != AZURE_PATH or url.query):
+            fix = f"https://{url.hostname}{AZURE_PATH}"
+            raise OperatorError(f"OPENAI_BASE_URL of Azure must be {fix}, without api-version")
         return settings
 
     @property
