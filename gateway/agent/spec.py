@@ -199,6 +199,7 @@ class Agent(_Spec, frozen=True):
     idle: Idle = Idle()
     limits: LimitSettings = LimitSettings()
     recording: RecordingSettings = RecordingSettings()
+    listen_in: bool = False  # operators may hear calls live from the console, where OFFHOOK_LISTENERS allows any
     retention: RetentionSettings = RetentionSettings()
     redact: tuple[str, ...] = ()  # card, iban, or a regular expression: masked in records before they are kept
     fallback: Fallback = Fallback()

@@ -30,6 +30,7 @@ from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.parts import Parts, release
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
+from offhook.gateway.call.tap import Tap
 from offhook.gateway.call.teardown import Teardown
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
@@ -100,6 +101,7 @@ class Call:
             uplink=model.link,
             agent_level_dbov=lambda now_s: speaking.playout.heard_level_dbov(self.state.ledger, now_s),
         )
+        self.tap = Tap(wiring, speaking.playout, lambda: self.state.ledger, self.hearing)
         self.tools = CallTools(
             wiring,
             tools,
@@ -300,10 +302,11 @@ class Call:
     # --- the end
 
     def _stop_timers(self) -> None:
+        self.tap.close()
         self._timers.close()
         self._continuity.stop_waiting()
 
     def _release(self) -> None:
         """Nothing of the call runs any more."""
-        shared = (self.timeline, self._timers, self._faults, self._teardown, self._continuity)
+        shared = (self.tap, self.timeline, self._timers, self._faults, self._teardown, self._continuity)
         release(self, (*self._parts[:4], *shared), kept=("facts", "agent", "record", "clock", "remembered"))
