@@ -27,6 +27,7 @@ from offhook.gateway.call.head import Taken
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
+from offhook.gateway.call.pictures import Pictures
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
 from offhook.gateway.call.teardown import Teardown
@@ -93,6 +94,7 @@ class Call:
         wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults, lambda: self.on_change())
         self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
+        self.pictures = Pictures(wiring, lambda: model.link)
         self._recorder = recorder_for(wiring, speaking.playout)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
@@ -129,7 +131,7 @@ class Call:
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.next_turn = speaking.reply_audio, speaking.next_turn
         self.usage, self.count, self.segment = model.usage, model.count, model.segment
-        self.tool_call = self.tools.requested
+        self.tool_call, self.picture = self.tools.requested, self.pictures.take
         if taken is not None:
             self._restore(taken)
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
@@ -364,7 +366,7 @@ class Call:
         freed here, and not by a collection, which stops all calls for longer the more of them there are.
         """
         parts = (self.speaking, self.model, self.hearing, self.tools, self.timeline, self._timers, self._faults)
-        for part in (*parts, self._teardown):
+        for part in (*parts, self.pictures, self._teardown):
             vars(part).clear()
         kept = {name: vars(self)[name] for name in ("facts", "agent", "record", "clock", "remembered")}
         vars(self).clear()

@@ -3,6 +3,8 @@
 GET  /console/talk?agent=NAME    the page; /console/talk/static/FILE its scripts and styles
 POST /console/talk               begin a call: `{"agent", "wide"}` -> `{"call_id", "key", "token"}`
 POST /console/talk/ID            after the socket ended: `{"key"}` -> `{"token"}` of another, or `{"over"}`
+POST /console/talk/ID/picture    a JPEG picture for the model, where the agent takes any; its own request, since on the
+                                 socket it would hold the audio up
 GET  /console/talk/socket        the WebSocket; its first message is `start`, with the token
 
 All but the socket need the console's sign-in; the socket shows the token instead, which is good for one. A call's `key`
@@ -16,12 +18,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from offhook.gateway.agent.spec import Agent, Fallback
-from offhook.gateway.call.line import LineFormats
+from offhook.gateway.call.line import LineFormats, PictureRefusal
+from offhook.gateway.call.pictures import PICTURE_MAX_BYTES, PICTURE_MAX_SIDE
 from offhook.gateway.carriers.softphone import messages, stream
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
@@ -42,6 +46,16 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CALLER = "web:console"  # the record's caller
 PER_ADDRESS = 4  # calls, and sockets without a start, of one public address; private ones are proxies or the operator
 WAITING_SPARE = 8  # sockets without a start, beside one for each call
+READ_MAX_BYTES = 2 * PICTURE_MAX_BYTES  # of a picture; what is smaller, the call judges and counts
+REFUSED = {
+    PictureRefusal.NOT_ALLOWED: (403, "this agent takes no pictures: set `pictures: true` in its file"),
+    PictureRefusal.NOT_JPEG: (415, "this is not a JPEG picture"),
+    PictureRefusal.TOO_LARGE: (
+        413,
+        f"pictures have at most {PICTURE_MAX_SIDE} pixels a side and {PICTURE_MAX_BYTES // 1024} KiB",
+    ),
+    PictureRefusal.TOO_MANY: (429, "too many pictures: wait a moment"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,7 @@ class Softphones:
             web.get("/console/talk/socket", self._socket, allow_head=False),
             web.post("/console/talk", self._begin),
             web.post("/console/talk/{id}", self._after),
+            web.post("/console/talk/{id}/picture", self._picture),
         ]
 
     # --- Carrier
@@ -172,18 +187,19 @@ class Softphones:
         if not isinstance(answer, Admitted):
             return _json({"refused": answer.reason.value, "says": answer.fallback.say}, 503)
         phone = self._phones[call_id] = _Phone(secrets.token_urlsafe(32), source, formats)
-        begun = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        begun: dict[str, Any] = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        call = self._board.call(call_id)
+        if call is not None and call.pictures.per_s:
+            every_ms = round(1000 / call.pictures.per_s)
+            begun["pictures"] = {"every_ms": every_ms, "side": PICTURE_MAX_SIDE, "bytes": PICTURE_MAX_BYTES}
         return _json({**begun, "simulated": self._settings.simulated}, 201)
 
     async def _after(self, request: web.Request) -> web.Response:
         """The page's socket ended, and the page did not end it: another socket, or what became of the call."""
         await self._check_access(request, acts=True)
-        given = str((await self._limits.json(request)).get("key", "")).encode("utf-8", "surrogatepass")
         call_id, now_s = request.match_info["id"], self._clock()
-        phone, leg = self._phones.get(call_id), self._board.leg(call_id)
-        if phone is None or not hmac.compare_digest(phone.key.encode(), given):
-            self._metrics.auth_failures_total.inc("stream_token")
-            raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
+        self._check_key(call_id, str((await self._limits.json(request)).get("key", "")))
+        leg = self._board.leg(call_id)
         step = self._board.follows(call_id, now_s)
         returns = step is None and leg is not None and leg.reconnect(now_s)
         if returns and (token := self._board.reconnect(call_id, now_s)):
@@ -193,6 +209,27 @@ class Softphones:
         step = step or self._board.give_up(call_id, now_s)
         says = leg.fallback.say if step.kind is Kind.FALLBACK else ""
         return _json({"over": step.kind.value, "target": step.target, "says": says})
+
+    def _check_key(self, call_id: str, given: str) -> None:
+        """Raises 404, counted, for another page's call."""
+        phone = self._phones.get(call_id)
+        if phone is None or not hmac.compare_digest(phone.key.encode(), given.encode("utf-8", "surrogatepass")):
+            self._metrics.auth_failures_total.inc("stream_token")
+            raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        await self._check_access(request, acts=True)
+        call_id = request.match_info["id"]
+        self._check_key(call_id, request.headers.get("X-Call-Key", ""))
+        jpeg = await self._limits.file(request, "image/jpeg", READ_MAX_BYTES)
+        call = self._board.call(call_id)
+        if call is None or call.ending is not None:
+            raise web.HTTPNotFound(text="the call is over\n", headers=HEADERS)
+        refusal = call.picture(jpeg)
+        if refusal is None:
+            return _json({"queued": len(jpeg)}, 202)
+        status, text = REFUSED[refusal]
+        return web.Response(text=f"{text}\n", status=status, headers=HEADERS)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if self._settings.insecure and not self._settings.public_url:
