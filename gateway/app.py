@@ -31,6 +31,7 @@ from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.direct import DirectSessions
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
@@ -198,6 +199,7 @@ class Gateway:
             {agent.name: agent for agent in self.agents},
             clock=clock,
         )
+        self._direct = self._direct_sessions()
         history = History(self._keeping.store, self.records, _scenario_of, time.time)
         self.console = Console(
             self._access,
@@ -211,6 +213,7 @@ class Gateway:
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
                 "talk": bool(settings.softphone_calls),
+                "direct": [agent.name for agent in agents if self._direct.routes() and self._direct.offers(agent.name)],
                 "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
@@ -273,6 +276,7 @@ class Gateway:
         app.add_routes(self.console.routes())
         app.add_routes(self._actions.routes())
         app.add_routes(self._softphones.routes())
+        app.add_routes(self._direct.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -306,6 +310,7 @@ class Gateway:
                 if self._worker is not None:
                     self._worker.routing.close()
                 await self._end_all()
+                await self._direct.close()
                 await self.switchboard.close()
                 await self.console.close()
                 while self._exports:  # a record that is kept may begin another
@@ -419,6 +424,7 @@ class Gateway:
             for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
                 self._safely("ticker", work)
             self._safely("switchboard", partial(self.switchboard.tick, now_s))
+            self._safely("ticker", partial(self._direct.tick, now_s))
 
     def _measure(self, late_s: float, turn: int) -> None:
         self.metrics.observe("event_loop_lag", max(0.0, late_s))
@@ -619,6 +625,27 @@ class Gateway:
             return "draining"
         return "" if self.admission.free else "at the limit of calls"
 
+    def _direct_sessions(self) -> DirectSessions:
+        """For the agents whose model gives browser tokens."""
+        settings, model = self.settings, self.models.get("gemini")
+        gemini = model if isinstance(model, GeminiModel) and settings.browser_tokens else None
+        offered = {agent.name: agent for agent in self.agents if self._model_of(agent) is gemini}
+        return DirectSessions(
+            gemini,
+            offered,
+            lambda name: self._toolboxes[name].tools,
+            self._access,
+            self._limits,
+            self.metrics,
+            self._keeping,
+            self._redactor,
+            most=settings.softphone_calls,
+            simulated=settings.simulated,
+            effects=frozenset(settings.simulated_effects),
+            draining=lambda: self.admission.draining,
+            clock=self._clock,
+        )
+
     async def _browser_token(self, name: str) -> tuple[str, str]:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
@@ -626,6 +653,10 @@ class Gateway:
         model = self._model_of(agent)
         if not isinstance(model, GeminiModel):
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
+        if agent.limits.cost or agent.limits.cost_per_day or self.settings.cost_per_day:
+            raise OperatorError(
+                "a cost limit cannot be kept where a browser talks to the model itself: use an agent without one"
+            )
         token = await model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, model.name_of(agent)
 
