@@ -467,6 +467,10 @@ class Gateway:
     def _model_of(self, agent: Agent) -> Model:
         return self.models[provider_of(agent)]
 
+    def _model_name(self, agent: Agent) -> str:
+        """As records have it: provider/name."""
+        return f"{provider_of(agent)}/{self._model_of(agent).name_of(agent)}"
+
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call:
         tools, model = self._toolboxes[agent.name].tools, self._model_of(agent)
         call = Call(
@@ -500,7 +504,7 @@ class Gateway:
             redactor=self._redactor,
             taken=taken,
         )
-        call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
+        call.record.model = self._model_name(agent)
         if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
         call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
@@ -634,6 +638,7 @@ class Gateway:
             gemini,
             offered,
             lambda name: self._toolboxes[name].tools,
+            self._model_name,
             self._access,
             self._limits,
             self.metrics,

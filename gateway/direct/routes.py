@@ -50,8 +50,6 @@ class Provider(Protocol):
 
     page_files: Path
 
-    def name_of(self, agent: Agent) -> str: ...
-
     def page_url(self) -> str:
         """The address of the WebSocket; the token is its `access_token`."""
 
@@ -72,8 +70,8 @@ class Journal(Protocol):
 
 
 class DirectSessions:
-    """`offered`: the agents whose model a page can talk to, by name; `tools_of(name)`: an agent's tools at the moment.
-    `most`: sessions at once.
+    """`offered`: the agents whose model a page can talk to, by name; `tools_of(name)`: an agent's tools at the moment;
+    `model_of(agent)`: its model's name, for the record. `most`: sessions at once.
 
     `draining()`: no new ones. `clock`: monotonic seconds.
     """
@@ -83,6 +81,7 @@ class DirectSessions:
         provider: Provider | None,
         offered: Mapping[str, Agent],
         tools_of: Callable[[str], Mapping[str, Tool]],
+        model_of: Callable[[Agent], str],
         access: Access,
         limits: Limits,
         metrics: Metrics,
@@ -95,7 +94,7 @@ class DirectSessions:
         draining: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._provider, self._offered, self._tools_of = provider, offered, tools_of
+        self._provider, self._offered, self._tools_of, self._model_of = provider, offered, tools_of, model_of
         self._access, self._limits = access, limits
         self._metrics, self._journal, self._redactor = metrics, journal, redactor
         self._most, self._simulated, self._effects = most, simulated, effects
@@ -182,7 +181,7 @@ class DirectSessions:
         record = CallRecord(
             call_sid=session_id,
             agent=name,
-            model=self._provider.name_of(agent),
+            model=self._model_of(agent),
             caller=CALLER,
             simulated=self._simulated,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -2,7 +2,7 @@
 // page's microphone and loudspeaker, at the model's own rates.
 
 import { callPage } from "/console/static/call.js";
-import { h, put } from "/console/static/dom.js";
+import { body, cell, h, put, row, table } from "/console/static/dom.js";
 import { openSound, unfit } from "/console/talk/static/sound.js";
 import { openLive } from "./live.js";
 import { Measure, median } from "./measure.js";
@@ -17,6 +17,8 @@ const LOST = [
   "No greeting from a file, fillers, keypad, idle prompts, time limit or transfer.",
 ];
 
+const WAYS = [["gateway", "Through the gateway"], ["direct", "Straight to the model"], ["difference", "What the gateway adds"]];
+
 const agent = new URLSearchParams(location.search).get("agent") || "";
 const main = document.getElementById("main");
 const state = document.getElementById("state");
@@ -29,7 +31,10 @@ const soundButton = h("button", { type: "button", onclick: () => sound.resume(),
 const gatewayButton = h("button", { class: "call", type: "button", onclick: () => begin("gateway", throughGateway) }, "Call through the gateway");
 const directButton = h("button", { class: "call", type: "button", onclick: () => begin("direct", straight) }, "Talk straight to the model");
 const endButton = h("button", { class: "end", type: "button", onclick: () => ending?.(), disabled: true }, "Hang up");
-const figures = Object.fromEntries(["gateway", "direct", "difference"].map((way) => [way, [h("td", { class: "number" }, "–"), h("td", { class: "number" }, "–")]]));
+const figures = Object.fromEntries(WAYS.map(([way]) => [way, [h("span", {}, "–"), h("span", {}, "–")]]));
+const rows = body();
+rows.append(...WAYS.map(([way, name]) => row({}, h("th", { scope: "row", role: "rowheader" }, name),
+  ["Turn gap", "Barge-in"].map((column, i) => cell(column, figures[way][i])))));
 const beside = h("div", { class: "beside" }, h("p", { class: "empty" }, "Talk to the agent by one way, then by the other: say a sentence, and interrupt an answer."));
 
 function say(text, kind) {
@@ -188,11 +193,7 @@ main.replaceChildren(
     h("div", {}, sentence,
       h("section", { "aria-labelledby": "measured" },
         h("h2", { id: "measured" }, "Measured on this page"),
-        h("table", {},
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Way"), h("th", { scope: "col", class: "number" }, "Turn gap"), h("th", { scope: "col", class: "number" }, "Barge-in"))),
-          h("tbody", {},
-            [["gateway", "Through the gateway"], ["direct", "Straight to the model"], ["difference", "What the gateway adds"]].map(([way, name]) =>
-              h("tr", {}, h("th", { scope: "row" }, name), figures[way])))),
+        table("Measured on this page", [["Way"], ["Turn gap", "number"], ["Barge-in", "number"]], rows),
         h("p", { class: "quiet" }, "Medians (and how many). Turn gap: from your last loud 20 ms to the answer at the loudspeaker. Barge-in: from your first loud 20 ms over the agent to a silent loudspeaker.")),
       h("section", { "aria-labelledby": "lost" },
         h("h2", { id: "lost" }, "What the straight way loses"),
