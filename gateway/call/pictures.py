@@ -12,7 +12,7 @@ from offhook.media.jpeg import jpeg_size
 
 __all__ = ["PICTURE_MAX_BYTES", "PICTURE_MAX_SIDE", "Pictures"]
 
-PICTURE_MAX_SIDE = 768  # pixels: what Gemini takes unscaled (Live API: "native 768x768 resolution at 1 FPS")
+PICTURE_MAX_SIDE = 768  # pixels: what models take unscaled; more would be paid for and scaled down
 PICTURE_MAX_BYTES = 256 * 1024  # one of that size has 40 to 150 kB
 BURST = 3.0  # stills that somebody picks one after another
 

@@ -37,7 +37,7 @@ from offhook.gateway.web.console.pages import HEADERS
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["DirectSessions", "Journal", "Provider"]
+__all__ = ["DirectSessions", "Keeper", "Provider"]
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LIFE_S = 1_800.0  # as the token's: then a page that has not said that it ended is given up
@@ -59,7 +59,7 @@ class Provider(Protocol):
         """A tool's result as the page is to send it. `request`: the model's id and name of the call."""
 
 
-class Journal(Protocol):
+class Keeper(Protocol):
     """Where sessions are kept: as calls are."""
 
     def started(self, record: CallRecord) -> None: ...
@@ -85,7 +85,7 @@ class DirectSessions:
         access: Access,
         limits: Limits,
         metrics: Metrics,
-        journal: Journal,
+        keeper: Keeper,
         redactor: Redactor,
         *,
         most: int,
@@ -96,7 +96,7 @@ class DirectSessions:
     ) -> None:
         self._provider, self._offered, self._tools_of, self._model_of = provider, offered, tools_of, model_of
         self._access, self._limits = access, limits
-        self._metrics, self._journal, self._redactor = metrics, journal, redactor
+        self._metrics, self._keeper, self._redactor = metrics, keeper, redactor
         self._most, self._simulated, self._effects = most, simulated, effects
         self._draining, self._clock = draining, clock
         self._live: dict[str, tuple[str, DirectSession]] = {}  # with its key
@@ -173,7 +173,7 @@ class DirectSessions:
         if self._draining():
             raise web.HTTPServiceUnavailable(text="this gateway is draining: try another\n", headers=HEADERS)
         if len(self._live) >= self._most:
-            text = "as many direct sessions as OFFHOOK_SOFTPHONE_CALLS allows: end one first\n"
+            text = "as many direct sessions as calls from browsers are allowed: end one first\n"
             self._limits.refuse("too_many", web.HTTPTooManyRequests(text=text, headers=HEADERS))
         assert self._provider is not None
         agent = self._offered[name]
@@ -203,10 +203,10 @@ class DirectSessions:
             metrics=self._metrics,
             redactor=self._redactor,
             clock=self._clock,
-            finished=lambda tool: self._journal.tool_finished(record, agent.redact, tool),
+            finished=lambda tool: self._keeper.tool_finished(record, agent.redact, tool),
         )
         self._live[session_id] = key, session
-        self._journal.started(record)
+        self._keeper.started(record)
         greeting = prompts.text_of(Prompt.GREETING, agent) if agent.greeting.text else ""
         begun = {"session_id": session_id, "key": key, "url": self._provider.page_url(), "greeting": greeting}
         return _json({**begun, "simulated": self._simulated}, 201)
@@ -260,7 +260,7 @@ class DirectSessions:
             try:
                 await session.close(ending)
             finally:
-                self._journal.ended(session.record, session.agent.redact)
+                self._keeper.ended(session.record, session.agent.redact)
 
         task = asyncio.create_task(close(), name=f"end of {session_id}")
         self._closing.add(task)

@@ -19,6 +19,7 @@ const LOST = [
 
 const WAYS = [["gateway", "Through the gateway"], ["direct", "Straight to the model"], ["difference", "What the gateway adds"]];
 
+const COLUMNS = ["Turn gap, median", "Barge-in, median"];
 const agent = new URLSearchParams(location.search).get("agent") || "";
 const main = document.getElementById("main");
 const state = document.getElementById("state");
@@ -34,7 +35,7 @@ const endButton = h("button", { class: "end", type: "button", onclick: () => end
 const figures = Object.fromEntries(WAYS.map(([way]) => [way, [h("span", {}, "–"), h("span", {}, "–")]]));
 const rows = body();
 rows.append(...WAYS.map(([way, name]) => row({}, h("th", { scope: "row", role: "rowheader" }, name),
-  ["Turn gap", "Barge-in"].map((column, i) => cell(column, figures[way][i])))));
+  COLUMNS.map((column, i) => cell(column, figures[way][i])))));
 const beside = h("div", { class: "beside" }, h("p", { class: "empty" }, "Talk to the agent by one way, then by the other: say a sentence, and interrupt an answer."));
 
 function say(text, kind) {
@@ -106,7 +107,7 @@ async function begin(way, talk) {
   say("Not on the line", "");
 }
 
-// --- through the gateway: the softphone's call
+// --- through the gateway: a call from the browser
 
 async function throughGateway() {
   let over = false;
@@ -193,8 +194,8 @@ main.replaceChildren(
     h("div", {}, sentence,
       h("section", { "aria-labelledby": "measured" },
         h("h2", { id: "measured" }, "Measured on this page"),
-        table("Measured on this page", [["Way"], ["Turn gap", "number"], ["Barge-in", "number"]], rows),
-        h("p", { class: "quiet" }, "Medians (and how many). Turn gap: from your last loud 20 ms to the answer at the loudspeaker. Barge-in: from your first loud 20 ms over the agent to a silent loudspeaker.")),
+        table("Measured on this page", [["Way"], ...COLUMNS.map((column) => [column, "number"])], rows),
+        h("p", { class: "quiet" }, "In brackets how many. Turn gap: from your last loud 20 ms to the answer at the loudspeaker. Barge-in: from your first loud 20 ms over the agent to a silent loudspeaker.")),
       h("section", { "aria-labelledby": "lost" },
         h("h2", { id: "lost" }, "What the straight way loses"),
         h("ul", { class: "lost" }, LOST.map((text) => h("li", {}, text)))),
