@@ -33,6 +33,7 @@ from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.direct import DirectSessions
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
@@ -204,6 +205,7 @@ class Gateway:
             elsewhere=elsewhere,
             peer=peer,
         )
+        self._direct = self._direct_sessions()
         history = History(self._keeping.store, self.records, _scenario_of, time.time)
         control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
@@ -218,6 +220,7 @@ class Gateway:
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
                 "talk": bool(settings.softphone_calls),
+                "direct": [agent.name for agent in agents if self._direct.routes() and self._direct.offers(agent.name)],
                 "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
@@ -293,6 +296,7 @@ class Gateway:
         app.add_routes(self._actions.routes())
         app.add_routes(self._listen_in.routes())
         app.add_routes(self._softphones.routes())
+        app.add_routes(self._direct.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -326,6 +330,7 @@ class Gateway:
                 if self._worker is not None:
                     self._worker.routing.close()
                 await self._end_all()
+                await self._direct.close()
                 await self.switchboard.close()
                 await self.console.close()
                 while self._exports:  # a record that is kept may begin another
@@ -439,6 +444,7 @@ class Gateway:
             for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
                 self._safely("ticker", work)
             self._safely("switchboard", partial(self.switchboard.tick, now_s))
+            self._safely("ticker", partial(self._direct.tick, now_s))
 
     def _measure(self, late_s: float, turn: int) -> None:
         self.metrics.observe("event_loop_lag", max(0.0, late_s))
@@ -481,6 +487,10 @@ class Gateway:
     def _model_of(self, agent: Agent) -> Model:
         return self.models[provider_of(agent)]
 
+    def _model_name(self, agent: Agent) -> str:
+        """As records have it: provider/name."""
+        return f"{provider_of(agent)}/{self._model_of(agent).name_of(agent)}"
+
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call:
         tools, model = self._toolboxes[agent.name].tools, self._model_of(agent)
         call = Call(
@@ -514,7 +524,7 @@ class Gateway:
             redactor=self._redactor,
             taken=taken,
         )
-        call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
+        call.record.model = self._model_name(agent)
         if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
         call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
@@ -653,6 +663,28 @@ class Gateway:
             return "draining"
         return "" if self.admission.free else "at the limit of calls"
 
+    def _direct_sessions(self) -> DirectSessions:
+        """For the agents whose model gives browser tokens."""
+        settings, model = self.settings, self.models.get("gemini")
+        gemini = model if isinstance(model, GeminiModel) and settings.browser_tokens else None
+        offered = {agent.name: agent for agent in self.agents if self._model_of(agent) is gemini}
+        return DirectSessions(
+            gemini,
+            offered,
+            lambda name: self._toolboxes[name].tools,
+            self._model_name,
+            self._access,
+            self._limits,
+            self.metrics,
+            self._keeping,
+            self._redactor,
+            most=settings.softphone_calls,
+            simulated=settings.simulated,
+            effects=frozenset(settings.simulated_effects),
+            draining=lambda: self.admission.draining,
+            clock=self._clock,
+        )
+
     async def _browser_token(self, name: str) -> tuple[str, str]:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
@@ -660,6 +692,10 @@ class Gateway:
         model = self._model_of(agent)
         if not isinstance(model, GeminiModel):
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
+        if agent.limits.cost or agent.limits.cost_per_day or self.settings.cost_per_day:
+            raise OperatorError(
+                "a cost limit cannot be kept where a browser talks to the model itself: use an agent without one"
+            )
         token = await model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, model.name_of(agent)
 

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_TOOLS",
     "MODEL_ERRORS",
     "OTHER",
+    "PICTURE_RESULTS",
     "TOOL_FAILURES",
     "Labels",
     "Metrics",
@@ -140,6 +141,8 @@ LOOP_BLOCKERS = ("tool", "no_cpu")  # else "other"
 CALL_MOVES = ("taken", "handed_over", "lost")  # from another node; to another, in order; to another, found out later
 CHECKPOINT_RESULTS = ("kept", "fenced", "behind")
 TOKEN_DIRECTIONS = ("input", "output")
+# Queued for the model, or refused; and what became of a queued one that was not sent.
+PICTURE_RESULTS = ("queued", "not_allowed", "not_jpeg", "too_large", "too_many", "replaced", "call_over")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
 
@@ -402,6 +405,12 @@ class Metrics:
         )
         self.listen_ins_total = plain(
             "listen_ins_total", "Total number of times that an operator listened in on a call from the console."
+        )
+        self.pictures_total = tally(
+            "pictures_total",
+            "Total number of pictures that callers showed: queued for the model, or refused, by reason; and of those "
+            "queued the ones that a newer one replaced, or the end of the call.",
+            result=PICTURE_RESULTS,
         )
         self.auth_failures_total = tally(
             "auth_failures_total",

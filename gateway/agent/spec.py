@@ -196,6 +196,7 @@ class Agent(_Spec, frozen=True):
     barge_in: BargeInSettings = BargeInSettings()
     repair: Repair = Repair()
     turn_detection: TurnDetection = TurnDetection()
+    pictures: bool = False  # callers may show the model pictures, where their line has a way to
     idle: Idle = Idle()
     limits: LimitSettings = LimitSettings()
     recording: RecordingSettings = RecordingSettings()

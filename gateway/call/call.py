@@ -28,6 +28,7 @@ from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.parts import Parts, release
+from offhook.gateway.call.pictures import Pictures
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
 from offhook.gateway.call.tap import Tap
@@ -92,6 +93,7 @@ class Call:
         wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults, lambda: self.on_change())
         self.speaking = speaking = Speaking(wiring, sounds, lambda turn: self.state.is_dead(turn))
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
+        self.pictures = Pictures(wiring, lambda: model.link)
         self._recorder = recorder_for(wiring, speaking.playout)
         self.hearing = Hearing(
             wiring,
@@ -126,7 +128,7 @@ class Call:
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.next_turn = speaking.reply_audio, speaking.next_turn
         self.usage, self.count, self.segment = model.usage, model.count, model.segment
-        self.tool_call = self.tools.requested
+        self.tool_call, self.picture = self.tools.requested, self.pictures.take
         if taken is not None:
             continuity.restore(taken)
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
@@ -308,5 +310,5 @@ class Call:
 
     def _release(self) -> None:
         """Nothing of the call runs any more."""
-        shared = (self.tap, self.timeline, self._timers, self._faults, self._teardown, self._continuity)
+        shared = (self.tap, self.pictures, self.timeline, self._timers, self._faults, self._teardown, self._continuity)
         release(self, (*self._parts[:4], *shared), kept=("facts", "agent", "record", "clock", "remembered"))

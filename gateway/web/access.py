@@ -192,12 +192,16 @@ class Access:
         """The sign-in link, where there is one."""
         return [web.get("/console/sign-in", self._sign_in, allow_head=False)] if self._link else []
 
-    async def check(self, request: web.Request, kind: str = "console", *, acts: bool = False) -> None:
+    async def check(
+        self, request: web.Request, kind: str = "console", *, acts: bool = False, programs: bool = False
+    ) -> None:
         """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under.
 
-        `acts`: it changes something. It must come from the console's own page, and with more than the read-only token.
+        `acts`: it changes something, or costs. It must come from the console's own page, or with `programs` from a
+        program, and with more than the read-only token.
         """
-        if acts and not _is_of_peer(request):
+        of_program = programs and "Origin" not in request.headers
+        if acts and not of_program and not _is_of_peer(request):
             self.check_origin(request)
         if self._insecure:
             refuse_foreign(request, self._metrics, own_page=True)

@@ -272,7 +272,7 @@ class Api:
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""
-        await self._access.check(request)
+        await self._access.check(request, acts=True, programs=True)
         if self._token_for is None:
             raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
         name = _strings(await self._limits.json(request), "agent")["agent"]

@@ -137,15 +137,21 @@ class Limits:
         except (ValueError, RecursionError):
             self.refuse("not_json", web.HTTPBadRequest(text="the body must be a JSON object"))
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def file(self, request: web.Request, content_type: str, most: int) -> bytes:
+        """The body of a POST as it is, of this type and at most so many bytes. Raises 4xx."""
+        if request.content_type != content_type:
+            self.refuse("bad_format", web.HTTPUnsupportedMediaType(text=f"Content-Type must be {content_type}"))
+        return await self._body(request, most)
+
+    async def _body(self, request: web.Request, most: int = MAX_BODY) -> bytes:
         body = bytearray()
-        if (request.content_length or 0) > MAX_BODY:
-            self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))
+        if (request.content_length or 0) > most:
+            self.refuse("too_large", web.HTTPRequestEntityTooLarge(most, text=f"body exceeds {most} bytes"))
         try:
             async with asyncio.timeout(BODY_S):
                 while part := await request.content.readany():
                     body += part
-                    if len(body) > MAX_BODY:
+                    if len(body) > most:
                         break
         except TimeoutError:
             self.refuse("timeout", web.HTTPRequestTimeout(text="the body was not received in time"))
@@ -154,8 +160,8 @@ class Limits:
             if isinstance(error, RuntimeError) and request.transport is not None:
                 raise
             self.refuse("bad_format", web.HTTPBadRequest(text="the connection closed before the end of the body"))
-        if len(body) > MAX_BODY:
-            self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))
+        if len(body) > most:
+            self.refuse("too_large", web.HTTPRequestEntityTooLarge(most, text=f"body exceeds {most} bytes"))
         return bytes(body)
 
 

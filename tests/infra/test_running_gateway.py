@@ -38,6 +38,7 @@ STILL = {
     "offhook_stuck_calls_total": "a part that does not let go: tests/carriers/twilio/test_webhooks.py",
     "offhook_unanswered_turns_total": "a model that does not answer: tests/calls/test_deaf_model.py",
     "offhook_loud_without_speech_total": "a deaf detector: tests/calls/test_deaf_model.py",
+    "offhook_pictures_total": "no carrier of these calls has pictures: tests/carriers/softphone/test_pictures.py",
     "offhook_tool_failures_total": "a tool that fails: tests/calls/test_tools_elsewhere.py",
     "offhook_tool_afterwards_total": "a tool that outlives its call: tests/calls/test_tool_calls.py",
     "offhook_model_errors_total": "a provider that reports errors: tests/calls/test_openai_rows.py",

@@ -3,6 +3,8 @@
 GET  /console/talk?agent=NAME    the page; /console/talk/static/FILE its scripts and styles
 POST /console/talk               begin a call: `{"agent", "wide"}` -> `{"call_id", "key", "token"}`
 POST /console/talk/ID            after the socket ended: `{"key"}` -> `{"token"}` of another, or `{"over"}`
+POST /console/talk/ID/picture    a JPEG picture for the model, where the agent takes any; its own request, since on the
+                                 socket it would hold the audio up
 GET  /console/talk/socket        the WebSocket; its first message is `start`, with the token
 
 All but the socket need the console's sign-in; the socket shows the token instead, which is good for one. A call's `key`
@@ -17,12 +19,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from offhook.gateway.agent.spec import Agent, Fallback
-from offhook.gateway.call.line import LineFormats
+from offhook.gateway.call.line import LineFormats, PictureRefusal
+from offhook.gateway.call.pictures import PICTURE_MAX_BYTES, PICTURE_MAX_SIDE
 from offhook.gateway.carriers.softphone import messages, stream
 from offhook.gateway.config import Settings
 from offhook.gateway.live.peers import HOP, Passed
@@ -45,6 +49,16 @@ STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CALLER = "web:console"  # the record's caller
 WAITING_SPARE = 8  # sockets without a start, beside one for each call
+READ_MAX_BYTES = 2 * PICTURE_MAX_BYTES  # of a picture; what is smaller, the call judges and counts
+REFUSED = {
+    PictureRefusal.NOT_ALLOWED: (403, "this agent takes no pictures: set `pictures: true` in its file"),
+    PictureRefusal.NOT_JPEG: (415, "this is not a JPEG picture"),
+    PictureRefusal.TOO_LARGE: (
+        413,
+        f"pictures have at most {PICTURE_MAX_SIDE} pixels a side and {PICTURE_MAX_BYTES // 1024} KiB",
+    ),
+    PictureRefusal.TOO_MANY: (429, "too many pictures: wait a moment"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,7 @@ class Softphones:
             web.get("/console/talk/socket", self._socket, allow_head=False),
             web.post("/console/talk", self._begin),
             web.post("/console/talk/{sid}", self._after),
+            web.post("/console/talk/{sid}/picture", self._picture),
         ]
 
     # --- Carrier
@@ -182,24 +197,25 @@ class Softphones:
         if not isinstance(answer, Admitted):
             return _json({"refused": answer.reason.value, "says": answer.fallback.say}, 503)
         phone = self._phones[call_id] = _Phone(secrets.token_urlsafe(32), source, formats)
-        begun = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        begun: dict[str, Any] = {"call_id": call_id, "key": phone.key, "token": answer.token}
+        call = self._board.call(call_id)
+        if call is not None and call.pictures.per_s:
+            every_ms = round(1000 / call.pictures.per_s)
+            begun["pictures"] = {"every_ms": every_ms, "side": PICTURE_MAX_SIDE, "bytes": PICTURE_MAX_BYTES}
         return _json({**begun, "simulated": self._settings.simulated}, 201)
 
     async def _after(self, request: web.Request) -> web.Response:
         """The page's socket ended, and the page did not end it: another socket, or what became of the call."""
         await self._check_access(request, acts=True)
         body = await self._limits.json(request)
-        given = str(body.get("key", "")).encode("utf-8", "surrogatepass")
         call_id, now_s = request.match_info["sid"], self._clock()
         ask = self._elsewhere if call_id not in self._phones else None
         if ask is not None and (passed := await ask(request, body)) is not None:
             return web.Response(
                 status=passed.status, body=passed.body, content_type=passed.content_type, headers=HEADERS
             )
-        phone, leg = self._phones.get(call_id), self._board.leg(call_id)
-        if phone is None or not hmac.compare_digest(phone.key.encode(), given):
-            self._metrics.auth_failures_total.inc("stream_token")
-            raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
+        self._check_key(call_id, str(body.get("key", "")))
+        leg = self._board.leg(call_id)
         step = self._board.follows(call_id, now_s)
         returns = step is None and leg is not None and leg.reconnect(now_s)
         if returns and (token := self._board.reconnect(call_id, now_s)):
@@ -209,6 +225,27 @@ class Softphones:
         step = step or self._board.give_up(call_id, now_s)
         says = leg.fallback.say if step.kind is Kind.FALLBACK else ""
         return _json({"over": step.kind.value, "target": step.target, "says": says})
+
+    def _check_key(self, call_id: str, given: str) -> None:
+        """Raises 404, counted, for another page's call."""
+        phone = self._phones.get(call_id)
+        if phone is None or not hmac.compare_digest(phone.key.encode(), given.encode("utf-8", "surrogatepass")):
+            self._metrics.auth_failures_total.inc("stream_token")
+            raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        await self._check_access(request, acts=True)
+        call_id = request.match_info["sid"]
+        self._check_key(call_id, request.headers.get("X-Call-Key", ""))
+        jpeg = await self._limits.file(request, "image/jpeg", READ_MAX_BYTES)
+        call = self._board.call(call_id)
+        if call is None or call.ending is not None:
+            raise web.HTTPNotFound(text="the call is over\n", headers=HEADERS)
+        refusal = call.picture(jpeg)
+        if refusal is None:
+            return _json({"queued": len(jpeg)}, 202)
+        status, text = REFUSED[refusal]
+        return web.Response(text=f"{text}\n", status=status, headers=HEADERS)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         await self._access.check_socket(request)

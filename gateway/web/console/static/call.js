@@ -131,6 +131,7 @@ function facts(record, live) {
     ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
     ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
     ...Object.entries(record.segments).map(([name, value]) => [title(name), ms(value)]),
+    ...(record.pictures || record.pictures_refused ? [["Pictures shown, refused", `${record.pictures}, ${record.pictures_refused}`]] : []),
     ...(record.usage.cost_usd === undefined ? [] : [["Cost, about", `$${record.usage.cost_usd.toFixed(4)}`]]),
     ["Call", h("code", {}, record.call_sid)],
   ];

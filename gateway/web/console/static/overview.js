@@ -91,8 +91,10 @@ function fillSegmentRow(element, segment) {
   element.chart.show(segment.points, segment.target_ms);
 }
 
-function talkLink({ name }) {
-  return h("li", {}, h("a", { href: `/console/talk?agent=${encodeURIComponent(name)}` }, `Talk to ${name}`));
+function talkLink({ name, direct }) {
+  const query = `agent=${encodeURIComponent(name)}`;
+  return h("li", {}, h("a", { href: `/console/talk?${query}` }, `Talk to ${name}`),
+    direct ? [" (", h("a", { href: `/console/direct?${query}` }, `${name} by both ways`), ")"] : null);
 }
 
 function activeRow(call) {
@@ -224,7 +226,8 @@ export function overview({ choose, window }) {
       keyed(calls, news.calls, (call) => call.call_sid, activeRow, fillActive);
       callTable.hidden = !news.calls.length;
       noCalls.hidden = Boolean(news.calls.length);
-      keyed(talk, news.talk && acts ? news.agents.map((name) => ({ name })) : [], (one) => one.name, talkLink, () => {});
+      const talks = news.talk && acts ? news.agents.map((name) => ({ name, direct: news.direct.includes(name) })) : [];
+      keyed(talk, talks, (one) => one.name, talkLink, () => {});
       if (!place.firstChild && news.places && acts) place.append(placing(news.agents));
 
       keyed(boards, news.boards, (given) => given.agent, board, fillBoard);

@@ -31,7 +31,7 @@ class Microphone extends AudioWorkletProcessor {
     super();
     this.mulaw = mulaw;
     this.frame = new Int16Array(sampleRate / 50);
-    this.filled = this.frames = this.peak = 0;
+    this.filled = this.frames = this.peak = this.framePeak = 0;
     this.muted = false;
     this.port.onmessage = ({ data }) => { this.muted = data.muted; };
   }
@@ -40,7 +40,7 @@ class Microphone extends AudioWorkletProcessor {
     const samples = inputs[0][0];
     for (let i = 0; i < 128; i += 1) {
       const sample = samples && !this.muted ? Math.max(-1, Math.min(1, samples[i])) : 0;
-      this.peak = Math.max(this.peak, Math.abs(sample));
+      this.framePeak = Math.max(this.framePeak, Math.abs(sample));
       this.frame[this.filled] = Math.round(sample * 32767);
       this.filled += 1;
       if (this.filled === this.frame.length) this.send();
@@ -51,7 +51,9 @@ class Microphone extends AudioWorkletProcessor {
   send() {
     this.filled = 0;
     const codes = this.mulaw ? Uint8Array.from(this.frame, encoded).buffer : this.frame.slice().buffer;
-    this.port.postMessage({ codes }, [codes]);
+    this.port.postMessage({ codes, peak: this.framePeak }, [codes]);
+    this.peak = Math.max(this.peak, this.framePeak);
+    this.framePeak = 0;
     this.frames += 1;
     if (this.frames % LEVEL_EVERY === 0) {
       this.port.postMessage({ level: this.peak });
@@ -122,7 +124,11 @@ class Loudspeaker extends AudioWorkletProcessor {
   process(_, [[output]]) {
     let i = 0;
     while (this.fading.length && i < output.length) output[i++] = this.fading.shift();
-    if (this.starts()) this.play(output, i);
+    const played = this.playing;
+    if (this.starts()) {
+      if (!played && this.queued) this.due.push({ frame: currentFrame + i + this.latency, report: { playing: true } });
+      this.play(output, i);
+    }
     while (this.due.length && this.due[0].frame <= currentFrame + output.length) this.port.postMessage(this.due.shift().report);
     return true;
   }
@@ -147,6 +153,7 @@ class Loudspeaker extends AudioWorkletProcessor {
       }
     }
     this.playing = false;
+    this.due.push({ frame: currentFrame + i + this.latency, report: { playing: false } });
   }
 }
 
