@@ -198,7 +198,7 @@ class Gateway:
             {agent.name: agent for agent in self.agents},
             clock=clock,
         )
-        history = History(self._keeping.store, self.records, _scenario_of, time.time)
+        history = History(self._keeping.store, self.records, _scenario_of, time.time, self._keeping.recordings)
         self.console = Console(
             self._access,
             self.metrics,
@@ -492,6 +492,7 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            recordings=self._keeping.recordings,
             taken=taken,
         )
         call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
@@ -516,6 +517,7 @@ class Gateway:
         self.metrics.calls_active.set(len(self.calls))
         if call.ending is Ending.MOVED:
             log.info("call %s goes on in another process", call_sid)
+            self._keeping.moved(call.record)
             return
         self.admission.end(call_sid)
         self.admission.charge(call.agent, _cost_of(call), self._clock())

@@ -41,6 +41,7 @@ from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
 from offhook.gateway.models import ModelLink, Prices, Speaker
 from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
 
@@ -75,6 +76,7 @@ class Call:
         rang_s: float | None = None,
         prices: Prices | None = None,
         redactor: Redactor | None = None,
+        recordings: Recordings | None = None,
         taken: Taken | None = None,
     ) -> None:
         self.facts, self.agent, self.clock = facts, agent, clock
@@ -93,7 +95,8 @@ class Call:
         wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults, lambda: self.on_change())
         self.speaking = speaking = Speaking(wiring, sounds, self._is_dead)
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
-        self._recorder = recorder_for(wiring, speaking.playout)
+        epoch = 1 if taken is None else taken.epoch
+        self._recorder = recorder_for(wiring, speaking.playout, recordings or Recordings(), epoch)
         self._return_by: asyncio.TimerHandle | None = None  # the line is away until then
         self._unclaimed: asyncio.TimerHandle | None = None
         self.hearing = Hearing(

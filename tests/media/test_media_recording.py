@@ -184,7 +184,7 @@ def test_only_its_owner_may_read_a_recording(tmp_path: Path) -> None:
 def test_a_full_disk_ends_this_recording_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     full, good = Recording(tmp_path / "full.wav"), Recording(tmp_path / "good.wav")
     full._file.close()
-    full._file = _FullDisk(tmp_path / "full.wav", "r+")
+    full._file._file = _FullDisk(tmp_path / "full.wav", "r+")
     for made in (full, good):
         made.caller(0, CALLER)
     for _ in range(500):  # the call goes on, and its recording does not
