@@ -143,7 +143,8 @@ async def remove_calls(session: Transaction, keys: Iterable[int]) -> Removed:
 async def recordings_of(session: Transaction, keys: Sequence[int]) -> list[tuple[str, RecordingRecord]]:
     """The recordings of these calls, each with its call's SID."""
     marks = ", ".join("?" * len(keys))
-    sql = f"select r.record from calls c join records r on r.id = c.id where c.id in ({marks}) and c.recording <> '' order by c.id"
+    which = f"c.id in ({marks}) and c.recording <> ''"
+    sql = f"select r.record from calls c join records r on r.id = c.id where {which} order by c.id"
     records = [unpacked(row[0]) for row in await session.rows(sql, *keys)]
     return [(record.call_sid, record.recording) for record in records if record.recording is not None]
 

@@ -7,15 +7,22 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.store.record import RecordingRecord
+from offhook.gateway.store.recordings import Recordings
+from offhook.gateway.store.sealed import MAGIC, read_keys
+from offhook.media import mulaw
+from tests.media.measure import delay_samples
 from tests.needs import require
 from tests.rig.cluster import cluster
 from tests.rig.redis import redis_server
 from tests.rig.storm import AGENT, COUNTING, REST, Storm, StormCall, counting_script
 
 pytestmark = pytest.mark.wall_clock
+KEYS = "2026:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 
 def spoken(one: StormCall) -> list[str]:
@@ -40,12 +47,38 @@ def check_moved(one: StormCall) -> None:
     assert "Greet" not in told
 
 
+async def check_recorded(one: StormCall, folder: Path) -> None:
+    """One file of both processes' parts, in which the agent stands where the caller heard it."""
+    (_, record), *_ = one.records
+    recording = record["recording"]
+    assert len(recording["parts"]) == 2
+    path = Path(recording["file"])
+    assert path.parent == folder
+    async with asyncio.timeout(10):
+        while any(Path(part["file"]).exists() for part in recording["parts"]) or not path.exists():
+            await asyncio.sleep(0.02)
+    assert path.read_bytes().startswith(MAGIC)
+    audio = Recordings(read_keys(KEYS)).opened(RecordingRecord(file=str(path)))
+    assert audio is not None
+    right = np.frombuffer(audio.read(44, audio.size - 44), "<i2")[1::2]
+    heard = mulaw.decode(one.call.truth.right)
+    agent, zero_s = one.call.truth.agent, one.call.truth.began_s
+    first_s, last_s = agent[0].start_s - zero_s, agent[-1].end_s - zero_s
+    for from_s, to_s in ((first_s, first_s + 0.5), (last_s - 0.5, last_s)):  # in one process, in the other
+        begins, ends = int(from_s * 8000), int(to_s * 8000)
+        lead = min(begins, 4_000)
+        lag, sure = delay_samples(heard[begins:ends], right[begins - lead : ends + 4_000])
+        assert sure > 0.8
+        assert abs(lag - lead) <= 1_600
+
+
 async def test_killed_in_mid_sentence_calls_go_on(tmp_path: Path) -> None:
     require("haproxy", "redis-server")
+    recorded = AGENT + f"recording: {{enabled: true, directory: {tmp_path}/wav}}\n"
     with redis_server(tmp_path) as redis:
         async with (
             ModelServer(counting_script()) as model,
-            cluster(tmp_path, AGENT, model, redis.url) as rig,
+            cluster(tmp_path, recorded, model, redis.url, environ={"OFFHOOK_RECORDING_KEYS": KEYS}) as rig,
         ):
             storm = Storm(rig, model, 6)
             await storm.begin()
@@ -62,6 +95,7 @@ async def test_killed_in_mid_sentence_calls_go_on(tmp_path: Path) -> None:
             assert len(moved) >= 2
             for one in moved:
                 check_moved(one)
+                await check_recorded(one, tmp_path / "wav")
             assert all(len(one.records) == 1 for one in calls)
             assert not model.violations
             survivors = [name for name in rig.gateways if name != victim]
