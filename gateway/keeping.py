@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from offhook.gateway.agent.redaction import redacted, without_words
@@ -165,4 +166,6 @@ class Keeping:
 
 def _retention_of(agent: Agent) -> Retention:
     megabytes = agent.retention.megabytes
-    return Retention(agent.retention.days, None if megabytes is None else int(megabytes * 1_000_000))
+    size_bytes = None if megabytes is None else int(megabytes * 1_000_000)
+    directory = str(Path(agent.directory) / agent.recording.directory) if agent.recording.enabled else ""
+    return Retention(agent.retention.days, size_bytes, directory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -22,13 +23,14 @@ from offhook.gateway.store.record import PartRecord, RecordingRecord
 from offhook.gateway.store.sealed import MAGIC, ByteSource, RecordingKeys, SealedAudio, SealedFile
 from offhook.media.recording import BYTES_PER_S, AudioFile, WavFile, wav_header
 
-__all__ = ["Finishing", "PartMissing", "Playable", "Recordings"]
+__all__ = ["Finishing", "PartMissing", "Playable", "Recordings", "drop_left"]
 
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 8 * BYTES_PER_S
 FRAME_BYTES = 4
 SEALED = ".sealed"
+_PART = re.compile(r"\.?[A-Za-z0-9]+\.\d+\.wav(\.sealed)?")
 PARTS_WAIT_MS = 120_000  # for parts of other machines to come to the bucket
 
 
@@ -205,6 +207,19 @@ class Recordings:
         if not gone and record.file and not record.object:
             log.warning("the recording %s cannot be removed: not on this machine", record.file)
         return gone
+
+
+def drop_left(directory: Path, before_s: float) -> int:
+    """Remove parts that were last written before this wall time: their calls left no record. How many."""
+    dropped = 0
+    for path in directory.glob("*.wav*") if directory.is_dir() else ():
+        try:
+            if _PART.fullmatch(path.name) and path.stat().st_mtime < before_s:
+                path.unlink()
+                dropped += 1
+        except OSError as error:
+            log.warning("the recording %s cannot be removed: %s", path, error.strerror)
+    return dropped
 
 
 class _LocalFile:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -13,7 +14,7 @@ from offhook.gateway.store.bucket import BucketAway
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
 from offhook.gateway.store.history import CallQuery, find_keys
 from offhook.gateway.store.outbox import drop_old
-from offhook.gateway.store.recordings import Recordings
+from offhook.gateway.store.recordings import Recordings, drop_left
 from offhook.gateway.store.writing import Removed, drop_old_hours, expired, recordings_of, remove_calls
 
 __all__ = ["Retention", "forget", "keep_within", "upkeep_forever"]
@@ -30,6 +31,7 @@ class Retention(msgspec.Struct, frozen=True):
 
     days: float | None = None
     size_bytes: int | None = None
+    directory: str = ""  # of its recordings: what a killed process left there has no record
 
 
 async def forget(database: CallDatabase, query: CallQuery, recordings: Recordings) -> Removed:
@@ -83,6 +85,9 @@ async def upkeep_forever(
         now_ms = int(clock() * 1000)
         try:
             for agent, retention in retentions.items():
+                if retention.days is not None and retention.directory:
+                    before_s = clock() - retention.days * DAY_MS / 1000
+                    await asyncio.to_thread(drop_left, Path(retention.directory), before_s)
                 removed = await keep_within(database, agent, retention, now_ms, recordings)
                 if removed.calls:
                     log.info("store: %d calls of agent %s are past their retention", len(removed.calls), agent)

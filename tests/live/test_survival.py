@@ -68,6 +68,8 @@ async def check_recorded(one: StormCall, folder: Path) -> None:
         begins, ends = int(from_s * 8000), int(to_s * 8000)
         lead = min(begins, 4_000)
         lag, sure = delay_samples(heard[begins:ends], right[begins - lead : ends + 4_000])
+        np.savez(f"/tmp/kept_dbg_{from_s:.2f}.npz", heard=heard, right=right, b=begins, e=ends)
+        print("SURE", from_s, to_s, sure, lag, lead, recording)
         assert sure > 0.8
         assert abs(lag - lead) <= 1_600
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.store import history
 from offhook.gateway.store.columns import CallEvent, entry_of, hash_number
 from offhook.gateway.store.database import CallDatabase, NotStorable
 from offhook.gateway.store.history import (
@@ -175,6 +177,28 @@ async def test_a_removed_call_leaves_nothing_but_counts(database: CallDatabase) 
         ((count,),) = await database.read(lambda s, table=table: s.rows(f"select count(*) from {table}"))
         assert count == (1 if table in ("records", "words") else 0), table
     assert await gaps(database) == 2
+
+
+async def test_pages_of_common_words_lead_to_all(database: CallDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "WALKED", (3, 4))
+    await write(
+        database, *(record(f"CA{i:02}", at_ms=NOON_MS + i, said="pizza" if i % 5 == 0 else "table") for i in range(20))
+    )
+    for words, sids in (
+        ("table", [i for i in range(20) if i % 5]),
+        ("day", list(range(20))),
+        ("pizza", [0, 5, 10, 15]),
+    ):
+        got, before = [], None
+        while True:
+            query = CallQuery(words=words, limit=2, before=before)
+            page = await database.read(partial(list_calls, query=query))
+            got += [int(call.call_sid[2:]) for call in page.calls]
+            if page.next is None:
+                break
+            assert before is None or int(page.next) < before
+            before = int(page.next)
+        assert got == sids[::-1], words
 
 
 async def test_calls_expire_by_age_and_by_size(database: CallDatabase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import wave
@@ -22,7 +23,7 @@ from offhook.gateway.store.history import CallQuery
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.outbox import listed
 from offhook.gateway.store.record import PartRecord, RecordingRecord
-from offhook.gateway.store.recordings import PARTS_WAIT_MS, Finishing, PartMissing, Recordings
+from offhook.gateway.store.recordings import PARTS_WAIT_MS, Finishing, PartMissing, Recordings, drop_left
 from offhook.gateway.store.sealed import CHUNK, HEADER_BYTES, SLOT_BYTES, SealedFile, read_keys
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
@@ -196,6 +197,16 @@ def test_another_file_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an encrypted recording"):
         SealedFile(path, keys)
     assert path.read_bytes() == b"notes" * 20
+
+
+def test_parts_without_a_record_go_by_their_age(tmp_path: Path) -> None:
+    names = ("CA1.1.wav", "CA1.wav", "CA2.12.wav.sealed", "notes.wav", "CA3.1.wav")
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (1_000, 2_000 if name.startswith("CA3") else 1_000))
+    assert drop_left(tmp_path, 1_500.0) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"CA1.wav", "notes.wav", "CA3.1.wav"}
+    assert drop_left(tmp_path / "none", 1_500.0) == 0
 
 
 # --- a bucket
