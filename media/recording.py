@@ -188,8 +188,9 @@ class Recording:
             self._runs[channel] = (sample, run := bytearray())
         run += codes
         self._given_bytes += len(codes)
-        if len(run) >= _RUN_BYTES:
-            self._hand_over(channel)
+        if len(run) >= _RUN_BYTES:  # the other side with it: what was said before a long silence is on the disk, too
+            self._hand_over(_LEFT)
+            self._hand_over(_RIGHT)
 
     def _hand_over(self, channel: int) -> None:
         first, run = self._runs[channel]

@@ -68,9 +68,7 @@ async def check_recorded(one: StormCall, folder: Path) -> None:
         begins, ends = int(from_s * 8000), int(to_s * 8000)
         lead = min(begins, 4_000)
         lag, sure = delay_samples(heard[begins:ends], right[begins - lead : ends + 4_000])
-        np.savez(f"/tmp/kept_dbg_{from_s:.2f}.npz", heard=heard, right=right, b=begins, e=ends)
-        print("SURE", from_s, to_s, sure, lag, lead, recording)
-        assert sure > 0.8
+        assert sure > 0.8, (from_s, to_s, recording)
         assert abs(lag - lead) <= 1_600
 
 
@@ -86,7 +84,7 @@ async def test_killed_in_mid_sentence_calls_go_on(tmp_path: Path) -> None:
             await storm.begin()
             victim = storm.busiest()
             lost = storm.on(victim)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(1.7)  # a killed process loses the last second of its recordings
             storm.kill(victim)
             await storm.go_on(lost)
             storm.hang_up()
