@@ -158,9 +158,9 @@ class KeptRecords:
             async with asyncio.timeout(CLOSE_S):
                 while self._handed:
                     await self._spool_batch()
+                await self._ship_all()
                 await self._finish_all()
-                while self._ready and not self._away and await self._ship():
-                    pass
+                await self._ship_all()  # a recording that is finished reports itself
         except (TimeoutError, DatabaseAway, sqlite3.Error) as error:
             log.warning("store: what is left waits in %s: %s", self.spool.path, error)
         if self._handed:
@@ -263,6 +263,10 @@ class KeptRecords:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
             failures += 1
             self._to_ship.set()
+
+    async def _ship_all(self) -> None:
+        while self._ready and not self._away and await self._ship():
+            pass
 
     async def _ship(self) -> bool:
         """One batch; whether there was one."""
