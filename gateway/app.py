@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -26,6 +27,7 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
+from offhook.gateway.call.tap import Listening
 from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
@@ -37,7 +39,7 @@ from offhook.gateway.labels import LABELS
 from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
-from offhook.gateway.live.peers import HOP, Passed
+from offhook.gateway.live.peers import HOP, WHO, Passed
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -54,10 +56,10 @@ from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.web.access import Access, Lock, programs_only
+from offhook.gateway.web.access import Access, Lock, programs_only, who_of
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
-from offhook.gateway.web.console import Boards, Console, LiveCall, OperatorActions
+from offhook.gateway.web.console import Boards, Console, ListenIn, LiveCall, OperatorActions
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
@@ -136,7 +138,7 @@ class Gateway:
             self.metrics,
             here=self._here,
         )
-        self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
+        self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
         self.calls: dict[str, Call] = {}
         self.admission = Admission(
@@ -189,6 +191,8 @@ class Gateway:
             read_token=settings.console_read_token,
             public_url=settings.public_url,
         )
+        elsewhere = self._operator_elsewhere if self.fleet.shared else None
+        peer = partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"})
         self._softphones = Softphones(
             settings,
             self._access,
@@ -197,8 +201,11 @@ class Gateway:
             self.switchboard,
             {agent.name: agent for agent in self.agents},
             clock=clock,
+            elsewhere=elsewhere,
+            peer=peer,
         )
         history = History(self._keeping.store, self.records, _scenario_of, time.time, self._keeping.recordings)
+        control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
             self._access,
             self.metrics,
@@ -216,10 +223,22 @@ class Gateway:
             },
             history=history,
             peers=self._console_of_peers if self.fleet.shared else None,
+            may_listen=lambda sid: control.may_listen(sid) == "",
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
-        control = _Control(self.calls, self.switchboard, self.admission)
-        self._actions = OperatorActions(self._access, self._limits, control)
+        self._actions = OperatorActions(self._access, self._limits, control, elsewhere)
+        self._listen_in = ListenIn(
+            self._access,
+            self._limits,
+            self.metrics,
+            most=settings.listeners,
+            node=self.node,
+            listen=control.listen,
+            may_listen=control.may_listen,
+            elsewhere=elsewhere,
+            peer=peer,
+            clock=clock,
+        )
         self._api = Api(
             self._limits,
             self._access,
@@ -272,6 +291,7 @@ class Gateway:
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
         app.add_routes(self._actions.routes())
+        app.add_routes(self._listen_in.routes())
         app.add_routes(self._softphones.routes())
 
     @asynccontextmanager
@@ -385,7 +405,7 @@ class Gateway:
     async def _hand_over_all(self) -> None:
         """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
         calls, began_s = list(self.calls.values()), self._clock()
-        handed = await asyncio.gather(*(self.switchboard.hand_over(call, QUIET_S) for call in calls))
+        handed = await asyncio.gather(*(self.switchboard.moves.hand_over(call, QUIET_S) for call in calls))
         log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
         left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
         for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
@@ -553,12 +573,26 @@ class Gateway:
 
     async def _elsewhere(self, request: web.Request, body: bytes) -> Passed | None:
         """The answer of the process that has this call, to a request of the API; None: no process has it."""
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        return await self._pass_on(request, request.match_info["id"], headers, body)
+
+    async def _operator_elsewhere(self, request: web.Request, body: Mapping[str, str]) -> Passed | None:
+        """The same for what an operator does on the console."""
+        headers = {
+            "Authorization": f"Bearer {self._operator_token}",
+            "Content-Type": "application/json",
+            WHO: quote(who_of(request)),
+        }
+        return await self._pass_on(request, request.match_info["sid"], headers, msgspec.json.encode(body))
+
+    async def _pass_on(
+        self, request: web.Request, call_id: str, headers: Mapping[str, str], body: bytes
+    ) -> Passed | None:
         if HOP in request.headers:
             return None
-        held, peers = await self.fleet.holder(request.match_info["id"]), self.fleet.peers
+        held, peers = await self.fleet.holder(call_id), self.fleet.peers
         if held is not None and held.stage is CallStage.ENDED:
             return None
-        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
         ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
@@ -652,16 +686,21 @@ def _application(connections: Connections) -> web.Application:
 
 
 class _Control:
-    """`CallControl` over the process's calls."""
+    """`CallControl` over the process's calls. `listeners`: operators who may listen in on them at once."""
 
-    def __init__(self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission) -> None:
+    def __init__(
+        self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission, listeners: int
+    ) -> None:
         self._calls, self._switchboard, self._admission = calls, switchboard, admission
+        self._listeners = listeners
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> OutboundCall:
+    def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    ) -> OutboundCall:
         if self._admission.draining:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
-            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
+            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
         except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
@@ -709,6 +748,21 @@ class _Control:
     def note(self, call_id: str, text: str) -> bool | None:
         call = self._calls.get(self._sid(call_id))
         return None if call is None else call.operator_notes(text)
+
+    def may_listen(self, call_id: str) -> str | None:
+        """Why an operator may not hear this call, "" where they may; None for a call that is not active here."""
+        call = self._calls.get(self._sid(call_id))
+        if call is None or call.ending is not None:
+            return None
+        if not self._listeners:
+            return "listening in is off: set OFFHOOK_LISTENERS to the number of operators who may at once"
+        return (
+            "" if call.agent.listen_in else "this agent's calls are not listened to: set `listen_in: true` in its file"
+        )
+
+    def listen(self, call_id: str, who: str) -> Listening | None:
+        """An operator hears this call from now on; None where they may not any more."""
+        return self._calls[self._sid(call_id)].tap.open(who) if self.may_listen(call_id) == "" else None
 
     def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
         if call := self._calls.get(self._sid(call_id)):

@@ -45,7 +45,7 @@ OTHER = "other"
 MAX_TOOLS = 32  # each tool is a histogram of about a hundred series; further ones are counted as "other"
 
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
-DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation")
+DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation", "slow_listener")
 INPUT_PEERS = ("carrier", "model", "http")
 INPUT_ERRORS = (
     "not_utf8",
@@ -127,6 +127,7 @@ FAULT_PARTS = (
     "link_writer",
     "tool",
     "recording",
+    "listening",
     "timer",
     "closing",
     "ticker",
@@ -399,6 +400,9 @@ class Metrics:
         )
         self.tokens_total = tally(
             "tokens_total", "Total number of tokens reported by the model, by direction.", direction=TOKEN_DIRECTIONS
+        )
+        self.listen_ins_total = plain(
+            "listen_ins_total", "Total number of times that an operator listened in on a call from the console."
         )
         self.auth_failures_total = tally(
             "auth_failures_total",

@@ -6,19 +6,22 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.store.bucket import Bucket
 from offhook.gateway.store.database import CallDatabase
-from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.postgres import PostgresDatabase
 from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.sealed import read_keys
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
-from offhook.metrics.catalogue import Metrics
+
+if TYPE_CHECKING:  # not needed by the commands that work on the store
+    from offhook.gateway.store.kept import KeptRecords
+    from offhook.metrics.catalogue import Metrics
 
 __all__ = ["configured_database", "configured_recordings", "kept_records", "number_key"]
 
@@ -60,6 +63,8 @@ def kept_records(settings: Settings, metrics: Metrics, recordings: Recordings | 
                 "OFFHOOK_DATABASE_URL needs OFFHOOK_DATA_DIR, too: a folder for what waits while the database is away"
             )
         return None
+    from offhook.gateway.store.kept import KeptRecords
+
     spool = Spool(Path(settings.data_dir))
     key, node = number_key(settings), f"{socket.gethostname()}:{os.getpid()}"
     return KeptRecords(_database_of(settings), spool, key, metrics, node=node, recordings=recordings)

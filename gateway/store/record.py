@@ -13,6 +13,7 @@ __all__ = [
     "ActionRecord",
     "BargeInRecord",
     "CallRecord",
+    "ListeningRecord",
     "MessageRecord",
     "PartRecord",
     "RecordingRecord",
@@ -84,9 +85,17 @@ class ActionRecord(msgspec.Struct, kw_only=True):
 
     at_ms: float
     who: str  # the user name that the browser gave, and its address
-    what: str  # hang_up, transfer, say, note, hold, resume
+    what: str  # place, hang_up, transfer, say, note, hold, resume
     detail: str = ""
     done: bool = True
+
+
+class ListeningRecord(msgspec.Struct, kw_only=True):
+    """An operator listened in on the call."""
+
+    who: str  # as of an action
+    from_ms: float
+    to_ms: float | None = None  # None: listens now
 
 
 class TranscriptLine(msgspec.Struct, kw_only=True):
@@ -139,6 +148,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     transcript: list[TranscriptLine] = []
     messages: list[MessageRecord] = []
     actions: list[ActionRecord] = []  # of operators
+    listened: list[ListeningRecord] = []  # operators
     remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0

@@ -51,8 +51,12 @@ class CallControl(Protocol):
     Methods that act return whether it was done; None for an unknown call.
     """
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> msgspec.Struct:
-        """Queue an outbound call; its state. Raises `OperatorError` for a call that cannot be placed, `Unavailable`."""
+    def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    ) -> msgspec.Struct:
+        """Queue an outbound call; its state. `placed_by`: the operator, for the call's record. Raises `OperatorError`
+        for a call that cannot be placed, `Unavailable`.
+        """
         ...
 
     def outbound(self, call_id: str) -> msgspec.Struct | None:

@@ -12,7 +12,7 @@ import codecs
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from aiohttp import web
 from offhook.gateway.web.allowance import Allowance
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["FORM", "Limits", "is_private", "source_of"]
+__all__ = ["FORM", "PER_ADDRESS", "Limits", "is_full", "is_private", "source_of"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ SOURCE_PER_S, SOURCE_BURST = 50.0, 200.0  # requests; a call takes about five
 ALL_PER_S, ALL_BURST = 1_000.0, 2_000.0
 HEALTH_PER_S, HEALTH_BURST = 500.0, 500.0  # /livez and /readyz: a flood elsewhere must not fail a supervisor's probe
 MAX_SOURCES = 10_000
+PER_ADDRESS = 4  # of what a page holds, for one public address; private ones are proxies or the operator
 WARN_EVERY_S = 10.0  # an attack must not fill the log
 
 
@@ -192,6 +193,11 @@ def _in_charset(text: str, charset: str) -> str:
         return text.encode("ascii", "surrogateescape").decode("utf-8" if charset == "ascii" else charset)
     except UnicodeError:
         return text
+
+
+def is_full(sources: Sequence[str], source: str, most: int) -> bool:
+    """Whether there is no place for one more of `source`, beside those of `sources`."""
+    return len(sources) >= most or (not is_private(source) and sources.count(source) >= PER_ADDRESS)
 
 
 @lru_cache(maxsize=1_000)

@@ -1,7 +1,7 @@
 // The page's microphone and loudspeaker, and the socket between them and the gateway.
 
 const RATES = { telephone: { up: 8000, down: 8000, mulaw: true }, wide: { up: 16000, down: 24000, mulaw: false } };
-const WORKLET = "/console/talk/static/worklet.js";
+const WORKLET = "/console/static/worklet.js";
 const BEHIND_S = 0.4;  // of unsent audio: older frames are dropped, a caller is not heard seconds later
 const RUNNING_MS = 1500;
 

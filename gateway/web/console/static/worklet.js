@@ -1,4 +1,4 @@
-// Both ends of the page's audio, at the line's own rates. Codes are G.711 mu-law or PCM16, little-endian.
+// A page's audio, at the line's own rates: the phone's both ends, and what a listener hears. Codes are G.711 mu-law or PCM16, little-endian.
 
 const BIAS = 132;  // ITU-T G.711: of the 16 bit scale
 const CLIP = 32635;
@@ -63,9 +63,11 @@ class Microphone extends AudioWorkletProcessor {
 // The loudspeaker: the far end's queue of audio and marks. What was rendered is reported once it has left the device,
 // `latency` samples later; the positions are those of the rendering thread, not of a clock beside it.
 class Loudspeaker extends AudioWorkletProcessor {
-  constructor({ processorOptions: { mulaw } }) {
+  constructor({ processorOptions: { mulaw, startS = START_S, mostS = Infinity } }) {
     super();
     this.mulaw = mulaw;
+    this.start = startS * sampleRate;
+    this.most = mostS * sampleRate;
     this.queue = [];  // Float32Array, or the name of a mark
     this.at = 0;  // within the first array
     this.queued = 0;  // samples
@@ -86,6 +88,14 @@ class Loudspeaker extends AudioWorkletProcessor {
       const samples = decoded(codes, this.mulaw);
       this.queue.push(samples);
       this.queued += samples.length;
+      if (this.queued > this.most) this.skip();
+    }
+  }
+
+  skip() {  // a listener that fell behind: what is oldest is not heard
+    while (this.queued > this.start && this.queue.length > 1) {
+      this.queued -= this.queue.shift().length - this.at;
+      this.at = 0;
     }
   }
 
@@ -104,8 +114,8 @@ class Loudspeaker extends AudioWorkletProcessor {
   starts() {
     if (this.playing) return true;
     const last = this.queue[this.queue.length - 1];
-    const waited = currentFrame - this.sinceFrame >= WAIT_S * sampleRate;
-    this.playing = last !== undefined && (this.queued >= START_S * sampleRate || waited || !(last instanceof Float32Array));
+    const waited = currentFrame - this.sinceFrame >= this.start + (WAIT_S - START_S) * sampleRate;
+    this.playing = last !== undefined && (this.queued >= this.start || waited || !(last instanceof Float32Array));
     return this.playing;
   }
 
