@@ -206,7 +206,7 @@ class Gateway:
             peer=peer,
         )
         self._direct = self._direct_sessions()
-        history = History(self._keeping.store, self.records, _scenario_of, time.time)
+        history = History(self._keeping.store, self.records, _scenario_of, time.time, self._keeping.recordings)
         control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
             self._access,
@@ -522,6 +522,7 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            recordings=self._keeping.recordings,
             taken=taken,
         )
         call.record.model = self._model_name(agent)
@@ -546,6 +547,7 @@ class Gateway:
         self.metrics.calls_active.set(len(self.calls))
         if call.ending is Ending.MOVED:
             log.info("call %s goes on in another process", call_sid)
+            self._keeping.moved(call.record)
             return
         self.admission.end(call_sid)
         self.admission.charge(call.agent, _cost_of(call), self._clock())
