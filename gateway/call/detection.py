@@ -62,33 +62,38 @@ class _Frame:
         self.samples: NDArray[np.int16] = NO_SAMPLES
 
 
-# Frames come at any time: within one turn of an idle loop hardly two of them do. Waiting for others pays only where
-# some are bound to come. uvloop's timers are a millisecond coarse: what waits 2 ms may wait 3, and 4 are the limit.
-GATHER_S = 0.002
-GATHER_LEAST = 3.0  # frames that come in that time, of all calls: from some 30 calls on
+# Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls the
+# process rests for a moment once the first has come, and finds those of others when it looks again. What comes meanwhile
+# waits at most as long, and 4 ms are the limit.
+REST_S = 0.003
+REST_LEAST = 2.0  # frames that come in that time, of all calls: from some 14 calls on
 
 
-def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
-    loop = asyncio.get_running_loop()
-    return loop.call_later(after_s, flush) if after_s else loop.call_soon(flush)
+def _on_loop(callback: Callable[[], None]) -> asyncio.Handle:
+    return asyncio.get_running_loop().call_soon(callback)
 
 
 class Detection:
     """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
-    with many calls within 2 ms, is heard as one matrix.
+    with many calls within 3 ms, is heard as one matrix.
 
-    `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
+    `schedule(callback)`: on the running loop. `rest(seconds)`: blocks the process; None where its clock is not the
+    wall's. No method raises; an exception over a frame is its call's.
     """
 
-    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
-        self._schedule = schedule
+    def __init__(
+        self,
+        schedule: Callable[[Callable[[], None]], asyncio.Handle | None] = _on_loop,
+        rest: Callable[[float], None] | None = None,
+    ) -> None:
+        self._schedule, self._rest = schedule, rest
         self._scheduled: asyncio.Handle | None = None
         self._waiting: list[_Frame] = []
         self._decided: dict[_Frame, SpeechEdge | None] = {}  # of the frames that are being heard
         self._flushing = False
         self._counted = 0  # frames since
         self._counted_since_s = 0.0
-        self._gather_s = 0.0
+        self._expected = 0.0  # frames that come during a rest
 
     def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
@@ -98,10 +103,17 @@ class Detection:
         if len(self._waiting) == 1:
             elapsed_s = received_s - self._counted_since_s
             if elapsed_s >= 1.0:
-                expected = self._counted * GATHER_S / elapsed_s
-                self._gather_s = GATHER_S if expected >= GATHER_LEAST else 0.0
+                self._expected = self._counted * REST_S / elapsed_s
                 self._counted, self._counted_since_s = 0, received_s
-            self._scheduled = self._schedule(self._gather_s, self.flush)
+            self._scheduled = self._schedule(self._gather)
+
+    def _gather(self) -> None:
+        """Hear what waits; where more would come in a moment, after that moment."""
+        if self._rest is None or self._expected < REST_LEAST or len(self._waiting) >= self._expected:
+            self.flush()
+            return
+        self._rest(REST_S)
+        self._scheduled = self._schedule(self.flush)  # once the loop has received what came meanwhile
 
     def flush(self) -> None:
         """Hear what waits. Harmless from within `heard`: what waits then follows."""
