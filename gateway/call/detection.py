@@ -62,9 +62,9 @@ class _Frame:
         self.samples: NDArray[np.int16] = NO_SAMPLES
 
 
-# Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls the
-# process rests for a moment once the first has come, and finds those of others when it looks again. What comes meanwhile
-# waits at most as long, and 4 ms are the limit.
+# Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls
+# the process rests for a moment once the first has come, and finds those of others when it looks again. What comes
+# meanwhile waits at most as long, and 4 ms are the limit.
 REST_S = 0.003
 REST_LEAST = 2.0  # frames that come in that time, of all calls: from some 14 calls on
 
@@ -89,6 +89,7 @@ class Detection:
         self._schedule, self._rest = schedule, rest
         self._scheduled: asyncio.Handle | None = None
         self._waiting: list[_Frame] = []
+        self._bunched = False  # some call may have several among them
         self._decided: dict[_Frame, SpeechEdge | None] = {}  # of the frames that are being heard
         self._flushing = False
         self._counted = 0  # frames since
@@ -98,6 +99,8 @@ class Detection:
     def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
         self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
+        if hearing.waiting:
+            self._bunched = True
         hearing.waiting += 1
         self._counted += 1
         if len(self._waiting) == 1:
@@ -125,22 +128,29 @@ class Detection:
         self._flushing = True
         try:
             while self._waiting:
-                frames, self._waiting = _one_of_each(self._waiting)
-                self._decided = _alone(frames[0]) if len(frames) == 1 else _edges(_together(frames, _decode))
-                for frame in frames:
-                    if frame not in self._decided:  # it failed
-                        frame.hearing.waiting -= 1
-                        _follow(frame.hearing)
-                for frame in frames:
-                    if frame in self._decided:  # another call's step may have heard it already
-                        self._hear(frame)
-                for frame in frames:
-                    try:
-                        frame.hearing.uplink.flush_audio()
-                    except Exception as error:
-                        frame.hearing.failed(error)
+                waiting, self._waiting = self._waiting, []
+                rounds, self._bunched = _rounds(waiting) if self._bunched else [waiting], False
+                for frames in rounds:
+                    self._hear_all(frames)
         finally:
             self._flushing = False
+
+    def _hear_all(self, frames: list[_Frame]) -> None:
+        """Frames of as many calls."""
+        self._decided = _alone(frames[0]) if len(frames) == 1 else _edges(_together(frames, _decode))
+        if len(self._decided) < len(frames):
+            for frame in frames:
+                if frame not in self._decided:  # it failed
+                    frame.hearing.waiting -= 1
+                    _follow(frame.hearing)
+        for frame in frames:
+            if frame in self._decided:  # another call's step may have heard it already
+                self._hear(frame)
+        for frame in frames:
+            try:
+                frame.hearing.uplink.flush_audio()
+            except Exception as error:
+                frame.hearing.failed(error)
 
     def catch_up(self, hearing: Hears) -> None:
         """Hear the frames that wait, those of this call at least: also while another call is hearing one."""
@@ -168,18 +178,16 @@ def _follow(hearing: Hears) -> None:
             hearing.failed(error)
 
 
-def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
-    """The first frame of each call, and the others."""
-    calls = {id(frame.hearing) for frame in frames}
-    if len(calls) == len(frames):
-        return frames, []
-    first: list[_Frame] = []
-    others: list[_Frame] = []
+def _rounds(frames: list[_Frame]) -> list[list[_Frame]]:
+    """The first frame of each call, then the second of each, and so on."""
+    rounds: list[list[_Frame]] = []
+    of_call: dict[int, int] = {}  # how many so far
     for frame in frames:
-        chosen = first if id(frame.hearing) in calls else others
-        calls.discard(id(frame.hearing))
-        chosen.append(frame)
-    return first, others
+        number = of_call[id(frame.hearing)] = of_call.get(id(frame.hearing), -1) + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(frame)
+    return rounds
 
 
 def _alone(frame: _Frame) -> dict[_Frame, SpeechEdge | None]:
