@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from offhook.media.formats import AudioFormat, Converter
 from offhook.media.vad import SpeechDetector, SpeechEdge
 
-__all__ = ["DETECTED", "Detection", "Uplink"]
+__all__ = ["DETECTED", "REST_S", "Detection", "Uplink"]
 
 DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
 NO_SAMPLES = np.zeros(0, np.int16)
@@ -65,8 +65,8 @@ class _Frame:
 # Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls
 # the process rests for a moment once the first has come, and finds those of others when it looks again. What comes
 # meanwhile waits at most as long, and 4 ms are the limit.
-REST_S = 0.003
-REST_LEAST = 2.0  # frames that come in that time, of all calls: from some 14 calls on
+REST_S = 0.0038
+REST_LEAST = 2.0  # frames that come in that time, of all calls: from 11 calls on
 
 
 def _on_loop(callback: Callable[[], None]) -> asyncio.Handle:
@@ -75,7 +75,7 @@ def _on_loop(callback: Callable[[], None]) -> asyncio.Handle:
 
 class Detection:
     """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
-    with many calls within 3 ms, is heard as one matrix.
+    with many calls within 4 ms, is heard as one matrix.
 
     `schedule(callback)`: on the running loop. `rest(seconds)`: blocks the process; None where its clock is not the
     wall's. No method raises; an exception over a frame is its call's.
@@ -205,7 +205,11 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
     """What each frame decides; a frame that failed is missing."""
     kinds: dict[type[SpeechDetector], list[_Frame]] = {}
     for frame in frames:
-        kinds.setdefault(type(frame.hearing.detector), []).append(frame)
+        kind = type(frame.hearing.detector)
+        if kind in kinds:
+            kinds[kind].append(frame)
+        else:
+            kinds[kind] = [frame]
     edges: dict[_Frame, SpeechEdge | None] = {}
     for kind, group in kinds.items():
         _together(group, partial(_detect, kind, edges))
@@ -213,9 +217,13 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
 
 
 def _decode(frames: list[_Frame]) -> None:
-    first = frames[0].hearing
-    if first.to_8k is None and all(frame.hearing.line_format is first.line_format for frame in frames):
-        samples = first.line_format.decode(b"".join([frame.codes for frame in frames]))
+    line_format, codes = frames[0].hearing.line_format, []
+    for frame in frames:
+        if frame.hearing.line_format is not line_format or frame.hearing.to_8k is not None:
+            break
+        codes.append(frame.codes)
+    else:
+        samples = line_format.decode(b"".join(codes))
         for frame, row in zip(frames, samples.reshape(len(frames), DETECTED), strict=True):
             frame.samples = row
         return
@@ -224,12 +232,12 @@ def _decode(frames: list[_Frame]) -> None:
 
 
 def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
-    found = kind.push_all(
-        [frame.hearing.detector for frame in frames],
-        [frame.samples for frame in frames],
-        [frame.agent_dbov for frame in frames],
-    )
-    edges.update(zip(frames, found, strict=True))
+    detectors, samples, played_dbov = [], [], []
+    for frame in frames:
+        detectors.append(frame.hearing.detector)
+        samples.append(frame.samples)
+        played_dbov.append(frame.agent_dbov)
+    edges.update(zip(frames, kind.push_all(detectors, samples, played_dbov), strict=True))
 
 
 def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:

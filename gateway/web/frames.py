@@ -18,7 +18,7 @@ except ImportError:  # a wheel without C
 __all__ = ["Frames"]
 
 _TEXT = 0x81  # a whole message: FIN and the opcode (RFC 6455, 5.2)
-_FIN, _RESERVED, _OPCODE, _MASKED = 0x80, 0x70, 0x0F, 0x80
+_MASKED = 0x80
 
 
 class Frames:
@@ -60,28 +60,30 @@ class Frames:
             first, second = data[at], data[at + 1]
             length = second & 0x7F
             start = at + (6 if length < 126 else 8 if length == 126 else 14)
-            if not second & _MASKED or _is_odd(first):
+            # A fragment has no FIN or the opcode 0; reserved bits are of extensions, and none was agreed.
+            if not second & _MASKED or not 0x80 < first < 0x90:
                 break
             if start > size:
-                self._held = data[at:]
-                return b"".join(passed)
+                return self._keep(data[at:], passed)
             if length >= 126:
                 length = int.from_bytes(data[at + 2 : start - 4], "big")
             if length > self._max_bytes:
                 break
             end = start + length
             if end > size:
-                self._held = data[at:]
-                return b"".join(passed)
+                return self._keep(data[at:], passed)
             if first != _TEXT or not self._taken(data, start, end):
                 passed.append(data[at:end])
             at = end
         else:
-            self._held = data[at:]
-            return b"".join(passed)
+            return self._keep(data[at:], passed)
         self._given_up, self._take = True, None  # for good: what follows depends on what the library makes of this
         passed.append(data[at:])
         return b"".join(passed)
+
+    def _keep(self, held: bytes, passed: list[bytes]) -> bytes:
+        self._held = held
+        return b"".join(passed) if passed else b""
 
     def _taken(self, data: bytes, start: int, end: int) -> bool:
         take = self._take
@@ -94,7 +96,3 @@ class Frames:
         self._waiting += 1
         return False
 
-
-def _is_odd(first: int) -> bool:
-    """A fragment, or what no extension was agreed for."""
-    return not first & _FIN or bool(first & _RESERVED) or not first & _OPCODE

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.detection import Detection
+from offhook.gateway.call.detection import REST_S, Detection
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
@@ -254,7 +254,7 @@ def test_the_process_rests_where_others_are_due(calls, rests):
     all_.got.clear()
     first.hears(QUIET, 0.02)
     all_.turn()
-    assert all_.rests_s == [0.003] * rests
+    assert all_.rests_s == [REST_S] * rests
     assert len(all_.got) == 1 - rests
     for line in others[:2]:
         line.hears(QUIET, 0.02)
