@@ -95,4 +95,3 @@ class Frames:
             self._take = None
         self._waiting += 1
         return False
-
