@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from websockets.frames import BINARY, CLOSE, CONT, PING, TEXT, Frame
 
+from offhook.gateway.labels import LABELS
+from offhook.gateway.web.connections import Connections, split_frames
 from offhook.gateway.web.frames import Frames
+from offhook.gateway.web.limits import Limits
+from offhook.metrics.catalogue import Metrics
 
 MAX = 1000
 
@@ -95,3 +103,45 @@ def test_nothing_is_taken_before_the_first_offer_or_after_stop():
     taker.frames.stop()
     assert taker.push(raw := frame(b"two")) == raw
     assert taker.took == []
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("early", [b"", frame(b"early")])
+async def test_a_served_text_is_taken_on_arrival(early):
+    """Nobody reads the socket meanwhile. What comes with the upgrade is aiohttp's, and so is all that follows."""
+    taker, read = Taker(), asyncio.Queue()
+
+    async def handler(request):
+        frames = split_frames(request, MAX)
+        assert (frames is None) == bool(early)
+        if frames is not None:
+            frames.offer(taker)
+        socket = web.WebSocketResponse(autoping=False)
+        await socket.prepare(request)
+        async for message in socket:
+            read.put_nowait(message.data)
+        return socket
+
+    limits = Limits(Metrics(CollectorRegistry(), LABELS), clock=lambda: 0.0)
+    bounds = Connections(limits, limits._metrics, max_calls=1, spare=8, clock=lambda: 0.0)
+    app = web.Application(middlewares=[bounds.middleware()])
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    listener = await asyncio.get_running_loop().create_server(bounds.guard(runner.server), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    writer.write(UPGRADE + early)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(frame(b"a text") + frame(b"a ping", PING))
+    expected = ["early", "a text", b"a ping"] if early else [b"a ping"]
+    async with asyncio.timeout(5):
+        assert [await read.get() for _ in expected] == expected
+    assert taker.took == ([] if early else [b"a text"])
+    writer.close()
+    listener.close()
+    await runner.cleanup()
