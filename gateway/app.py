@@ -136,7 +136,7 @@ class Gateway:
             self.metrics,
             here=self._here,
         )
-        self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
+        self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
         self.calls: dict[str, Call] = {}
         self.admission = Admission(
@@ -385,7 +385,7 @@ class Gateway:
     async def _hand_over_all(self) -> None:
         """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
         calls, began_s = list(self.calls.values()), self._clock()
-        handed = await asyncio.gather(*(self.switchboard.hand_over(call, QUIET_S) for call in calls))
+        handed = await asyncio.gather(*(self.switchboard.moves.hand_over(call, QUIET_S) for call in calls))
         log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
         left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
         for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
