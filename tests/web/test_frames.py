@@ -95,7 +95,7 @@ def test_what_is_not_taken_keeps_its_place(text):
     assert taker.took == [b"in time"]
 
 
-def test_nothing_is_taken_before_the_first_offer_or_after_stop():
+def test_nothing_is_taken_unasked_or_after_stop():
     taker = Taker()
     assert taker.push(raw := frame(b"one")) == raw
     taker.frames.read()
