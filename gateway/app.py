@@ -135,6 +135,7 @@ class Gateway:
             live or live_store_for(settings.live, clock=clock, wall=wall),
             self.metrics,
             here=self._here,
+            caps={"cap:fleet": settings.fleet_max_calls} if settings.fleet_max_calls else {},
         )
         self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())

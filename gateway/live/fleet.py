@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 
 class Fleet:
-    """`here()` describes this node, at each beat; `on_beat()` is called after each."""
+    """`here()` describes this node, at each beat; `on_beat()` is called after each. `caps`: how many calls all nodes
+    together may have, by scope.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,9 @@ class Fleet:
         metrics: Metrics,
         *,
         here: Callable[[], Node],
+        caps: Mapping[str, int] | None = None,
     ) -> None:
+        self._caps = dict(caps or {})
         self.name, self.shared, self._here, self._metrics = name, store is not None, here, metrics
         self._store = store
         self.peers = Peers()
@@ -84,7 +88,8 @@ class Fleet:
 
     async def _beat(self) -> None:
         assert self._store is not None
-        nodes = await self._ask(self._store.beat(self._here(), self.checkpoints.call_ids()), None, limit_s=BEAT_S)
+        beat = self._store.beat(self._here(), self.checkpoints.call_ids(), list(self._caps))
+        nodes = await self._ask(beat, None, limit_s=BEAT_S)
         if nodes is not None:
             self.peers.nodes = {node.name: node for node in nodes if node.name != self.name}
             self._metrics.fleet_nodes.set(sum(node.age_s < 2 * BEAT_S for node in nodes))
@@ -154,9 +159,11 @@ class Fleet:
         """Use up a one-time token; while the store is away the process's own memory has to do."""
         return await self._ask(self._store.burn(token_id, life_s), True) if self._store is not None else True
 
-    async def admit(self, call_id: str, caps: Mapping[str, int]) -> str:
+    async def admit(self, call_id: str) -> str:
         """A place for the call in every scope: "" or the scope that is full. While the store is away there is room."""
-        return await self._ask(self._store.admit(call_id, caps), "") if self._store is not None and caps else ""
+        if self._store is None or not self._caps:
+            return ""
+        return await self._ask(self._store.admit(call_id, self._caps), "")
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         """The calls that a node has."""

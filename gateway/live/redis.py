@@ -42,7 +42,7 @@ FAILURES_MAX = 3
 RETRY_S = 1.0
 FORGET_NODE_S = 600
 
-# KEYS of every script of a call: its hash, its log. The hash: owner, epoch, stage, head, moves, scopes.
+# KEYS of every script of a call: its hash, its log. The hash: owner, epoch, stage, head, moves.
 _NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
 _RING = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -73,20 +73,20 @@ local moves, count = '', 1
 for s in string.gmatch(held[5] or '', '%S+') do
   if now - tonumber(s) < tonumber(ARGV[3]) then moves = moves .. s .. ' ' count = count + 1 end
 end
-moves = moves .. string.format('%.3f', now)
+if held[3] == 'handover' then count = count - 1 else moves = moves .. string.format('%.3f', now) end
 local epoch = tonumber(held[2]) + 1
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'stage', 'live', 'moves', moves)
 return {held[1] or '', epoch, held[3], held[4] or '', count, redis.call('LRANGE', KEYS[2], 0, -1)}
 """
 )
 _END = """
-local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner', 'scopes')
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner')
 if held[1] and (held[2] == 'ended' or held[1] ~= ARGV[1]) then return false end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended')
 redis.call('HDEL', KEYS[1], 'head')
 redis.call('DEL', KEYS[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-return {held[3] or '', held[4] or ''}
+return {held[3] or ''}
 """
 # KEYS: the scopes' sorted sets. ARGV: call, life, a cap per scope.
 _ADMIT = (
@@ -105,7 +105,16 @@ end
 return 0
 """
 )
-_RENEW = _NOW + "redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1]) return 1"
+# KEYS: one scope. ARGV: life, calls that have a place in it.
+_RENEW = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+for n = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[n]) end
+redis.call('EXPIRE', KEYS[1], 3600)
+return 1
+"""
+)
 _BEAT = (
     _NOW
     + """
@@ -134,7 +143,7 @@ class RedisLive:
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         self._url, self._clock = url, clock
         self._failures, self._retry_s = 0, 0.0
-        self._scopes: dict[str, tuple[str, ...]] = {}  # of this node's calls
+        self._scopes: set[str] = set()  # in which calls of this node have places
 
     async def open(self) -> None:
         """Does not connect: a server that is away at the start must not keep this node from answering calls."""
@@ -230,9 +239,8 @@ class RedisLive:
         answer = await self._ask(self._end(keys=_keys(call_id), args=[epoch, int(ENDED_LIFE_S)]))
         if not answer:
             return False
-        scopes = self._scopes.pop(call_id, ())
         pipeline = self._redis.pipeline(transaction=False)
-        for scope in scopes:
+        for scope in self._scopes:
             pipeline.zrem(PREFIX + scope, call_id)
         pipeline.srem(f"{PREFIX}calls:{answer[0].decode()}", call_id)
         await self._ask(pipeline.execute())
@@ -250,7 +258,7 @@ class RedisLive:
         full = int(await self._ask(self._admit(keys=keys, args=arguments)))
         if full:
             return scopes[full - 1]
-        self._scopes[call_id] = tuple(scopes)
+        self._scopes.update(scopes)
         return ""
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
@@ -263,11 +271,11 @@ class RedisLive:
 
     # --- nodes
 
-    async def beat(self, node: Node, call_ids: Sequence[str]) -> list[Node]:
+    async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
+        self._scopes.update(scopes)
         pipeline = self._redis.pipeline(transaction=False)
-        for call_id in call_ids:
-            for scope in self._scopes.get(call_id, ()):
-                await self._renew(keys=[PREFIX + scope], args=[call_id, DEAD_AFTER_S], client=pipeline)
+        for scope in scopes:
+            await self._renew(keys=[PREFIX + scope], args=[DEAD_AFTER_S, *call_ids], client=pipeline)
         arguments: list[str | bytes | float] = [node.name, msgspec.json.encode(node), FORGET_NODE_S]
         await self._beat(keys=[PREFIX + "{nodes}", PREFIX + "{nodes}:beats"], args=arguments, client=pipeline)
         found = (await self._ask(pipeline.execute()))[-1]

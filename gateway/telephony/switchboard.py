@@ -251,8 +251,7 @@ class Switchboard:
 
     async def fleet_is_full(self, call_id: str) -> bool:
         """Whether all processes together have as many calls as they may; else this one has its place among them."""
-        cap = self._settings.fleet_max_calls
-        if not cap or not await self.fleet.admit(call_id, {"cap:fleet": cap}):
+        if not await self.fleet.admit(call_id):
             return False
         self._metrics.calls_rejected_total.inc(Refusal.AT_LIMIT.value)
         log.info("call %s refused: %s over all processes", call_id, Refusal.AT_LIMIT.value)

@@ -15,8 +15,8 @@ from offhook.gateway.live import CallStage, LiveStore, Node, StoreAway, ToolRun,
 from offhook.gateway.live.memory import MemoryLive
 from offhook.gateway.live.redis import RedisLive
 from offhook.gateway.live.sqlite import SqliteLive
+from offhook.gateway.rehearsal.cluster.servers import redis_server
 from tests.needs import require
-from tests.rig.redis import redis_server
 
 pytestmark = pytest.mark.wall_clock  # threads and another process
 
@@ -113,6 +113,32 @@ async def test_a_full_scope_takes_no_call(stores: Callable[[], LiveStore]) -> No
     assert await b.admit(OTHER, {"cap:fleet": 1}) == "cap:fleet"
     await a.end(CALL, 1)
     assert await b.admit(OTHER, {"cap:fleet": 1}) == ""
+
+
+async def test_a_moved_call_keeps_its_place(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    caps = {"cap:fleet": 1}
+    await a.ring(CALL, "a")
+    await b.claim(CALL, "b")  # it was admitted by `a`, or by a store that has been emptied since
+    await b.beat(Node(name="b"), [CALL], list(caps))
+    assert await a.admit(OTHER, caps) == "cap:fleet"
+    await b.end(CALL, 2)
+    assert await a.admit(OTHER, caps) == ""
+
+
+async def test_a_call_handed_over_is_not_suspected(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    await a.ring(CALL, "a")
+    moves = []
+    for epoch in range(1, 5):
+        await a.write([write(epoch, b"head", stage=CallStage.HANDOVER)])
+        claim = await b.claim(CALL, "b")
+        assert claim is not None
+        moves.append(claim.moves)
+    assert moves == [0, 0, 0, 0]
+    claim = await a.claim(CALL, "a")  # this time its owner died
+    assert claim is not None
+    assert claim.moves == 1
 
 
 async def test_tool_runs_are_found_by_their_keys(stores: Callable[[], LiveStore]) -> None:
