@@ -213,7 +213,7 @@ class RedisLive:
         if owner:
             pipeline.sadd(f"{PREFIX}calls:{owner}", call_id)
             pipeline.expire(f"{PREFIX}calls:{owner}", int(CALL_LIFE_S))
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
 
     async def holder(self, call_id: str) -> Held | None:
         key, _ = _keys(call_id)
@@ -224,7 +224,7 @@ class RedisLive:
         for one in writes:
             fixed = (one.owner, one.epoch, one.stage.value, one.head, int(CALL_LIFE_S), one.log_at)
             await self._write(keys=_keys(one.call_id), args=[*fixed, *one.log], client=pipeline)
-        return [Written(answer.decode()) for answer in await self._ask(pipeline.execute())]
+        return [Written(answer.decode()) for answer in await self._ask(_executed(pipeline))]
 
     async def claim(self, call_id: str, owner: str, *, expect_epoch: int | None = None) -> Claim | None:
         arguments = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
@@ -243,7 +243,7 @@ class RedisLive:
         for scope in self._scopes:
             pipeline.zrem(PREFIX + scope, call_id)
         pipeline.srem(f"{PREFIX}calls:{answer[0].decode()}", call_id)
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
         return True
 
     # --- tokens, places, tools
@@ -278,7 +278,7 @@ class RedisLive:
             await self._renew(keys=[PREFIX + scope], args=[DEAD_AFTER_S, *call_ids], client=pipeline)
         arguments: list[str | bytes | float] = [node.name, msgspec.json.encode(node), FORGET_NODE_S]
         await self._beat(keys=[PREFIX + "{nodes}", PREFIX + "{nodes}:beats"], args=arguments, client=pipeline)
-        found = (await self._ask(pipeline.execute()))[-1]
+        found = (await self._ask(_executed(pipeline)))[-1]
         pairs = zip(found[::2], found[1::2], strict=True)
         return [
             msgspec.structs.replace(msgspec.json.decode(body, type=Node), age_s=max(0.0, float(age)))
@@ -290,7 +290,7 @@ class RedisLive:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hdel(PREFIX + "{nodes}", name)
         pipeline.zrem(PREFIX + "{nodes}:beats", name)
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         found = []
@@ -302,6 +302,15 @@ class RedisLive:
             else:
                 await self._index(name, None, call_id)
         return found
+
+
+async def _executed(pipeline: Any) -> list[Any]:
+    """Its answers. It gives its connection back in any case: by itself it keeps one that fails while scripts are
+    loaded, and a pool without connections never finds the server again.
+    """
+    async with pipeline:
+        answers: list[Any] = await pipeline.execute()
+        return answers
 
 
 def _keys(call_id: str) -> list[str]:

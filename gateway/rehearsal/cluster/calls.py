@@ -23,7 +23,19 @@ from offhook.gateway.rehearsal.phone.steps import Say as Speak
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.media.mulaw import RATE_HZ
 
-__all__ = ["AGENT", "LINE", "REST", "Move", "Outside", "PlacedCall", "call_of", "counting", "owner_of", "placed", "script_of"]
+__all__ = [
+    "AGENT",
+    "LINE",
+    "REST",
+    "Move",
+    "Outside",
+    "PlacedCall",
+    "call_of",
+    "counting",
+    "owner_of",
+    "placed",
+    "script_of",
+]
 
 # The call's id stands in the instructions of its model sessions.
 AGENT = """
@@ -129,7 +141,8 @@ class PlacedCall:
         """Each of its moves, after these faults."""
         found, streams = [], [stream for stream in self.truth.streams if stream.started_s is not None]
         for one, after in itertools.pairwise(streams):
-            assert one.closed_s is not None and after.started_s is not None
+            assert one.closed_s is not None
+            assert after.started_s is not None
             closed_s, ends_s = one.closed_s, after.closed_s or math.inf
             played_s = (self.truth.began_s + run.place / RATE_HZ for run in self.truth.played)
             heard = [at_s for at_s in played_s if after.started_s < at_s < ends_s]
@@ -141,7 +154,9 @@ class PlacedCall:
                     stream_s=after.started_s - closed_s,
                     audio_s=max(arrivals)[1] - closed_s if arrivals else None,  # the newest session goes on
                     agent_s=min(heard) - closed_s if heard else None,
-                    resumed=any(s.resumed_from is not None and s.ready_at_s and s.opened_at_s > closed_s for s in opened),
+                    resumed=any(
+                        s.resumed_from is not None and s.ready_at_s and s.opened_at_s > closed_s for s in opened
+                    ),
                 )
             )
         return found
@@ -154,9 +169,7 @@ def _arrival(session: SessionRecord, after_s: float) -> float:
     return arrivals[first][0] if first < len(arrivals) else math.inf
 
 
-def placed(
-    url: str, n: int, name: str, *, public_url: str, auth_token: str, delay_ms: float, words: int
-) -> PlacedCall:
+def placed(url: str, n: int, name: str, *, public_url: str, auth_token: str, delay_ms: float, words: int) -> PlacedCall:
     """The `n`-th call of a run; every second one talks."""
     talks = n % 2 == 1
     sid = "CA" + hashlib.sha256(f"{name} {n}".encode()).hexdigest()[:32]

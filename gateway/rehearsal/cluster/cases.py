@@ -50,7 +50,7 @@ class Nemesis:
     async def away_from(self, name: str, had: list[PlacedCall]) -> None:
         """Wait until the calls that this gateway had are connected elsewhere."""
         async with asyncio.timeout(MOVED_S):
-            while not all(one.call.over or (one.connected and owner_of(one.call) != name) for one in had):
+            while not all(one.call.over or (one.connected and owner_of(one.call) != name) for one in had):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def kill(self) -> str:
@@ -88,7 +88,7 @@ async def _terminate(does: Nemesis, name: str = "") -> None:
     does.signal(name, signal.SIGTERM)
     await does.away_from(name, had)
     async with asyncio.timeout(MOVED_S):
-        while process.poll() is None:
+        while process.poll() is None:  # noqa: ASYNC110  another process's end
             await asyncio.sleep(0.02)
     assert process.returncode == 0, f"{name} ended with {process.returncode}"
 

@@ -14,6 +14,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ COMPLAINTS = ("Traceback", "was never retrieved", "was destroyed but it is pendi
 
 @dataclass(slots=True)
 class Evidence:
-    """All that is left of a run. `keeps`: the live store was there throughout, so moved calls go on from where they were.
-    `resumes`: model sessions are resumed with their handles. `hangs`: a process was stopped before its streams were
-    closed. `cap`: calls at once over all gateways; 0: not enforced.
+    """All that is left of a run. `keeps`: the live store was there throughout, so moved calls go on from where they
+    were. `resumes`: model sessions are resumed with their handles. `hangs`: a process was stopped before its streams
+    were closed. `cap`: calls at once over all gateways; 0: not enforced.
     `left`: what was still there 10 s after the last call. `refused`: calls placed when there was no room.
     """
 
@@ -117,19 +118,25 @@ def _one_owner(one: PlacedCall, seen: Evidence) -> list[str]:
             if sid == one.sid:
                 nodes[int(epoch)].add(node)
                 epochs.append(int(epoch))
+    if not seen.keeps:  # a call begins anew where nothing is known of it
+        return []
     found = [f"epoch {epoch} was of {', '.join(sorted(names))}" for epoch, names in nodes.items() if len(names) > 1]
-    if epochs != sorted(epochs) and seen.keeps:
+    if epochs != sorted(epochs):
         found.append(f"epochs went back: {epochs}")
     return found
 
 
 def _no_old_audio(one: PlacedCall, seen: Evidence) -> list[str]:
-    """No audio reached a model session of an owner before, once the session that goes on has some."""
+    """No audio reached a model session of an owner before, once the session that goes on has some.
+
+    A process that was stopped forwards what it had received, until its first write is refused.
+    """
+    allowed = FRAMES_HZ * max((move.fault_s for move in one.moves(seen.faults_s)), default=0.0) if seen.hangs else 0
     used = sorted((s for s in one.sessions if s.audio_arrivals), key=lambda s: s.opened_at_s)
     found = []
-    for old, new in zip(used, used[1:], strict=False):
+    for old, new in pairwise(used):
         late = sum(at_s > new.audio_arrivals[0][0] for at_s, _ in old.audio_arrivals)
-        if late and new.opened_at_s > (one.truth.streams[0].closed_s or 0.0):
+        if late > allowed and new.opened_at_s > (one.truth.streams[0].closed_s or 0.0):
             found.append(f"{late} frames reached the model session of the owner before")
     return found
 

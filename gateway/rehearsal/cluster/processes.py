@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -36,7 +37,7 @@ __all__ = [
 
 PUBLIC, AUTH_TOKEN, FLEET_KEY = "https://voice.example.com", "auth-token-canary", "fleet-key-canary-1"
 CONSOLE_TOKEN = "console-token-canary"
-START_S = 60.0  # a second on an idle machine
+START_S = 30.0  # a second on an idle machine
 
 
 class RigFailed(OffhookError):
@@ -162,7 +163,9 @@ class Cluster:
         lines = shipped_config().splitlines()
         used = [line for line in lines if "gw" not in line or any(f" {name} " in line for name in self.gateways)]
         bound = {f"OFFHOOK_GW{name[2:]}": f"127.0.0.1:{g.port}" for name, g in self.gateways.items()}
-        self.balancer = HAProxy(folder, "haproxy", "\n".join(used) + "\n", {**bound, "OFFHOOK_BIND": f"127.0.0.1:{port}"})
+        self.balancer = HAProxy(
+            folder, "haproxy", "\n".join(used) + "\n", {**bound, "OFFHOOK_BIND": f"127.0.0.1:{port}"}
+        )
         self.http = aiohttp.ClientSession()
 
     async def start(self) -> None:
@@ -175,9 +178,10 @@ class Cluster:
         """Each gateway answers, the balancer has found it up, and its peers have seen it."""
         for name in self.gateways:
             await self.up(name)
-            await self._until(lambda name=name: self._peers_of(name), f"{name}'s peers")
+            if len(self.gateways) > 1:
+                await self._until(partial(self._sees_all, name), f"{name}'s peers")
 
-    async def _peers_of(self, name: str) -> bool:
+    async def _sees_all(self, name: str) -> bool:
         return await self.metric(name, "offhook_fleet_nodes ") >= len(self.gateways)
 
     async def up(self, name: str) -> None:
@@ -188,11 +192,11 @@ class Cluster:
 
         await self._until(found, name)
 
-    async def _until(self, ready: object, what: str) -> None:
+    async def _until(self, ready: Callable[[], Awaitable[bool]], what: str) -> None:
         ends_s = self.clock() + START_S
         while True:
             with suppress(aiohttp.ClientError, TimeoutError):
-                if await ready():  # type: ignore[operator]
+                if await ready():
                     return
             if self.clock() > ends_s:
                 logs = "\n".join(tail_of(gateway.log_file) for gateway in self.gateways.values())

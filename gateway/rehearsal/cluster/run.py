@@ -1,4 +1,4 @@
-"""The runner of `offhook faults --cluster`: one fleet for all cases, calls through it, one fault in the midst of them."""
+"""The runner of `offhook faults --cluster`: one fleet for all cases, calls through it, a fault in their midst."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock
 
-__all__ = ["ClusterReport", "Fleet", "FleetResult", "Plan", "chosen", "faults", "fleet", "figures", "needs"]
+__all__ = ["ClusterReport", "Fleet", "FleetResult", "Plan", "chosen", "faults", "figures", "fleet", "needs"]
 
 PROGRAMS = ("haproxy", "redis-server", "redis-cli")
+NEW_CALLS = 2  # placed while a fault lasts, or before it
 LEFT_S = 10.0  # after the last call nothing may be left
 SECRET = "whsec_" + "b2ZmaG9vaw" * 4
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much: `calls` under way, `delay_ms` of the carrier for each document and each handshake, `words` that an agent
-    counts, `spread_s` between calls, `goes_on_s` after the fault, `away_s` of Redis.
+    """How much: `calls` under way, `delay_ms` of the carrier for each document and each handshake, `words` that an
+    agent counts, `spread_s` between calls, `goes_on_s` after the fault, `away_s` of Redis.
     """
 
     seed: int = 1
@@ -90,7 +91,9 @@ def chosen(numbers: Sequence[int], quick: bool) -> list[ClusterCase]:
 class Fleet:
     """Three gateways, HAProxy, Redis and its replica, the model, and what the gateways act on outside."""
 
-    def __init__(self, rig: Cluster, redis: RedisPair, model: ModelServer, outside: Outside, scripts: dict[str, Script]):
+    def __init__(
+        self, rig: Cluster, redis: RedisPair, model: ModelServer, outside: Outside, scripts: dict[str, Script]
+    ):
         self._rig, self._redis, self._model, self._outside, self._scripts = rig, redis, model, outside, scripts
 
     async def run(self, case: ClusterCase, plan: Plan) -> FleetResult:
@@ -98,29 +101,34 @@ class Fleet:
         began_s = self._rig.clock()
         name = f"{case.number} {plan.seed}"
         rng = random.Random(name)
-        calls = [self._placed(n, name, plan) for n in range(plan.calls)]
+        late = [self._placed(1_000 + n, name, plan) for n in range(NEW_CALLS)]
+        calls = [self._placed(n, name, plan) for n in range(plan.calls)] + ([] if case.new_calls else late)
         does = Nemesis(self._rig, self._redis, rng, calls, plan.away_s)
         first_event, first_effect = len(self._outside.events), len(self._outside.effects)
         first_violation, logs_at = len(self._model.violations), self._log_sizes()
         running = await self._begin(calls, plan)
-        over = [self._placed(100_000 + n, name, plan) for n in range(2)] if not case.new_calls else []
-        beyond = [asyncio.create_task(one.call.run()) for one in over]
         await asyncio.sleep(rng.uniform(0.7, 1.5))
         for one in calls:
             one.before = await self._transcript(one)
         fault = asyncio.ensure_future(case.fault(does))  # type: ignore[arg-type]
         if case.new_calls:
             await asyncio.sleep(0.5)
-            late = [self._placed(1_000 + n, name, plan) for n in range(2)]
             running += await self._begin(late, plan)
             calls += late
         found = [f"the fault: {error}" for error in await asyncio.gather(fault, return_exceptions=True) if error]
-        await asyncio.sleep(plan.goes_on_s)
-        for one in calls:
+        await asyncio.sleep(plan.goes_on_s / 2)
+        restored = asyncio.ensure_future(
+            self._rig.restart([name for name, gateway in self._rig.gateways.items() if not gateway.runs])
+        )
+        await asyncio.sleep(plan.goes_on_s / 2)
+        over = [self._placed(100_000, name, plan)]  # the fleet is full
+        running += [asyncio.create_task(one.call.run()) for one in over]
+        await asyncio.sleep(plan.goes_on_s / 2)
+        for one in (*calls, *over):
             one.call.hang_up()
-        await asyncio.gather(*running, *beyond)
+        await asyncio.gather(*running)
         ended_s = self._rig.clock()
-        await self._rig.restart([name for name, gateway in self._rig.gateways.items() if not gateway.runs])
+        await restored
         left = await self._left(calls, ended_s)
         seen = checks.Evidence(
             calls=calls,
@@ -130,7 +138,7 @@ class Fleet:
             violations=[] if case.hangs else self._model.violations[first_violation:],
             logs={n: g.log[logs_at[n] :] for n, g in self._rig.gateways.items()},
             left=left,
-            cap=plan.calls if not case.new_calls and case.keeps else 0,
+            cap=plan.calls + NEW_CALLS if case.keeps else 0,
             keeps=case.keeps,
             resumes=case.resumes,
             hangs=case.hangs,
@@ -175,7 +183,7 @@ class Fleet:
             running.append(asyncio.create_task(one.call.run()))
             await asyncio.sleep(plan.spread_s)
         async with asyncio.timeout(30):
-            while not all(one.truth.agent or one.call.over for one in calls):
+            while not all(one.truth.agent or one.call.over for one in calls):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return running
 
@@ -248,7 +256,7 @@ async def fleet(plan: Plan, folder: Path) -> AsyncIterator[Fleet]:
         async with model, Outside() as outside:
             environ = {
                 "OFFHOOK_DRAIN_S": "0",
-                "OFFHOOK_FLEET_MAX_CALLS": str(plan.calls),
+                "OFFHOOK_FLEET_MAX_CALLS": str(plan.calls + NEW_CALLS),
                 "OFFHOOK_SIMULATED_EFFECTS": "*",
                 "OFFHOOK_WEBHOOK_URL": f"{outside.url}/events",
                 "OFFHOOK_WEBHOOK_SECRET": SECRET,

@@ -19,8 +19,8 @@ local left = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local kind = redis.call('TYPE', key)['ok']
   if kind == 'hash' and redis.call('HEXISTS', key, 'stage') == 1 then
-    local stage = redis.call('HGET', key, 'stage')
-    if stage ~= 'ended' then table.insert(left, key .. ' is ' .. stage) end
+    local held = redis.call('HMGET', key, 'stage', 'owner', 'epoch')
+    if held[1] ~= 'ended' then table.insert(left, key .. ' is ' .. table.concat(held, ' ')) end
   elseif kind == 'set' or kind == 'zset' then
     local members = kind == 'set' and redis.call('SMEMBERS', key) or redis.call('ZRANGE', key, 0, -1)
     for _, member in ipairs(members) do
@@ -94,7 +94,7 @@ class RedisPair:
     async def replicated(self) -> None:
         """Wait until the replica has everything, and the front has found the primary."""
         async with asyncio.timeout(20):
-            while "state=online" not in self.primary.ask("INFO", "replication"):
+            while "state=online" not in self.primary.ask("INFO", "replication"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             while not await self._front.servers_up():  # noqa: ASYNC110  another process's truth
                 await asyncio.sleep(0.02)
