@@ -177,9 +177,9 @@ class RedisLive:
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
 
-    async def _ask(self, request: Awaitable[T]) -> T:
+    async def _ask(self, request: Awaitable[T], *, again: bool = False) -> T:
         """The answer; shielded, as a command that is cancelled leaves its answer to the next one on its connection."""
-        if self._failures >= FAILURES_MAX and self._clock() < self._retry_s:
+        if not again and self._failures >= FAILURES_MAX and self._clock() < self._retry_s:
             if asyncio.iscoroutine(request):
                 request.close()
             raise StoreAway("the live store is away")
@@ -187,6 +187,8 @@ class RedisLive:
         try:
             answer = await asyncio.shield(request)
         except self._errors as error:
+            # The other idle connections are as old: each would cost a request when the server is back.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
             self._failures += 1
             if self._failures == FAILURES_MAX:
                 log.warning("the live store is away (%s): calls go on without it", type(error).__name__)
@@ -196,10 +198,21 @@ class RedisLive:
         self._failures = 0
         return answer
 
+    async def _sure(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The answer to what is asked once and not again: a connection that broke meanwhile costs it nothing."""
+        was_away = self._failures >= FAILURES_MAX
+        try:
+            return await self._ask(request())
+        except StoreAway:
+            if was_away:
+                raise
+        return await self._ask(request(), again=True)
+
     # --- calls
 
     async def ring(self, call_id: str, owner: str) -> Held:
-        held = _held(await self._ask(self._ring(keys=_keys(call_id), args=[owner, int(CALL_LIFE_S)])))
+        arguments = [owner, int(CALL_LIFE_S)]
+        held = _held(await self._sure(lambda: self._ring(keys=_keys(call_id), args=arguments)))
         assert held is not None
         if held.owner == owner:
             await self._index(None, owner, call_id)
@@ -217,7 +230,7 @@ class RedisLive:
 
     async def holder(self, call_id: str) -> Held | None:
         key, _ = _keys(call_id)
-        return _held(await self._ask(self._redis.hmget(key, ["owner", "epoch", "stage"])))
+        return _held(await self._sure(lambda: self._redis.hmget(key, ["owner", "epoch", "stage"])))
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -228,7 +241,7 @@ class RedisLive:
 
     async def claim(self, call_id: str, owner: str, *, expect_epoch: int | None = None) -> Claim | None:
         arguments = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
-        found = await self._ask(self._claim(keys=_keys(call_id), args=arguments))
+        found = await self._sure(lambda: self._claim(keys=_keys(call_id), args=arguments))
         if not found:
             return None
         before, epoch, stage, head, moves, entries = found
@@ -236,7 +249,8 @@ class RedisLive:
         return Claim(before.decode(), int(epoch), CallStage(stage.decode()), head, tuple(entries), int(moves))
 
     async def end(self, call_id: str, epoch: int) -> bool:
-        answer = await self._ask(self._end(keys=_keys(call_id), args=[epoch, int(ENDED_LIFE_S)]))
+        arguments = [epoch, int(ENDED_LIFE_S)]
+        answer = await self._sure(lambda: self._end(keys=_keys(call_id), args=arguments))
         if not answer:
             return False
         pipeline = self._redis.pipeline(transaction=False)

@@ -196,3 +196,27 @@ async def test_redis_that_is_away_fails_at_once(tmp_path: Path) -> None:
                 assert time.monotonic() < ends_s
                 await asyncio.sleep(0.05)
         await store.close()
+
+
+async def test_redis_that_is_back_answers_every_request(tmp_path: Path) -> None:
+    require("redis-server", "redis")
+    calls = [f"CA{n:032x}" for n in range(4)]
+    with redis_server(tmp_path) as server:
+        store = RedisLive(server.url, time.monotonic)
+        await store.open()
+        await asyncio.gather(*(store.ring(call_id, "a") for call_id in calls))  # as many connections
+        server.kill()
+        server.start()
+        assert [held.epoch for held in await asyncio.gather(*(store.ring(call_id, "a") for call_id in calls))] == [
+            1
+        ] * 4
+        server.kill()
+        for _ in range(5):
+            with pytest.raises(StoreAway):
+                await store.beat(Node(name="a"), calls, ["cap:fleet"])
+        server.start()
+        await asyncio.sleep(1.1)  # until it is tried again
+        await store.write([Write(call_id, "a", 1, CallStage.LIVE, b"head") for call_id in calls])
+        assert await asyncio.gather(*(store.end(call_id, 1) for call_id in calls)) == [True] * 4
+        assert server.left() == []
+        await store.close()
