@@ -131,7 +131,8 @@ def _no_old_audio(one: PlacedCall, seen: Evidence) -> list[str]:
 
     A process that was stopped forwards what it had received, until its first write is refused.
     """
-    allowed = FRAMES_HZ * max((move.fault_s for move in one.moves(seen.faults_s)), default=0.0) if seen.hangs else 0
+    stopped_s = max((move.fault_s for move in one.moves(seen.faults_s)), default=0.0)
+    allowed = LOST_FRAMES + FRAMES_HZ * stopped_s if seen.hangs else 0
     used = sorted((s for s in one.sessions if s.audio_arrivals), key=lambda s: s.opened_at_s)
     found = []
     for old, new in pairwise(used):
