@@ -561,6 +561,9 @@ class Gateway:
         ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
+            if answer is None and request.path.endswith("/hang_up"):
+                done = await self.switchboard.hang_up_of_dead(request.match_info["id"], held.owner)
+                answer = Passed(200, b'{"done": true}', "application/json") if done else None
             return answer or Passed(409, MOVING, "application/json")
         for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
             answer = await ask(name, request.method, request.raw_path)
