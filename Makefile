@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate simulate-openai test quick attack contract api lint figures bench bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate simulate-openai test quick attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,10 +35,10 @@ simulate-openai: setup ## The same with the other provider, on the quick clock
 	@$(BIN)/offhook simulate --provider openai --speed 10 --out out/simulate-openai
 
 test: setup system ## Run every test; repeat alone, once, those of other processes that failed
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
 
 quick: setup system ## Run the tests that wait for no other process
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
 
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks
@@ -59,7 +59,11 @@ figures: setup ## Draw the pictures of the documentation
 	@for f in tests/figures_*.py; do $(BIN)/python -m $$(echo $${f%.py} | tr / .); done
 
 bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken in one run
-	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py) ;; *) echo "== $$f"; $(BIN)/python -m $$(echo $${f%.py} | tr / .);; esac; done
+	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py|*bench_peers.py) ;; *) echo "== $$f"; $(BIN)/python -m $$(echo $${f%.py} | tr / .);; esac; done
+
+bench-peers: setup ## Measure this gateway beside a bare relay, google-genai's own calls and Pipecat, on the same calls
+	@$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/peers.txt
+	@$(BIN)/python -m tests.bench.bench_peers --peers .venv-peers/bin/python
 
 bench-vad: setup system ## The table of speech detection: onset, misses, false starts
 	@$(BIN)/python -m tests.bench.bench_vad

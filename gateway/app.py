@@ -137,7 +137,7 @@ class Gateway:
             here=self._here,
             caps={"cap:fleet": settings.fleet_max_calls} if settings.fleet_max_calls else {},
         )
-        self.fleet.on_beat = lambda: self.switchboard.look_after_dead_nodes()
+        self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
         self.calls: dict[str, Call] = {}
         self.admission = Admission(
@@ -386,7 +386,7 @@ class Gateway:
     async def _hand_over_all(self) -> None:
         """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
         calls, began_s = list(self.calls.values()), self._clock()
-        handed = await asyncio.gather(*(self.switchboard.hand_over(call, QUIET_S) for call in calls))
+        handed = await asyncio.gather(*(self.switchboard.moves.hand_over(call, QUIET_S) for call in calls))
         log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
         left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
         for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
@@ -562,7 +562,7 @@ class Gateway:
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
             if answer is None and request.path.endswith("/hang_up"):
-                done = await self.switchboard.hang_up_of_dead(request.match_info["id"], held.owner)
+                done = await self.switchboard.moves.hang_up_of_dead(request.match_info["id"], held.owner)
                 answer = Passed(200, b'{"done": true}', "application/json") if done else None
             return answer or Passed(409, MOVING, "application/json")
         for name in list(peers.nodes) if held is None else ():  # an outbound call's own id

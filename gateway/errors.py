@@ -27,6 +27,7 @@ __all__ = [
     "OperatorError",
     "PeerError",
     "cancelled_from_outside",
+    "forget_frames",
     "nearest",
 ]
 
@@ -81,6 +82,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """`did you mean X? ` for a word that is almost a known one, else nothing: to be put into a message."""
     found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"did you mean {found[0]}? " if found else ""
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Drop the frames that an exception holds, and those before it. Where an object keeps the exception that was raised
+    in its own method, each holds the other until a full collection.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def cancelled_from_outside() -> bool:

@@ -36,10 +36,12 @@ def provider_of(agent: Agent) -> str:
 def model_for(provider: str, environ: Mapping[str, str]) -> Model:
     """One of the process's models, by its provider. Raises `OperatorError`."""
     if provider == "openai":
-        from offhook.gateway.models.openai.client import OpenAIModel, OpenAISettings
+        from offhook.gateway.models.openai.client import OpenAIModel
+        from offhook.gateway.models.openai.settings import OpenAISettings
 
         return OpenAIModel(OpenAISettings.read(environ))
-    from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+    from offhook.gateway.models.gemini.client import GeminiModel
+    from offhook.gateway.models.gemini.settings import GeminiSettings
 
     return GeminiModel(GeminiSettings.read(environ))
 
@@ -76,7 +78,7 @@ def name_of(agent: Agent) -> str:
 def check_agent(agent: Agent, tools: Iterable[Declared], environ: Mapping[str, str]) -> list[Problem]:
     """What the agent's model would refuse, or silently not do; needs no key. Raises `OperatorError`."""
     if provider_of(agent) == "openai":
-        from offhook.gateway.models.openai.client import OpenAISettings
+        from offhook.gateway.models.openai.settings import OpenAISettings
         from offhook.gateway.models.openai.setup import check as check_openai
 
         return check_openai(agent, tools, azure=OpenAISettings.found(environ).azure)
@@ -95,7 +97,7 @@ def published_prices() -> dict[str, Prices]:
 
 def shown(environ: Mapping[str, str]) -> dict[str, str]:
     """Every provider's settings as text under their variables' names, the keys masked."""
-    from offhook.gateway.models.gemini.client import GeminiSettings
-    from offhook.gateway.models.openai.client import OpenAISettings
+    from offhook.gateway.models.gemini.settings import GeminiSettings
+    from offhook.gateway.models.openai.settings import OpenAISettings
 
     return {**GeminiSettings.found(environ).shown(), **OpenAISettings.found(environ).shown()}

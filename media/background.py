@@ -162,6 +162,7 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
     """The next frame (160 samples at 8 kHz) of each line, no line twice; then its attributes are of that frame.
 
     `played_dbov`: see `SpeechDetector.push`. Raises ValueError, and nothing is heard, for a frame of another length.
+    What goes wrong with one line alone is in `Spectra.failed`.
     """
     pieces: list[NDArray[Any]] = []
     for line, frame in zip(lines, frames, strict=True):
@@ -187,7 +188,12 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
         line._overlap = joined[end - _OVERLAP : end]
         line.level_dbov, line.hiss_db = level, hiss - _HISS_BIAS_DB
         line.fresh = new >= _FRESH_SHARE * total
-        line.echo_dbov = echo = line.echo.push(level, played)
+        try:
+            line.echo_dbov = echo = line.echo.push(level, played)
+        except Exception as error:  # the others' frames are not heard twice for it
+            spectra.failed[end // _WINDOW - 1] = error
+            line.loud = False
+            continue
         rise -= _RISE_BIAS_DB
         if echo <= SILENCE_DBOV:  # with the agent in it, it would not be the background
             line._learn(rise)
@@ -226,6 +232,7 @@ class Spectra:
 
     def __init__(self, windows: NDArray[np.float32], wanted: bool) -> None:
         """Not `wanted`: no window is worth a spectrum."""
+        self.failed: dict[int, Exception] = {}  # by row
         if not wanted:
             self.bands: NDArray[np.float64] = np.empty((len(windows), _LEVEL + 1))
             return

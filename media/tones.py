@@ -27,7 +27,7 @@ def _soft_edges(x: NDArray[np.float64], ms: float) -> NDArray[np.float64]:
     return x
 
 
-def thinking_sound(seconds: float, dbov: float = -38.0) -> NDArray[np.int16]:
+def thinking_sound(seconds: float, dbov: float = -30.0) -> NDArray[np.int16]:
     """Soft plucked notes, slow and low. Loops without a seam at each 2.4 s.
 
     `dbov` is the level at which a note starts; it fades within 0.3 s.

@@ -64,12 +64,20 @@ class SpeechDetector(Protocol):
     @staticmethod
     def push_all(
         detectors: Sequence[Any], frames: Sequence[NDArray[np.int16]], played_dbov: Sequence[float]
-    ) -> list[SpeechEdge | None]:
+    ) -> list[SpeechEdge | Exception | None]:
         """`push` for many detectors of this class at once, none twice: at 16 a quarter of the time for each frame.
 
-        The edges are the same however the detectors are grouped.
+        The edges are the same however the detectors are grouped. What one detector raises stands in its place; the call
+        itself raises only before any of them has heard its frame.
         """
         ...
+
+
+def _alone(found: list[SpeechEdge | Exception | None]) -> SpeechEdge | None:
+    [edge] = found
+    if isinstance(edge, Exception):
+        raise edge
+    return edge
 
 
 _ENOUGH = 4.0  # two frames that are surely a voice, or four that rather are
@@ -146,25 +154,31 @@ class EnergyDetector:
         return self._line.echo
 
     def push(self, samples: NDArray[np.int16], played_dbov: float) -> SpeechEdge | None:
-        return self.push_all([self], [samples], [played_dbov])[0]
+        return _alone(self.push_all([self], [samples], [played_dbov]))
 
     @staticmethod
     def push_all(
         detectors: Sequence[EnergyDetector], frames: Sequence[NDArray[np.int16]], played_dbov: Sequence[float]
-    ) -> list[SpeechEdge | None]:
+    ) -> list[SpeechEdge | Exception | None]:
         spectra = hear([detector._line for detector in detectors], frames, played_dbov)
         loud = [row for row, detector in enumerate(detectors) if detector._line.loud]
         pitches = dict(zip(loud, spectra.pitches(loud), strict=True)) if loud else {}
-        found: list[SpeechEdge | None] = []
+        found: list[SpeechEdge | Exception | None] = []
         for row, detector in enumerate(detectors):
-            edges = detector._edges
-            if row in pitches:
-                evidence = detector._evidence(pitches[row], spectra, row)
-                found.append(edges.push(evidence, True, detector._line.fresh))
-            else:
-                detector._hisses = 0
-                found.append(edges.push(_QUIET, False))
+            try:
+                found.append(detector._decide(pitches.get(row), spectra, row))
+            except Exception as error:
+                found.append(error)
         return found
+
+    def _decide(self, pitch: float | None, spectra: Spectra, row: int) -> SpeechEdge | None:
+        """`pitch`: None where the line is not loud."""
+        if row in spectra.failed:
+            raise spectra.failed[row]
+        if pitch is None:
+            self._hisses = 0
+            return self._edges.push(_QUIET, False)
+        return self._edges.push(self._evidence(pitch, spectra, row), True, self._line.fresh)
 
     def _evidence(self, pitch: float, spectra: Spectra, row: int) -> float:
         line = self._line
@@ -212,20 +226,26 @@ class SileroDetector:
         return self._line.echo
 
     def push(self, samples: NDArray[np.int16], played_dbov: float) -> SpeechEdge | None:
-        return self.push_all([self], [samples], [played_dbov])[0]
+        return _alone(self.push_all([self], [samples], [played_dbov]))
 
     @staticmethod
     def push_all(
         detectors: Sequence[SileroDetector], frames: Sequence[NDArray[np.int16]], played_dbov: Sequence[float]
-    ) -> list[SpeechEdge | None]:
+    ) -> list[SpeechEdge | Exception | None]:
         spectra = hear([detector._line for detector in detectors], frames, played_dbov)
-        return [
-            detector._decide(samples, detector._line.loud and spectra.is_tone(row))
-            for row, (detector, samples) in enumerate(zip(detectors, frames, strict=True))
-        ]
+        found: list[SpeechEdge | Exception | None] = []
+        for row, (detector, samples) in enumerate(zip(detectors, frames, strict=True)):
+            try:
+                found.append(detector._decide(samples, spectra, row))
+            except Exception as error:
+                found.append(error)
+        return found
 
-    def _decide(self, samples: NDArray[np.int16], tone: bool) -> SpeechEdge | None:
+    def _decide(self, samples: NDArray[np.int16], spectra: Spectra, row: int) -> SpeechEdge | None:
+        if row in spectra.failed:
+            raise spectra.failed[row]
         line = self._line
+        tone = line.loud and spectra.is_tone(row)
         evidence = 0.0
         self._waiting = np.concatenate([self._waiting, samples * np.float32(1 / 32768.0)])
         if len(self._waiting) >= _SILERO_WINDOW:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ KEPT = {
 }
 
 
-def classes() -> Iterator[tuple[str, str]]:
+@cache
+def classes() -> tuple[tuple[str, str], ...]:
     """Each class of the house and the module that defines it."""
+    return tuple(_classes())
+
+
+def _classes() -> Iterator[tuple[str, str]]:
     for top in ("gateway", "media", "metrics"):
         for path in sorted((ROOT / top).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -33,7 +39,7 @@ def classes() -> Iterator[tuple[str, str]]:
                     yield node.name, str(path.relative_to(ROOT))
 
 
-def doubled(found: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def doubled(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Name -> its modules, of names defined in more than one. A leading underscore is a module's own business."""
     modules: Mapping[str, list[str]] = defaultdict(list)
     for name, module in found:

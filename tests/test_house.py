@@ -94,6 +94,19 @@ def test_names_of_tests_are_short() -> None:
     assert long == [], f"say given and expected in {NAME_LENGTH} characters"
 
 
+# What a newcomer reads to understand a call, in this order; docs/architecture.md names the same files.
+READING_PATH = ("conversation/events.py", "conversation/commands.py", "conversation/machine.py", "call/call.py")
+READING_LINES = 1_100
+
+
+def test_reading_path_stays_short() -> None:
+    lines = {path: len((TESTS.parent / "gateway" / path).read_text().splitlines()) for path in READING_PATH}
+    assert sum(lines.values()) < READING_LINES, f"move what is not the theory of a call elsewhere: {lines}"
+    way = (TESTS.parent / "docs" / "architecture.md").read_text().partition("Read in this order:")[2]
+    assert [way.find(f"`{path}`") for path in READING_PATH] == sorted(way.find(f"`{path}`") for path in READING_PATH)
+    assert all(f"`{path}`" in way[:300] for path in READING_PATH)
+
+
 # Where the wall's clock may be named: the composition roots (gateway/cli/ too) and the quick clock itself. Elsewhere
 # it may only be the default of an argument.
 CLOCK_ROOTS = {"gateway/app.py", "gateway/rehearsal/quick_clock.py", "gateway/rehearsal/load/worker.py"}

@@ -236,11 +236,10 @@ async def place(
     *,
     calls: int,
     turns: int,
-    at_once: int | None = None,
     named: dict[str, Any] | None = None,
     placed: Callable[[Watched], object] = lambda call: None,
 ) -> list[Lived]:
-    """Place `calls`, all or so many at once, each of `turns` interruptions; `scripts` is where the model looks for a
+    """Place `calls` at once, each of `turns` interruptions; `scripts` is where the model looks for a
     call's script."""
     line = str(words(folder))
     for lead_ms in LEADS_MS:  # made before the calls, not in them
@@ -253,14 +252,8 @@ async def place(
         HangUp(),
     )
 
-    lines = asyncio.Semaphore(at_once or calls)
-
     async def one(index: int) -> Watched:
         await asyncio.sleep(0.07 * index)
-        async with lines:
-            return await live_through(index)
-
-    async def live_through(index: int) -> Watched:
         sid = "CA" + secrets.token_hex(16)
         scripts[sid] = script_for(folder, index, turns)
         call = Watched(

@@ -75,6 +75,8 @@ def _contradictions(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "limits.warning_s", "must be less than call_s, or 0 for no warning"
     if agent.model.compress_to_tokens >= agent.model.compress_at_tokens:
         yield "model.compress_to_tokens", "must be less than compress_at_tokens"
+    if not agent.model.filler or filler_line(agent.model.filler):
+        yield "model.filler", "is heard while the model is silent, and cannot be said by it: tone, or a WAV file"
     if agent.greeting.text and agent.greeting.sound:
         yield "greeting", "takes either text (the model says it) or sound (a file is played), not both"
     if agent.recording.announce and not (agent.recording.enabled and agent.greeting.text):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from offhook.gateway.agent.spec import Agent, filler_line
 from offhook.gateway.errors import AgentFileError
 from offhook.media import mulaw
@@ -13,14 +16,15 @@ from offhook.media.wav import read_wav
 
 __all__ = ["load_sounds"]
 
-TONE_S = 2.4  # length of the filler "tone", which repeats
+TONE_S = 1.2  # of the filler "tone": an answer that has come meanwhile waits for its end
+SILENCE_PEAK = 100  # of 32768: -50 dBFS
 
 
 def load_sounds(agent: Agent) -> dict[str, bytes]:
     """G.711 mu-law, 8 kHz, by the name in the agent file. Raises `AgentFileError` for a file that cannot be played."""
-    names = [("greeting.sound", agent.greeting.sound)]
+    names = [("greeting.sound", agent.greeting.sound), ("model.filler", agent.model.filler)]
     names += [(f"tools[{i}].filler", tool.filler) for i, tool in enumerate(agent.tools)]
-    sounds = {"tone": mulaw.encode(thinking_sound(TONE_S))}
+    sounds = {"tone": mulaw.encode(_audible(thinking_sound(TONE_S)))}
     for field, name in names:
         if not name or name == "tone" or filler_line(name):
             continue
@@ -29,5 +33,11 @@ def load_sounds(agent: Agent) -> dict[str, bytes]:
             samples, rate_hz = read_wav(path)
         except (OSError, ValueError) as error:
             raise AgentFileError(agent.file or agent.name, f"{name} cannot be played ({error})", field=field) from None
-        sounds[name] = mulaw.encode(resample(samples, rate_hz, 8000))
+        sounds[name] = mulaw.encode(_audible(resample(samples, rate_hz, 8000)))
     return sounds
+
+
+def _audible(samples: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Without the silence before and after: the caller waits through it."""
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > SILENCE_PEAK)
+    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples

@@ -155,8 +155,9 @@ class ModelSettings(_Spec, frozen=True):
     # `keep_turns` of them and the facts remembered. Every turn is billed for the whole context. 0: never.
     keep_turns: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
     silent_after_ms: Annotated[int, msgspec.Meta(ge=1_000, le=600_000)] = (
-        6_000  # no reply after the caller's turn: prompt again, then reconnect
+        6_000  # no reply after the caller's turn: the filler; prompt again, then reconnect
     )
+    filler: str = "tone"  # what a caller who waits hears instead of more silence than that: "tone", or a WAV file
     setup_timeout_s: Seconds = 10.0
 
 

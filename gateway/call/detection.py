@@ -200,7 +200,8 @@ def _decode(frames: list[_Frame]) -> None:
             frame.samples = row
         return
     for frame in frames:
-        frame.samples = frame.hearing.decoded(frame.codes)
+        if frame.samples is NO_SAMPLES:  # a resampler hears nothing twice, should another call's frame have failed
+            frame.samples = frame.hearing.decoded(frame.codes)
 
 
 def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
@@ -209,12 +210,16 @@ def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], 
         [frame.samples for frame in frames],
         [frame.agent_dbov for frame in frames],
     )
-    edges.update(zip(frames, found, strict=True))
+    for frame, edge in zip(frames, found, strict=True):
+        if isinstance(edge, Exception):
+            frame.hearing.failed(edge)
+        else:
+            edges[frame] = edge
 
 
 def _together(frames: list[_Frame], work: Callable[[list[_Frame]], None]) -> list[_Frame]:
-    """The frames that it was done to: to all at once, or, should that fail, to each alone. An exception costs its own
-    call this frame; a detector of the others may then learn from its frame twice.
+    """The frames that it was done to: to all at once, or, should that fail, to each alone: an exception costs its own
+    call this frame. `work` raises before it has changed anything, or does not repeat what it has done.
     """
     try:
         work(frames)

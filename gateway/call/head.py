@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 VERSION = 1
+FILLER = "filler"  # `TurnRecord.kind` of what covers a wait and answers nothing
 TURNAROUND_MAX_S = 1.0  # a carrier's webhook takes less
 
 
@@ -183,13 +184,14 @@ def taken_from(head: Head, log: Iterable[LogEntry], wall_s: float, rate_hz: int)
     said = [entry.said for entry in log if entry.said is not None] + record.transcript
     heard_s = wall_s - min(head.turnaround_s, TURNAROUND_MAX_S)
     by_generation = {turn.generation: turn for turn in turns}
-    heard_text, cut, heard_any, sound_heard = "", False, False, 0
+    heard_text, cut, heard_any, answered, sound_heard = "", False, False, not head.replies, 0
     for reply in head.replies:
         heard = _heard(reply, heard_s, rate_hz)
         received = max(reply.received, heard)
         whole = reply.complete and heard >= received
-        cut, heard_any = cut or not whole, heard_any or heard > 0
         turn = by_generation.get(reply.generation)
+        if turn is None or turn.kind != FILLER:
+            cut, heard_any, answered = cut or not whole, heard_any or heard > 0, True
         if turn is None:
             continue
         words = _heard_words(reply, heard, received)
@@ -208,8 +210,11 @@ def taken_from(head: Head, log: Iterable[LogEntry], wall_s: float, rate_hz: int)
     lines = sorted(said + agent, key=lambda line: (line.at_ms, line.who != "caller"))
     record.turns, record.transcript = turns, lines
     ending = Ending(head.ending) if head.ending else None
-    spoke = heard_any or any(turn.heard_ms > 0 for turn in turns)
-    owed = _owed(Phase(head.phase), cut=cut, heard=heard_any, spoke=spoke)
+    spoke = heard_any or any(turn.heard_ms > 0 for turn in turns if turn.kind != FILLER)
+    phase = Phase(head.phase)
+    if phase is Phase.SPEAKING and not answered:  # fillers alone are heard
+        phase = Phase.THINKING
+    owed = _owed(phase, cut=cut, heard=heard_any, spoke=spoke)
     return Taken(head, record, turns, lines, owed, ending, heard_text, sound_heard, wall_s - head.wall_s)
 
 

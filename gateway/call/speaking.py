@@ -61,7 +61,7 @@ class Speaking:
 
     # --- the machine's commands
 
-    def play(self, command: c.Play | c.Replay) -> None:
+    def play(self, command: c.Play) -> None:
         """Send audio that is at hand."""
         codes = self.playout.span(command.generation, command.from_sample, command.to_sample)
         if isinstance(command, c.Replay):
@@ -90,7 +90,7 @@ class Speaking:
         self._timeline.sound_reply(turn, kind)
         samples, audible = self.playout.push_sound(turn, self._sounds.get(name, b""))
         if samples:
-            self._feed(e.ReplyAudio(now_s, turn, samples, audible))
+            self._feed(e.ReplyAudio(now_s, turn, samples, audible, filler=kind == "filler"))
         self._feed(e.ReplyComplete(now_s, turn))
 
     def sound_again(self, turn: int, name: str) -> int:

@@ -6,11 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from offhook.gateway.call.hearing import Hearing
-from offhook.gateway.call.model_side import ModelSide
-from offhook.gateway.call.recorder import Recorder
-from offhook.gateway.call.speaking import Speaking
-from offhook.gateway.call.tools import CallTools
+from offhook.gateway.call.parts import Parts
 from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation.endings import Ending
 from offhook.metrics.segments import LINK_RTT
@@ -32,19 +28,15 @@ class Teardown:
     def __init__(
         self,
         wiring: Wiring,
+        parts: Parts,
         *,
-        speaking: Speaking,
-        hearing: Hearing,
-        tools: CallTools,
-        model: ModelSide,
-        recorder: Recorder | None,
         stop_timers: Callable[[], None],
         on_over: Callable[[], None],
         release: Callable[[], None],
     ) -> None:
         self._wiring, self._faults, self._timeline = wiring, wiring.faults, wiring.timeline
-        self._speaking, self._hearing, self._tools, self._model = speaking, hearing, tools, model
-        self._recorder, self._stop_timers, self._on_over, self._release = recorder, stop_timers, on_over, release
+        self._speaking, self._hearing, self._tools, self._model, self._recorder = parts
+        self._stop_timers, self._on_over, self._release = stop_timers, on_over, release
         self._decided, self._gone = asyncio.Event(), asyncio.Event()
         self._left_behind = False  # a part did not close in time
         self.ending: Ending | None = None

@@ -406,7 +406,7 @@ class Timeline:
 
     # --- commands
 
-    def _played(self, command: c.Play | c.Replay, decided_s: float) -> None:
+    def _played(self, command: c.Play, decided_s: float) -> None:
         turn = self._turn(command.generation)
         record = turn.record
         record.sent_ms = max(record.sent_ms, command.to_sample * self._sample_ms)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from offhook.gateway.call.line import LineCan, LineFormats, LineSink, ReplyMark, Span
+from offhook.gateway.errors import forget_frames
 from offhook.gateway.observe.tcp import round_trip_s
 
 __all__ = ["ClearMark", "Encoder", "StreamLine", "StreamSocket", "close_socket", "mark_name", "parse_mark"]
@@ -65,6 +66,9 @@ class StreamSocket(Protocol):
     async def close(self, *, code: int = 1000, message: bytes = b"") -> Any: ...
 
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+    def exception(self) -> BaseException | None:
+        """The error that ended it, if one did."""
 
 
 class StreamLine:
@@ -283,6 +287,7 @@ async def close_socket(
             closing.cancel()
         elif not closing.cancelled():
             closing.exception()  # a connection that is gone already is closed, too
+        forget_frames(socket.exception())
 
 
 # --- the names of marks

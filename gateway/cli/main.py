@@ -124,6 +124,8 @@ def serve(
     settings, count = settings_from(os.environ), workers_wanted(workers)
     agents = _agents(agent, settings)
     log_to_stderr(settings.log_level, agents, os.environ, settings.replica if is_worker(os.environ) else "")
+    if count == 1:
+        import offhook.gateway.app  # noqa: F401  before `_run` enables the collection of garbage, which would take a fifth longer
     _run(run_serve(settings, agents) if count == 1 else serve_with_workers(settings, count, agent or []))
 
 
@@ -238,13 +240,40 @@ def simulate(
         Path | None, typer.Option(help="An earlier run's --json: fail where this one is slower or acts differently.")
     ] = None,
     provider: ProviderName = "",
+    url: Annotated[
+        str,
+        typer.Option(
+            help="Another gateway that speaks Twilio Media Streams: its voice webhook (http, https) or "
+            "its media socket (ws, wss). Signed where TWILIO_AUTH_TOKEN is set."
+        ),
+    ] = "",
+    public_url: Annotated[str, typer.Option(help="The URL that gateway knows itself by, if it is not --url's.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: a custom parameter of the stream, for a media socket.")
+    ] = None,
+    model_at: Annotated[
+        str, typer.Option(help="HOST:PORT where the rehearsal model answers for that gateway, over plain HTTP.")
+    ] = "",
+    model_ca: Annotated[
+        Path | None, typer.Option(help="Write the model's certificate to this file, and use TLS.")
+    ] = None,
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
     OUT/index.html shows all results: verdicts, recordings, pictures, latency. Exit code 1 if one failed.
     """
     with _rehearsal():
+        from offhook.gateway.cli.rehearse import Outside
         from offhook.gateway.cli.rehearse import simulate as run_simulate
+        from offhook.gateway.rehearsal.outside import target_of
+    outside = None
+    if url:
+        if speed > 1 or provider:
+            raise OperatorError("--speed and --provider are for a gateway that is started here, not for --url")
+        token = os.environ.get("TWILIO_AUTH_TOKEN", "")
+        outside = Outside(target_of(url, public_url, token, parameter or []), model_at, model_ca)
+    elif public_url or parameter or model_at or model_ca:
+        raise OperatorError("--public-url, --parameter, --model-at and --model-ca go with --url, another gateway's")
     _folder(out)
     _to_write(json, junit)
     wanted = run_simulate(
@@ -259,6 +288,7 @@ def simulate(
         details=details,
         baseline=baseline,
         provider=_provider(provider),
+        outside=outside,
     )
     good = _run(wanted)
     if not good:

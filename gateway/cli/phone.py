@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import aiohttp
 import msgspec
 import typer
 
 from offhook.gateway.agent.load import load_agent
-from offhook.gateway.carriers.twilio.rest import VoiceHook
-from offhook.gateway.carriers.twilio.webhooks import rest_for
-from offhook.gateway.cli.doctor import HERE, Finding, destination, examine
 from offhook.gateway.cli.proxies import PROXIES
 from offhook.gateway.config import Settings, check_proxies, settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.numbers import AddressKind, mistake_in, read_address
-from offhook.gateway.telephony.status import FINAL
 from offhook.gateway.text import visible
+
+if TYPE_CHECKING:  # every command imports this module: what takes long to import is imported where it is used
+    import aiohttp
+
+    from offhook.gateway.cli.doctor import Finding
 
 __all__ = ["mount"]
 
@@ -88,6 +88,10 @@ def _local(settings: Settings) -> str:
 
 
 async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
+    import aiohttp
+
+    from offhook.gateway.telephony.status import FINAL
+
     token = settings.api_token
     if not token:
         raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's token")
@@ -113,6 +117,8 @@ async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
 async def _ask(
     http: aiohttp.ClientSession, method: str, url: str, body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    import aiohttp
+
     try:
         async with http.request(method, url, json=body) as answer:
             if answer.status >= 400:
@@ -134,6 +140,11 @@ def _error_of(text: str) -> str:
 
 def number_list() -> None:
     """The account's numbers and where their calls go."""
+    import aiohttp
+
+    from offhook.gateway.carriers.twilio.webhooks import rest_for
+    from offhook.gateway.cli.doctor import destination
+
     settings = settings_from(os.environ)
 
     async def listed() -> None:
@@ -154,6 +165,12 @@ def number_set(
     ] = "",
 ) -> None:
     """Point a number's calls at this gateway: voice URL, fallback URL and status callback."""
+    import aiohttp
+
+    from offhook.gateway.carriers.twilio.rest import VoiceHook
+    from offhook.gateway.carriers.twilio.webhooks import rest_for
+    from offhook.gateway.cli.doctor import HERE, destination
+
     settings = settings_from(os.environ)
     public = settings.public_url
     if what := mistake_in(number, {AddressKind.NUMBER}):
@@ -195,6 +212,7 @@ def doctor(
     settings = settings_from(os.environ)
     check_proxies(os.environ)  # no session with the model could be checked
     agents = [load_agent(path) for path in agent or map(Path, settings.agents)]
+    from offhook.gateway.cli.doctor import examine
 
     async def examined() -> list[Finding]:
         findings = []

@@ -6,7 +6,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,11 +21,11 @@ from offhook.gateway.rehearsal.cluster import run as cluster
 from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
-from offhook.gateway.rehearsal.load.picture import draw_load
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
 from offhook.gateway.rehearsal.load.search import load as run_load
 from offhook.gateway.rehearsal.model.script import Script, SendGoAway, read_script, script_from
 from offhook.gateway.rehearsal.model.server import serve
+from offhook.gateway.rehearsal.outside import OtherGateway, model_at, rehearse_outside
 from offhook.gateway.rehearsal.results.baseline import (
     Comparison,
     compare,
@@ -37,7 +38,16 @@ from offhook.gateway.rehearsal.results.report import Report, report_of, show, sh
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 
-__all__ = ["cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
+__all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Another gateway to rehearse, and where the rehearsal model listens for it, with a certificate in `model_ca`."""
+
+    gateway: OtherGateway
+    model_at: str = ""
+    model_ca: Path | None = None
 
 
 WITHOUT_COMPUTING = "The clock was stopped during computation: latencies do not include it."
@@ -56,6 +66,7 @@ async def simulate(
     details: bool = False,
     baseline: Path | None = None,
     provider: str = "",
+    outside: Outside | None = None,
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
 
@@ -65,7 +76,9 @@ async def simulate(
     expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
     that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
     with its gateway, on the quick clock. `provider`: that of every agent's model, instead of the agent file's.
+    `outside`: the calls go to another gateway, one after the other.
     """
+    gateway = None if outside is None else outside.gateway
     environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
@@ -80,7 +93,7 @@ async def simulate(
     earlier = None if baseline is None else await asyncio.to_thread(read_baseline, baseline)
     sources = dict(zip(names, map(scenario_file, paths), strict=True))
     facts = await asyncio.to_thread(facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider)
-    slots = asyncio.Semaphore(parallel)
+    slots = asyncio.Semaphore(parallel if gateway is None else 1)
     reports: list[tuple[str, Report]] = []
     running: list[str] = []
     status = console.status("") if console.is_terminal else None
@@ -96,7 +109,11 @@ async def simulate(
             progress()
             try:
                 run_seed = None if seed is None else seed + number
-                if speed > 1:
+                if gateway is not None:
+                    report = await rehearse_outside(
+                        scenario, gateway, model, out / name, seed=run_seed, clock=time.monotonic
+                    )
+                elif speed > 1:
                     report = await _quickly(path, out / name, speed, run_seed, environment)
                 else:
                     report = await run_scenario(
@@ -107,14 +124,18 @@ async def simulate(
             running.remove(name)
         reports.append((name, report))
         progress()
-        failed = [v for call in report.calls for v in call.verdicts if not v.ok]
+        failed = [v for call in report.calls for v in call.verdicts if v.failed]
         console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{escape(scenario.about)}[/]")
         for verdict in failed:
             console.print(f"    [red]{escape(verdict.words)}[/]")
         if details or not report.ok:
             show(report, console)
 
-    with status or nullcontext():
+    async with AsyncExitStack() as stack:
+        stack.enter_context(status or nullcontext())
+        model = None
+        if outside is not None and outside.model_at:
+            model = await stack.enter_async_context(model_at(outside.model_at, outside.model_ca, time.monotonic))
         await asyncio.gather(*(one(*run) for run in runs))
     whole = report_of([c for _, r in reports for c in r.calls])
     whole.run = facts
@@ -132,6 +153,8 @@ async def simulate(
     passed = sum(report.ok for _, report in reports)
     if len(reports) > 1:
         show_totals(whole, console)
+    if unseen := sum(not v.seen for _, r in reports for call in r.calls for v in call.verdicts):
+        console.print(f"[dim]{unseen} expectations not seen from outside: they need this project's gateway[/]")
     if speed > 1:
         console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
     if compared is not None:
@@ -182,9 +205,12 @@ def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | N
     for name, report in reports:
         seconds = sum(call.record.duration_ms for call in report.calls if call.record) / 1000
         case = ElementTree.SubElement(suite, "testcase", classname="offhook", name=name, time=f"{seconds:.3f}")
-        failed = [v.words for call in report.calls for v in call.verdicts if not v.ok]
+        failed = [v.words for call in report.calls for v in call.verdicts if v.failed]
+        unseen = [v.words for call in report.calls for v in call.verdicts if not v.seen]
         if failed:
             ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
+        if unseen:
+            ElementTree.SubElement(case, "system-out").text = "\n".join(unseen)
     if compared is not None:
         suite.set("tests", str(len(reports) + 1))
         case = ElementTree.SubElement(suite, "testcase", classname="offhook", name="baseline", time="0")
@@ -198,6 +224,8 @@ def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | N
 async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
     """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
     report = await run_load(files, out, plan, url=url, clock=time.monotonic)
+    from offhook.gateway.rehearsal.load.picture import draw_load  # matplotlib, once no call is measured any more
+
     await asyncio.to_thread(draw_load, report, out / "load.png")
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 130)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from offhook.gateway.agent.load import load_agent
 from offhook.gateway.cli.serve import serve
 from offhook.gateway.config import settings_from
-from offhook.gateway.models.gemini.client import GeminiSettings
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.providers import provider_of, with_provider
 
 if TYPE_CHECKING:

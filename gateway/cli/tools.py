@@ -12,21 +12,19 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from offhook.gateway.agent.load import load_agent
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.events import Outcome, ToolPolicy
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.observe.redact import Redactor, secrets_of
-from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
-from offhook.gateway.tools.build import build_tools
-from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.tools.runner import ToolRunner
+
+if TYPE_CHECKING:  # every command imports this module: what takes long to import is imported where it is used
+    from offhook.gateway.conversation.endings import Ending
+    from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolResult
 
 __all__ = ["mount"]
 
@@ -93,13 +91,16 @@ def tools_call(
     else:
         print(f"{result.outcome.value} in {took_s * 1000:.0f} ms" + (f": {result.record}" if result.record else ""))
         print("result for the model: " + msgspec.json.format(response, indent=2).decode())
-    if result.outcome is not Outcome.DONE:
+    if result.outcome.value != "done":
         raise typer.Exit(1)
 
 
 async def _run(
     spec: Agent, tools: dict[str, Tool], name: str, arguments: dict[str, Any], really: bool
 ) -> tuple[ToolResult, float]:
+    from offhook.gateway.tools import ToolCall
+    from offhook.gateway.tools.runner import ToolRunner
+
     finished: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
     runner = ToolRunner(
         tools,
@@ -129,6 +130,9 @@ async def _run(
 @asynccontextmanager
 async def _toolbox(spec: Agent) -> AsyncIterator[tuple[dict[str, Tool], dict[str, str]]]:
     """The agent's tools, open, and what kind each is."""
+    from offhook.gateway.tools.build import build_tools
+    from offhook.gateway.tools.http.client import HttpClient
+
     toolbox = build_tools(spec, os.environ, http := HttpClient())
     await asyncio.gather(http.start(), toolbox.start())
     try:
@@ -149,7 +153,7 @@ def _described(tool: Tool, kind: str) -> dict[str, Any]:
     conduct = [f"{tool.timeout_s:g} s"]
     for word, is_so in (
         ("blocking", tool.blocking),
-        ("finishes when the caller interrupts", tool.on_barge_in is ToolPolicy.FINISH),
+        ("finishes when the caller interrupts", tool.on_barge_in.value == "finish"),
         ("silent", tool.silent),
         ("outside effects", tool.outside_effects),
         (f"filler after {tool.filler_after_ms} ms", bool(tool.filler)),
@@ -215,6 +219,8 @@ class _Desk:
 
     @contextmanager
     def keys(self, *, secret: bool) -> Iterator[asyncio.Queue[str]]:
+        from offhook.gateway.tools import ToolError
+
         raise ToolError("No keys can be pressed: there is no call.")
         yield  # a context manager is a generator
 

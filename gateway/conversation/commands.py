@@ -37,13 +37,8 @@ class Play(Command):
     to_sample: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replay(Command):
+class Replay(Play):
     """As `Play`, where playback was cut (a dismissed barge-in, a lost stream): faded in, so that it does not click."""
-
-    generation: int
-    from_sample: int
-    to_sample: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +74,17 @@ class ReplyEnded(Command):
     interrupted: bool
 
 
-@dataclass(frozen=True, slots=True)
 class PlayGreeting(Command):
     """Play the agent's greeting from its sound file, as a reply of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlayFiller(Command):
-    """Cover this slow tool call: play the agent's filler as a reply of its own."""
+    """Cover the wait for this slow tool call, "" for the model: play the tool's filler, or the agent's, as a reply of
+    its own.
+    """
 
-    call_id: str
+    call_id: str = ""
 
 
 # --- barge-in
@@ -136,7 +132,6 @@ class SendPrompt(Command):
     prompt: Prompt
 
 
-@dataclass(frozen=True, slots=True)
 class Unanswered(Command):
     """For the record: the caller's turn had no reply when the caller spoke again, or in `silent_after_s`."""
 
@@ -149,22 +144,18 @@ class ReportHeard(Command):
     heard: int
 
 
-@dataclass(frozen=True, slots=True)
 class OpenTurn(Command):
     """Local turn detection: the caller's turn begins (with the pre-roll kept by the shell)."""
 
 
-@dataclass(frozen=True, slots=True)
 class CloseTurn(Command):
     """Local turn detection: the caller's turn is over."""
 
 
-@dataclass(frozen=True, slots=True)
 class RotateModel(Command):
     """Change to a new model connection that resumes this one: in a quiet moment, or in the last one."""
 
 
-@dataclass(frozen=True, slots=True)
 class ReconnectModel(Command):
     """The model is stuck: drop its connection and get a new one."""
 

@@ -1,7 +1,8 @@
 """What happened: everything that can reach one call's conversation machine.
 
-Frozen values, each with the time it happened: `at_s`, seconds on the one monotonic clock of the process.
-Samples are those of the audio sent to the line, mono; `generation` numbers a reply and only grows.
+Frozen values, each with the time it happened: `at_s`, seconds on the one monotonic clock of the process. An event
+without fields of its own is a plain subclass. Samples are those of the audio sent to the line, mono; `generation`
+numbers a reply and only grows.
 """
 
 from __future__ import annotations
@@ -38,30 +39,22 @@ class Event:
 # --- the line
 
 
-@dataclass(frozen=True, slots=True)
 class StreamStarted(Event):
     """The call's first media stream is up."""
 
 
-@dataclass(frozen=True, slots=True)
 class StreamStopped(Event):
     """The caller hung up."""
 
 
-@dataclass(frozen=True, slots=True)
 class StreamLost(Event):
     """The media stream is gone, or has brought nothing for too long, and none will take its place."""
 
 
-@dataclass(frozen=True, slots=True)
 class LineAway(Event):
-    """The media stream is gone and another may come; what the far end had queued is lost.
-
-    The shell bounds the wait: `LineBack`, or `StreamLost`.
-    """
+    """The media stream is gone; `LineBack` or `StreamLost` follows. What the far end had queued is lost."""
 
 
-@dataclass(frozen=True, slots=True)
 class LineBack(Event):
     """Another media stream has taken the place of the one that was lost."""
 
@@ -77,8 +70,7 @@ class Owed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resumed(Event):
-    """The call began in another process and goes on in this one. Its stream is gone and another may come; a model
-    session with the call's memory is being connected.
+    """The call began in another process and goes on in this one, with its line away and its link connecting.
 
     `newest`: the highest reply number given out there; none of those replies is alive. `began_s`: when the call's first
     stream started, on this process's clock. `ending`: why it was about to end. `sound`, `sound_heard`: samples of a
@@ -95,10 +87,8 @@ class Resumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class MarkReturned(Event):
-    """All of `generation` before `sample` was played.
-
-    `epoch` is that of its `SendMark`: a mark from before the last clear is also echoed when the clear drops it,
-    so it proves nothing.
+    """All of `generation` before `sample` was played; but a mark of an `epoch` before the last clear proves nothing, as
+    the far end echoes it when it drops the audio, too.
     """
 
     generation: int
@@ -113,7 +103,6 @@ class ClearAcknowledged(Event):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
 class DigitPressed(Event):
     """The caller pressed a key; which one is the shell's affair."""
 
@@ -135,12 +124,8 @@ class CallerSpeechEnded(Event):
     offset_s: float
 
 
-@dataclass(frozen=True, slots=True)
 class LoudWithoutSpeech(Event):
-    """The caller's audio has been loud for seconds, and the detector found no speech in it: it may be deaf.
-
-    Reported once until the detector finds speech again.
-    """
+    """The caller's audio has been loud for seconds without speech, by the detector: it may be deaf. Reported once."""
 
 
 # --- the model
@@ -153,12 +138,10 @@ class ModelReady(Event):
     resumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class ModelDown(Event):
     """The model connection was lost; the link is reconnecting."""
 
 
-@dataclass(frozen=True, slots=True)
 class ModelFailed(Event):
     """The model cannot be reached, or not again: the link has given up."""
 
@@ -172,14 +155,14 @@ class GoAway(Event):
 
 @dataclass(frozen=True, slots=True)
 class ReplyAudio(Event):
-    """`samples` more of a reply are ready to be played.
-
-    `audible_sample`: the first voice of this reply is before this sample (given once per reply).
+    """`samples` more of a reply are ready to be played. `audible_sample`: its voice begins before it; given once.
+    `filler`: it covers a wait and answers nothing.
     """
 
     generation: int
     samples: int
     audible_sample: int | None = None
+    filler: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +174,7 @@ class ReplyComplete(Event):
 
 @dataclass(frozen=True, slots=True)
 class TurnComplete(Event):
-    """The model's turn is over; `generation` is that turn's number, audio or not.
-
-    `cut`: it broke off: there is far less audio of it than text.
-    """
+    """The model's turn is over, with audio or without. `cut`: there is far less audio of it than text."""
 
     generation: int
     cut: bool = False
@@ -207,7 +187,6 @@ class ModelInterrupted(Event):
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
 class CallerTranscribed(Event):
     """The model transcribed the caller: it heard a turn, whatever the detector decided."""
 
@@ -233,15 +212,12 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolRequested(Event):
-    """The model requests a tool. `silent`: its result is sent without being spoken of.
-
-    `limit_s`: the runner ends it sooner than this, whatever happens; after it the machine gives the tool up.
-    """
+    """The model requests a tool. `silent`: its result is not spoken of. After `limit_s` the machine gives it up."""
 
     call_id: str
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
-    filler_after_s: float | None = None  # cover this much silence with the agent's filler
+    filler_after_s: float | None = None  # cover this much silence with the tool's filler
     limit_s: float = 600.0
 
 
@@ -262,9 +238,8 @@ class ToolWithdrawn(Event):
 
 @dataclass(frozen=True, slots=True)
 class EndRequested(Event):
-    """End the call once what is being said has been heard (the agent's `end_call`, a transfer, a drain).
-
-    `call_id`: the tool call that requests it, "" for none; one that is not running any more is ignored.
+    """End the call once what is being said has been heard. `call_id`: the tool call that requests it, ignored once it
+    is not running any more; "" for none (a drain, a limit).
     """
 
     ending: Ending
@@ -273,10 +248,7 @@ class EndRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class CancelReply(Event):
-    """Stop what the agent is saying, for good; the caller did not interrupt it.
-
-    `generation`: the highest number given out, whose audio may not have come yet.
-    """
+    """Stop what the agent is saying, for good: all up to `generation`, whose audio may not have come yet."""
 
     generation: int = 0
 
@@ -292,79 +264,61 @@ class SayAndEnd(Event):
 # --- timers
 
 
-@dataclass(frozen=True, slots=True)
 class Timer(Event):
     """An event that `SetTimer` schedules; the shell delivers it when it is due."""
 
 
-@dataclass(frozen=True, slots=True)
 class ConnectTimeout(Timer):
     """The model was not ready in time for this call, or not again, and the link did not report it."""
 
 
-@dataclass(frozen=True, slots=True)
 class VerdictTimeout(Timer):
     """The suspected barge-in is over and the model has not confirmed it."""
 
 
-@dataclass(frozen=True, slots=True)
 class BargeInLasted(Timer):
     """The caller has spoken over the agent for `min_barge_in_ms`, and goes on: the detector's hangover is over."""
 
 
-@dataclass(frozen=True, slots=True)
 class ClearTimeout(Timer):
     """The line has not acknowledged a clear in time."""
 
 
-@dataclass(frozen=True, slots=True)
 class PlayoutTimeout(Timer):
     """By the clock all that was sent has been heard, but its marks or the rest of the reply have not come."""
 
 
-@dataclass(frozen=True, slots=True)
 class ModelSilent(Timer):
-    """The model owes the caller a reply and has brought nothing; or the tool it waits for does not end.
-
-    The caller's speech does not stop this timer: a caller who repeats the question waits for the answer as well.
-    """
+    """The model owes the caller a reply and has brought nothing; or the tool it waits for does not end."""
 
 
-@dataclass(frozen=True, slots=True)
 class EndpointTimeout(Timer):
     """Local turn detection: the caller has been silent long enough for the turn to be over."""
 
 
-@dataclass(frozen=True, slots=True)
 class FillerDue(Timer):
-    """A tool has kept the caller waiting in silence."""
+    """The caller has been kept waiting in silence: by a tool, by the model, or by the way to it."""
 
 
-@dataclass(frozen=True, slots=True)
 class IdleTimeout(Timer):
     """Neither side has said anything since the end of playback."""
 
 
-@dataclass(frozen=True, slots=True)
 class GoodbyeTimeout(Timer):
     """The goodbye did not begin, or did not end, in time."""
 
 
-@dataclass(frozen=True, slots=True)
 class GoAwayDeadline(Timer):
     """The model's connection is about to be closed: change it now, quiet or not."""
 
 
-@dataclass(frozen=True, slots=True)
 class TimeWarning(Timer):
     """The call's time limit is near."""
 
 
-@dataclass(frozen=True, slots=True)
 class CostWarning(Timer):
     """The call's cost limit is near. Delivered by the shell first; a timer repeats it until a quiet moment."""
 
 
-@dataclass(frozen=True, slots=True)
 class TimeLimit(Timer):
     """The call's time limit is reached."""

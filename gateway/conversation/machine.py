@@ -42,14 +42,18 @@ to its end, and the rest is due when the link is back. A connection that is abou
 changed in a quiet moment, or in its last.
 
 **A deaf model.** A model that owes a reply and brings none is prompted, then reconnected, then given up. The time
-counts from the end of the first turn without a reply (`Due.since_s`), whatever the caller says after it: the model is
-prompted `silent_after_s` after that, or sooner once a second turn has no reply either; reconnected `NUDGED_S` later;
-given up `GIVE_UP_S` after that, with a connection or without. Audible audio or a tool call ends the count, a turn or
-audio without a voice does not. A model that transcribes the caller, or is interrupted, hears: it is left time until
-the caller pauses (`Due.alive`). Where the gateway's own detector is deaf (`LoudWithoutSpeech`) a reply is due too.
+counts from the end of the first turn without a reply (`Due.since_s`), whatever the caller says after it, until audible
+audio or a tool call: the model is prompted `silent_after_s` after that, or sooner once a second turn has no reply
+either; reconnected `NUDGED_S` later; given up `GIVE_UP_S` after that, with a connection or without. A model that
+transcribes the caller, or is interrupted, hears: it is left time until the caller pauses (`Due.alive`). Where the
+gateway's own detector is deaf (`LoudWithoutSpeech`) a reply is due too.
+
+**Silence.** A caller who waits, in THINKING with a line, hears nothing for `silent_after_s` at most, counted from the
+end of playback or of the caller's own words (`State.quiet_s`): then comes a filler, as a reply of its own that answers
+nothing. What is due stays due. The measures against a deaf model, the link's recovery and the tools go on behind it.
 
 **Tools** run beside the phases; each call gets exactly one outcome. While one runs that the conversation waits for, its
-own limit bounds THINKING, and a filler may cover the silence.
+own limit bounds THINKING.
 
 **Endings.** There is one way out: `End`, the last command. A request to end waits until what is being said has been
 heard. If the reason is the agent's or the caller's silence, the caller can keep the call alive by speaking into the
@@ -131,6 +135,18 @@ _AGENT_SILENT: dict[type[e.Event], Handler] = {
     e.MarkReturned: ignore,  # all that was sent has been heard
 }
 
+# The agent is heard, by the clock at least.
+_PLAYING: dict[type[e.Event], Handler] = {
+    **_COMMON,
+    e.LineAway: line.away_playing,
+    e.LineBack: line.back_playing,
+    e.CancelReply: barge_in.cancel_heard,
+    e.ReplyComplete: replies.reply_complete,
+    e.MarkReturned: replies.mark_returned,
+    e.PlayoutTimeout: replies.playout_timeout,
+    e.DigitPressed: barge_in.digit_over_agent,
+}
+
 TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
     Phase.CONNECTING: {
         **dict.fromkeys((*_COMMON, e.CallerSpeechStarted, e.CallerSpeechEnded), ignore),
@@ -168,19 +184,13 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         e.DigitPressed: barge_in.digit_thinking,
     },
     Phase.SPEAKING: {
-        **_COMMON,
-        e.LineAway: line.away_playing,
-        e.LineBack: line.back_playing,
-        e.CancelReply: barge_in.cancel_heard,
+        **_PLAYING,
+        e.ModelSilent: link.model_silent_speaking,
         e.CallerSpeechStarted: barge_in.speech_over_agent,
         e.CallerSpeechEnded: barge_in.speech_ended_over_agent,
         e.ModelInterrupted: barge_in.interrupted_over_agent,
         e.BargeInLasted: barge_in.lasted_over_agent,
         e.ReplyAudio: replies.reply_goes_on,
-        e.ReplyComplete: replies.reply_complete,
-        e.MarkReturned: replies.mark_returned,
-        e.PlayoutTimeout: replies.playout_timeout,
-        e.DigitPressed: barge_in.digit_over_agent,
     },
     Phase.HELD: {
         **_COMMON,
@@ -211,19 +221,12 @@ TABLE: dict[Phase, dict[type[e.Event], Handler]] = {
         e.DigitPressed: ignore,
     },
     Phase.CLOSING: {
-        **_COMMON,
-        e.LineAway: line.away_playing,
-        e.LineBack: line.back_playing,
-        e.CancelReply: barge_in.cancel_heard,
+        **_PLAYING,
         e.CallerSpeechStarted: barge_in.speech_while_closing,
         e.CallerSpeechEnded: barge_in.speech_ended_closing,
         e.ModelInterrupted: barge_in.interrupted_closing,
         e.BargeInLasted: barge_in.lasted_closing,
         e.ReplyAudio: replies.reply_while_closing,
-        e.ReplyComplete: replies.reply_complete,
-        e.MarkReturned: replies.mark_returned,
-        e.PlayoutTimeout: replies.playout_timeout,
-        e.DigitPressed: barge_in.digit_over_agent,
         e.GoodbyeTimeout: closing.goodbye_timeout,
     },
     Phase.ENDED: dict.fromkeys((*_COMMON, *_AGENT_SILENT, e.DigitPressed), ignore),

@@ -105,7 +105,7 @@ class RunningTool(NamedTuple):
     policy: ToolPolicy = ToolPolicy.CANCEL
     silent: bool = False
     filler_after_s: float | None = None
-    limit_s: float = 600.0
+    ends_s: float = 600.0  # by then its runner has ended it
     withdrawn: bool = False  # runs to its end, but is not waited for and its result is not sent
 
 
@@ -150,6 +150,7 @@ class State(NamedTuple):
     tools: tuple[RunningTool, ...] = ()
     caller: Caller = Caller()
     due: Due = Due()
+    quiet_s: float = 0.0  # THINKING: since when the caller has heard nothing
     agent_replied: bool = False  # a reply was audible since the caller last spoke
     greeted: bool = False  # the protected greeting has begun
     rotation_due: bool = False  # the model is about to close this connection
@@ -166,6 +167,21 @@ class State(NamedTuple):
             and self.phase not in (Phase.LISTENING, Phase.THINKING)
             and any(reply.protected for reply in replies)
         )
+
+    @property
+    def quiet(self) -> bool:
+        """Neither side speaks, and nothing is awaited."""
+        return self.phase is Phase.LISTENING and not (self.caller.speaking or self.tools or self.caller.turn_open)
+
+    @property
+    def agent_has_floor(self) -> bool:
+        """The agent is heard, or would be but for a barge-in that is only suspected."""
+        phase = self.phase
+        return phase in (Phase.SPEAKING, Phase.HELD) or (phase is Phase.CLOSING and bool(self.ledger.replies))
+
+    def is_dead(self, generation: int) -> bool:
+        """Whether audio of this reply is dropped."""
+        return generation <= self.ledger.dead or self.phase is Phase.ENDED
 
     def with_ledger(self, ledger: Ledger) -> State:
         """As `_replace(ledger=...)`, at half the price: used for every chunk of audio."""

@@ -13,8 +13,8 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -42,11 +42,10 @@ from offhook.gateway.rehearsal.account import (
     place_outbound,
 )
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
-from offhook.gateway.rehearsal.results.picture import draw
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
     ExpectationResult,
@@ -76,8 +75,10 @@ __all__ = [
     "rehearse",
     "run_demo",
     "run_scenario",
+    "seeded",
     "tail_of",
     "understood",
+    "write_results",
 ]
 
 # Prefixes of the environment variables of the carrier and gateway, and of the model.
@@ -318,10 +319,7 @@ def _call(
     twilio: SimulatedTwilio | None,
     clock: Clock,
 ) -> SimulatedCall:
-    carrier, call_sid = scenario.carrier, None
-    if seed is not None:
-        carrier = replace(carrier, seed=seed + number)
-        call_sid = "CA" + hashlib.sha256(f"{scenario.name} {seed + number}".encode()).hexdigest()[:32]
+    carrier, call_sid = seeded(scenario, seed, number)
     return SimulatedCall(
         url,
         scenario.steps,
@@ -335,6 +333,14 @@ def _call(
         conferences=twilio,
         clock=clock,
     )
+
+
+def seeded(scenario: Scenario, seed: int | None, number: int) -> tuple[Carrier, str | None]:
+    """The carrier, and the SID, of the call `number` of a seed; without a seed the SID is random (None)."""
+    if seed is None:
+        return scenario.carrier, None
+    digest = hashlib.sha256(f"{scenario.name} {seed + number}".encode()).hexdigest()
+    return replace(scenario.carrier, seed=seed + number), "CA" + digest[:32]
 
 
 def _verdicts(scenario: Scenario, report: CallReport, *, scripted: bool) -> list[ExpectationResult]:
@@ -404,7 +410,13 @@ async def run_scenario(
         for failure in model.failures if model else ():
             raise failure
     # Another gateway runs on the quick clock: there is no call that drawing could delay.
-    executor = _picture_process() if gateway is gateway_process else None
+    return await write_results(rehearsed, out_dir, _picture_process() if gateway is gateway_process else None)
+
+
+async def write_results(
+    rehearsed: Sequence[tuple[CallTruth, CallReport]], out_dir: Path, executor: Executor | None = None
+) -> Report:
+    """Write recordings, pictures and `report.json` of calls that have ended. `executor`: draws, None: a thread."""
     paths: dict[str, str] = {}
     for number, (truth, report) in enumerate(rehearsed, 1):
         suffix = f"-{number}" if len(rehearsed) > 1 else ""
@@ -436,6 +448,8 @@ def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
 
 def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
     """Write recording and picture of one call; returns their paths by name."""
+    from offhook.gateway.rehearsal.results.picture import draw  # matplotlib: only the process that draws imports it
+
     sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
     left, right = decode(truth.left), decode(truth.right)
     write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))

@@ -6,16 +6,19 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.store.database import CallDatabase
-from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.postgres import PostgresDatabase
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
-from offhook.metrics.catalogue import Metrics
+
+if TYPE_CHECKING:  # not needed by the commands that work on the store
+    from offhook.gateway.store.kept import KeptRecords
+    from offhook.metrics.catalogue import Metrics
 
 __all__ = ["configured_database", "kept_records", "number_key"]
 
@@ -45,6 +48,8 @@ def kept_records(settings: Settings, metrics: Metrics) -> KeptRecords | None:
                 "OFFHOOK_DATABASE_URL needs OFFHOOK_DATA_DIR, too: a folder for what waits while the database is away"
             )
         return None
+    from offhook.gateway.store.kept import KeptRecords
+
     spool = Spool(Path(settings.data_dir))
     key = number_key(settings)
     return KeptRecords(_database_of(settings), spool, key, metrics, node=f"{socket.gethostname()}:{os.getpid()}")

@@ -13,10 +13,12 @@ from typing import Protocol
 from aiohttp import web
 
 from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.call.line import LineFormats
 from offhook.gateway.errors import PeerError
 from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.status import CallStatus
 
-__all__ = ["Carrier", "CarrierBusy", "Feature", "Hold", "Keys", "Kind", "NextStep"]
+__all__ = ["Carrier", "CarrierBusy", "Feature", "Hold", "Keys", "Kind", "NextStep", "Ringing"]
 
 
 class Feature(Enum):
@@ -37,6 +39,27 @@ class Kind(Enum):
     DIAL = "dial"  # the transfer's target
     JOIN = "join"  # a conference, in which caller and human meet
     FALLBACK = "fallback"  # the agent's fallback: a line, a human, a queue
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing:
+    """A call that a carrier wants answered.
+
+    `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
+    stream that will come. `reconnects`: a lost stream can be replaced by another. `agent`: its name, where the caller
+    chose it and not a number.
+    """
+
+    call_id: str
+    caller: str
+    dialled: str
+    own_number: str
+    formats: LineFormats
+    is_outbound: bool = False
+    outbound_id: str = ""
+    status: CallStatus | None = None
+    reconnects: bool = True
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

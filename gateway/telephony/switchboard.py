@@ -15,35 +15,29 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.call.call import Call
-from offhook.gateway.call.facts import TELEPHONE, CallFacts
-from offhook.gateway.call.head import Taken
-from offhook.gateway.call.line import LineFormats
+from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.errors import OperatorError, PeerError
-from offhook.gateway.live import CallStage
 from offhook.gateway.live.fleet import Fleet
-from offhook.gateway.live.seal import Seal
 from offhook.gateway.numbers import AddressKind, first_number, read_address
 from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
-from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
+from offhook.gateway.telephony.moves import Moves, OpenCall
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
-from offhook.gateway.telephony.survival import MOVES_MAX, Journal, Survival, read_claim, tool_notes
-from offhook.gateway.telephony.tokens import CLOCKS_APART_S, TOKEN_LIFE_S
 from offhook.gateway.telephony.transfer import WarmTransfers, briefing_agent, without_human
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["CostReached", "OpenCall", "Ringing", "Switchboard"]
+__all__ = ["CostReached", "Switchboard"]
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +46,6 @@ MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silen
 REPORTED_END_S = 2.0  # from the carrier's report that a stream ended to the end of its socket
 KEY_S = 0.5  # a key's tone and the pause after it
 CLOSE_TASKS_S = 2.0
-QUIET_LOOK_S = 0.05
-WRITTEN_S = 1.0
-BRING_EVERY_S = 0.1  # a REST request for each call of a dead process
-BRING_AGAIN_S = 60.0
 KEYS = frozenset("0123456789ABCD*#w")
 FALLBACK_AFTER = frozenset(
     {
@@ -71,33 +61,6 @@ FALLBACK_AFTER = frozenset(
 
 class CostReached(OperatorError):
     """The cost per day is reached: no call is placed until calls of the last 24 hours are older."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ringing:
-    """A call that a carrier wants answered.
-
-    `own_number`: our end, whose agent answers. `outbound_id`: of the `OutboundCall` that this is. `formats`: of the
-    stream that will come. `reconnects`: a lost stream can be replaced by another. `agent`: its name, where the caller
-    chose it and not a number.
-    """
-
-    call_id: str
-    caller: str
-    dialled: str
-    own_number: str
-    formats: LineFormats
-    is_outbound: bool = False
-    outbound_id: str = ""
-    status: CallStatus | None = None
-    reconnects: bool = True
-    agent: str = ""
-
-
-class OpenCall(Protocol):
-    """How the process opens a call."""
-
-    def __call__(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call: ...
 
 
 class Switchboard:
@@ -121,16 +84,31 @@ class Switchboard:
     ) -> None:
         self._settings, self._admission, self._metrics, self.fleet = settings, admission, metrics, fleet
         self._agents, self._calls, self._open_call, self._clock = agents, calls, open_call, clock
-        self._wall, self._seal = wall, Seal(settings.fleet_key)
         self._carriers: list[Carrier] = []
         self._legs: OrderedDict[str, Leg] = OrderedDict()
-        self._survivals: dict[str, Survival] = {}
-        self._reaping = False
         self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
         self._tasks: set[asyncio.Task[Any]] = set()
         self.outbound = OutboundQueue(settings.calls_per_s)
         self._transfers = WarmTransfers(
             self._legs, self.outbound, decide=self._decide, hang_up=self.hang_up, spawn=self._spawn
+        )
+
+        self.moves = Moves(
+            settings,
+            admission,
+            metrics,
+            agents,
+            self._legs,
+            self._carriers,
+            fleet,
+            clock=clock,
+            wall=wall,
+            open_call=open_call,
+            ring=self.ring,
+            follows=self.follows,
+            new_leg=self._new_leg,
+            connect=self._connect_parts,
+            spawn=self._spawn,
         )
 
     # --- life
@@ -246,217 +224,17 @@ class Switchboard:
             call = self._open_call(facts, answer.agent, now_s if by_webhook else None)
             self._connect_parts(call, leg)
             if leg.reconnects:
-                self._keep(call, leg, epoch)
+                self.moves.keep(call, leg, epoch)
         return answer
-
-    async def fleet_is_full(self, call_id: str) -> bool:
-        """Whether all processes together have as many calls as they may; else this one has its place among them."""
-        if not await self.fleet.admit(call_id):
-            return False
-        self._metrics.calls_rejected_total.inc(Refusal.AT_LIMIT.value)
-        log.info("call %s refused: %s over all processes", call_id, Refusal.AT_LIMIT.value)
-        return True
 
     def _connect_parts(self, call: Call, leg: Leg) -> None:
         if Feature.KEYS in leg.carrier.can:
             call.tools.on_digits = partial(self._press, call, leg)
 
-    # --- a call and other processes
-
-    def _keep(self, call: Call, leg: Leg, epoch: int, taken: Taken | None = None) -> None:
-        """Write checkpoints of it from now on, where there is a live store."""
-        if not self.fleet.shared:
-            return
-        call_id, checkpoints = call.facts.call_sid, self.fleet.checkpoints
-        call.on_change = partial(checkpoints.changed, call_id)
-        call.on_words = partial(checkpoints.changed_a_little, call_id)
-        call.tools.journal = Journal(call, self.fleet, self._seal)
-        survival = Survival(call, leg, self._seal, self._wall, self._moved, taken=taken)
-        self._survivals[call_id] = survival
-        checkpoints.begin(call_id, survival, epoch)
-
-    def _moved(self, call: Call) -> None:
-        """Another process has the call: nothing of it is done or recorded here any more."""
-        call_id = call.facts.call_sid
-        self.fleet.checkpoints.lose(call_id)
-        self._survivals.pop(call_id, None)
-        self._admission.forget(call_id)
-        if leg := self._legs.pop(call_id, None):
-            leg.carrier.forget(call_id)
-        call.moved()
-
     @property
     def draining(self) -> bool:
         """No new calls are taken."""
         return self._admission.draining
-
-    async def hand_over(self, call: Call, quiet_s: float) -> bool:
-        """Let another process go on with the call: from a quiet moment, waited for `quiet_s`. False: it cannot.
-
-        The model's session is closed first, or it would be in use when the other process resumes it.
-        """
-        call_id, checkpoints = call.facts.call_sid, self.fleet.checkpoints
-        survival = self._survivals.get(call_id)
-        if survival is None:
-            return False
-        for _ in range(round(quiet_s / QUIET_LOOK_S)):
-            if call.ending is not None or call.quiet:
-                break
-            await asyncio.sleep(QUIET_LOOK_S)
-        if call.ending is not None:
-            return False
-        await call.model.link.close()
-        survival.stage = CallStage.HANDOVER
-        checkpoints.changed(call_id)
-        if not await checkpoints.written(WRITTEN_S) or call.ending is not None:
-            return False
-        self._metrics.calls_moved_total.inc("handed_over")
-        self._moved(call)
-        return True
-
-    def look_after_dead_nodes(self) -> None:
-        """After each beat: calls whose process is dead and whose carrier has not noticed are brought here."""
-        carrier = self._bringing_carrier()
-        if carrier is not None and not self._reaping and not self.draining and (dead := self.fleet.dead()):
-            self._reaping = True
-            self._spawn(self._reap(carrier, [node.name for node in dead]))
-
-    def _bringing_carrier(self) -> Carrier | None:
-        return next((carrier for carrier in self._carriers if Feature.BRING in carrier.can), None)
-
-    async def hang_up_of_dead(self, call_id: str, owner: str) -> bool:
-        """End a call whose process is dead, at its carrier; False: that process answers, or the call cannot be had."""
-        carrier = self._bringing_carrier()
-        if carrier is None or await self.fleet.peers.answers(owner):
-            return False
-        ringing = Ringing(call_id, "", "", "", TELEPHONE)
-        if not await self.ended_elsewhere(carrier, ringing, self._clock(), Ending.AGENT_HUNG_UP):
-            return False
-        try:
-            return await carrier.hang_up(call_id)
-        except PeerError as error:
-            log.warning("call %s: %s", call_id, error)
-            return False
-
-    async def _reap(self, carrier: Carrier, names: Sequence[str]) -> None:
-        try:
-            for name in names:
-                for call_id, epoch in await self.fleet.calls_of(name):
-                    if await self.fleet.peers.answers(name):
-                        break  # it lives, without the store
-                    if await self.fleet.burn(f"bring:{call_id}:{epoch}", BRING_AGAIN_S):
-                        await self._bring(carrier, call_id, name)
-                        await asyncio.sleep(BRING_EVERY_S)
-        finally:
-            self._reaping = False
-
-    async def _bring(self, carrier: Carrier, call_id: str, owner: str) -> None:
-        log.warning("call %s: %s, which has it, is dead", call_id, owner)
-        try:
-            up = await carrier.bring(call_id)
-        except PeerError as error:
-            log.warning("call %s: %s", call_id, error)
-            return
-        if not up:
-            ringing = Ringing(call_id, "", "", "", TELEPHONE, status=CallStatus.COMPLETED)
-            await self.ended_elsewhere(carrier, ringing, self._clock())
-
-    async def ended_elsewhere(
-        self, carrier: Carrier, ringing: Ringing, now_s: float, ending: Ending | None = None
-    ) -> bool:
-        """A call whose process does not answer has ended, by the carrier's report or by `ending`: its record is
-        completed here. False: it cannot be had.
-        """
-        call_id, wall_s = ringing.call_id, self._wall()
-        claim = await self.fleet.claim(call_id)
-        taken = claim and read_claim(claim, self._seal, call_id, wall_s, ringing.formats.takes.rate_hz)
-        agent = self._agents.get(taken.record.agent) if taken else None
-        if not claim:
-            return False
-        if not taken or agent is None:  # nothing is known of it that a record could be made of
-            await self.fleet.give_back(call_id, claim.epoch)
-            return ending is not None
-        log.info("call %s: it has ended, and %s, which had it, does not answer", call_id, claim.owner)
-        leg = self._new_leg(carrier, ringing, agent, None)
-        leg.on_hang_up()
-        self._admission.adopt(call_id, agent, claim.epoch, now_s, live=True)
-        call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
-        self._keep(call, leg, claim.epoch, taken)
-        completed = ringing.status is CallStatus.COMPLETED
-        call.conclude(taken.ending or ending or (Ending.CALLER_HUNG_UP if completed else Ending.STREAM_LOST))
-        return True
-
-    async def token_here(self, carrier: Carrier, call_id: str, token: str, formats: LineFormats, now_s: float) -> str:
-        """The token with which a stream claims its call here, when its token is valid in any process: the same one, or
-        that of a call which is taken over because its stream has come here. "" for one that was used before.
-        """
-        read = self._admission.read(call_id, token, now_s)
-        if read is None:
-            return token  # the claim refuses and counts it
-        if not await self.fleet.burn(read.token_id, TOKEN_LIFE_S + CLOCKS_APART_S):
-            return ""
-        if call_id in self._legs:
-            return token
-        held = await self.fleet.holder(call_id)
-        if held is None or held.epoch != read.epoch or held.stage is CallStage.ENDED:
-            return ""  # a stream of an owner before
-        log.info("call %s: its stream has come here and not to %s", call_id, held.owner)
-        answer = await self.take_over(carrier, Ringing(call_id, "", "", "", formats), now_s)
-        return answer.token if isinstance(answer, Admitted) else ""
-
-    async def take_over(self, carrier: Carrier, ringing: Ringing, now_s: float) -> Admitted | NextStep | None:
-        """Another process's call, whose stream is over, goes on here: connect its next stream with the token; or do
-        what follows it. None: it cannot be had.
-
-        A call of which nothing is known begins anew.
-        """
-        call_id, wall_s = ringing.call_id, self._wall()
-        claim = await self.fleet.claim(call_id)
-        if claim is None:
-            return None
-        self._metrics.calls_moved_total.inc("taken")
-        taken = read_claim(claim, self._seal, call_id, wall_s, ringing.formats.takes.rate_hz)
-        agent = self._agents.get(taken.record.agent) if taken is not None else None
-        if taken is None or agent is None or not taken.record.streams:
-            log.info("call %s: taken over from %s before it was connected", call_id, claim.owner)
-            answer = self.ring(carrier, ringing, now_s, epoch=claim.epoch)
-            return answer if isinstance(answer, Admitted) else NextStep(Kind.FALLBACK)
-        log.info(
-            "call %s: taken over from %s (epoch %d, owed: %s)", call_id, claim.owner, claim.epoch, taken.owed.value
-        )
-        notes = await tool_notes(self.fleet, self._seal, taken)
-        leg = self._new_leg(carrier, ringing, agent, None)
-        leg.own_number, leg.caller_id = taken.head.leg.own_number, taken.head.leg.caller_id
-        leg.taken_over(now_s)
-        follows = taken.head.leg.follows
-        if follows is not None:
-            leg.decide(NextStep(Kind(follows.kind), follows.target, follows.whisper, follows.starts), now_s)
-        elif claim.moves > MOVES_MAX:
-            log.error("call %s: taken over %d times in a minute, and given up", call_id, claim.moves)
-            leg.decide(NextStep(Kind.FALLBACK), now_s)
-        admitted = self._admission.adopt(call_id, agent, claim.epoch, now_s, live=True)
-        call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
-        self._connect_parts(call, leg)
-        self._keep(call, leg, claim.epoch, taken)
-        if leg.next is None:
-            call.resume(taken, notes, RETURN_S)
-        else:
-            call.conclude(taken.ending or Ending.INTERNAL_ERROR)
-        return self.follows(call_id, now_s) or admitted
-
-    def _facts_of(self, taken: Taken, ringing: Ringing) -> CallFacts:
-        record = taken.record
-        return CallFacts(
-            call_sid=record.call_sid,
-            caller=record.caller,
-            dialled=record.dialled,
-            direction=record.direction,
-            simulated=record.simulated,
-            effects=frozenset(taken.head.effects),
-            started_at=record.started_at,
-            parameters=taken.head.parameters,
-            formats=ringing.formats,
-        )
 
     def _new_leg(self, carrier: Carrier, ringing: Ringing, agent: Agent, outbound: OutboundCall | None) -> Leg:
         while len(self._legs) >= MAX_LEGS + len(self._calls):
@@ -626,7 +404,7 @@ class Switchboard:
 
     def call_over(self, call: Call) -> None:
         """Every part of this call is closed."""
-        self._survivals.pop(call.facts.call_sid, None)
+        self.moves.over(call.facts.call_sid)
         if leg := self._legs.get(call.facts.call_sid):
             self._decide_next(leg, call, self._clock())
             if leg.outbound is not None and leg.outbound.answered_by:
@@ -673,9 +451,10 @@ class Switchboard:
         return await leg.carrier.resume(call_id)
 
     def _press(self, call: Call, leg: Leg, digits: str) -> bool:
-        if call.attached:
-            self._spawn(self._send_keys(leg, digits))
-        return call.attached
+        if call.line is None:
+            return False
+        self._spawn(self._send_keys(leg, digits))
+        return True
 
     async def _send_keys(self, leg: Leg, digits: str) -> None:
         digits = "".join(d for d in digits if d in KEYS)

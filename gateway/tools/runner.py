@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from offhook.gateway.conversation.events import Outcome
+from offhook.gateway.errors import cancelled_from_outside
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import LateOutcome, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
@@ -133,8 +134,6 @@ class ToolRunner:
                 "no such tool",
                 "unknown_tool",
             )
-        task = asyncio.current_task()
-        assert task is not None
         try:
             arguments = tool.arguments.checked(self._meant(call.arguments))
             if tool.outside_effects and call.facts.get("simulated") and not _allowed(call):
@@ -171,7 +170,7 @@ class ToolRunner:
             record = clipped_text(text_of(error.record or error), self.redactor, RECORD_LIMIT)
             return ToolResult(Outcome.FAILED, refusal(message), record, error.reason)
         except asyncio.CancelledError:
-            if task.cancelling():
+            if cancelled_from_outside():
                 raise
             return self._failed(call, "CancelledError, by itself")
         except GeneratorExit:

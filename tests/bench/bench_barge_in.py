@@ -4,7 +4,7 @@ All against the carrier's truth.
 
 The gateway is its own process; callers and model in this one. Each caller interrupts each reply at another place.
 
-    python -m tests.bench.bench_barge_in [BARGE_INS]
+    python -m tests.bench.bench_barge_in [BARGE_INS] [PROVIDER ...]
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
+from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -30,7 +32,15 @@ PER_CALL = 10
 TOKEN = "bench"
 
 
-async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
+class Lived(NamedTuple):
+    """One call: what the carrier saw, what the gateway recorded, what the model was told."""
+
+    truth: CallTruth
+    record: CallRecord
+    session: SessionRecord | None
+
+
+async def place(barge_ins: int, provider: str) -> list[Lived]:
     long = Speak("Of course. Let me look for a table on Friday evening.", sound("agent_of_course"))
     script = Script((Reply("text", (long,)),), default=Reply("caller", (long,)))
     line = str(sound("caller_oh_sorry"))
@@ -38,7 +48,7 @@ async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
     async with ModelServer(script, keep_audio=False) as model:
         with tempfile.TemporaryDirectory() as folder:
             agent, log = Path(folder) / "agent.yaml", Path(folder) / "log"
-            agent.write_text("name: bench\ngreeting: {text: Greet.}\n")
+            agent.write_text(f"name: bench\ngreeting: {{text: Greet.}}\nmodel: {{provider: {provider}}}\n")
             async with gateway_process(agent, model, auth_token=TOKEN, log=log) as url:
                 calls, tasks = [], []
                 for _ in range(-(-barge_ins // PER_CALL)):
@@ -51,15 +61,40 @@ async def place(barge_ins: int) -> list[tuple[CallTruth, CallRecord]]:
                     await asyncio.sleep(0.237)
                 truths = await asyncio.gather(*tasks)
                 records = [await fetch_record(url, call.truth) for call in calls]
-    return [(t, r) for t, r in zip(truths, records, strict=True) if r is not None]
+        sessions = sorted(model.sessions, key=lambda session: session.opened_at_s)
+    # The calls rang one after the other, each session is that of one call, in this order.
+    by_call = sessions if len(sessions) == len(calls) else [None] * len(calls)
+    return [Lived(t, r, s) for t, r, s in zip(truths, records, by_call, strict=True) if r is not None]
+
+
+def told_errors_s(call: Lived) -> list[float]:
+    """Where the model was told that its reply ended for the caller, against where playback ended: truncations, of which
+    Gemini Live has none.
+    """
+    found = []
+    told = [t.begins_ms + t.audio_end_ms for t in call.session.truncations] if call.session is not None else []
+    begun = 0
+    for told_ms, clear in zip(told, call.truth.clears, strict=False):
+        played = sum(
+            min(p.samples, clear.position - p.position) for p in call.truth.played if p.position < clear.position
+        )
+        found.append(abs(told_ms - (played - begun) / 8) / 1000)
+        begun = played
+    return found if len(told) == len(call.truth.clears) else []
 
 
 def main() -> None:
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    lived = asyncio.run(place(wanted))
+    for provider in sys.argv[2:] or ("gemini", "openai"):
+        print(f"\n{provider}")
+        show(asyncio.run(place(wanted, provider)))
+
+
+def show(lived: list[Lived]) -> None:
+    told_error = [error for call in lived for error in told_errors_s(call)]
     onset_to_clear, decided_to_sent, heard_error, old = [], [], [], 0
     onset_to_silence, measured, silence_error = [], [], []
-    for truth, record in lived:
+    for truth, record, _ in lived:
         old += record.samples_after_clear
         onsets = [s.onset_s for s in truth.spoken if s.over_agent]
         for clear in truth.clears:
@@ -92,7 +127,10 @@ def main() -> None:
         ("silence, gateway against carrier", silence_error),
         ("decision -> clear sent", decided_to_sent),
         ("heard, ledger against carrier", heard_error),
+        ("heard, told the model against carrier", told_error),
     ):
+        if not figures:
+            continue
         summary = exact(figures)
         shown = [f"{q * 1000:8.2f}" if q is not None else "   (few)" for q in (summary.p50, summary.p95, summary.p99)]
         print(

@@ -89,7 +89,7 @@ async def one() -> tuple[float, float, float, int]:
             call = SimulatedCall(url, steps(30.0))  # type: ignore[arg-type]
             task = asyncio.create_task(call.run())
             await asyncio.sleep(22.0)
-            survival = gateway.switchboard._survivals[call.call_sid]
+            survival = gateway.switchboard.moves._survivals[call.call_sid]
             built_us = timed(lambda: survival._call and survival.head())
             whole_us = timed(survival.checkpoint)
             stage, head = survival.checkpoint()

@@ -21,7 +21,8 @@ from google.genai import types
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.events import Event, ModelReady
 from offhook.gateway.models import AudioFormats, CallBrief, LinkCount, Speaker, Usage
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.gemini.setup import live_config
 from offhook.media import mulaw
 from offhook.media.formats import MULAW_8K, PCM16_16K, PCM16_24K

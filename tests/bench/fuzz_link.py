@@ -30,10 +30,11 @@ from offhook.gateway.agent.spec import Agent, ModelSettings
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.conversation.events import Event, ModelDown, ModelFailed, ModelReady, ReplyComplete, TurnComplete
 from offhook.gateway.models import CallBrief, LinkCount, Speaker, Usage
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.rehearsal.model import script as m
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media import mulaw

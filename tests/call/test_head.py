@@ -31,9 +31,11 @@ def turn(generation: int, *, heard_ms: float = 0.0, kind: str = "model") -> Turn
     )
 
 
-def taken(phase: Phase, *replies: OpenReply, at_s: float = 102.0, before: int = 0, **more: object) -> Taken:
+def taken(
+    phase: Phase, *replies: OpenReply, at_s: float = 102.0, before: int = 0, kind: str = "model", **more: object
+) -> Taken:
     """Replies began to play at 100 s of the wall clock; the stream's end is learnt at `at_s`."""
-    record = CallRecord(call_sid="CA1", streams=["MZ1"], turns=[turn(r.generation) for r in replies])
+    record = CallRecord(call_sid="CA1", streams=["MZ1"], turns=[turn(r.generation, kind=kind) for r in replies])
     head = Head(v=VERSION, wall_s=100.5, record=record, began_s=90.0, phase=phase.value, replies=list(replies), **more)  # type: ignore[arg-type]
     log = [LogEntry(turn=turn(n, heard_ms=2000.0)) for n in range(-before, 0)]
     return taken_from(read_head(msgspec.json.encode(head)) or head, log, at_s, 8000)
@@ -82,6 +84,11 @@ def test_the_carriers_turnaround_was_not_heard() -> None:
 )
 def test_the_phase_decides_what_is_owed(phase: Phase, replies: tuple[OpenReply, ...], before: int, owed: Owed) -> None:
     assert taken(phase, *replies, at_s=101.0, before=before).owed is owed
+
+
+def test_a_filler_that_was_cut_owes_nothing_itself() -> None:
+    assert taken(Phase.SPEAKING, PLAYING, at_s=101.0, before=1, kind="filler").owed is Owed.ANSWER
+    assert taken(Phase.SPEAKING, PLAYING, at_s=101.0, kind="filler").owed is Owed.GREETING
 
 
 def test_the_record_is_the_log_and_the_head() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
 from offhook.media.formats import MULAW_8K
 from offhook.media.mulaw import encode
+from offhook.media.vad import EnergyDetector
 from offhook.metrics.catalogue import Metrics
 
 QUIET, LOUD = 10.0, 6_000.0  # samples, RMS
@@ -243,3 +245,47 @@ def test_frames_wait_only_where_others_are_due():
                 line.hears(QUIET, 0.02)
             all_.detection.flush()
         assert (all_.after_s[0], all_.after_s[-1]) == (0.0, waits)
+
+
+def speaks(detectors):
+    """A voice between two pauses on a line of each detector, all heard together, 20 ms at a time."""
+    all_ = Together(*detectors)
+    for k in range(150):
+        tone = np.sign(np.sin(2 * np.pi * 140 * (np.arange(160) + 160 * k) / 8_000))
+        for line in all_.lines:
+            voice = tone * (6_000 if 40 <= k < 100 else 30) + line.noise.standard_normal(160) * 30
+            line.now_s += 0.02
+            line.hearing.caller_audio(encode(voice.astype(np.int16)), 20 * k)
+        all_.detection.flush()
+    return all_
+
+
+@pytest.mark.parametrize("part", ["_edges", "_line.echo"])
+def test_a_failing_detector_has_none_hear_twice(part, monkeypatch):
+    """At every frame the second call's raises, once or before it has learned what the frame teaches."""
+    whole, detectors = speaks([EnergyDetector() for _ in range(3)]), [EnergyDetector() for _ in range(3)]
+    broken, kind = attrgetter(part)(detectors[1]), type(attrgetter(part)(detectors[1]))
+    push = kind.push
+    monkeypatch.setattr(kind, "push", lambda self, *heard: 1 / 0 if self is broken else push(self, *heard))
+    failed = speaks(detectors)
+    assert len(failed.lines[1].failures) == 150
+    assert failed.lines[1].events == []
+    for n in (0, 2):
+        assert failed.lines[n].events == whole.lines[n].events
+        assert len(failed.lines[n].events) >= 2
+        assert detectors[n]._line._frames == 150
+
+
+def test_a_failing_frame_has_none_resampled_twice():
+    all_, decoded = Together(DeafDetector(), DeafDetector(), DeafDetector()), []
+
+    def decode(n):
+        decoded.append(n)
+        return np.zeros(160 // (n != 1), np.int16)
+
+    for n, line in enumerate(all_.lines):
+        line.hearing.to_8k, line.hearing.decoded = "a resampler", lambda codes, n=n: decode(n)
+        line.hears(QUIET, 0.02)
+    all_.detection.flush()
+    assert all_.got == [(0, 0.02), (2, 0.02)]
+    assert sorted(decoded) == [0, 1, 1, 2]

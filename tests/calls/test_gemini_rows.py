@@ -35,7 +35,8 @@ from offhook.gateway.rehearsal.model.script import (
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier
-from offhook.gateway.rehearsal.phone.steps import HangUp, Say, SayOver, Step, WaitForAgent, WaitForEnd
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
+from offhook.gateway.store.record import TurnRecord
 from tests.rig.calls import Outcome, Plan, place_calls
 
 TROUBLES = {
@@ -75,6 +76,8 @@ ANSWERED = Reply("caller", (SATURDAY,))
 NUDGED = Reply("text:waiting", (SATURDAY,))
 ASK, MORE = "A table for two, on Saturday, please.", "Wait, I meant Sunday, not Saturday."
 TALK: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), WaitForAgent("end"), HangUp())
+# Through the filler, which is heard before the answer.
+PATIENT: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), Pause(11_000), HangUp())
 TOOLS = """tools: [
   {function: 'tests.calls.slow_tools:slow', name: slow},
   {function: 'tests.calls.slow_tools:quick', name: quick},
@@ -89,7 +92,7 @@ OVER: tuple[Step, ...] = (WaitForAgent("end"), Say(ASK), SayOver(MORE, 1_000), W
 PLANS = {
     "late pongs": Plan(TALK, Script((GREETING, ANSWERED), pong_delay_s=30.0)),
     "error in a tool": Plan(
-        (WaitForAgent("end"), Say(ASK), WaitForAgent("end", timeout_ms=20_000), HangUp()),
+        PATIENT,
         Script(
             (GREETING, Reply("caller", (CallTool("slow"), Wait(300), INTERNAL))),
             refuse_resumes=(Close(1011, "The service is currently unavailable."), INTERNAL),
@@ -159,7 +162,7 @@ PLANS = {
         Script((GREETING, Reply("caller", (Speak(LONG_TEXT, length_ms=6_000, speed=1.5, late_chunks=4),)), ANSWERED)),
     ),
     "phantom and mute": Plan(
-        TALK, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (SendInterrupted(), Mute())),)), agent=IMPATIENT
+        PATIENT, Script((GREETING, NUDGED, NUDGED), faults=(Fault(2.2, (SendInterrupted(), Mute())),)), agent=IMPATIENT
     ),
     "empty turn": Plan(TALK, Script((GREETING, Reply("caller", (EmptyTurn(),)), NUDGED)), agent=IMPATIENT),
     "cut in mid-sentence": Plan(
@@ -173,7 +176,7 @@ PLANS = {
         ),
     ),
     "stall": Plan(
-        (WaitForAgent("end"), Say(ASK), WaitForAgent("end", timeout_ms=20_000), HangUp()),
+        PATIENT,
         Script((GREETING, Reply("caller", (Stall(9_000),)))),
         agent=IMPATIENT,
         later=Script((NUDGED,)),
@@ -214,7 +217,7 @@ PLANS = {
         carrier=Carrier(echo_delay_ms=200, echo_gain_db=-14),
     ),
     "a model that cannot be stopped": Plan(
-        (SayOver(MORE, 1_000), WaitForAgent("end"), HangUp()),
+        (SayOver(MORE, 1_000), Pause(8_000), HangUp()),
         Script((Reply("text", (LONG,)), NUDGED), hears_above_dbfs=0.0),
         agent=IMPATIENT,
     ),
@@ -262,12 +265,17 @@ def counted(name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def went_on(outcome: Outcome, replies: int) -> list[SessionRecord]:
+def replies(outcome: Outcome) -> list[TurnRecord]:
+    """What the model said: the fillers of its silences apart."""
+    return [turn for turn in outcome.record.turns if turn.kind != "filler"]
+
+
+def went_on(outcome: Outcome, count: int) -> list[SessionRecord]:
     """The caller got everything asked for, each reply to its end unless interrupted, and hung up content."""
     record = outcome.record
     assert record.end_reason == "caller_hung_up"
     assert not [step.failed for step in outcome.truth.steps if step.failed]
-    assert len(record.turns) == replies
+    assert len(replies(outcome)) == count
     assert all(t.heard_ms == t.received_ms > 700 for t in record.turns if not t.interrupted)
     assert not record.turns[-1].interrupted
     assert record.samples_after_clear == 0
@@ -447,9 +455,9 @@ def test_12_no_old_audio_after_the_interruption(outcomes: dict[str, Outcome]) ->
 
 def test_13_the_reply_behind_an_interruption_is_whole(outcomes: dict[str, Outcome]) -> None:
     for name in ("late audio", "the model alone hears", "own detection", "a model that cannot be stopped"):
-        record = outcomes[name].record
-        assert [t.interrupted for t in record.turns][-2:] == [True, False], name
-        assert record.turns[-1].received_ms == pytest.approx(1_500, abs=40), name
+        said = replies(outcomes[name])
+        assert [t.interrupted for t in said][-2:] == [True, False], name
+        assert said[-1].received_ms == pytest.approx(1_500, abs=40), name
 
 
 def test_14_a_mute_session_is_nudged_then_replaced(outcomes: dict[str, Outcome]) -> None:
@@ -533,7 +541,8 @@ def test_22_reply_still_generated_is_over_for_caller(outcomes: dict[str, Outcome
     assert session.replies[0].ended == "complete", "it was generated to its end"
     (clear,) = outcome.truth.clears
     assert session.replies[0].last_audio_at_s > clear.at_s + 1
-    assert not [m for m in outcome.truth.media if clear.at_s < m.at_s < session.replies[1].decided_at_s]
+    filler_s = outcome.truth.spoken[-1].end_s + 1.4  # no reply comes in the agent's `silent_after_ms`
+    assert not [m for m in outcome.truth.media if clear.at_s < m.at_s < filler_s]
     assert outcome.record.turns[0].interrupted
 
 

@@ -22,10 +22,10 @@ from offhook.gateway.call.line import LineCan, LineFormats
 from offhook.gateway.carriers.stream_line import StreamLine
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
-from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics

@@ -301,6 +301,8 @@ class Cancelled:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
+    def exception(self) -> None: ...
+
 
 async def test_a_peer_that_ignores_the_close_is_dropped():
     async with streaming() as x:

@@ -21,9 +21,9 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.line import LineCan, LineFormats, LineSink, ReplyMark, Span
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, NextStep
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys, NextStep, Ringing
 from offhook.gateway.telephony.outbound import OutboundCall
-from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import AudioFormat
 from offhook.metrics.catalogue import Metrics

@@ -9,6 +9,7 @@ I5  After ENDED there are no commands; `StreamStopped` ends the call in one step
 I6  Every clear is acknowledged or bounded by a timer; every phase has a timer that leads on.
 I7  Nothing is sent while the line is away, and nothing timed that needs one.
 I8  When the line is back every unheard sample is sent once; with a line, none is left behind except in HELD.
+I9  A caller who waits, with a line, hears nothing for `silent_after_s` at most: `check_silence`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from offhook.gateway.conversation import ledger as lg
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS
 from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import LineState, Link, Mode, Phase, Policy, State
+from offhook.gateway.conversation.units import PLAYOUT_GRACE_S
 
-__all__ = ["STOPPED_WHILE_AWAY", "Shell", "Violated", "feed"]
+__all__ = ["STOPPED_WHILE_AWAY", "Shell", "Violated", "check_silence", "feed"]
 
-STOPPED_WHILE_AWAY = (e.PlayoutTimeout, e.IdleTimeout, e.ClearTimeout)
+STOPPED_WHILE_AWAY = (e.PlayoutTimeout, e.IdleTimeout, e.FillerDue, e.ClearTimeout)
 TO_THE_LINE = (c.Play, c.Replay, c.SendMark, c.Clear)
 CONFIRMED = (c.Verdict.CONFIRMED_BY_MODEL, c.Verdict.CONFIRMED_LOCALLY)
 
@@ -138,6 +140,28 @@ def _check_resent(before: State, after: State, spans: dict[int, int]) -> None:
         _check(not unheard or spans.get(reply.generation) == reply.received, "I8 not sent again", reply, spans)
 
 
+def check_silence(policy: Policy, shell: Shell) -> None:
+    """I9, of a call that was followed from its beginning: its timers are all there."""
+    s, patience_s = shell.state, max(1.0, policy.silent_after_s)
+    if s.line is LineState.AWAY:
+        return
+    timers = dict(shell.timers)
+    if s.phase is Phase.THINKING:
+        due_s = timers.get(e.FillerDue)
+        _check(due_s is not None, "I9 a caller waits, and nothing will be heard", s)
+        last_s = max(lg.ends_at_s(s.ledger), s.caller.offset_s)
+        _check(s.quiet_s >= min(last_s, shell.now_s) - 1e-6, "I9 the silence began later", s.quiet_s, last_s)
+        _check(
+            (due_s or 0) <= max(shell.now_s, s.quiet_s + patience_s) + 1e-6, "I9 a silence that is too long", s, due_s
+        )
+    if s.phase is Phase.SPEAKING and s.ledger.replies:
+        due_s = timers.get(e.PlayoutTimeout, shell.now_s)
+        over_s = lg.ends_at_s(s.ledger) + max(patience_s, PLAYOUT_GRACE_S)
+        _check(
+            due_s <= max(shell.now_s, over_s) + 1e-6, "I9 a reply that broke off is waited for too long", due_s, over_s
+        )
+
+
 def _check_contiguous(before: State, after: State, command: c.Play | c.Replay, spans: dict[int, int]) -> None:
     generation, start = command.generation, command.from_sample
     if generation in spans:
@@ -231,7 +255,7 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
         return
     _check(not s.ledger.clear_pending or e.ClearTimeout in timers, "I6 a pending clear without a timer")
     if s.line is LineState.AWAY:
-        _check(not set(timers) & set(STOPPED_WHILE_AWAY), "I7 timed while the line is away", sorted(map(str, timers)))
+        _check(timers.keys().isdisjoint(STOPPED_WHILE_AWAY), "I7 timed while the line is away", timers)
         _check(all(r.placed == r.heard for r in replies), "I7 queued on a line that is away", replies)
         _check(s.phase is not Phase.STOPPING, "I7 waits for a clear that is not acknowledged any more")
     if (
@@ -241,7 +265,7 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
     ):
         for r in replies:
             _check(r.placed == r.received, "I8 left behind", s.phase, r)
-    _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, sorted(t.__name__ for t in timers))
+    _check(_leads_on(policy, s, timers), "I6 no way out of", s.phase, s, timers)
     if s.phase is not Phase.CONNECTING:
         _check(s.link in (Link.UP, Link.FAILED) or e.ConnectTimeout in timers, "I6 a link that nobody waits for")
     audible = lg.is_audible(s.ledger, shell.now_s)

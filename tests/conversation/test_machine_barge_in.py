@@ -14,6 +14,7 @@ from offhook.gateway.conversation.commands import (
     End,
     OpenTurn,
     Play,
+    PlayFiller,
     Prompt,
     Replay,
     ReplyEnded,
@@ -261,8 +262,7 @@ def test_phantom_interruption_is_mended_by_watchdog():
     """The model says `interrupted`, nobody spoke, and it says nothing more."""
     play = Playbook(SPEAKING) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)
     play << ReportHeard(1, 4_000) >> ClearAcknowledged(2.6, 1) << Phase.THINKING
-    play >> Until(8.7) << SendPrompt(Prompt.NUDGE)
-    assert play
+    assert play >> Until(8.7) << PlayFiller() << SendPrompt(Prompt.NUDGE)
 
 
 def test_the_model_may_hear_the_caller_first():

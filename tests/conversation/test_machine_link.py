@@ -7,6 +7,7 @@ import pytest
 from offhook.gateway.conversation.commands import (
     End,
     Play,
+    PlayFiller,
     Prompt,
     ReconnectModel,
     ReplyEnded,
@@ -100,7 +101,7 @@ def test_a_late_connect_timeout_means_nothing(state):
 
 def test_a_model_that_was_never_there():
     play = Playbook(State(), Policy(greets=Greets.MODEL)) >> StreamStarted(1.0) << Phase.THINKING
-    play >> Until(13.0) << End(Ending.MODEL_UNREACHABLE)
+    play >> Until(13.0) << PlayFiller() << End(Ending.MODEL_UNREACHABLE)
     assert play
     assert Playbook(State()) >> ModelFailed(0.5) >> StreamStarted(1.0) << End(Ending.MODEL_UNREACHABLE)
 
@@ -147,7 +148,8 @@ def test_a_reply_that_was_all_there_is_owed_nothing():
 
 def test_turn_in_the_gap_is_awaited_then_prompted():
     """What the caller said meanwhile waits in the uplink, if it was short: a nudge at once would answer twice."""
-    play = Playbook(changed(THINKING, link=Link.DOWN)) >> ModelReady(5.0) << SetTimer(ModelSilent, 6.5)
+    waits = changed(THINKING, link=Link.DOWN, quiet_s=4.0)
+    play = Playbook(waits) >> ModelReady(5.0) << SetTimer(ModelSilent, 6.5)
     play >> Until(6.5) << SendPrompt(Prompt.NUDGE)
     assert play
 

@@ -20,6 +20,7 @@ WALKS = {
     "hold, two replies": (UNBOUNDED, ""),
     "hold, replies that break off": (UNBOUNDED, "one cut"),
     "hold, link and ends": (UNBOUNDED, "one link ends"),
+    "hold, fillers": (UNBOUNDED, "one filler"),
     "hold, tools": (UNBOUNDED._replace(idle_prompt_s=0), "one tools"),
     "hold, protected, keys": (UNBOUNDED._replace(dtmf_barge_in=True, greeting_protected=True), "one digits"),
     "hold, local turns": (UNBOUNDED._replace(local_turns=True, dtmf_barge_in=True), "one digits ends"),
@@ -122,6 +123,10 @@ def forgets_the_cancelled(p, s, ev, do):
     return _undead(barge_in.cancel_heard(p, s, ev, do))
 
 
+def fills_once(p, s, ev, do):
+    return s
+
+
 FAULTS = {
     "I1 a dead reply is played": (Phase.HELD, e.ModelInterrupted, dies_not, ""),
     "I2 the agent talks on": (Phase.SPEAKING, e.CallerSpeechStarted, talks_on, ""),
@@ -147,6 +152,8 @@ FAULTS = {
     "I8 the line is not missed": (Phase.SPEAKING, e.LineAway, stays_up, "one line"),
     "I8 an idle caller is forgotten": (Phase.LISTENING, e.LineBack, sends_nothing_again, "one line"),
     "I1 a cancelled reply": (Phase.SPEAKING, e.CancelReply, forgets_the_cancelled, "one line"),
+    "I9 a filler that is due once": (Phase.THINKING, e.FillerDue, fills_once, "one filler"),
+    "I9 a line without a filler": (Phase.THINKING, e.LineBack, sends_nothing_again, "one line"),
     "I6 a lost link nobody waits for": (Phase.LISTENING, e.ModelDown, nobody_waits, "one link"),
 }
 

@@ -8,6 +8,7 @@ import pkgutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +53,21 @@ def test_an_event_from_elsewhere_is_an_error():
 def test_time_is_a_time(at_s):
     with pytest.raises(ValueError, match="at_s"):
         events.TimeLimit(at_s)
+
+
+def test_events_and_commands_are_frozen():
+    names = [(module, name) for module in (events, commands) for name in module.__all__]
+    kinds = [kind for module, name in names if hasattr(kind := getattr(module, name), "__dataclass_fields__")]
+    assert len(kinds) > 50
+    for kind in kinds:
+        fields = dict.fromkeys(kind.__dataclass_fields__, 1.0)
+        value = kind(**fields)
+        assert (value == kind(**fields), hash(value)) == (True, hash(kind(**fields)))
+        alike = (x for x in kinds if x is not kind and x.__dataclass_fields__.keys() == fields.keys())
+        assert all(value != x(**fields) for x in alike), "two kinds are never equal"
+        for field in fields:
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, field, 2.0)
 
 
 def test_every_module_says_what_it_offers():

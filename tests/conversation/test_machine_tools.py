@@ -131,7 +131,7 @@ def test_the_model_is_told_when_there_is_room(state, tool, scheduling):
 
 def test_what_the_model_is_told_it_owes_an_answer_to():
     play = Playbook(changed(THINKING, tools=(TOOL,), agent_replied=True)) >> ToolFinished(2.5, "a", DONE)
-    play << AnswerTool("a", DONE, NOW) << Phase.THINKING << SetTimer(ModelSilent, 8.5) << StopTimer(FillerDue)
+    play << AnswerTool("a", DONE, NOW) << Phase.THINKING << SetTimer(ModelSilent, 8.5) << SetTimer(FillerDue, 6.0)
     assert play
 
 
@@ -178,7 +178,7 @@ def test_withdrawn_tool_holds_up_no_new_turn():
     withdrawn = changed(FINISHES, withdrawn=True)
     talking = changed(LISTENING, tools=(withdrawn,), speaking=True, onset_s=1.0, agent_replied=False)
     play = Playbook(talking) >> CallerSpeechEnded(3.0, 2.6) << Phase.THINKING << SetTimer(ModelSilent, 8.6)
-    play >> Until(8.6) << Unanswered() << SendPrompt(Prompt.NUDGE)
+    play >> Until(8.6) << Unanswered() << SendPrompt(Prompt.NUDGE) << PlayFiller()
     assert play
 
 
@@ -195,6 +195,7 @@ def test_a_tool_asked_for_in_silence_is_waited_for():
 
 def test_a_tool_that_never_ends_is_given_up():
     play = Playbook(LISTENING) >> ToolRequested(2.0, "a", limit_s=25.0) << RunTool("a")
+    play >> Until(26.9) << PlayFiller() << PlayFiller() << PlayFiller() << PlayFiller()
     play >> Until(27.0) << CancelTool("a") << SendPrompt(Prompt.NUDGE) << Phase.THINKING
     assert play
 
@@ -212,7 +213,7 @@ def test_filler_covers_slow_tool_in_silence():
     play >> Until(4.6) << PlayFiller("a") << Phase.THINKING
     play >> ReplyAudio(4.6, 2, 800) << Play(2, 0, 800) >> ReplyComplete(4.6, 2) << Phase.SPEAKING
     play >> MarkReturned(4.75, 2, 800, 0) << Phase.THINKING
-    play >> Until(14.75) << PlayFiller("a")  # after as much silence as an idle caller gets
+    play >> Until(10.75) << PlayFiller("a")  # after as much silence as a caller may meet
     assert play
 
 
@@ -237,10 +238,10 @@ def test_a_filler_is_interruptible_and_in_the_ledger():
 
 def test_filler_is_due_for_the_awaited_tool():
     silent_tool = RunningTool("a")
-    play = Playbook(changed(THINKING, tools=(silent_tool,))) >> FillerDue(2.0) << Phase.THINKING
+    play = Playbook(changed(THINKING, tools=(silent_tool,))) >> FillerDue(2.0) << PlayFiller() << Phase.THINKING
     assert play
     withdrawn = RunningTool("b", ToolPolicy.FINISH, filler_after_s=1.0, withdrawn=True)
-    assert Playbook(changed(THINKING, tools=(withdrawn,))) >> FillerDue(2.0) << Phase.THINKING
+    assert Playbook(changed(THINKING, tools=(withdrawn,))) >> FillerDue(2.0) << PlayFiller() << Phase.THINKING
 
 
 def test_the_answer_is_played_behind_the_filler():

@@ -10,6 +10,7 @@ from offhook.gateway.conversation.commands import (
     End,
     OpenTurn,
     Play,
+    PlayFiller,
     PlayGreeting,
     Prompt,
     ReconnectModel,
@@ -237,7 +238,7 @@ def test_speech_while_stopping_opens_a_turn():
 
 def test_silent_model_nudge_reconnect_give_up():
     play = Playbook(LISTENING) >> CallerSpeechStarted(2.0, 1.9) >> CallerSpeechEnded(4.0, 3.6)
-    play >> Until(9.6) << Unanswered() << SendPrompt(Prompt.NUDGE) << Phase.THINKING
+    play >> Until(9.6) << Unanswered() << SendPrompt(Prompt.NUDGE) << PlayFiller() << Phase.THINKING
     play >> Until(11.1) << ReconnectModel() << SetTimer(ConnectTimeout, 51.1)
     play >> ModelReady(12.0) << SendPrompt(Prompt.NUDGE)  # the prompt before was lost with its connection
     play >> Until(15.1) << End(Ending.MODEL_LOST) << Phase.ENDED
@@ -269,7 +270,7 @@ def test_end_of_earlier_turn_is_no_empty_turn():
 
 def test_a_reply_that_breaks_off_counts_as_silence():
     play = Playbook(SPEAKING) >> PlayoutTimeout(5.0) << SetTimer(PlayoutTimeout, 8.0) << Phase.SPEAKING
-    play >> PlayoutTimeout(8.0) << Phase.THINKING << SetTimer(ModelSilent, 14.0)
+    play >> PlayoutTimeout(8.0) << Phase.THINKING << SetTimer(ModelSilent, 9.0) << SetTimer(FillerDue, 9.0)
     play >> ReplyAudio(9.0, 1, 800) << Play(1, 8_000, 8_800) << Phase.SPEAKING  # it goes on after all
     assert play
 
@@ -413,7 +414,7 @@ def test_or_after_it_and_then_the_model_owes_it():
 def test_nobody_waits_for_ever_for_the_rest():
     play = Playbook(WHOLE) >> TurnComplete(2.3, 1, cut=True) << SendPrompt(Prompt.GO_ON)
     play >> MarkReturned(3.1, 1, 8_000, 0) << Phase.THINKING
-    assert play >> Until(9.2) << SendPrompt(Prompt.NUDGE)
+    assert play >> Until(9.2) << PlayFiller() << SendPrompt(Prompt.NUDGE)
 
 
 def test_repeatedly_cut_reply_is_continued_once():

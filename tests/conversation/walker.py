@@ -20,7 +20,7 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.handlers.floor import INTERRUPTIBLE_ENDINGS, ignore
 from offhook.gateway.conversation.machine import TABLE
 from offhook.gateway.conversation.state import Due, LineState, Link, Phase, Policy
-from tests.conversation.reference_shell import Shell, Violated, feed
+from tests.conversation.reference_shell import Shell, Violated, check_silence, feed
 
 __all__ = ["Walk", "alone", "fingerprint", "walk"]
 
@@ -121,10 +121,14 @@ def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
             late_s = lg.ends_at_s(ledger) + SOON_S
             yield e.CallerSpeechStarted(late_s, late_s - 0.06)
     # the model
-    if len(replies) < (1 if "one" in kinds else 2):
-        yield e.ReplyAudio(now_s, newest + 1, CHUNK, 160)
+    numbers = (newest, ledger.dead, *(r.generation for r in replies))
+    covered = "filler" in kinds and "link" not in kinds and s.due.reply
+    if len(replies) < (1 if "one" in kinds and not covered else 2):
+        yield e.ReplyAudio(now_s, max(numbers) + 1, CHUNK, 160)
     if s.ledger.dead:
         yield e.ReplyAudio(now_s, s.ledger.dead, CHUNK)
+    if "filler" in kinds and s.phase is Phase.THINKING and not replies:
+        yield e.ReplyAudio(now_s, max(newest, ledger.dead) + 1, CHUNK, 160, filler=True)
     for reply in replies:
         if not reply.complete:
             if reply.received <= CHUNK:
@@ -193,6 +197,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
             steps += 1
             try:
                 there, _ = feed(policy, shell, event)
+                check_silence(policy, there)
             except Violated as violated:
                 raise Violated(f"{violated}\n  on the way {_way(came, here)}, {event}") from None
             edges.add((shell.state.phase, type(event), there.state.phase))

@@ -108,10 +108,12 @@ def serving(page: Page) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def prometheus(target_port: int, folder: Path, token: str = TOKEN) -> Iterator[LivePrometheus]:
-    """The shipped configuration with three changes: where the target is, where its token is, and every second."""
+def prometheus(target_port: int, folder: Path, token: str = TOKEN, evaluation_s: int = 1) -> Iterator[LivePrometheus]:
+    """The shipped configuration with three changes: where the target is, where its token is, and every second (the
+    rules: every `evaluation_s`).
+    """
     config = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": f"{evaluation_s}s", "scrape_timeout": "1s"}
     config["rule_files"] = [str(INFRA / "prometheus" / name) for name in config["rule_files"]]
     (job,) = config["scrape_configs"]
     job["scrape_timeout"] = "1s"
@@ -131,7 +133,7 @@ def prometheus(target_port: int, folder: Path, token: str = TOKEN) -> Iterator[L
             ],
             stdout=log,
             stderr=log,
-            env={**os.environ, "GOMAXPROCS": "1"},
+            env={**os.environ, "GOMAXPROCS": "1", "GOGC": "400"},
         )
     live = LivePrometheus(f"http://127.0.0.1:{port}")
     try:

@@ -36,6 +36,7 @@ from tests.truth import AGENT, Truth, buzz, place, sid_of, words
 
 __all__ = ["Running", "running"]
 
+EVALUATION_S = 3  # all rules each second for two minutes cost as much as the calls
 LOCAL, TOOLS = "+15550301", "+15550302"
 MORE_AGENTS = {
     "local.yaml": f"""
@@ -80,16 +81,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(
-    folder: Path, *, calls: int, turns: int, at_once: int | None = None, faults: bool = True
-) -> Iterator[Running]:
+def running(folder: Path, *, calls: int, turns: int, faults: bool = True) -> Iterator[Running]:
     """Place the calls; the gateway and Prometheus stay for as long as the block."""
-    with in_thread(_running(folder, calls, turns, at_once, faults), uvloop.run) as result:
+    with in_thread(_running(folder, calls, turns, faults), uvloop.run) as result:
         yield result
 
 
 @contextlib.asynccontextmanager
-async def _running(folder: Path, calls: int, turns: int, at_once: int | None, faults: bool) -> AsyncIterator[Running]:
+async def _running(folder: Path, calls: int, turns: int, faults: bool) -> AsyncIterator[Running]:
     scripts: dict[str, Script] = {}
     agents = {"truth.yaml": AGENT, **(MORE_AGENTS if faults else {})}
     for name, text in agents.items():
@@ -114,7 +113,7 @@ async def _running(folder: Path, calls: int, turns: int, at_once: int | None, fa
         named = {"public_url": PUBLIC_URL, "auth_token": auth_token}
         port = urlsplit(url).port
         assert port is not None
-        scraping = prometheus(port, folder, CONSOLE_TOKEN)
+        scraping = prometheus(port, folder, CONSOLE_TOKEN, EVALUATION_S)
         server = await asyncio.to_thread(scraping.__enter__)
         try:
             await asyncio.to_thread(server.wait_for, "offhook_turn_gap_seconds_count == 0")
@@ -122,7 +121,7 @@ async def _running(folder: Path, calls: int, turns: int, at_once: int | None, fa
             late_s: list[float] = []
             probe = asyncio.create_task(_probe(late_s))
             began_s = time.monotonic()
-            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, at_once=at_once, named=named)
+            lived = await place(url, model, scripts, folder, calls=calls, turns=turns, named=named)
             probe.cancel()
             took_s = time.monotonic() - began_s
             truth = Truth()
@@ -169,7 +168,7 @@ async def _evaluated(server: LivePrometheus) -> float:
     async with asyncio.timeout(60):
         while True:
             rules = await asyncio.to_thread(server.last_evaluations)
-            if min(rules) > known_s + 1:  # a group begins with rules that the next ones read
+            if min(rules) > known_s + EVALUATION_S:  # a group begins with rules that the next ones read
                 return time.time()
             await asyncio.sleep(0.2)
 

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -28,7 +29,8 @@ def load(path: Path) -> ModuleType:
 
 def promtool(*arguments: str, cwd: Path | None = None) -> None:
     require("promtool")
-    done = subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True)
+    env = {**os.environ, "GOGC": "400"}  # its tests leave little: less looking for it saves a quarter of the CPU
+    done = subprocess.run(["promtool", *arguments], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

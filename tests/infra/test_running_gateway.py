@@ -21,7 +21,7 @@ from tests.needs import require
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
-VAGUE_MS = 60.0  # P95 of what is not known of a turn gap: see `tests.truth.Truth`
+VAGUE_S = 0.060  # P95 of what is not known of a turn gap: see `tests.truth.Truth`
 QUANTILES = ("p50", "p95", "p99")
 # Onset to silence is compared with the carrier's own measurement in tests/calls/test_barge_in.py: here some clears are
 # confirmed after the machine has stopped waiting for them, which the gateway counts as incomplete.
@@ -63,16 +63,13 @@ ONLY_UNDER: dict[str, str] = {}
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     require("prometheus")
-    # On a machine too busy for all calls at once every process is behind, and the truth is not known well enough to
-    # compare with. Then they are placed again, at another gateway, in companies that still end within five minutes,
-    # the windows of the percentiles.
-    for at_once in (24, 12, 8):
-        folder = tmp_path_factory.mktemp("running")
-        with running(folder, calls=24, turns=15, at_once=at_once) as result:
-            vague = exact([most_s - least_s for least_s, most_s in result.truth.samples["turn_gap"]])
-            vague_ms = math.inf if vague.p95 is None else 1000 * vague.p95
-            print(f"{at_once} calls at once, {result.took_s:.0f} s: turn gaps known to {vague_ms:.0f} ms, P95")
-            if vague_ms <= VAGUE_MS or at_once == 8:
+    # Few calls, each long: with more at once, beside other tests, every process is behind, and the truth is not known
+    # well enough to compare with. They end within five minutes, the windows of the percentiles.
+    # Where the machine was too busy even so, they are placed once more, at another gateway.
+    for last in (False, True):
+        with running(tmp_path_factory.mktemp("running"), calls=8, turns=42) as result:
+            vague = exact([most_s - least_s for least_s, most_s in result.truth.samples["turn_gap"]]).p95
+            if last or (not result.failed and vague is not None and vague <= VAGUE_S):
                 yield result
                 return
 
@@ -138,7 +135,9 @@ def values(text: str) -> dict[str, dict[str, float]]:
 def test_every_metric_moves_or_says_why_not(live: Running) -> None:
     before, after = values(live.first), values(live.last)
     unmoved = {name for name in after if name.startswith("offhook_") and after[name] == before.get(name)}
-    assert unmoved == set(STILL), "fed by nothing? take it out of the catalogue, or say why it did not move"
+    assert unmoved <= set(STILL), "fed by nothing? take it out of the catalogue, or say why it did not move"
+    moved = set(STILL) - unmoved - {"offhook_loop_blocked_total"}  # a machine that stands still for a moment moves it
+    assert not moved, "it moves: take it off the list"
 
 
 @pytest.mark.parametrize("gauge", ["offhook_calls_active", "offhook_marks_outstanding"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,15 +19,38 @@ Noise = Callable[[float, float, int], Samples]  # seconds, dBov, seed
 
 def edges(detector: SpeechDetector, mic: Samples, played: Samples | None = None) -> list[SpeechEdge]:
     """All edges of a line signal, through mu-law, frame by frame; `played` is the agent, as the caller hears it."""
+    frames, levels = _frames(mic, played)
+    pushed = (detector.push(frame, level) for frame, level in zip(frames, levels, strict=True))
+    return [edge for edge in pushed if edge is not None]
+
+
+def edges_together(
+    make: Callable[[], SpeechDetector], lines: Sequence[tuple[Samples, Samples | None]]
+) -> list[list[SpeechEdge]]:
+    """`edges` of each line, all lines pushed together as those of many calls are: the edges are the same."""
+    detectors = [make() for _ in lines]
+    framed = [_frames(mic, played) for mic, played in lines]
+    found: list[list[SpeechEdge]] = [[] for _ in lines]
+    for k in range(max(len(levels) for _, levels in framed)):
+        at = [line for line, (_, levels) in enumerate(framed) if k < len(levels)]
+        pushed = detectors[0].push_all(
+            [detectors[line] for line in at], [framed[line][0][k] for line in at], [framed[line][1][k] for line in at]
+        )
+        for line, edge in zip(at, pushed, strict=True):
+            if edge is not None:
+                found[line].append(edge)
+    return found
+
+
+def _frames(mic: Samples, played: Samples | None) -> tuple[Samples, list[float]]:
+    """The line's frames, a row each, and the agent's level in each."""
     heard = signals.line(mic)
     count = len(heard) // FRAME
     levels = np.full(count, mulaw.SILENCE_DBOV)
     if played is not None:
         known = mulaw.levels_dbov(mulaw.encode(played))[:count]
         levels[: len(known)] = known
-    frames = heard[: count * FRAME].reshape(-1, FRAME)
-    pushed = (detector.push(frame, level) for frame, level in zip(frames, levels.tolist(), strict=True))
-    return [edge for edge in pushed if edge is not None]
+    return heard[: count * FRAME].reshape(-1, FRAME), levels.tolist()
 
 
 def starts(found: list[SpeechEdge], after_s: float = 0.0) -> int:
@@ -68,13 +91,14 @@ def onsets(
     rates: tuple[int, ...] = (170,),
     dbov: float = -26.0,
 ) -> Onsets:
-    """One utterance after another, each to a new detector, behind `lead_s` of noise (or of the agent's talk).
+    """Utterances, each to a new detector, behind `lead_s` of noise (or of the agent's talk).
 
     Truth: the utterance's first and last 10 ms within 20 dB of its active level, before anything is added.
     Latency: from there to the end of the frame that decided, framing and a random phase against it included.
     """
     rng = np.random.default_rng(0)
-    result = Onsets()
+    lines: list[tuple[Samples, Samples | None]] = []
+    truths = []
     for number, clean in enumerate(utterances(voices, rates)):
         speech = signals.to_level(clean, RATE_HZ, dbov)
         start = int((lead_s + rng.uniform(0, 0.02)) * RATE_HZ)
@@ -87,11 +111,10 @@ def onsets(
             talk = np.roll(played, int(rng.integers(len(played))))[: len(mic)]
             if echo_db is not None:
                 mic = signals.add(mic, signals.echo(talk, echo_db, float(rng.uniform(60, 400))))
-        first = start + signals.onset_sample(speech)
-        last = start + signals.end_sample(speech)
-
-        result.utterances += 1
-        found = edges(make(), mic, talk)
+        lines.append((mic, talk))
+        truths.append((start + signals.onset_sample(speech), start + signals.end_sample(speech)))
+    result = Onsets(utterances=len(lines))
+    for (first, last), found in zip(truths, edges_together(make, lines), strict=True):
         before = [edge for edge in found if edge.decided_sample <= first]
         if before and before[-1].speaking:
             result.already_on += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ def test_times_below_a_frame_are_refused() -> None:
 # Many calls at once
 
 
+@cache
 def lines_of_all_kinds() -> list[tuple[signals.Samples, list[float]]]:
     """3 s each of a voice, a voice over an echo, noise, keys and nothing; with the agent's level of each frame."""
     frames, silent = 150, [-100.0] * 150
@@ -115,19 +117,20 @@ def lines_of_all_kinds() -> list[tuple[signals.Samples, list[float]]]:
     ]
 
 
-LINES = lines_of_all_kinds()
+LINES = 6
 
 
 def pushed(kind: type[EnergyDetector] | type[SileroDetector], groups: list[list[int]]) -> list[list[object]]:
     """By line: each frame's edge, level and echo's level, the lines of each group pushed together."""
-    detectors = [kind() for _ in LINES]
-    heard: list[list[object]] = [[] for _ in LINES]
+    lines = lines_of_all_kinds()
+    detectors = [kind() for _ in lines]
+    heard: list[list[object]] = [[] for _ in lines]
     for group in groups:
         at = [len(heard[line]) for line in group]
         found = kind.push_all(
             [detectors[line] for line in group],
-            [LINES[line][0][160 * k : 160 * (k + 1)] for line, k in zip(group, at, strict=True)],
-            [LINES[line][1][k] for line, k in zip(group, at, strict=True)],
+            [lines[line][0][160 * k : 160 * (k + 1)] for line, k in zip(group, at, strict=True)],
+            [lines[line][1][k] for line, k in zip(group, at, strict=True)],
         )
         for line, edge in zip(group, found, strict=True):
             own = detectors[line]._line
@@ -135,16 +138,19 @@ def pushed(kind: type[EnergyDetector] | type[SileroDetector], groups: list[list[
     return heard
 
 
-ALONE = pushed(EnergyDetector, [[line] for line in range(len(LINES)) for _ in range(150)])
+@cache
+def alone_each() -> list[list[object]]:
+    return pushed(EnergyDetector, [[line] for line in range(LINES) for _ in range(150)])
 
 
 def test_the_lines_of_the_grouping_test_have_edges() -> None:
-    assert sum(row[0] is not None for line in ALONE for row in line) >= 4
+    assert len(lines_of_all_kinds()) == LINES
+    assert sum(row[0] is not None for line in alone_each() for row in line) >= 4
 
 
 @given(
     st.lists(
-        st.permutations(range(len(LINES))).flatmap(lambda p: st.integers(1, len(p)).map(lambda n: p[:n])),
+        st.permutations(range(LINES)).flatmap(lambda p: st.integers(1, len(p)).map(lambda n: p[:n])),
         min_size=40,
         max_size=80,
     )
@@ -152,7 +158,7 @@ def test_the_lines_of_the_grouping_test_have_edges() -> None:
 @settings(max_examples=15, deadline=None)
 def test_grouping_does_not_change_a_decision(groups: list[list[int]]) -> None:
     """Whichever calls' frames happen to come together; values differ by rounding at most."""
-    for line, (together, alone) in enumerate(zip(pushed(EnergyDetector, groups), ALONE, strict=False)):
+    for line, (together, alone) in enumerate(zip(pushed(EnergyDetector, groups), alone_each(), strict=False)):
         for frame, (left, right) in enumerate(zip(together, alone, strict=False)):
             assert left[:4] == right[:4], (line, frame)
             assert left[4:] == pytest.approx(right[4:], abs=1e-3)
@@ -160,7 +166,7 @@ def test_grouping_does_not_change_a_decision(groups: list[list[int]]) -> None:
 
 def test_silero_hears_the_same_in_a_group() -> None:
     require("onnxruntime", "silero_vad")
-    every = list(range(len(LINES)))
+    every = list(range(LINES))
     together = pushed(SileroDetector, [every] * 150)
     alone = pushed(SileroDetector, [[line] for line in every for _ in range(150)])
     assert [[row[:4] for row in line] for line in together] == [[row[:4] for row in line] for line in alone]
@@ -238,20 +244,20 @@ def test_silero_hears_speech_in_noise_at_10_db() -> None:
 @pytest.mark.parametrize(
     "sound",
     [
-        signals.silence(60),
-        signals.white(60, -50.0),
-        signals.white(60, -30.0),
-        signals.pink(60, -40.0),
-        signals.hum(60, -35.0),
-        signals.hum(60, -35.0, hz=60.0),
-        signals.dtmf_keys(60),
-        signals.add(signals.dtmf_keys(60, -20.0, seed=9), signals.white(60, -50.0)),
-        signals.add(signals.coughs(60), signals.white(60, -60.0)),
+        lambda: signals.silence(60),
+        lambda: signals.white(60, -50.0),
+        lambda: signals.white(60, -30.0),
+        lambda: signals.pink(60, -40.0),
+        lambda: signals.hum(60, -35.0),
+        lambda: signals.hum(60, -35.0, hz=60.0),
+        lambda: signals.dtmf_keys(60),
+        lambda: signals.add(signals.dtmf_keys(60, -20.0, seed=9), signals.white(60, -50.0)),
+        lambda: signals.add(signals.coughs(60), signals.white(60, -60.0)),
     ],
     ids=["silence", "white -50", "white -30", "pink", "hum 50", "hum 60", "DTMF", "DTMF in noise", "coughs"],
 )
-def test_sounds_without_a_voice_are_no_speech(make: Make, sound: signals.Samples) -> None:
-    assert edges(make(), sound) == []
+def test_sounds_without_a_voice_are_no_speech(make: Make, sound: Callable[[], signals.Samples]) -> None:
+    assert edges(make(), sound()) == []
 
 
 def test_typing_is_seldom_speech(make: Make) -> None:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ GATEWAY = Path(__file__).resolve().parents[2] / "gateway"
 METRICS = Metrics(CollectorRegistry(), LABELS)
 
 
-def calls() -> Iterator[tuple[str, str, list[object], ast.Call]]:
+@cache
+def calls() -> tuple[tuple[str, str, list[object], ast.Call], ...]:
     """(where, called name, constant positional arguments or None, the call) of every call in the gateway."""
+    return tuple(_calls())
+
+
+def _calls() -> Iterator[tuple[str, str, list[object], ast.Call]]:
     for path in sorted(GATEWAY.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):

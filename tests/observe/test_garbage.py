@@ -10,6 +10,8 @@ import pytest
 
 from offhook.gateway.call import teardown
 from offhook.gateway.call.call import Call
+from offhook.gateway.carriers.stream_line import StreamLine
+from offhook.gateway.models.gemini.wire import SessionSocket
 from offhook.gateway.observe import garbage
 from offhook.gateway.observe.garbage import collecting, is_due
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
@@ -41,26 +43,42 @@ async def test_the_collector_is_given_back_as_it_was():
     assert gc.get_threshold() == before
 
 
-def test_an_ended_call_is_freed_without_collection(monkeypatch):
+TOOLS = "function: 'tests.calls.slow_tools:quick', name: quick", "function: 'tests.calls.slow_tools:slow', name: slow"
+
+
+@pytest.mark.parametrize("tool", ["quick", "slow"])
+def test_an_ended_call_is_freed_without_collection(monkeypatch, tool):
+    """The caller hangs up after the tool, or while it runs; sockets of both sides included."""
     monkeypatch.setattr(teardown, "RELEASE_AFTER_S", 0.0)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
     parts: list[weakref.ref] = []
-    start = Call.start
+    start, attach, dialled = Call.start, StreamLine.__init__, SessionSocket.__init__
 
     def starting(call):
         start(call)
         for part in (call, call.hearing, call.hearing.detector, call.model, call.model.link, call.tools, call.speaking):
             parts.append(weakref.ref(part))
 
+    def attaching(line, socket, *args, **options):
+        parts.append(weakref.ref(socket))
+        attach(line, socket, *args, **options)
+
+    def dialling(session_socket, ws):
+        parts.append(weakref.ref(ws.protocol))
+        dialled(session_socket, ws)
+
     monkeypatch.setattr(Call, "start", starting)
-    steps = (WaitForAgent("end"), Say(HELLO), WaitForAgent("end"), Pause(200), HangUp())
-    script = Script((GREETING, Reply("caller", (CallTool("quick"),)), Reply("any", (SATURDAY,))))
-    plan = Plan(steps, script, agent("function: 'tests.calls.slow_tools:quick', name: quick"))
+    monkeypatch.setattr(StreamLine, "__init__", attaching)
+    monkeypatch.setattr(SessionSocket, "__init__", dialling)
+    end = WaitForAgent("end") if tool == "quick" else Pause(500)
+    steps = (WaitForAgent("end"), Say(HELLO), end, Pause(200), HangUp())
+    script = Script((GREETING, Reply("caller", (CallTool(tool),)), Reply("any", (SATURDAY,))))
+    plan = Plan(steps, script, agent(*TOOLS))
     gc.disable()
     try:
         place_calls({"one": plan})
         left = [type(part()).__name__ for part in parts if part() is not None]
     finally:
         gc.enable()
-    assert parts
+    assert len(parts) == 9
     assert left == []

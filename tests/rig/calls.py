@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ class Plan:
     agent: str = "greeting: {text: Greet the caller.}"
     carrier: Carrier = field(default_factory=Carrier)
     during: Callable[[Gateway, SimulatedCall], object] | None = None
-    later: Script | None = None  # what sessions after the first one play
+    later: Script | tuple[Script, ...] | None = None  # what sessions after the first one play, the last for all others
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,14 @@ def place_calls(
 
 async def _place(plans: Mapping[str, Plan], extra: dict[str, str], metrics: list[str] | None) -> dict[str, Outcome]:
     numbers, agents = numbered_agents({name: plan.agent for name, plan in plans.items()})
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
 
     def script_for(setup: dict) -> Script:
         name = id_after("plan", setup)
-        later = plans[name].later if name in seen else None
-        seen.add(name)
-        return later or plans[name].script
+        later = plans[name].later
+        scripts = (plans[name].script, *(later if isinstance(later, tuple) else (later,) if later else ()))
+        seen[name] += 1
+        return scripts[min(seen[name], len(scripts)) - 1]
 
     async with ModelServer(script_for) as model:
         environ = {"OFFHOOK_INSECURE": "1", **extra}

@@ -25,11 +25,11 @@ from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.telephony import switchboard as module
 from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
-from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import RETURN_S, STRIKES_MAX
 from offhook.gateway.telephony.outbound import BUSY_S, OutboundCall
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
-from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, CostReached, Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, CostReached, Switchboard
 from offhook.gateway.telephony.transfer import DECLINED, UNREACHED
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
@@ -69,10 +69,6 @@ class PaperCall:
     @property
     def timeline(self) -> Any:
         return SimpleNamespace(error=self.record.errors.append)
-
-    @property
-    def attached(self) -> bool:
-        return self.line is not None
 
     def silent_s(self, now_s: float) -> float:
         return self.silent if self.line is not None else 0.0

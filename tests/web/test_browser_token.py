@@ -11,7 +11,8 @@ import aiohttp
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock

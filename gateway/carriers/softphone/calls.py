@@ -25,10 +25,10 @@ from offhook.gateway.call.line import LineFormats
 from offhook.gateway.carriers.softphone import messages, stream
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
-from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.access import Access, refuse_foreign
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.console.pages import HEADERS

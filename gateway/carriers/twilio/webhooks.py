@@ -40,11 +40,11 @@ from offhook.gateway.live import CallStage
 from offhook.gateway.live.node import NODE_NAME
 from offhook.gateway.live.peers import FORWARD_S, HOP
 from offhook.gateway.telephony.admission import Admitted, Refusal, Refused
-from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep
+from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
-from offhook.gateway.telephony.switchboard import Ringing, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import FORM, Limits
 from offhook.metrics.catalogue import Metrics
@@ -268,11 +268,11 @@ class Twilio:
         held = None if self._board.leg(call_sid) else await self._fleet.ring(call_sid)
         if held is not None and held.stage is CallStage.ENDED:
             return twiml.hang_up()
-        if held is not None and held.owner == self._fleet.name and await self._board.fleet_is_full(call_sid):
+        if held is not None and held.owner == self._fleet.name and await self._board.moves.fleet_is_full(call_sid):
             await self._fleet.give_back(call_sid, held.epoch)
             return self._fallback_document(form)
         if held is not None and held.owner != self._fleet.name:  # its process does not answer
-            answer = await self._board.take_over(self, ringing, self._clock())
+            answer = await self._board.moves.take_over(self, ringing, self._clock())
         else:
             answer = self._board.ring(self, ringing, self._clock(), epoch=held.epoch if held is not None else 1)
         if isinstance(answer, NextStep) or answer is None:
@@ -315,7 +315,7 @@ class Twilio:
         if not self._fleet.shared or status in FINAL:
             return twiml.hang_up() if status in FINAL else self._fallback_document(form)
         ringing = self._ringing(request, form)
-        answer: Admitted | NextStep | Refused | None = await self._board.take_over(self, ringing, self._clock())
+        answer: Admitted | NextStep | Refused | None = await self._board.moves.take_over(self, ringing, self._clock())
         if answer is None and await self._fleet.holder(call_sid) is None:
             # The store is away, or was emptied: of the conversation nothing is left, and a new one is better than none.
             answer = self._board.ring(self, ringing, self._clock())
@@ -377,7 +377,7 @@ class Twilio:
         else:
             status = CALL_STATUS.get(form.get("CallStatus", ""))
             if status in FINAL and self._fleet.shared and self._board.leg(call_sid) is None:
-                await self._board.ended_elsewhere(self, self._ringing(request, form), now_s)
+                await self._board.moves.ended_elsewhere(self, self._ringing(request, form), now_s)
             self._board.status(call_sid, status, now_s, outbound_id=request.query.get("call", ""))
 
     async def _machine(self, request: web.Request, form: Form) -> None:
@@ -390,7 +390,7 @@ class Twilio:
         """The call that this stream proves to belong to; None, counted, when it proves nothing."""
         now_s, token = self._clock(), start.parameters.get("token", "")
         if self._fleet.shared and not self._settings.insecure:
-            token = await self._board.token_here(self, start.call_sid, token, FORMATS, now_s)
+            token = await self._board.moves.token_here(self, start.call_sid, token, FORMATS, now_s)
             now_s = self._clock()
             if start.call_sid not in self._legs and self._board.leg(start.call_sid) is not None:
                 self._new_leg(start.call_sid, start.account_sid, "")

@@ -36,6 +36,7 @@ from offhook.gateway.conversation.handlers.floor import (
     prompt_again,
     send_audio,
     settle,
+    silent_since_s,
     think,
     turn_ended,
     wait_for_last_words,
@@ -110,8 +111,8 @@ def _drop_replies(p: Policy, s: State, at_s: float, emit: Emit, *, report: bool 
         emit(c.ReplyEnded(reply.generation, reply.received, heard, heard < reply.received))
         if report and p.report_heard and s.link is not Link.FAILED and heard < reply.received:
             emit(c.ReportHeard(reply.generation, heard))
-    ledger = lg.kill(lg.without_replies(s.ledger), s.ledger.newest)
-    return s._replace(ledger=ledger)
+    numbers = [reply.generation for reply in s.ledger.replies]  # that of a filler is above the newest
+    return s.with_ledger(lg.kill(lg.without_replies(s.ledger), max(s.ledger.newest, *numbers, 0)))
 
 
 def _cancel_yielding_tools(s: State, emit: Emit) -> State:
@@ -180,7 +181,7 @@ def digit_thinking(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> State
         return s
     if not s.due.failed_prompts:
         s = s.with_due_anew(reply=True)
-    return think(p, s, ev.at_s, emit)
+    return think(p, s, ev.at_s, emit, quiet_s=ev.at_s)
 
 
 def digit_over_agent(p: Policy, s: State, ev: e.DigitPressed, emit: Emit) -> State:
@@ -246,7 +247,7 @@ def _await_reply(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     if s.due.prompt_waits and s.link is Link.UP and not awaited_tools(s):
         prompt_again(s, emit)
         s = s.with_due(prompt_waits=False)
-    return think(p, s, at_s, emit)
+    return think(p, s, at_s, emit, quiet_s=silent_since_s(s, at_s))
 
 
 def loud_listening(p: Policy, s: State, ev: e.LoudWithoutSpeech, emit: Emit) -> State:
@@ -375,7 +376,7 @@ def verdict_timeout(p: Policy, s: State, ev: e.VerdictTimeout, emit: Emit) -> St
         emit(c.BargeIn(s.ledger.replies[0].generation, s.caller.onset_s, c.Verdict.DISMISSED))
     ledger = send_audio(s, s.ledger, ev.at_s, emit, resumed=sent)
     s = s._replace(phase=Phase.SPEAKING if s.ending is None else Phase.CLOSING, ledger=ledger)
-    watch_playout(s, max(ev.at_s, playback_overdue_s(s)), emit)
+    watch_playout(s, max(ev.at_s, playback_overdue_s(p, s)), emit)
     if s.ending is not None:
         emit(c.SetTimer(e.GoodbyeTimeout, ev.at_s + goodbye_s(ledger, ev.at_s)))
     return settle(p, s, ev.at_s, emit)  # when nothing was left

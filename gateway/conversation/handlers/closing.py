@@ -96,7 +96,7 @@ def close(p: Policy, s: State, ending: Ending, at_s: float, emit: Emit) -> State
 
 def goodbye_timeout(p: Policy, s: State, ev: e.GoodbyeTimeout, emit: Emit) -> State:
     """Too late to begin, or too long. A goodbye that is complete is heard out: its end is known."""
-    end_s = playback_overdue_s(s)
+    end_s = playback_overdue_s(p, s)
     if lg.is_audible(s.ledger, ev.at_s) and all_complete(s) and ev.at_s < end_s:
         emit(c.SetTimer(e.GoodbyeTimeout, end_s))
         return s

@@ -45,13 +45,16 @@ __all__ = [
     "lose_link",
     "may_interrupt",
     "may_rotate",
+    "model_replied",
     "open_turn",
+    "patience_s",
     "playback_finished",
     "playback_overdue_s",
     "prompt_again",
     "rotate",
     "send_audio",
     "settle",
+    "silent_since_s",
     "think",
     "turn_ended",
     "wait_for_last_words",
@@ -59,11 +62,12 @@ __all__ = [
     "watch_model",
     "watch_playout",
     "watch_s",
+    "watch_silence",
 ]
 
 CLEAR_TIMEOUT_S: Final = 1.0  # an acknowledgement takes a round trip; without one playback has long stopped
 STALL_S: Final = 5.0  # a reply that was begun and brings nothing for this long is over for the caller
-SILENT_LEAST_S: Final = 1.0  # the model's silence always has an end, whatever the policy says
+SILENT_LEAST_S: Final = 1.0  # of `silent_after_s`, whatever the policy says
 ANSWER_S: Final = 1.5  # a reply begins within 1.2 s as a rule: after this, a caller who speaks again has had none
 TURN_PAUSE_S: Final = 0.8  # speech that resumes sooner is of the same turn, for the model as well
 NUDGED_S: Final = 1.5  # a model that hears begins its reply to a prompt within a second
@@ -141,12 +145,12 @@ def send_audio(s: State, ledger: lg.Ledger, at_s: float, emit: Emit, *, resumed:
     return ledger
 
 
-def playback_overdue_s(s: State) -> float:
+def playback_overdue_s(p: Policy, s: State) -> float:
     """When the end of playback, or more of the reply, is overdue."""
     grace_s = PLAYOUT_GRACE_S
     if not all_complete(s):
         # A turn that waits for its tool says no more until it has the result.
-        grace_s = 0.0 if s.ending is None and awaited_tools(s) else STALL_S
+        grace_s = 0.0 if s.ending is None and awaited_tools(s) else min(STALL_S, patience_s(p))
     return lg.ends_at_s(s.ledger) + grace_s
 
 
@@ -184,7 +188,7 @@ def playback_finished(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     if s.caller.turn_open:
         return s._replace(phase=Phase.LISTENING)
     if s.due.reply or s.due.since_s is not None or awaited_tools(s):  # a reply without a voice is none
-        return think(p, s, at_s, emit)
+        return think(p, s, at_s, emit, quiet_s=silent_since_s(s, at_s))
     return listen(p, s, at_s, emit)
 
 
@@ -203,9 +207,17 @@ def open_turn(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     return s.with_caller(turn_open=True)
 
 
+def model_replied(s: State, emit: Emit) -> State:
+    """The model is not silent any more: no measure against that is due, under a filler either."""
+    if s.due.since_s is not None:
+        emit(c.StopTimer(e.ModelSilent))
+    return s.with_due_anew(reply=s.due.reply)
+
+
 def listen(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """Neither side has the floor, from now: the idle clock starts; a due change of connection happens now."""
     emit(c.StopTimer(e.ModelSilent))
+    emit(c.StopTimer(e.FillerDue))
     idle_s = p.idle_goodbye_s if s.caller.idle_prompted or not p.idle_prompt_s else p.idle_prompt_s
     if idle_s and s.line is LineState.UP:  # a caller whose line is away cannot answer
         emit(c.SetTimer(e.IdleTimeout, at_s + idle_s))
@@ -213,23 +225,46 @@ def listen(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     return rotate(s, at_s, emit) if s.rotation_due and may_rotate(s) else s
 
 
-def think(p: Policy, s: State, at_s: float, emit: Emit) -> State:
+def patience_s(p: Policy) -> float:
+    """As much silence as a caller who waits may meet."""
+    return max(SILENT_LEAST_S, p.silent_after_s)
+
+
+def silent_since_s(s: State, at_s: float) -> float:
+    """Since when a caller who waits has heard nothing: from the end of playback, or of the caller's own words."""
+    return min(at_s, max(lg.ends_at_s(s.ledger), s.caller.offset_s))
+
+
+def think(p: Policy, s: State, at_s: float, emit: Emit, *, quiet_s: float | None = None) -> State:
     """The model has the floor, from now or from the turn that it has not answered yet.
 
-    While a tool runs, its own limit bounds the wait; a filler may cover it.
+    While a tool runs, its own limit bounds the wait. `quiet_s`: since when the caller has heard nothing; from now
+    unless it is given, or known from before.
     """
     emit(c.StopTimer(e.IdleTimeout))
+    if quiet_s is None:
+        quiet_s = s.quiet_s if s.phase is Phase.THINKING else at_s
     tools = awaited_tools(s)
     if tools:
-        emit(c.SetTimer(e.ModelSilent, at_s + max(t.limit_s for t in tools)))
-        delays = [t.filler_after_s for t in tools if t.filler_after_s is not None]
-        if delays:
-            emit(c.SetTimer(e.FillerDue, at_s + min(delays)))
+        emit(c.SetTimer(e.ModelSilent, max(at_s, *(t.ends_s for t in tools))))
     else:
         if s.due.since_s is None:
             s = s.with_due(since_s=at_s)
         watch_model(p, s, at_s, emit)
-    return s._replace(phase=Phase.THINKING, due=s.due._replace(reply=True))
+    s = s._replace(phase=Phase.THINKING, due=s.due._replace(reply=True), quiet_s=quiet_s)
+    watch_silence(p, s, at_s, emit)
+    return s
+
+
+def watch_silence(p: Policy, s: State, at_s: float, emit: Emit) -> None:
+    """Time the filler: a caller who waits hears nothing for `silent_after_s` at most, and less where a tool says so.
+
+    Whatever keeps the caller waiting, the model or the way to it, is dealt with behind the filler.
+    """
+    if s.line is LineState.AWAY:
+        return  # nobody hears it: `LineBack` sets the timer
+    due_s = [at_s + t.filler_after_s for t in awaited_tools(s) if t.filler_after_s is not None]
+    emit(c.SetTimer(e.FillerDue, max(at_s, min((s.quiet_s + patience_s(p), *due_s)))))
 
 
 def watch_model(p: Policy, s: State, at_s: float, emit: Emit) -> None:
@@ -243,7 +278,7 @@ def watch_model(p: Policy, s: State, at_s: float, emit: Emit) -> None:
     if due.failed_prompts:
         due_s = due.struck_s + (NUDGED_S if due.failed_prompts == 1 else GIVE_UP_S)
     else:
-        due_s = since_s + max(SILENT_LEAST_S, p.silent_after_s)
+        due_s = since_s + patience_s(p)
         if due.unanswered and not s.caller.speaking:
             due_s = min(due_s, answer_s)
     if due.alive and not s.caller.speaking:
@@ -328,7 +363,7 @@ def after_barge_in(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """After a barge-in: the caller is still speaking, or has just stopped and wants an answer."""
     if s.caller.speaking or s.caller.turn_open:
         return caller_has_floor(p, s, at_s, emit)
-    return think(p, s, at_s, emit)
+    return think(p, s, at_s, emit, quiet_s=silent_since_s(s, at_s))
 
 
 def settle(p: Policy, s: State, at_s: float, emit: Emit) -> State:
@@ -381,6 +416,7 @@ def wait_for_last_words(p: Policy, s: State, at_s: float, emit: Emit) -> State:
 
 
 def cancel_ending(s: State, emit: Emit) -> State:
-    """The call goes on after all."""
+    """The call goes on after all. Where a filler was interrupted the model's silence goes on counting."""
     emit(c.StopTimer(e.GoodbyeTimeout))
-    return s.with_due_anew(reply=True)._replace(ending=None, agent_replied=False)
+    s = s.with_due_anew(reply=True) if s.due.since_s is None else s.with_due(reply=True)
+    return s._replace(ending=None, agent_replied=False)

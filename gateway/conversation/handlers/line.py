@@ -20,6 +20,7 @@ from offhook.gateway.conversation.handlers.floor import (
     playback_overdue_s,
     send_audio,
     watch_playout,
+    watch_silence,
 )
 from offhook.gateway.conversation.state import LineState, Phase, Policy, State
 
@@ -30,7 +31,7 @@ def away(p: Policy, s: State, ev: e.LineAway, emit: Emit) -> State:
     """The far end's queue is lost, and with it the marks and the clear that it had not confirmed."""
     if s.line is LineState.AWAY:
         return s
-    for timer in (e.PlayoutTimeout, e.IdleTimeout, e.ClearTimeout):
+    for timer in (e.PlayoutTimeout, e.IdleTimeout, e.FillerDue, e.ClearTimeout):
         emit(c.StopTimer(timer))
     return s._replace(line=LineState.AWAY, ledger=lg.lose_queue(s.ledger, ev.at_s))
 
@@ -52,7 +53,12 @@ def away_stopping(p: Policy, s: State, ev: e.LineAway, emit: Emit) -> State:
 
 def back(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
     """Nothing is to be sent: the agent is silent, or the verdict on a barge-in decides."""
-    return s._replace(line=LineState.UP)
+    if s.line is LineState.UP:
+        return s
+    s = s._replace(line=LineState.UP, quiet_s=ev.at_s)
+    if s.phase is Phase.THINKING:
+        watch_silence(p, s, ev.at_s, emit)
+    return s
 
 
 def back_listening(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
@@ -71,7 +77,7 @@ def back_playing(p: Policy, s: State, ev: e.LineBack, emit: Emit) -> State:
     if not s.ledger.replies:
         return s
     s = s.with_ledger(send_audio(s, s.ledger, ev.at_s, emit, resumed=True))
-    watch_playout(s, max(ev.at_s, playback_overdue_s(s)), emit)
+    watch_playout(s, max(ev.at_s, playback_overdue_s(p, s)), emit)
     if s.phase is Phase.CLOSING:
         emit(c.SetTimer(e.GoodbyeTimeout, ev.at_s + goodbye_s(s.ledger, ev.at_s)))
     return s

@@ -41,6 +41,7 @@ __all__ = [
     "model_ready_connecting",
     "model_silent",
     "model_silent_listening",
+    "model_silent_speaking",
     "prompt_for_owed",
     "stream_lost",
     "stream_never_started",
@@ -108,6 +109,11 @@ def model_silent(p: Policy, s: State, ev: e.ModelSilent, emit: Emit) -> State:
     return strike(p, s._replace(tools=tuple(t for t in s.tools if t.withdrawn)), ev.at_s, emit)
 
 
+def model_silent_speaking(p: Policy, s: State, ev: e.ModelSilent, emit: Emit) -> State:
+    """Only a filler is heard: the measures against the model's silence are taken behind it."""
+    return s if not s.due.reply or awaited_tools(s) else strike(p, s, ev.at_s, emit)
+
+
 def model_silent_listening(p: Policy, s: State, ev: e.ModelSilent, emit: Emit) -> State:
     """The caller repeats what had no reply. A model that hears the caller speak may rightly wait for the end."""
     taken = s.caller.speaking or s.caller.turn_open
@@ -122,7 +128,7 @@ def strike(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     """The model owes the caller a reply: prompt it, then get a new connection, then give up."""
     failed_prompts = s.due.failed_prompts
     if failed_prompts >= 2:  # the new connection, too, has brought nothing, or has not come up
-        return end_call(s, Ending.MODEL_LOST, at_s, emit)
+        return close(p, s, Ending.MODEL_LOST, at_s, emit)  # a filler is heard to its end
     if s.link is not Link.UP:
         return s  # it is prompted when the link is back, or the call ends
     counted = s.caller.speaking  # when the caller spoke again
@@ -160,7 +166,12 @@ def model_ready(p: Policy, s: State, ev: e.ModelReady, emit: Emit) -> State:
     if greeting_due and s.phase in (Phase.LISTENING, Phase.THINKING):
         return _greet(p, s, ev.at_s, emit)  # a connection that was prompted, and lost, said nothing
     if s.phase is Phase.SPEAKING and s.due.reply:  # go on where the link broke off; the rest is still being heard
-        prompt_again(s, emit)
+        if greeting_due:
+            emit(c.SendPrompt(c.Prompt.GREETING))
+        else:
+            prompt_again(s, emit)
+        if s.due.failed_prompts == 1:
+            s = s.with_due(struck_s=ev.at_s)
     elif s.phase is Phase.THINKING and not awaited_tools(s):
         if s.due.failed_prompts or s.agent_replied or s.last_words is not None:
             prompt_again(s, emit)
@@ -181,7 +192,8 @@ def prompt_for_owed(p: Policy, s: State, at_s: float, emit: Emit) -> State:
     if s.link is not Link.UP:
         return s
     owed, s = s.owed, s._replace(owed=e.Owed.NOTHING)
-    if s.phase not in (Phase.THINKING, Phase.CLOSING):
+    covered = s.phase is Phase.SPEAKING and s.due.reply  # by a filler
+    if s.phase not in (Phase.THINKING, Phase.CLOSING) and not covered:
         return s
     emit(c.SendPrompt(PROMPT_FOR[owed]))
     return think(p, s, at_s, emit) if s.phase is Phase.THINKING else s

@@ -17,10 +17,12 @@ from offhook.gateway.conversation.handlers.floor import (
     complete,
     listen,
     may_interrupt,
+    model_replied,
     playback_finished,
     playback_overdue_s,
     send_audio,
     settle,
+    silent_since_s,
     think,
     watch_playout,
     watch_s,
@@ -62,7 +64,7 @@ def playout_timeout(p: Policy, s: State, ev: e.PlayoutTimeout, emit: Emit) -> St
     """The marks or the rest of the reply did not come: by the clock the caller has heard what there was."""
     if s.line is LineState.AWAY:
         return s  # nothing plays
-    overdue_s = playback_overdue_s(s)
+    overdue_s = playback_overdue_s(p, s)
     if ev.at_s < overdue_s:  # more has come since
         emit(c.SetTimer(e.PlayoutTimeout, overdue_s))
         return s
@@ -72,7 +74,10 @@ def playout_timeout(p: Policy, s: State, ev: e.PlayoutTimeout, emit: Emit) -> St
     # The model stopped in mid-reply. What it still brings is played; until then it counts as silent.
     if s.caller.speaking or s.caller.turn_open:
         return caller_has_floor(p, s, ev.at_s, emit)
-    return think(p, s, ev.at_s, emit)
+    quiet_s = silent_since_s(s, ev.at_s)
+    if s.due.since_s is None and not awaited_tools(s):
+        s = s.with_due(since_s=quiet_s)
+    return think(p, s, ev.at_s, emit, quiet_s=quiet_s)
 
 
 def clear_acknowledged(p: Policy, s: State, ev: e.ClearAcknowledged, emit: Emit) -> State:
@@ -107,29 +112,34 @@ def _is_dead(s: State, ev: e.ReplyAudio, emit: Emit) -> bool:
 
 
 def _received(p: Policy, s: State, ev: e.ReplyAudio) -> lg.Ledger:
-    """The ledger with this audio. The call's first reply is its greeting."""
-    protected = p.greeting_protected and not s.greeted
-    return lg.receive(s.ledger, ev.generation, ev.samples, ev.audible_sample, protected)
+    """The ledger with this audio. The call's first reply is its greeting. A filler is none: the newest reply stays what
+    it was.
+    """
+    protected = p.greeting_protected and not s.greeted and not ev.filler
+    ledger = lg.receive(s.ledger, ev.generation, ev.samples, ev.audible_sample, protected)
+    return ledger._replace(newest=s.ledger.newest) if ev.filler else ledger
 
 
 def _grown(p: Policy, s: State, ledger: lg.Ledger) -> State:
-    """The state with this ledger, in which a reply has grown or begun."""
-    if p.greeting_protected and not s.greeted:
-        s = s._replace(greeted=True)
+    """The state with this ledger, in which a reply has grown or begun; a filler leaves due what is due."""
     if ledger.newest > s.ledger.newest:
-        return s._replace(ledger=ledger, due=s.due._replace(reply=False))
+        greeted = s.greeted or p.greeting_protected
+        return s._replace(ledger=ledger, due=s.due._replace(reply=False), greeted=greeted, agent_replied=True)
     return s.with_ledger(ledger)
 
 
-def _begin(p: Policy, s: State, at_s: float, emit: Emit, *, audible: bool) -> State:
+def _begin(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     """The agent takes the floor. A caller who has just begun to speak may finish; to one who goes on it yields.
 
-    Audio without a voice is no reply: the model's silence goes on counting.
+    Audio without a voice is no reply, nor is a filler: the model's silence goes on counting.
     """
-    for timer in (e.ModelSilent, e.IdleTimeout, e.FillerDue):
+    at_s = ev.at_s
+    for timer in (e.IdleTimeout, e.FillerDue):
         emit(c.StopTimer(timer))
-    s = s.with_due_anew(reply=False) if audible else s.with_due(reply=False)
-    s = s._replace(agent_replied=True)
+    if not ev.filler:
+        emit(c.StopTimer(e.ModelSilent))
+        s = s.with_due_anew(reply=False) if ev.audible_sample is not None else s.with_due(reply=False)
+        s = s._replace(agent_replied=True)
     if s.caller.speaking and may_interrupt(p, s):
         if at_s - s.caller.onset_s < p.min_barge_in_s or s.caller.turn_open:
             return suspect_barge_in(p, s, at_s, emit)
@@ -137,7 +147,7 @@ def _begin(p: Policy, s: State, at_s: float, emit: Emit, *, audible: bool) -> St
     ledger = send_audio(s, s.ledger, at_s, emit)
     s = s._replace(phase=Phase.SPEAKING if s.ending is None else Phase.CLOSING, ledger=ledger)
     # Early while more comes: it is moved when it fires, and need not be for every chunk.
-    watch_playout(s, min(playback_overdue_s(s), lg.ends_at_s(ledger) + PLAYOUT_GRACE_S), emit)
+    watch_playout(s, min(playback_overdue_s(p, s), lg.ends_at_s(ledger) + PLAYOUT_GRACE_S), emit)
     return s
 
 
@@ -145,14 +155,14 @@ def reply_begins(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     """From silence. In STOPPING, too: the line's queue was emptied before this can reach it."""
     if _is_dead(s, ev, emit):
         return s
-    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit, audible=ev.audible_sample is not None)
+    return _begin(p, _grown(p, s, _received(p, s, ev)), ev, emit)
 
 
 def reply_goes_on(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:
     if _is_dead(s, ev, emit):
         return s
-    if ev.audible_sample is not None and s.due.since_s is not None:
-        s = s.with_due_anew(reply=s.due.reply)
+    if ev.audible_sample is not None and not ev.filler and s.due.since_s is not None:
+        s = model_replied(s, emit)
     return _grown(p, s, send_audio(s, _received(p, s, ev), ev.at_s, emit))
 
 
@@ -160,8 +170,8 @@ def reply_while_held(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State
     """Kept, not played: the verdict decides."""
     if _is_dead(s, ev, emit):
         return s
-    if ev.audible_sample is not None and s.due.since_s is not None:
-        s = s.with_due_anew(reply=s.due.reply)
+    if ev.audible_sample is not None and not ev.filler and s.due.since_s is not None:
+        s = model_replied(s, emit)
     return _grown(p, s, _received(p, s, ev))
 
 
@@ -172,7 +182,7 @@ def reply_while_closing(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> St
     if _is_dead(s, ev, emit):
         return s
     emit(c.SetTimer(e.GoodbyeTimeout, ev.at_s + GOODBYE_MAX_S))
-    return _begin(p, _grown(p, s, _received(p, s, ev)), ev.at_s, emit, audible=ev.audible_sample is not None)
+    return _begin(p, _grown(p, s, _received(p, s, ev)), ev, emit)
 
 
 def reply_before_stream(p: Policy, s: State, ev: e.ReplyAudio, emit: Emit) -> State:

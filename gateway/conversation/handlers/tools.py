@@ -9,9 +9,12 @@ from offhook.gateway.conversation.handlers.floor import (
     all_complete,
     awaited_tools,
     listen,
+    model_replied,
+    patience_s,
     playback_overdue_s,
     think,
     watch_playout,
+    watch_silence,
 )
 from offhook.gateway.conversation.state import Phase, Policy, RunningTool, State
 
@@ -28,12 +31,12 @@ __all__ = [
 def tool_requested(p: Policy, s: State, ev: e.ToolRequested, emit: Emit) -> State:
     if any(t.call_id == ev.call_id for t in s.tools):
         return s  # the same request again: one run
-    tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s, ev.limit_s)
+    tool = RunningTool(ev.call_id, ev.policy, ev.silent, ev.filler_after_s, ev.at_s + ev.limit_s)
     # A model that requests a tool is neither deaf nor silent.
-    s = s.with_due_anew(reply=s.due.reply).with_due(tool_asked=True)._replace(tools=(*s.tools, tool))
+    s = model_replied(s, emit).with_due(tool_asked=True)._replace(tools=(*s.tools, tool))
     emit(c.RunTool(ev.call_id))
     if s.phase is Phase.SPEAKING and not all_complete(s):  # the filler's time counts from the end of playback
-        watch_playout(s, max(ev.at_s, playback_overdue_s(s)), emit)
+        watch_playout(s, max(ev.at_s, playback_overdue_s(p, s)), emit)
     if s.phase is Phase.THINKING or (s.phase is Phase.LISTENING and not s.caller.speaking and not s.caller.turn_open):
         return think(p, s, ev.at_s, emit)
     return s
@@ -64,7 +67,6 @@ def tool_finished(p: Policy, s: State, ev: e.ToolFinished, emit: Emit) -> State:
 def _after_tool(p: Policy, s: State, at_s: float, emit: Emit, *, spoken_of: bool) -> State:
     if s.phase is not Phase.THINKING or awaited_tools(s):
         return s
-    emit(c.StopTimer(e.FillerDue))
     # A tool that is not spoken of changes nothing: either the caller has had a reply, or still waits for it.
     return think(p, s, at_s, emit) if spoken_of or not s.agent_replied else listen(p, s, at_s, emit)
 
@@ -96,10 +98,12 @@ def tool_withdrawn(p: Policy, s: State, ev: e.ToolWithdrawn, emit: Emit) -> Stat
 
 
 def filler_due(p: Policy, s: State, ev: e.FillerDue, emit: Emit) -> State:
-    """For the first tool that has one; again after as much silence as an idle caller gets."""
+    """That of the first tool that has one, else the agent's. Again after as much silence as a caller may meet."""
     tool = next((t for t in awaited_tools(s) if t.filler_after_s is not None), None)
-    if tool is None:
-        return s
-    emit(c.PlayFiller(tool.call_id))
-    filled = tool._replace(filler_after_s=p.idle_prompt_s or None)
-    return s._replace(tools=tuple(filled if t is tool else t for t in s.tools))
+    emit(c.PlayFiller(tool.call_id if tool is not None else ""))
+    if tool is not None:
+        filled = tool._replace(filler_after_s=patience_s(p))
+        s = s._replace(tools=tuple(filled if t is tool else t for t in s.tools))
+    s = s._replace(quiet_s=ev.at_s)  # one that cannot be heard changes nothing
+    watch_silence(p, s, ev.at_s, emit)
+    return s

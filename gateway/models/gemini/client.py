@@ -17,7 +17,6 @@ import logging
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,78 +26,21 @@ from google.genai import types
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.config import check_proxies, unquoted
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
 from offhook.gateway.models.gemini.audio import Upsampling
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
 from offhook.gateway.models.gemini.wire import AnySession, socket_of
 
-__all__ = ["GeminiModel", "GeminiSettings"]
+__all__ = ["GeminiModel"]
 
 TOO_BIG = 1009  # RFC 6455, 7.4.1
 MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
 CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next connection
-
-
-@dataclass(frozen=True, slots=True)
-class GeminiSettings:
-    """How the service is reached. `ca_file` replaces the trusted certificates (`SSL_CERT_FILE`)."""
-
-    api_key: str = field(default="", repr=False)
-    vertex: bool = False
-    project: str = ""
-    location: str = ""
-    base_url: str = ""
-    api_version: str = ""  # "": v1beta, v1beta1 on Vertex AI; never the SDK's default, which moved in 3.0
-    ca_file: str = ""
-
-    @classmethod
-    def found(cls, environ: Mapping[str, str]) -> GeminiSettings:
-        """From the variables that google-genai itself reads, whether or not they are enough."""
-        environ = {name: unquoted(value) for name, value in environ.items()}
-        vertex = any(
-            environ.get(name, "").lower() in ("1", "true")
-            for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
-        )
-        version = environ.get("GOOGLE_GENAI_API_VERSION", "")
-        project = environ.get("GOOGLE_CLOUD_PROJECT", "") if vertex else ""
-        location = environ.get("GOOGLE_CLOUD_LOCATION", "") if vertex else ""
-        # The SDK prefers GOOGLE_API_KEY; so must we, or `offhook config` would show what is not used. Beside a
-        # project it refuses a key.
-        key = environ.get("GOOGLE_API_KEY") or ("" if vertex else environ.get("GEMINI_API_KEY", ""))
-        return cls(
-            api_key="" if project and location else key,
-            vertex=vertex,
-            project=project,
-            location=location,
-            base_url=environ.get("GOOGLE_VERTEX_BASE_URL" if vertex else "GOOGLE_GEMINI_BASE_URL", ""),
-            api_version="" if version == "beta" else version,  # "beta" is what the SDK calls our default
-            ca_file=environ.get("SSL_CERT_FILE", ""),
-        )
-
-    @classmethod
-    def read(cls, environ: Mapping[str, str]) -> GeminiSettings:
-        """As `found`. Raises `OperatorError` when the variables are not enough, or name a proxy that cannot be used."""
-        check_proxies(environ)
-        settings = cls.found(environ)
-        if settings.vertex and not (settings.project and settings.location) and not settings.api_key:
-            raise OperatorError(
-                "Vertex AI needs GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or GOOGLE_API_KEY): set them"
-            )
-        if not settings.vertex and not settings.api_key:
-            raise OperatorError("no key for the Gemini API: set GEMINI_API_KEY")
-        return settings
-
-    def shown(self) -> dict[str, str]:
-        """The settings as text under their variables' names, the key masked."""
-        shown = {"GEMINI_API_KEY": "(set)" if self.api_key else "(not set)"}
-        if self.vertex:
-            shown |= {"GOOGLE_CLOUD_PROJECT": self.project, "GOOGLE_CLOUD_LOCATION": self.location}
-        return {**shown, "GOOGLE_VERTEX_BASE_URL" if self.vertex else "GOOGLE_GEMINI_BASE_URL": self.base_url}
 
 
 class GeminiModel(Model):

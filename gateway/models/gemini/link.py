@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -60,6 +59,7 @@ from offhook.gateway.models.gemini.setup import (
 from offhook.gateway.models.gemini.story import CallSoFar
 from offhook.gateway.models.gemini.turns import Turns, broke_off
 from offhook.gateway.models.gemini.wire import AnySession, Connector
+from offhook.gateway.models.reconnecting import keep_connected, pause
 from offhook.media.formats import PCM16_24K, Converter
 
 __all__ = ["CAN", "SESSION_RESULTS", "GeminiLink", "KeptHandle"]
@@ -75,7 +75,6 @@ CAN = LinkCan(
     session_limit_s=None,  # with compression; its connections end at about 600 s and are resumed
 )
 FAULTS_MAX = 50  # lines kept for the call's record
-FAILURES_MAX = 8  # exceptions of our own while connecting, in one call: then the link gives up
 RENEW_WITHIN_S = 300.0  # not urgent: the next quiet moment will do
 HANDLE_WAIT_S = 1.0  # a rotation waits this long for a handle newer than the last turn
 SESSION_RESULTS = {0: "timeout", 1006: "unreachable"}  # of a connection attempt, by code; any other is a refusal
@@ -323,27 +322,15 @@ class GeminiLink:
         An exception of our own or of the sink's counts as a lost connection.
         """
         self._running = True
-        cause: Cause | None = Cause.START
-        failures = 0
         try:
-            while cause is not None and not self._closing.is_set():
-                try:
-                    cause = await self._connect(cause)
-                except asyncio.CancelledError as error:
-                    if cancelled_from_outside():
-                        raise
-                    self._failed("link", error)
-                except Exception as error:
-                    self._failed("link", error)
-                else:
-                    continue
-                cause, failures = Cause.STUCK, failures + 1
-                if failures == FAILURES_MAX:
-                    self._give_up("exceptions of the gateway's own")
-                    return
-        except asyncio.CancelledError:
-            self._closing.set()
-            raise
+            await keep_connected(
+                self._connect,
+                Cause.START,
+                Cause.STUCK,
+                closing=self._closing,
+                failed=self._failed,
+                give_up=self._give_up,
+            )
         finally:
             self._running = False
             self._ended.set()
@@ -360,7 +347,7 @@ class GeminiLink:
         if isinstance(step, GiveUp):
             self._give_up(step.why)
             return None
-        await self._pause(step.after_s)
+        await pause(step.after_s, self._closing)
         if self._closing.is_set():
             return None
         left_s = max(self._tried.since_s + self._patience.total_s - self._clock(), 1.0)
@@ -373,13 +360,6 @@ class GeminiLink:
             else:
                 self._tried = replace(self._tried, last=None)
         return ended
-
-    async def _pause(self, after_s: float) -> None:
-        if after_s > 0:
-            # Spread: an outage ends for all calls at once.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(after_s * random.uniform(0.75, 1.25)):
-                    await self._closing.wait()
 
     async def _session(self, step: Connect, handle: KeptHandle | None, left_s: float) -> tuple[float | None, Cause]:
         """One connection from setup to its end: (when it was ready, or None; why it ended)."""

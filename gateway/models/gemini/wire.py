@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from websockets.protocol import State
 
 from offhook.gateway.errors import ModelRefused
+from offhook.gateway.models.closed import free
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.public import PublicSession
 from offhook.gateway.observe.tcp import round_trip_s
@@ -103,6 +104,7 @@ class SessionSocket:
     async def close(self) -> None:
         with contextlib.suppress(Exception):
             await self._ws.close()
+        free(self._ws)
 
     def abort(self) -> None:
         """Close the TCP connection without a handshake."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -32,6 +31,7 @@ from offhook.gateway.models.openai.outbox import Outbox
 from offhook.gateway.models.openai.recovery import ERRORS, PATIENCE, Cause, Patience, Trouble, cause_of, next_attempt
 from offhook.gateway.models.openai.setup import format_of, model_name, session_config
 from offhook.gateway.models.openai.socket import SessionSocket
+from offhook.gateway.models.reconnecting import keep_connected, pause
 from offhook.media.formats import PCM16_24K, converter
 
 __all__ = ["CAN", "Connector", "RealtimeLink"]
@@ -48,7 +48,6 @@ CAN = LinkCan(
     session_limit_s=SESSION_LIMIT_S,
 )
 FAULTS_MAX = 50  # lines kept for the call's record
-FAILURES_MAX = 8  # exceptions of our own, in one call: then the link gives up
 RENEW_WITHIN_S = 300.0  # not urgent: the next quiet moment will do
 
 
@@ -165,27 +164,15 @@ class RealtimeLink:
         An exception of our own or of the sink's counts as a lost session.
         """
         self._running = True
-        cause: Cause | None = Cause.START
-        failures = 0
         try:
-            while cause is not None and not self._closing.is_set():
-                try:
-                    cause = await self._connect(cause)
-                except asyncio.CancelledError as error:
-                    if cancelled_from_outside():
-                        raise
-                    self._failed("link", error)
-                except Exception as error:
-                    self._failed("link", error)
-                else:
-                    continue
-                cause, failures = Cause.STUCK, failures + 1
-                if failures == FAILURES_MAX:
-                    self._give_up("exceptions of the gateway's own")
-                    return
-        except asyncio.CancelledError:
-            self._closing.set()
-            raise
+            await keep_connected(
+                self._connect,
+                Cause.START,
+                Cause.STUCK,
+                closing=self._closing,
+                failed=self._failed,
+                give_up=self._give_up,
+            )
         finally:
             self._running = False
             self._ended.set()
@@ -200,11 +187,7 @@ class RealtimeLink:
         if pause_s is None:
             self._give_up(f"{cause.value} after {self._trouble.attempts} attempts")
             return None
-        if pause_s > 0:
-            # Spread: an outage ends for all calls at once.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s * random.uniform(0.75, 1.25)):
-                    await self._closing.wait()
+        await pause(pause_s, self._closing)
         if self._closing.is_set():
             return None
         left_s = max(self._trouble.since_s + self._patience.total_s - self._clock(), 1.0)

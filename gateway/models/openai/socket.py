@@ -11,6 +11,7 @@ import socket
 from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
+from offhook.gateway.models.closed import free
 from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.observe.tcp import round_trip_s
 
@@ -52,6 +53,7 @@ class SessionSocket:
     async def close(self) -> None:
         with contextlib.suppress(Exception):
             await self._ws.close()
+        free(self._ws)
 
     def abort(self) -> None:
         """Close the TCP connection without a handshake."""

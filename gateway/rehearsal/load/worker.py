@@ -216,7 +216,7 @@ class Callers:
         verdicts = [kept_to_the_rules(report)]
         if mix.judged:
             verdicts += [judge(one, report) for one in scenario.expect if one.kind not in OF_ONE_CALL]
-        bad = [verdict.words for verdict in verdicts if not verdict.ok]
+        bad = [verdict.words for verdict in verdicts if verdict.failed]
         if not truth.streams:
             announced = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
             bad.insert(0, f"not connected: {announced or truth.ended_by}")

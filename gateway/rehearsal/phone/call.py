@@ -21,7 +21,7 @@ from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
@@ -157,9 +157,10 @@ class SimulatedCall:
 
     `url`: the gateway's address, `http://127.0.0.1:8080`. `public_url`: its public URL, which is signed; requests to it
     go to `url`. `auth_token` None: requests are not signed. `direct`: no webhook, the media socket is opened at once
-    with these `parameters`. The steps may be empty: then drive the call by its methods from another task, and end with
-    `hang_up`. `placed`: an outbound call of the gateway that has just been answered. `conferences`: the account's;
-    without them `<Conference>` ends at once. `clock`: for all times in the truth; by default the running loop's.
+    with these `parameters`. `entry`: the URL of another gateway's voice webhook, or with ws(s) of its media socket. The
+    steps may be empty: then drive the call by its methods from another task, and end with `hang_up`. `placed`: an
+    outbound call of the gateway that has just been answered. `conferences`: the account's; without them `<Conference>`
+    ends at once. `clock`: for all times in the truth; by default the running loop's.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class SimulatedCall:
         public_url: str | None = None,
         auth_token: str | None = None,
         direct: bool = False,
+        entry: str = "",
         parameters: Mapping[str, str] | None = None,
         caller: str = "+15550100",
         dialled: str = "+15550199",
@@ -182,7 +184,9 @@ class SimulatedCall:
     ) -> None:
         self._clock = clock or running_clock()
         self._public_url = (public_url or url).rstrip("/")
-        self._auth_token, self._direct = auth_token, direct
+        self._auth_token, self._direct = auth_token, direct or entry.startswith("ws")
+        there = urlsplit(entry or ("/twilio/media" if direct else "/twilio/voice"))
+        self._entry = self._public_url + urlunsplit(("", "", there.path, there.query, ""))
         self._parameters = dict(parameters or {})
         self._carrier = carrier or Carrier()
         self._steps = tuple(steps)
@@ -207,6 +211,7 @@ class SimulatedCall:
             self._public_url,
             auth_token,
             placed,
+            entry=self._entry,
             violation=self._violation,
             clock=self._clock,
             delay_s=self._carrier.delay_ms / 1000,
@@ -317,9 +322,8 @@ class SimulatedCall:
     async def _run_documents(self) -> str:
         """Run the call as the carrier does, to its end; returns what ended it: `CallTruth.ended_by`."""
         if self._direct:
-            public = urlsplit(self._public_url)
-            scheme = "wss" if public.scheme == "https" else "ws"
-            url = f"{scheme}://{public.netloc}{public.path}/twilio/media"
+            scheme, _, rest = self._entry.partition("://")
+            url = f"{'wss' if scheme in ('https', 'wss') else 'ws'}://{rest}"
             await self._stream_until_closed(ConnectVerb(url, tuple(self._parameters.items())))
             return self._ended_by if self._hung_up else "stream_closed"
         status = {"CallStatus": "in-progress" if self._placed else "ringing"}

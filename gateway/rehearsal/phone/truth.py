@@ -22,6 +22,7 @@ __all__ = [
     "StreamTruth",
     "Utterance",
     "Violation",
+    "longest_wait_s",
 ]
 
 
@@ -159,3 +160,24 @@ class CallTruth(msgspec.Struct, kw_only=True):
     latest_tick_ms: float = 0.0  # the carrier's own worst lateness: the accuracy of its times
     left: bytes = b""  # mu-law, the caller's audio as sent
     right: bytes = b""  # mu-law, what the caller heard
+
+
+def longest_wait_s(truth: CallTruth) -> float:
+    """The longest silence in which the caller waited, by what was played to them, TwiML's words included.
+
+    A caller waits from the end of what either side said until the agent is heard again, or until they say more although
+    they have had no answer. Not until they speak, or hang up, after the agent has spoken.
+    """
+    if not truth.streams:
+        return 0.0
+    sounds = [(i.start_s, i.end_s, "agent") for i in truth.agent]
+    sounds += [(i.onset_s, i.end_s, "caller") for i in truth.spoken]
+    sounds += [(a.at_s, a.at_s, "agent") for a in truth.announced if a.verb in ("say", "play", "dial", "enqueue")]
+    sounds.append((truth.ended_s, truth.ended_s, "end" if truth.ended_by == "caller" else "agent"))
+    longest_s, last_s, last = 0.0, truth.streams[0].started_s or truth.began_s, "caller"
+    for start_s, end_s, who in sorted(sounds):
+        if who == "agent" or last == "caller":
+            longest_s = max(longest_s, start_s - last_s)
+        if end_s >= last_s:
+            last_s, last = end_s, who
+    return longest_s

@@ -38,8 +38,8 @@ class WebhookClient:
 
     `url`: where the gateway listens. `public_url`: its name in signed URLs; requests to it go to `url`. `auth_token`
     None: requests are not signed. `violation(code, what)` reports what Twilio would warn of. `here`: the URL of the
-    document that is followed, to which relative URLs refer. `delay_s`: what each request for a document takes on
-    its way. `open` before the first request.
+    document that is followed, to which relative URLs refer; `entry` is the first one's of a call that comes
+    in. `delay_s`: what each request for a document takes on its way. `open` before the first request.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class WebhookClient:
         auth_token: str | None,
         placed: PlacedCall | None,
         *,
+        entry: str,
         violation: Callable[[int, str], None],
         clock: Clock,
         delay_s: float = 0.0,
@@ -58,7 +59,7 @@ class WebhookClient:
         self._truth, self._url, self._public_url = truth, url, public_url
         self._auth_token, self._placed = auth_token, placed
         self._violation, self._clock = violation, clock
-        self.here = placed.url if placed else public_url + "/twilio/voice"
+        self.here = placed.url if placed else entry
         self.session: aiohttp.ClientSession
         self.callbacks: set[asyncio.Task[tuple[Fetched, str]]] = set()
 
@@ -87,7 +88,11 @@ class WebhookClient:
         there, public, real = urlsplit(url), urlsplit(self._public_url), urlsplit(self._url)
         if there.netloc != public.netloc:
             return url
-        scheme = {"https": "wss", "http": "ws"}[real.scheme] if there.scheme in ("ws", "wss") else real.scheme
+        scheme = (
+            {"https": "wss", "http": "ws"}.get(real.scheme, real.scheme)
+            if there.scheme in ("ws", "wss")
+            else real.scheme
+        )
         return urlunsplit((scheme, real.netloc, there.path, there.query, ""))
 
     async def request(self, url: str, method: str, fields: Mapping[str, str]) -> tuple[Fetched, str]:

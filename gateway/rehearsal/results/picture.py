@@ -370,9 +370,11 @@ def _title(figure: Figure, report: CallReport) -> None:
     stops = [b.onset_to_silence_ms for b in line.barge_ins if b.onset_to_silence_ms is not None]
     if stops:
         about.append("silent after " + ", ".join(f"{ms:.0f}" for ms in stops[:8]) + " ms")
-    failed = [verdict for verdict in report.verdicts if not verdict.ok]
+    failed = [verdict for verdict in report.verdicts if verdict.failed]
     if report.verdicts:
-        about.append(f"{len(failed)} expectations failed" if failed else "all expectations met")
+        unseen = sum(not verdict.seen for verdict in report.verdicts)
+        met = f"all expectations met{f', {unseen} not seen from outside' if unseen else ''}"
+        about.append(f"{len(failed)} expectations failed" if failed else met)
     figure.text(0.012, 0.917, "   ·   ".join(about), fontsize=11, color=_CUT if failed else _FAINT, va="center")
 
 

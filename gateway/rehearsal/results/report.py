@@ -20,7 +20,7 @@ from rich.text import Text
 
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance
+from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics.quantiles import exact
@@ -40,6 +40,7 @@ __all__ = [
     "Report",
     "RunFacts",
     "Totals",
+    "aligned",
     "call_report",
     "report_of",
     "samples_of",
@@ -50,6 +51,7 @@ __all__ = [
 
 _SAME_MS = 300.0  # the gateway's decision and its clear at the carrier are closer than this
 _MARK = re.compile(r"r(\d+)\.\d+\.\d+")
+_PAUSE_SAMPLES = RATE_HZ  # of another gateway's speech: a shorter one is a gap in a reply
 
 # Segments that only a rehearsal can measure, because caller, carrier, gateway and model share one clock.
 LINE_SEGMENTS: dict[str, str] = {
@@ -63,11 +65,20 @@ LINE_SEGMENTS: dict[str, str] = {
 
 
 class ExpectationResult(msgspec.Struct, kw_only=True):
-    """Whether an expectation was met; `words` is the message."""
+    """Whether an expectation was met; `words` is the message. Not `seen`: what would decide it is not accessible."""
 
     ok: bool
     expectation: str
     words: str
+    seen: bool = True
+
+    @property
+    def failed(self) -> bool:
+        return self.seen and not self.ok
+
+    @property
+    def mark(self) -> str:
+        return "✓" if self.ok else "✗" if self.seen else "–"
 
 
 class CallerTurn(msgspec.Struct, kw_only=True):
@@ -130,6 +141,7 @@ class LineReport(msgspec.Struct, kw_only=True):
     frames_dropped: int
     latest_tick_ms: float
     clears: int = 0  # that stopped audible playback
+    longest_wait_ms: float = 0.0  # silence before the agent was heard again, or a caller without an answer said more
     legs: list[str] = []  # numbers of the other parties that joined the caller's conference
 
 
@@ -156,7 +168,7 @@ class CallReport(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        return all(verdict.ok for verdict in self.verdicts)
+        return not any(verdict.failed for verdict in self.verdicts)
 
 
 class Percentiles(msgspec.Struct, kw_only=True):
@@ -255,13 +267,16 @@ def call_report(
     sessions: Sequence[ModelSession] | None = None,
     legs: Sequence[str] = (),
     counted: Mapping[str, float] | None = None,
+    by_marks: bool = True,
 ) -> CallReport:
     """One call's report from the ground truth, the gateway's record and the model's sessions.
+
+    `by_marks`: replies are told apart by the names of this project's marks; otherwise by pauses of a second.
 
     `session` is the session of the whole call, None if it had several; `sessions` are all of them, None if they
     cannot be distinguished from those of other calls.
     """
-    owners = _owners(truth)
+    owners = _owners(truth) if by_marks else _by_pauses(truth)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
@@ -288,6 +303,7 @@ def call_report(
             frames_dropped=truth.frames_dropped,
             latest_tick_ms=_round(truth.latest_tick_ms),
             clears=sum(clear.while_audible for clear in truth.clears),
+            longest_wait_ms=_round(1000.0 * longest_wait_s(truth)),
             legs=list(legs),
         ),
         model=_model_side([session] if session is not None and sessions is None else sessions),
@@ -394,6 +410,19 @@ def _owners(truth: CallTruth) -> list[tuple[int, int, int]]:
     return owners
 
 
+def _by_pauses(truth: CallTruth) -> list[tuple[int, int, int]]:
+    """As `_owners`, of any gateway: a reply ends where playback pauses for a second, or where it is cleared."""
+    end = max((media.position + media.samples for media in truth.media), default=0)
+    if not end:
+        return []
+    starts = [0]
+    for run, following in zip(truth.played, truth.played[1:], strict=False):
+        paused = following.place - run.place - run.samples >= _PAUSE_SAMPLES
+        if paused or following.position != run.position + run.samples:
+            starts.append(following.position)
+    return [(at, to, n) for n, (at, to) in enumerate(zip(starts, [*starts[1:], end], strict=True), 1)]
+
+
 def _owner(owners: Sequence[tuple[int, int, int]], position: int) -> int:
     for first, last, generation in owners:
         if first <= position < last:
@@ -489,7 +518,7 @@ def _old_samples(
 
 def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerTurn]) -> None:
     """Add the times of the last speech to the model and of the answer back, if the answer is the model's next reply."""
-    offset = _alignment(truth, session)
+    offset = aligned(truth, session)
     for spoken, turn in zip(truth.spoken, caller, strict=True):
         if spoken.kind != "say" or turn.answered_ms is None:
             continue
@@ -502,15 +531,18 @@ def _add_transport(truth: CallTruth, session: ModelSession, caller: list[CallerT
                 turn.model_to_line_ms = _round(1000.0 * (arrived - reply.first_audio_at_s))
 
 
-def _alignment(truth: CallTruth, session: ModelSession) -> int | None:
+def aligned(truth: CallTruth, session: ModelSession) -> int | None:
     """The place in the left channel of the model's first sample, by correlation.
 
     None if the two signals differ (a muted caller, an upload with gaps).
     """
-    if session.audio_rate_hz != 2 * RATE_HZ or not session.audio:
+    step = session.audio_rate_hz // RATE_HZ
+    if session.audio_rate_hz % RATE_HZ or not session.audio:
         return None
     sent = decode(truth.left).astype(np.float64)
-    received = np.frombuffer(bytes(session.audio[: len(session.audio) // 4 * 4]), dtype="<i2")[::2].astype(np.float64)
+    received = np.frombuffer(bytes(session.audio[: len(session.audio) // 2 * 2]), dtype="<i2")[::step].astype(
+        np.float64
+    )
     size = 1 << (len(sent) + len(received)).bit_length()
     product = np.fft.irfft(np.fft.rfft(sent, size) * np.conj(np.fft.rfft(received, size)), size)
     at = int(np.argmax(product))
@@ -522,7 +554,7 @@ def _line_to_model_ms(truth: CallTruth, session: ModelSession, place: int, offse
     """From the tick that sent the frame of this place to the arrival of the middle of the frame at the model."""
     frame = (place - 1) // 160
     sent_s = truth.began_s + (frame + 1) * 0.020
-    wanted = 4 * (frame * 160 + 80 - offset)
+    wanted = 2 * (session.audio_rate_hz // RATE_HZ) * (frame * 160 + 80 - offset)
     ends = [end for _, end in session.audio_arrivals]
     index = bisect_left(ends, wanted)
     if wanted <= 0 or index >= len(ends):
@@ -579,7 +611,7 @@ def show(report: Report, console: Console | None = None) -> None:
         for verdict in call.verdicts:
             if verdict.ok and several:
                 continue
-            mark = Text("✓ ", "green") if verdict.ok else Text("✗ ", "bold red")
+            mark = Text(f"{verdict.mark} ", {"✓": "green", "✗": "bold red"}.get(verdict.mark, "dim"))
             console.print(mark + Text(f"{call.scenario} {call.call_sid}: " if several else "") + Text(verdict.words))
     if several:
         met = report.totals.calls - report.totals.failed

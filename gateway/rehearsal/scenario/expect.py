@@ -106,6 +106,11 @@ def _answered_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
     return True, f"all {len(turns)} turns were answered, the slowest within {slowest:.0f} of {limit_ms:g} ms"
 
 
+def _waited_within(report: CallReport, limit_ms: float) -> tuple[bool, str]:
+    waited_ms = report.line.longest_wait_ms
+    return waited_ms <= limit_ms, f"the caller waited in silence for {waited_ms:.0f} ms at most ({limit_ms:g})"
+
+
 def _ended_within(report: CallReport, limit_s: float) -> tuple[bool, str]:
     lasted_s = report.line.duration_ms / 1000
     return lasted_s <= limit_s, f"the call lasted {lasted_s:.1f} s ({limit_s:g})"
@@ -416,6 +421,9 @@ KINDS: MappingProxyType[str, ExpectationKind] = MappingProxyType(
         ),
         "answered_within_ms": ExpectationKind(
             Limit, _answered_within, "From each turn's last sound to the agent's next."
+        ),
+        "waited_within_ms": ExpectationKind(
+            Limit, _waited_within, "The longest silence before the agent is heard again; fillers end it."
         ),
         "ended_within_s": ExpectationKind(Limit, _ended_within, "The whole call was no longer than this."),
         "segments_within_ms": ExpectationKind(

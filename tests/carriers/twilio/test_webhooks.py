@@ -11,8 +11,7 @@ from unittest import mock
 
 import pytest
 
-from offhook.gateway.call import call as call_module
-from offhook.gateway.call import teardown
+from offhook.gateway.call import continuity, teardown
 from offhook.gateway.call.line import ReplyMark
 from offhook.gateway.carriers.twilio import steering
 from offhook.gateway.carriers.twilio.signature import sign
@@ -293,7 +292,7 @@ async def test_call_with_hanging_parts_is_over(part: str) -> None:
 
 
 async def test_late_stream_gets_a_fresh_model_session() -> None:
-    with mock.patch.object(call_module, "MODEL_WAITS_S", 0.5):
+    with mock.patch.object(continuity, "MODEL_WAITS_S", 0.5):
         async with exchange(AGENTS) as x:
             call_sid, token = await ring(x, "desk")
             await x.until(lambda: x.model.sessions and x.model.sessions[0].closed_by)

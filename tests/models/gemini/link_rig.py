@@ -13,9 +13,10 @@ import pytest
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.events import Event, ModelReady
 from offhook.gateway.models import AudioFormats, CallBrief, LinkCount, Speaker, Usage
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media.formats import PCM16_16K, PCM16_24K

@@ -26,10 +26,11 @@ from offhook.gateway.conversation.events import (
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import LinkCount
 from offhook.gateway.models.gemini import client
-from offhook.gateway.models.gemini.client import GeminiModel, GeminiSettings
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.gemini.outbox import UPLINK_MAX_FRAMES
 from offhook.gateway.models.gemini.public import PublicSession
 from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.gemini.setup import MODELS
 from offhook.gateway.rehearsal.model import script as m
 from offhook.gateway.rehearsal.model.server import ModelServer

@@ -9,7 +9,7 @@ import pytest
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.models.openai.client import OpenAISettings
+from offhook.gateway.models.openai.settings import OpenAISettings
 from offhook.gateway.models.openai.setup import check, session_config
 from offhook.gateway.providers import check_agent, name_of, provider_of, with_provider
 from offhook.gateway.rehearsal.model.realtime.wire import default_session, merged
@@ -178,7 +178,13 @@ def test_address_and_key(base_url: str, url: str, header: str) -> None:
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"OPENAI_API_KEY": "with a space"}, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "api.openai.com"}],
+    [
+        {},
+        {"OPENAI_API_KEY": "with a space"},
+        {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "api.openai.com"},
+        {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://desk.openai.azure.com"},
+        {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://desk.openai.azure.com/openai?api-version=2025-04-01"},
+    ],
 )
 def test_unusable_settings_say_what_to_do(environ: dict[str, str]) -> None:
     with pytest.raises(OperatorError, match="OPENAI_"):

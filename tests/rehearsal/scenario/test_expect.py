@@ -42,6 +42,7 @@ MUST_FAIL: list[tuple[str, str, Any, str]] = [
     ("barge-in-hold", "greeting_within_ms", 1, r"the agent was first heard \d+ ms after the answer \(1\)"),
     ("barge-in-hold", "answered_within_ms", 1, r"'A table for two, please\.' was answered after \d+ ms, later than 1"),
     ("bad-day", "answered_within_ms", 9000, "the caller said nothing that could have been answered"),
+    ("barge-in-hold", "waited_within_ms", 1, r"the caller waited in silence for \d+ ms at most \(1\)"),
     ("barge-in-hold", "ended_within_s", 1, r"the call lasted \d+\.\d s \(1\)"),
     ("barge-in-hold", "segments_within_ms", {"turn_gap": 1}, r"turn_gap took \d+ ms, longer than 1 \(longest of \d\)"),
     ("bad-day", "segments_within_ms", {"tool_call": 1}, "tool_call was never measured"),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # it is started twenty times, and lives for a second
+
 import asyncio
 import os
 import sys

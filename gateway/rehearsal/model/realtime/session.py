@@ -32,6 +32,7 @@ __all__ = ["RealtimeSession"]
 
 LIFETIME_S = 3_600.0
 VOICED_MS = 100  # of speech before it counts as begun
+AZURE_PATH = "/openai/"  # there, the model is the name of a deployment
 SEMANTIC_WAIT_MS = {"low": 1_500, "medium": 900, "high": 500, "auto": 900}  # no model of what was said: silence alone
 COMMIT_MIN_MS = 100.0
 
@@ -91,7 +92,7 @@ class RealtimeSession:
         try:
             if denied is not None:
                 connection.close(denied)
-            elif self._model not in wire.MODELS:
+            elif self._model not in wire.MODELS and not self._record.path.startswith(AZURE_PATH):
                 self._violation(f"unknown model {self._model[:60]}")
                 self._error("invalid_model", f'Model "{self._model[:60]}" is not supported in realtime mode.')
                 connection.close(Close(4000, "invalid_request_error.invalid_model"))
