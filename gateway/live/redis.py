@@ -240,7 +240,7 @@ class RedisLive:
         return [Written(answer.decode()) for answer in await self._ask(_executed(pipeline))]
 
     async def claim(self, call_id: str, owner: str, *, expect_epoch: int | None = None) -> Claim | None:
-        arguments = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
+        arguments: list[str | float] = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
         found = await self._sure(lambda: self._claim(keys=_keys(call_id), args=arguments))
         if not found:
             return None

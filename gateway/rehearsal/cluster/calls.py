@@ -18,7 +18,7 @@ from aiohttp import web
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Say, Script
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
-from offhook.gateway.rehearsal.phone.steps import Pause
+from offhook.gateway.rehearsal.phone.steps import Pause, Step
 from offhook.gateway.rehearsal.phone.steps import Say as Speak
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.media.mulaw import RATE_HZ
@@ -173,7 +173,7 @@ def placed(url: str, n: int, name: str, *, public_url: str, auth_token: str, del
     """The `n`-th call of a run; every second one talks."""
     talks = n % 2 == 1
     sid = "CA" + hashlib.sha256(f"{name} {n}".encode()).hexdigest()[:32]
-    steps = [Pause(1_500), *(TURNS * [Speak(LINE), Pause(TALKING_EVERY_MS)])] if talks else []
+    steps: list[Step] = [Pause(1_500), *(TURNS * [Speak(LINE), Pause(TALKING_EVERY_MS)])] if talks else []
     call = SimulatedCall(
         url, steps, public_url=public_url, auth_token=auth_token, call_sid=sid, carrier=Carrier(delay_ms=delay_ms)
     )

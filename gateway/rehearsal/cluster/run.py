@@ -110,7 +110,7 @@ class Fleet:
         await asyncio.sleep(rng.uniform(0.7, 1.5))
         for one in calls:
             one.before = await self._transcript(one)
-        fault = asyncio.ensure_future(case.fault(does))  # type: ignore[arg-type]
+        fault = asyncio.ensure_future(case.fault(does))
         if case.new_calls:
             await asyncio.sleep(0.5)
             running += await self._begin(late, plan)
