@@ -21,6 +21,7 @@ __all__ = ["ASK_S", "Fleet"]
 log = logging.getLogger(__name__)
 
 ASK_S = 0.25  # what a webhook waits for the store; an answer takes 0.3 ms
+ENDS = 3  # times that the end of a call is told to a store that does not answer in time
 TOOL_S = 0.05  # what a tool waits for the note that it begins
 
 T = TypeVar("T")
@@ -127,7 +128,8 @@ class Fleet:
         """Take the call over; None: it cannot be had."""
         if self._store is None:
             return None
-        return await self._ask(self._store.claim(call_id, self.name, expect_epoch=expect_epoch), None)
+        claim = self._store.claim(call_id, self.name, expect_epoch=expect_epoch)
+        return await self._ask(claim, None, limit_s=BEAT_S)  # without it the call ends
 
     async def owns(self, call_id: str) -> bool:
         """Whether this node may act on the call outside, now. One that another node has taken is forgotten here;
@@ -147,8 +149,12 @@ class Fleet:
         """The call is over: whether it is this node's to record. While the store is away it is."""
         epoch = self.checkpoints.forget(call_id)
         if self._store is None or epoch is None:
-            return True
-        return await self._ask(self._store.end(call_id, epoch), True)
+            return not self.checkpoints.has_lost(call_id)  # it may have been lost in its last moments
+        for _ in range(ENDS):
+            known = await self._ask(self._store.end(call_id, epoch), None, limit_s=BEAT_S)
+            if known is not None:
+                return known
+        return True
 
     async def give_back(self, call_id: str, epoch: int) -> None:
         """A call that this node was first to have is not taken: it was refused."""

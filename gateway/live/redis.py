@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "offhook:"
 TIMEOUT_S = 0.25  # an answer takes 0.3 ms
-CONNECTIONS = 4
+CONNECTIONS = 16  # a dozen calls that end at once ask for two each
+CONNECTION_S = 1.0  # waiting for one is no failure of the server: who asks has a limit of its own
 FAILURES_MAX = 3
 RETRY_S = 1.0
 FORGET_NODE_S = 600
@@ -162,7 +163,7 @@ class RedisLive:
             pool = client.BlockingConnectionPool.from_url(
                 self._url,
                 max_connections=CONNECTIONS,
-                timeout=TIMEOUT_S,
+                timeout=CONNECTION_S,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
@@ -185,7 +186,9 @@ class RedisLive:
             raise StoreAway("the live store is away")
         self._retry_s = self._clock() + RETRY_S
         try:
-            answer = await asyncio.shield(request)
+            asked = asyncio.ensure_future(request)
+            asked.add_done_callback(_look)  # whoever asked may have left
+            answer = await asyncio.shield(asked)
         except self._errors as error:
             # The other idle connections are as old: each would cost a request when the server is back.
             await self._redis.connection_pool.disconnect(inuse_connections=False)
@@ -211,7 +214,7 @@ class RedisLive:
     # --- calls
 
     async def ring(self, call_id: str, owner: str) -> Held:
-        arguments = [owner, int(CALL_LIFE_S)]
+        arguments: list[str | float] = [owner, int(CALL_LIFE_S)]
         held = _held(await self._sure(lambda: self._ring(keys=_keys(call_id), args=arguments)))
         assert held is not None
         if held.owner == owner:
@@ -316,6 +319,11 @@ class RedisLive:
             else:
                 await self._index(name, None, call_id)
         return found
+
+
+def _look(asked: asyncio.Future[Any]) -> None:
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def _executed(pipeline: Any) -> list[Any]:

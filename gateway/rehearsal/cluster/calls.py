@@ -173,7 +173,8 @@ def placed(url: str, n: int, name: str, *, public_url: str, auth_token: str, del
     """The `n`-th call of a run; every second one talks."""
     talks = n % 2 == 1
     sid = "CA" + hashlib.sha256(f"{name} {n}".encode()).hexdigest()[:32]
-    steps: list[Step] = [Pause(1_500), *(TURNS * [Speak(LINE), Pause(TALKING_EVERY_MS)])] if talks else []
+    turn: list[Step] = [Speak(LINE), Pause(TALKING_EVERY_MS)]
+    steps: list[Step] = [Pause(1_500), *(TURNS * turn)] if talks else []
     call = SimulatedCall(
         url, steps, public_url=public_url, auth_token=auth_token, call_sid=sid, carrier=Carrier(delay_ms=delay_ms)
     )
