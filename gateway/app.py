@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -26,18 +27,20 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
+from offhook.gateway.call.tap import Listening
 from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
+from offhook.gateway.direct import DirectSessions
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
 from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
-from offhook.gateway.live.peers import HOP, Passed
+from offhook.gateway.live.peers import HOP, WHO, Passed
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -54,10 +57,10 @@ from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
 from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.web.access import Access, Lock, programs_only
+from offhook.gateway.web.access import Access, Lock, programs_only, who_of
 from offhook.gateway.web.api import Api, Unavailable
 from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
-from offhook.gateway.web.console import Boards, Console, LiveCall, OperatorActions
+from offhook.gateway.web.console import Boards, Console, ListenIn, LiveCall, OperatorActions
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
@@ -190,6 +193,8 @@ class Gateway:
             read_token=settings.console_read_token,
             public_url=settings.public_url,
         )
+        elsewhere = self._operator_elsewhere if self.fleet.shared else None
+        peer = partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"})
         self._softphones = Softphones(
             settings,
             self._access,
@@ -198,8 +203,12 @@ class Gateway:
             self.switchboard,
             {agent.name: agent for agent in self.agents},
             clock=clock,
+            elsewhere=elsewhere,
+            peer=peer,
         )
+        self._direct = self._direct_sessions()
         history = History(self._keeping.store, self.records, _scenario_of, time.time)
+        control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
             self._access,
             self.metrics,
@@ -212,15 +221,28 @@ class Gateway:
                 "capacity": settings.max_calls,
                 "agents": [agent.name for agent in agents],
                 "talk": bool(settings.softphone_calls),
+                "direct": [agent.name for agent in agents if self._direct.routes() and self._direct.offers(agent.name)],
                 "places": bool(settings.public_url and settings.twilio_account_sid),
                 "simulated": settings.simulated,
             },
             history=history,
             peers=self._console_of_peers if self.fleet.shared else None,
+            may_listen=lambda sid: control.may_listen(sid) == "",
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
-        control = _Control(self.calls, self.switchboard, self.admission)
-        self._actions = OperatorActions(self._access, self._limits, control)
+        self._actions = OperatorActions(self._access, self._limits, control, elsewhere)
+        self._listen_in = ListenIn(
+            self._access,
+            self._limits,
+            self.metrics,
+            most=settings.listeners,
+            node=self.node,
+            listen=control.listen,
+            may_listen=control.may_listen,
+            elsewhere=elsewhere,
+            peer=peer,
+            clock=clock,
+        )
         self._api = Api(
             self._limits,
             self._access,
@@ -273,7 +295,9 @@ class Gateway:
         app.add_routes(self._api.operator_routes())
         app.add_routes(self.console.routes())
         app.add_routes(self._actions.routes())
+        app.add_routes(self._listen_in.routes())
         app.add_routes(self._softphones.routes())
+        app.add_routes(self._direct.routes())
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -307,6 +331,7 @@ class Gateway:
                 if self._worker is not None:
                     self._worker.routing.close()
                 await self._end_all()
+                await self._direct.close()
                 await self.switchboard.close()
                 await self.console.close()
                 while self._exports:  # a record that is kept may begin another
@@ -420,6 +445,7 @@ class Gateway:
             for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
                 self._safely("ticker", work)
             self._safely("switchboard", partial(self.switchboard.tick, now_s))
+            self._safely("ticker", partial(self._direct.tick, now_s))
 
     def _measure(self, late_s: float, turn: int) -> None:
         self.metrics.observe("event_loop_lag", max(0.0, late_s))
@@ -462,6 +488,10 @@ class Gateway:
     def _model_of(self, agent: Agent) -> Model:
         return self.models[provider_of(agent)]
 
+    def _model_name(self, agent: Agent) -> str:
+        """As records have it: provider/name."""
+        return f"{provider_of(agent)}/{self._model_of(agent).name_of(agent)}"
+
     def _new_call(self, facts: CallFacts, agent: Agent, rang_s: float | None, taken: Taken | None = None) -> Call:
         tools, model = self._toolboxes[agent.name].tools, self._model_of(agent)
         call = Call(
@@ -495,7 +525,7 @@ class Gateway:
             redactor=self._redactor,
             taken=taken,
         )
-        call.record.model = f"{provider_of(agent)}/{model.name_of(agent)}"
+        call.record.model = self._model_name(agent)
         if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
         call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
@@ -552,12 +582,26 @@ class Gateway:
 
     async def _elsewhere(self, request: web.Request, body: bytes) -> Passed | None:
         """The answer of the process that has this call, to a request of the API; None: no process has it."""
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        return await self._pass_on(request, request.match_info["id"], headers, body)
+
+    async def _operator_elsewhere(self, request: web.Request, body: Mapping[str, str]) -> Passed | None:
+        """The same for what an operator does on the console."""
+        headers = {
+            "Authorization": f"Bearer {self._operator_token}",
+            "Content-Type": "application/json",
+            WHO: quote(who_of(request)),
+        }
+        return await self._pass_on(request, request.match_info["sid"], headers, msgspec.json.encode(body))
+
+    async def _pass_on(
+        self, request: web.Request, call_id: str, headers: Mapping[str, str], body: bytes
+    ) -> Passed | None:
         if HOP in request.headers:
             return None
-        held, peers = await self.fleet.holder(request.match_info["id"]), self.fleet.peers
+        held, peers = await self.fleet.holder(call_id), self.fleet.peers
         if held is not None and held.stage is CallStage.ENDED:
             return None
-        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
         ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
@@ -623,6 +667,28 @@ class Gateway:
             return "draining"
         return "" if self.admission.free else "at the limit of calls"
 
+    def _direct_sessions(self) -> DirectSessions:
+        """For the agents whose model gives browser tokens."""
+        settings, model = self.settings, self.models.get("gemini")
+        gemini = model if isinstance(model, GeminiModel) and settings.browser_tokens else None
+        offered = {agent.name: agent for agent in self.agents if self._model_of(agent) is gemini}
+        return DirectSessions(
+            gemini,
+            offered,
+            lambda name: self._toolboxes[name].tools,
+            self._model_name,
+            self._access,
+            self._limits,
+            self.metrics,
+            self._keeping,
+            self._redactor,
+            most=settings.softphone_calls,
+            simulated=settings.simulated,
+            effects=frozenset(settings.simulated_effects),
+            draining=lambda: self.admission.draining,
+            clock=self._clock,
+        )
+
     async def _browser_token(self, name: str) -> tuple[str, str]:
         agent = next((agent for agent in self.agents if agent.name == (name or self.agents[0].name)), None)
         if agent is None:
@@ -630,6 +696,10 @@ class Gateway:
         model = self._model_of(agent)
         if not isinstance(model, GeminiModel):
             raise OperatorError("browser tokens are for Gemini only: unset OFFHOOK_BROWSER_TOKENS")
+        if agent.limits.cost or agent.limits.cost_per_day or self.settings.cost_per_day:
+            raise OperatorError(
+                "a cost limit cannot be kept where a browser talks to the model itself: use an agent without one"
+            )
         token = await model.token(agent, self._toolboxes[agent.name].tools.values(), {})
         return token, model.name_of(agent)
 
@@ -654,16 +724,21 @@ def _application(connections: Connections) -> web.Application:
 
 
 class _Control:
-    """`CallControl` over the process's calls."""
+    """`CallControl` over the process's calls. `listeners`: operators who may listen in on them at once."""
 
-    def __init__(self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission) -> None:
+    def __init__(
+        self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission, listeners: int
+    ) -> None:
         self._calls, self._switchboard, self._admission = calls, switchboard, admission
+        self._listeners = listeners
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> OutboundCall:
+    def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    ) -> OutboundCall:
         if self._admission.draining:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
-            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables)
+            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
         except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
@@ -711,6 +786,21 @@ class _Control:
     def note(self, call_id: str, text: str) -> bool | None:
         call = self._calls.get(self._sid(call_id))
         return None if call is None else call.operator_notes(text)
+
+    def may_listen(self, call_id: str) -> str | None:
+        """Why an operator may not hear this call, "" where they may; None for a call that is not active here."""
+        call = self._calls.get(self._sid(call_id))
+        if call is None or call.ending is not None:
+            return None
+        if not self._listeners:
+            return "listening in is off: set OFFHOOK_LISTENERS to the number of operators who may at once"
+        return (
+            "" if call.agent.listen_in else "this agent's calls are not listened to: set `listen_in: true` in its file"
+        )
+
+    def listen(self, call_id: str, who: str) -> Listening | None:
+        """An operator hears this call from now on; None where they may not any more."""
+        return self._calls[self._sid(call_id)].tap.open(who) if self.may_listen(call_id) == "" else None
 
     def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
         if call := self._calls.get(self._sid(call_id)):

@@ -48,6 +48,7 @@ class Settings:
     prices: str = ""  # OFFHOOK_PRICES: a YAML file, model name -> USD per million tokens, over the built-in table
     browser_tokens: bool = False  # OFFHOOK_BROWSER_TOKENS=1: POST /console/token gives out short-lived model tokens
     softphone_calls: int = 10  # OFFHOOK_SOFTPHONE_CALLS: calls from the console's page at once; 0: none
+    listeners: int = 0  # OFFHOOK_LISTENERS: operators who listen in on calls of this process at once; 0: nobody may
     simulated_effects: tuple[str, ...] = ()  # OFFHOOK_SIMULATED_EFFECTS: tools that act though simulated; *: all
     data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
@@ -202,6 +203,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         prices=text("OFFHOOK_PRICES"),
         browser_tokens=switch("OFFHOOK_BROWSER_TOKENS"),
         softphone_calls=int(number("OFFHOOK_SOFTPHONE_CALLS", 10, 0, 10_000)),
+        listeners=int(number("OFFHOOK_LISTENERS", 0, 0, 100)),
         simulated_effects=listed("OFFHOOK_SIMULATED_EFFECTS"),
         data_dir=text("OFFHOOK_DATA_DIR"),
         database_url=text("OFFHOOK_DATABASE_URL"),

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_TOOLS",
     "MODEL_ERRORS",
     "OTHER",
+    "PICTURE_RESULTS",
     "TOOL_FAILURES",
     "Labels",
     "Metrics",
@@ -45,7 +46,7 @@ OTHER = "other"
 MAX_TOOLS = 32  # each tool is a histogram of about a hundred series; further ones are counted as "other"
 
 DIRECTIONS = ("inbound", "outbound")  # seen from the gateway: from the caller, to the caller
-DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation")
+DROP_REASONS = ("uplink_full", "model_down", "call_over", "stale_generation", "slow_listener")
 INPUT_PEERS = ("carrier", "model", "http")
 INPUT_ERRORS = (
     "not_utf8",
@@ -126,6 +127,7 @@ FAULT_PARTS = (
     "link_writer",
     "tool",
     "recording",
+    "listening",
     "timer",
     "closing",
     "ticker",
@@ -139,6 +141,8 @@ LOOP_BLOCKERS = ("tool", "no_cpu")  # else "other"
 CALL_MOVES = ("taken", "handed_over", "lost")  # from another node; to another, in order; to another, found out later
 CHECKPOINT_RESULTS = ("kept", "fenced", "behind")
 TOKEN_DIRECTIONS = ("input", "output")
+# Queued for the model, or refused; and what became of a queued one that was not sent.
+PICTURE_RESULTS = ("queued", "not_allowed", "not_jpeg", "too_large", "too_many", "replaced", "call_over")
 AUTH_KINDS = ("webhook_signature", "stream_signature", "stream_token", "console", "metrics", "api", "insecure")
 
 
@@ -398,6 +402,15 @@ class Metrics:
         )
         self.tokens_total = tally(
             "tokens_total", "Total number of tokens reported by the model, by direction.", direction=TOKEN_DIRECTIONS
+        )
+        self.listen_ins_total = plain(
+            "listen_ins_total", "Total number of times that an operator listened in on a call from the console."
+        )
+        self.pictures_total = tally(
+            "pictures_total",
+            "Total number of pictures that callers showed: queued for the model, or refused, by reason; and of those "
+            "queued the ones that a newer one replaced, or the end of the call.",
+            result=PICTURE_RESULTS,
         )
         self.auth_failures_total = tally(
             "auth_failures_total",

@@ -1,4 +1,4 @@
-"""Takes the documentation's picture of the softphone: a real Chromium in a call with a real gateway.
+"""Takes the documentation's pictures of the softphone and of listening in: a real Chromium and a real gateway.
 
 python -m tests.figures_talking [DIRECTORY] [--all]
 """
@@ -35,6 +35,7 @@ REPLIES = (
     ),
     Reply("tool:find_table", (Speak("Saturday for two is no problem. Shall I book it?", sound("saturday")),)),
 )
+AGENT_LEVEL = "parseFloat(document.querySelector('.level.agent .meter span').style.width)"
 TOOL = "tools: [{function: 'tests.web.console.console_tools:find_table', name: find_table}]"
 
 
@@ -56,6 +57,34 @@ async def take(directory: Path) -> None:
                 await page.screenshot(path=directory / "talking-phone.png", full_page=True)
 
 
+async def take_listening(directory: Path) -> None:
+    """listen-in.png: an operator hears a call of the phone's; with --all three more to look at."""
+    with tempfile.TemporaryDirectory() as folder:
+        mic, allowed = microphone(Path(folder) / "mic.wav", *SAID), f"{TOOL}\nlisten_in: true"
+        async with (
+            desk(*REPLIES, fields=allowed, environ={"OFFHOOK_LISTENERS": "1"}) as (gateway, url, _),
+            chromium(mic) as browser,
+        ):
+            phone = await browser.new_page()
+            await phone.goto(f"{url}/console/talk?agent=desk")
+            await phone.get_by_role("button", name="Call", exact=True).click()
+            await phone.get_by_role("status").filter(has_text="On the line").wait_for()
+            page = await (await browser.new_context(viewport={"width": 1200, "height": 800})).new_page()
+            await page.goto(f"{url}/console#/call/{next(iter(gateway.calls))}")
+            await page.get_by_role("button", name="Listen in").click()
+            await page.get_by_text("Steer this call").click()
+            await page.get_by_role("listitem").filter(has_text="I would like a table").wait_for(timeout=60_000)
+            while await page.evaluate(AGENT_LEVEL) < 40:
+                await page.wait_for_timeout(50)
+            await page.screenshot(path=directory / "listen-in.png")
+            for colours, width in (("dark", 1200), ("dark", 390), ("light", 390)) if "--all" in sys.argv else ():
+                await page.emulate_media(color_scheme=colours)
+                await page.set_viewport_size({"width": width, "height": 844})
+                await page.screenshot(path=directory / f"listen-in-{colours}-{width}.png")
+
+
 if __name__ == "__main__":
     given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    asyncio.run(take(Path(given[0]) if given else Path(__file__).parents[1] / "docs"))
+    directory = Path(given[0]) if given else Path(__file__).parents[1] / "docs"
+    asyncio.run(take(directory))
+    asyncio.run(take_listening(directory))

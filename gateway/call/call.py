@@ -28,8 +28,10 @@ from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.line import Line, ReplyMark
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.parts import Parts, release
+from offhook.gateway.call.pictures import Pictures
 from offhook.gateway.call.recorder import recorder_for
 from offhook.gateway.call.speaking import Speaking
+from offhook.gateway.call.tap import Tap
 from offhook.gateway.call.teardown import Teardown
 from offhook.gateway.call.timeline import Timeline
 from offhook.gateway.call.timers import Timers
@@ -91,6 +93,7 @@ class Call:
         wiring = Wiring(facts, agent, clock, metrics, self.timeline, self.feed, faults, lambda: self.on_change())
         self.speaking = speaking = Speaking(wiring, sounds, lambda turn: self.state.is_dead(turn))
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
+        self.pictures = Pictures(wiring, lambda: model.link)
         self._recorder = recorder_for(wiring, speaking.playout)
         self.hearing = Hearing(
             wiring,
@@ -100,6 +103,7 @@ class Call:
             uplink=model.link,
             agent_level_dbov=lambda now_s: speaking.playout.heard_level_dbov(self.state.ledger, now_s),
         )
+        self.tap = Tap(wiring, speaking.playout, lambda: self.state.ledger, self.hearing)
         self.tools = CallTools(
             wiring,
             tools,
@@ -124,7 +128,7 @@ class Call:
         self.caller_audio, self.sent, self.clear_sent = self.hearing.caller_audio, speaking.sent, speaking.clear_sent
         self.reply_audio, self.next_turn = speaking.reply_audio, speaking.next_turn
         self.usage, self.count, self.segment = model.usage, model.count, model.segment
-        self.tool_call = self.tools.requested
+        self.tool_call, self.picture = self.tools.requested, self.pictures.take
         if taken is not None:
             continuity.restore(taken)
         self._do: dict[type[c.Command], Callable[[Any], None]] = {
@@ -300,10 +304,11 @@ class Call:
     # --- the end
 
     def _stop_timers(self) -> None:
+        self.tap.close()
         self._timers.close()
         self._continuity.stop_waiting()
 
     def _release(self) -> None:
         """Nothing of the call runs any more."""
-        shared = (self.timeline, self._timers, self._faults, self._teardown, self._continuity)
+        shared = (self.tap, self.pictures, self.timeline, self._timers, self._faults, self._teardown, self._continuity)
         release(self, (*self._parts[:4], *shared), kept=("facts", "agent", "record", "clock", "remembered"))

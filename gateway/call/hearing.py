@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf, log10
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,12 @@ class _Loudness:
         self._last_s = -inf
 
 
+class Copies(Protocol):
+    """What takes copies of the caller's frames (`Tap`)."""
+
+    def caller(self, codes: bytes, now_s: float, *, hidden: bool) -> None: ...
+
+
 class Hearing:
     """One call's ear. `agent_level_dbov(now_s)`: what the caller hears of the agent now, for the echo guard."""
 
@@ -95,6 +102,7 @@ class Hearing:
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
         self.uplink = uplink
         self._detection, self._recorder = detection, recorder
+        self.tap: Copies | None = None  # while an operator listens in
         self.waiting = 0  # frames that were submitted and not heard yet
         self._events: deque[Event] = deque()  # that follow them
         self._clock, self._feed, self._metrics, self._faults = wiring.clock, wiring.feed, metrics, wiring.faults
@@ -127,6 +135,8 @@ class Hearing:
         if self._recorder is not None:
             hidden = now_s < self._secret_until_s
             self._recorder.caller(self._silent(len(codes)) if hidden else codes, now_s)
+        if self.tap is not None:
+            self.tap.caller(codes, now_s, hidden=now_s < self._secret_until_s)
         self.received_samples += len(codes) // self._bytes_per_sample
         if self.last_frame_s is not None:
             self._uplink_gap.add(now_s, now_s - self.last_frame_s)

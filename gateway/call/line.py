@@ -8,11 +8,12 @@ look the same from here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from offhook.media.formats import AudioFormat
 
-__all__ = ["Line", "LineCan", "LineFormats", "LineSink", "ReplyMark", "Span"]
+__all__ = ["Line", "LineCan", "LineFormats", "LineSink", "PictureRefusal", "ReplyMark", "Span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,15 @@ class ReplyMark:
     generation: int
     sample: int
     epoch: int
+
+
+class PictureRefusal(Enum):
+    """Why a caller's picture was not queued for the model; the value is what the metric counts."""
+
+    NOT_ALLOWED = "not_allowed"  # by the agent file, or the model takes none
+    NOT_JPEG = "not_jpeg"
+    TOO_LARGE = "too_large"  # in bytes or pixels
+    TOO_MANY = "too_many"  # for the time
 
 
 class Line(Protocol):
@@ -96,6 +106,9 @@ class LineSink(Protocol):
 
     def key_pressed(self, key: str) -> None:
         """The caller pressed a key."""
+
+    def picture(self, jpeg: bytes) -> PictureRefusal | None:
+        """The caller shows the model this; None: it is queued."""
 
     def sent(self, span: Span) -> None:
         """This audio was handed to the socket."""

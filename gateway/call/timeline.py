@@ -20,6 +20,7 @@ from offhook.gateway.store.record import (
     ActionRecord,
     BargeInRecord,
     CallRecord,
+    ListeningRecord,
     MessageRecord,
     ToolRecord,
     TranscriptLine,
@@ -157,6 +158,14 @@ class Timeline:
         else:
             self._full("further actions of operators")
 
+    def listening(self, at_s: float, who: str) -> ListeningRecord | None:
+        """An operator begins to listen in: the record's entry of it; None when the record is full."""
+        if len(self.record.listened) >= ACTIONS_MAX:
+            self._full("further operators who would listen in")
+            return None
+        self.record.listened.append(entry := ListeningRecord(who=who, from_ms=self.ms(at_s)))
+        return entry
+
     def sound_reply(self, generation: int, kind: str) -> None:
         """This reply is no turn of the model: `sound` (greeting) or `filler`."""
         self._turn(generation).record.kind = kind
@@ -276,6 +285,8 @@ class Timeline:
         """The call began elsewhere: what is over of it, and where its axis begins on this process's clock."""
         self._zero_s, self._turns_before, self._lines_before, self._greeted = zero_s, turns, lines, bool(turns)
         self.record.turns = list(turns)
+        for entry in self.record.listened:  # their sockets were that process's
+            entry.to_ms = self.record.duration_ms if entry.to_ms is None else entry.to_ms
 
     def open_turns(self) -> list[TurnRecord]:
         """Replies on their way."""

@@ -21,7 +21,7 @@ from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
-from offhook.gateway.tools.answer import clipped, refusal
+from offhook.gateway.tools.answer import SHOWN_BYTES, refusal, shown
 from offhook.gateway.tools.runner import ToolJournal, ToolRunner
 
 __all__ = ["CallTools"]
@@ -29,7 +29,6 @@ __all__ = ["CallTools"]
 log = logging.getLogger(__name__)
 
 GRACE_S = 5.0  # the runner ends a tool at its timeout; past this the runner itself hangs
-SHOWN_BYTES = 2_000  # of a tool's arguments and result, in the record
 IGNORE_KEY_S = 3.0  # callers press # right after a PIN whose length ended it
 PENDING_MAX = 100  # tool calls that the model waits for: more is a model gone wrong
 REMEMBERED_MAX = 200
@@ -244,9 +243,7 @@ class CallTools:
         return self._runner.redactor.value(value)
 
     def _shown(self, value: Any) -> Any:
-        """A tool's arguments or result as the record may show it: of bounded length, without secrets."""
-        # Cut twice: half a secret at the first cut would not be recognised as one.
-        return clipped(self.masked(clipped(value, 2 * SHOWN_BYTES)[0]), SHOWN_BYTES)[0]
+        return shown(value, self._runner.redactor)
 
     async def close(self) -> None:
         """Cancel what runs and wait for it, within the runner's bounds."""

@@ -5,7 +5,9 @@ A dead peer refuses in under a millisecond, and a peer is reached while the live
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import aiohttp
@@ -13,10 +15,12 @@ from yarl import URL
 
 from offhook.gateway.live import DEAD_AFTER_S, Node
 
-__all__ = ["FORWARD_S", "HOP", "Passed", "Peers"]
+__all__ = ["FORWARD_S", "HOP", "WHO", "Passed", "Peers"]
 
 HOP = "X-Offhook-Hop"  # a request with it came from a peer and is not passed on again
+WHO = "X-Offhook-Who"  # in one that is passed on: who acts, percent-encoded
 FORWARD_S = 0.3  # a webhook is answered in a few milliseconds; later than this the call is taken over
+SOCKET_S = 2.0  # for an operator, who waits
 ANSWER_MAX = 4 << 20
 
 
@@ -58,6 +62,22 @@ class Peers:
                 return answer.status < 500
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
+
+    @asynccontextmanager
+    async def socket(
+        self, name: str, path: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse | None]:
+        """A WebSocket to this node; None when it does not answer."""
+        node, socket = self.alive(name), None
+        if node is not None and self._http is not None:
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with asyncio.timeout(SOCKET_S):
+                    socket = await self._http.ws_connect(node.address + path, headers={**headers, HOP: "1"})
+        try:
+            yield socket
+        finally:
+            if socket is not None:
+                await socket.close()
 
     async def request(
         self,

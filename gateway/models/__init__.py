@@ -121,6 +121,7 @@ class LinkCan:
     truncates: bool  # `heard` shortens the model's own memory of a reply; elsewhere only its note is sent
     full_duplex: bool  # one continuous stream of audio without turns
     session_limit_s: float | None  # of one session, where it cannot be resumed past it
+    pictures_per_s: float = 0.0  # that it is to be sent; 0: it takes none
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,8 @@ class LinkCount(Enum):
     MALFORMED = "malformed"  # a message that cannot be read; reason: that of `errors.Malformed`
     UNKNOWN_FIELD = "unknown_field"
     BAD_FIELD = "bad_field"
+    PICTURE_REPLACED = "picture_replaced"  # it waited, and a newer one took its place
+    PICTURE_DROPPED = "picture_dropped"  # it waited when the link was closed
     # For tests and debugging; these have no metric.
     NOTE_OMITTED = "note_omitted"  # the model's protocol does not permit it
     MESSAGE_DROPPED = "message_dropped"  # a text or tool result: the outbox was full
@@ -183,6 +186,8 @@ LINK_METRICS: Mapping[LinkCount, tuple[str, ...]] = {
     LinkCount.MALFORMED: ("input_errors_total", "model"),
     LinkCount.UNKNOWN_FIELD: ("input_errors_total", "model", "unknown_event"),
     LinkCount.BAD_FIELD: ("input_errors_total", "model", "bad_field"),
+    LinkCount.PICTURE_REPLACED: ("pictures_total", "replaced"),
+    LinkCount.PICTURE_DROPPED: ("pictures_total", "call_over"),
 }
 """Attribute of `offhook.metrics.catalogue.Metrics`, then its label values; a count's `reason` is the last one."""
 
@@ -233,6 +238,11 @@ class ModelLink(Protocol):
 
     def flush_audio(self) -> None:
         """What `caller_audio` was handed last, of any call, is to be sent now."""
+
+    def picture(self, jpeg: bytes) -> None:
+        """The caller shows this; only where `can.pictures_per_s`. One waits at most, behind all audio: a newer one
+        takes its place, and the older is counted.
+        """
 
     def turn_started(self) -> None:
         """Local turn detection: the caller's turn begins. Its audio, pre-roll first, follows by `caller_audio`."""

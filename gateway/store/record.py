@@ -13,6 +13,7 @@ __all__ = [
     "ActionRecord",
     "BargeInRecord",
     "CallRecord",
+    "ListeningRecord",
     "MessageRecord",
     "RecordingRecord",
     "ToolRecord",
@@ -83,9 +84,17 @@ class ActionRecord(msgspec.Struct, kw_only=True):
 
     at_ms: float
     who: str  # the user name that the browser gave, and its address
-    what: str  # hang_up, transfer, say, note, hold, resume
+    what: str  # place, hang_up, transfer, say, note, hold, resume
     detail: str = ""
     done: bool = True
+
+
+class ListeningRecord(msgspec.Struct, kw_only=True):
+    """An operator listened in on the call."""
+
+    who: str  # as of an action
+    from_ms: float
+    to_ms: float | None = None  # None: listens now
 
 
 class TranscriptLine(msgspec.Struct, kw_only=True):
@@ -128,11 +137,14 @@ class CallRecord(msgspec.Struct, kw_only=True):
     transcript: list[TranscriptLine] = []
     messages: list[MessageRecord] = []
     actions: list[ActionRecord] = []  # of operators
+    listened: list[ListeningRecord] = []  # operators
     remembered: dict[str, str] = {}  # facts the tools kept
     segments: dict[str, float] = {}  # call-level ones, ms: answer_to_greeting, model_setup, ...
     audio_in_ms: float = 0.0
     audio_out_ms: float = 0.0
     samples_after_clear: int = 0
+    pictures: int = 0  # that the caller showed the model; none is kept
+    pictures_refused: int = 0
     usage: dict[str, float] = {}  # tokens and cost, as far as known
     errors: list[str] = []
     recording: RecordingRecord | None = None

@@ -57,6 +57,7 @@ class OutboundCall(msgspec.Struct, kw_only=True):
     call_sid: str = ""
     answered_by: str = ""
     error: str = ""
+    placed_by: str = ""  # the operator who placed it on the console
 
     @property
     def over(self) -> bool:

@@ -223,6 +223,8 @@ class Switchboard:
             )
             call = self._open_call(facts, answer.agent, now_s if by_webhook else None)
             self._connect_parts(call, leg)
+            if outbound is not None and outbound.placed_by:
+                call.timeline.action(now_s, outbound.placed_by, "place", "", done=True)
             if leg.reconnects:
                 self.moves.keep(call, leg, epoch)
         return answer
@@ -472,7 +474,13 @@ class Switchboard:
     # --- for operators: outbound calls
 
     def call_out(
-        self, to: str, agent_name: str, *, caller_id: str = "", variables: dict[str, str] | None = None
+        self,
+        to: str,
+        agent_name: str,
+        *,
+        caller_id: str = "",
+        variables: dict[str, str] | None = None,
+        placed_by: str = "",
     ) -> OutboundCall:
         """Queue an outbound call. Raises `OperatorError` for one that cannot be placed."""
         agent = self._agents.get(agent_name) if agent_name else next(iter(self._agents.values()))
@@ -484,7 +492,9 @@ class Switchboard:
                 "calls cannot be placed: set the carrier's credentials and OFFHOOK_PUBLIC_URL; `offhook doctor` "
                 "names what is missing"
             )
-        return self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
+        outbound = self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
+        outbound.placed_by = placed_by
+        return outbound
 
     async def hang_up(self, outbound: OutboundCall) -> bool:
         """End an outbound call, however far it has come; False when it is over."""

@@ -33,9 +33,10 @@ import numpy as np
 from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.tools import Secret
 
-__all__ = ["ANSWER_LIMIT", "Exact", "answer", "clipped", "clipped_text", "refusal", "text_of"]
+__all__ = ["ANSWER_LIMIT", "SHOWN_BYTES", "Exact", "answer", "clipped", "clipped_text", "refusal", "shown", "text_of"]
 
 ANSWER_LIMIT = 16_000  # bytes of JSON: some 4,000 tokens, which the model reads before it speaks
+SHOWN_BYTES = 2_000  # of a tool's arguments and result, in a record
 MAX_DEPTH = 20
 MAX_EXACT = 2**53  # functionResponses[].response is a google.protobuf.Struct: its numbers are doubles
 
@@ -86,6 +87,12 @@ def clipped(value: Any, limit: int) -> tuple[Any, bool]:
 def clipped_text(text: str, redactor: Redactor, limit: int) -> str:
     """The beginning of a text that may be very long, without the secrets."""
     return redactor.text(text[: 2 * limit])[:limit]
+
+
+def shown(value: Any, redactor: Redactor) -> Any:
+    """A tool's arguments or result as a record may show it: of bounded length, without secrets."""
+    # Cut twice: half a secret at the first cut would not be recognised as one.
+    return clipped(redactor.value(clipped(value, 2 * SHOWN_BYTES)[0]), SHOWN_BYTES)[0]
 
 
 def text_of(value: object) -> str:

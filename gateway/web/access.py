@@ -16,11 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from math import ceil
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from offhook.gateway.live.peers import HOP, WHO
 from offhook.gateway.web.connections import prove
 from offhook.gateway.web.limits import Limits, source_of
 from offhook.metrics.catalogue import Metrics
@@ -52,13 +53,23 @@ def secret_of(authorization: str) -> bytes | None:
 
 def who_of(request: web.Request) -> str:
     """Who acts, for a record: the user name that the browser gave for the console's password, and its address."""
+    if _is_of_peer(request) and WHO in request.headers:
+        return _shown(unquote(request.headers[WHO]), 100)
     name = ""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
         with suppress(BadBase64, ValueError):
             name = b64decode(value.strip(), validate=True).partition(b":")[0].decode("utf-8", "replace")
-    name = "".join(letter for letter in name if letter.isprintable())[:40].strip()
-    return f"{name or 'console'} ({request.remote or 'no address'})"
+    return f"{_shown(name, 40) or 'console'} ({request.remote or 'no address'})"
+
+
+def _shown(name: str, most: int) -> str:
+    return "".join(letter for letter in name if letter.isprintable())[:most].strip()
+
+
+def _is_of_peer(request: web.Request) -> bool:
+    """Whether another process passes on what its console was asked for. No page can send either header elsewhere."""
+    return HOP in request.headers and request.headers.get("Authorization", "").partition(" ")[0].lower() == "bearer"
 
 
 def is_local_host(host: str) -> bool:
@@ -181,12 +192,16 @@ class Access:
         """The sign-in link, where there is one."""
         return [web.get("/console/sign-in", self._sign_in, allow_head=False)] if self._link else []
 
-    async def check(self, request: web.Request, kind: str = "console", *, acts: bool = False) -> None:
+    async def check(
+        self, request: web.Request, kind: str = "console", *, acts: bool = False, programs: bool = False
+    ) -> None:
         """Admit a request. Raises 401, 403 or 429; `kind`: the label that a refusal is counted under.
 
-        `acts`: it changes something. It must come from the console's own page, and with more than the read-only token.
+        `acts`: it changes something, or costs. It must come from the console's own page, or with `programs` from a
+        program, and with more than the read-only token.
         """
-        if acts:
+        of_program = programs and "Origin" not in request.headers
+        if acts and not of_program and not _is_of_peer(request):
             self.check_origin(request)
         if self._insecure:
             refuse_foreign(request, self._metrics, own_page=True)
@@ -216,6 +231,21 @@ class Access:
             text=f"login required: {hint} (any user name; programs: as a bearer token)\n",
             headers={"WWW-Authenticate": 'Basic realm="Offhook", charset="UTF-8"'},
         )
+
+    def only_reads(self, request: web.Request) -> bool:
+        """Whether an admitted request shows the read-only token."""
+        return self._read_lock.fits(secret_of(request.headers.get("Authorization", "")))
+
+    async def check_socket(self, request: web.Request) -> None:
+        """A WebSocket of the console's own page, which shows a token in its first message, or of a process that passes
+        it on. Raises as `check`.
+        """
+        if _is_of_peer(request):
+            await self.check(request, acts=True)
+            return
+        if self._insecure:
+            refuse_foreign(request, self._metrics, own_page=True)
+        self.check_origin(request)
 
     def check_origin(self, request: web.Request) -> None:
         """Only the console's own page: a browser names its origin in each request that acts. Raises 403."""

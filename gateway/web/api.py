@@ -50,8 +50,12 @@ class CallControl(Protocol):
     Methods that act return whether it was done; None for an unknown call.
     """
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> msgspec.Struct:
-        """Queue an outbound call; its state. Raises `OperatorError` for a call that cannot be placed, `Unavailable`."""
+    def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    ) -> msgspec.Struct:
+        """Queue an outbound call; its state. `placed_by`: the operator, for the call's record. Raises `OperatorError`
+        for a call that cannot be placed, `Unavailable`.
+        """
         ...
 
     def outbound(self, call_id: str) -> msgspec.Struct | None:
@@ -268,7 +272,7 @@ class Api:
 
     async def _browser_token(self, request: web.Request) -> web.Response:
         """A token for one session from a browser to the model, locked to an agent's setup: `{"agent": NAME}`."""
-        await self._access.check(request)
+        await self._access.check(request, acts=True, programs=True)
         if self._token_for is None:
             raise web.HTTPNotFound(text="browser tokens are off: set OFFHOOK_BROWSER_TOKENS=1\n")
         name = _strings(await self._limits.json(request), "agent")["agent"]

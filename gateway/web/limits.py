@@ -12,7 +12,7 @@ import codecs
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from aiohttp import web
 from offhook.gateway.web.allowance import Allowance
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["FORM", "Limits", "is_private", "source_of"]
+__all__ = ["FORM", "PER_ADDRESS", "Limits", "is_full", "is_private", "source_of"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ SOURCE_PER_S, SOURCE_BURST = 50.0, 200.0  # requests; a call takes about five
 ALL_PER_S, ALL_BURST = 1_000.0, 2_000.0
 HEALTH_PER_S, HEALTH_BURST = 500.0, 500.0  # /livez and /readyz: a flood elsewhere must not fail a supervisor's probe
 MAX_SOURCES = 10_000
+PER_ADDRESS = 4  # of what a page holds, for one public address; private ones are proxies or the operator
 WARN_EVERY_S = 10.0  # an attack must not fill the log
 
 
@@ -136,15 +137,21 @@ class Limits:
         except (ValueError, RecursionError):
             self.refuse("not_json", web.HTTPBadRequest(text="the body must be a JSON object"))
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def file(self, request: web.Request, content_type: str, most: int) -> bytes:
+        """The body of a POST as it is, of this type and at most so many bytes. Raises 4xx."""
+        if request.content_type != content_type:
+            self.refuse("bad_format", web.HTTPUnsupportedMediaType(text=f"Content-Type must be {content_type}"))
+        return await self._body(request, most)
+
+    async def _body(self, request: web.Request, most: int = MAX_BODY) -> bytes:
         body = bytearray()
-        if (request.content_length or 0) > MAX_BODY:
-            self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))
+        if (request.content_length or 0) > most:
+            self.refuse("too_large", web.HTTPRequestEntityTooLarge(most, text=f"body exceeds {most} bytes"))
         try:
             async with asyncio.timeout(BODY_S):
                 while part := await request.content.readany():
                     body += part
-                    if len(body) > MAX_BODY:
+                    if len(body) > most:
                         break
         except TimeoutError:
             self.refuse("timeout", web.HTTPRequestTimeout(text="the body was not received in time"))
@@ -153,8 +160,8 @@ class Limits:
             if isinstance(error, RuntimeError) and request.transport is not None:
                 raise
             self.refuse("bad_format", web.HTTPBadRequest(text="the connection closed before the end of the body"))
-        if len(body) > MAX_BODY:
-            self.refuse("too_large", web.HTTPRequestEntityTooLarge(MAX_BODY, text=f"body exceeds {MAX_BODY} bytes"))
+        if len(body) > most:
+            self.refuse("too_large", web.HTTPRequestEntityTooLarge(most, text=f"body exceeds {most} bytes"))
         return bytes(body)
 
 
@@ -192,6 +199,11 @@ def _in_charset(text: str, charset: str) -> str:
         return text.encode("ascii", "surrogateescape").decode("utf-8" if charset == "ascii" else charset)
     except UnicodeError:
         return text
+
+
+def is_full(sources: Sequence[str], source: str, most: int) -> bool:
+    """Whether there is no place for one more of `source`, beside those of `sources`."""
+    return len(sources) >= most or (not is_private(source) and sources.count(source) >= PER_ADDRESS)
 
 
 @lru_cache(maxsize=1_000)

@@ -458,6 +458,13 @@ def reliability() -> Any:
             "kind",
             "{{kind}}",
         ),
+        each_minute(
+            "Pictures from callers",
+            "Queued for the model, refused, and queued but not sent.",
+            "offhook_pictures_total",
+            "result",
+            "{{result}}",
+        ),
         graph(
             "Unreadable messages",
             "cpm",

@@ -39,7 +39,9 @@ from offhook.gateway.rehearsal.phone import voice
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, ScenarioError, parse_scenario
 from offhook.gateway.web.limits import FORM, MAX_FIELDS, Limits
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, write_yaml
+from offhook.media.jpeg import jpeg_size
 from tests.bench.bending import bent, bent_bytes, bent_text
+from tests.rig.pictures import jpeg_of
 
 __all__ = ["TARGETS", "Target", "mutate", "run"]
 
@@ -370,6 +372,12 @@ def _files(*paths: Path) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
+def check_jpeg(data: bytes) -> None:
+    size = jpeg_size(data)
+    assert size is None or (len(size) == 2 and all(0 < side < 2**16 for side in size)), size
+    assert size is None or jpeg_size(data + b"\xff\xd8 behind") == size, "what follows the header was looked at"
+
+
 TARGETS = {
     "carrier": Target(
         "a message, None or Malformed with a known reason; what it holds is no larger than the input and reads the "
@@ -379,6 +387,11 @@ TARGETS = {
     "model": Target(
         "values or Malformed; no more values and audio than bytes, counts and times in range, arguments that are JSON",
         check_model, [json.dumps(seed).encode() for seed in MODEL_SEEDS], _bend_json, 0.1,
+    ),
+    "jpeg": Target(
+        "a size with both sides from 1 to 65535, or None; the same with anything behind it",
+        check_jpeg, [jpeg_of(768, 432), jpeg_of(1, 1, head=b"")],
+        lambda rng, data: bent_bytes(rng, data or b"\xff"), 0.05,
     ),
     "form": Target(
         "fields or a 4xx; what is signed is recognised in any order and with no other key; a number's normal form is "

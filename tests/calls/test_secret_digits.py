@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import wave
@@ -12,14 +13,38 @@ import msgspec
 import numpy as np
 import pytest
 
+from offhook.gateway.app import Gateway
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Digit, HangUp, Pause, Say, WaitForAgent
+from offhook.media import mulaw
 from tests.calls import phone_tools
 from tests.calls.lines import GREETING, HELLO, SATURDAY, YES, agent
 from tests.rig.calls import Plan, place_calls
 
 PIN = "51947306"
 LOUD = 200  # of 32,768: less is the line's own noise
+
+
+class Listens:
+    """An operator who listens in from the call's beginning to its end."""
+
+    def __init__(self) -> None:
+        self.codes = b""
+        self.muted: list[bool] = []
+
+    def __call__(self, gateway: Gateway, _: SimulatedCall) -> None:
+        self.task = asyncio.create_task(self._listen(gateway))
+
+    async def _listen(self, gateway: Gateway) -> None:
+        while not gateway.calls:
+            await asyncio.sleep(0.01)
+        (call,) = gateway.calls.values()
+        listening = call.tap.open("ann")
+        while not listening.over:
+            self.codes += listening.take()
+            self.muted += [listening.muted] if [listening.muted] != self.muted[-1:] else []
+            await asyncio.sleep(0.05)
 
 
 def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -44,6 +69,7 @@ def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pyt
             "function: 'tests.calls.phone_tools:check_pin'",
         )
         + f"\nrecording: {{enabled: true, directory: {tmp_path}}}",
+        during=(listens := Listens()),
     )
     metrics: list[str] = []
     outcome = place_calls({"pin": plan}, metrics=metrics)["pin"]
@@ -61,7 +87,13 @@ def test_secret_digits_are_neither_written_nor_heard(tmp_path: Path, caplog: pyt
     (path,) = tmp_path.glob("*.wav")
     with wave.open(str(path)) as file:
         kept = np.abs(np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)[:, 0])
-    for samples, rate_hz in ((heard, 16_000), (kept, 8_000)):
+    pairs = np.abs(mulaw.decode(listens.codes).reshape(-1, 2, 160))
+    overheard, agent_overheard = (pairs[:, side].ravel() for side in (0, 1))
+    assert listens.muted == [False, True, False]
+    secret_ms = outcome.record.tool_calls[0].finished_ms - outcome.record.tool_calls[0].requested_ms
+    both = np.flatnonzero(np.maximum(overheard, agent_overheard) > 0) / 8
+    assert max(later - earlier for earlier, later in pairwise(both)) > secret_ms - 100
+    for samples, rate_hz in ((heard, 16_000), (kept, 8_000), (overheard, 8_000)):
         loud = np.flatnonzero(samples > LOUD) / rate_hz
         # Silence from the end of one utterance to the beginning of the next but one, theirs in between and unheard.
         gap_s = max(later - earlier for earlier, later in pairwise(loud))

@@ -151,7 +151,7 @@ class TestDockerfile:
         assert done.returncode == 0, done.stdout
 
 
-def test_the_fleet_has_two_gateways_that_find_each_other() -> None:
+def test_gateways_of_the_fleet_find_each_other() -> None:
     fleet: dict[str, Any] = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())["services"]
     assert set(fleet) == {"gw0", "gw1", "haproxy", "valkey"}
     for name in ("gw0", "gw1"):

@@ -52,11 +52,20 @@ def test_an_ended_call_is_freed_without_collection(monkeypatch, tool):
     monkeypatch.setattr(teardown, "RELEASE_AFTER_S", 0.0)
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
     parts: list[weakref.ref] = []
-    start, attach, dialled = Call.start, StreamLine.__init__, SessionSocket.__init__
+    made, attach, dialled = Call.__init__, StreamLine.__init__, SessionSocket.__init__
 
-    def starting(call):
-        start(call)
-        for part in (call, call.hearing, call.hearing.detector, call.model, call.model.link, call.tools, call.speaking):
+    def making(call, *args, **options):
+        made(call, *args, **options)
+        for part in (
+            call,
+            call.hearing,
+            call.hearing.detector,
+            call.model,
+            call.model.link,
+            call.tools,
+            call.speaking,
+            call.tap,
+        ):
             parts.append(weakref.ref(part))
 
     def attaching(line, socket, *args, **options):
@@ -67,7 +76,7 @@ def test_an_ended_call_is_freed_without_collection(monkeypatch, tool):
         parts.append(weakref.ref(ws.protocol))
         dialled(session_socket, ws)
 
-    monkeypatch.setattr(Call, "start", starting)
+    monkeypatch.setattr(Call, "__init__", making)
     monkeypatch.setattr(StreamLine, "__init__", attaching)
     monkeypatch.setattr(SessionSocket, "__init__", dialling)
     end = WaitForAgent("end") if tool == "quick" else Pause(500)
@@ -80,5 +89,5 @@ def test_an_ended_call_is_freed_without_collection(monkeypatch, tool):
         left = [type(part()).__name__ for part in parts if part() is not None]
     finally:
         gc.enable()
-    assert len(parts) == 9
+    assert len(parts) == 10
     assert left == []

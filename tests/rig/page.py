@@ -26,6 +26,7 @@ class Page:
         self.headers = {} if origin is None else {"Origin": origin or url}
         self.formats = TELEPHONE
         self.queue: list[bytes | str] = []
+        self.saying: list[bytes] = []  # frames; silence without
         self.heard_bytes = 0
         self.call_id = self.key = ""
 
@@ -75,7 +76,7 @@ class Page:
         due_s = loop.time()
         with suppress(ConnectionError):
             while True:
-                await socket.send_bytes(silence)
+                await socket.send_bytes(self.saying.pop(0) if self.saying else silence)
                 while self.queue and isinstance(self.queue[0], str):
                     await socket.send_json({"type": "mark", "name": self.queue.pop(0)})
                 if self.queue and isinstance(frame := self.queue.pop(0), bytes):

@@ -15,6 +15,7 @@ WHO = {
     "model",
     "tool service",
     "page in the operator's browser",
+    "operator who listens",
     "other user of the machine",
 }
 

@@ -18,28 +18,42 @@ import ssl
 import warnings
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import msgspec
 from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from offhook.gateway.agent.spec import Agent
+from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
 from offhook.gateway.models.gemini.audio import Upsampling
 from offhook.gateway.models.gemini.link import GeminiLink
+from offhook.gateway.models.gemini.messages import FunctionResponse, encode
 from offhook.gateway.models.gemini.prices import PRICES
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.settings import GeminiSettings
-from offhook.gateway.models.gemini.setup import DEFAULT_MODEL, check, instruction, live_config, model_name, with_time
+from offhook.gateway.models.gemini.setup import (
+    DEFAULT_MODEL,
+    check,
+    instruction,
+    live_config,
+    model_name,
+    scheduling_for,
+    with_time,
+)
 from offhook.gateway.models.gemini.wire import AnySession, socket_of
 
 __all__ = ["GeminiModel"]
 
 TOO_BIG = 1009  # RFC 6455, 7.4.1
 MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
+DEFAULT_URL = "https://generativelanguage.googleapis.com"  # the SDK's, of the Developer API
 CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next connection
 
 
@@ -47,6 +61,7 @@ class GeminiModel(Model):
     """The process's client: `offhook.gateway.models.Model`, and the links' `Connector`."""
 
     prices = PRICES
+    page_files = Path(__file__).parent / "browser"  # of the page that talks to the model itself
 
     def __init__(self, settings: GeminiSettings, *, patience: Patience = PATIENCE) -> None:
         """Raises `OperatorError` for unusable settings."""
@@ -119,6 +134,24 @@ class GeminiModel(Model):
 
     def link(self, brief: CallBrief, sink: ModelSink) -> GeminiLink:
         return GeminiLink(self, brief, sink, self.patience, self._upsampling)
+
+    def page_url(self) -> str:
+        """Where a page with an ephemeral token connects; not on Vertex AI, which has none."""
+        host = urlsplit(self.settings.base_url or DEFAULT_URL).netloc
+        version = self.settings.api_version or "v1beta"
+        return (
+            f"wss://{host}/ws/google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateContentConstrained"
+        )
+
+    def page_message(
+        self, agent: Agent, tool: Declared | None, request: tuple[str, str], response: dict[str, Any], *, silent: bool
+    ) -> dict[str, Any]:
+        """A tool's result as a page sends it. `request`: the model's id and name of the call; `tool` None: it has no
+        such tool.
+        """
+        scheduling = scheduling_for(tool, model_name(agent), Speak.SILENT if silent else Speak.WHEN_IDLE)
+        message: dict[str, Any] = msgspec.json.decode(encode(FunctionResponse(*request, response, scheduling)))
+        return message
 
     async def token(
         self, agent: Agent, tools: Iterable[Declared], variables: Mapping[str, str], *, expires_s: float = 1800.0

@@ -73,6 +73,7 @@ CAN = LinkCan(
     truncates=False,
     full_duplex=False,
     session_limit_s=None,  # with compression; its connections end at about 600 s and are resumed
+    pictures_per_s=1.0,  # the rate of its video input (Live API: limits and specifications)
 )
 FAULTS_MAX = 50  # lines kept for the call's record
 RENEW_WITHIN_S = 300.0  # not urgent: the next quiet moment will do
@@ -227,6 +228,9 @@ class GeminiLink:
 
     def flush_audio(self) -> None:
         self._upsampling.flush()
+
+    def picture(self, jpeg: bytes) -> None:
+        self._outbox.picture(wire.Picture(jpeg))
 
     def turn_started(self) -> None:
         self._upsampling.flush()

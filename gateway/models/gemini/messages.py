@@ -42,6 +42,7 @@ __all__ = [
     "ModelText",
     "OtherPart",
     "Outgoing",
+    "Picture",
     "SetupComplete",
     "Skipped",
     "Text",
@@ -92,11 +93,21 @@ class FunctionResponse(msgspec.Struct, frozen=True):
     scheduling: str | None = None
 
 
-Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | FunctionResponse
+class Picture(msgspec.Struct, frozen=True):
+    """A JPEG picture that the caller shows: a frame of a video, to the model."""
+
+    jpeg: bytes
+
+    def __repr__(self) -> str:
+        return f"Picture({len(self.jpeg)} bytes)"
+
+
+Outgoing = bytes | Text | Context | ActivityStart | ActivityEnd | FunctionResponse | Picture
 """Caller audio travels as itself: `bytes`, PCM16 LE mono at `INPUT_RATE_HZ`."""
 
 _AUDIO_HEAD = b'{"realtimeInput":{"audio":{"data":"'
 _AUDIO_TAIL = b'","mimeType":"audio/pcm;rate=16000"}}}'
+_PICTURE_HEAD, _PICTURE_TAIL = b'{"realtimeInput":{"video":{"data":"', b'","mimeType":"image/jpeg"}}}'
 
 _b64encode = pybase64.b64encode
 
@@ -105,6 +116,8 @@ def encode(message: Outgoing) -> bytes:
     """One text frame, UTF-8."""
     if type(message) is bytes:
         return _AUDIO_HEAD + _b64encode(message) + _AUDIO_TAIL
+    if type(message) is Picture:
+        return _PICTURE_HEAD + _b64encode(message.jpeg) + _PICTURE_TAIL
     return msgspec.json.encode(_body(message))
 
 

@@ -1,8 +1,8 @@
 """What waits to be sent to the model: bounded, and kept from one connection to the next.
 
 Two queues: texts and tool results, which go first; and the caller's stream (audio, and the bounds of local turns),
-in its order. Caller audio is sent on the spot where nothing waits before it, which saves a task switch per frame; what
-has waited is sent in one piece.
+in its order. One picture waits behind both. Caller audio is sent on the spot where nothing waits before it, which saves
+a task switch per frame; what has waited is sent in one piece.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Outbox:
         self._urgent: deque[wire.Outgoing] = deque()
         self._stream: deque[tuple[wire.Outgoing, float]] = deque()  # with the time a frame was received, or 0
         self._frames = 0  # of caller audio in the stream
+        self._picture: wire.Picture | None = None  # the newest
         self._ready = asyncio.Event()
         self._sending_since_s = 0.0  # 0: no message is in `send`
         self._send_now: Callable[..., bool] | None = None  # while a connection is written to
@@ -101,6 +102,13 @@ class Outbox:
         self._urgent.append(message)
         self._ready.set()
 
+    def picture(self, picture: wire.Picture) -> None:
+        """Queue a picture behind all audio, in the place of one that waits."""
+        if self._picture is not None:
+            self._sink.count(LinkCount.PICTURE_REPLACED)
+        self._picture = picture
+        self._ready.set()
+
     def connected(self) -> None:
         """A new session is up: a local turn that is open must be announced to it first."""
         first = self._stream[0][0] if self._stream else None
@@ -112,7 +120,9 @@ class Outbox:
         """There will be no further session: the audio that waits is dropped and counted."""
         if self._frames:
             self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
-        self._frames = 0
+        if self._picture is not None:
+            self._sink.count(LinkCount.PICTURE_DROPPED)
+        self._frames, self._picture = 0, None
         self._stream.clear()
         # The link, which holds this: what still comes is not wanted.
         self._wanted, self._sent, self._stalled = _not_wanted, _nothing, _nothing
@@ -123,10 +133,15 @@ class Outbox:
         self._send_now = socket.send_now
         try:
             while True:
-                while stream or urgent:
+                while stream or urgent or self._picture is not None:
                     self._sending_since_s = clock()
                     if urgent:
                         await self._send_urgent(socket)
+                        continue
+                    if not stream:
+                        picture, self._picture = self._picture, None
+                        if picture is not None:
+                            await send(picture)
                         continue
                     if self._send_together(socket):
                         continue

@@ -35,6 +35,8 @@ class PublicSession:
                 await realtime(audio=types.Blob(data=message, mime_type=AUDIO_TYPE))
             case wire.Text(text):
                 await realtime(text=text)
+            case wire.Picture(jpeg):
+                await realtime(video=types.Blob(data=jpeg, mime_type="image/jpeg"))
             case wire.ActivityStart():
                 await realtime(activity_start=types.ActivityStart())
             case wire.ActivityEnd():

@@ -26,6 +26,7 @@ from offhook.gateway.conversation.events import GoAway, ModelDown, ModelFailed, 
 from offhook.gateway.errors import Malformed, ModelRefused, cancelled_from_outside
 from offhook.gateway.models import CallBrief, LinkCan, LinkCount, LinkMemory, ModelSink
 from offhook.gateway.models.instructions import instruction, with_time
+from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.dialogue import Dialogue
 from offhook.gateway.models.openai.outbox import Outbox
 from offhook.gateway.models.openai.recovery import ERRORS, PATIENCE, Cause, Patience, Trouble, cause_of, next_attempt
@@ -46,6 +47,7 @@ CAN = LinkCan(
     truncates=True,
     full_duplex=False,
     session_limit_s=SESSION_LIMIT_S,
+    pictures_per_s=0.2,  # each is an item that stays in the conversation, and is billed with every response
 )
 FAULTS_MAX = 50  # lines kept for the call's record
 RENEW_WITHIN_S = 300.0  # not urgent: the next quiet moment will do
@@ -109,6 +111,9 @@ class RealtimeLink:
 
     def flush_audio(self) -> None:
         """Nothing is kept: each frame is queued as it comes."""
+
+    def picture(self, jpeg: bytes) -> None:
+        self._outbox.picture(wire.picture_item(jpeg))
 
     def turn_started(self) -> None:
         self._dialogue.caller_started(self._clock())

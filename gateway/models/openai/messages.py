@@ -30,6 +30,7 @@ __all__ = [
     "function_output",
     "message_item",
     "parse",
+    "picture_item",
     "session_update",
     "truncate",
     "usage_of",
@@ -59,6 +60,13 @@ def message_item(role: str, text: str, item_id: str = "") -> bytes:
     kind = "output_text" if role == "assistant" else "input_text"
     item: dict[str, Any] = {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
     return _encode({"type": "conversation.item.create", "item": {"id": item_id, **item} if item_id else item})
+
+
+def picture_item(jpeg: bytes) -> bytes:
+    """An item of the caller's: a JPEG picture, as a data URI. The service resolves its `detail` by itself."""
+    url = f"data:image/jpeg;base64,{pybase64.b64encode(jpeg).decode()}"
+    item = {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": url}]}
+    return _encode({"type": "conversation.item.create", "item": item})
 
 
 def function_output(call_id: str, response: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """What waits to be sent to the model: bounded, and kept from one session to the next where it still has a meaning.
 
 Two queues: events (texts, results, requests), which go first; and the caller's stream (audio, and the ends of local
-turns), in its order. Both are sent on the spot where nothing waits before them.
+turns), in its order. Both are sent on the spot where nothing waits before them. One picture waits behind both.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Outbox:
         self._events: deque[_Event] = deque()
         self._stream: deque[_Piece] = deque()
         self._frames = 0  # of caller audio in the stream
+        self._picture: bytes | None = None  # the newest
         self._ready = asyncio.Event()
         self._sending_since_s = 0.0  # 0: no message is in `send`
         self._send_now: Callable[[bytes], bool] | None = None  # while a session is written to
@@ -82,6 +83,13 @@ class Outbox:
         self._events.append(_Event(data, kept))
         self._ready.set()
 
+    def picture(self, data: bytes) -> None:
+        """Send an event with a picture behind all audio, in the place of one that waits."""
+        if self._picture is not None:
+            self._sink.count(LinkCount.PICTURE_REPLACED)
+        self._picture = data
+        self._ready.set()
+
     def new_session(self, first: Iterable[bytes]) -> None:
         """Drop what only the last session would have understood; before what is left goes `first`."""
         kept = [event for event in self._events if event.kept]
@@ -92,7 +100,9 @@ class Outbox:
         """There will be no further session: the audio that waits is dropped and counted."""
         if self._frames:
             self._sink.count(LinkCount.DROPPED_AT_END, by=self._frames)
-        self._frames = 0
+        if self._picture is not None:
+            self._sink.count(LinkCount.PICTURE_DROPPED)
+        self._frames, self._picture = 0, None
 
     async def write(self, socket: SessionSocket) -> None:
         """Send what waits and what comes, until cancelled. Raises what `socket.send` raises."""
@@ -100,10 +110,15 @@ class Outbox:
         self._send_now = socket.send_now
         try:
             while True:
-                while self._stream or self._events:
+                while self._stream or self._events or self._picture is not None:
                     self._sending_since_s = clock()
                     if self._events:
                         await self._send_event(send)
+                        continue
+                    if not self._stream:
+                        picture, self._picture = self._picture, None
+                        if picture is not None:
+                            await send(picture)
                         continue
                     piece = self._stream.popleft()  # first: an overflow may drop the oldest meanwhile
                     if piece.sent is None:

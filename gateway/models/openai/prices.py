@@ -12,7 +12,6 @@ from offhook.gateway.models import Prices
 
 __all__ = ["PRICES"]
 
-# Images are priced between text and audio and never sent on a phone call.
 _FULL = Prices(
     text_in=4.00, audio_in=32.00, image_in=5.00, text_out=24.00, audio_out=64.00, cached_in=0.40, cached_audio_in=0.40
 )

@@ -27,9 +27,9 @@ __all__ = [
     "AGENT",
     "LINE",
     "REST",
+    "ClusterCall",
     "Move",
-    "Outside",
-    "PlacedCall",
+    "Receivers",
     "call_of",
     "counting",
     "owner_of",
@@ -109,7 +109,7 @@ class Move:
 
 
 @dataclass(slots=True)
-class PlacedCall:
+class ClusterCall:
     """One call and what became of it. `before`: its transcript just before the fault, as (who, text)."""
 
     call: SimulatedCall
@@ -169,7 +169,9 @@ def _arrival(session: SessionRecord, after_s: float) -> float:
     return arrivals[first][0] if first < len(arrivals) else math.inf
 
 
-def placed(url: str, n: int, name: str, *, public_url: str, auth_token: str, delay_ms: float, words: int) -> PlacedCall:
+def placed(
+    url: str, n: int, name: str, *, public_url: str, auth_token: str, delay_ms: float, words: int
+) -> ClusterCall:
     """The `n`-th call of a run; every second one talks."""
     talks = n % 2 == 1
     sid = "CA" + hashlib.sha256(f"{name} {n}".encode()).hexdigest()[:32]
@@ -178,10 +180,10 @@ def placed(url: str, n: int, name: str, *, public_url: str, auth_token: str, del
     call = SimulatedCall(
         url, steps, public_url=public_url, auth_token=auth_token, call_sid=sid, carrier=Carrier(delay_ms=delay_ms)
     )
-    return PlacedCall(call, talks, counting(words))
+    return ClusterCall(call, talks, counting(words))
 
 
-class Outside:
+class Receivers:
     """What the gateways act on outside: the service behind the tool, and the receiver of webhooks.
 
     `effects`: the idempotency key of each request of the tool. `events`: (webhook-id, kind, call) of each delivery.
@@ -192,7 +194,7 @@ class Outside:
         self.events: list[tuple[str, str, str]] = []
         self.url = ""
 
-    async def __aenter__(self) -> Outside:
+    async def __aenter__(self) -> Receivers:
         app = web.Application()
         app.add_routes([web.post("/tool", self._tool), web.post("/events", self._event)])
         self._runner = web.AppRunner(app, access_log=None)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from offhook.gateway.rehearsal.cluster.calls import PlacedCall, owner_of
+from offhook.gateway.rehearsal.cluster.calls import ClusterCall, owner_of
 from offhook.gateway.rehearsal.cluster.processes import Cluster
 from offhook.gateway.rehearsal.cluster.servers import RedisPair
 
@@ -30,11 +30,11 @@ class Nemesis:
     rig: Cluster
     redis: RedisPair
     random: random.Random
-    calls: list[PlacedCall]
+    calls: list[ClusterCall]
     away_s: float = AWAY_S
     faults_s: list[float] = field(default_factory=list)
 
-    def on(self, name: str) -> list[PlacedCall]:
+    def on(self, name: str) -> list[ClusterCall]:
         """The calls that this gateway has."""
         return [one for one in self.calls if not one.call.over and one.truth.streams and owner_of(one.call) == name]
 
@@ -47,7 +47,7 @@ class Nemesis:
         self.faults_s.append(self.rig.clock())
         self.rig.gateways[name].signal(number)
 
-    async def away_from(self, name: str, had: list[PlacedCall]) -> None:
+    async def away_from(self, name: str, had: list[ClusterCall]) -> None:
         """Wait until the calls that this gateway had are connected elsewhere."""
         async with asyncio.timeout(MOVED_S):
             while not all(one.call.over or (one.connected and owner_of(one.call) != name) for one in had):  # noqa: ASYNC110

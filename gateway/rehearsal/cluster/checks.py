@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from offhook.gateway.rehearsal.cluster.calls import REST, Move, PlacedCall
+from offhook.gateway.rehearsal.cluster.calls import REST, ClusterCall, Move
 from offhook.gateway.rehearsal.model.record import ClientViolation
 
 __all__ = ["Evidence", "check", "records_in"]
@@ -41,8 +41,8 @@ class Evidence:
     `left`: what was still there 10 s after the last call. `refused`: calls placed when there was no room.
     """
 
-    calls: Sequence[PlacedCall]
-    refused: Sequence[PlacedCall]
+    calls: Sequence[ClusterCall]
+    refused: Sequence[ClusterCall]
     effects: Sequence[str]
     events: Sequence[tuple[str, str, str]]
     violations: Sequence[ClientViolation]
@@ -76,7 +76,7 @@ def check(seen: Evidence) -> list[str]:
     return found
 
 
-def _ended(one: PlacedCall, seen: Evidence) -> list[str]:
+def _ended(one: ClusterCall, seen: Evidence) -> list[str]:
     """The caller ended it, and the agent went on after every move."""
     found = [] if one.truth.ended_by == "caller" else [f"ended by {one.truth.ended_by}, not by its caller"]
     for n, move in enumerate(one.moves(seen.faults_s)):
@@ -87,7 +87,7 @@ def _ended(one: PlacedCall, seen: Evidence) -> list[str]:
     return found
 
 
-def _new_session(one: PlacedCall, n: int) -> bool:
+def _new_session(one: ClusterCall, n: int) -> bool:
     """Whether the stream after the `n`-th move is another gateway's than the one before."""
     streams = [stream for stream in one.truth.streams if stream.started_s is not None]
     return _node(streams[n].url) != _node(streams[n + 1].url)
@@ -97,7 +97,7 @@ def _node(url: str) -> str:
     return url.split("/n/")[1].split("/")[0]
 
 
-def _one_record(one: PlacedCall, seen: Evidence) -> list[str]:
+def _one_record(one: ClusterCall, seen: Evidence) -> list[str]:
     ids: dict[str, set[str]] = defaultdict(set)
     for event_id, kind, sid in seen.events:
         if sid == one.sid:
@@ -109,7 +109,7 @@ def _one_record(one: PlacedCall, seen: Evidence) -> list[str]:
     return found
 
 
-def _one_owner(one: PlacedCall, seen: Evidence) -> list[str]:
+def _one_owner(one: ClusterCall, seen: Evidence) -> list[str]:
     """By the tokens of the documents: each epoch is one gateway's, and epochs only grow."""
     nodes: dict[int, set[str]] = defaultdict(set)
     epochs = []
@@ -126,7 +126,7 @@ def _one_owner(one: PlacedCall, seen: Evidence) -> list[str]:
     return found
 
 
-def _no_old_audio(one: PlacedCall, seen: Evidence) -> list[str]:
+def _no_old_audio(one: ClusterCall, seen: Evidence) -> list[str]:
     """No audio reached a model session of an owner before, once the session that goes on has some.
 
     A process that was stopped forwards what it had received, until its first write is refused.
@@ -142,7 +142,7 @@ def _no_old_audio(one: PlacedCall, seen: Evidence) -> list[str]:
     return found
 
 
-def _tools(one: PlacedCall, seen: Evidence) -> list[str]:
+def _tools(one: ClusterCall, seen: Evidence) -> list[str]:
     """A result that the model was told is an effect; the record has each tool call once."""
     mine = [key for key in seen.effects if one.sid in key]
     found = []
@@ -155,7 +155,7 @@ def _tools(one: PlacedCall, seen: Evidence) -> list[str]:
     return found
 
 
-def _frames(one: PlacedCall, seen: Evidence) -> list[str]:
+def _frames(one: ClusterCall, seen: Evidence) -> list[str]:
     """Every frame of the caller outside a hole reached a model session."""
     moves = one.moves(seen.faults_s)
     sent = sum(stream.frames for stream in one.truth.streams)
@@ -166,7 +166,7 @@ def _frames(one: PlacedCall, seen: Evidence) -> list[str]:
     return [f"{sent - arrived:.0f} of {sent} frames did not reach the model"] if sent - arrived > allowed else []
 
 
-def _words(one: PlacedCall, seen: Evidence) -> list[str]:
+def _words(one: ClusterCall, seen: Evidence) -> list[str]:
     """No old word is repeated and none is lost: the model was told what the carrier has played to the caller."""
     streams = [stream for stream in one.truth.streams if stream.started_s is not None]
     if one.talks or len(streams) < 2 or streams[0].closed_s is None or _node(streams[0].url) == _node(streams[1].url):
@@ -184,11 +184,11 @@ def _words(one: PlacedCall, seen: Evidence) -> list[str]:
     return [f"greeted again: {text!r}" for text in told if "Greet" in text]
 
 
-def _place_s(one: PlacedCall, place: int) -> float:
+def _place_s(one: ClusterCall, place: int) -> float:
     return one.truth.began_s + place / 8000
 
 
-def _lines(one: PlacedCall, seen: Evidence) -> list[str]:
+def _lines(one: ClusterCall, seen: Evidence) -> list[str]:
     """Every line that the caller spoke outside a hole was heard by a model session."""
     holes = []
     streams = [stream for stream in one.truth.streams if stream.started_s is not None]
@@ -212,7 +212,7 @@ def _lines(one: PlacedCall, seen: Evidence) -> list[str]:
     return [f"{len(missing)} of {len(spoken)} lines of the caller were not heard by the model"] if missing else []
 
 
-def _transcript(one: PlacedCall, seen: Evidence) -> list[str]:
+def _transcript(one: ClusterCall, seen: Evidence) -> list[str]:
     """The transcript is what it was before the fault, and what came after; the words after it are new."""
     if len(one.records) != 1:
         return []

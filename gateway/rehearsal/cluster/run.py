@@ -17,7 +17,7 @@ from rich.console import Console
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.cluster import checks
-from offhook.gateway.rehearsal.cluster.calls import AGENT, Move, Outside, PlacedCall, call_of, placed, script_of
+from offhook.gateway.rehearsal.cluster.calls import AGENT, ClusterCall, Move, Receivers, call_of, placed, script_of
 from offhook.gateway.rehearsal.cluster.cases import CASES, ClusterCase, Nemesis
 from offhook.gateway.rehearsal.cluster.processes import AUTH_TOKEN, CONSOLE_TOKEN, PUBLIC, Cluster, cluster
 from offhook.gateway.rehearsal.cluster.servers import RedisPair
@@ -25,7 +25,7 @@ from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock
 
-__all__ = ["ClusterReport", "Fleet", "FleetResult", "Plan", "chosen", "faults", "figures", "fleet", "needs"]
+__all__ = ["ClusterReport", "FleetResult", "Plan", "WholeFleet", "chosen", "faults", "figures", "fleet", "needs"]
 
 PROGRAMS = ("haproxy", "redis-server", "redis-cli")
 NEW_CALLS = 2  # placed while a fault lasts, or before it
@@ -88,11 +88,11 @@ def chosen(numbers: Sequence[int], quick: bool) -> list[ClusterCase]:
     return [case for case in CASES if (case.number in numbers if numbers else case.quick or not quick)]
 
 
-class Fleet:
+class WholeFleet:
     """Three gateways, HAProxy, Redis and its replica, the model, and what the gateways act on outside."""
 
     def __init__(
-        self, rig: Cluster, redis: RedisPair, model: ModelServer, outside: Outside, scripts: dict[str, Script]
+        self, rig: Cluster, redis: RedisPair, model: ModelServer, outside: Receivers, scripts: dict[str, Script]
     ):
         self._rig, self._redis, self._model, self._outside, self._scripts = rig, redis, model, outside, scripts
 
@@ -160,7 +160,7 @@ class Fleet:
             moves=seen.moves,
         )
 
-    def _placed(self, n: int, name: str, plan: Plan) -> PlacedCall:
+    def _placed(self, n: int, name: str, plan: Plan) -> ClusterCall:
         one = placed(
             self._rig.url,
             n,
@@ -176,7 +176,7 @@ class Fleet:
     def _log_sizes(self) -> dict[str, int]:
         return {name: len(gateway.log) for name, gateway in self._rig.gateways.items()}
 
-    async def _begin(self, calls: Sequence[PlacedCall], plan: Plan) -> list[asyncio.Task[object]]:
+    async def _begin(self, calls: Sequence[ClusterCall], plan: Plan) -> list[asyncio.Task[object]]:
         """Place them; returns once each has heard its agent."""
         running: list[asyncio.Task[object]] = []
         for one in calls:
@@ -187,7 +187,7 @@ class Fleet:
                 await asyncio.sleep(0.02)
         return running
 
-    async def _transcript(self, one: PlacedCall) -> list[tuple[str, str]]:
+    async def _transcript(self, one: ClusterCall) -> list[tuple[str, str]]:
         """The call's transcript so far, by any gateway's console."""
         gateway = next(iter(self._rig.gateways.values()))
         headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
@@ -197,7 +197,7 @@ class Fleet:
             record = await answer.json()
         return [(line["who"], line.get("heard_text") or line["text"]) for line in record["transcript"]]
 
-    async def _left(self, calls: Sequence[PlacedCall], ended_s: float) -> list[str]:
+    async def _left(self, calls: Sequence[ClusterCall], ended_s: float) -> list[str]:
         """Collect records and sessions; what is still there of the calls `LEFT_S` after the last one ended."""
         sids = {one.sid: one for one in calls}
         while True:
@@ -222,7 +222,7 @@ class Fleet:
                 one.sessions.append(session)
         return left
 
-    async def _still_there(self, sids: dict[str, PlacedCall]) -> list[str]:
+    async def _still_there(self, sids: dict[str, ClusterCall]) -> list[str]:
         left = []
         for name in self._rig.gateways:
             try:
@@ -240,7 +240,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(plan: Plan, folder: Path) -> AsyncIterator[Fleet]:
+async def fleet(plan: Plan, folder: Path) -> AsyncIterator[WholeFleet]:
     """A fleet that runs while the block does. Raises `RigFailed`."""
     scripts: dict[str, Script] = {}
 
@@ -253,7 +253,7 @@ async def fleet(plan: Plan, folder: Path) -> AsyncIterator[Fleet]:
         await asyncio.to_thread(redis.start)
         await redis.replicated()
         model = ModelServer(script, keep_audio=False, keep_arrivals=True, clock=running_clock())
-        async with model, Outside() as outside:
+        async with model, Receivers() as outside:
             environ = {
                 "OFFHOOK_DRAIN_S": "0",
                 "OFFHOOK_FLEET_MAX_CALLS": str(plan.calls + NEW_CALLS),
@@ -264,7 +264,7 @@ async def fleet(plan: Plan, folder: Path) -> AsyncIterator[Fleet]:
                 "OFFHOOK_NUMBER_KEY": "number-key-canary-1",
             }
             async with cluster(folder, AGENT.format(outside.url), model, redis.url, environ=environ) as rig:
-                yield Fleet(rig, redis, model, outside, scripts)
+                yield WholeFleet(rig, redis, model, outside, scripts)
             for failure in model.failures:
                 raise failure
     finally:

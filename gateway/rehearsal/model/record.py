@@ -4,10 +4,14 @@ All `*_at_s` are seconds of the server's `clock`: CLOCK_MONOTONIC, unless a quic
 """
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Literal
+
+from offhook.media.jpeg import jpeg_size
 
 __all__ = [
     "ClientViolation",
+    "PictureSeen",
     "ReplySent",
     "SessionRecord",
     "Speech",
@@ -15,6 +19,7 @@ __all__ = [
     "ToolAnswer",
     "ToolCallSent",
     "Truncation",
+    "picture_seen",
 ]
 
 
@@ -43,6 +48,17 @@ class Speech:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSeen:
+    """A picture from the client: its size in pixels and bytes, and `digest`, the SHA-256 of its bytes in hex."""
+
+    at_s: float
+    width: int
+    height: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextHeard:
     """`how`: "realtime" (realtimeInput.text), "content" (one turn of clientContent), "update"; "item" (OpenAI)."""
 
@@ -65,6 +81,12 @@ class Truncation:
     audio_end_ms: int
     length_ms: float
     begins_ms: float
+
+
+def picture_seen(data: bytes, at_s: float) -> PictureSeen | None:
+    """None where it is no JPEG picture."""
+    size = jpeg_size(data)
+    return None if size is None else PictureSeen(at_s, *size, len(data), sha256(data).hexdigest())
 
 
 @dataclass(slots=True)
@@ -142,6 +164,7 @@ class SessionRecord:
     audio: bytearray = field(default_factory=bytearray)
     audio_arrivals: list[tuple[float, int]] = field(default_factory=list)
     texts: list[TextHeard] = field(default_factory=list)
+    pictures: list[PictureSeen] = field(default_factory=list)
     activity: list[tuple[float, str]] = field(default_factory=list)
     speech: list[Speech] = field(default_factory=list)
     tool_calls: list[ToolCallSent] = field(default_factory=list)

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from offhook.gateway.rehearsal.model import wire
 from offhook.gateway.rehearsal.model.connection import Connection
 from offhook.gateway.rehearsal.model.declarations import wrong_functions
-from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard
+from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord, Speech, TextHeard, picture_seen
 from offhook.gateway.rehearsal.model.script import Close
 from offhook.gateway.rehearsal.model.turns import (
     AUDIO_TOKENS_PER_S,
+    IMAGE_TOKENS,
     Conversation,
     Progress,
     ScriptPlayer,
@@ -226,7 +227,7 @@ class Session:
         for chunk in given.media_chunks:
             self._audio(chunk, turns)
         if given.video is not None:
-            base64_decoded(given.video.data)
+            self._picture(given.video)
         if given.text is not None:
             self._text(given.text, "realtime")
             turns.trigger(Trigger("text", given.text))
@@ -238,6 +239,15 @@ class Session:
             self._record.activity.append((self.connection.clock(), "audioStreamEnd"))
             if self._detector is not None and (ended := self._detector.flush()):
                 self._speech_ended(ended.speech_ms, turns)
+
+    def _picture(self, blob: Blob) -> None:
+        if blob.mime_type != "image/jpeg":  # the one that Google's samples send; others are not listed for frames
+            raise BadMessage(f"Unsupported video type {blob.mime_type[:40]!r}: image/jpeg is expected.")
+        seen = picture_seen(base64_decoded(blob.data), self.connection.clock())
+        if seen is None:
+            raise BadMessage("Unable to process input image.")
+        self._record.pictures.append(seen)
+        self._conversation.image_tokens += IMAGE_TOKENS
 
     def _audio(self, blob: Blob, turns: ScriptPlayer) -> None:
         rate_hz = pcm_rate_hz(blob.mime_type)

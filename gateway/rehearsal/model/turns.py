@@ -47,6 +47,7 @@ from offhook.gateway.rehearsal.model.wire import (
 
 __all__ = [
     "AUDIO_TOKENS_PER_S",
+    "IMAGE_TOKENS",
     "Conversation",
     "Progress",
     "ScriptPlayer",
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 AUDIO_TOKENS_PER_S = 25  # Google's best practices for the Live API
+IMAGE_TOKENS = 258  # of a picture of at most 768 x 768 (Gemini API: image understanding)
 # A result sent before the cancellation was received is not a violation.
 _CROSSING_S = 0.25
 # The service repeats a call whose result was empty two to five times.
@@ -84,6 +86,7 @@ class Conversation:
     began_at_s: float
     audio_tokens: float = 0.0
     text_tokens: float = 0.0
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,11 +352,13 @@ class ScriptPlayer:
         if self._compression is not None:
             above = self._compression.trigger_tokens or 0.8 * self._profile.context_tokens
             target = self._compression.sliding_window.target_tokens or above / 2
-            if context.audio_tokens + context.text_tokens > above:
-                context.audio_tokens = max(0.0, target - context.text_tokens)
+            if context.audio_tokens + context.text_tokens + context.image_tokens > above:
+                left = max(0.0, target - context.text_tokens) / (context.audio_tokens + context.image_tokens)
+                context.audio_tokens *= left
+                context.image_tokens = int(context.image_tokens * left)
         audio, text = round(context.audio_tokens), round(context.text_tokens)
         answer = round(audio_ms / 1000 * AUDIO_TOKENS_PER_S)
-        return wire.usage_metadata(text, audio, answer, vertex=self._vertex)
+        return wire.usage_metadata(text, audio, answer, context.image_tokens, vertex=self._vertex)
 
     def _offer_handle(self) -> None:
         if self._turn is None and not self._open_calls():

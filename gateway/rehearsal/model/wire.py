@@ -528,16 +528,17 @@ def turn_complete(usage: Mapping[str, Any], status: str | None = None) -> dict[s
     return {"serverContent": content, "usageMetadata": usage}
 
 
-def usage_metadata(text: int, audio: int, answer: int, *, vertex: bool) -> dict[str, Any]:
-    """Tokens of a turn: text and audio of the context, and the audio of the answer."""
+def usage_metadata(text: int, audio: int, answer: int, image: int = 0, *, vertex: bool) -> dict[str, Any]:
+    """Tokens of a turn: text, audio and pictures of the context, and the audio of the answer."""
     name = "candidates" if vertex else "response"
     return {
-        "promptTokenCount": audio + text,
+        "promptTokenCount": audio + text + image,
         f"{name}TokenCount": answer,
-        "totalTokenCount": audio + text + answer,
+        "totalTokenCount": audio + text + image + answer,
         "promptTokensDetails": [
             {"modality": "TEXT", "tokenCount": text},
             {"modality": "AUDIO", "tokenCount": audio},
+            *([{"modality": "IMAGE", "tokenCount": image}] if image else []),
         ],
         f"{name}TokensDetails": [{"modality": "AUDIO", "tokenCount": answer}],
     }

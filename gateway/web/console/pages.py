@@ -8,6 +8,7 @@ GET /console/api/calls/SID                the record of one ended call
 GET /console/api/calls/SID/PART           what can be downloaded of it, see `web.history`
 GET /console/api/history                  past calls; history/names, history/percentiles
 GET /console/api/view/SID                 a call as the page shows it, active or ended
+GET /console/api/me                       what this sign-in may do: `{"acts": true}`
 GET /console/api/node?window=5m           this process' part of a snapshot, for its peers
 """
 
@@ -74,7 +75,8 @@ class Console:
     """The console of one process. `live` and `live_record` give the active calls, `records` the ended ones.
 
     `peers(path)`: what the other processes answer to the same request, those that do; a request of a peer's is answered
-    for this process alone. `about`: fixed facts shown on the page (version, capacity, agents, simulated).
+    for this process alone. `may_listen(sid)`: whether an operator may hear this active call. `about`: fixed facts shown
+    on the page (version, capacity, agents, simulated).
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Console:
         history: History | None = None,
         boards: Boards | None = None,
         peers: Callable[[str], Awaitable[Sequence[bytes]]] | None = None,
+        may_listen: Callable[[str], bool] = lambda sid: False,
     ) -> None:
+        self._may_listen = may_listen
         self._peers = peers
         self._access, self._metrics, self._records = access, metrics, records
         self._live, self._live_record, self._draining = live, live_record, draining
@@ -118,6 +122,7 @@ class Console:
             web.get("/console/api/calls", self._calls),
             web.get("/console/api/calls/{sid}", self._call),
             web.get("/console/api/view/{sid}", self._view),
+            web.get("/console/api/me", self._me),
             web.get("/console/api/node", self._node),
             *self._history_routes(),
         ]
@@ -213,7 +218,12 @@ class Console:
                 return _passed(answer)
             raise web.HTTPNotFound(text="unknown call\n", headers=HEADERS)
         bars = [bars_of(turn, record.tool_calls) for turn in record.turns]
-        return _json({"live": live is not None, "record": without_number(record), "bars": bars})
+        heard = live is not None and self._may_listen(sid)
+        return _json({"live": live is not None, "listen": heard, "record": without_number(record), "bars": bars})
+
+    async def _me(self, request: web.Request) -> web.Response:
+        await self._check_access(request)
+        return _json({"acts": not self._access.only_reads(request)})
 
     async def _node(self, request: web.Request) -> web.Response:
         await self._check_access(request)

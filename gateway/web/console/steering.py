@@ -8,12 +8,14 @@ Requests come from the console's own page, signed in with more than the read-onl
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.live.peers import Passed
 from offhook.gateway.web.access import Access, who_of
 from offhook.gateway.web.api import CallControl
 from offhook.gateway.web.limits import Limits
@@ -24,10 +26,18 @@ TEXT_MAX = 500  # characters of a line or a note
 
 
 class OperatorActions:
-    """The routes; the calls are behind `control`."""
+    """The routes; the calls are behind `control`. `elsewhere`: the answer of the process that has the call, where there
+    are others; None: none has it.
+    """
 
-    def __init__(self, access: Access, limits: Limits, control: CallControl) -> None:
-        self._access, self._limits, self._control = access, limits, control
+    def __init__(
+        self,
+        access: Access,
+        limits: Limits,
+        control: CallControl,
+        elsewhere: Callable[[web.Request, Mapping[str, str]], Awaitable[Passed | None]] | None = None,
+    ) -> None:
+        self._access, self._limits, self._control, self._elsewhere = access, limits, control, elsewhere
 
     def routes(self) -> list[web.RouteDef]:
         """Beside the console's."""
@@ -43,7 +53,9 @@ class OperatorActions:
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         try:
-            placed: Any = self._control.call_out(body.get("to", ""), body.get("agent", ""), caller_id="", variables={})
+            placed: Any = self._control.call_out(
+                body.get("to", ""), body.get("agent", ""), caller_id="", variables={}, placed_by=who_of(request)
+            )
         except OperatorError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         return _json(placed, 202)
@@ -58,6 +70,12 @@ class OperatorActions:
             done = await self._do(sid, action, detail)
         except OperatorError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
+        if (
+            done is None
+            and self._elsewhere is not None
+            and (passed := await self._elsewhere(request, body)) is not None
+        ):
+            return web.Response(status=passed.status, body=passed.body, content_type=passed.content_type)
         if done is None:
             raise web.HTTPNotFound(text="no such call, or no such action\n")
         self._control.keep_action(sid, who_of(request), action, detail, done=done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,11 +60,11 @@ async def chromium(file: Path) -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def desk(
-    *replies: Reply, fields: str = "", default: Reply | None = None
+    *replies: Reply, fields: str = "", default: Reply | None = None, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Gateway, str, ModelServer]]:
     _, agents = numbered_agents({"desk": f"greeting: {{text: Greet.}}\n{fields}"})
     async with (
         ModelServer(Script(replies, default=default)) as model,
-        serving(agents, {"OFFHOOK_INSECURE": "1"}, model=model) as (gateway, url),
+        serving(agents, {"OFFHOOK_INSECURE": "1", **(environ or {})}, model=model) as (gateway, url),
     ):
         yield gateway, url, model

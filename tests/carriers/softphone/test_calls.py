@@ -10,11 +10,14 @@ import aiohttp
 import pytest
 
 from offhook.gateway.app import Gateway
-from offhook.gateway.carriers.softphone.calls import PER_ADDRESS, WAITING_SPARE, Softphones
+from offhook.gateway.carriers.softphone.calls import WAITING_SPARE
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import HangUp, WaitForAgent
 from offhook.gateway.store.record import CallRecord
+from offhook.gateway.web.limits import PER_ADDRESS, is_full
 from tests.rig.gateway import numbered_agents, serving
 from tests.rig.page import Page, streaming
 
@@ -111,6 +114,8 @@ async def test_foreign_origin_is_refused(origin: str | None) -> None:
 async def test_hundred_sockets_leave_calls_undisturbed() -> None:
     async with gateway_and_page(OFFHOOK_SOFTPHONE_CALLS="2") as (gateway, page):
         token = await page.begin()
+        telephone = SimulatedCall(page.url, (WaitForAgent("end"), HangUp()), dialled="+15550200001")
+        ringing = asyncio.create_task(telephone.run())
         async with streaming(page, token) as talking:
             sockets = await asyncio.gather(*(page.connect(None) for _ in range(100)), return_exceptions=True)
             opened = [one for one in sockets if isinstance(one, aiohttp.ClientWebSocketResponse)]
@@ -122,7 +127,10 @@ async def test_hundred_sockets_leave_calls_undisturbed() -> None:
             await talking.send_json({"type": "hang_up"})
             record = await record_of(gateway, page.call_id)
             await asyncio.gather(*(one.close() for one in opened))
-    assert record.turns[0].longest_gap_ms == 0
+            await ringing
+            beside = await record_of(gateway, telephone.call_sid)
+    assert record.turns[0].longest_gap_ms == beside.turns[0].longest_gap_ms == 0
+    assert beside.turns[0].heard_ms == beside.turns[0].received_ms == pytest.approx(3_000, abs=40)
 
 
 async def test_calls_are_limited_and_the_switch_is_off_at_0() -> None:
@@ -137,7 +145,7 @@ async def test_calls_are_limited_and_the_switch_is_off_at_0() -> None:
 
 @pytest.mark.parametrize(("source", "full"), [("81.2.69.142", True), ("10.0.0.7", False), ("127.0.0.1", False)])
 def test_one_public_address_has_its_own_limit(source: str, full: bool) -> None:
-    assert Softphones._is_full([source] * PER_ADDRESS, source, 100) is full
+    assert is_full([source] * PER_ADDRESS, source, 100) is full
 
 
 async def test_sign_in_is_required() -> None:

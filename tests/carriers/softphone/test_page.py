@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from offhook.gateway.app import Gateway
+from offhook.gateway.carriers.softphone.messages import TELEPHONE, WIDE
 from offhook.gateway.rehearsal.model.script import Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.store.record import CallRecord
@@ -67,10 +69,10 @@ async def on_the_line(page: Page) -> None:
     await page.get_by_role("status").filter(has_text="On the line").wait_for(timeout=10_000)
 
 
-async def played(page: Page) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """The times and the samples of everything that was played, 8 kHz."""
+async def played(page: Page, rate_hz: int = 8_000) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The times and the samples of everything that was played."""
     blocks = json.loads(await page.evaluate("JSON.stringify(played)"))
-    times = np.concatenate([begins_s + np.arange(len(block)) / 8_000 for begins_s, block in blocks])
+    times = np.concatenate([begins_s + np.arange(len(block)) / rate_hz for begins_s, block in blocks])
     return times, np.concatenate([np.asarray(block, np.float32) for _, block in blocks])
 
 
@@ -82,7 +84,8 @@ def stretches_ms(times: NDArray[np.float64], samples: NDArray[np.float32]) -> li
     return [float(ms) for ms in 1000 * (ends - begins)]
 
 
-async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path, wide: bool) -> None:
     watch = Watch()
     replies = (
         Reply("text", (Speak(GREETING, tone(tmp_path / "greeting.wav", 5.0)),)),
@@ -95,8 +98,10 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
         watch.page(page, url)
         await page.goto(f"{url}/console")
         await page.get_by_role("link", name="Talk to desk").click()
+        await page.get_by_label("Wide sound").set_checked(wide)
         await on_the_line(page)
         (call,) = gateway.calls.values()
+        assert call.facts.formats == (WIDE if wide else TELEPHONE)
         said = page.get_by_role("listitem")
         await said.filter(has_text="Barge-in").wait_for(timeout=10_000)  # live, beside the phone
         await page.get_by_role("button", name="Mute").click()
@@ -106,11 +111,11 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path) -> None:
             while not (len(call.record.turns) > 1 and call.record.turns[-1].reply_ended_ms):
                 await asyncio.sleep(0.05)
         await page.wait_for_timeout(300)  # until the capture has what was played
-        heard = stretches_ms(*await played(page))
+        heard = stretches_ms(*await played(page, 24_000 if wide else 8_000))
         await page.get_by_role("button", name="Hang up").click()
         record = await record_of_last(gateway)
         await page.get_by_role("heading", name="over").wait_for()
-        for width, colours in ((1280, "light"), (390, "dark")):
+        for width, colours in product((1280, 390), ("light", "dark")):
             await page.set_viewport_size({"width": width, "height": 844})
             await page.emulate_media(color_scheme=colours, reduced_motion="reduce")
             assert await faults(page) == [], (width, colours)

@@ -34,6 +34,7 @@ OUTGOING = {
     "silence": bytes(640),
     "text": wire.Text('Say "ja", bitte: \u00e4\u00f6\u00fc \U0001f600'),
     "context": wire.Context("The caller heard: hello"),
+    "picture": wire.Picture(b"\xff\xd8\xff" + PCM),
     "activity start": wire.ActivityStart(),
     "activity end": wire.ActivityEnd(),
     "result": wire.FunctionResponse("c1", "book", {"table": 7, "notes": ["a", None], "x_y": {"z_w": 1.5}}, "WHEN_IDLE"),
@@ -72,6 +73,8 @@ async def send_by_sdk(session: live.AsyncSession, message: wire.Outgoing) -> Non
             await session.send_realtime_input(audio=types.Blob(data=message, mime_type="audio/pcm;rate=16000"))
         case wire.Text(text):
             await session.send_realtime_input(text=text)
+        case wire.Picture(jpeg):
+            await session.send_realtime_input(video=types.Blob(data=jpeg, mime_type="image/jpeg"))
         case wire.ActivityStart():
             await session.send_realtime_input(activity_start=types.ActivityStart())
         case wire.ActivityEnd():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ from typing import Any, get_args
 
 import pytest
 from openai import AsyncOpenAI
-from openai.types.realtime import RealtimeServerEvent
+from openai.types.realtime import RealtimeConversationItemUserMessage, RealtimeServerEvent
 from websockets.exceptions import ConnectionClosedError
 
+from offhook.gateway.models.openai.messages import picture_item
 from offhook.gateway.rehearsal.model.script import CallTool, FailResponse, Reply, Say, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media.formats import MULAW_8K
@@ -188,3 +190,11 @@ async def test_wrong_key_is_closed_with_3000() -> None:
     assert lost.value.rcvd is not None
     assert lost.value.rcvd.code == 3000
     assert "invalid_api_key" in lost.value.rcvd.reason
+
+
+def test_picture_item_is_one_that_the_sdk_knows() -> None:
+    sent = json.loads(picture_item(b"\xff\xd8\xff"))
+    item = RealtimeConversationItemUserMessage.model_validate(sent["item"])
+    (content,) = item.content
+    assert (content.type, content.model_extra) == ("input_image", {})
+    assert content.image_url == f"data:image/jpeg;base64,{base64.b64encode(bytes((0xFF, 0xD8, 0xFF))).decode()}"

@@ -2,6 +2,7 @@
 
 import { callPage } from "/console/static/call.js";
 import { h, put } from "/console/static/dom.js";
+import { pictures } from "./pictures.js";
 import { openSound, unfit } from "./sound.js";
 
 const AGAIN_MS = [0, 300, 700, 1500, 2500];  // after a lost socket; the gateway waits five seconds
@@ -26,6 +27,7 @@ const soundButton = h("button", { type: "button", onclick: () => sound.resume(),
 const wide = h("input", { type: "checkbox", id: "wide" });
 const bar = h("span", {});
 const keys = [...KEYS].map((key) => h("button", { type: "button", disabled: true, onclick: () => press(key), "aria-label": { "*": "Star", "#": "Hash" }[key] || key }, key));
+const shown = pictures(sendPicture);
 const beside = h("div", { class: "beside" }, h("p", { class: "empty" }, "The transcript, the turns and their timings appear here while you talk."));
 
 function say(text, kind) {
@@ -63,6 +65,7 @@ async function begin() {
     const answer = await ask("/console/talk", { agent, wide: wide.checked });
     if (answer.status !== 201) throw new Error(answer.says || answer.error || `The gateway refused the call (${answer.status}).`);
     call = answer;
+    shown.allow(answer.pictures);
     await talk(answer.token);
   } catch (error) {
     tell(error instanceof TypeError ? "The gateway does not answer. Is it running?" : error.message);
@@ -72,9 +75,9 @@ async function begin() {
 
 async function talk(token) {
   const simulated = call.simulated && "A rehearsal: the model answers from its script, whatever you say.";
-  const shown = callPage(call.call_id);
-  beside.replaceChildren(shown.element);
-  const showing = setInterval(() => shown.update().catch(() => {}), SHOW_MS);
+  const page = callPage(call.call_id);
+  beside.replaceChildren(page.element);
+  const showing = setInterval(() => page.update().catch(() => {}), SHOW_MS);
   try {
     for (let next = token; next; next = await again()) {
       await sound.carry(call.call_id, next, () => {
@@ -85,7 +88,7 @@ async function talk(token) {
     }
   } finally {
     clearInterval(showing);
-    setTimeout(() => shown.update().catch(() => {}), 300);  // the record is complete a moment later
+    setTimeout(() => page.update().catch(() => {}), 300);  // the record is complete a moment later
   }
 }
 
@@ -118,12 +121,20 @@ async function over() {
   const had = sound;
   sound = null;
   call = null;
+  shown.allow(undefined);
   onTheLine(false);
   bar.style.width = "0";
   showBlocked(false);
   muteButton.setAttribute("aria-pressed", "false");
   say("Not on the line", "");
   if (had) await had.close();
+}
+
+async function sendPicture(jpeg) {
+  if (!call) return "The call is over.";
+  const headers = { "Content-Type": "image/jpeg", "X-Call-Key": call.key };
+  const answer = await fetch(`/console/talk/${call.call_id}/picture`, { method: "POST", headers, body: jpeg });
+  return answer.status === 202 ? "" : `Not shown: ${(await answer.text()).trim()}.`;
 }
 
 function hangUp() {
@@ -166,7 +177,8 @@ main.replaceChildren(
       callButton, endButton, muteButton, soundButton,
       h("div", { class: "meter", "aria-hidden": "true" }, bar),
       h("label", { for: "wide" }, wide, "Wide sound (not as callers hear it)"),
-      h("fieldset", { class: "keypad" }, h("legend", {}, "Keypad"), keys)),
+      h("fieldset", { class: "keypad" }, h("legend", {}, "Keypad"), keys),
+      shown.element),
     h("div", {}, held, sentence, beside)));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();

@@ -1,7 +1,7 @@
 // The page's microphone and loudspeaker, and the socket between them and the gateway.
 
 const RATES = { telephone: { up: 8000, down: 8000, mulaw: true }, wide: { up: 16000, down: 24000, mulaw: false } };
-const WORKLET = "/console/talk/static/worklet.js";
+const WORKLET = "/console/static/worklet.js";
 const BEHIND_S = 0.4;  // of unsent audio: older frames are dropped, a caller is not heard seconds later
 const RUNNING_MS = 1500;
 
@@ -27,7 +27,8 @@ async function microphone() {
   }
 }
 
-// `on`: level(0 to 1), blocked(whether the browser holds the sound back), gone() (the microphone was unplugged).
+// `on`: level(0 to 1), blocked(whether the browser holds the sound back), gone() (the microphone was unplugged); and for
+// those who measure frame(peak) of each 20 ms from the microphone, playing(is) and silenced() of the loudspeaker.
 export async function openSound(wide, on) {
   const rate = wide ? RATES.wide : RATES.telephone;
   const stream = await microphone();
@@ -35,6 +36,7 @@ export async function openSound(wide, on) {
   const down = new AudioContext({ sampleRate: rate.down, latencyHint: "interactive" });
   const contexts = [up, down];
   let socket = null;
+  let other = null;  // a far end that is not the gateway: frame(codes)
   let mouth = null;
   let ear = null;
 
@@ -47,6 +49,10 @@ export async function openSound(wide, on) {
     const waiting = new Promise((resolve) => setTimeout(resolve, RUNNING_MS));
     await Promise.race([Promise.all(contexts.map((one) => one.resume())), waiting]);
     on.blocked(contexts.some((one) => one.state !== "running"));
+  }
+
+  function tellLatency() {
+    ear.port.postMessage({ latency: Math.round((down.outputLatency || 0) * down.sampleRate) });
   }
 
   try {
@@ -63,11 +69,21 @@ export async function openSound(wide, on) {
   stream.getAudioTracks()[0].addEventListener("ended", on.gone);
   for (const one of contexts) one.addEventListener("statechange", () => on.blocked(one.state !== "running" && one.state !== "closed"));
   const bytesPerS = rate.up * (rate.mulaw ? 1 : 2);
-  mouth.port.onmessage = ({ data: { codes, level } }) => {
-    if (level !== undefined) on.level(level);
+  mouth.port.onmessage = ({ data: { codes, peak, level } }) => {
+    if (level !== undefined) {
+      on.level(level);
+      return;
+    }
+    if (on.frame) on.frame(peak);
+    if (other) other.frame(codes);
     else if (socket?.readyState === WebSocket.OPEN && socket.bufferedAmount <= BEHIND_S * bytesPerS) socket.send(codes);
   };
   ear.port.onmessage = ({ data }) => {
+    if (data.playing !== undefined) {
+      if (on.playing) on.playing(data.playing);
+      return;
+    }
+    if (on.silenced && data.type === "cleared") on.silenced();
     if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(data));
   };
   await resume();
@@ -75,6 +91,12 @@ export async function openSound(wide, on) {
   return {
     close,
     resume,
+    use(farEnd) {
+      other = farEnd;
+      tellLatency();
+    },
+    play: (bytes) => ear.port.postMessage({ codes: bytes }, [bytes]),
+    clear: () => ear.port.postMessage({ clear: true }),
     mute: (muted) => mouth.port.postMessage({ muted }),
     send: (message) => socket?.readyState === WebSocket.OPEN && socket.send(JSON.stringify(message)),
 
@@ -84,7 +106,7 @@ export async function openSound(wide, on) {
       const mine = new WebSocket(`${scheme}://${location.host}/console/talk/socket`);
       mine.addEventListener("open", () => {
         mine.send(JSON.stringify({ type: "start", call_id: callId, token }));
-        ear.port.postMessage({ latency: Math.round((down.outputLatency || 0) * down.sampleRate) });
+        tellLatency();
         socket = mine;
         opened(mine);
       });

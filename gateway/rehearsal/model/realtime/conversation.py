@@ -14,6 +14,7 @@ __all__ = ["Item", "Items"]
 
 CALLER_TOKENS_PER_MS = 1 / 100
 AGENT_TOKENS_PER_MS = 1 / 50
+IMAGE_TOKENS = 765  # of 768 x 768 pixels in high detail, by the tiles of GPT-4o: Realtime's own figure is not published
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Item:
     response_id: str = ""
     length_ms: float = 0.0
     begins_ms: float = 0.0
+    pictures: int = 0
 
     def shown(self, status: str = "") -> dict[str, Any]:
         """As it stands in an event; without audio, as the service shows it."""
@@ -44,6 +46,8 @@ class Item:
         content: list[dict[str, Any]] = []
         if self.role == "assistant" and self.response_id:
             content = [{"type": "output_audio", "transcript": self.text}] if self.text or self.length_ms else []
+        elif self.pictures:
+            content = [{"type": "input_image"}] * self.pictures
         elif self.length_ms:
             content = [{"type": "input_audio", "transcript": None}]
         else:
@@ -122,4 +126,5 @@ class Items:
         text_in, audio_in = max(0, text - text_out), max(0, audio - audio_out)
         cached = min(self._seen[0], text_in), min(self._seen[1], audio_in)
         self._seen = text_in, audio_in
-        return wire.usage(text_in, audio_in, cached, text_out, audio_out)
+        image_in = IMAGE_TOKENS * sum(item.pictures for item in self._items.values())
+        return wire.usage(text_in, audio_in, image_in, cached, text_out, audio_out)

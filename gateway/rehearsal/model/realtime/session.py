@@ -22,6 +22,7 @@ from offhook.gateway.rehearsal.model.record import (
     TextHeard,
     ToolAnswer,
     Truncation,
+    picture_seen,
 )
 from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.turns import Progress, Trigger
@@ -335,8 +336,13 @@ class RealtimeSession:
         if role not in ("system", "user", "assistant"):
             raise EventRefused("invalid_value", f"Invalid value: {str(role)[:40]!r}.", "item.role")
         parts = given.get("content")
+        parts = parts if isinstance(parts, list) else [None]
+        kinds = {part.get("type") if isinstance(part, dict) else None for part in parts}
+        if role == "user" and kinds == {"input_image"}:
+            self._pictures(given, parts)
+            return
         kind = "output_text" if role == "assistant" else "input_text"
-        if not isinstance(parts, list) or not all(isinstance(p, dict) and p.get("type") == kind for p in parts):
+        if kinds - {kind}:
             raise EventRefused(
                 "invalid_value", f"Invalid content of a {role} message: expected {kind}.", "item.content"
             )
@@ -348,6 +354,16 @@ class RealtimeSession:
             self._seed()
         else:
             self._responses.pending.append(Trigger("text", item.text))
+
+    def _pictures(self, given: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        for part in parts:
+            seen = picture_seen(wire.image_bytes(part), self.connection.clock())
+            if seen is None:
+                raise EventRefused("invalid_value", "The image is not valid.", "item.content")
+            self._record.pictures.append(seen)
+        item = self._conversation.new("message", role="user", item_id=str(given.get("id") or ""))
+        item.pictures = len(parts)
+        self._added(item)
 
     def _seed(self) -> None:
         """The client gives the conversation so far: this session goes on where another one ended."""

@@ -23,6 +23,7 @@ __all__ = [
     "default_session",
     "encoded",
     "format_of",
+    "image_bytes",
     "merged",
     "usage",
 ]
@@ -77,6 +78,17 @@ def audio_bytes(event: Mapping[str, Any]) -> bytes:
         return pybase64.b64decode(audio, validate=True)
     except ValueError:
         raise EventRefused("invalid_value", "Invalid 'audio': expected base64-encoded bytes.", "audio") from None
+
+
+def image_bytes(part: Mapping[str, Any]) -> bytes:
+    """The JPEG picture of an `input_image`: a data URI. Raises `EventRefused`."""
+    kind, _, data = str(part.get("image_url")).partition(",")
+    try:
+        if kind == "data:image/jpeg;base64":
+            return pybase64.b64decode(data, validate=True)
+    except ValueError:
+        pass
+    raise EventRefused("invalid_value", "Invalid 'image_url': expected a data URI with PNG or JPEG.", "item.content")
 
 
 # -- the session ----------------------------------------------------------------------------------------------
@@ -219,16 +231,18 @@ def format_of(form: Mapping[str, Any]) -> AudioFormat:
 # -- usage ----------------------------------------------------------------------------------------------------
 
 
-def usage(text_in: int, audio_in: int, cached: tuple[int, int], text_out: int, audio_out: int) -> dict[str, Any]:
+def usage(
+    text_in: int, audio_in: int, image_in: int, cached: tuple[int, int], text_out: int, audio_out: int
+) -> dict[str, Any]:
     """Tokens of a response; `cached` (text, audio) is part of the input."""
     return {
-        "total_tokens": text_in + audio_in + text_out + audio_out,
-        "input_tokens": text_in + audio_in,
+        "total_tokens": text_in + audio_in + image_in + text_out + audio_out,
+        "input_tokens": text_in + audio_in + image_in,
         "output_tokens": text_out + audio_out,
         "input_token_details": {
             "text_tokens": text_in,
             "audio_tokens": audio_in,
-            "image_tokens": 0,
+            "image_tokens": image_in,
             "cached_tokens": sum(cached),
             "cached_tokens_details": {"text_tokens": cached[0], "audio_tokens": cached[1], "image_tokens": 0},
         },

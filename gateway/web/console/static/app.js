@@ -51,6 +51,7 @@ function refresh() {
 function route(moved) {
   const [path, query] = location.hash.split("?");
   const [, where, id] = path.split("/");
+  view?.close?.();
   if (where === "call" && id) view = callPage(decodeURIComponent(id));
   else if (where === "history") view = historyPage(query);
   else view = overview({ choose, window: window_ });

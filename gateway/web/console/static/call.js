@@ -3,7 +3,8 @@
 import { body, cell, h, row, svg, table } from "./dom.js";
 import { NONE, at, clock, duration, ms, title, verdict, when, words } from "./format.js";
 import { listening } from "./player.js";
-import { steering } from "./steer.js";
+import { listenIn } from "./listen.js";
+import { mayAct, steering } from "./steer.js";
 import { BARGE_IN_KINDS, axis, bargeInBars, legend, said, span, track } from "./waterfall.js";
 
 const LIVE_TURNS = 40;  // as many as the gateway tells of a call that goes on
@@ -77,6 +78,9 @@ function spoken(record) {  // everything that happened, in order, as a list
   for (const one of record.actions) {
     events.push({ at_ms: one.at_ms, element: h("li", { class: "event" }, h("b", {}, "Operator"), h("p", {}, `${words(one.what)}${one.detail ? `: ${one.detail}` : ""}${one.done ? "" : " (could not be done)"}, by ${one.who}`)) });
   }
+  for (const one of record.listened) {
+    events.push({ at_ms: one.from_ms, element: h("li", { class: "event" }, h("b", {}, "Operator"), h("p", {}, `listens in, ${one.to_ms === null ? "now" : `until ${at(one.to_ms)}`}, ${one.who}`)) });
+  }
   for (const tool of record.tool_calls) {
     const took = tool.finished_ms === null ? "running" : `${tool.outcome.replaceAll("_", " ")} after ${ms(tool.finished_ms - tool.requested_ms)}`;
     const bad = tool.outcome === "failed" || tool.outcome === "timed_out";
@@ -127,6 +131,7 @@ function facts(record, live) {
     ["End", live ? "on the line" : `${words(record.end_reason)}${record.end_reason.startsWith(record.end_side) ? "" : ` (${record.end_side}'s side)`}`],
     ["Audio in, out", `${ms(record.audio_in_ms)}, ${ms(record.audio_out_ms)}`],
     ...Object.entries(record.segments).map(([name, value]) => [title(name), ms(value)]),
+    ...(record.pictures || record.pictures_refused ? [["Pictures shown, refused", `${record.pictures}, ${record.pictures_refused}`]] : []),
     ...(record.usage.cost_usd === undefined ? [] : [["Cost, about", `$${record.usage.cost_usd.toFixed(4)}`]]),
     ["Call", h("code", {}, record.call_sid)],
   ];
@@ -141,13 +146,15 @@ export function callPage(callSid) {
   const heading = h("h1", { tabindex: "-1" }, "Call");
   const content = h("div", {}, h("p", { class: "empty" }, "Loading…"));
   const steer = steering(callSid);
-  steer.hidden = true;
-  const element = h("div", { class: "call" }, h("p", { class: "back" }, h("a", { href: "#/" }, "← All calls")), heading, steer, content);
+  const listen = listenIn(callSid);
+  steer.hidden = listen.element.hidden = true;
+  const element = h("div", { class: "call" }, h("p", { class: "back" }, h("a", { href: "#/" }, "← All calls")), heading, listen.element, steer, content);
   let shown = "";
   let over = false;
 
   return {
     element,
+    close: listen.close,
     async update() {
       if (over) return;
       const response = await fetch(`/console/api/view/${encodeURIComponent(callSid)}`);
@@ -160,9 +167,11 @@ export function callPage(callSid) {
       }
       if (text === shown) return;
       shown = text;
-      const { record, live, bars } = JSON.parse(text);
+      const { record, live, listen: heard, bars } = JSON.parse(text);
+      const acts = live && await mayAct;
       over = !live;
-      steer.hidden = over;
+      steer.hidden = !acts;
+      listen.element.hidden = !(acts && heard);
       const other = record.direction === "outbound" ? record.dialled : record.caller;
       heading.replaceChildren(`${record.direction === "outbound" ? "Call to" : "Call from"} ${other || "an unknown number"} `,
         h("span", { class: live ? "chip on" : "chip" }, live ? "on the line" : "over"));
@@ -177,7 +186,7 @@ export function callPage(callSid) {
         cut ? h("p", { class: "quiet" }, `The last ${LIVE_TURNS} turns; all of them once the call is over.`) : "",
         part("line", "The line", drawing),
         live ? "" : part("recording", record.recording ? "Recording and downloads" : "Downloads", ...listening(record, lines, move)),
-        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length || record.actions.length ? talk : h("p", { class: "empty" }, "Nothing yet.")),
+        part("said", "What was said, heard and done", record.transcript.length || record.barge_ins.length || record.tool_calls.length || record.actions.length || record.listened.length ? talk : h("p", { class: "empty" }, "Nothing yet.")),
         part("turns", "Turns", legend(), turnTable(record, bars, live)),
         record.barge_ins.length ? part("barge-ins", "Barge-ins", legend(BARGE_IN_KINDS), bargeInTable(record)) : "");
       const again = content.querySelector(".scroll");

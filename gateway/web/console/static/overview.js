@@ -2,7 +2,7 @@
 
 import { body, cell, h, keyed, put, row, table } from "./dom.js";
 import { NONE, clock, count, duration, inShort, ms, parts, phase, title, words } from "./format.js";
-import { placing } from "./steer.js";
+import { mayAct, placing } from "./steer.js";
 import { sparkline } from "./charts.js";
 import { axis, legend, said, span, track } from "./waterfall.js";
 
@@ -91,8 +91,10 @@ function fillSegmentRow(element, segment) {
   element.chart.show(segment.points, segment.target_ms);
 }
 
-function talkLink({ name }) {
-  return h("li", {}, h("a", { href: `/console/talk?agent=${encodeURIComponent(name)}` }, `Talk to ${name}`));
+function talkLink({ name, direct }) {
+  const query = `agent=${encodeURIComponent(name)}`;
+  return h("li", {}, h("a", { href: `/console/talk?${query}` }, `Talk to ${name}`),
+    direct ? [" (", h("a", { href: `/console/direct?${query}` }, `${name} by both ways`), ")"] : null);
 }
 
 function activeRow(call) {
@@ -218,13 +220,15 @@ export function overview({ choose, window }) {
 
   return {
     element,
-    update(news) {
+    async update(news) {
+      const acts = await mayAct;
       put(summary, `${count(news.calls.length, "call", "calls")} of ${news.capacity.toLocaleString()}`);
       keyed(calls, news.calls, (call) => call.call_sid, activeRow, fillActive);
       callTable.hidden = !news.calls.length;
       noCalls.hidden = Boolean(news.calls.length);
-      keyed(talk, news.talk ? news.agents.map((name) => ({ name })) : [], (one) => one.name, talkLink, () => {});
-      if (!place.firstChild && news.places) place.append(placing(news.agents));
+      const talks = news.talk && acts ? news.agents.map((name) => ({ name, direct: news.direct.includes(name) })) : [];
+      keyed(talk, talks, (one) => one.name, talkLink, () => {});
+      if (!place.firstChild && news.places && acts) place.append(placing(news.agents));
 
       keyed(boards, news.boards, (given) => given.agent, board, fillBoard);
       boardSection.hidden = !news.boards.length;

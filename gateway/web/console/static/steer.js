@@ -2,23 +2,30 @@
 
 import { h, put } from "./dom.js";
 
-async function act(path, body) {  // what became of it, as a sentence
+export async function act(path, body) {  // the answer, or why there is none: `{error}`
   try {
-    const response = await fetch(`/console/api/steer${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    if (response.ok) return "Done.";
-    if (response.status === 409) return "That cannot be done now.";
-    return (await response.text()).trim();
+    const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    const text = await response.text();
+    if (response.ok) return JSON.parse(text);
+    return { error: text.startsWith("{") ? "That cannot be done now." : text.trim() };
   } catch {
-    return "The gateway does not answer.";
+    return { error: "The gateway does not answer." };
   }
 }
+
+async function steer(path, body) {
+  return (await act(`/console/api/steer${path}`, body)).error || "Done.";
+}
+
+// Whether this sign-in may do more than look.
+export const mayAct = fetch("/console/api/me").then((answer) => answer.json()).then(({ acts }) => acts).catch(() => false);
 
 function line(id, label, name, buttons, more = {}) {
   const field = h("input", { id, type: "text", maxlength: 500, autocomplete: "off", ...more });
   const outcome = h("p", { class: "quiet", role: "status" });
   const made = buttons.map(([text, path]) => h("button", { type: "button", onclick: async () => {
     put(outcome, "");
-    put(outcome, await act(path, name ? { [name]: field.value } : {}));
+    put(outcome, await steer(path, name ? { [name]: field.value } : {}));
   } }, text));
   return h("div", { class: "act" }, name ? [h("label", { for: id }, label), field] : null, made, outcome);
 }
@@ -37,7 +44,7 @@ export function placing(agents) {
   const number = h("input", { id: "place-to", type: "text", autocomplete: "off" });
   const outcome = h("p", { class: "quiet", role: "status" });
   const button = h("button", { type: "button", onclick: async () => {
-    const became = await act("", { to: number.value, agent: agent.value });
+    const became = await steer("", { to: number.value, agent: agent.value });
     put(outcome, became === "Done." ? "The call is queued." : became);
   } }, "Place the call");
   return h("details", { class: "steer" }, h("summary", {}, "Place a call"),

@@ -1,4 +1,4 @@
-// Both ends of the page's audio, at the line's own rates. Codes are G.711 mu-law or PCM16, little-endian.
+// A page's audio, at the line's own rates: the phone's both ends, and what a listener hears. Codes are G.711 mu-law or PCM16, little-endian.
 
 const BIAS = 132;  // ITU-T G.711: of the 16 bit scale
 const CLIP = 32635;
@@ -31,7 +31,7 @@ class Microphone extends AudioWorkletProcessor {
     super();
     this.mulaw = mulaw;
     this.frame = new Int16Array(sampleRate / 50);
-    this.filled = this.frames = this.peak = 0;
+    this.filled = this.frames = this.peak = this.framePeak = 0;
     this.muted = false;
     this.port.onmessage = ({ data }) => { this.muted = data.muted; };
   }
@@ -40,7 +40,7 @@ class Microphone extends AudioWorkletProcessor {
     const samples = inputs[0][0];
     for (let i = 0; i < 128; i += 1) {
       const sample = samples && !this.muted ? Math.max(-1, Math.min(1, samples[i])) : 0;
-      this.peak = Math.max(this.peak, Math.abs(sample));
+      this.framePeak = Math.max(this.framePeak, Math.abs(sample));
       this.frame[this.filled] = Math.round(sample * 32767);
       this.filled += 1;
       if (this.filled === this.frame.length) this.send();
@@ -51,7 +51,9 @@ class Microphone extends AudioWorkletProcessor {
   send() {
     this.filled = 0;
     const codes = this.mulaw ? Uint8Array.from(this.frame, encoded).buffer : this.frame.slice().buffer;
-    this.port.postMessage({ codes }, [codes]);
+    this.port.postMessage({ codes, peak: this.framePeak }, [codes]);
+    this.peak = Math.max(this.peak, this.framePeak);
+    this.framePeak = 0;
     this.frames += 1;
     if (this.frames % LEVEL_EVERY === 0) {
       this.port.postMessage({ level: this.peak });
@@ -63,9 +65,11 @@ class Microphone extends AudioWorkletProcessor {
 // The loudspeaker: the far end's queue of audio and marks. What was rendered is reported once it has left the device,
 // `latency` samples later; the positions are those of the rendering thread, not of a clock beside it.
 class Loudspeaker extends AudioWorkletProcessor {
-  constructor({ processorOptions: { mulaw } }) {
+  constructor({ processorOptions: { mulaw, startS = START_S, mostS = Infinity } }) {
     super();
     this.mulaw = mulaw;
+    this.start = startS * sampleRate;
+    this.most = mostS * sampleRate;
     this.queue = [];  // Float32Array, or the name of a mark
     this.at = 0;  // within the first array
     this.queued = 0;  // samples
@@ -86,6 +90,14 @@ class Loudspeaker extends AudioWorkletProcessor {
       const samples = decoded(codes, this.mulaw);
       this.queue.push(samples);
       this.queued += samples.length;
+      if (this.queued > this.most) this.skip();
+    }
+  }
+
+  skip() {  // a listener that fell behind: what is oldest is not heard
+    while (this.queued > this.start && this.queue.length > 1) {
+      this.queued -= this.queue.shift().length - this.at;
+      this.at = 0;
     }
   }
 
@@ -104,15 +116,19 @@ class Loudspeaker extends AudioWorkletProcessor {
   starts() {
     if (this.playing) return true;
     const last = this.queue[this.queue.length - 1];
-    const waited = currentFrame - this.sinceFrame >= WAIT_S * sampleRate;
-    this.playing = last !== undefined && (this.queued >= START_S * sampleRate || waited || !(last instanceof Float32Array));
+    const waited = currentFrame - this.sinceFrame >= this.start + (WAIT_S - START_S) * sampleRate;
+    this.playing = last !== undefined && (this.queued >= this.start || waited || !(last instanceof Float32Array));
     return this.playing;
   }
 
   process(_, [[output]]) {
     let i = 0;
     while (this.fading.length && i < output.length) output[i++] = this.fading.shift();
-    if (this.starts()) this.play(output, i);
+    const played = this.playing;
+    if (this.starts()) {
+      if (!played && this.queued) this.due.push({ frame: currentFrame + i + this.latency, report: { playing: true } });
+      this.play(output, i);
+    }
     while (this.due.length && this.due[0].frame <= currentFrame + output.length) this.port.postMessage(this.due.shift().report);
     return true;
   }
@@ -137,6 +153,7 @@ class Loudspeaker extends AudioWorkletProcessor {
       }
     }
     this.playing = false;
+    this.due.push({ frame: currentFrame + i + this.latency, report: { playing: false } });
   }
 }
 
