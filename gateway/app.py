@@ -138,6 +138,7 @@ class Gateway:
             live or live_store_for(settings.live, clock=clock, wall=wall),
             self.metrics,
             here=self._here,
+            caps={"cap:fleet": settings.fleet_max_calls} if settings.fleet_max_calls else {},
         )
         self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
@@ -606,6 +607,9 @@ class Gateway:
         ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
+            if answer is None and request.path.endswith("/hang_up"):
+                done = await self.switchboard.moves.hang_up_of_dead(request.match_info["id"], held.owner)
+                answer = Passed(200, b'{"done": true}', "application/json") if done else None
             return answer or Passed(409, MOVING, "application/json")
         for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
             answer = await ask(name, request.method, request.raw_path)

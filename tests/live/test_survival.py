@@ -16,8 +16,9 @@ from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.sealed import MAGIC, read_keys
 from tests.needs import require
 from tests.rig.cluster import cluster
+from tests.rig.counting import AGENT, COUNTING, REST, counting_script
 from tests.rig.redis import redis_server
-from tests.rig.storm import AGENT, COUNTING, REST, Storm, StormCall, counting_script
+from tests.rig.storm import Storm, StormCall
 
 pytestmark = pytest.mark.wall_clock
 KEYS = "2026:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
