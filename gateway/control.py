@@ -8,8 +8,9 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.tap import Listening
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.telephony.admission import Admission
+from offhook.gateway.telephony.operators import CostReached
 from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
-from offhook.gateway.telephony.switchboard import CostReached, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.api import Unavailable
 
 __all__ = ["Control"]
@@ -30,7 +31,9 @@ class Control:
         if self._admission.draining:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
-            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
+            return self._switchboard.operators.call_out(
+                to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by
+            )
         except (QueueFull, CostReached) as error:
             raise Unavailable(str(error)) from None
 
@@ -39,7 +42,7 @@ class Control:
 
     async def hang_up(self, call_id: str) -> bool | None:
         if outbound := self.outbound(call_id):
-            return await self._switchboard.hang_up(outbound)
+            return await self._switchboard.operators.hang_up(outbound)
         if call := self._calls.get(call_id):
             call.stop(Ending.AGENT_HUNG_UP)
             return True
@@ -48,12 +51,12 @@ class Control:
     async def hold(self, call_id: str, music_url: str, line: str) -> bool | None:
         if self._is_elsewhere(call_id):
             return None
-        return await self._switchboard.hold(self._sid(call_id), music_url, line)
+        return await self._switchboard.operators.hold(self._sid(call_id), music_url, line)
 
     async def resume(self, call_id: str) -> bool | None:
         if self._is_elsewhere(call_id):
             return None
-        return await self._switchboard.resume(self._sid(call_id))
+        return await self._switchboard.operators.resume(self._sid(call_id))
 
     def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
         to = to_be_called(to)
