@@ -130,6 +130,7 @@ class Gateway:
             live or live_store_for(settings.live, clock=clock, wall=wall),
             self.metrics,
             here=self._here,
+            caps={"cap:fleet": settings.fleet_max_calls} if settings.fleet_max_calls else {},
         )
         self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
@@ -152,7 +153,7 @@ class Gateway:
             check_limit(agent, self._model_of(agent).name_of(agent), self._prices, settings.cost_per_day)
         self._keeping = Keeping(settings, agents, self.metrics, time.time)
         self.records = self._keeping.records
-        self._detection = Detection()
+        self._detection = Detection(rest=time.sleep if clock is time.monotonic else None)
         self.switchboard = Switchboard(
             settings,
             self.admission,
@@ -184,7 +185,7 @@ class Gateway:
             read_token=settings.console_read_token,
             public_url=settings.public_url,
         )
-        others = Elsewhere(self.fleet, self.node, self._operator_token, worker)
+        others = Elsewhere(self.fleet, self.switchboard.moves, self.node, self._operator_token, worker)
         elsewhere = others.of_operator if self.fleet.shared else None
         peer = partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"})
         self._softphones = Softphones(
@@ -199,7 +200,7 @@ class Gateway:
             peer=peer,
         )
         self._direct = self._direct_sessions()
-        history = History(self._keeping.store, self.records, _scenario_of, time.time)
+        history = History(self._keeping.store, self.records, _scenario_of, time.time, self._keeping.recordings)
         control = Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
             self._access,
@@ -473,6 +474,7 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            recordings=self._keeping.recordings,
             taken=taken,
         )
         call.record.model = self._model_name(agent)
@@ -497,6 +499,7 @@ class Gateway:
         self.metrics.calls_active.set(len(self.calls))
         if call.ending is Ending.MOVED:
             log.info("call %s goes on in another process", call_sid)
+            self._keeping.moved(call.record)
             return
         self.admission.end(call_sid)
         self.admission.charge(call.agent, _cost_of(call), self._clock())

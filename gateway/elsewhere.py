@@ -13,6 +13,7 @@ from aiohttp import web
 from offhook.gateway.live import CallStage
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.peers import HOP, WHO, Passed
+from offhook.gateway.telephony.moves import Moves
 from offhook.gateway.web.access import who_of
 from offhook.gateway.workers.whole import joined
 from offhook.gateway.workers.worker import Worker
@@ -27,8 +28,9 @@ MOVING = b'{"error": "the call is moving to another process: try again"}'
 class Elsewhere:
     """The other processes, as the listeners of this one (`node`) ask them. `operator_token`: which all of them take."""
 
-    def __init__(self, fleet: Fleet, node: str, operator_token: str, worker: Worker | None) -> None:
-        self.fleet, self.node, self._operator_token, self._worker = fleet, node, operator_token, worker
+    def __init__(self, fleet: Fleet, moves: Moves, node: str, operator_token: str, worker: Worker | None) -> None:
+        self.fleet, self._moves, self.node = fleet, moves, node
+        self._operator_token, self._worker = operator_token, worker
 
     async def of_api(self, request: web.Request, body: bytes) -> Passed | None:
         """The answer of the process that has this call, to a request of the API; None: no process has it."""
@@ -55,6 +57,9 @@ class Elsewhere:
         ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
         if held is not None and held.owner != self.node:
             answer = await ask(held.owner, request.method, request.raw_path)
+            if answer is None and request.path.endswith("/hang_up"):
+                done = await self._moves.hang_up_of_dead(call_id, held.owner)
+                answer = Passed(200, b'{"done": true}', "application/json") if done else None
             return answer or Passed(409, MOVING, "application/json")
         for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
             answer = await ask(name, request.method, request.raw_path)
