@@ -31,6 +31,9 @@ REHEARSAL = "rehearsal"
 HOLDS = {  # a line for each room; a room without one is drawn without
     "cli": "the offhook command",
     "app": "builds, starts, drains",
+    "control": "operators act on calls",
+    "elsewhere": "what other nodes answer",
+    "ticker": "periodic work",
     "providers": "models by provider",
     "carriers": "webhooks and streams",
     "telephony": "the calls of the process",
