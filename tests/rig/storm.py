@@ -12,26 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from offhook.gateway.rehearsal.model.record import SessionRecord
-from offhook.gateway.rehearsal.model.script import Script, script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
 from tests.rig.cluster import AUTH_TOKEN, PUBLIC, Cluster
 from tests.rig.model import id_after
 
-__all__ = ["AGENT", "COUNTING", "Storm", "StormCall", "counting_script", "owner_of"]
-
-# The call's id stands in the instructions of its model sessions.
-AGENT = "name: counting\ninstructions: 'plan {{call_sid}}.'\ngreeting: {text: Greet the caller.}\n"
-COUNTING = " ".join(f"number{n}" for n in range(1, 31)) + "."
-REST = "and so on to the end."
-
-
-def counting_script() -> Script:
-    """A long greeting; and one reply to whatever the model is told when the call has moved."""
-    return script_from(
-        {"replies": [{"on": "text", "do": [{"say": COUNTING}]}, {"on": "text", "do": [{"say": REST, "delay_ms": 50}]}]}
-    )
+__all__ = ["Storm", "StormCall", "owner_of"]
 
 
 def owner_of(call: SimulatedCall) -> str:
