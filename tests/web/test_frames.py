@@ -111,7 +111,7 @@ UPGRADE = (
 )
 
 
-@pytest.mark.parametrize("early", [b"", frame(b"early")])
+@pytest.mark.parametrize("early", [b"", frame(b"early")], ids=["alone", "with the upgrade"])
 async def test_a_served_text_is_taken_on_arrival(early):
     """Nobody reads the socket meanwhile. What comes with the upgrade is aiohttp's, and so is all that follows."""
     taker, read = Taker(), asyncio.Queue()
