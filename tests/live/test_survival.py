@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offhook.gateway.rehearsal.cluster.processes import cluster
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.store.record import RecordingRecord
 from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.sealed import MAGIC, read_keys
 from tests.needs import require
-from tests.rig.cluster import cluster
 from tests.rig.counting import AGENT, COUNTING, REST, counting_script
 from tests.rig.redis import redis_server
 from tests.rig.storm import Storm, StormCall
