@@ -28,6 +28,7 @@ from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_worke
 from offhook.gateway.cli.serve import serve as run_serve
 from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
+from offhook.gateway.cli.voices import mount as mount_voices
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
@@ -410,6 +411,7 @@ def rehearsal_model(
 mount_telephone(app)
 mount_store(app)
 mount_tools(app)
+mount_voices(app)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ expect:
 
 @pytest.fixture(autouse=True)
 def no_espeak(monkeypatch, tmp_path):
-    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voice, "espeak_command", list)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
