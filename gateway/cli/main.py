@@ -241,6 +241,13 @@ def simulate(
         Path | None, typer.Option(help="An earlier run's --json: fail where this one is slower or acts differently.")
     ] = None,
     provider: ProviderName = "",
+    voice: Annotated[
+        str,
+        typer.Option(
+            help="Who speaks all lines, instead of the scenarios' own: espeak, people (recorded prompts, see "
+            "`offhook voices`), or a language."
+        ),
+    ] = "",
     url: Annotated[
         str,
         typer.Option(
@@ -289,6 +296,7 @@ def simulate(
         details=details,
         baseline=baseline,
         provider=_provider(provider),
+        voice=voice,
         outside=outside,
     )
     good = _run(wanted)

@@ -68,7 +68,7 @@ def _apt(packages: list[str]) -> None:
     by_hand = " ".join(command)
     if shutil.which("apt-get") is None:
         raise OperatorError(
-            f"apt-get is not here: the prompts are Debian's packages {', '.join(packages)}; on this system the lines of "
+            f"apt-get is not here: the prompts are Debian's packages {', '.join(packages)}; here the lines of "
             "scenarios are synthesised: pip install 'offhook[voices]'"
         )
     if os.geteuid() != 0:

@@ -5,12 +5,11 @@ Where a test reads prompts, they are Debian's: Allison Smith (CC BY-SA 3.0) and 
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.phone import prompts, voice
 from offhook.gateway.rehearsal.phone.prompts import prompt, stand_in
-from offhook.media.wav import read_wav, write_wav
+from offhook.media.wav import read_wav
 from tests.needs import require_prompts
 
 RATE_HZ = 8_000
@@ -19,22 +18,6 @@ RATE_HZ = 8_000
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def two_prompts(monkeypatch, tmp_path):
-    """An Italian set of two prompts: a hum of 1 s after as much silence, and one with a pause of 0.5 s."""
-    folder = tmp_path / "sounds" / prompts.SETS["it"].folder
-    (folder / "digits").mkdir(parents=True)
-    hum = np.rint(2_000 * np.sin(np.arange(RATE_HZ) * 0.3)).astype(np.int16)
-    silence = np.zeros(RATE_HZ, np.int16)
-    write_wav(folder / "hello.wav", np.concatenate([silence, hum, silence]), RATE_HZ)
-    write_wav(folder / "long.wav", np.concatenate([hum, silence[: RATE_HZ // 2], hum]), RATE_HZ)
-    write_wav(folder / "digits" / "7.wav", hum, RATE_HZ)
-    monkeypatch.setattr(prompts, "SOUNDS_DIR", tmp_path / "sounds")
-    prompts._speech.cache_clear()
-    yield
-    prompts._speech.cache_clear()
 
 
 def test_a_prompt_is_as_loud_as_a_line(two_prompts):
