@@ -9,11 +9,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -27,20 +26,19 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.detection import Detection
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.call.head import Taken
-from offhook.gateway.call.tap import Listening
-from offhook.gateway.call.teardown import ENDING_MAX_S
 from offhook.gateway.carriers.softphone import Softphones
 from offhook.gateway.carriers.twilio.webhooks import Twilio
 from offhook.gateway.config import Settings
+from offhook.gateway.control import Control
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.direct import DirectSessions
+from offhook.gateway.elsewhere import Elsewhere
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.keeping import Keeping
 from offhook.gateway.labels import LABELS
-from offhook.gateway.live import FETCHED_S, QUIET_S, CallStage, LiveStore, Node
+from offhook.gateway.live import FETCHED_S, QUIET_S, LiveStore, Node
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.node import live_store_for, node_name
-from offhook.gateway.live.peers import HOP, WHO, Passed
 from offhook.gateway.models import AudioFormats, CallBrief, Model
 from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.pricing import check_limit, load_prices, price_of
@@ -50,22 +48,21 @@ from offhook.gateway.providers import PROVIDERS, model_for, provider_of, with_pr
 from offhook.gateway.store.record import CallRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.bounds import Bounds
-from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
-from offhook.gateway.telephony.switchboard import CostReached, Switchboard
+from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.tokens import StreamTokens
 from offhook.gateway.telephony.transfer import BRIEFING_TOOLS, briefing_agent
+from offhook.gateway.ticker import TICK_S, Ticker
 from offhook.gateway.tools.build import Toolbox, board_of, build_tools
-from offhook.gateway.tools.function import THREADS
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.web.access import Access, Lock, programs_only, who_of
-from offhook.gateway.web.api import Api, Unavailable
+from offhook.gateway.web.access import Access, Lock, programs_only
+from offhook.gateway.web.api import Api
 from offhook.gateway.web.connections import Connections, Route, became_call, hide_server, spare_connections
 from offhook.gateway.web.console import Boards, Console, ListenIn, LiveCall, OperatorActions
 from offhook.gateway.web.history import History
 from offhook.gateway.web.limits import Limits
 from offhook.gateway.web.listener import served
 from offhook.gateway.web.openapi import document
-from offhook.gateway.workers.whole import joined
 from offhook.gateway.workers.worker import Worker
 from offhook.metrics.catalogue import Metrics
 
@@ -73,12 +70,7 @@ __all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.25
-CONSOLE_S = 0.3  # what the console waits for a peer; one that is later is not shown this time
-CONTROL_S = 2.0  # what a request of the API waits for the process that has the call
-MOVING = b'{"error": "the call is moving to another process: try again"}'
 END_CALLS_S = 3.0  # at the process's end: then what is left of a call is given up
-STOCK_TICKS = 20  # each call's link counters are published once in this many ticks: 5 s
 
 
 class Gateway:
@@ -138,6 +130,7 @@ class Gateway:
             live or live_store_for(settings.live, clock=clock, wall=wall),
             self.metrics,
             here=self._here,
+            caps={"cap:fleet": settings.fleet_max_calls} if settings.fleet_max_calls else {},
         )
         self.fleet.on_beat = lambda: self.switchboard.moves.look_after_dead_nodes()
         tokens = StreamTokens(settings.fleet_key, self.node, wall=lambda now_s: wall() + now_s - clock())
@@ -160,7 +153,7 @@ class Gateway:
             check_limit(agent, self._model_of(agent).name_of(agent), self._prices, settings.cost_per_day)
         self._keeping = Keeping(settings, agents, self.metrics, time.time)
         self.records = self._keeping.records
-        self._detection = Detection()
+        self._detection = Detection(rest=time.sleep if clock is time.monotonic else None)
         self.switchboard = Switchboard(
             settings,
             self.admission,
@@ -192,7 +185,8 @@ class Gateway:
             read_token=settings.console_read_token,
             public_url=settings.public_url,
         )
-        elsewhere = self._operator_elsewhere if self.fleet.shared else None
+        others = Elsewhere(self.fleet, self.switchboard.moves, self.node, self._operator_token, worker)
+        elsewhere = others.of_operator if self.fleet.shared else None
         peer = partial(self.fleet.peers.socket, headers={"Authorization": f"Bearer {self._operator_token}"})
         self._softphones = Softphones(
             settings,
@@ -206,8 +200,8 @@ class Gateway:
             peer=peer,
         )
         self._direct = self._direct_sessions()
-        history = History(self._keeping.store, self.records, _scenario_of, time.time)
-        control = _Control(self.calls, self.switchboard, self.admission, settings.listeners)
+        history = History(self._keeping.store, self.records, _scenario_of, time.time, self._keeping.recordings)
+        control = Control(self.calls, self.switchboard, self.admission, settings.listeners)
         self.console = Console(
             self._access,
             self.metrics,
@@ -225,7 +219,7 @@ class Gateway:
                 "simulated": settings.simulated,
             },
             history=history,
-            peers=self._console_of_peers if self.fleet.shared else None,
+            peers=others.consoles if self.fleet.shared else None,
             may_listen=lambda sid: control.may_listen(sid) == "",
             boards=Boards({agent.name: board for agent in agents if (board := board_of(agent))}),
         )
@@ -253,10 +247,12 @@ class Gateway:
             exemplars=self._traces is not None,
             history=history,
             document=document(__version__, [agent.name for agent in agents], OutboundCall),
-            elsewhere=self._elsewhere if self.fleet.shared else None,
-            whole=self._whole_metrics if worker is not None else None,
+            elsewhere=others.of_api if self.fleet.shared else None,
+            whole=others.whole_metrics if worker is not None else None,
         )
-        self._logged: set[tuple[str, str]] = set()  # kinds of failures of the periodic work
+        self._ticker = Ticker(
+            self.calls, self.switchboard, self._direct, worker, self.metrics, clock, call_over=self._call_over
+        )
         self._idle = asyncio.Event()  # no calls
         self._idle.set()
 
@@ -320,7 +316,7 @@ class Gateway:
             await self.fleet.join()
             if self._worker is not None:
                 self._worker.beat()
-            ticker = asyncio.create_task(self._tick(), name="ticker")
+            ticker = asyncio.create_task(self._ticker.run(), name="ticker")
             loop = asyncio.get_running_loop()
             before = loop.get_exception_handler()
             loop.set_exception_handler(self._on_stray_exception)
@@ -431,56 +427,12 @@ class Gateway:
         for call in list(self.calls.values()):
             call.give_up()
 
-    async def _tick(self) -> None:
-        """Periodic work: dead streams, calls that never came or do not end, event loop lag, counters."""
-        due_s, turn = self._clock(), 0
-        while True:
-            due_s = max(due_s + TICK_S, self._clock())
-            await asyncio.sleep(due_s - self._clock())
-            now_s = self._clock()
-            turn = (turn + 1) % STOCK_TICKS
-            if self._worker is not None:
-                self._worker.beat()
-            for work in (partial(self._measure, now_s - due_s, turn), partial(self._give_up_calls, now_s)):
-                self._safely("ticker", work)
-            self._safely("switchboard", partial(self.switchboard.tick, now_s))
-            self._safely("ticker", partial(self._direct.tick, now_s))
-
-    def _measure(self, late_s: float, turn: int) -> None:
-        self.metrics.observe("event_loop_lag", max(0.0, late_s))
-        self.metrics.tool_threads_abandoned.set(THREADS.abandoned)
-        calls = list(self.calls.values())
-        lines = [call.line for call in calls if call.line is not None]
-        self.metrics.marks_outstanding.set(sum(line.marks_outstanding for line in lines))
-        for call in calls:
-            call.hearing.flush_frame_count()
-        for call in calls[turn::STOCK_TICKS]:
-            call.publish_counters()
-
-    def _give_up_calls(self, now_s: float) -> None:
-        """A call that has ended and is not gone holds a place for ever: its record is kept, and the place free."""
-        for call in list(self.calls.values()):
-            if call.ended_s is not None and now_s - call.ended_s > ENDING_MAX_S:
-                call.give_up()
-                if call.facts.call_sid in self.calls:  # it was reported, and taking it out failed
-                    self._call_over(call)
-
     def _on_stray_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Of a task or callback without an owner. The network's are no fault of ours."""
         error = context.get("exception")
         if error is not None and not isinstance(error, OSError):
             self.metrics.task_failures_total.inc("other")
         loop.default_exception_handler(context)
-
-    def _safely(self, part: str, work: Callable[[], object]) -> None:
-        """Do this; an exception in it is logged and counted, and what comes after it goes on."""
-        try:
-            work()
-        except Exception as error:
-            if (kind := (part, type(error).__name__)) not in self._logged:  # several times a second, as a rule
-                self._logged.add(kind)
-                log.error("%s failed; further exceptions of this kind are only counted", part, exc_info=error)
-            self.metrics.task_failures_total.inc(part)
 
     # --- calls
 
@@ -522,6 +474,7 @@ class Gateway:
             on_over=self._call_over,
             rang_s=rang_s,
             redactor=self._redactor,
+            recordings=self._keeping.recordings,
             taken=taken,
         )
         call.record.model = self._model_name(agent)
@@ -546,6 +499,7 @@ class Gateway:
         self.metrics.calls_active.set(len(self.calls))
         if call.ending is Ending.MOVED:
             log.info("call %s goes on in another process", call_sid)
+            self._keeping.moved(call.record)
             return
         self.admission.end(call_sid)
         self.admission.charge(call.agent, _cost_of(call), self._clock())
@@ -577,60 +531,7 @@ class Gateway:
             self._exports.add(task)
             task.add_done_callback(self._exports.discard)
 
-    # --- for peers, the console and the API
-
-    async def _elsewhere(self, request: web.Request, body: bytes) -> Passed | None:
-        """The answer of the process that has this call, to a request of the API; None: no process has it."""
-        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
-        return await self._pass_on(request, request.match_info["id"], headers, body)
-
-    async def _operator_elsewhere(self, request: web.Request, body: Mapping[str, str]) -> Passed | None:
-        """The same for what an operator does on the console."""
-        headers = {
-            "Authorization": f"Bearer {self._operator_token}",
-            "Content-Type": "application/json",
-            WHO: quote(who_of(request)),
-        }
-        return await self._pass_on(request, request.match_info["sid"], headers, msgspec.json.encode(body))
-
-    async def _pass_on(
-        self, request: web.Request, call_id: str, headers: Mapping[str, str], body: bytes
-    ) -> Passed | None:
-        if HOP in request.headers:
-            return None
-        held, peers = await self.fleet.holder(call_id), self.fleet.peers
-        if held is not None and held.stage is CallStage.ENDED:
-            return None
-        ask = partial(peers.request, headers=headers, body=body, timeout_s=CONTROL_S)
-        if held is not None and held.owner != self.node:
-            answer = await ask(held.owner, request.method, request.raw_path)
-            return answer or Passed(409, MOVING, "application/json")
-        for name in list(peers.nodes) if held is None else ():  # an outbound call's own id
-            answer = await ask(name, request.method, request.raw_path)
-            if answer is not None and answer.status != 404:
-                return answer
-        return None
-
-    async def _whole_metrics(self, own: bytes, accept: str) -> bytes:
-        """The workers' metrics as one page. A worker that does not answer is left out, as a dead process is."""
-        worker = self._worker
-        assert worker is not None
-        answers = await self._of_peers("/metrics", worker.siblings, CONTROL_S, accept)
-        pages = {worker.slot: own} | {worker.siblings[name]: answer for name, answer in answers.items()}
-        return await joined((str(slot), pages[slot]) for slot in sorted(pages))
-
-    async def _console_of_peers(self, path_qs: str) -> list[bytes]:
-        return list((await self._of_peers(path_qs, list(self.fleet.peers.nodes), CONSOLE_S)).values())
-
-    async def _of_peers(
-        self, path_qs: str, names: Iterable[str], timeout_s: float, accept: str = "*/*"
-    ) -> dict[str, bytes]:
-        """What these processes answer to an operator's request, those that do, by name."""
-        names, peers = list(names), self.fleet.peers
-        headers = {"Authorization": f"Bearer {self._operator_token}", "Accept": accept}
-        asked = (peers.request(name, "GET", path_qs, headers=headers, timeout_s=timeout_s) for name in names)
-        answers = zip(names, await asyncio.gather(*asked), strict=True)
-        return {name: answer.body for name, answer in answers if answer is not None and answer.status == 200}
+    # --- for the fleet, the console and the API
 
     def _here(self) -> Node:
         return Node(
@@ -717,91 +618,3 @@ def _application(connections: Connections) -> web.Application:
     app = web.Application(middlewares=[connections.middleware()])
     app.on_response_prepare.append(hide_server)
     return app
-
-
-class _Control:
-    """`CallControl` over the process's calls. `listeners`: operators who may listen in on them at once."""
-
-    def __init__(
-        self, calls: Mapping[str, Call], switchboard: Switchboard, admission: Admission, listeners: int
-    ) -> None:
-        self._calls, self._switchboard, self._admission = calls, switchboard, admission
-        self._listeners = listeners
-
-    def call_out(
-        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
-    ) -> OutboundCall:
-        if self._admission.draining:
-            raise Unavailable("this gateway is draining and places no more calls")
-        try:
-            return self._switchboard.call_out(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
-        except (QueueFull, CostReached) as error:
-            raise Unavailable(str(error)) from None
-
-    def outbound(self, call_id: str) -> OutboundCall | None:
-        return self._switchboard.outbound.find(call_id)
-
-    async def hang_up(self, call_id: str) -> bool | None:
-        if outbound := self.outbound(call_id):
-            return await self._switchboard.hang_up(outbound)
-        if call := self._calls.get(call_id):
-            call.stop(Ending.AGENT_HUNG_UP)
-            return True
-        return None
-
-    async def hold(self, call_id: str, music_url: str, line: str) -> bool | None:
-        if self._is_elsewhere(call_id):
-            return None
-        return await self._switchboard.hold(self._sid(call_id), music_url, line)
-
-    async def resume(self, call_id: str) -> bool | None:
-        if self._is_elsewhere(call_id):
-            return None
-        return await self._switchboard.resume(self._sid(call_id))
-
-    def transfer(self, call_id: str, to: str, *, whisper: str, warm: bool) -> bool | None:
-        to = to_be_called(to)
-        call = self._calls.get(self._sid(call_id))
-        if call is None:
-            return None
-        call.tools.transfer(to, "", whisper=whisper, warm=warm)
-        return True
-
-    def press(self, call_id: str, digits: str) -> bool | None:
-        call = self._calls.get(self._sid(call_id))
-        return None if call is None else call.tools.send_digits(digits)
-
-    def _is_elsewhere(self, call_id: str) -> bool:
-        """Whether another process may know of it."""
-        return self._switchboard.fleet.shared and self._switchboard.leg(self._sid(call_id)) is None
-
-    def say(self, call_id: str, text: str) -> bool | None:
-        call = self._calls.get(self._sid(call_id))
-        return None if call is None else call.operator_says(text)
-
-    def note(self, call_id: str, text: str) -> bool | None:
-        call = self._calls.get(self._sid(call_id))
-        return None if call is None else call.operator_notes(text)
-
-    def may_listen(self, call_id: str) -> str | None:
-        """Why an operator may not hear this call, "" where they may; None for a call that is not active here."""
-        call = self._calls.get(self._sid(call_id))
-        if call is None or call.ending is not None:
-            return None
-        if not self._listeners:
-            return "listening in is off: set OFFHOOK_LISTENERS to the number of operators who may at once"
-        return (
-            "" if call.agent.listen_in else "this agent's calls are not listened to: set `listen_in: true` in its file"
-        )
-
-    def listen(self, call_id: str, who: str) -> Listening | None:
-        """An operator hears this call from now on; None where they may not any more."""
-        return self._calls[self._sid(call_id)].tap.open(who) if self.may_listen(call_id) == "" else None
-
-    def keep_action(self, call_id: str, who: str, what: str, detail: str, *, done: bool) -> None:
-        if call := self._calls.get(self._sid(call_id)):
-            call.timeline.action(call.clock(), who, what, call.tools.masked(detail), done=done)
-
-    def _sid(self, call_id: str) -> str:
-        outbound = self.outbound(call_id)
-        return outbound.call_sid if outbound else call_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from offhook.gateway.errors import OperatorError, nearest
@@ -53,6 +54,8 @@ class Settings:
     data_dir: str = ""  # OFFHOOK_DATA_DIR: a folder for records of calls; without it they are kept in memory
     database_url: str = ""  # OFFHOOK_DATABASE_URL, secret: postgresql://..., instead of SQLite in the data folder
     number_key: str = ""  # OFFHOOK_NUMBER_KEY, secret: hashes callers' numbers in the store
+    recording_keys: str = ""  # OFFHOOK_RECORDING_KEYS or ..._FILE, secret: name:base64,...; the first encrypts
+    recordings_bucket: str = ""  # OFFHOOK_RECORDINGS_BUCKET: s3://bucket/prefix, instead of the disk
     webhook_url: str = ""  # OFFHOOK_WEBHOOK_URL: where events of calls are delivered
     webhook_secrets: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_SECRET, secret: signs them; two while rotating
     webhook_events: tuple[str, ...] = ()  # OFFHOOK_WEBHOOK_EVENTS: kinds to deliver; empty: all
@@ -96,7 +99,7 @@ def _variable(field: str) -> str:
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
     """Variables that are almost one of ours, each in a line; a tool's own may begin with `OFFHOOK_`, too."""
-    known = {_variable(field.name).removeprefix("OFFHOOK_") for field in fields(Settings)}
+    known = {_variable(field.name).removeprefix("OFFHOOK_") for field in fields(Settings)} | {"RECORDING_KEYS_FILE"}
     given = sorted(name.removeprefix("OFFHOOK_") for name in environ if name.startswith("OFFHOOK_"))
     hints = {name: nearest(name, known) for name in given if name not in known}
     return [
@@ -142,6 +145,7 @@ SECRETS = frozenset(
         "api_token",
         "database_url",
         "number_key",
+        "recording_keys",
         "webhook_secrets",
         "live",
         "fleet_key",
@@ -154,6 +158,18 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 
     def text(name: str, default: str = "") -> str:
         return unquoted(environ.get(name, "")) or default
+
+    def text_or_file(name: str) -> str:
+        """The variable, or the file that `NAME_FILE` names."""
+        path = text(f"{name}_FILE")
+        if not path:
+            return text(name)
+        if text(name):
+            raise OperatorError(f"{name} and {name}_FILE are both set: unset one")
+        try:
+            return Path(path).read_text("utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            raise OperatorError(f"{name}_FILE {path}: {getattr(error, 'strerror', 'it is no text')}") from None
 
     def listed(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(name).split(",") if part.strip())
@@ -208,6 +224,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         data_dir=text("OFFHOOK_DATA_DIR"),
         database_url=text("OFFHOOK_DATABASE_URL"),
         number_key=text("OFFHOOK_NUMBER_KEY"),
+        recording_keys=text_or_file("OFFHOOK_RECORDING_KEYS"),
+        recordings_bucket=text("OFFHOOK_RECORDINGS_BUCKET").rstrip("/"),
         webhook_url=text("OFFHOOK_WEBHOOK_URL"),
         webhook_secrets=listed("OFFHOOK_WEBHOOK_SECRET"),
         webhook_events=listed("OFFHOOK_WEBHOOK_EVENTS"),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from offhook.gateway.agent.redaction import redacted, without_words
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.config import Settings
 from offhook.gateway.store import Records
 from offhook.gateway.store.columns import CallEvent
-from offhook.gateway.store.configured import kept_records
+from offhook.gateway.store.configured import configured_recordings, kept_records
 from offhook.gateway.store.memory import MemoryRecords
 from offhook.gateway.store.record import CallRecord, ToolRecord
+from offhook.gateway.store.recordings import Finishing
 from offhook.gateway.store.upkeep import Retention, upkeep_forever
 from offhook.gateway.webhooks.deliver import Deliveries, receiver_for
 from offhook.gateway.webhooks.events import CallEvents
@@ -37,9 +40,10 @@ class Keeping:
         self._metrics, self._clock = metrics, clock
         self._retentions = {agent.name: _retention_of(agent) for agent in agents}
         receiver = receiver_for(settings)
-        self.store = kept_records(settings, metrics)
+        self.recordings = configured_recordings(settings)
+        self.store = kept_records(settings, metrics, self.recordings)
         self.records: Records = MemoryRecords() if self.store is None else self.store
-        self._redacting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._events: CallEvents | None = None
         self._deliveries: Deliveries | None = None
         if receiver is not None and self.store is not None:
@@ -51,18 +55,22 @@ class Keeping:
     async def running(self) -> AsyncIterator[None]:
         """Open the store, deliver and remove, until after the last call. Raises `OperatorError`."""
         if (store := self.store) is None:
-            yield
+            try:
+                yield
+            finally:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
             return
         await store.open()
         if self._deliveries is not None:
             self._deliveries.start()
         upkeep = asyncio.create_task(
-            upkeep_forever(store.database, self._retentions, self._clock, store.forget), name="store: upkeep"
+            upkeep_forever(store.database, self._retentions, self._clock, store.forget, self.recordings),
+            name="store: upkeep",
         )
         try:
             yield
         finally:
-            await asyncio.gather(*self._redacting, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             upkeep.cancel()
             await asyncio.gather(upkeep, return_exceptions=True)
             if self._deliveries is not None:
@@ -104,18 +112,43 @@ class Keeping:
                 kept = without_words(record)
             self._keep(kept, epoch)
 
-        task = asyncio.create_task(redact(), name="redact")
-        self._redacting.add(task)
-        task.add_done_callback(self._redacting.discard)
+        self._spawn(redact(), "redact")
+
+    def moved(self, record: CallRecord) -> None:
+        """Another process goes on with the call: what was recorded here goes where that one finds it."""
+        if self.store is not None and self.recordings.bucket is not None and record.recording is not None:
+            self.store.finish(Finishing(record.call_sid, record.recording, whole=False))
 
     def _keep(self, record: CallRecord, epoch: int) -> None:
+        recording = record.recording
+        if recording is not None:
+            recording = self.recordings.placed(recording)
+            record.recording = None if recording.refused else recording
         if self.store is None:
             self.records.keep(record)
+            if recording is not None:
+                self._spawn(self._finish(Finishing(record.call_sid, recording)), "recording")
             return
         events: tuple[CallEvent, ...] = ()
+        ready = None
         if (reporting := self._events) is not None:
             events = self._made(lambda: reporting.ended(record), record)
-        self.store.keep(record, events, epoch)
+            ready = reporting.recording_ready(record)
+        finishing = None if recording is None else Finishing(record.call_sid, recording, event=ready)
+        self.store.keep(record, events, epoch, finishing)
+
+    async def _finish(self, work: Finishing) -> None:
+        now_ms = int(self._clock() * 1000)
+        try:
+            await asyncio.to_thread(self.recordings.finish, work, now_ms, now_ms)
+        except Exception as error:  # the disk, or a key that is missing
+            log.error("call %s: its recording stays in parts: %s", work.call_sid, error)
+            self._metrics.records_failed_total.inc("recording")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _emit(self, make: Callable[[], tuple[CallEvent, ...]], record: CallRecord) -> None:
         if self.store is not None:
@@ -133,4 +166,6 @@ class Keeping:
 
 def _retention_of(agent: Agent) -> Retention:
     megabytes = agent.retention.megabytes
-    return Retention(agent.retention.days, None if megabytes is None else int(megabytes * 1_000_000))
+    size_bytes = None if megabytes is None else int(megabytes * 1_000_000)
+    directory = str(Path(agent.directory) / agent.recording.directory) if agent.recording.enabled else ""
+    return Retention(agent.retention.days, size_bytes, directory)

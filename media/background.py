@@ -172,11 +172,8 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
     joined: NDArray[np.float32] = np.concatenate(pieces, dtype=np.float32)
     windows = joined.reshape(-1, _WINDOW)
     energies = np.square(windows).dot(_HALVES).tolist()
-    quiet = [row for row, (total, _) in enumerate(energies) if total < _QUIET_POWER]
-    spectra = Spectra(windows, len(quiet) < len(lines))
+    spectra = Spectra(windows, [row for row, (total, _) in enumerate(energies) if total >= _QUIET_POWER])
     bands = spectra.bands
-    if quiet:
-        bands[quiet] = _QUIET_BANDS
     levels = bands[:, _LEVEL].tolist()
     rises = _above_floors(lines, bands[:, :_BANDS])
 
@@ -230,28 +227,40 @@ def _above_floors(lines: Sequence[Background], bands: NDArray[np.float64]) -> li
 class Spectra:
     """Of the frames of one `hear`, a row per line."""
 
-    def __init__(self, windows: NDArray[np.float32], wanted: bool) -> None:
-        """Not `wanted`: no window is worth a spectrum."""
+    def __init__(self, windows: NDArray[np.float32], rows: list[int]) -> None:
+        """`rows`: the windows that are worth a spectrum."""
         self.failed: dict[int, Exception] = {}  # by row
-        if not wanted:
+        self._at = {row: at for at, row in enumerate(rows)}
+        some = len(rows) < len(windows)
+        if some:
             self.bands: NDArray[np.float64] = np.empty((len(windows), _LEVEL + 1))
-            return
+            self.bands[:] = _QUIET_BANDS
+            if not rows:
+                return
+            windows = windows[rows]
         spectrum = fft.rfft(windows * _TAPER_32, _FFT).view(np.float32)
         self._squares = np.square(spectrum, out=spectrum)
         self._power = self._squares.dot(_POWER_MATRIX)
         bands = np.log10(self._power[:, : _LEVEL + 1] + _LEAST_POWER, dtype=np.float64)
         bands *= 10.0
-        self.bands = np.maximum(bands, _LEAST_DBOV, out=bands)  # dBov, and the level of all
+        np.maximum(bands, _LEAST_DBOV, out=bands)  # dBov, and the level of all
+        if some:
+            self.bands[rows] = bands
+        else:
+            self.bands = bands
 
     def pitches(self, rows: list[int]) -> list[float]:
         """Normalised autocorrelation at the best pitch lag: noise stays below 0.5, voices reach 0.7 to 1."""
         squares = self._squares[:, _PITCH_SQUARES]
-        products = (squares if len(rows) == len(squares) else squares[rows]).dot(_LAG_MATRIX)
+        if len(rows) < len(squares):
+            squares = squares[[self._at[row] for row in rows]]
+        products = squares.dot(_LAG_MATRIX)
         pitches: list[float] = (products[:, 1:].max(axis=1) / (products[:, 0] + np.float32(1e-9))).tolist()
         return pitches
 
     def is_tone(self, row: int) -> bool:
         """Nearly all power in one peak of each DTMF group: a key, not a voice, however periodic."""
+        row = self._at[row]
         dtmf, whole = self._power[row, _DTMF:].tolist()
         if dtmf <= _TONE_SHARE * whole:
             return False

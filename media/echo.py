@@ -42,6 +42,7 @@ _FOLLOWS = 0.75  # correlation of the curves: echo has 0.8 to 0.95, unrelated sp
 _STARTS = np.arange(_DELAYS)  # of the windows that are compared, the longest delay's first
 _FRAMES = np.arange(_KEEP - 1)[:, None]
 _WINDOWS = ((_FRAMES >= _STARTS) & (_FRAMES < _STARTS + _WINDOW)).astype(float)
+_SOME_STARTS = range(0, _DELAYS, 3)
 _FLAT = np.zeros(_DELAYS)
 
 
@@ -63,6 +64,7 @@ class EchoGuard:
         self._unplayed = _KEEP
         self._until_look = _LOOK_EVERY
         self._slack = _SLACK_AT_START
+        self._bounded_at = 0
 
     def push(self, heard_dbov: float, played_dbov: float) -> float:
         """Levels of the line and of what plays now -> the highest level (dBov) that echo explains, or -100."""
@@ -119,13 +121,14 @@ class EchoGuard:
             return
         # It does not follow: no echo, or the caller talks. Either way echo was no louder than the line. That may
         # lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
-        starts = range(0, _DELAYS, 3) if self.delay_frames is None else (_LONGEST - self.delay_frames,)
+        starts = _SOME_STARTS if self.delay_frames is None else (_LONGEST - self.delay_frames,)
         if min(counts[start] for start in starts) < _ENOUGH_TO_LOWER:
             return
         highest = -np.inf
-        for start in starts:
+        for start in (self._bounded_at, *starts) if self._bounded_at in starts else starts:
             highest = max(highest, _bound_db(heard, played, loud, start))
             if highest >= self.coupling_db:
+                self._bounded_at = start  # as a rule it decides the next time, too
                 return
         self.coupling_db = highest
 

@@ -5,7 +5,8 @@ agent's once the carrier's mark says that it was heard. What was cleared is simp
 touches the disk happens in one writer thread for the whole process; placing costs the call path an append.
 
 The file is a valid WAV after every write. A process that dies in the middle leaves at most a header that does
-not fit its data and loses the last second; opening the recording again repairs it, and so does `repair`.
+not fit its data and loses the last second; opening the recording again repairs it, and so does `repair`. Another
+kind of file, an encrypted one, is an `AudioFile` too.
 """
 
 from __future__ import annotations
@@ -20,22 +21,24 @@ from concurrent.futures import Future
 from functools import partial
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from offhook.media import mulaw
 
-__all__ = ["RATE_HZ", "Recording", "repair"]
+__all__ = ["BYTES_PER_S", "RATE_HZ", "AudioFile", "Recording", "WavFile", "repair", "wav_header"]
 
 log = logging.getLogger(__name__)
 
 MODE = 0o600  # a conversation is for its owner alone
 RATE_HZ = mulaw.RATE_HZ
 _FRAME_BYTES = 4  # two channels of 16 bits
+BYTES_PER_S = RATE_HZ * _FRAME_BYTES
 _LEFT, _RIGHT = 0, 1
 
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
-_FORMAT = (b"WAVE", b"fmt ", 16, 1, 2, RATE_HZ, RATE_HZ * _FRAME_BYTES, _FRAME_BYTES, 16, b"data")
+_FORMAT = (b"WAVE", b"fmt ", 16, 1, 2, RATE_HZ, BYTES_PER_S, _FRAME_BYTES, 16, b"data")
 _LONGEST_SAMPLE = (2**32 - 1 - _HEADER.size) // _FRAME_BYTES  # what the header can count: 37 hours
 
 # One second goes to the writer at a time: waking another thread for each frame would cost the calls more than
@@ -45,17 +48,70 @@ _RUN_BYTES = RATE_HZ
 _BACKLOG_BYTES = 2 * 120 * RATE_HZ
 
 
-class Recording:
-    """One call's recording. Made, fed and closed by one thread (the event loop's); placing never blocks.
+class AudioFile(Protocol):
+    """Stereo frames of 16 bits on disk, addressed by byte, by one thread at a time. Raises OSError."""
 
-    An existing recording is repaired and written on, under the same time axis. Raises OSError when the file
-    cannot be made and ValueError when there is something else in its place. Later trouble (a full disk) ends
-    this recording alone and is reported by `close`.
+    def read(self, at: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer at the end."""
+        ...
+
+    def write(self, at: int, data: bytes) -> None:
+        """Whole frames. What lies between the end and `at` becomes silence."""
+        ...
+
+    def length(self) -> int:
+        """Bytes of audio."""
+        ...
+
+    def settle(self) -> None:
+        """Playable from here on."""
+        ...
+
+    def close(self) -> None:
+        """On the disk afterwards, but for OSError."""
+        ...
+
+
+class WavFile:
+    """An `AudioFile` that every player reads. An existing one is repaired and written on.
+
+    Raises OSError when it cannot be made, ValueError when there is something else in its place.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = _open(Path(path))
+
+    def read(self, at: int, size: int) -> bytes:
+        self._file.seek(_HEADER.size + at)
+        return self._file.read(size)
+
+    def write(self, at: int, data: bytes) -> None:
+        self._file.seek(_HEADER.size + at)  # beyond the end, the file system fills with zeros: silence
+        _write_all(self._file, data)
+
+    def length(self) -> int:
+        return max(0, self._file.seek(0, os.SEEK_END) - _HEADER.size)
+
+    def settle(self) -> None:
+        _fit_header(self._file)
+
+    def close(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+
+class Recording:
+    """One call's recording. Made, fed and closed by one thread (the event loop's); placing never blocks.
+
+    An existing recording is written on, under the same time axis. `create` makes the file; what it raises is raised.
+    Later trouble (a full disk) ends this recording alone and is reported by `close`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], create: Callable[[Path], AudioFile] = WavFile) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = create(self.path)
         self._runs: list[tuple[int, bytearray]] = [(0, bytearray()), (0, bytearray())]  # (first sample, codes)
         self._given_bytes = 0  # counted here
         self._written_bytes = 0  # counted by the writer
@@ -109,7 +165,7 @@ class Recording:
             self._hand_over(_LEFT)
             self._hand_over(_RIGHT)
             self._closed = Future()
-            _WRITER.put(self, _write_header)
+            _WRITER.put(self, _settle)
             _WRITER.put(self, None)
         return self._closed
 
@@ -132,8 +188,9 @@ class Recording:
             self._runs[channel] = (sample, run := bytearray())
         run += codes
         self._given_bytes += len(codes)
-        if len(run) >= _RUN_BYTES:
-            self._hand_over(channel)
+        if len(run) >= _RUN_BYTES:  # the other side with it: what was said before a long silence is on the disk, too
+            self._hand_over(_LEFT)
+            self._hand_over(_RIGHT)
 
     def _hand_over(self, channel: int) -> None:
         first, run = self._runs[channel]
@@ -146,26 +203,23 @@ _Job = Callable[[Recording], None]
 
 
 def _write_audio(recording: Recording, channel: int, sample: int, codes: bytes) -> None:
-    file, at = recording._file, _HEADER.size + sample * _FRAME_BYTES
+    at = sample * _FRAME_BYTES
     frames = np.zeros(2 * len(codes), dtype="<i2")
-    file.seek(at)
-    there = np.frombuffer(_whole(file.read(frames.nbytes)), dtype="<i2")  # the other side may be there
+    there = np.frombuffer(_whole(recording._file.read(at, frames.nbytes)), dtype="<i2")  # the other side may be there
     frames[: len(there)] = there
     frames[channel::2] = mulaw.decode(codes)
-    file.seek(at)  # beyond the end, the file system fills with zeros: silence
-    _write_all(file, frames.tobytes())
+    recording._file.write(at, frames.tobytes())
     recording._written_bytes += len(codes)
 
 
 def _silence_from(recording: Recording, sample: int) -> None:
-    file = recording._file
-    end = file.seek(0, os.SEEK_END)
-    at = file.seek(min(_HEADER.size + sample * _FRAME_BYTES, end))
-    _write_all(file, bytes(end - at))
+    end = recording._file.length()
+    at = min(sample * _FRAME_BYTES, end)
+    recording._file.write(at, bytes(end - at))
 
 
-def _write_header(recording: Recording) -> None:
-    _fit_header(recording._file)
+def _settle(recording: Recording) -> None:
+    recording._file.settle()
 
 
 class _Writer:
@@ -198,7 +252,7 @@ class _Writer:
                 behind.add(recording)
             if self._jobs.empty():
                 while behind:
-                    _attempt(behind.pop(), _write_header)
+                    _attempt(behind.pop(), _settle)
 
 
 _WRITER = _Writer()
@@ -214,7 +268,6 @@ def _attempt(recording: Recording, job: _Job) -> None:
 
 
 def _finish(recording: Recording) -> None:
-    _attempt(recording, lambda _: os.fsync(recording._file.fileno()))
     try:
         recording._file.close()
     except Exception as error:  # or the future would never be done, and the writer's thread would end
@@ -252,7 +305,7 @@ def _repair(file: FileIO, path: Path) -> int:
     """Its length in samples. An empty or half-written header counts as a recording that had just begun."""
     file.seek(0)
     header = file.read(_HEADER.size)
-    ours = _header(0)
+    ours = wav_header(0)
     if len(header) < _HEADER.size:
         known = ours.startswith(header[:4]) and (len(header) <= 8 or ours[8:].startswith(header[8:]))
     else:
@@ -265,8 +318,8 @@ def _repair(file: FileIO, path: Path) -> int:
     return _fit_header(file)
 
 
-def _header(samples: int) -> bytes:
-    size = samples * _FRAME_BYTES
+def wav_header(size: int) -> bytes:
+    """Of a WAV file with so many bytes of audio."""
     return _HEADER.pack(b"RIFF", _HEADER.size - 8 + size, *_FORMAT, size)
 
 
@@ -274,7 +327,7 @@ def _fit_header(file: FileIO) -> int:
     samples = max(0, file.seek(0, os.SEEK_END) - _HEADER.size) // _FRAME_BYTES
     file.truncate(_HEADER.size + samples * _FRAME_BYTES)
     file.seek(0)
-    _write_all(file, _header(samples))
+    _write_all(file, wav_header(samples * _FRAME_BYTES))
     return samples
 
 

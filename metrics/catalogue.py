@@ -107,6 +107,7 @@ RECORD_FAILURES = (
     "spool",  # the disk does not take it: tried again
     "refused",  # by the database, for good: kept aside
     "lost",
+    "recording",
 )
 WEBHOOK_RESULTS = ("delivered", "failed", "dead")
 INCOMPLETE_REASONS = (

@@ -31,6 +31,9 @@ REHEARSAL = "rehearsal"
 HOLDS = {  # a line for each room; a room without one is drawn without
     "cli": "the offhook command",
     "app": "builds, starts, drains",
+    "control": "operators act on calls",
+    "elsewhere": "what other nodes answer",
+    "ticker": "periodic work",
     "providers": "models by provider",
     "carriers": "webhooks and streams",
     "telephony": "the calls of the process",
@@ -57,6 +60,7 @@ HOLDS = {  # a line for each room; a room without one is drawn without
     "by_hand": "calls from Python",
     "pytest_plugin": "*.call.yaml as tests",
     "quick_clock": "waits run 20 times as fast",
+    "cluster": "a fleet under faults",
     "faults": "things that go wrong",
     "kill": "a worker dies mid-sentence",
     "load": "how many calls it carries",

@@ -111,6 +111,14 @@ def test_every_class_and_method_on_the_page_exists(page: Path) -> None:
     assert [name for name in found if not is_named(name)] == []
 
 
+PAGE_WORDS = 650  # of prose, tables and lists on paper
+
+
+def test_architecture_has_at_most_two_pages() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"\S*\w\S*", page)) <= 2 * PAGE_WORDS, "shorten it: the code says the rest"
+
+
 # --- make targets, hooks, workflows
 
 

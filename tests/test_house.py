@@ -135,6 +135,21 @@ def test_a_clock_read_is_reported(source: str) -> None:
     assert clock_reads(source) != []
 
 
+# The one reader of YAML: YAML 1.2 words, places in messages, duplicate keys refused.
+YAML_READER = "gateway/yamlfile.py"
+YAML_PACKAGES = {"yaml", "ruamel", "ruyaml", "strictyaml", "oyaml"}
+
+
+def test_yaml_is_read_by_one_module() -> None:
+    importing = {
+        str(path.relative_to(TESTS.parent))
+        for top in ("gateway", "media", "metrics")
+        for path in (TESTS.parent / top).rglob("*.py")
+        if {name.partition(".")[0] for name in imported(path.read_text(), "offhook")} & YAML_PACKAGES
+    }
+    assert importing == {YAML_READER}
+
+
 # Where a provider's name may stand, in gateway/, media/ and metrics/: its own folder, the rehearsal that simulates it,
 # the command, and the composition root with its settings.
 ROOT_PATHS = ("gateway/cli/", "gateway/rehearsal/", "gateway/app.py", "gateway/config.py", "gateway/providers.py")

@@ -53,7 +53,7 @@ def test_one_top_level_name(wheel: Path) -> None:
 def test_it_is_the_same_from_another_copy(wheel: Path, tmp_path: Path) -> None:
     """Of the same commit: neither file times nor the folder's name are in it."""
     copy = tmp_path / "elsewhere"
-    for name in (*OURS, "infra/package"):
+    for name in (*OURS, "infra/package", "infra/haproxy"):
         shutil.copytree(ROOT / name, copy / name, copy_function=shutil.copyfile)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, copy / name)

@@ -44,6 +44,7 @@ from offhook.gateway.conversation.machine import step
 from offhook.gateway.conversation.state import Link, Phase, State
 from offhook.gateway.models import ModelLink, Prices, Speaker
 from offhook.gateway.observe.redact import Redactor
+from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.tools import Tool
 from offhook.metrics.catalogue import Metrics
 
@@ -74,6 +75,7 @@ class Call:
         rang_s: float | None = None,
         prices: Prices | None = None,
         redactor: Redactor | None = None,
+        recordings: Recordings | None = None,
         taken: Taken | None = None,
     ) -> None:
         self.facts, self.agent, self.clock = facts, agent, clock
@@ -94,7 +96,8 @@ class Call:
         self.speaking = speaking = Speaking(wiring, sounds, lambda turn: self.state.is_dead(turn))
         self.model = model = ModelSide(wiring, partial(link_for, self), prices)
         self.pictures = Pictures(wiring, lambda: model.link)
-        self._recorder = recorder_for(wiring, speaking.playout)
+        epoch = 1 if taken is None else taken.epoch
+        self._recorder = recorder_for(wiring, speaking.playout, recordings or Recordings(), epoch)
         self.hearing = Hearing(
             wiring,
             self._policy,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from offhook.media.formats import AudioFormat, Converter
 from offhook.media.vad import SpeechDetector, SpeechEdge
 
-__all__ = ["DETECTED", "Detection", "Uplink"]
+__all__ = ["DETECTED", "REST_S", "Detection", "Uplink"]
 
 DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
 NO_SAMPLES = np.zeros(0, np.int16)
@@ -62,46 +62,61 @@ class _Frame:
         self.samples: NDArray[np.int16] = NO_SAMPLES
 
 
-# Frames come at any time: within one turn of an idle loop hardly two of them do. Waiting for others pays only where
-# some are bound to come. uvloop's timers are a millisecond coarse: what waits 2 ms may wait 3, and 4 are the limit.
-GATHER_S = 0.002
-GATHER_LEAST = 3.0  # frames that come in that time, of all calls: from some 30 calls on
+# Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls
+# the process rests for a moment once the first has come, and finds those of others when it looks again. What comes
+# meanwhile waits at most as long, and 4 ms are the limit.
+REST_S = 0.0038
+REST_LEAST = 2.0  # frames that come in that time, of all calls: from 11 calls on
 
 
-def _on_loop(after_s: float, flush: Callable[[], None]) -> asyncio.Handle:
-    loop = asyncio.get_running_loop()
-    return loop.call_later(after_s, flush) if after_s else loop.call_soon(flush)
+def _on_loop(callback: Callable[[], None]) -> asyncio.Handle:
+    return asyncio.get_running_loop().call_soon(callback)
 
 
 class Detection:
     """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
-    with many calls within 2 ms, is heard as one matrix.
+    with many calls within 4 ms, is heard as one matrix.
 
-    `schedule(after_s, flush)`: on the running loop. No method raises; an exception over a frame is its call's.
+    `schedule(callback)`: on the running loop. `rest(seconds)`: blocks the process; None where its clock is not the
+    wall's. No method raises; an exception over a frame is its call's.
     """
 
-    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
-        self._schedule = schedule
+    def __init__(
+        self,
+        schedule: Callable[[Callable[[], None]], asyncio.Handle | None] = _on_loop,
+        rest: Callable[[float], None] | None = None,
+    ) -> None:
+        self._schedule, self._rest = schedule, rest
         self._scheduled: asyncio.Handle | None = None
         self._waiting: list[_Frame] = []
+        self._bunched = False  # some call may have several among them
         self._decided: dict[_Frame, SpeechEdge | None] = {}  # of the frames that are being heard
         self._flushing = False
         self._counted = 0  # frames since
         self._counted_since_s = 0.0
-        self._gather_s = 0.0
+        self._expected = 0.0  # frames that come during a rest
 
     def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
         self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
+        if hearing.waiting:
+            self._bunched = True
         hearing.waiting += 1
         self._counted += 1
         if len(self._waiting) == 1:
             elapsed_s = received_s - self._counted_since_s
             if elapsed_s >= 1.0:
-                expected = self._counted * GATHER_S / elapsed_s
-                self._gather_s = GATHER_S if expected >= GATHER_LEAST else 0.0
+                self._expected = self._counted * REST_S / elapsed_s
                 self._counted, self._counted_since_s = 0, received_s
-            self._scheduled = self._schedule(self._gather_s, self.flush)
+            self._scheduled = self._schedule(self._gather)
+
+    def _gather(self) -> None:
+        """Hear what waits; where more would come in a moment, after that moment."""
+        if self._rest is None or self._expected < REST_LEAST or len(self._waiting) >= self._expected:
+            self.flush()
+            return
+        self._rest(REST_S)
+        self._scheduled = self._schedule(self.flush)  # once the loop has received what came meanwhile
 
     def flush(self) -> None:
         """Hear what waits. Harmless from within `heard`: what waits then follows."""
@@ -113,22 +128,29 @@ class Detection:
         self._flushing = True
         try:
             while self._waiting:
-                frames, self._waiting = _one_of_each(self._waiting)
-                self._decided = _alone(frames[0]) if len(frames) == 1 else _edges(_together(frames, _decode))
-                for frame in frames:
-                    if frame not in self._decided:  # it failed
-                        frame.hearing.waiting -= 1
-                        _follow(frame.hearing)
-                for frame in frames:
-                    if frame in self._decided:  # another call's step may have heard it already
-                        self._hear(frame)
-                for frame in frames:
-                    try:
-                        frame.hearing.uplink.flush_audio()
-                    except Exception as error:
-                        frame.hearing.failed(error)
+                waiting, self._waiting = self._waiting, []
+                rounds, self._bunched = _rounds(waiting) if self._bunched else [waiting], False
+                for frames in rounds:
+                    self._hear_all(frames)
         finally:
             self._flushing = False
+
+    def _hear_all(self, frames: list[_Frame]) -> None:
+        """Frames of as many calls."""
+        self._decided = _alone(frames[0]) if len(frames) == 1 else _edges(_together(frames, _decode))
+        if len(self._decided) < len(frames):
+            for frame in frames:
+                if frame not in self._decided:  # it failed
+                    frame.hearing.waiting -= 1
+                    _follow(frame.hearing)
+        for frame in frames:
+            if frame in self._decided:  # another call's step may have heard it already
+                self._hear(frame)
+        for frame in frames:
+            try:
+                frame.hearing.uplink.flush_audio()
+            except Exception as error:
+                frame.hearing.failed(error)
 
     def catch_up(self, hearing: Hears) -> None:
         """Hear the frames that wait, those of this call at least: also while another call is hearing one."""
@@ -156,18 +178,16 @@ def _follow(hearing: Hears) -> None:
             hearing.failed(error)
 
 
-def _one_of_each(frames: list[_Frame]) -> tuple[list[_Frame], list[_Frame]]:
-    """The first frame of each call, and the others."""
-    calls = {id(frame.hearing) for frame in frames}
-    if len(calls) == len(frames):
-        return frames, []
-    first: list[_Frame] = []
-    others: list[_Frame] = []
+def _rounds(frames: list[_Frame]) -> list[list[_Frame]]:
+    """The first frame of each call, then the second of each, and so on."""
+    rounds: list[list[_Frame]] = []
+    of_call: dict[int, int] = {}  # how many so far
     for frame in frames:
-        chosen = first if id(frame.hearing) in calls else others
-        calls.discard(id(frame.hearing))
-        chosen.append(frame)
-    return first, others
+        number = of_call[id(frame.hearing)] = of_call.get(id(frame.hearing), -1) + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(frame)
+    return rounds
 
 
 def _alone(frame: _Frame) -> dict[_Frame, SpeechEdge | None]:
@@ -185,7 +205,11 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
     """What each frame decides; a frame that failed is missing."""
     kinds: dict[type[SpeechDetector], list[_Frame]] = {}
     for frame in frames:
-        kinds.setdefault(type(frame.hearing.detector), []).append(frame)
+        kind = type(frame.hearing.detector)
+        if kind in kinds:
+            kinds[kind].append(frame)
+        else:
+            kinds[kind] = [frame]
     edges: dict[_Frame, SpeechEdge | None] = {}
     for kind, group in kinds.items():
         _together(group, partial(_detect, kind, edges))
@@ -193,9 +217,13 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
 
 
 def _decode(frames: list[_Frame]) -> None:
-    first = frames[0].hearing
-    if first.to_8k is None and all(frame.hearing.line_format is first.line_format for frame in frames):
-        samples = first.line_format.decode(b"".join([frame.codes for frame in frames]))
+    line_format, codes = frames[0].hearing.line_format, []
+    for frame in frames:
+        if frame.hearing.line_format is not line_format or frame.hearing.to_8k is not None:
+            break
+        codes.append(frame.codes)
+    else:
+        samples = line_format.decode(b"".join(codes))
         for frame, row in zip(frames, samples.reshape(len(frames), DETECTED), strict=True):
             frame.samples = row
         return
@@ -205,12 +233,12 @@ def _decode(frames: list[_Frame]) -> None:
 
 
 def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
-    found = kind.push_all(
-        [frame.hearing.detector for frame in frames],
-        [frame.samples for frame in frames],
-        [frame.agent_dbov for frame in frames],
-    )
-    for frame, edge in zip(frames, found, strict=True):
+    detectors, samples, played_dbov = [], [], []
+    for frame in frames:
+        detectors.append(frame.hearing.detector)
+        samples.append(frame.samples)
+        played_dbov.append(frame.agent_dbov)
+    for frame, edge in zip(frames, kind.push_all(detectors, samples, played_dbov), strict=True):
         if isinstance(edge, Exception):
             frame.hearing.failed(edge)
         else:

@@ -131,6 +131,7 @@ class Taken(NamedTuple):
     heard_text: str
     sound_heard: int
     age_s: float
+    epoch: int = 1  # this process's
 
 
 def read_head(data: bytes) -> Head | None:

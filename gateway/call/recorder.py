@@ -2,7 +2,8 @@
 
 What the agent's side holds follows the ledger: a reply's samples are placed once a mark, a clear or the reply's end
 shows that they were heard, ending at that moment; what was cleared is never placed. The file is 8 kHz whatever the
-line carries. Writing is off the call path (`offhook.media.recording`).
+line carries. Writing is off the call path (`offhook.media.recording`). Each owner of a call records a part of its own;
+they are joined when the call is over (`offhook.gateway.store.recordings`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
 from offhook.gateway.call.playout import Playout
 from offhook.gateway.call.wiring import Wiring
 from offhook.gateway.conversation.commands import Command, ReplyEnded
 from offhook.gateway.conversation.events import Event
 from offhook.gateway.conversation.ledger import Ledger
-from offhook.gateway.store.record import RecordingRecord
+from offhook.gateway.store.record import PartRecord, RecordingRecord
+from offhook.gateway.store.recordings import Recordings
 from offhook.media.formats import MULAW_8K, converter
-from offhook.media.recording import Recording
+from offhook.media.recording import BYTES_PER_S, Recording
 
 __all__ = ["Recorder", "recorder_for"]
 
@@ -31,23 +35,25 @@ SEAM = RATE_HZ // 20  # marks come a little early or late: within this, what fol
 
 
 class Recorder:
-    """Records one call to `<recording.directory>/<call_sid>.wav`, relative to the agent file.
+    """Records one call to `<recording.directory>/<call_sid>.<epoch>.wav`, relative to the agent file.
 
     An exception in here ends the recording, not the call.
     """
 
-    def __init__(self, wiring: Wiring, playout: Playout) -> None:
+    def __init__(self, wiring: Wiring, playout: Playout, files: Recordings, epoch: int) -> None:
         """Raises OSError or ValueError when the file cannot be begun."""
         agent, facts = wiring.agent, wiring.facts
-        directory = Path(agent.directory) / agent.recording.directory
+        directory = (Path(agent.directory) / agent.recording.directory).absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = directory / f"{facts.call_sid}.wav"
+        self.path = directory / f"{facts.call_sid}.{epoch}{files.suffix}"
+        self._whole = directory / f"{facts.call_sid}{files.suffix}"
         self._takes = facts.formats.takes
         self._convert = converter(facts.formats.gives, MULAW_8K)
         self._convert_reply = converter(self._takes, MULAW_8K)
         self._converted = 0  # the reply that it converts
-        self._recording = Recording(self.path)
+        self._recording = Recording(self.path, files.create)
         self._playout, self._report, self._timeline = playout, wiring.faults.report, wiring.timeline
+        self._changed = wiring.changed
         self._failed = self._discarded = False
         self._begun_s: float | None = None
         self._received = 0  # the axis: samples of the caller since the first frame
@@ -72,12 +78,24 @@ class Recorder:
             codes = self._convert.push(codes)
         if self._begun_s is None:
             self._begun_s = now_s - len(codes) / RATE_HZ
+            self._begun(self._timeline.ms(self._begun_s))
         elapsed = int((now_s - self._begun_s) * RATE_HZ)
         if elapsed - self._received - len(codes) > HOLE:
             self._received = elapsed - len(codes)
         self._recording.caller(self._received, codes)
         self._received += len(codes)
         self._last_s = now_s
+
+    def _begun(self, offset_ms: float) -> None:
+        """Another process has to know of it as soon as there is something."""
+        record = self._timeline.record
+        parts = [] if record.recording is None else record.recording.parts
+        parts = [*parts, PartRecord(file=str(self.path), offset_ms=offset_ms)]
+        refused = record.recording is not None and record.recording.refused
+        record.recording = RecordingRecord(
+            file=str(self._whole), offset_ms=parts[0].offset_ms, parts=parts, refused=refused
+        )
+        self._changed()
 
     def observe(self, event: Event, commands: Iterable[Command], ledger: Ledger) -> None:
         """One step of the machine: place what is now known to have been heard, before the commands drop it."""
@@ -113,9 +131,12 @@ class Recorder:
         self._placed[generation] = heard
 
     def discard(self) -> None:
-        """Keep nothing, and remove what was kept: silence now, the file at the call's end."""
+        """Keep nothing, and remove what was kept: silence now, the files at the call's end."""
         self._discarded = True
         self._recording.pause(0)
+        record = self._timeline.record
+        record.recording = msgspec.structs.replace(record.recording or RecordingRecord(), refused=True)
+        self._changed()
 
     def pause(self) -> None:
         """Keep nothing from now on: card numbers."""
@@ -134,13 +155,15 @@ class Recorder:
             note(f"the recording failed: {error.strerror}")
         if self._recording.dropped_samples:
             note(f"{self._recording.dropped_samples} samples are missing from the recording")
-        if self._discarded:
+        if self._discarded or self._begun_s is None:
             await asyncio.to_thread(self.path.unlink, missing_ok=True)
-        elif self._begun_s is not None:
-            size_bytes = await asyncio.to_thread(_size_of, self.path)
-            offset_ms = self._timeline.ms(self._begun_s)
-            self._timeline.record.recording = RecordingRecord(
-                file=str(self.path.absolute()), offset_ms=offset_ms, size_bytes=size_bytes
+        record = self._timeline.record.recording
+        if record is not None and record.parts:
+            last = record.parts[-1]
+            before = int((last.offset_ms - record.parts[0].offset_ms) * BYTES_PER_S / 1000)
+            size_bytes = before + await asyncio.to_thread(_size_of, Path(last.file))
+            self._timeline.record.recording = msgspec.structs.replace(
+                record, file=str(self._whole), size_bytes=size_bytes
             )
 
 
@@ -152,12 +175,16 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def recorder_for(wiring: Wiring, playout: Playout) -> Recorder | None:
-    """The call's recorder, when the agent records. A disk that fails costs the recording, not the call."""
-    if not wiring.agent.recording.enabled:
+def recorder_for(wiring: Wiring, playout: Playout, files: Recordings, epoch: int) -> Recorder | None:
+    """The call's recorder, when the agent records and the caller has not refused it in another process.
+
+    A disk that fails costs the recording, not the call.
+    """
+    before = wiring.timeline.record.recording
+    if not wiring.agent.recording.enabled or (before is not None and before.refused):
         return None
     try:
-        return Recorder(wiring, playout)
+        return Recorder(wiring, playout, files, epoch)
     except (OSError, ValueError) as error:
         log.error("call %s: no recording: %s", wiring.facts.call_sid, error)
         wiring.timeline.error("the recording could not be begun")

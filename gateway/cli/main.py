@@ -370,15 +370,25 @@ def faults(
     quick: Annotated[bool, typer.Option(help="Only cases that take seconds.")] = False,
     parallel: Annotated[int, typer.Option(min=1, max=50, help="Cases at once.")] = 4,
     json: Annotated[Path | None, typer.Option(help="Write the outcomes to this file.")] = None,
+    cluster: Annotated[
+        bool, typer.Option(help="Faults of a fleet: three gateways, HAProxy and Redis, which must be installed.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="With --cluster: which gateways, and when.")] = 1,
+    calls: Annotated[int, typer.Option(min=2, max=500, help="With --cluster: calls under way.")] = 12,
 ) -> None:
     """Inject faults: each case runs calls through a gateway of its own and checks the outcome.
 
-    Exit code 1 if one failed.
+    With --cluster: through one fleet, case after case. Exit code 1 if one failed.
     """
     with _rehearsal():
+        from offhook.gateway.cli.rehearse import cluster_faults
         from offhook.gateway.cli.rehearse import faults as run_faults
     _to_write(json)
-    if not _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json)):
+    if cluster:
+        good = _run(cluster_faults(numbers or [], quick=quick, seed=seed, calls=calls, json_path=json))
+    else:
+        good = _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json))
+    if not good:
         raise typer.Exit(1)
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
+from offhook.gateway.rehearsal.cluster import run as cluster
 from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
@@ -38,7 +39,7 @@ from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, envir
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 from offhook.gateway.rehearsal.scenario.voices import voices_named
 
-__all__ = ["Outside", "faults", "load", "rehearsal_model", "simulate"]
+__all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,21 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
         await asyncio.to_thread(write_whole, json_path, body)
     good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
     console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
+    return report.ok
+
+
+async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, calls: int, json_path: Path | None) -> bool:
+    """Run the fault cases of a fleet, lines for each; the last line has the counts. Returns whether all passed."""
+    console = Console(highlight=False, soft_wrap=True)
+    plan = cluster.Plan(seed=seed, calls=calls)
+    report = await cluster.faults(cluster.chosen(numbers, quick), plan, console=console)
+    if json_path is not None:
+        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        await asyncio.to_thread(write_whole, json_path, body)
+    good, moved = sum(case.ok for case in report.cases), sum(case.moved for case in report.cases)
+    console.print(
+        f"{good} of {len(report.cases)} cases good, {sum(case.calls for case in report.cases)} calls, {moved} moved"
+    )
     return report.ok
 
 

@@ -13,7 +13,9 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -23,7 +25,7 @@ from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.store.asked import query_of
 from offhook.gateway.store.columns import iso
-from offhook.gateway.store.configured import configured_database, number_key
+from offhook.gateway.store.configured import configured_database, configured_recordings, number_key
 from offhook.gateway.store.database import CallDatabase
 from offhook.gateway.store.history import PAGE_MAX, CallQuery, KeptCall, count_calls, find_record, list_calls
 from offhook.gateway.store.migrate import NEWEST, migrate, schema_status
@@ -33,6 +35,8 @@ from offhook.gateway.store.upkeep import forget
 __all__ = ["mount"]
 
 T = TypeVar("T")
+PIECE_BYTES = 1_000_000
+PARQUET_ROWS = 50_000  # of one row group
 Since = Annotated[str, typer.Option(help="From this time on: 2026-11-24, or 2026-11-24T15:00+01:00; UTC by default.")]
 Until = Annotated[str, typer.Option(help="Before this time.")]
 Number = Annotated[str, typer.Option("--caller", help="The other party's number.")]
@@ -53,6 +57,7 @@ def mount(app: typer.Typer) -> None:
     calls.command("list")(calls_list)
     calls.command("show")(calls_show)
     calls.command("export")(calls_export)
+    calls.command("recording")(calls_recording)
     app.add_typer(calls, name="calls")
     webhooks = typer.Typer(help="Webhooks to your systems, and how their delivery goes.", no_args_is_help=True)
     webhooks.command("list")(webhooks_list)
@@ -122,7 +127,7 @@ def db_forget(
             page = await database.read(lambda session: list_calls(session, msgspec.structs.replace(query, limit=1)))
             if page.calls and not typer.confirm(f"Remove these calls from {database.where} for good?"):
                 raise typer.Abort
-        removed = await forget(database, query)
+        removed = await forget(database, query, configured_recordings(settings))
         print(
             f"removed: {len(removed.calls)} calls, {removed.lines} lines of transcripts, {removed.webhooks} webhooks, "
             f"{len(removed.recordings)} recordings"
@@ -171,17 +176,43 @@ def calls_show(call_sid: Annotated[str, typer.Argument(help="SID of the call.")]
     print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
 
 
+def calls_recording(
+    call_sid: Annotated[str, typer.Argument(help="SID of the call.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; CALL_SID.wav without it.")] = None,
+) -> None:
+    """Write a call's recording to a WAV file: from the disk or the bucket, decrypted."""
+    recordings = configured_recordings(settings_from(os.environ))
+    record = _with_database(lambda database: database.read(lambda session: find_record(session, call_sid)))
+    if record is None or record.recording is None:
+        raise OperatorError(f"no {'recording' if record else 'record'} of call {call_sid}")
+    audio = recordings.opened(record.recording)
+    if audio is None:
+        where = record.recording.object or record.recording.file
+        raise OperatorError(f"the recording of call {call_sid} is not on this machine: {where}")
+    path, at = out or Path(f"{call_sid}.wav"), 0
+    with path.open("wb") as file:
+        while piece := audio.read(at, PIECE_BYTES):
+            file.write(piece)
+            at += len(piece)
+    audio.close()
+    print(f"{path}: {at} bytes")
+
+
 def calls_export(
     since: Since = "",
     until: Until = "",
     agent: Agent = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV: one line a call.")] = False,
+    parquet: Annotated[Path | None, typer.Option(help="To this Parquet file, with the columns of the CSV.")] = None,
 ) -> None:
-    """Write calls to standard output, newest first: as JSON lines with whole records, or as CSV."""
+    """Write calls to standard output, newest first: as JSON lines with whole records, as CSV, or as Parquet."""
     query = _query(since, until, "", agent, "", "", "")
     writer = csv.writer(sys.stdout)
 
     async def work(database: CallDatabase) -> None:
+        if parquet is not None:
+            await _export_parquet(database, query, parquet)
+            return
         if as_csv:
             names = KeptCall.__struct_fields__
             writer.writerow(names)
@@ -195,6 +226,36 @@ def calls_export(
                 print(msgspec.json.encode(record).decode())
 
     _with_database(work)
+
+
+async def _export_parquet(database: CallDatabase, query: CallQuery, path: Path) -> None:
+    """`started_at` as a time in UTC, everything else as in the CSV."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise OperatorError("--parquet needs pyarrow: pip install 'offhook[parquet]'") from None
+    kinds = {"str": pyarrow.string(), "int": pyarrow.int64(), "bool": pyarrow.bool_()}
+    columns = [(name, kinds.get(kind, pyarrow.float64())) for name, kind in KeptCall.__annotations__.items()]
+    schema = pyarrow.schema(columns)
+    schema = schema.set(
+        schema.get_field_index("started_at"), pyarrow.field("started_at", pyarrow.timestamp("ms", "UTC"))
+    )
+    rows: list[dict[str, Any]] = []
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            rows.clear()
+
+        def add(call: KeptCall) -> None:
+            started = datetime.fromisoformat(call.started_at) if call.started_at else None
+            rows.append({**msgspec.to_builtins(call), "started_at": started})
+            if len(rows) >= PARQUET_ROWS:
+                flush()
+
+        await _each(database, query, add)
+        flush()
 
 
 def _query(since: str, until: str, caller: str, agent: str, end: str, tool: str, words: str) -> CallQuery:

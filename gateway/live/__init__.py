@@ -70,7 +70,7 @@ class Claim(NamedTuple):
     """A call that has just been taken over: `epoch` is the new owner's, `owner` and `stage` are of before.
 
     `head` and `log` as written last; empty for a call of which nothing was written. `moves`: claims within
-    `MOVES_WITHIN_S`, with this one.
+    `MOVES_WITHIN_S`, with this one; those of a call that its owner handed over do not count.
     """
 
     owner: str
@@ -157,7 +157,10 @@ class LiveStore(Protocol):
         """Use up a one-time token; False when it was used before. Remembered for `life_s`."""
 
     async def admit(self, call_id: str, caps: Mapping[str, int]) -> str:
-        """Take a place in every scope, or in none: "" or the scope that is full. Renewed by `beat`, ended by `end`."""
+        """Take a place in every scope, or in none: "" or the scope that is full. Renewed by `beat`, ended by `end`.
+
+        A place whose node does not beat ends after `DEAD_AFTER_S`.
+        """
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
         """What is known of the tool run with this idempotency key."""
@@ -165,8 +168,11 @@ class LiveStore(Protocol):
     async def note_tool(self, call_id: str, key: str, run: ToolRun) -> None:
         """A tool run begins, or is done."""
 
-    async def beat(self, node: Node, call_ids: Sequence[str]) -> list[Node]:
-        """This node lives, and these are its calls; all nodes whose beat is not forgotten, this one among them."""
+    async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
+        """This node lives, and these are its calls; all nodes whose beat is not forgotten, this one among them.
+
+        Its calls have their places in these scopes, though they were admitted elsewhere or the store was emptied.
+        """
 
     async def leave(self, name: str) -> None:
         """This node stops."""

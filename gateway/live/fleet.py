@@ -21,13 +21,16 @@ __all__ = ["ASK_S", "Fleet"]
 log = logging.getLogger(__name__)
 
 ASK_S = 0.25  # what a webhook waits for the store; an answer takes 0.3 ms
+ENDS = 3  # times that the end of a call is told to a store that does not answer in time
 TOOL_S = 0.05  # what a tool waits for the note that it begins
 
 T = TypeVar("T")
 
 
 class Fleet:
-    """`here()` describes this node, at each beat; `on_beat()` is called after each."""
+    """`here()` describes this node, at each beat; `on_beat()` is called after each. `caps`: how many calls all nodes
+    together may have, by scope.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,9 @@ class Fleet:
         metrics: Metrics,
         *,
         here: Callable[[], Node],
+        caps: Mapping[str, int] | None = None,
     ) -> None:
+        self._caps = dict(caps or {})
         self.name, self.shared, self._here, self._metrics = name, store is not None, here, metrics
         self._store = store
         self.peers = Peers()
@@ -84,7 +89,8 @@ class Fleet:
 
     async def _beat(self) -> None:
         assert self._store is not None
-        nodes = await self._ask(self._store.beat(self._here(), self.checkpoints.call_ids()), None, limit_s=BEAT_S)
+        beat = self._store.beat(self._here(), self.checkpoints.call_ids(), list(self._caps))
+        nodes = await self._ask(beat, None, limit_s=BEAT_S)
         if nodes is not None:
             self.peers.nodes = {node.name: node for node in nodes if node.name != self.name}
             self._metrics.fleet_nodes.set(sum(node.age_s < 2 * BEAT_S for node in nodes))
@@ -122,7 +128,8 @@ class Fleet:
         """Take the call over; None: it cannot be had."""
         if self._store is None:
             return None
-        return await self._ask(self._store.claim(call_id, self.name, expect_epoch=expect_epoch), None)
+        claim = self._store.claim(call_id, self.name, expect_epoch=expect_epoch)
+        return await self._ask(claim, None, limit_s=BEAT_S)  # without it the call ends
 
     async def owns(self, call_id: str) -> bool:
         """Whether this node may act on the call outside, now. One that another node has taken is forgotten here;
@@ -142,8 +149,12 @@ class Fleet:
         """The call is over: whether it is this node's to record. While the store is away it is."""
         epoch = self.checkpoints.forget(call_id)
         if self._store is None or epoch is None:
-            return True
-        return await self._ask(self._store.end(call_id, epoch), True)
+            return not self.checkpoints.has_lost(call_id)  # it may have been lost in its last moments
+        for _ in range(ENDS):
+            known = await self._ask(self._store.end(call_id, epoch), None, limit_s=BEAT_S)
+            if known is not None:
+                return known
+        return True
 
     async def give_back(self, call_id: str, epoch: int) -> None:
         """A call that this node was first to have is not taken: it was refused."""
@@ -154,9 +165,11 @@ class Fleet:
         """Use up a one-time token; while the store is away the process's own memory has to do."""
         return await self._ask(self._store.burn(token_id, life_s), True) if self._store is not None else True
 
-    async def admit(self, call_id: str, caps: Mapping[str, int]) -> str:
+    async def admit(self, call_id: str) -> str:
         """A place for the call in every scope: "" or the scope that is full. While the store is away there is room."""
-        return await self._ask(self._store.admit(call_id, caps), "") if self._store is not None and caps else ""
+        if self._store is None or not self._caps:
+            return ""
+        return await self._ask(self._store.admit(call_id, self._caps), "")
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         """The calls that a node has."""

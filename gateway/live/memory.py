@@ -33,7 +33,6 @@ class _Call:
     head: bytes = b""
     log: list[bytes] = field(default_factory=list)
     moves_s: list[float] = field(default_factory=list)
-    scopes: tuple[str, ...] = ()
     tools: dict[str, ToolRun] = field(default_factory=dict)
 
 
@@ -87,7 +86,8 @@ class MemoryLive:
         if call is None or call.stage is CallStage.ENDED or expect_epoch not in (None, call.epoch):
             return None
         now_s, before = self._clock(), call
-        call.moves_s = [s for s in call.moves_s if now_s - s < MOVES_WITHIN_S] + [now_s]
+        call.moves_s = [s for s in call.moves_s if now_s - s < MOVES_WITHIN_S]
+        call.moves_s += [now_s] if call.stage is not CallStage.HANDOVER else []
         claim = Claim(before.owner, call.epoch + 1, before.stage, call.head, tuple(call.log), len(call.moves_s))
         call.owner, call.epoch, call.stage = owner, call.epoch + 1, CallStage.LIVE
         return claim
@@ -100,8 +100,8 @@ class MemoryLive:
             return False
         call.stage, call.expires_s = CallStage.ENDED, self._clock() + ENDED_LIFE_S
         call.head, call.log = b"", []
-        for scope in call.scopes:
-            self._leases.get(scope, {}).pop(call_id, None)
+        for leases in self._leases.values():
+            leases.pop(call_id, None)
         return True
 
     async def burn(self, token_id: str, life_s: float) -> bool:
@@ -120,8 +120,6 @@ class MemoryLive:
                 return scope
         for scope in caps:
             self._leases[scope][call_id] = now_s + DEAD_AFTER_S
-        if (call := self._find(call_id)) is not None:
-            call.scopes = tuple(caps)
         return ""
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
@@ -132,12 +130,11 @@ class MemoryLive:
         if (call := self._find(call_id)) is not None:
             call.tools[key] = run
 
-    async def beat(self, node: Node, call_ids: Sequence[str]) -> list[Node]:
+    async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
         now_s = self._clock()
         self._nodes[node.name] = node, now_s
-        for call_id in call_ids:
-            for scope in self._calls[call_id].scopes if call_id in self._calls else ():
-                self._leases[scope][call_id] = now_s + DEAD_AFTER_S
+        for scope in scopes:
+            self._leases.setdefault(scope, {}).update(dict.fromkeys(call_ids, now_s + DEAD_AFTER_S))
         return [msgspec.structs.replace(n, age_s=now_s - beat_s) for n, beat_s in self._nodes.values()]
 
     async def leave(self, name: str) -> None:

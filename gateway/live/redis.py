@@ -37,12 +37,13 @@ log = logging.getLogger(__name__)
 
 PREFIX = "offhook:"
 TIMEOUT_S = 0.25  # an answer takes 0.3 ms
-CONNECTIONS = 4
+CONNECTIONS = 16  # a dozen calls that end at once ask for two each
+CONNECTION_S = 1.0  # waiting for one is no failure of the server: who asks has a limit of its own
 FAILURES_MAX = 3
 RETRY_S = 1.0
 FORGET_NODE_S = 600
 
-# KEYS of every script of a call: its hash, its log. The hash: owner, epoch, stage, head, moves, scopes.
+# KEYS of every script of a call: its hash, its log. The hash: owner, epoch, stage, head, moves.
 _NOW = "local t = redis.call('TIME') local now = t[1] + t[2] / 1000000 "
 _RING = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -73,20 +74,20 @@ local moves, count = '', 1
 for s in string.gmatch(held[5] or '', '%S+') do
   if now - tonumber(s) < tonumber(ARGV[3]) then moves = moves .. s .. ' ' count = count + 1 end
 end
-moves = moves .. string.format('%.3f', now)
+if held[3] == 'handover' then count = count - 1 else moves = moves .. string.format('%.3f', now) end
 local epoch = tonumber(held[2]) + 1
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'stage', 'live', 'moves', moves)
 return {held[1] or '', epoch, held[3], held[4] or '', count, redis.call('LRANGE', KEYS[2], 0, -1)}
 """
 )
 _END = """
-local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner', 'scopes')
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner')
 if held[1] and (held[2] == 'ended' or held[1] ~= ARGV[1]) then return false end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended')
 redis.call('HDEL', KEYS[1], 'head')
 redis.call('DEL', KEYS[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-return {held[3] or '', held[4] or ''}
+return {held[3] or ''}
 """
 # KEYS: the scopes' sorted sets. ARGV: call, life, a cap per scope.
 _ADMIT = (
@@ -105,7 +106,16 @@ end
 return 0
 """
 )
-_RENEW = _NOW + "redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1]) return 1"
+# KEYS: one scope. ARGV: life, calls that have a place in it.
+_RENEW = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+for n = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[n]) end
+redis.call('EXPIRE', KEYS[1], 3600)
+return 1
+"""
+)
 _BEAT = (
     _NOW
     + """
@@ -134,7 +144,7 @@ class RedisLive:
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         self._url, self._clock = url, clock
         self._failures, self._retry_s = 0, 0.0
-        self._scopes: dict[str, tuple[str, ...]] = {}  # of this node's calls
+        self._scopes: set[str] = set()  # in which calls of this node have places
 
     async def open(self) -> None:
         """Does not connect: a server that is away at the start must not keep this node from answering calls."""
@@ -153,7 +163,7 @@ class RedisLive:
             pool = client.BlockingConnectionPool.from_url(
                 self._url,
                 max_connections=CONNECTIONS,
-                timeout=TIMEOUT_S,
+                timeout=CONNECTION_S,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
@@ -168,16 +178,20 @@ class RedisLive:
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
 
-    async def _ask(self, request: Awaitable[T]) -> T:
+    async def _ask(self, request: Awaitable[T], *, again: bool = False) -> T:
         """The answer; shielded, as a command that is cancelled leaves its answer to the next one on its connection."""
-        if self._failures >= FAILURES_MAX and self._clock() < self._retry_s:
+        if not again and self._failures >= FAILURES_MAX and self._clock() < self._retry_s:
             if asyncio.iscoroutine(request):
                 request.close()
             raise StoreAway("the live store is away")
         self._retry_s = self._clock() + RETRY_S
         try:
-            answer = await asyncio.shield(request)
+            asked = asyncio.ensure_future(request)
+            asked.add_done_callback(_look)  # whoever asked may have left
+            answer = await asyncio.shield(asked)
         except self._errors as error:
+            # The other idle connections are as old: each would cost a request when the server is back.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
             self._failures += 1
             if self._failures == FAILURES_MAX:
                 log.warning("the live store is away (%s): calls go on without it", type(error).__name__)
@@ -187,10 +201,21 @@ class RedisLive:
         self._failures = 0
         return answer
 
+    async def _sure(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The answer to what is asked once and not again: a connection that broke meanwhile costs it nothing."""
+        was_away = self._failures >= FAILURES_MAX
+        try:
+            return await self._ask(request())
+        except StoreAway:
+            if was_away:
+                raise
+        return await self._ask(request(), again=True)
+
     # --- calls
 
     async def ring(self, call_id: str, owner: str) -> Held:
-        held = _held(await self._ask(self._ring(keys=_keys(call_id), args=[owner, int(CALL_LIFE_S)])))
+        arguments: list[str | float] = [owner, int(CALL_LIFE_S)]
+        held = _held(await self._sure(lambda: self._ring(keys=_keys(call_id), args=arguments)))
         assert held is not None
         if held.owner == owner:
             await self._index(None, owner, call_id)
@@ -204,22 +229,22 @@ class RedisLive:
         if owner:
             pipeline.sadd(f"{PREFIX}calls:{owner}", call_id)
             pipeline.expire(f"{PREFIX}calls:{owner}", int(CALL_LIFE_S))
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
 
     async def holder(self, call_id: str) -> Held | None:
         key, _ = _keys(call_id)
-        return _held(await self._ask(self._redis.hmget(key, ["owner", "epoch", "stage"])))
+        return _held(await self._sure(lambda: self._redis.hmget(key, ["owner", "epoch", "stage"])))
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         pipeline = self._redis.pipeline(transaction=False)
         for one in writes:
             fixed = (one.owner, one.epoch, one.stage.value, one.head, int(CALL_LIFE_S), one.log_at)
             await self._write(keys=_keys(one.call_id), args=[*fixed, *one.log], client=pipeline)
-        return [Written(answer.decode()) for answer in await self._ask(pipeline.execute())]
+        return [Written(answer.decode()) for answer in await self._ask(_executed(pipeline))]
 
     async def claim(self, call_id: str, owner: str, *, expect_epoch: int | None = None) -> Claim | None:
-        arguments = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
-        found = await self._ask(self._claim(keys=_keys(call_id), args=arguments))
+        arguments: list[str | float] = [owner, "" if expect_epoch is None else expect_epoch, MOVES_WITHIN_S]
+        found = await self._sure(lambda: self._claim(keys=_keys(call_id), args=arguments))
         if not found:
             return None
         before, epoch, stage, head, moves, entries = found
@@ -227,15 +252,15 @@ class RedisLive:
         return Claim(before.decode(), int(epoch), CallStage(stage.decode()), head, tuple(entries), int(moves))
 
     async def end(self, call_id: str, epoch: int) -> bool:
-        answer = await self._ask(self._end(keys=_keys(call_id), args=[epoch, int(ENDED_LIFE_S)]))
+        arguments = [epoch, int(ENDED_LIFE_S)]
+        answer = await self._sure(lambda: self._end(keys=_keys(call_id), args=arguments))
         if not answer:
             return False
-        scopes = self._scopes.pop(call_id, ())
         pipeline = self._redis.pipeline(transaction=False)
-        for scope in scopes:
+        for scope in self._scopes:
             pipeline.zrem(PREFIX + scope, call_id)
         pipeline.srem(f"{PREFIX}calls:{answer[0].decode()}", call_id)
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
         return True
 
     # --- tokens, places, tools
@@ -250,7 +275,7 @@ class RedisLive:
         full = int(await self._ask(self._admit(keys=keys, args=arguments)))
         if full:
             return scopes[full - 1]
-        self._scopes[call_id] = tuple(scopes)
+        self._scopes.update(scopes)
         return ""
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
@@ -263,14 +288,14 @@ class RedisLive:
 
     # --- nodes
 
-    async def beat(self, node: Node, call_ids: Sequence[str]) -> list[Node]:
+    async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
+        self._scopes.update(scopes)
         pipeline = self._redis.pipeline(transaction=False)
-        for call_id in call_ids:
-            for scope in self._scopes.get(call_id, ()):
-                await self._renew(keys=[PREFIX + scope], args=[call_id, DEAD_AFTER_S], client=pipeline)
+        for scope in scopes:
+            await self._renew(keys=[PREFIX + scope], args=[DEAD_AFTER_S, *call_ids], client=pipeline)
         arguments: list[str | bytes | float] = [node.name, msgspec.json.encode(node), FORGET_NODE_S]
         await self._beat(keys=[PREFIX + "{nodes}", PREFIX + "{nodes}:beats"], args=arguments, client=pipeline)
-        found = (await self._ask(pipeline.execute()))[-1]
+        found = (await self._ask(_executed(pipeline)))[-1]
         pairs = zip(found[::2], found[1::2], strict=True)
         return [
             msgspec.structs.replace(msgspec.json.decode(body, type=Node), age_s=max(0.0, float(age)))
@@ -282,7 +307,7 @@ class RedisLive:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hdel(PREFIX + "{nodes}", name)
         pipeline.zrem(PREFIX + "{nodes}:beats", name)
-        await self._ask(pipeline.execute())
+        await self._ask(_executed(pipeline))
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         found = []
@@ -294,6 +319,20 @@ class RedisLive:
             else:
                 await self._index(name, None, call_id)
         return found
+
+
+def _look(asked: asyncio.Future[Any]) -> None:
+    if not asked.cancelled():
+        asked.exception()
+
+
+async def _executed(pipeline: Any) -> list[Any]:
+    """Its answers. It gives its connection back in any case: by itself it keeps one that fails while scripts are
+    loaded, and a pool without connections never finds the server again.
+    """
+    async with pipeline:
+        answers: list[Any] = await pipeline.execute()
+        return answers
 
 
 def _keys(call_id: str) -> list[str]:

@@ -172,7 +172,8 @@ class SqliteLive:
                 return None
             before, epoch, stage, head, moves = found
             now_s = self._wall()
-            lately = [s for s in moves.split() if now_s - float(s) < MOVES_WITHIN_S] + [f"{now_s:.3f}"]
+            lately = [s for s in moves.split() if now_s - float(s) < MOVES_WITHIN_S]
+            lately += [f"{now_s:.3f}"] if stage != CallStage.HANDOVER.value else []
             db.execute(
                 "update calls set owner = ?, epoch = ?, stage = ?, moves = ? where call_id = ?",
                 (owner, epoch + 1, CallStage.LIVE.value, " ".join(lately), call_id),
@@ -239,13 +240,13 @@ class SqliteLive:
 
     # --- nodes
 
-    async def beat(self, node: Node, call_ids: Sequence[str]) -> list[Node]:
+    async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
         def work(db: sqlite3.Connection) -> list[Node]:
             now_s = self._wall()
             db.execute("insert or replace into nodes values (?, ?, ?)", (node.name, msgspec.json.encode(node), now_s))
             db.execute("delete from nodes where beat_s < ?", (now_s - FORGET_NODE_S,))
-            rows = [(now_s + DEAD_AFTER_S, call_id) for call_id in call_ids]
-            db.executemany("update leases set expires_s = ? where call_id = ?", rows)
+            rows = [(scope, call_id, now_s + DEAD_AFTER_S) for scope in scopes for call_id in call_ids]
+            db.executemany("insert or replace into leases values (?, ?, ?)", rows)
             found = db.execute("select body, beat_s from nodes").fetchall()
             return [
                 msgspec.structs.replace(msgspec.json.decode(body, type=Node), age_s=max(0.0, now_s - beat_s))

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
+from offhook.gateway.store.bucket import Bucket
 from offhook.gateway.store.database import CallDatabase
 from offhook.gateway.store.postgres import PostgresDatabase
+from offhook.gateway.store.recordings import Recordings
+from offhook.gateway.store.sealed import read_keys
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:  # not needed by the commands that work on the store
     from offhook.gateway.store.kept import KeptRecords
     from offhook.metrics.catalogue import Metrics
 
-__all__ = ["configured_database", "kept_records", "number_key"]
+__all__ = ["configured_database", "configured_recordings", "kept_records", "number_key"]
 
 FILE, KEY_FILE = "offhook.sqlite3", "number.key"
 
@@ -40,7 +43,19 @@ def configured_database(settings: Settings) -> CallDatabase:
     return _database_of(settings)
 
 
-def kept_records(settings: Settings, metrics: Metrics) -> KeptRecords | None:
+def configured_recordings(settings: Settings) -> Recordings:
+    """Where recordings go, and with which keys. Raises `OperatorError`."""
+    bucket = None
+    if settings.recordings_bucket:
+        if not settings.data_dir:
+            raise OperatorError(
+                "OFFHOOK_RECORDINGS_BUCKET needs OFFHOOK_DATA_DIR: a folder for what waits while the bucket is away"
+            )
+        bucket = Bucket(settings.recordings_bucket)
+    return Recordings(read_keys(settings.recording_keys), bucket)
+
+
+def kept_records(settings: Settings, metrics: Metrics, recordings: Recordings | None = None) -> KeptRecords | None:
     """The store of a gateway, None when records are kept in memory alone. Raises `OperatorError`."""
     if not settings.data_dir:
         if settings.database_url:
@@ -51,8 +66,8 @@ def kept_records(settings: Settings, metrics: Metrics) -> KeptRecords | None:
     from offhook.gateway.store.kept import KeptRecords
 
     spool = Spool(Path(settings.data_dir))
-    key = number_key(settings)
-    return KeptRecords(_database_of(settings), spool, key, metrics, node=f"{socket.gethostname()}:{os.getpid()}")
+    key, node = number_key(settings), f"{socket.gethostname()}:{os.getpid()}"
+    return KeptRecords(_database_of(settings), spool, key, metrics, node=node, recordings=recordings)
 
 
 def number_key(settings: Settings) -> bytes:

@@ -1,7 +1,8 @@
 """Records that stay: spooled to this disk, then written to the database; the newest at hand in memory.
 
-Two tasks. One moves what the calls hand over to the spool, the other moves the spool to the database. A database that
-is away, locked or full delays the second alone. All work is done in threads, or by Postgres.
+Three tasks. One moves what the calls hand over to the spool, one moves the spool to the database, and one finishes
+recordings. A database that is away, locked or full delays the second alone, a bucket the third. All work is done in
+threads, or by Postgres.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +19,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.store.bucket import BucketAway
 from offhook.gateway.store.columns import CallEvent, Entry, entry_of
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
 from offhook.gateway.store.history import count_calls, find_record, newest_records, stored_among
 from offhook.gateway.store.memory import MAX_RECORDS, MemoryRecords
 from offhook.gateway.store.migrate import migrate
 from offhook.gateway.store.record import CallRecord
+from offhook.gateway.store.recordings import Finishing, PartMissing, Recordings
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.writing import write_entries
 from offhook.metrics.catalogue import Metrics
@@ -41,11 +45,12 @@ CLOSE_S = 5.0  # at the process's end; what is left is in the spool
 
 
 class _Handed(msgspec.Struct, frozen=True):
-    """What was handed over: a record, events, or both."""
+    """What was handed over: a record, events, or both; a recording to finish."""
 
     record: CallRecord | None
     epoch: int
     events: tuple[CallEvent, ...]
+    finishing: Finishing | None = None
 
 
 class KeptRecords:
@@ -62,13 +67,17 @@ class KeptRecords:
         metrics: Metrics,
         *,
         node: str,
+        recordings: Recordings | None = None,
+        clock: Callable[[], float] = time.time,
         written: Callable[[], None] = lambda: None,
     ) -> None:
         self.database, self.spool, self.number_key = database, spool, number_key
         self._metrics, self._node, self.written = metrics, node, written
+        self.recordings, self._clock = recordings or Recordings(), clock
         self._memory = MemoryRecords()
         self._handed: deque[_Handed] = deque()
-        self._to_spool, self._to_ship = asyncio.Event(), asyncio.Event()
+        self._to_spool, self._to_ship, self._to_finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._unfinished: set[int] = set()  # recordings that were reported as failed
         self._thread = ThreadPoolExecutor(1, "store-spool")
         self._tasks: list[asyncio.Task[None]] = []
         self._count = 0
@@ -77,11 +86,21 @@ class KeptRecords:
 
     # --- Records
 
-    def keep(self, record: CallRecord, events: tuple[CallEvent, ...] = (), epoch: int = 1) -> None:
+    def keep(
+        self,
+        record: CallRecord,
+        events: tuple[CallEvent, ...] = (),
+        epoch: int = 1,
+        finishing: Finishing | None = None,
+    ) -> None:
         """Add a record, or replace the one of the same call unless its epoch is higher; `events` go with it."""
         if self._memory.keep(record):
             self._count += 1
-        self._hand(_Handed(record, epoch, events))
+        self._hand(_Handed(record, epoch, events, finishing))
+
+    def finish(self, finishing: Finishing) -> None:
+        """A recording without a record."""
+        self._hand(_Handed(None, 0, (), finishing))
 
     def emit(self, event: CallEvent) -> None:
         """Add an event that has no record yet."""
@@ -122,7 +141,9 @@ class KeptRecords:
             self._report_away(error)
         await self._in_thread(self.spool.adopt)
         self._to_ship.set()
+        self._to_finish.set()
         self._tasks = [
+            asyncio.create_task(self._finish_forever(), name="store: recordings"),
             asyncio.create_task(self._spool_forever(), name="store: spool"),
             asyncio.create_task(self._ship_forever(), name="store: ship"),
             asyncio.create_task(self._look_forever(), name="store: look"),
@@ -137,8 +158,9 @@ class KeptRecords:
             async with asyncio.timeout(CLOSE_S):
                 while self._handed:
                     await self._spool_batch()
-                while self._ready and not self._away and await self._ship():
-                    pass
+                await self._ship_all()
+                await self._finish_all()
+                await self._ship_all()  # a recording that is finished reports itself
         except (TimeoutError, DatabaseAway, sqlite3.Error) as error:
             log.warning("store: what is left waits in %s: %s", self.spool.path, error)
         if self._handed:
@@ -188,6 +210,7 @@ class KeptRecords:
                 else:
                     failures = 0
                     self._to_ship.set()
+                    self._to_finish.set()
 
     async def _spool_batch(self) -> None:
         batch = [self._handed[index] for index in range(min(BATCH, len(self._handed)))]
@@ -199,17 +222,20 @@ class KeptRecords:
 
     def _spool(self, batch: Sequence[_Handed]) -> int:
         """In the thread; how many cannot be kept."""
-        entries, refused = [], 0
+        entries, work, refused = [], [], 0
         for handed in batch:
+            if handed.finishing is not None:
+                work.append((handed.finishing, int(self._clock() * 1000)))
             if handed.record is None:
-                entries.append(Entry(handed.events))
+                if handed.events:
+                    entries.append(Entry(handed.events))
                 continue
             try:
                 entries.append(entry_of(handed.record, handed.epoch, self.number_key, handed.events))
             except Exception:  # a record that cannot be written as JSON is a bug: the others go on
                 log.exception("store: the record of call %s cannot be kept", handed.record.call_sid)
                 refused += 1
-        self.spool.put(entries)
+        self.spool.put(entries, work)
         return refused
 
     # --- from the spool to the database
@@ -237,6 +263,10 @@ class KeptRecords:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
             failures += 1
             self._to_ship.set()
+
+    async def _ship_all(self) -> None:
+        while self._ready and not self._away and await self._ship():
+            pass
 
     async def _ship(self) -> bool:
         """One batch; whether there was one."""
@@ -277,6 +307,71 @@ class KeptRecords:
         await self.database.write(work)
         if any(entry.events for entry in entries):
             self.written()
+
+    # --- recordings
+
+    async def _finish_forever(self) -> None:
+        failures = 0
+        while True:
+            await self._to_finish.wait()
+            self._to_finish.clear()
+            try:
+                left = await self._finish_all()
+            except sqlite3.Error as error:
+                log.error("store: recordings wait in %s: %s", self.spool.path, error)
+                left = 1
+            except Exception:
+                log.exception("store: finishing recordings failed")
+                self._metrics.task_failures_total.inc("store")
+                left = 1
+            if not left:
+                failures = 0
+                continue
+            try:
+                async with asyncio.timeout(RETRY_S[min(failures, len(RETRY_S) - 1)]):
+                    await self._to_finish.wait()
+            except TimeoutError:
+                failures += 1
+            self._to_finish.set()
+
+    async def _finish_all(self) -> int:
+        """Each recording in its turn; how many are left for another time."""
+        left = 0
+        for number, work, at_ms in await self._in_thread(self.spool.recordings):
+            try:
+                event = await self._finish(work, at_ms)
+            except PartMissing:
+                left += 1
+            except Exception as error:  # the disk, the bucket, a key that is missing
+                left += 1
+                self._metrics.records_failed_total.inc("recording")
+                if number not in self._unfinished:
+                    self._unfinished.add(number)
+                    log.error("call %s: its recording is tried again: %s", work.call_sid, error)
+                if isinstance(error, BucketAway):  # so are the others
+                    break
+            else:
+                self._unfinished.discard(number)
+                await self._in_thread(self.spool.finished, number, event)
+                self._to_ship.set()
+        return left
+
+    async def _finish(self, work: Finishing, at_ms: int) -> CallEvent | None:
+        """The event that reports it, None without a recording."""
+        if work.whole and await self._forgotten(work.call_sid):
+            work = msgspec.structs.replace(work, record=msgspec.structs.replace(work.record, refused=True))
+        now_ms = int(self._clock() * 1000)
+        there = await asyncio.to_thread(self.recordings.finish, work, now_ms, at_ms)
+        return work.event if there else None
+
+    async def _forgotten(self, call_sid: str) -> bool:
+        """The call was removed before its recording was finished."""
+        if await self._memory.get(call_sid) is not None or await self.waiting():
+            return False
+        try:
+            return not await self.database.read(lambda session: stored_among(session, [call_sid]))
+        except DatabaseAway:
+            return False
 
     # --- what others removed
 

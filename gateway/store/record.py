@@ -15,6 +15,7 @@ __all__ = [
     "CallRecord",
     "ListeningRecord",
     "MessageRecord",
+    "PartRecord",
     "RecordingRecord",
     "ToolRecord",
     "TranscriptLine",
@@ -106,12 +107,22 @@ class TranscriptLine(msgspec.Struct, kw_only=True):
     heard_text: str | None = None  # agent only: the part that the caller heard
 
 
-class RecordingRecord(msgspec.Struct, kw_only=True):
-    """A call's recording: stereo WAV, left the caller, right the agent as heard."""
+class PartRecord(msgspec.Struct, kw_only=True):
+    """What one owner of a call recorded, as a file on its disk."""
 
     file: str  # absolute path
+    offset_ms: float  # of its first sample, on the call's own axis
+
+
+class RecordingRecord(msgspec.Struct, kw_only=True):
+    """A call's recording: stereo WAV, left the caller, right the agent as heard; encrypted where `file` ends so."""
+
+    file: str = ""  # absolute path, on the machine that ended the call
     offset_ms: float = 0.0  # of its first sample, on the call's own axis
     size_bytes: int = 0
+    object: str = ""  # the same in a bucket, s3://...: the file is removed once it is there
+    parts: list[PartRecord] = []  # of which it was made, one per owner of the call
+    refused: bool = False  # while the call lasts: nothing is recorded from here on, and what was is removed
 
 
 class CallRecord(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""The spool: what waits on this disk until the database has it. One file per process, next to each other.
+"""The spool: what waits on this disk until the database or the bucket has it. One file per process, next to each other.
 
 A process takes the first file that no other has locked, so that it ships what a dead one left.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.store.columns import Entry
+from offhook.gateway.store.columns import CallEvent, Entry
+from offhook.gateway.store.recordings import Finishing
 
 with contextlib.suppress(ImportError):  # not on Windows, where records stay in memory
     import fcntl
@@ -45,6 +46,9 @@ class Spool:
             connection.execute("pragma synchronous = full")
             connection.execute("create table if not exists waiting (id integer primary key autoincrement, entry blob)")
             connection.execute("create table if not exists refused (id integer primary key, entry blob, error text)")
+            connection.execute(
+                "create table if not exists recordings (id integer primary key autoincrement, work blob, at_ms integer)"
+            )
             self._connection = connection
         return self._connection
 
@@ -69,20 +73,27 @@ class Spool:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             rows = connection.execute("select id, entry from waiting order by id").fetchall()
-            if rows:
-                self.put(msgspec.msgpack.decode(data, type=Entry) for _, data in rows)
+            work = connection.execute("select id, work, at_ms from recordings order by id").fetchall()
+            if rows or work:
+                self._put([data for _, data in rows], [(data, at_ms) for _, data, at_ms in work])
                 connection.executemany("delete from waiting where id = ?", [(number,) for number, _ in rows])
+                connection.executemany("delete from recordings where id = ?", [(number,) for number, *_ in work])
         finally:
             connection.close()
-        return len(rows)
+        return len(rows) + len(work)
 
-    def put(self, entries: Iterable[Entry]) -> None:
-        """Add these, all or none; they are on the disk afterwards."""
+    def put(self, entries: Iterable[Entry], work: Iterable[tuple[Finishing, int]] = ()) -> None:
+        """Add these, all or none; they are on the disk afterwards. `work`: recordings, each with the time (ms)."""
+        encode = msgspec.msgpack.encode
+        self._put([encode(entry) for entry in entries], [(encode(one), at_ms) for one, at_ms in work])
+
+    def _put(self, entries: Sequence[bytes], work: Sequence[tuple[bytes, int]], done: int | None = None) -> None:
         connection = self._opened()
         connection.execute("begin immediate")
         try:
-            rows = [(msgspec.msgpack.encode(entry),) for entry in entries]
-            connection.executemany("insert into waiting (entry) values (?)", rows)
+            connection.executemany("insert into waiting (entry) values (?)", [(data,) for data in entries])
+            connection.executemany("insert into recordings (work, at_ms) values (?, ?)", work)
+            connection.execute("delete from recordings where id = ?", (done,))
             connection.execute("commit")
         except BaseException:
             if connection.in_transaction:
@@ -108,6 +119,15 @@ class Spool:
         )
         connection.execute("delete from waiting where id = ?", (number,))
         connection.execute("commit")
+
+    def recordings(self) -> list[tuple[int, Finishing, int]]:
+        """What is to be done of recordings, oldest first, each with the time at which it was put."""
+        rows = self._opened().execute("select id, work, at_ms from recordings order by id").fetchall()
+        return [(number, msgspec.msgpack.decode(data, type=Finishing), at_ms) for number, data, at_ms in rows]
+
+    def finished(self, number: int, event: CallEvent | None) -> None:
+        """A recording is done; `event` waits from now on."""
+        self._put([msgspec.msgpack.encode(Entry((event,)))] if event is not None else [], [], number)
 
     def __len__(self) -> int:
         (count,) = self._opened().execute("select count(*) from waiting").fetchone()

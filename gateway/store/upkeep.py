@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from offhook.gateway.store.bucket import BucketAway
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
 from offhook.gateway.store.history import CallQuery, find_keys
 from offhook.gateway.store.outbox import drop_old
-from offhook.gateway.store.writing import Removed, drop_old_hours, expired, remove_calls
+from offhook.gateway.store.recordings import Recordings, drop_left
+from offhook.gateway.store.writing import Removed, drop_old_hours, expired, recordings_of, remove_calls
 
 __all__ = ["Retention", "forget", "keep_within", "upkeep_forever"]
 
@@ -29,18 +31,21 @@ class Retention(msgspec.Struct, frozen=True):
 
     days: float | None = None
     size_bytes: int | None = None
+    directory: str = ""  # of its recordings: what a killed process left there has no record
 
 
-async def forget(database: CallDatabase, query: CallQuery) -> Removed:
-    """Remove every call that fits, with its words, webhooks and the file of its recording. Raises `DatabaseAway`."""
+async def forget(database: CallDatabase, query: CallQuery, recordings: Recordings) -> Removed:
+    """Remove every call that fits, with its words, webhooks and recording. Raises `DatabaseAway`, `BucketAway`."""
     whole = Removed()
     while keys := await database.read(lambda session: find_keys(session, query, AT_ONCE)):
-        _add(whole, await _remove(database, keys))
+        _add(whole, await _remove(database, keys, recordings))
     return whole
 
 
-async def keep_within(database: CallDatabase, agent: str, retention: Retention, now_ms: int) -> Removed:
-    """Remove the agent's oldest calls beyond its retention. Raises `DatabaseAway`."""
+async def keep_within(
+    database: CallDatabase, agent: str, retention: Retention, now_ms: int, recordings: Recordings
+) -> Removed:
+    """Remove the agent's oldest calls beyond its retention. Raises `DatabaseAway`, `BucketAway`."""
     before_ms = None if retention.days is None else now_ms - int(retention.days * DAY_MS)
     whole = Removed()
 
@@ -48,27 +53,16 @@ async def keep_within(database: CallDatabase, agent: str, retention: Retention, 
         return await expired(session, agent, before_ms, retention.size_bytes, AT_ONCE)
 
     while keys := await database.read(find):
-        _add(whole, await _remove(database, keys))
+        _add(whole, await _remove(database, keys, recordings))
     return whole
 
 
-async def _remove(database: CallDatabase, keys: Sequence[int]) -> Removed:
+async def _remove(database: CallDatabase, keys: Sequence[int], recordings: Recordings) -> Removed:
+    recorded = await database.read(lambda session: recordings_of(session, keys))
+    gone = await asyncio.to_thread(lambda: [name for sid, one in recorded for name in recordings.remove(sid, one)])
     removed = await database.write(lambda session: remove_calls(session, keys))
-    removed.recordings = await asyncio.to_thread(_unlink, removed.recordings)
+    removed.recordings = gone
     return removed
-
-
-def _unlink(files: Sequence[str]) -> list[str]:
-    """Those that are gone now; a file on another machine's disk is none of them."""
-    gone = []
-    for file in files:
-        try:
-            Path(file).unlink()
-        except OSError as error:
-            log.warning("the recording %s cannot be removed: %s", file, error.strerror)
-        else:
-            gone.append(file)
-    return gone
 
 
 def _add(whole: Removed, part: Removed) -> None:
@@ -83,6 +77,7 @@ async def upkeep_forever(
     retentions: Mapping[str, Retention],
     clock: Callable[[], float],
     forgotten: Callable[[Sequence[str]], None],
+    recordings: Recordings,
 ) -> None:
     """Each hour: retention by agent, old counts and deliveries. `clock` gives wall-clock seconds."""
     await asyncio.sleep(FIRST_S)
@@ -90,13 +85,16 @@ async def upkeep_forever(
         now_ms = int(clock() * 1000)
         try:
             for agent, retention in retentions.items():
-                removed = await keep_within(database, agent, retention, now_ms)
+                if retention.days is not None and retention.directory:
+                    before_s = clock() - retention.days * DAY_MS / 1000
+                    await asyncio.to_thread(drop_left, Path(retention.directory), before_s)
+                removed = await keep_within(database, agent, retention, now_ms, recordings)
                 if removed.calls:
                     log.info("store: %d calls of agent %s are past their retention", len(removed.calls), agent)
                     forgotten(removed.calls)
             await database.write(partial(drop_old_hours, now_ms=now_ms))
             await database.write(partial(drop_old, now_ms=now_ms))
-        except DatabaseAway as error:
+        except (DatabaseAway, BucketAway) as error:
             log.warning("store: upkeep is tried again within the hour: %s", error)
         except Exception:
             log.exception("store: upkeep failed")

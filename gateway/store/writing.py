@@ -10,9 +10,9 @@ import msgspec
 
 from offhook.gateway.store.columns import COLUMNS, Entry, first_key, samples_of, tools_of, unpacked, words_of
 from offhook.gateway.store.database import Transaction
-from offhook.gateway.store.record import CallRecord
+from offhook.gateway.store.record import CallRecord, RecordingRecord
 
-__all__ = ["HOURS_KEPT_S", "Removed", "drop_old_hours", "expired", "remove_calls", "write_entries"]
+__all__ = ["HOURS_KEPT_S", "Removed", "drop_old_hours", "expired", "recordings_of", "remove_calls", "write_entries"]
 
 HOUR_S, DAY_S = 3_600, 86_400
 WIDTHS_S = (HOUR_S, DAY_S, 30 * DAY_S)  # of counts of latency
@@ -22,7 +22,7 @@ Samples = dict[tuple[int, int, str, str, str], dict[int, int]]  # (width, start,
 
 
 class Removed(msgspec.Struct, kw_only=True):
-    """What was removed: calls, their words and webhooks' bodies, and the files of their recordings."""
+    """What was removed: calls, their words and webhooks' bodies, and the files and objects of their recordings."""
 
     calls: list[str] = []
     lines: int = 0  # of transcripts
@@ -127,7 +127,7 @@ async def _take_out(session: Transaction, key: int, samples: Samples | None) -> 
 async def remove_calls(session: Transaction, keys: Iterable[int]) -> Removed:
     """Remove these calls: records, words, webhooks' bodies. Counts of latency stay: they name nobody.
 
-    The caller deletes the recordings' files once the transaction is over.
+    The caller has removed the recordings before: a failure in between leaves records to try again.
     """
     removed = Removed()
     for key in keys:
@@ -137,9 +137,16 @@ async def remove_calls(session: Transaction, keys: Iterable[int]) -> Removed:
         removed.calls.append(record.call_sid)
         removed.lines += len(record.transcript)
         removed.webhooks += await session.run("delete from outbox where subject = ?", record.call_sid)
-        if record.recording is not None:
-            removed.recordings.append(record.recording.file)
     return removed
+
+
+async def recordings_of(session: Transaction, keys: Sequence[int]) -> list[tuple[str, RecordingRecord]]:
+    """The recordings of these calls, each with its call's SID."""
+    marks = ", ".join("?" * len(keys))
+    which = f"c.id in ({marks}) and c.recording <> ''"
+    sql = f"select r.record from calls c join records r on r.id = c.id where {which} order by c.id"
+    records = [unpacked(row[0]) for row in await session.rows(sql, *keys)]
+    return [(record.call_sid, record.recording) for record in records if record.recording is not None]
 
 
 async def drop_old_hours(session: Transaction, now_ms: int) -> None:

@@ -98,50 +98,65 @@ class CarrierBusy(PeerError):
 
 
 class Carrier(Protocol):
-    """One carrier of the process. Coroutines raise `PeerError` when the carrier refused or did not answer."""
+    """One carrier of the process. Coroutines raise `PeerError` when the carrier refused or did not answer.
+
+    One that can only be called inherits it: the bodies here are those of a carrier that `can` nothing.
+    """
 
     name: str
 
     @property
     def can(self) -> frozenset[Feature]:
         """What the switchboard may ask of it; settled once `open` has returned."""
+        return frozenset()
 
     def routes(self) -> list[web.RouteDef]:
         """Its webhooks and media sockets."""
 
     async def open(self) -> None:
         """Before the first request."""
+        return
 
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         """Place the call with the agent's `outbound` settings: its id at the carrier. Raises `CarrierBusy`, too."""
+        raise PeerError(f"{self.name} places no calls")
 
     async def hang_up(self, call_id: str) -> bool:
         """End the call; False when it was over already."""
+        return False
 
     def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
         """The conversation is over and `step` follows, once: push it, or hand it over when the carrier requests it.
         Does not wait.
         """
+        return
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
         """Take the call off its stream for a while; False when that cannot be done now. `Keys` come back by
         themselves, `Hold` by `resume`.
         """
+        return False
 
     async def resume(self, call_id: str) -> bool:
         """End a hold: the call's stream comes back. False for a call that is not on hold."""
+        return False
 
     async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
         """Take the call out of whatever it does, to this fallback and its end; False when it was over already."""
+        return False
 
     async def bring(self, call_id: str) -> bool:
         """Have the carrier request what follows this call from this process; False when it was over already."""
+        return False
 
     def tick(self, now_s: float) -> None:
         """Several times a second: what is due by time. Does not wait."""
+        return
 
     def forget(self, call_id: str) -> None:
         """The switchboard forgets this call: the carrier need not remember it either."""
+        return
 
     async def close(self) -> None:
         """After the last call, within bounds."""
+        return

@@ -79,7 +79,7 @@ class Moves:
         connect: Callable[[Call, Leg], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
-        self._fleet_max_calls, self._seal = settings.fleet_max_calls, Seal(settings.fleet_key)
+        self._seal = Seal(settings.fleet_key)
         self._admission, self._metrics, self._agents, self._fleet = admission, metrics, agents, fleet
         self._legs, self._carriers, self._clock, self._wall = legs, carriers, clock, wall
         self._open_call, self._ring, self._follows, self._spawn = open_call, ring, follows, spawn
@@ -89,8 +89,7 @@ class Moves:
 
     async def fleet_is_full(self, call_id: str) -> bool:
         """Whether all processes together have as many calls as they may; else this one has its place among them."""
-        cap = self._fleet_max_calls
-        if not cap or not await self._fleet.admit(call_id, {"cap:fleet": cap}):
+        if not await self._fleet.admit(call_id):
             return False
         self._metrics.calls_rejected_total.inc(Refusal.AT_LIMIT.value)
         log.info("call %s refused: %s over all processes", call_id, Refusal.AT_LIMIT.value)
@@ -148,10 +147,27 @@ class Moves:
 
     def look_after_dead_nodes(self) -> None:
         """After each beat: calls whose process is dead and whose carrier has not noticed are brought here."""
-        carrier = next((carrier for carrier in self._carriers if Feature.BRING in carrier.can), None)
+        carrier = self._bringing_carrier()
         if carrier is not None and not self._reaping and not self._admission.draining and (dead := self._fleet.dead()):
             self._reaping = True
             self._spawn(self._reap(carrier, [node.name for node in dead]))
+
+    def _bringing_carrier(self) -> Carrier | None:
+        return next((carrier for carrier in self._carriers if Feature.BRING in carrier.can), None)
+
+    async def hang_up_of_dead(self, call_id: str, owner: str) -> bool:
+        """End a call whose process is dead, at its carrier; False: that process answers, or the call cannot be had."""
+        carrier = self._bringing_carrier()
+        if carrier is None or await self._fleet.peers.answers(owner):
+            return False
+        ringing = Ringing(call_id, "", "", "", TELEPHONE)
+        if not await self.ended_elsewhere(carrier, ringing, self._clock(), Ending.AGENT_HUNG_UP):
+            return False
+        try:
+            return await carrier.hang_up(call_id)
+        except PeerError as error:
+            log.warning("call %s: %s", call_id, error)
+            return False
 
     async def _reap(self, carrier: Carrier, names: Sequence[str]) -> None:
         try:
@@ -176,14 +192,21 @@ class Moves:
             ringing = Ringing(call_id, "", "", "", TELEPHONE, status=CallStatus.COMPLETED)
             await self.ended_elsewhere(carrier, ringing, self._clock())
 
-    async def ended_elsewhere(self, carrier: Carrier, ringing: Ringing, now_s: float) -> None:
-        """The carrier reports the end of a call whose process does not answer: its record is completed here."""
+    async def ended_elsewhere(
+        self, carrier: Carrier, ringing: Ringing, now_s: float, ending: Ending | None = None
+    ) -> bool:
+        """A call whose process does not answer has ended, by the carrier's report or by `ending`: its record is
+        completed here. False: it cannot be had.
+        """
         call_id, wall_s = ringing.call_id, self._wall()
         claim = await self._fleet.claim(call_id)
         taken = claim and read_claim(claim, self._seal, call_id, wall_s, ringing.formats.takes.rate_hz)
         agent = self._agents.get(taken.record.agent) if taken else None
-        if not claim or not taken or agent is None:
-            return
+        if not claim:
+            return False
+        if not taken or agent is None:  # nothing is known of it that a record could be made of
+            await self._fleet.give_back(call_id, claim.epoch)
+            return ending is not None
         log.info("call %s: it has ended, and %s, which had it, does not answer", call_id, claim.owner)
         leg = self._new_leg(carrier, ringing, agent, None)
         leg.on_hang_up()
@@ -191,7 +214,8 @@ class Moves:
         call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
         self.keep(call, leg, claim.epoch, taken)
         completed = ringing.status is CallStatus.COMPLETED
-        call.conclude(taken.ending or (Ending.CALLER_HUNG_UP if completed else Ending.STREAM_LOST))
+        call.conclude(taken.ending or ending or (Ending.CALLER_HUNG_UP if completed else Ending.STREAM_LOST))
+        return True
 
     async def token_here(self, carrier: Carrier, call_id: str, token: str, formats: LineFormats, now_s: float) -> str:
         """The token with which a stream claims its call here, when its token is valid in any process: the same one, or

@@ -183,7 +183,7 @@ def read_claim(claim: Claim, seal: Seal, call_id: str, wall_s: float, rate_hz: i
         return None
     entries = [opened for sealed in claim.log if (opened := seal.open(sealed, call_id)) is not None]
     head.memory.handle_age_s += wall_s - head.wall_s
-    return taken_from(head, read_log(entries), wall_s, rate_hz)
+    return taken_from(head, read_log(entries), wall_s, rate_hz)._replace(epoch=claim.epoch)
 
 
 async def tool_notes(fleet: Fleet, seal: Seal, taken: Taken) -> list[str]:

@@ -1,7 +1,7 @@
 """The calls of the process at their carriers: from the first webhook to what follows the conversation.
 
 Carriers report here (`ring`, `claim`, `line_gone`, `hung_up`, `status`, `amd_result` ...), operators' requests arrive
-here (`call_out`, `hold`, `hang_up` ...), and what is to be done to a call at its carrier goes out through `Carrier`.
+at `operators`, and what is to be done to a call at its carrier goes out through `Carrier`.
 Each call has a `Leg` here, which outlives its `Call`.
 
 `now_s` is the clock that the switchboard was given.
@@ -14,7 +14,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -25,28 +24,26 @@ from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
-from offhook.gateway.errors import OperatorError, PeerError
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.numbers import AddressKind, first_number, read_address
-from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
-from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
-from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg, StreamLoss
+from offhook.gateway.telephony.admission import Admission, Admitted, Refused
+from offhook.gateway.telephony.carrier import Carrier, Feature, Kind, NextStep, Ringing
+from offhook.gateway.telephony.leg import RETURN_S, Leg, StreamLoss
 from offhook.gateway.telephony.moves import Moves, OpenCall
-from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
+from offhook.gateway.telephony.operators import Operators
+from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
-from offhook.gateway.telephony.transfer import WarmTransfers, briefing_agent, without_human
+from offhook.gateway.telephony.transfer import WarmTransfers, without_human
 from offhook.metrics.catalogue import Metrics
 
-__all__ = ["CostReached", "Switchboard"]
+__all__ = ["Switchboard"]
 
 log = logging.getLogger(__name__)
 
 MAX_LEGS = 2_000  # ended calls remembered for the requests that their carrier still makes
 MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silence; a dead one may stay open
 REPORTED_END_S = 2.0  # from the carrier's report that a stream ended to the end of its socket
-KEY_S = 0.5  # a key's tone and the pause after it
 CLOSE_TASKS_S = 2.0
-KEYS = frozenset("0123456789ABCD*#w")
 FALLBACK_AFTER = frozenset(
     {
         Ending.MODEL_UNREACHABLE,
@@ -57,10 +54,6 @@ FALLBACK_AFTER = frozenset(
         Ending.SERVER_STOPPED,
     }
 )
-
-
-class CostReached(OperatorError):
-    """The cost per day is reached: no call is placed until calls of the last 24 hours are older."""
 
 
 class Switchboard:
@@ -88,9 +81,21 @@ class Switchboard:
         self._legs: OrderedDict[str, Leg] = OrderedDict()
         self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.outbound = OutboundQueue(settings.calls_per_s)
+        self.operators = Operators(
+            settings.calls_per_s,
+            admission,
+            metrics,
+            agents,
+            calls,
+            self._legs,
+            self._carriers,
+            clock=clock,
+            briefing_over=lambda outbound: self._transfers.briefing_over(outbound),
+            spawn=self._spawn,
+        )
+        self.outbound = self.operators.outbound
         self._transfers = WarmTransfers(
-            self._legs, self.outbound, decide=self._decide, hang_up=self.hang_up, spawn=self._spawn
+            self._legs, self.outbound, decide=self._decide, hang_up=self.operators.hang_up, spawn=self._spawn
         )
 
         self.moves = Moves(
@@ -139,11 +144,7 @@ class Switchboard:
                 self._check_leg(leg, call, now_s)
         for carrier in self._carriers:
             carrier.tick(now_s)
-        placing = self._placing_carrier()
-        if placing is not None and not self._admission.draining:
-            free = self._admission.free
-            while outbound := self.outbound.due(now_s, free):
-                self._spawn(self._place(placing, outbound))
+        self.operators.tick(now_s)
 
     def _check_leg(self, leg: Leg, call: Call, now_s: float) -> None:
         if call.ending is None and call.silent_s(now_s) > MEDIA_SILENCE_S:
@@ -199,7 +200,7 @@ class Switchboard:
         `epoch`: of this process's ownership, by the live store.
         """
         outbound = self.outbound.find(ringing.outbound_id)
-        agent = self._agent_of(outbound) if outbound is not None else self._agents.get(ringing.agent)
+        agent = self.operators.agent_of(outbound) if outbound is not None else self._agents.get(ringing.agent)
         caller = None if ringing.is_outbound or ringing.agent else ringing.caller
         answer = self._admission.ring(ringing.call_id, ringing.own_number, now_s, caller=caller, agent=agent)
         if not isinstance(answer, Admitted):
@@ -231,7 +232,7 @@ class Switchboard:
 
     def _connect_parts(self, call: Call, leg: Leg) -> None:
         if Feature.KEYS in leg.carrier.can:
-            call.tools.on_digits = partial(self._press, call, leg)
+            call.tools.on_digits = partial(self.operators.press, call, leg)
 
     @property
     def draining(self) -> bool:
@@ -434,120 +435,6 @@ class Switchboard:
             return False
         leg.carrier.follow(leg.call_id, step, now_s)
         return True
-
-    # --- for operators: a live call
-
-    async def hold(self, call_id: str, music_url: str = "", line: str = "") -> bool:
-        """Play music to the caller until `resume`; the agent waits. False when that cannot be done now."""
-        leg = self._legs.get(call_id)
-        if leg is None or Feature.HOLD not in leg.carrier.can:
-            return False
-        leg.away_max_s = HOLD_MAX_S
-        return await self._interrupt(leg, Hold(music_url, line))
-
-    async def resume(self, call_id: str) -> bool:
-        """End a hold: the call's stream comes back. False for a call that is not on hold."""
-        leg = self._legs.get(call_id)
-        if leg is None or Feature.HOLD not in leg.carrier.can:
-            return False
-        return await leg.carrier.resume(call_id)
-
-    def _press(self, call: Call, leg: Leg, digits: str) -> bool:
-        if call.line is None:
-            return False
-        self._spawn(self._send_keys(leg, digits))
-        return True
-
-    async def _send_keys(self, leg: Leg, digits: str) -> None:
-        digits = "".join(d for d in digits if d in KEYS)
-        leg.away_max_s = RETURN_S + len(digits) * KEY_S + 5.0
-        if not await self._interrupt(leg, Keys(digits)) and (call := self._calls.get(leg.call_id)):
-            call.timeline.error("keys could not be sent: the carrier did not take the request now")
-
-    async def _interrupt(self, leg: Leg, what: Hold | Keys) -> bool:
-        try:
-            return await leg.carrier.interrupt(leg.call_id, what)
-        except PeerError as error:
-            log.warning("call %s: %s", leg.call_id, error)
-            return False
-
-    # --- for operators: outbound calls
-
-    def call_out(
-        self,
-        to: str,
-        agent_name: str,
-        *,
-        caller_id: str = "",
-        variables: dict[str, str] | None = None,
-        placed_by: str = "",
-    ) -> OutboundCall:
-        """Queue an outbound call. Raises `OperatorError` for one that cannot be placed."""
-        agent = self._agents.get(agent_name) if agent_name else next(iter(self._agents.values()))
-        if agent is None:
-            raise OperatorError(f"no agent is named {agent_name[:60]!r}: there are {', '.join(self._agents)}")
-        self._check_cost(agent)
-        if self._placing_carrier() is None:
-            raise OperatorError(
-                "calls cannot be placed: set the carrier's credentials and OFFHOOK_PUBLIC_URL; `offhook doctor` "
-                "names what is missing"
-            )
-        outbound = self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
-        outbound.placed_by = placed_by
-        return outbound
-
-    async def hang_up(self, outbound: OutboundCall) -> bool:
-        """End an outbound call, however far it has come; False when it is over."""
-        if outbound.over:
-            return False
-        if self.outbound.cancel(outbound):
-            return True
-        if call := self._calls.get(outbound.call_sid):
-            call.stop(Ending.AGENT_HUNG_UP)
-            return True
-        leg = self._legs.get(outbound.call_sid)
-        carrier = leg.carrier if leg is not None else self._placing_carrier()
-        if carrier is None or not outbound.call_sid:
-            return False
-        with suppress(PeerError):
-            return await carrier.hang_up(outbound.call_sid)
-        return False
-
-    def _placing_carrier(self) -> Carrier | None:
-        return next((carrier for carrier in self._carriers if Feature.PLACE in carrier.can), None)
-
-    def _agent_of(self, outbound: OutboundCall) -> Agent | None:
-        agent = self._agents.get(outbound.agent)
-        if agent is None or not outbound.conference:
-            return agent
-        return briefing_agent(agent)
-
-    def _check_cost(self, agent: Agent) -> None:
-        if self._admission.cost_reached(agent, self._clock()):
-            self._metrics.calls_rejected_total.inc(Refusal.COST.value)
-            raise CostReached(f"the calls of agent {agent.name!r}, or of this gateway, have reached their cost per day")
-
-    async def _place(self, carrier: Carrier, outbound: OutboundCall) -> None:
-        agent = self._agents[outbound.agent]
-        try:
-            if not outbound.conference:  # a briefing belongs to a call that was admitted
-                self._check_cost(agent)
-            call_id = await carrier.place(outbound, agent)
-        except CostReached as error:
-            outbound.error = str(error)
-            outbound.on_status(CallStatus.FAILED)
-        except CarrierBusy as error:
-            log.warning("an outbound call is delayed: %s", error)
-            self.outbound.back_off(outbound, self._clock())
-        except PeerError as error:
-            log.warning("an outbound call could not be placed: %s", error)
-            outbound.error = str(error)
-            outbound.on_status(CallStatus.FAILED)
-            if outbound.conference:
-                self._transfers.briefing_over(outbound)
-        else:
-            outbound.call_sid = outbound.call_sid or call_id
-            outbound.on_status(CallStatus.QUEUED)
 
 
 def _caller_id(caller: str, own_number: str, agent: Agent | None) -> str:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # A token for one browser session with the named agent ("": the first), and its model's name. Raises `OperatorError`
 # for an unknown agent or settings without tokens, `ModelRefused`.
 TokenFor = Callable[[str], Awaitable[tuple[str, str]]]
+NO_PART = f"{{action:(?!(?:{'|'.join(PARTS)})$)[^/]+}}"  # so that a part answers 405 with its own methods
 
 
 class Unavailable(OperatorError):
@@ -128,7 +129,7 @@ class Api:
             web.post("/calls", _errors_as_json(self._place)),
             web.get("/calls/{id}", _errors_as_json(self._outbound)),
             *(web.post(f"/calls/{{id}}/{action}", _errors_as_json(self._act)) for action in ACTIONS),
-            web.post("/calls/{id}/{action}", _errors_as_json(self._unknown_action)),
+            web.post(f"/calls/{{id}}/{NO_PART}", _errors_as_json(self._unknown_action)),
         ]
 
     def _past_routes(self) -> list[web.RouteDef]:

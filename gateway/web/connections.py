@@ -22,6 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.web.frames import Frames
 from offhook.gateway.web.limits import Limits, is_private, source_of
 from offhook.metrics.catalogue import Metrics
 
@@ -30,7 +31,16 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Connections", "Route", "became_call", "hide_server", "prove", "reserve_descriptors", "spare_connections"]
+__all__ = [
+    "Connections",
+    "Route",
+    "became_call",
+    "hide_server",
+    "prove",
+    "reserve_descriptors",
+    "spare_connections",
+    "split_frames",
+]
 
 log = logging.getLogger("offhook.gateway.http")
 
@@ -107,6 +117,14 @@ def prove(request: web.Request) -> None:
     protocol = request.protocol
     if isinstance(protocol, _Served):
         protocol.connections.prove(protocol.connection)
+
+
+def split_frames(request: web.Request, max_bytes: int) -> Frames | None:
+    """The frames of a WebSocket of which nothing was received so far but its upgrade, before that is answered; None
+    where the connection cannot be split.
+    """
+    protocol = request.protocol
+    return protocol.split_frames(max_bytes) if isinstance(protocol, _Served) else None
 
 
 class Route(Protocol):
@@ -401,13 +419,27 @@ class _Served(RequestHandler):
         )
         self.connections, self.connection, self._gone = connections, connection, gone
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_alone = False  # nothing was received behind the headers
+        self._frames: Frames | None = None
 
     def data_received(self, data: bytes) -> None:
+        if self._frames is not None:
+            if data := self._frames.push(data):
+                super().data_received(data)
+            return
         if not self.connection.busy and self._head_timer is None:
             self._head_timer = asyncio.get_running_loop().call_later(HEAD_S, self._head_is_late)
+        self._head_alone = data.endswith(b"\r\n\r\n")
         super().data_received(data)
 
+    def split_frames(self, max_bytes: int) -> Frames | None:
+        """What is received from now on goes through these; None where something of it has been received already."""
+        if self._head_alone:
+            self._frames = Frames(max_bytes)
+        return self._frames
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._frames = None  # whose taker holds the call
         self._stop_head_timer()
         self.connections.forget(self.connection)
         self.is_gone()

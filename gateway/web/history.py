@@ -11,9 +11,9 @@ GET /percentiles        GET /console/api/history/percentiles
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -22,14 +22,17 @@ from aiohttp import web
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.store import Records
 from offhook.gateway.store.asked import query_of, time_ms
+from offhook.gateway.store.bucket import BucketAway
 from offhook.gateway.store.columns import iso, without_number
 from offhook.gateway.store.database import DatabaseAway, Work
 from offhook.gateway.store.history import SegmentFigures, list_calls, percentiles, stored_names
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.record import CallRecord
+from offhook.gateway.store.recordings import Playable, Recordings
 
 __all__ = ["FILTERS", "PARTS", "SPAN", "History", "SpanFigures", "webvtt"]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 FILTERS = (
     "since",
@@ -48,6 +51,7 @@ SPAN = ("since", "until", "agent", "model")
 PARTS = ("record", "transcript.vtt", "recording.wav", "scenario.yaml")
 WEEK_MS = 7 * 86_400_000
 LAST_CUE_MS = 4_000.0
+PIECE_BYTES = 256_000  # 8 s of audio
 NO_STORE = "no history: set OFFHOOK_DATA_DIR to keep records"
 
 
@@ -71,11 +75,12 @@ class History:
         records: Records,
         scenario_of: Callable[[CallRecord], str],
         clock: Callable[[], float],
+        recordings: Recordings,
     ) -> None:
         self._database = None if store is None else store.database
         self._key = b"" if store is None else store.number_key
         self._records = records
-        self._scenario_of, self._clock = scenario_of, clock
+        self._scenario_of, self._clock, self._recordings = scenario_of, clock, recordings
 
     async def calls(self, request: web.Request) -> web.Response:
         """A page of calls. Raises 4xx and 503."""
@@ -120,7 +125,7 @@ class History:
             case "scenario.yaml":
                 return await self._scenario(record)
             case "recording.wav":
-                return await _recording(record)
+                return await self._recording(request, record)
         raise web.HTTPNotFound(text=f"unknown part: one of {', '.join(PARTS)}")
 
     async def _scenario(self, record: CallRecord) -> web.Response:
@@ -129,6 +134,29 @@ class History:
         except OperatorError as error:
             raise web.HTTPConflict(text=f"no scenario can be made of this call: {error}") from None
         return _file(text.encode(), "application/yaml", f"{record.call_sid}.call.yaml")
+
+    async def _recording(self, request: web.Request, record: CallRecord) -> web.StreamResponse:
+        """From the disk or the bucket, decrypted; the whole or a range."""
+        if record.recording is None:
+            raise web.HTTPNotFound(text="the call was not recorded")
+        audio = None
+        try:
+            audio = await asyncio.to_thread(self._recordings.opened, record.recording)
+            if audio is None:
+                raise web.HTTPNotFound(text="the recording is not on this machine yet, or was removed")
+            return await _streamed(request, audio, f"{record.call_sid}.wav")
+        except OperatorError as error:
+            raise web.HTTPConflict(text=str(error)) from None
+        except (BucketAway, OSError) as error:
+            if request.transport is None or request.transport.is_closing():
+                raise
+            log.warning("call %s: its recording cannot be read: %s", record.call_sid, error)
+            raise web.HTTPServiceUnavailable(
+                text="the recording cannot be read", headers={"Retry-After": "5"}
+            ) from None
+        finally:
+            if audio is not None:
+                await asyncio.to_thread(audio.close)
 
     async def _asked(self, work: Work[T]) -> T:
         if self._database is None:
@@ -140,14 +168,35 @@ class History:
             raise web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "5"}) from None
 
 
-async def _recording(record: CallRecord) -> web.StreamResponse:
-    if record.recording is None:
-        raise web.HTTPNotFound(text="the call was not recorded")
-    path = Path(record.recording.file)
-    if path.suffix != ".wav" or not await asyncio.to_thread(path.is_file):
-        raise web.HTTPNotFound(text="the recording is not on this machine, or was removed")
-    headers = {"Content-Disposition": f'inline; filename="{record.call_sid}.wav"', "Content-Type": "audio/wav"}
-    return web.FileResponse(path, headers=headers)
+async def _streamed(request: web.Request, audio: Playable, name: str) -> web.StreamResponse:
+    """Raises 416 for a range that is not in it; whatever `read` raises before anything was sent."""
+    headers = {
+        "Content-Disposition": f'inline; filename="{name}"',
+        "Content-Type": "audio/wav",
+        "Accept-Ranges": "bytes",
+    }
+    try:
+        asked = request.http_range
+    except ValueError:
+        asked = slice(None)  # one that cannot be read is left out of account: RFC 9110, 14.2
+    first, end, _ = asked.indices(audio.size)
+    ranged = asked.start is not None
+    if ranged and first >= end:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{audio.size}"})
+    if ranged:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{audio.size}"
+    piece = await asyncio.to_thread(audio.read, first, min(PIECE_BYTES, end - first))
+    answer = web.StreamResponse(status=206 if ranged else 200, headers=headers)
+    answer.content_length = end - first
+    await answer.prepare(request)
+    if request.method == "HEAD":
+        return answer
+    while piece:
+        await answer.write(piece)
+        first += len(piece)
+        piece = await asyncio.to_thread(audio.read, first, min(PIECE_BYTES, end - first)) if first < end else b""
+    await answer.write_eof()
+    return answer
 
 
 def webvtt(record: CallRecord) -> str:

@@ -108,6 +108,8 @@ def document(version: str, agents: Sequence[str], outbound: type[msgspec.Struct]
         if part == "recording.wav":
             operation["responses"]["206"] = {"description": "The requested range", "content": {kind: {}}}
             operation["responses"]["416"] = {"description": "No such range"}
+            operation["responses"]["409"] = _response(409, None)
+            operation["responses"]["503"] = _response(503, None)
         paths[f"/calls/{{id}}/{part}"] = {"get": operation}
     for action, needed in _ACTIONS.items():
         done = _object({"done": {"type": "boolean"}}, "done")

@@ -62,12 +62,17 @@ class CallEvents:
         events = self._made("call.ended", record, summary)
         lines = [{"at_ms": line.at_ms, "who": line.who, "text": line.text} for line in record.transcript]
         events += self._made("call.transcript", record, {**facts, "transcript": lines})
-        if record.recording is not None:
-            events += self._made("recording.ready", record, {**facts, "size_bytes": record.recording.size_bytes})
         if record.end_side in OUR_SIDES and record.end_reason != "server_stopped":
             alert = {**facts, "alert": "call_failed", "end_reason": record.end_reason, "errors": record.errors}
             events += self._made("alert", record, alert)
         return events
+
+    def recording_ready(self, record: CallRecord) -> CallEvent | None:
+        """To be reported once the recording is where it stays."""
+        if record.recording is None:
+            return None
+        data = {**_facts(record), "size_bytes": record.recording.size_bytes}
+        return next(iter(self._made("recording.ready", record, data)), None)
 
     def _made(self, kind: str, record: CallRecord, data: dict[str, Any], part: str = "") -> tuple[CallEvent, ...]:
         if kind not in self._kinds:

@@ -1,8 +1,9 @@
-"""What checkpoints cost: `python -m tests.bench.bench_checkpoint [--calls 50] [--seconds 20]`.
+"""What checkpoints cost: `python -m tests.bench.bench_checkpoint [--calls 50] [--seconds 20] [--lateness]`.
 
 One gateway process with `--calls` calls that talk, over SQLite in shared memory: its CPU, its checkpoints. Then one
 checkpoint of such a call, built, sealed and written in this process, by the CPU clock. The share is the product of
-both, which is steadier than the difference of two runs.
+both, which is steadier than the difference of two runs. `--lateness`: the lateness of the callers' frames at the model,
+with checkpoints and without, in turns.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from pathlib import Path
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.live import Write
 from offhook.gateway.live.sqlite import SqliteLive
+from offhook.gateway.rehearsal.cluster.processes import AUTH_TOKEN, FLEET_KEY, PUBLIC, cluster
+from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.script import Script, script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
-from tests.rig.cluster import AUTH_TOKEN, FLEET_KEY, PUBLIC, cluster
+from tests.rig.counting import AGENT
 from tests.rig.gateway import serving
 from tests.rig.process import cpu_s
-from tests.rig.storm import AGENT
 
 TURNS = 8
 
@@ -43,13 +45,16 @@ def steps(seconds: float) -> list[object]:
     return [*said, HangUp()]
 
 
-async def share(calls: int, seconds: float) -> tuple[float, float]:
-    """CPU per call-second of the gateway in ms, and its checkpoints per call-second."""
+async def share(calls: int, seconds: float, *, kept: bool = True) -> tuple[float, float, float]:
+    """CPU per call-second of the gateway in ms, its checkpoints per call-second, and lateness P99 of frames in ms.
+
+    `kept`: there is a live store.
+    """
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         folder = Path(name)
         async with (
-            ModelServer(talkative(), keep_audio=False) as model,
-            cluster(folder, AGENT, model, f"sqlite:{folder}/live.db", count=1) as rig,
+            ModelServer(talkative(), keep_audio=False, keep_arrivals=True) as model,
+            cluster(folder, AGENT, model, f"sqlite:{folder}/live.db" if kept else "", count=1) as rig,
         ):
             (gateway,) = rig.gateways.values()
             placed = [
@@ -59,6 +64,8 @@ async def share(calls: int, seconds: float) -> tuple[float, float]:
                 for _ in range(calls)
             ]
             await asyncio.sleep(5.0)
+            lateness = Lateness()
+            lateness.since(model.sessions)
             assert gateway.process is not None
             line = 'offhook_checkpoints_total{result="kept"}'
             before = cpu_s(gateway.process.pid), await rig.metric("gw0", line), time.monotonic()
@@ -68,8 +75,9 @@ async def share(calls: int, seconds: float) -> tuple[float, float]:
                 await rig.metric("gw0", line) - before[1],
                 time.monotonic() - before[2],
             )
+            late = lateness.since(model.sessions)
             await asyncio.gather(*placed)
-    return 1000 * used_s / lasted_s / calls, written / lasted_s / calls
+    return 1000 * used_s / lasted_s / calls, written / lasted_s / calls, late.p99_ms or 0.0
 
 
 async def one() -> tuple[float, float, float, int]:
@@ -111,7 +119,14 @@ async def main(args: argparse.Namespace) -> None:
         f"one checkpoint: head {built_us:.0f} us, encoded and sealed {whole_us:.0f} us, "
         f"written {written_us:.0f} us, {size} B"
     )
-    cpu_ms, rate = await share(args.calls, args.seconds)
+    if args.lateness:
+        for _ in range(2):
+            for kept in (False, True):
+                cpu_ms, _, p99_ms = await share(args.calls, args.seconds, kept=kept)
+                name = "with" if kept else "without"
+                print(f"{name} a live store: frame lateness P99 {p99_ms:.1f} ms, {cpu_ms:.2f} ms of CPU")
+        return
+    cpu_ms, rate, _ = await share(args.calls, args.seconds)
     cost_ms = rate * (whole_us + written_us) / 1000
     print(f"{args.calls} calls: {cpu_ms:.2f} ms of CPU and {rate:.2f} checkpoints per call-second")
     print(f"share of the gateway's CPU: {100 * cost_ms / cpu_ms:.2f} %")
@@ -121,4 +136,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--lateness", action="store_true")
     asyncio.run(main(parser.parse_args()))

@@ -1,106 +1,68 @@
-"""What a caller loses when a gateway is killed.
+"""What a caller loses when a process of the fleet fails: `offhook faults --cluster`, again and again, with figures.
 
-    python -m tests.bench.bench_survival [--calls 24] [--runs 3] [--delay 0]
+    python -m tests.bench.bench_survival 51 [--calls 24] [--runs 9] [--delay 300] [--away 60]
 
-Three gateways behind HAProxy over Redis (`--live sqlite`: a file in shared memory) and `--calls` calls in mid-sentence;
-one gateway is killed with -9, or by `--fault`: SIGSTOP, SIGTERM. `--delay`: ms that the carrier takes for each document
-and each handshake. All processes share this machine.
+Three gateways behind HAProxy over Redis and its replica, and `--calls` calls, half of which talk; one fault per run.
+The numbers are those of the cases. `--delay`: ms that the carrier takes for each document and each handshake.
+`--until`: no run begins later than this many seconds. All processes share this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
-import signal
 import tempfile
-from contextlib import ExitStack
+import time
 from pathlib import Path
 
-from offhook.gateway.rehearsal.model.server import ModelServer
-from tests.rig.cluster import Cluster, cluster
-from tests.rig.redis import redis_server
-from tests.rig.storm import AGENT, COUNTING, Storm, StormCall, counting_script, owner_of
+import msgspec
 
-
-def shown(name: str, values: list[float]) -> str:
-    ordered = sorted(values)
-    if not ordered:
-        return f"{name:34} none"
-    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    figures = (ordered[len(ordered) // 2], p95, ordered[-1])
-    return f"{name:34} P50 {figures[0]:6.0f}  P95 {figures[1]:6.0f}  max {figures[2]:6.0f} ms  of {len(ordered)}"
-
-
-async def run(rig: Cluster, model: ModelServer, args: argparse.Namespace) -> list[StormCall]:
-    model.sessions.clear()
-    storm = Storm(rig, model, args.calls, talk_s=args.talk, delay_ms=args.delay)
-    await storm.begin(spread_s=args.spread)
-    victim = storm.busiest()
-    before = [one for one in storm.calls if owner_of(one.call) == victim]
-    await asyncio.sleep(0.5)
-    rig.gateways[victim].signal(getattr(signal, args.fault))
-    if args.fault == "SIGSTOP":
-        await asyncio.sleep(6.0)
-        rig.gateways[victim].signal(signal.SIGCONT)
-    calls = list((await storm.end()).values())
-    if args.fault != "SIGSTOP":
-        rig.gateways[victim].end()
-        rig.gateways[victim].start()
-        await rig.up(rig.gateways[victim])
-        await asyncio.sleep(1.5)  # the balancer's checks
-    moved = [one for one in calls if one.moved]
-    lost = [one for one in calls if one.call.truth.ended_by != "caller"]
-    twice = [one for one in calls if len(one.records) != 1]
-    repeated = [one for one in moved if not told_well(one)]
-    print(
-        f"run: {len(before)} of {len(calls)} calls on {victim}; moved {len(moved)}, lost {len(lost)}, resumed "
-        f"{sum(one.resumed for one in moved)}, records other than one {len(twice)}, prompts amiss {len(repeated)}",
-        flush=True,
-    )
-    return calls
-
-
-def told_well(one: StormCall) -> bool:
-    """The model was told once what was heard, a beginning of what had been said."""
-    told = [text for text in one.told if 'heard: "' in text]
-    return len(told) == 1 and COUNTING.startswith(told[0].partition('heard: "')[2].partition('"')[0])
+from offhook.gateway.rehearsal.cluster.run import FleetResult, Plan, chosen, figures, fleet
 
 
 async def main(args: argparse.Namespace) -> None:
-    calls: list[StormCall] = []
-    environ = {"OFFHOOK_MAX_CALLS": "200", "OFFHOOK_DRAIN_S": "0"}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-        live = stack.enter_context(redis_server(folder)).url if args.live == "redis" else f"sqlite:{folder}/live.db"
-        async with (
-            ModelServer(counting_script()) as model,
-            cluster(folder, AGENT, model, live, environ=environ) as rig,
-        ):
-            for _ in range(args.runs):
-                calls += await run(rig, model, args)
-    moved = [one for one in calls if one.moved]
-    print(f"\n{args.fault}, {args.live}, Python {platform.python_version()}, {args.calls} calls at once")
-    print(f"moved {len(moved)}; lost {sum(one.call.truth.ended_by != 'caller' for one in calls)} of {len(calls)}")
-    over_ms = 2 * args.delay  # one document, one handshake
-    for name, values in (
-        ("closed -> next stream up", [1000 * one.stream_s for one in moved if one.stream_s is not None]),
-        ("closed -> caller's audio at model", [1000 * one.audio_s for one in moved if one.audio_s is not None]),
-        ("closed -> agent heard again", [1000 * one.agent_s for one in moved if one.agent_s is not None]),
-    ):
-        print(shown(name, values))
-    if args.delay:
-        over = [1000 * one.audio_s - over_ms for one in moved if one.audio_s is not None]
-        print(shown(f"  over the carrier's {over_ms:.0f} ms", over))
+    plan = Plan(calls=args.calls, delay_ms=args.delay, away_s=args.away, goes_on_s=args.goes_on, words=args.words)
+    began_s = time.monotonic()
+    results: list[FleetResult] = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        async with fleet(plan, Path(folder)) as whole:
+            for number in range(args.runs):
+                for case in chosen(args.cases, quick=True):
+                    if time.monotonic() - began_s > args.until:
+                        break
+                    result = await whole.run(case, msgspec.structs.replace(plan, seed=args.seed + number))
+                    results.append(result)
+                    print(
+                        f"{case.number} seed {result.seed}: {result.moved} of {result.calls} moved, {result.faults}",
+                        flush=True,
+                    )
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, load {load}; delay {args.delay:.0f} ms")
+    for number in args.cases:
+        mine = [result for result in results if result.number == number]
+        moves = [move for result in mine for move in result.moves]
+        calls, lost = sum(result.calls for result in mine), sum(result.lost for result in mine)
+        faults = sum(len(result.faults) for result in mine)
+        print(f"{number} {chosen([number], quick=False)[0].name}: {len(mine)} runs, {calls} calls, {len(moves)} moves")
+        print(f"  {lost} lost, {faults} findings of the checks")
+        for line in figures(moves):
+            print(f"  {line}")
+        if args.delay and moves:
+            over = sorted(1000 * move.audio_s - 2 * args.delay for move in moves if move.audio_s is not None)
+            print(f"  P95 of the caller's audio over the carrier's delay: {over[round(0.95 * (len(over) - 1))]:.0f} ms")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", type=int, nargs="+")
     parser.add_argument("--calls", type=int, default=24)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--talk", type=float, default=6.0)
-    parser.add_argument("--spread", type=float, default=0.08)
-    parser.add_argument("--live", choices=("redis", "sqlite"), default="redis")
-    parser.add_argument("--fault", choices=("SIGKILL", "SIGSTOP", "SIGTERM"), default="SIGKILL")
+    parser.add_argument("--away", type=float, default=2.0)
+    parser.add_argument("--goes-on", type=float, default=2.0)
+    parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--until", type=float, default=200.0)
     asyncio.run(main(parser.parse_args()))

@@ -27,8 +27,8 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.twilio_wire import sign, signed_socket_url
 from offhook.gateway.workers.page import Page
 from offhook.gateway.workers.routing import Routing
+from tests.rig.counting import AGENT, counting_script
 from tests.rig.process import cpu_s
-from tests.rig.storm import AGENT, counting_script
 from tests.rig.workers import AUTH_TOKEN, PUBLIC, Served, workers
 
 AT_ONCE = 32

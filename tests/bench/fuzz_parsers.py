@@ -37,6 +37,7 @@ from offhook.gateway.models.gemini import messages as model
 from offhook.gateway.numbers import read_address
 from offhook.gateway.rehearsal.phone import voice
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, ScenarioError, parse_scenario
+from offhook.gateway.web.frames import Frames
 from offhook.gateway.web.limits import FORM, MAX_FIELDS, Limits
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, write_yaml
 from offhook.media.jpeg import jpeg_size
@@ -372,6 +373,28 @@ def _files(*paths: Path) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
+FRAMES_MAX = 200
+FRAME_SEEDS = [
+    b"\x81\x85keyz" + b"hello" + b"\x89\x80keyz" + b"\x81\xfe\x00\x80keyz" + b"m" * 128,
+    b"\x01\x82keyzfr" + b"\x80\x83keyzagm" + b"\x81\xff" + bytes(7) + b"\x09keyz" + b"too long?",
+]
+
+
+def check_frames(data: bytes) -> None:
+    whole, cut = _pushed([data]), _pushed([data[at : at + 1] for at in range(len(data))])
+    assert whole == cut
+    took, passed = whole
+    assert sum(map(len, took)) + len(passed) <= len(data)
+    assert all(len(text) <= FRAMES_MAX and text.isascii() for text in took)
+
+
+def _pushed(pieces: Sequence[bytes]) -> tuple[list[bytes], bytes]:
+    took: list[bytes] = []
+    frames = Frames(FRAMES_MAX)
+    frames.offer(lambda text: took.append(text) is None)
+    return took, b"".join([frames.push(piece) for piece in pieces])
+
+
 def check_jpeg(data: bytes) -> None:
     size = jpeg_size(data)
     assert size is None or (len(size) == 2 and all(0 < side < 2**16 for side in size)), size
@@ -406,5 +429,9 @@ TARGETS = {
     "scenario": Target(
         "a scenario, ScenarioError or AgentFileError; written again it has the same steps, agent, model and carrier",
         check_scenario, _files(*sorted(SCENARIOS.glob("*.call.yaml"))), _bend_yaml, 2.0,
+    ),
+    "frames": Target(
+        "the same texts taken, and the same bytes passed, however the stream is cut; each text is ASCII and in bounds",
+        check_frames, FRAME_SEEDS, bent_bytes, 0.1,
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.detection import Detection
+from offhook.gateway.call.detection import REST_S, Detection
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
@@ -65,7 +65,7 @@ class Line:
         self.hearing = Hearing(
             wiring,
             policy_of(agent),
-            detection or Detection(lambda after_s, flush: flush()),
+            detection or Detection(lambda callback: callback()),
             recorder=None,
             uplink=Unheard(),
             agent_level_dbov=lambda now_s: self.agent_dbov,
@@ -148,17 +148,24 @@ class Written(DeafDetector):
 
 
 class Together:
-    """Lines whose frames wait until `flush`; `after_s`: how long they would at most."""
+    """Lines whose frames wait until `flush`, or `turn` for what a turn of the loop does; `rests_s`: the rests until
+    then.
+    """
 
     def __init__(self, *detectors):
-        self.after_s, self.got = [], []
-        self.detection = Detection(lambda after_s, flush: self.after_s.append(after_s))
+        self.scheduled, self.rests_s, self.got = [], [], []
+        self.detection = Detection(self.scheduled.append, self.rests_s.append)
         self.lines = [Line(detector, self.detection) for detector in detectors]
         for n, line in enumerate(self.lines):
             line.hearing.uplink = SimpleNamespace(
                 caller_audio=lambda codes, samples, received_s, n=n: self.got.append((n, received_s)),
                 flush_audio=lambda: None,
             )
+
+    def turn(self):
+        scheduled, self.scheduled[:] = self.scheduled[:], []
+        for callback in scheduled:
+            callback()
 
 
 def test_frames_of_many_calls_are_heard_together():
@@ -236,15 +243,25 @@ def test_a_failure_costs_its_own_call_a_frame(place, alone):
     assert all_.lines[0].failures == all_.lines[2].failures == []
 
 
-def test_frames_wait_only_where_others_are_due():
-    """At the start, and with 20 calls, not at all; with 40 for 2 ms."""
-    for calls, waits in ((20, 0.0), (40, 0.002)):
-        all_ = Together(*(DeafDetector() for _ in range(calls)))
-        for _ in range(60):
-            for line in all_.lines:
-                line.hears(QUIET, 0.02)
-            all_.detection.flush()
-        assert (all_.after_s[0], all_.after_s[-1]) == (0.0, waits)
+@pytest.mark.parametrize(("calls", "rests"), [(10, 0), (20, 1)])
+def test_the_process_rests_where_others_are_due(calls, rests):
+    """Once the first frame has come; at the start, and with as many frames as a rest would bring, not at all."""
+    all_ = Together(*(DeafDetector() for _ in range(calls)))
+    first, *others = all_.lines
+    for _ in range(60):  # more than the second in which frames are counted
+        for line in all_.lines:
+            line.hears(QUIET, 0.02)
+        all_.turn()
+    assert all_.rests_s == []
+    all_.got.clear()
+    first.hears(QUIET, 0.02)
+    all_.turn()
+    assert all_.rests_s == [REST_S] * rests
+    assert len(all_.got) == 1 - rests
+    for line in others[:2]:
+        line.hears(QUIET, 0.02)
+    all_.turn()
+    assert [n for n, _ in all_.got] == [0, 1, 2]
 
 
 def speaks(detectors):

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from offhook.gateway import app
+from offhook.gateway import ticker
 from offhook.gateway.app import Gateway
 from offhook.gateway.call.call import Call
 from offhook.gateway.conversation import commands as c
@@ -280,7 +280,7 @@ def test_call_that_does_not_close_is_given_up() -> None:
 
     exposition: list[str] = []
     steps = (WaitForAgent("end"), HangUp())
-    with mock.patch.object(app, "ENDING_MAX_S", 2.0):
+    with mock.patch.object(ticker, "ENDING_MAX_S", 2.0):
         outcomes = place_calls({"stuck": Plan(steps, SCRIPT, during=plant)}, metrics=exposition)
     record = outcomes["stuck"].record
     assert record.end_reason == "caller_hung_up"

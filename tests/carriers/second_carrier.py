@@ -17,13 +17,11 @@ from typing import Any
 import aiohttp
 from aiohttp import WSMsgType, web
 
-from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.call.line import LineCan, LineFormats
 from offhook.gateway.carriers.stream_line import StreamLine
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep, Ringing
-from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.carrier import Carrier, Kind, Ringing
 from offhook.gateway.telephony.status import CallStatus
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.limits import Limits
@@ -53,11 +51,10 @@ class PlivoEncoder:
         return json.dumps({"event": "clearAudio", "streamId": self._stream_id})
 
 
-class PlivoWords:
-    """A `Carrier` without REST: it can be called, and does what follows when its webhook requests it."""
+class PlivoWords(Carrier):
+    """A carrier without REST: it can be called, and does what follows when its webhook requests it."""
 
     name = "plivo"
-    can: frozenset[Feature] = frozenset()
 
     def __init__(
         self, settings: Settings, metrics: Metrics, limits: Limits, board: Switchboard, *, clock: Callable[[], float]
@@ -71,32 +68,6 @@ class PlivoWords:
             web.post("/plivo/hangup", self._hangup),
             web.get("/plivo/media", self._media),
         ]
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def place(self, call: OutboundCall, agent: Agent) -> str:
-        raise AssertionError("it cannot")
-
-    async def hang_up(self, call_id: str) -> bool:
-        return False
-
-    def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
-        """Its webhook will request it."""
-
-    async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
-        return False
-
-    async def resume(self, call_id: str) -> bool:
-        return False
-
-    async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
-        return False
-
-    def tick(self, now_s: float) -> None: ...
-
-    def forget(self, call_id: str) -> None: ...
 
     async def _answer(self, request: web.Request) -> web.Response:
         form = await request.post()

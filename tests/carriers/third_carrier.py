@@ -16,13 +16,11 @@ from contextlib import suppress
 import aiohttp
 from aiohttp import web
 
-from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.line import LineCan, LineFormats, LineSink, ReplyMark, Span
 from offhook.gateway.config import Settings
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, NextStep, Ringing
-from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.carrier import Carrier, Ringing
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import AudioFormat
@@ -114,11 +112,10 @@ class PacedLine:
             self._filled.clear()
 
 
-class RtpCarrier:
-    """A `Carrier` that can be called; `formats` of all its streams."""
+class RtpCarrier(Carrier):
+    """A carrier that can be called; `formats` of all its streams."""
 
     name = "rtp"
-    can: frozenset[Feature] = frozenset()
 
     def __init__(
         self,
@@ -134,32 +131,6 @@ class RtpCarrier:
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/rtp/invite", self._invite)]
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def place(self, call: OutboundCall, agent: Agent) -> str:
-        raise AssertionError("it cannot")
-
-    async def hang_up(self, call_id: str) -> bool:
-        return False
-
-    def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
-        """Nothing follows here but the end, which the line has sent."""
-
-    async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
-        return False
-
-    async def resume(self, call_id: str) -> bool:
-        return False
-
-    async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
-        return False
-
-    def tick(self, now_s: float) -> None: ...
-
-    def forget(self, call_id: str) -> None: ...
 
     async def _invite(self, request: web.Request) -> web.Response:
         form = await request.post()

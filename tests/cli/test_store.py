@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import wave
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from offhook.gateway.cli.main import app
 from offhook.gateway.store.columns import CallEvent, entry_of
 from offhook.gateway.store.migrate import migrate
 from offhook.gateway.store.outbox import failed
+from offhook.gateway.store.recordings import Recordings
+from offhook.gateway.store.sealed import read_keys
 from offhook.gateway.store.sqlite import SqliteDatabase
 from offhook.gateway.store.writing import write_entries
+from tests.needs import require
 from tests.store.made import CALLER, KEY, NOON_MS, record
 
 
@@ -74,6 +78,33 @@ def test_a_call_is_shown_and_all_are_exported(folder: Path) -> None:
     assert [one["call_sid"] for one in whole] == ["CA2"]
 
 
+def test_calls_are_exported_as_parquet(folder: Path) -> None:
+    require("pyarrow")
+    from pyarrow import parquet
+
+    run(folder, "calls", "export", "--parquet", str(folder / "calls.parquet"))
+    rows = parquet.read_table(folder / "calls.parquet").to_pylist()
+    assert [(row["call_sid"], row["tokens"], row["cost_usd"]) for row in rows] == [
+        (name, 120, 0.01) for name in ("CA3", "CA2", "CA1")
+    ]
+    assert rows[2]["started_at"].timestamp() * 1000 == NOON_MS
+
+
+def test_a_recording_is_decrypted_into_a_file(folder: Path) -> None:
+    key = "2026:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    (folder / "CA1.wav").unlink()
+    sealed = Recordings(read_keys(key)).create(folder / "CA1.wav.sealed")
+    sealed.write(0, bytes(range(200)) * 400)
+    sealed.close()
+    (folder / "CA1.wav.sealed").rename(folder / "CA1.wav")  # where its record says
+    out = folder / "out.wav"
+    run(folder, "calls", "recording", "CA1", "--out", str(out), OFFHOOK_RECORDING_KEYS=key)
+    with wave.open(str(out)) as file:
+        assert file.readframes(99_999) == bytes(range(200)) * 400
+    (folder / "keys").write_text(key + "\n")
+    run(folder, "calls", "recording", "CA1", "-o", str(out), OFFHOOK_RECORDING_KEYS_FILE=str(folder / "keys"))
+
+
 def test_a_forgotten_caller_leaves_other_calls(folder: Path) -> None:
     said = run(folder, "db", "forget", "--caller", "+1 (555) 123-4567", "--yes")
     assert "removed: 2 calls, 4 lines of transcripts, 2 webhooks, 1 recordings" in said
@@ -100,6 +131,10 @@ def test_dead_webhooks_are_listed_and_retried(folder: Path) -> None:
         (("calls", "list"), {"OFFHOOK_DATA_DIR": "/nowhere"}, "no such folder"),
         (("calls", "list", "--since", "tuesday"), {}, "since must be a time such as"),
         (("calls", "show", "CA9"), {}, "no record of call CA9"),
+        (("calls", "recording", "CA2"), {}, "no recording of call CA2"),
+        (("calls", "recording", "CA1"), {"OFFHOOK_RECORDING_KEYS": "x"}, "entry 1 must be a name of its own"),
+        (("calls", "recording", "CA1"), {"OFFHOOK_RECORDING_KEYS_FILE": "/nowhere"}, "No such file"),
+        (("calls", "recording", "CA1"), {"OFFHOOK_RECORDINGS_BUCKET": "calls"}, "must look like s3://bucket/prefix"),
         (("db", "forget"), {}, "either --caller NUMBER or --call SID"),
         (("db", "forget", "--caller", "Ada"), {}, "is not a telephone number"),
         (("webhooks", "send-test"), {}, "set OFFHOOK_WEBHOOK_URL"),

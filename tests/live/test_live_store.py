@@ -15,8 +15,8 @@ from offhook.gateway.live import CallStage, LiveStore, Node, StoreAway, ToolRun,
 from offhook.gateway.live.memory import MemoryLive
 from offhook.gateway.live.redis import RedisLive
 from offhook.gateway.live.sqlite import SqliteLive
+from offhook.gateway.rehearsal.cluster.servers import redis_server
 from tests.needs import require
-from tests.rig.redis import redis_server
 
 pytestmark = pytest.mark.wall_clock  # threads and another process
 
@@ -115,6 +115,32 @@ async def test_a_full_scope_takes_no_call(stores: Callable[[], LiveStore]) -> No
     assert await b.admit(OTHER, {"cap:fleet": 1}) == ""
 
 
+async def test_a_moved_call_keeps_its_place(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    caps = {"cap:fleet": 1}
+    await a.ring(CALL, "a")
+    await b.claim(CALL, "b")  # it was admitted by `a`, or by a store that has been emptied since
+    await b.beat(Node(name="b"), [CALL], list(caps))
+    assert await a.admit(OTHER, caps) == "cap:fleet"
+    await b.end(CALL, 2)
+    assert await a.admit(OTHER, caps) == ""
+
+
+async def test_a_call_handed_over_is_not_suspected(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    await a.ring(CALL, "a")
+    moves = []
+    for epoch in range(1, 5):
+        await a.write([write(epoch, b"head", stage=CallStage.HANDOVER)])
+        claim = await b.claim(CALL, "b")
+        assert claim is not None
+        moves.append(claim.moves)
+    assert moves == [0, 0, 0, 0]
+    claim = await a.claim(CALL, "a")  # this time its owner died
+    assert claim is not None
+    assert claim.moves == 1
+
+
 async def test_tool_runs_are_found_by_their_keys(stores: Callable[[], LiveStore]) -> None:
     a, b = stores(), stores()
     await a.ring(CALL, "a")
@@ -169,4 +195,28 @@ async def test_redis_that_is_away_fails_at_once(tmp_path: Path) -> None:
             except StoreAway:
                 assert time.monotonic() < ends_s
                 await asyncio.sleep(0.05)
+        await store.close()
+
+
+async def test_redis_that_is_back_answers_every_request(tmp_path: Path) -> None:
+    require("redis-server", "redis")
+    calls = [f"CA{n:032x}" for n in range(4)]
+    with redis_server(tmp_path) as server:
+        store = RedisLive(server.url, time.monotonic)
+        await store.open()
+        await asyncio.gather(*(store.ring(call_id, "a") for call_id in calls))  # as many connections
+        server.kill()
+        server.start()
+        assert [held.epoch for held in await asyncio.gather(*(store.ring(call_id, "a") for call_id in calls))] == [
+            1
+        ] * 4
+        server.kill()
+        for _ in range(5):
+            with pytest.raises(StoreAway):
+                await store.beat(Node(name="a"), calls, ["cap:fleet"])
+        server.start()
+        await asyncio.sleep(1.1)  # until it is tried again
+        await store.write([Write(call_id, "a", 1, CallStage.LIVE, b"head") for call_id in calls])
+        assert await asyncio.gather(*(store.end(call_id, 1) for call_id in calls)) == [True] * 4
+        assert server.left() == []
         await store.close()

@@ -102,9 +102,10 @@ def test_a_killed_process_leaves_a_playable_file(tmp_path: Path) -> None:
         import os, time
         from offhook.media.recording import Recording
         made = Recording({str(path)!r})
+        made.agent(0, bytes([0x20]) * 800)  # a short word, and then nothing for long
         for at in range(0, 24000, 160):
             made.caller(at, bytes([0x20]) * 160)
-        while made._written_bytes < 24000:
+        while made._written_bytes < 24800:
             time.sleep(0.001)
         made.caller(24000, bytes([0x20]) * 160)
         os._exit(9)
@@ -114,8 +115,9 @@ def test_a_killed_process_leaves_a_playable_file(tmp_path: Path) -> None:
     assert run.returncode == 9
     assert repair(path) == 3.0
     left, right = sides(path)
-    assert left.tolist() == [int(mulaw.decode(b"\x20")[0])] * 24000
-    assert not right.any()
+    loud = [int(mulaw.decode(b"\x20")[0])]
+    assert left.tolist() == loud * 24000
+    assert right.tolist() == loud * 800 + [0] * 23200
 
 
 @pytest.mark.parametrize("claimed", [0, 7, 2**31])
@@ -184,7 +186,7 @@ def test_only_its_owner_may_read_a_recording(tmp_path: Path) -> None:
 def test_a_full_disk_ends_this_recording_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     full, good = Recording(tmp_path / "full.wav"), Recording(tmp_path / "good.wav")
     full._file.close()
-    full._file = _FullDisk(tmp_path / "full.wav", "r+")
+    full._file._file = _FullDisk(tmp_path / "full.wav", "r+")
     for made in (full, good):
         made.caller(0, CALLER)
     for _ in range(500):  # the call goes on, and its recording does not

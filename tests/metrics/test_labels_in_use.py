@@ -96,10 +96,10 @@ def test_drop_reasons_read_by_the_rehearsal_exist(reasons: tuple[str, ...]) -> N
 
 def test_series_read_by_the_rehearsal_exist() -> None:
     shown = METRICS.render().decode()
-    named = {
-        found
-        for path in sorted((GATEWAY / "rehearsal").rglob("*.py"))
-        for found in re.findall(r"offhook_\w+\{\w+=\"\w+\"\}", path.read_text())
-    }
-    assert len(named) >= 2
-    assert not [series for series in named if f"\n{series} " not in shown]
+    texts = [path.read_text() for path in sorted((GATEWAY / "rehearsal").rglob("*.py"))]
+    series = {found for text in texts for found in re.findall(r"offhook_\w+\{\w+=\"[^{}]*\}", text)}
+    names = {found for text in texts for found in re.findall(r"\boffhook_[a-z_]+\b", text)}
+    assert len(series) >= 3
+    assert len(names) >= 10
+    shapes = {name: rf"^{re.escape(name)}(_bucket)?[ {{]" for name in series | names}
+    assert not [name for name, shape in shapes.items() if not re.search(shape, shown, re.MULTILINE)]

@@ -6,37 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
+from offhook.gateway.live.peers import HOP
+from offhook.gateway.rehearsal.cluster.calls import owner_of
+from offhook.gateway.rehearsal.cluster.processes import AUTH_TOKEN, CONSOLE_TOKEN, PUBLIC, Cluster
 from offhook.gateway.rehearsal.model.record import SessionRecord
-from offhook.gateway.rehearsal.model.script import Script, script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
-from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
-from tests.rig.cluster import AUTH_TOKEN, PUBLIC, Cluster
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from tests.rig.model import id_after
 
-__all__ = ["AGENT", "COUNTING", "Storm", "StormCall", "counting_script", "owner_of"]
-
-# The call's id stands in the instructions of its model sessions.
-AGENT = "name: counting\ninstructions: 'plan {{call_sid}}.'\ngreeting: {text: Greet the caller.}\n"
-COUNTING = " ".join(f"number{n}" for n in range(1, 31)) + "."
-REST = "and so on to the end."
-
-
-def counting_script() -> Script:
-    """A long greeting; and one reply to whatever the model is told when the call has moved."""
-    return script_from(
-        {"replies": [{"on": "text", "do": [{"say": COUNTING}]}, {"on": "text", "do": [{"say": REST, "delay_ms": 50}]}]}
-    )
-
-
-def owner_of(call: SimulatedCall) -> str:
-    """The gateway whose name the call's last stream has in its address."""
-    return urlsplit(call.truth.streams[-1].url).path.split("/")[3]
+__all__ = ["Storm", "StormCall"]
 
 
 @dataclass
@@ -58,22 +40,10 @@ class StormCall:
         return self.call.truth.streams[0].closed_s
 
     @property
-    def stream_s(self) -> float | None:
-        """Until the next stream was up."""
-        started_s = self.call.truth.streams[1].started_s
-        return None if started_s is None else started_s - self.closed_s
-
-    @property
     def audio_s(self) -> float | None:
         """Until the caller's audio reached the model session that goes on."""
         arrivals = [at_s for session in self.sessions for at_s, _ in session.audio_arrivals if at_s > self.closed_s]
         return min(arrivals) - self.closed_s if arrivals else None
-
-    @property
-    def agent_s(self) -> float | None:
-        """Until the agent was heard again."""
-        after = [i.start_s for i in self.call.truth.agent if i.start_s > self.closed_s]
-        return min(after) - self.closed_s if after else None
 
     @property
     def resumed(self) -> bool:
@@ -87,17 +57,12 @@ class StormCall:
 
 
 class Storm:
-    """`count` calls through a cluster. Each lasts `talk_s`, or until `hang_up`."""
+    """`count` calls through a cluster. They last until `hang_up`."""
 
-    def __init__(
-        self, rig: Cluster, model: ModelServer, count: int, *, talk_s: float | None = None, delay_ms: float = 0.0
-    ) -> None:
-        steps = [] if talk_s is None else [Pause(1000 * talk_s), HangUp()]
-        carrier = Carrier(delay_ms=delay_ms)
+    def __init__(self, rig: Cluster, model: ModelServer, count: int) -> None:
         self._rig, self._model = rig, model
         self.calls = [
-            StormCall(SimulatedCall(rig.url, steps, public_url=PUBLIC, auth_token=AUTH_TOKEN, carrier=carrier))
-            for _ in range(count)
+            StormCall(SimulatedCall(rig.url, [], public_url=PUBLIC, auth_token=AUTH_TOKEN)) for _ in range(count)
         ]
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -145,7 +110,7 @@ class Storm:
         by_sid = {one.call.call_sid: one for one in self.calls}
         async with asyncio.timeout(10):
             while True:
-                records = await self._rig.records(list(by_sid))
+                records = await self._records(list(by_sid))
                 if all(records.values()):
                     break
                 await asyncio.sleep(0.1)
@@ -155,3 +120,16 @@ class Storm:
         for sid, found in records.items():
             by_sid[sid].records = found
         return by_sid
+
+    async def _records(self, call_sids: Sequence[str]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+        """Every record of these calls, with the gateway that has it, of those that run."""
+        found: dict[str, list[tuple[str, dict[str, Any]]]] = {sid: [] for sid in call_sids}
+        headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}", HOP: "1"}  # its own, without its peers'
+        for name, gateway in self._rig.gateways.items():
+            for sid in call_sids if gateway.runs else ():
+                url = f"{gateway.admin_url}/console/api/calls/{sid}"
+                async with self._rig.http.get(url, headers=headers) as answer:
+                    record = await answer.json() if answer.status == 200 else {}
+                    if record.get("end_reason"):
+                        found[sid].append((name, record))
+        return found

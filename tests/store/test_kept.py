@@ -19,6 +19,7 @@ from offhook.gateway.store.history import CallQuery, count_calls
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.outbox import listed
 from offhook.gateway.store.postgres import PostgresDatabase
+from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
 from offhook.gateway.store.upkeep import forget
@@ -136,7 +137,7 @@ async def test_a_call_forgotten_elsewhere_leaves_memory(tmp_path: Path) -> None:
     await records.drop_forgotten()  # they wait yet: none is dropped
     await until(lambda: len(stored(tmp_path / "db")) == 2)
     other = SqliteDatabase(tmp_path / "db")
-    assert (await forget(other, CallQuery(call_sid="CA1"))).calls == ["CA1"]
+    assert (await forget(other, CallQuery(call_sid="CA1"), Recordings())).calls == ["CA1"]
     await other.close()
     async with asyncio.timeout(10):
         while await records.waiting():

@@ -27,9 +27,10 @@ from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Re
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import RETURN_S, STRIKES_MAX
+from offhook.gateway.telephony.operators import CostReached
 from offhook.gateway.telephony.outbound import BUSY_S, OutboundCall
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
-from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, CostReached, Switchboard
+from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, Switchboard
 from offhook.gateway.telephony.transfer import DECLINED, UNREACHED
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
@@ -153,7 +154,7 @@ class Rig:
 
     async def outbound(self, agent: str = "desk", to: str = HUMAN) -> OutboundCall:
         """An outbound call that the carrier has taken."""
-        call = self.board.call_out(to, agent)
+        call = self.board.operators.call_out(to, agent)
         await self.tick()
         return call
 
@@ -348,16 +349,16 @@ async def test_giving_up_means_the_fallback(rig: Rig):
 
 async def test_hold_and_resume(rig: Rig):
     rig.talking()
-    assert await rig.board.hold("C1", "https://music", "One moment.")
-    assert await rig.board.resume("C1")
+    assert await rig.board.operators.hold("C1", "https://music", "One moment.")
+    assert await rig.board.operators.resume("C1")
     assert rig.asked == [("interrupt", "C1", Hold("https://music", "One moment.")), ("resume", "C1")]
-    assert not await rig.board.hold("unknown")
+    assert not await rig.board.operators.hold("unknown")
 
 
 async def test_a_hold_that_fails_is_false(rig: Rig):
     rig.talking()
     rig.carrier.refuses.append(PeerError("no"))
-    assert not await rig.board.hold("C1")
+    assert not await rig.board.operators.hold("C1")
 
 
 async def test_only_keys_are_sent(rig: Rig):
@@ -372,10 +373,10 @@ async def test_a_carrier_without_features_is_not_asked():
     rig = await Rig(can=frozenset()).opened()
     call = rig.talking()
     assert call.tools.on_digits is None
-    assert not await rig.board.hold("C1")
-    assert not await rig.board.resume("C1")
+    assert not await rig.board.operators.hold("C1")
+    assert not await rig.board.operators.resume("C1")
     with pytest.raises(OperatorError, match="cannot be placed"):
-        rig.board.call_out(HUMAN, "desk")
+        rig.board.operators.call_out(HUMAN, "desk")
     assert rig.asked == []
 
 
@@ -411,13 +412,13 @@ async def test_a_refused_call_has_failed(rig: Rig):
 
 async def test_the_cost_of_a_day_stops_placing_calls():
     rig = await Rig(bounds=Bounds(cost_per_day_usd=1.0)).opened()
-    waiting = rig.board.call_out(HUMAN, "desk")
+    waiting = rig.board.operators.call_out(HUMAN, "desk")
     rig.admission.charge(DESK, 1.0, rig.now_s)
     await rig.tick()
     assert (waiting.status, rig.asked) == ("failed", [])
     assert "cost per day" in waiting.error
     with pytest.raises(CostReached):
-        rig.board.call_out(HUMAN, "desk")
+        rig.board.operators.call_out(HUMAN, "desk")
     rejected = rig.metrics.registry.get_sample_value("offhook_calls_rejected_total", {"reason": "cost"})
     assert rejected == 2
     rig.now_s += 86_400.0
@@ -426,10 +427,10 @@ async def test_the_cost_of_a_day_stops_placing_calls():
 
 async def test_a_ringing_outbound_call_is_hung_up(rig: Rig):
     outbound = await rig.outbound()
-    assert await rig.board.hang_up(outbound)
+    assert await rig.board.operators.hang_up(outbound)
     assert rig.asked[-1] == ("hang_up", outbound.call_sid)
     outbound.on_status(CallStatus.CANCELED)
-    assert not await rig.board.hang_up(outbound)
+    assert not await rig.board.operators.hang_up(outbound)
 
 
 # --- answering machines
@@ -556,7 +557,7 @@ async def test_close_waits_for_requests_under_way(rig: Rig):
         done.set()
 
     rig.board._spawn(slow())
-    queued = rig.board.call_out(HUMAN, "desk")
+    queued = rig.board.operators.call_out(HUMAN, "desk")
     await rig.board.close()
     assert done.is_set()
     assert queued.status == "canceled"

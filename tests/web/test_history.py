@@ -17,6 +17,9 @@ from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.store.recordings import Recordings
+from offhook.gateway.store.sealed import read_keys
+from offhook.media.recording import wav_header
 from offhook.media.wav import write_wav
 from tests.rig.gateway import serving
 from tests.store.made import CALLER, NOON_MS, record
@@ -124,6 +127,29 @@ async def test_downloads_of_a_call(tmp_path: Path) -> None:
             assert (status, b"caller:" in scenario or b"steps:" in scenario) == (200, True), scenario
         (tmp_path / "CA3.wav").unlink()
         assert (await get(http, f"{url}/calls/CA3/recording.wav"))[0] == 404
+
+
+async def test_an_encrypted_recording_is_served_in_ranges(tmp_path: Path) -> None:
+    audio = np.arange(1, 40_001, dtype="<i2").repeat(2).tobytes()  # 5 s
+    key = "2026:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    sealed = Recordings(read_keys(key)).create(tmp_path / "CA4.wav.sealed")
+    sealed.write(0, audio)
+    sealed.close()
+    whole = wav_header(len(audio)) + audio
+    asked = [("bytes=0-", 206, whole), ("bytes=31000-97000", 206, whole[31_000:97_001]), ("bytes=-7", 206, whole[-7:])]
+    asked += [("bytes=0-3", 206, b"RIFF"), ("bytes=999999-", 416, None), ("pages=1", 200, whole), ("", 200, whole)]
+    async with past(tmp_path, OFFHOOK_RECORDING_KEYS=key) as (gateway, url), aiohttp.ClientSession() as http:
+        gateway.records.keep(record("CA4", recording=str(tmp_path / "CA4.wav.sealed")))
+        for value, status, expected in asked:
+            headers = {**AUTHORIZED, **({"Range": value} if value else {})}
+            async with http.get(f"{url}/calls/CA4/recording.wav", headers=headers) as answer:
+                body = await answer.read()
+                assert (answer.status, body if expected is not None else None) == (status, expected), value
+        async with http.head(f"{url}/calls/CA4/recording.wav", headers=AUTHORIZED) as answer:
+            assert int(answer.headers["Content-Length"]) == len(whole)
+        gateway._keeping.recordings._keys = None
+        status, said = await get(http, f"{url}/calls/CA4/recording.wav")
+        assert (status, "set OFFHOOK_RECORDING_KEYS" in said["error"]) == (409, True)
 
 
 async def test_the_console_serves_history_as_it_is_guarded(tmp_path: Path) -> None:

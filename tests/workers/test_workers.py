@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from offhook.gateway.rehearsal.cluster.calls import owner_of
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
+from tests.rig.counting import AGENT, counting_script
 from tests.rig.process import in_thread
-from tests.rig.storm import AGENT, counting_script, owner_of
 from tests.rig.workers import AUTH_TOKEN, PUBLIC, Served, workers
 
 pytestmark = pytest.mark.wall_clock

@@ -24,15 +24,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from offhook.gateway.agent.spec import Agent, Fallback
+from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.line import LineFormats, PictureRefusal
 from offhook.gateway.call.pictures import PICTURE_MAX_BYTES, PICTURE_MAX_SIDE
 from offhook.gateway.carriers.softphone import messages, stream
 from offhook.gateway.config import Settings
 from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.telephony.admission import Admitted
-from offhook.gateway.telephony.carrier import Feature, Hold, Keys, Kind, NextStep, Ringing
-from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.carrier import Carrier, Kind, Ringing
 from offhook.gateway.telephony.status import CallStatus
 from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.tokens import node_of
@@ -70,15 +69,16 @@ class _Phone:
     formats: LineFormats
 
 
-class Softphones:
-    """A `Carrier` whose far end is a page: it is called, and calls nobody. `agents`: by name.
+class Softphones(Carrier):
+    """A carrier whose far end is a page: it is called, and calls nobody. What follows a conversation, the page asks for
+    when its socket has ended; no other process can bring its calls, for the socket is gone with its own. `agents`: by
+    name.
 
     `elsewhere`: the answer of the process that has the call, where there are others; `peer`: a socket to one by its
     name. The page's requests and its socket may reach any of them.
     """
 
     name = "softphone"
-    can: frozenset[Feature] = frozenset()
 
     def __init__(
         self,
@@ -113,35 +113,6 @@ class Softphones:
             web.post("/console/talk/{sid}", self._after),
             web.post("/console/talk/{sid}/picture", self._picture),
         ]
-
-    # --- Carrier
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def place(self, call: OutboundCall, agent: Agent) -> str:
-        raise NotImplementedError("a page is not called: it has no `Feature.PLACE`")
-
-    async def hang_up(self, call_id: str) -> bool:
-        return False
-
-    def follow(self, call_id: str, step: NextStep, now_s: float) -> None:
-        """The page asks for it when its socket has ended."""
-
-    async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
-        return False
-
-    async def resume(self, call_id: str) -> bool:
-        return False
-
-    async def bring(self, call_id: str) -> bool:
-        return False  # the page's socket is its process's: with that it is gone
-
-    async def fall_back(self, call_id: str, fallback: Fallback) -> bool:
-        return False
-
-    def tick(self, now_s: float) -> None: ...
 
     def forget(self, call_id: str) -> None:
         self._phones.pop(call_id, None)

@@ -20,7 +20,8 @@ from offhook.gateway.carriers.twilio import messages, signature
 from offhook.gateway.carriers.twilio.guard import StreamGuard
 from offhook.gateway.config import Settings
 from offhook.gateway.errors import Malformed
-from offhook.gateway.web.connections import prove
+from offhook.gateway.web.connections import prove, split_frames
+from offhook.gateway.web.frames import Frames
 from offhook.gateway.web.limits import Limits
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics
@@ -87,9 +88,10 @@ class MediaSockets:
         if transport is None:  # the peer left before the upgrade was answered
             return web.Response(status=400)
         self._waiting += 1
+        frames = split_frames(request, messages.MAX_MESSAGE_BYTES)
         try:
             await socket.prepare(request)
-            start = await self._await_start(socket)
+            start = await self._await_start(socket, frames)
         except ConnectionError:  # the peer left while the upgrade was answered
             return socket if socket.prepared else web.Response(status=400)
         finally:
@@ -106,17 +108,17 @@ class MediaSockets:
             can=CAN,
         )
         call.attach(line)
-        await self._read_stream(socket, transport, line, call, start)
+        await self._read_stream(socket, transport, line, call, start, frames)
         return socket
 
     def _count(self, reason: str) -> None:
         self._metrics.input_errors_total.inc("carrier", reason)
 
-    async def _await_start(self, socket: web.WebSocketResponse) -> messages.Start | None:
+    async def _await_start(self, socket: web.WebSocketResponse, frames: Frames | None) -> messages.Start | None:
         """Read up to the stream's `start`; None after having closed the socket."""
         try:
             async with asyncio.timeout(messages.START_DEADLINE_S):
-                return await self._find_start(socket)
+                return await self._find_start(socket, frames)
         except TimeoutError:
             self._count("timeout")
             await socket.close(code=1008, message=b"no start in time")
@@ -133,7 +135,7 @@ class MediaSockets:
             await socket.close(code=1008, message=b"unknown call or token")
         return call
 
-    async def _find_start(self, socket: web.WebSocketResponse) -> messages.Start | None:
+    async def _find_start(self, socket: web.WebSocketResponse, frames: Frames | None) -> messages.Start | None:
         connected = False
         for _ in range(MAX_BEFORE_START):
             message = await socket.receive()
@@ -141,6 +143,8 @@ class MediaSockets:
                 return None
             parsed = None
             if message.type is WSMsgType.TEXT:
+                if frames is not None:
+                    frames.read()
                 parsed = self._parse(message.data)
             else:
                 await self._control(socket, message)
@@ -162,12 +166,15 @@ class MediaSockets:
         line: StreamLine,
         call: Call,
         start: messages.Start,
+        frames: Frames | None,
     ) -> None:
-        """The stream's messages to the call, until either is over."""
+        """The stream's messages to the call, until either is over: most of them where they arrive (`frames`)."""
         guard = StreamGuard(start.stream_sid, self._clock(), start.sequence)
-        receive, clock = socket.receive, self._clock
+        receive, clock, take = socket.receive, self._clock, self._taker(guard, line, call)
         try:
             while True:
+                if frames is not None:
+                    frames.offer(take)
                 message = await receive()
                 kind = message.type
                 if kind in CLOSED:
@@ -181,6 +188,8 @@ class MediaSockets:
                     if kind is not WSMsgType.TEXT:
                         await self._control(socket, message)
                         continue
+                    if frames is not None:
+                        frames.read()
                     parsed = self._parse(message.data)
                     if parsed is not None and self._take(parsed, guard, line, call, now_s):
                         break
@@ -188,10 +197,33 @@ class MediaSockets:
                     call.task_failed("line_reader", error)
         except Exception as error:  # the stream is lost
             call.task_failed("line_reader", error)
+        finally:
+            if frames is not None:
+                frames.stop()
         if call.line is line and call.ending is None:
             self._lost(call)
         if call.ending is not None:
             await call.over()
+
+    def _taker(self, guard: StreamGuard, line: StreamLine, call: Call) -> Callable[[bytes], bool]:
+        """Takes a message of the stream where it arrives, but for what ends the stream."""
+        clock = self._clock
+
+        def take(text: bytes) -> bool:
+            now_s = clock()
+            if guard.floods(now_s):
+                return False
+            try:
+                parsed = self._parse(text)
+                if type(parsed) is messages.Stop:
+                    return False
+                if parsed is not None:
+                    self._take(parsed, guard, line, call, now_s)
+            except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
+                call.task_failed("line_reader", error)
+            return True
+
+        return take
 
     def _take(self, parsed: messages.Message, guard: StreamGuard, line: StreamLine, call: Call, now_s: float) -> bool:
         """One message of the stream: whether it was its end."""
@@ -216,7 +248,7 @@ class MediaSockets:
             guard.broken.clear()
         return False
 
-    def _parse(self, text: str) -> messages.Message | None:
+    def _parse(self, text: str | bytes) -> messages.Message | None:
         """A message of the stream; None for one without a meaning here (counted)."""
         try:
             parsed = messages.parse(text)

@@ -544,6 +544,7 @@ class GeminiLink:
         if not self._turns.open:
             self._turns = self._turns.begun(self._sink.next_turn())
             self._characters = self._spoken_bytes = 0
+            self._outbox.answered()
         return self._turns.generation
 
     def _on_audio(self, value: wire.Audio, at_s: float) -> None:

@@ -72,6 +72,10 @@ class Outbox:
         self._queue_held()
         self._queue(pcm, received_s)
 
+    def answered(self) -> None:
+        """The model has begun a turn."""
+        self._pairs.answered()
+
     def send_held(self) -> None:
         """The connection is to be closed: what waits for a second frame is sent, or kept for the next session."""
         if (held := self._pairs.take()) and not (self._send_now is not None and self._send_now(held)):

@@ -1,8 +1,8 @@
 """A quiet caller's audio, two frames to a message: half the messages, TLS records and system calls of a long silence.
 
 Nothing that is heard waits for it. A frame above `QUIET_PEAK` is sent at once, with the quiet one before it, so an
-onset arrives when it would have arrived alone. Pairs begin after `QUIET_FRAMES`, when the model has decided that the
-turn before is over, so that this decision is not later either.
+onset arrives when it would have arrived alone. Pairs begin once the model has decided that the turn before is over, so
+that this decision is not later either: when it answers, or after `QUIET_FRAMES`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ class Pairs:
             self._held = pcm
             return b""
         return pcm
+
+    def answered(self) -> None:
+        """The model has begun a turn: it does not wait for the end of the caller's."""
+        if self._quiet:
+            self._quiet += QUIET_FRAMES
 
     def take(self) -> bytes:
         """The frame that is held, if any; it is not held any longer."""

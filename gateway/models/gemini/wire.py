@@ -93,8 +93,10 @@ class SessionSocket:
         protocol, transport = self._protocol, self._transport
         if protocol is None or self._ws.paused or protocol.state is not State.OPEN or transport.is_closing():
             return False
-        frames = [text_frame(wire.encode(message)) for message in messages]
-        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if len(messages) == 1:  # 50 a second
+            transport.write(text_frame(wire.encode(messages[0])))
+        else:
+            transport.write(b"".join([text_frame(wire.encode(message)) for message in messages]))
         return True
 
     async def receive(self) -> list[wire.Incoming]:

@@ -25,6 +25,16 @@ def test_a_long_silence_goes_in_pairs():
     assert [pairs.push(QUIET) for _ in range(6)] == [b"", QUIET * 2] * 3
 
 
+def test_pairs_begin_when_the_model_answers():
+    """But not for what is audible, and not for the silence after it."""
+    pairs = Pairs()
+    pairs.push(QUIET)
+    pairs.answered()
+    assert [pairs.push(f) for f in (QUIET, QUIET, QUIET, LOUD)] == [b"", QUIET * 2, b"", QUIET + LOUD]
+    pairs.answered()
+    assert [pairs.push(f) for f in (QUIET, QUIET)] == [QUIET, QUIET]
+
+
 def test_an_onset_goes_at_once():
     for held in (0, 1):
         pairs = after_a_silence()
