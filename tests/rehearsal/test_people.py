@@ -78,7 +78,7 @@ def test_a_call_between_people_passes(reports: dict[str, Report], name: str) -> 
     assert [verdict.words for call in reports[name].calls for verdict in call.verdicts if not verdict.ok] == []
 
 
-def test_every_line_of_a_call_between_people_is_a_recording() -> None:
+def test_every_line_between_people_is_a_recording() -> None:
     require_prompts("en", "it")
     scenario = load_scenario("change-of-mind", voices_named("people"))
     assert all(step.sound for step in scenario.steps if isinstance(step, Say | SayOver))

@@ -54,7 +54,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
-from offhook.gateway.rehearsal.scenario.voices import Choice, Lines, Voices
+from offhook.gateway.rehearsal.scenario.voices import Choice, LineSounds, Voices
 from offhook.gateway.text import safe_name
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
@@ -196,7 +196,7 @@ class _Reader:
             if needed not in data:
                 self._fail(f"{needed} is missing", [])
         own = self._voices(data.get("voice", "espeak"))
-        self._lines = Lines(self._file, self._directory, self._instead or own)
+        self._lines = LineSounds(self._file, self._directory, self._instead or own)
         agent, agent_file, agent_text = self._agent(data["agent"])
         caller = data["caller"]
         self._mapping(caller, ["caller"], CALLER)

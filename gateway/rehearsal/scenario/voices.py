@@ -18,7 +18,7 @@ from offhook.gateway.rehearsal.phone.prompts import SETS, prompt, stand_in
 from offhook.gateway.yamlfile import YamlFile
 from offhook.media.wav import read_wav
 
-__all__ = ["CHOICES", "PROMPT", "Choice", "Lines", "Voices", "voices_named"]
+__all__ = ["CHOICES", "PROMPT", "Choice", "LineSounds", "Voices", "voices_named"]
 
 Choice = Literal["espeak", "people", "en", "es", "fr", "it", "ru"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -56,7 +56,7 @@ def voices_named(name: str) -> Voices | None:
     return Voices(name, name)  # type: ignore[arg-type]
 
 
-class Lines:
+class LineSounds:
     """The sounds of a scenario's lines. Those that are missing are errors of the file, before the call is placed."""
 
     def __init__(self, file: YamlFile, directory: Path, voices: Voices) -> None:
