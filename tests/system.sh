@@ -8,6 +8,11 @@ for pair in espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheu
   initdb:postgresql redis-server:redis-server; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
+# People's voices for rehearsals: prompts in two languages, as `offhook voices install en it` installs them.
+sounds=/usr/share/asterisk/sounds
+for pair in en_US_f_Allison:asterisk-core-sounds-en-wav it_IT_m_Carlo:asterisk-core-sounds-it-wav; do
+  [ -d "$sounds/${pair%%:*}" ] || missing="$missing ${pair##*:}"
+done
 if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
   echo "installing:$missing"
   # The services themselves are not wanted: the tests start their own.
@@ -21,6 +26,9 @@ fi
 export PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)"
 for pair in espeak-ng sox prometheus promtool chromium nginx haproxy initdb redis-server; do
   command -v "$pair" >/dev/null 2>&1 || echo "not on this machine: $pair (the tests that need it are skipped, or fail when CI=true)"
+done
+for folder in en_US_f_Allison it_IT_m_Carlo; do
+  [ -d "$sounds/$folder" ] || echo "not on this machine: the prompts $folder (the tests that need them are skipped, or fail when CI=true)"
 done
 # PESQ is compiled where it is installed; the Silero network comes in a wheel that asks for torch, which it does
 # not need. Where they cannot be had, their tests are skipped.

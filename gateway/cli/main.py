@@ -28,6 +28,7 @@ from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_worke
 from offhook.gateway.cli.serve import serve as run_serve
 from offhook.gateway.cli.store import mount as mount_store
 from offhook.gateway.cli.tools import mount as mount_tools
+from offhook.gateway.cli.voices import mount as mount_voices
 from offhook.gateway.config import Settings, misspelt, settings_from
 from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
@@ -240,6 +241,13 @@ def simulate(
         Path | None, typer.Option(help="An earlier run's --json: fail where this one is slower or acts differently.")
     ] = None,
     provider: ProviderName = "",
+    voice: Annotated[
+        str,
+        typer.Option(
+            help="Who speaks all lines, instead of the scenarios' own: espeak, people (recorded prompts, see "
+            "`offhook voices`), or a language."
+        ),
+    ] = "",
     url: Annotated[
         str,
         typer.Option(
@@ -288,6 +296,7 @@ def simulate(
         details=details,
         baseline=baseline,
         provider=_provider(provider),
+        voice=voice,
         outside=outside,
     )
     good = _run(wanted)
@@ -421,6 +430,7 @@ mount_canary(app)
 mount_telephone(app)
 mount_store(app)
 mount_tools(app)
+mount_voices(app)
 
 
 def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:

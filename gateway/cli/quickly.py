@@ -1,6 +1,8 @@
 """One scenario with its gateway in the same process, on the quick clock: the process behind `offhook simulate --speed`.
 
-    python -m offhook.gateway.cli.quickly SCENARIO FOLDER SPEED [SEED]
+    python -m offhook.gateway.cli.quickly SCENARIO FOLDER SPEED VOICE [SEED]
+
+VOICE: "" for the scenario's own.
 
 Standard error is the gateway's log. An error at the start is its last line, and exit code 2.
 """
@@ -28,6 +30,7 @@ from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly
 from offhook.gateway.rehearsal.results.report import Report
 from offhook.gateway.rehearsal.run import ModelAt, gateway_environment, run_scenario
 from offhook.gateway.rehearsal.scenario.load import load_scenario
+from offhook.gateway.rehearsal.scenario.voices import voices_named
 from offhook.gateway.tools.function import THREADS
 
 __all__ = ["gateway_here", "main"]
@@ -53,13 +56,13 @@ async def gateway_here(
 
 
 def main() -> None:
-    scenario, folder, speed, *seed = sys.argv[1:]
+    scenario, folder, speed, voice, *seed = sys.argv[1:]
     gc.freeze()
     gc.enable()
 
     async def rehearsed(clock: Clock) -> Report:
         return await run_scenario(
-            load_scenario(scenario),
+            load_scenario(scenario, voices_named(voice)),
             Path(folder),
             seed=int(seed[0]) if seed else None,
             environment={name: value for name, value in os.environ.items() if name == "OFFHOOK_PROVIDER"},

@@ -37,6 +37,7 @@ from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
+from offhook.gateway.rehearsal.scenario.voices import voices_named
 
 __all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
 
@@ -66,6 +67,7 @@ async def simulate(
     details: bool = False,
     baseline: Path | None = None,
     provider: str = "",
+    voice: str = "",
     outside: Outside | None = None,
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
@@ -76,13 +78,14 @@ async def simulate(
     expectations; results are in `out/<name>/` and on the page `out/index.html`. The last line has the counts. `seed`:
     that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
     with its gateway, on the quick clock. `provider`: that of every agent's model, instead of the agent file's.
-    `outside`: the calls go to another gateway, one after the other.
+    `voice` speaks instead of the scenarios' own. `outside`: the calls go to another gateway, one after the other.
     """
     gateway = None if outside is None else outside.gateway
     environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
     paths = [*files] or sorted(SCENARIOS.glob("*.call.yaml"))
-    scenarios = [load_scenario(path) for path in paths]
+    voices = voices_named(voice)
+    scenarios = [load_scenario(path, voices) for path in paths]
     if provider == "openai" and not files:
         kept = [i for i, scenario in enumerate(scenarios) if not _of_one_protocol(scenario.script())]
         paths, scenarios = [paths[i] for i in kept], [scenarios[i] for i in kept]
@@ -92,7 +95,9 @@ async def simulate(
     runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
     earlier = None if baseline is None else await asyncio.to_thread(read_baseline, baseline)
     sources = dict(zip(names, map(scenario_file, paths), strict=True))
-    facts = await asyncio.to_thread(facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider)
+    facts = await asyncio.to_thread(
+        facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider, voice=voice
+    )
     slots = asyncio.Semaphore(parallel if gateway is None else 1)
     reports: list[tuple[str, Report]] = []
     running: list[str] = []
@@ -114,7 +119,7 @@ async def simulate(
                         scenario, gateway, model, out / name, seed=run_seed, clock=time.monotonic
                     )
                 elif speed > 1:
-                    report = await _quickly(path, out / name, speed, run_seed, environment)
+                    report = await _quickly(path, out / name, speed, run_seed, voice, environment)
                 else:
                     report = await run_scenario(
                         scenario, out / name, seed=run_seed, environment=environment, clock=time.monotonic
@@ -171,10 +176,17 @@ def _of_one_protocol(script: Script) -> bool:
     return bool(script.refuse_resumes) or any(isinstance(action, SendGoAway) for action in actions)
 
 
-async def _quickly(path: Path, folder: Path, speed: float, seed: int | None, environment: Mapping[str, str]) -> Report:
+async def _quickly(
+    path: Path,
+    folder: Path,
+    speed: float,
+    seed: int | None,
+    voice: str,
+    environment: Mapping[str, str],
+) -> Report:
     """Run a scenario and its gateway in one process. Raises `GatewayFailed`."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    arguments = [str(path), str(folder), str(speed), *([] if seed is None else [str(seed)])]
+    arguments = [str(path), str(folder), str(speed), voice, *([] if seed is None else [str(seed)])]
     log = folder / "gateway.log"
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(

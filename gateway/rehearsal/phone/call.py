@@ -196,7 +196,7 @@ class SimulatedCall:
         self.truth = CallTruth(call_sid=sid, caller=caller, dialled=dialled)
         for step in self._steps:  # speech is synthesised before the call
             if isinstance(step, Say | SayOver):
-                self._sound(step.line)
+                self._sound(step.line, step.sound)
 
         self._random = random.Random(self._carrier.seed)
         self._over = asyncio.Event()
@@ -730,9 +730,9 @@ class SimulatedCall:
 
     # -- the caller ---------------------------------------------------------------------------------------
 
-    async def say(self, line: str) -> Utterance:
-        """Speak a line (a text, or the path of a WAV file) and wait for its end."""
-        return await self._utter(line, "say", self._sound(line))
+    async def say(self, line: str, sound: Path | None = None) -> Utterance:
+        """Speak a line (a text, or the path of a WAV file; `sound`: that of the text) and wait for its end."""
+        return await self._utter(line, "say", self._sound(line, sound))
 
     async def cough(self) -> Utterance:
         return await self._utter("", "cough", _cut_up(voice.cough(RATE_HZ, self._carrier.seed)))
@@ -804,10 +804,10 @@ class SimulatedCall:
                 return interval
         return None
 
-    def _sound(self, line: str) -> _Utterance:
-        if line.lower().endswith(".wav"):
-            return _utterance(str((self._directory or Path()) / line))
-        return _utterance(line)
+    def _sound(self, line: str, sound: Path | None) -> _Utterance:
+        if sound is None and line.lower().endswith(".wav"):
+            sound = Path(line)
+        return _utterance(line if sound is None else (self._directory or Path()) / sound)
 
     async def _utter(self, text: str, kind: str, sound: _Utterance) -> Utterance:
         if self.over or self._timer is None:
@@ -891,10 +891,10 @@ class SimulatedCall:
             case WaitForAgent():
                 await self.agent_ends(step.nth, step.timeout_ms)
             case Say():
-                await self.say(step.line)
+                await self.say(step.line, step.sound)
             case SayOver():
                 await self.agent_has_talked(step.after_ms, step.timeout_ms)
-                await self.say(step.line)
+                await self.say(step.line, step.sound)
             case Cough():
                 if step.over_after_ms is not None:
                     await self.agent_has_talked(step.over_after_ms)
@@ -923,7 +923,7 @@ class _Utterance:
 
 
 @lru_cache(maxsize=256)
-def _utterance(line: str) -> _Utterance:
+def _utterance(line: str | Path) -> _Utterance:
     return _cut_up(voice.line(line, RATE_HZ, "caller"))
 
 

@@ -1,8 +1,12 @@
-"""What a caller does: the steps of a script, frozen values. Lines are texts, or paths of WAV files."""
+"""What a caller does: the steps of a script, frozen values.
+
+A line is a text, or the path of a WAV file; with `sound`, a WAV file, that is what is heard of the text.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 __all__ = [
@@ -37,6 +41,7 @@ class Say:
     """Speak this line now. The step ends with the line."""
 
     line: str
+    sound: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class SayOver:
     line: str
     after_ms: float = 1_000.0
     timeout_ms: float = 15_000.0
+    sound: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,21 @@
 """The sounds of a rehearsal: the lines that both sides speak, coughs, typing and line noise.
 
-A line is real speech: a bundled recording if there is one of its text, else synthesised by espeak-ng if that is
-installed (once, then cached by content), or a WAV file. All sounds are 16-bit mono.
+A line is real speech: a bundled recording if there is one of its text, else synthesised by espeak-ng, the system's or
+that of the extra `voices` (once, then cached by content), or a WAV file. All sounds are 16-bit mono.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -27,14 +30,21 @@ from offhook.media.wav import read_wav, write_wav
 __all__ = [
     "SOUNDS",
     "VOICES",
+    "Samples",
     "VoiceError",
     "audible_span",
     "bundled",
+    "cached",
     "cough",
+    "espeak_command",
     "keyboard",
+    "levelled",
+    "levels_dbfs",
     "line",
     "noise",
+    "plain",
     "speak",
+    "trimmed",
     "wav_for",
 ]
 
@@ -78,59 +88,84 @@ def wav_for(text: str, voice: str = "agent") -> Path:
     """
     if voice not in VOICES:
         raise VoiceError(f"no voice {voice!r}; there are {', '.join(VOICES)}")
-    found = bundled(voice).get(_plain(text))
+    found = bundled(voice).get(plain(text))
     if found:
         return SOUNDS / found
     setting = VOICES[voice]
-    key = hashlib.sha256(json.dumps([setting, _plain(text), 1]).encode()).hexdigest()[:24]
-    path = _cache_dir() / f"{voice}-{key}.wav"
+    return cached(voice, [setting, plain(text), 1], setting[3], lambda: speak(text, voice))
+
+
+def cached(kind: str, content: list[object], rate_hz: int, make: Callable[[], Samples]) -> Path:
+    """The WAV file of a sound in the user's cache, made if there is none of this `content` (anything JSON) yet."""
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(base) if base else Path.home() / ".cache") / "offhook" / "voice"
+    path = folder / f"{kind}-{key}.wav"
     if not path.is_file():
-        samples = speak(text, voice)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = make()
+        folder.mkdir(parents=True, exist_ok=True)
         # Two rehearsals may speak the same line at once: whole files only.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            write_wav(part.name, samples, setting[3])
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
+            write_wav(part.name, samples, rate_hz)
         os.replace(part.name, path)
     return path
+
+
+def espeak_command() -> list[str]:
+    """How espeak-ng is run here: the system's program, else the library of `espeakng-loader`; empty without either."""
+    if program := shutil.which("espeak-ng"):
+        return [program]
+    found = importlib.util.find_spec("espeakng_loader")
+    if found is None or found.origin is None:
+        return []
+    library = {"win32": "espeak-ng.dll", "darwin": "libespeak-ng.dylib"}.get(sys.platform, "libespeak-ng.so")
+    folder = Path(found.origin).parent
+    # Isolated and without site-packages: it needs none of them, and starts in a third of the time.
+    script = Path(__file__).with_name("espeak.py")
+    return [sys.executable, "-I", "-S", str(script), str(folder / library), str(folder / "espeak-ng-data")]
 
 
 def speak(text: str, voice: str = "caller") -> Samples:
     """The text spoken by espeak-ng, trimmed and levelled, at the voice's own rate. Raises `VoiceError`."""
     name, speed_wpm, pitch, rate_hz = VOICES[voice]
-    program = shutil.which("espeak-ng")
-    if program is None:
+    command = espeak_command()
+    if not command:
         raise VoiceError(
-            f"no recording of {text!r}: install espeak-ng (apt-get install espeak-ng, brew install "
-            "espeak-ng) to have it spoken, or name a WAV file instead of the text"
+            f"no recording of {text!r}: install espeak-ng (pip install 'offhook[voices]', apt-get install espeak-ng, "
+            "brew install espeak-ng) to have it spoken, or name a WAV file instead of the text"
         )
     with tempfile.TemporaryDirectory(prefix="offhook-voice-") as folder:
         raw = Path(folder) / "raw.wav"
         ran = subprocess.run(
-            [program, "-v", name, "-s", str(speed_wpm), "-p", str(pitch), "-w", str(raw), "--stdin"],
+            [*command, "-v", name, "-s", str(speed_wpm), "-p", str(pitch), "-w", str(raw), "--stdin"],
             input=text,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=60,
         )
         if ran.returncode or not raw.is_file():
-            raise VoiceError(f"espeak-ng could not speak {text!r}: {ran.stderr.strip() or 'no output'}")
+            why = ran.stderr.strip().rpartition("\n")[2] or "no output"
+            raise VoiceError(f"espeak-ng could not speak {text!r}: {why}")
         try:
-            samples, made_hz = read_wav(raw)
-        except ValueError:  # a text without a sound, such as "..."
-            raise VoiceError(f"espeak-ng makes no sound of {text!r}") from None
-    return _levelled(_trimmed(resample(samples, made_hz, rate_hz), rate_hz), rate_hz)
+            made, made_hz = read_wav(raw)
+        except ValueError:  # a file without samples
+            made, made_hz = np.zeros(0, np.int16), rate_hz
+    samples = resample(made, made_hz, rate_hz)
+    if not audible_span(samples, rate_hz)[1]:  # a text without a sound, such as "..."
+        raise VoiceError(f"espeak-ng makes no sound of {text!r}")
+    return levelled(trimmed(samples, rate_hz), rate_hz)
 
 
 @cache
 def bundled(voice: str) -> MappingProxyType[str, str]:
     """The bundled recordings of a voice: plain text (lower case, no punctuation) -> file name."""
     index = json.loads((SOUNDS / "lines.json").read_text(encoding="utf-8"))
-    return MappingProxyType({_plain(text): name for text, name in index.get(voice, {}).items()})
+    return MappingProxyType({plain(text): name for text, name in index.get(voice, {}).items()})
 
 
 def audible_span(samples: Samples, rate_hz: int) -> tuple[int, int]:
     """`[first, last)` audible sample, found by 10 ms level; `(0, 0)` when all is silent."""
-    levels = _levels(samples, rate_hz)
+    levels = levels_dbfs(samples, rate_hz)
     if not len(levels) or levels.max() < -70.0:
         return 0, 0
     loud = np.flatnonzero(levels > max(-60.0, float(levels.max()) - _AUDIBLE_DB))
@@ -191,16 +226,12 @@ def _at_rate(path: Path, rate_hz: int) -> Samples:
     return out
 
 
-def _cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "offhook" / "voice"
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text as lines are found by it: lower case, no punctuation."""
     return " ".join(re.sub(r"[^\w']+", " ", text.lower()).split())
 
 
-def _levels(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
+def levels_dbfs(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
     """dBFS of each 10 ms (RMS, full-scale square is 0), a last partial frame included."""
     frame = round(_FRAME_S * rate_hz)
     padded = np.zeros(-(-len(samples) // frame) * frame)
@@ -209,13 +240,15 @@ def _levels(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
     return np.asarray(10.0 * np.log10(power + 1e-10))
 
 
-def _trimmed(samples: Samples, rate_hz: int) -> Samples:
+def trimmed(samples: Samples, rate_hz: int) -> Samples:
+    """A line without the silence around it, but for a breath."""
     first, last = audible_span(samples, rate_hz)
     return samples[max(0, first - round(_LEAD_S * rate_hz)) : last + round(_TAIL_S * rate_hz)]
 
 
-def _levelled(samples: Samples, rate_hz: int) -> Samples:
-    levels = _levels(samples, rate_hz)
+def levelled(samples: Samples, rate_hz: int) -> Samples:
+    """A line at the level of all lines, without clicks at its ends."""
+    levels = levels_dbfs(samples, rate_hz)
     if not len(levels):
         return samples
     active = levels[levels > levels.max() - 20.0]

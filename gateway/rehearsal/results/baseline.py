@@ -65,7 +65,7 @@ class Comparison(msgspec.Struct, kw_only=True):
 
 
 def facts_of(
-    scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, speed: float, provider: str = ""
+    scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, speed: float, provider: str = "", voice: str = ""
 ) -> RunFacts:
     """What two runs must share to be compared. `scenarios`: their files by name."""
     return RunFacts(
@@ -75,6 +75,7 @@ def facts_of(
         repeat=repeat,
         speed=speed,
         provider=provider,
+        voice=voice,
     )
 
 
@@ -115,6 +116,7 @@ def _refuse_unlike(before: RunFacts, now: RunFacts, path: Path) -> None:
         ("seed", before.seed, now.seed),
         ("speed", before.speed, now.speed),
         ("provider", before.provider, now.provider),
+        ("voice", before.voice or "the scenarios' own", now.voice or "the scenarios' own"),
     ):
         if there != here:
             refuse(f"made with another {what} ({there} instead of {here})")

@@ -195,6 +195,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     repeat: int = 1
     speed: float = 1.0
     provider: str = ""
+    voice: str = ""
 
 
 class Report(msgspec.Struct, kw_only=True):

@@ -6,6 +6,7 @@
       steps:
         - wait_for_agent: end
         - say: I would like a table, please.     # or a WAV file: say: wish.wav
+        - say: {prompt: en/hello, text: Hello}   # or a recorded prompt: `offhook voices list`
         - say_over: Wait, make that two.         # over the agent's voice
           after_ms: 1500                         # or at_word: table
         - hang_up
@@ -19,7 +20,7 @@
 
 `outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then the called party. `others` are
 further numbers that may be called, such as a transfer's target. Errors name file, line and field. A `say` of the
-model without `sound` or `length_ms` is synthesised speech.
+model without `sound` or `length_ms` is synthesised speech, or a person's: see `scenario.voices`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
@@ -38,7 +39,6 @@ from offhook.gateway.errors import FileError, nearest
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.rehearsal.model.voice import line_length_ms
-from offhook.gateway.rehearsal.phone import voice
 from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
@@ -54,6 +54,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
+from offhook.gateway.rehearsal.scenario.voices import Choice, LineSounds, Voices
 from offhook.gateway.text import safe_name
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
@@ -88,6 +89,7 @@ NUMBER, DIALLED = "+15550100", "+15550199"  # reserved for fiction
 
 FIELDS = (
     "name", "about", "agent", "caller", "carrier", "model", "expect", "outbound", "others", "allow_outside_effects",
+    "voice",
 )  # fmt: skip
 CALLER = ("steps", "number", "dials")
 _OTHER_STEPS = "steps"
@@ -145,10 +147,13 @@ class Scenario:
         return script_from(self.model, self.directory)
 
 
-def load_scenario(path: str | Path) -> Scenario:
-    """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`."""
+def load_scenario(path: str | Path, voices: Voices | None = None) -> Scenario:
+    """Read and validate a scenario; a bare name finds a bundled one. Raises `ScenarioError`, `AgentFileError`.
+
+    `voices` speak instead of those that the scenario names.
+    """
     path = scenario_file(path)
-    return _Reader(read_yaml(path, ScenarioError), path.resolve().parent).scenario()
+    return _Reader(read_yaml(path, ScenarioError), path.resolve().parent, voices).scenario()
 
 
 def scenario_file(path: str | Path) -> Path:
@@ -172,8 +177,9 @@ def parse_scenario(text: str, *, path: str = "scenario.call.yaml", directory: Pa
 class _Reader:
     """Makes a `Scenario` of a file's plain values."""
 
-    def __init__(self, file: YamlFile, directory: Path) -> None:
+    def __init__(self, file: YamlFile, directory: Path, voices: Voices | None = None) -> None:
         self._file, self._directory = file, directory
+        self._instead = voices
 
     def _name(self, given: Any) -> str:
         name: str = self._made(given, str, ["name"])
@@ -189,6 +195,8 @@ class _Reader:
         for needed in ("agent", "caller", "model"):
             if needed not in data:
                 self._fail(f"{needed} is missing", [])
+        own = self._voices(data.get("voice", "espeak"))
+        self._lines = LineSounds(self._file, self._directory, self._instead or own)
         agent, agent_file, agent_text = self._agent(data["agent"])
         caller = data["caller"]
         self._mapping(caller, ["caller"], CALLER)
@@ -221,6 +229,12 @@ class _Reader:
             others=self._others(data, outbound, steps, carrier, model),
             allow_outside_effects=self._effects(data.get("allow_outside_effects", False)),
         )
+
+    def _voices(self, value: Any) -> Voices:
+        if isinstance(value, Mapping):
+            return self._dataclass(Voices, value, ["voice"])  # type: ignore[no-any-return]
+        choice: Choice = self._made(value, Choice, ["voice"])
+        return Voices(choice, choice)
 
     def _effects(self, value: Any) -> tuple[str, ...]:
         allowed = self._made(value, bool | tuple[str, ...], ["allow_outside_effects"])
@@ -302,9 +316,10 @@ class _Reader:
             if "after_ms" in arguments:
                 self._fail("takes either at_word or after_ms", [*where, "at_word"])
             arguments["after_ms"] = self._when_said(arguments.pop("at_word"), model, [*where, "at_word"])
+        sound = self._lines.given(arguments, where) if kind in (Say, SayOver) else None
         step: Step = self._dataclass(kind, arguments, where, written_as)
         if isinstance(step, Say | SayOver):
-            self._sound(step.line, "caller", where)
+            return replace(step, sound=sound or self._lines.of_caller(step.line, where))
         return step
 
     def _when_said(self, word: Any, model: Mapping[str, Any], where: list[Any]) -> float:
@@ -321,16 +336,6 @@ class _Reader:
             self._fail(f"the model never says {word!r}", where)
         return round(line_length_ms(found) * found.text.lower().index(word.lower()) / len(found.text))
 
-    def _sound(self, line: str, who: str, where: list[Any]) -> Path:
-        """The WAV file of a line. It is made now, so that a missing voice is an error before the call is placed."""
-        try:
-            if line.lower().endswith(".wav"):
-                voice.line(self._directory / line, 8_000)
-                return self._directory / line
-            return voice.wav_for(line, who)
-        except voice.VoiceError as error:
-            self._fail(str(error), where)
-
     def _model(self, value: Any) -> Mapping[str, Any]:
         self._mapping(value, ["model"], None)
         model = copy.deepcopy(dict(value))
@@ -341,20 +346,16 @@ class _Reader:
                 reply = reply[part]
             if not isinstance(reply, dict):
                 continue
-            self._voiced(reply, ["model", *key])
+            self._lines.of_model(reply, ["model", *key])
             for index, action in enumerate(_listed(reply, "do")):
                 if isinstance(action, dict):
-                    self._voiced(action, ["model", *key, "do", index])
+                    self._lines.of_model(action, ["model", *key, "do", index])
         try:
             script_from(model, self._directory)
         except ScriptError as error:
             steps = self._file.steps(error.where or "model")
             self._fail(self._file.with_fix(error.what, steps), steps)
         return MappingProxyType(model)
-
-    def _voiced(self, action: dict[str, Any], where: list[Any]) -> None:
-        if isinstance(action.get("say"), str) and not {"sound", "length_ms"} & action.keys():
-            action["sound"] = str(self._sound(action["say"], "agent", [*where, "say"]).resolve())
 
     def _expect(self, value: Any) -> tuple[Expectation, ...]:
         self._mapping(value, ["expect"], tuple(KINDS))

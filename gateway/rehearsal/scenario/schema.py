@@ -17,10 +17,12 @@ import msgspec
 
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.rehearsal.model.script import ACTIONS, Close, Reply, Script
+from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.phone.call import Carrier
-from offhook.gateway.rehearsal.phone.steps import SayOver
+from offhook.gateway.rehearsal.phone.steps import Say, SayOver
 from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import CALLER, FIELDS, STEPS, Other, OutboundPlan
+from offhook.gateway.rehearsal.scenario.voices import CHOICES, PROMPT, Voices
 
 __all__ = ["scenario_schema"]
 
@@ -36,6 +38,7 @@ _ABOUT = {
     "expect": "The expectations of the call.",
     "outbound": "The gateway places the call; `caller` is then the called party.",
     "others": "Further parties that may be called, by number, such as a transfer's target.",
+    "voice": "Who speaks the lines: espeak, people (an Italian caller, an English agent), or a language's prompts.",
     "allow_outside_effects": "Tools with outside effects that are run and not blocked: these, or all.",
 }
 
@@ -75,6 +78,8 @@ def scenario_schema() -> Schema:
         "others": {"type": "object", "additionalProperties": made.dataclass(Other, {"steps": steps})},
         "allow_outside_effects": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]},
     }
+    voices = made.dataclass(Voices)
+    properties["voice"] = {"anyOf": [{"enum": list(CHOICES)}, voices]}
     assert set(properties["caller"]["properties"]) == set(CALLER)
     schema = _object(
         {name: {"description": _ABOUT[name], **properties[name]} for name in FIELDS},
@@ -134,6 +139,8 @@ class _Maker:
         whole = self.dataclass(kind)
         others = dict(whole["properties"])
         value: Schema = others.pop(main) if main else {"type": "null"}
+        if kind is ModelSay:
+            value = {"anyOf": [value, _prompt()]}
         if main and main not in whole.get("required", ()):
             value = {"anyOf": [value, {"type": "null"}]}
         needed = [field for field in whole.get("required", ()) if field != main]
@@ -151,6 +158,11 @@ class _Maker:
         if main:
             simple = {"type": ["string", "integer"]} if main == "keys" else others.pop(main)
             value = {"anyOf": [simple, {"type": "null"}, _object(whole["properties"])]}
+            if kind in (Say, SayOver):
+                rest = {
+                    field: schema for field, schema in whole["properties"].items() if field not in ("line", "sound")
+                }
+                value["anyOf"].append(_prompt(rest))
         others.pop(main or "", None)
         return {"description": whole["description"], **_object({name: value, **others}, (name,))}
 
@@ -184,6 +196,11 @@ def _object(properties: Mapping[str, Schema], required: Any = ()) -> Schema:
     if required:
         schema["required"] = list(required)
     return schema
+
+
+def _prompt(others: Mapping[str, Schema] = {}) -> Schema:
+    """A recorded prompt in place of a line, and its words."""
+    return _object({**{name: {"type": "string"} for name in PROMPT}, **others}, ("prompt",))
 
 
 def _one_or_many() -> Schema:

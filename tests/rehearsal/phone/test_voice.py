@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from tests.needs import require
 
 @pytest.fixture
 def no_espeak(monkeypatch, tmp_path):
-    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voice, "espeak_command", list)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -52,13 +54,30 @@ def test_without_espeak_a_new_line_reports_the_fix(no_espeak):
         voice.line("Nobody has ever said this.", 8000)
 
 
+def test_the_package_speaks_where_no_program_does(monkeypatch):
+    require("espeakng_loader")
+    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    spoken = {who: voice.speak("Where is the green lamp, please?", who) for who in voice.VOICES}
+    for who, samples in spoken.items():
+        assert 1.0 < len(samples) / voice.VOICES[who][3] < 3.0, "about as long as the words take"
+    assert "espeakng_loader" not in sys.modules, "its library is GPL-3"
+    with pytest.raises(voice.VoiceError, match="no sound of"):
+        voice.speak("...")
+
+
+def test_neither_program_nor_package_is_no_command(monkeypatch):
+    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voice.importlib.util, "find_spec", lambda name: None)
+    assert voice.espeak_command() == []
+
+
 def test_new_line_is_synthesised_once_and_cached(monkeypatch, tmp_path):
     require("espeak-ng")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = voice.wav_for("A green lamp.", "caller")
     assert path.is_relative_to(tmp_path)
     assert voice.wav_for("A green lamp.", "agent") != path
-    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voice, "espeak_command", list)
     assert voice.wav_for("a green lamp", "caller") == path
     assert len(voice.line("A green lamp.", 8000)) > 4000
 

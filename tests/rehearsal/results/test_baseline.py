@@ -94,6 +94,7 @@ def test_a_reply_heard_less_fails(scenario: Path) -> None:
         ({"seed": 2}, "another seed (2 instead of 1)"),
         ({"speed": 10.0}, "another speed"),
         ({"provider": "openai"}, "provider"),
+        ({"voice": "people"}, "voice"),
     ],
 )
 def test_unlike_runs_are_refused(scenario: Path, facts: dict[str, Any], words: str) -> None:

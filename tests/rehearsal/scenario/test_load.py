@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.prompts import prompt
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
     Digit,
@@ -21,6 +22,7 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.scenario.expect import Expectation
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, ScenarioError, load_scenario, parse_scenario
+from offhook.gateway.rehearsal.scenario.voices import Voices
 from offhook.media.wav import write_wav
 
 GOOD = """\
@@ -43,7 +45,7 @@ expect:
 
 @pytest.fixture(autouse=True)
 def no_espeak(monkeypatch, tmp_path):
-    monkeypatch.setattr(voice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(voice, "espeak_command", list)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -86,6 +88,44 @@ def test_the_values_of_a_scenario():
 )
 def test_every_step_can_be_written(written, step):
     assert parse_scenario(GOOD.replace("hang_up\n", f"{written}\n", 1)).steps[-1] == step
+
+
+def test_a_prompt_speaks_for_caller_and_agent(two_prompts):
+    text = GOOD.replace("say: Uh-huh.", "say: {prompt: it/hello, text: Pronto}").replace(
+        '{on: text, say: "It is booked. Thank you for calling the Blue Heron. Goodbye!"}',
+        "{on: text, say: {prompt: it/digits/7}}",
+    )
+    scenario = parse_scenario(text)
+    said = scenario.steps[1]
+    assert (said.line, said.sound) == ("Pronto", prompt("it/hello"))
+    [reply] = scenario.script().replies
+    assert (reply.do[0].text, reply.do[0].sound) == ("it/digits/7", prompt("it/digits/7"))
+
+
+@pytest.mark.parametrize(
+    ("voices", "caller", "agent"),
+    [
+        ("espeak", False, False),
+        ("it", True, True),
+        ("{caller: it}", True, False),
+        ("{agent: it}", False, True),
+    ],
+)
+def test_a_voice_speaks_every_line_of_its_side(two_prompts, voices, caller, agent):
+    text = f"{GOOD}voice: {voices}\n"
+    scenario = parse_scenario(text.replace('Goodbye!"}', 'Goodbye!", length_ms: 900}'))
+    [reply] = scenario.script().replies
+    assert (scenario.steps[1].line, reply.do[0].text[:12]) == ("Uh-huh.", "It is booked")
+    assert (scenario.steps[1].sound is not None, reply.do[0].sound is not None) == (caller, agent)
+
+
+def test_voices_of_the_command_replace_the_scenarios(two_prompts, tmp_path):
+    path = tmp_path / "short.call.yaml"
+    path.write_text(f"{GOOD}voice: ru\n")
+    assert load_scenario(path, Voices()).steps[1].sound is None
+    assert load_scenario(path, Voices("it", "it")).steps[1].sound is not None
+    with pytest.raises(ScenarioError, match=r"model.replies\[0\].say: the prompts of 'ru' .*voices install ru"):
+        load_scenario(path)
 
 
 def test_over_the_agent_at_a_word():
@@ -161,6 +201,14 @@ def test_the_sounds_of_an_inline_agent_are_found(tmp_path):
             "wait_for_agent: later",
             r":7: caller.steps\[0\].wait_for_agent: invalid enum value 'later': use one of end, start",
         ),
+        (
+            "say: Uh-huh.",
+            "say: {prompt: ru/beep}",
+            r":8: caller.steps\[1\].*prompts of 'ru'.*offhook voices install ru",
+        ),
+        ("say: Uh-huh.", "say: {prompt: beep}", r":8: caller.steps\[1\].*write LANGUAGE/NAME, such as en/vm-intro"),
+        ("say: Uh-huh.", "say: {prompt: ru/beep, line: Beep}", r":8: caller.steps\[1\].*either a prompt"),
+        ("name: short", "voice: kore", r":1: voice: .*espeak"),
         ("say: Uh-huh.", "say: Nobody ever said this.", r":8: caller.steps\[1\]: no recording of .* install espeak"),
         ("say: Uh-huh.", "say: gone.wav", r":8: caller.steps\[1\]: no sound file at gone.wav"),
         ("name: anna", "voic: anna", ":3: agent.voic: is not a field of an agent file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, STEPS, ScenarioError, parse_scenario
 from offhook.gateway.rehearsal.scenario.schema import scenario_schema
 from offhook.gateway.yamlfile import parse_yaml
+from offhook.media.wav import write_wav
 
 KEPT = Path(__file__).parents[3] / "docs" / "scenario.schema.json"
 VALIDATOR = Draft202012Validator(scenario_schema())
@@ -29,23 +31,34 @@ model:
 STEPS_WRITTEN = [
     "wait_for_agent: end", "wait_for_agent: {at: start, nth: 2}", "say: Uh-huh.", "{say_over: Uh-huh., after_ms: 3}",
     "{say_over: Uh-huh., at_word: booked}", "cough", "cough: 700", "type_ms: 900", "press: 1", "press: '1#'",
-    "pause_ms: 20", "hang_up", "wait_for_end", "wait_for_end: 900",
+    "pause_ms: 20", "hang_up", "wait_for_end", "wait_for_end: 900", "{say: Uh-huh., sound: yes.wav}",
+    "say: {prompt: it/hello}", "{say: {prompt: it/hello, text: Pronto}}",
+    "{say_over: {prompt: it/hello, text: Pronto}, after_ms: 3}", "say_over: {prompt: it/hello, after_ms: 3}",
 ]  # fmt: skip
 STEPS_WRONG = [
     "wait", "wait_for_agent: later", "{say: Uh-huh., over: 3}", "pause_ms", "pause_ms: long", "hang_up: 3", "say: 3",
-    "{say: Uh-huh., cough: 3}",
+    "{say: Uh-huh., cough: 3}", "say: {prompt: 3}", "say: {text: Pronto}", "say: {prompt: it/hello, line: Pronto}",
 ]  # fmt: skip
 REPLIES_WRITTEN = [
     "{on: text, say: booked, length_ms: 300}", "{on: caller, heard: [a, b], do: [{say: booked, length_ms: 9}, abort]}",
     "{on: 'tool:x', tool: y, args: {a: 1}}", "{on: any, close: 1011, reason: gone}", "{on: start, go_away: 3}",
     "{on: caller, heard: a, empty_turn: null}", "{on: text, send: {a: 1}}", "{on: text, send: rubbish}",
+    "{on: text, say: {prompt: it/hello, text: Pronto}}", "{on: caller, do: [{say: {prompt: it/hello}, delay_ms: 9}]}",
     "{on: text, oversize: null}", "{on: text, say: booked, length_ms: 300, chunk_ms: [20, 0], transcript: none}",
 ]  # fmt: skip
 REPLIES_WRONG = [
     "{on: text}", "{say: booked, length_ms: 3}", "{on: text, sai: booked}", "{on: text, say: a, length: 3}",
     "{on: text, say: booked, do: [abort]}", "{on: text, do: [say]}", "{on: text, do: [{wait_ms: soon}]}",
-    "{on: text, say: a, length_ms: 3, transcript: perhaps}",
+    "{on: text, say: a, length_ms: 3, transcript: perhaps}", "{on: text, say: {text: Pronto}}",
+    "{on: text, say: {prompt: it/hello, words: Pronto}}",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def sounds(two_prompts, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_wav(tmp_path / "yes.wav", np.full(800, 900, np.int16), 8_000)
+    monkeypatch.chdir(tmp_path)
 
 
 def errors(text: str) -> list[str]:
@@ -133,6 +146,11 @@ def test_replies_that_are_refused_do_not_fit(reply):
         ("allow_outside_effects: true\n", True),
         ("allow_outside_effects: [book]\n", True),
         ("allow_outside_effects: 3\n", False),
+        ("voice: espeak\n", True),
+        ("voice: {caller: it}\n", True),
+        ("voice: kore\n", False),
+        ("voice: {caller: kore}\n", False),
+        ("voice: {calle: it}\n", False),
         ("extras: 3\n", False),
     ],
 )
