@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate simulate-openai test quick attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate simulate-openai test quick cluster attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test: setup system ## Run every test; repeat alone, once, those of other process
 
 quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+
+cluster: setup system ## Fail processes, Redis and balancer of a fleet under calls: ten faults, each checked
+	@$(BIN)/offhook faults --cluster --quick --calls 4 --seed $(or $(SEED),1)
 
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks

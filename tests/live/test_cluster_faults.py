@@ -1,29 +1,10 @@
-"""`offhook faults --cluster` in its short form: ten faults of one fleet, a few calls each, every check after each."""
+"""The checks of `offhook faults --cluster`: each finds what it is for. `make cluster` runs the faults themselves."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from offhook.gateway.rehearsal.cluster import checks
-from offhook.gateway.rehearsal.cluster.run import PROGRAMS, Plan, chosen, fleet
-from tests.needs import require
-
-pytestmark = pytest.mark.wall_clock
-SHORT = Plan(seed=1, calls=4, goes_on_s=1.0, words=40)
-
-
-async def test_calls_outlive_ten_faults(tmp_path: Path) -> None:
-    require(*PROGRAMS, "redis")
-    cases = chosen([], quick=True)
-    assert len(cases) == 10
-    async with fleet(SHORT, tmp_path) as whole:
-        results = [await whole.run(case, SHORT) for case in cases]
-    assert {result.name: result.faults for result in results if not result.ok} == {}
-    assert sum(result.lost for result in results) == 0
-    moved = {result.number for result in results if result.moved}
-    assert moved == {case.number for case in cases if case.moves}
 
 
 def evidence(**kept: object) -> checks.Evidence:
