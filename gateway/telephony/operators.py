@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hol
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.telephony.status import CallStatus
-from offhook.gateway.telephony.transfer import briefing_agent
+from offhook.gateway.telephony.transfer import briefing_agent, caller_in
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["CostReached", "Operators"]
@@ -34,6 +34,7 @@ class CostReached(OperatorError):
 class Operators:
     """The part of the switchboard that operators' requests arrive at. `calls`, `legs`, `carriers` are the
     switchboard's. `briefing_over(outbound)`: the call that briefs a warm transfer's target could not be placed.
+    `has_lost(call_id)`: another process has that call.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Operators:
         *,
         clock: Callable[[], float],
         briefing_over: Callable[[OutboundCall], None],
+        has_lost: Callable[[str], Awaitable[bool]],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
         self._admission, self._metrics, self._agents, self._calls = admission, metrics, agents, calls
         self._legs, self._carriers, self._clock = legs, carriers, clock
-        self._briefing_over, self._spawn = briefing_over, spawn
+        self._briefing_over, self._has_lost, self._spawn = briefing_over, has_lost, spawn
         self.outbound = OutboundQueue(calls_per_s)
 
     # --- a live call
@@ -162,6 +164,8 @@ class Operators:
         try:
             if not outbound.conference:  # a briefing belongs to a call that was admitted
                 self._check_cost(agent)
+            elif await self._has_lost(caller_in(outbound.conference)):
+                raise PeerError("another process has the caller's call")
             call_id = await carrier.place(outbound, agent)
         except CostReached as error:
             outbound.error = str(error)

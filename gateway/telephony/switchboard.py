@@ -91,6 +91,7 @@ class Switchboard:
             self._carriers,
             clock=clock,
             briefing_over=lambda outbound: self._transfers.briefing_over(outbound),
+            has_lost=fleet.has_lost,
             spawn=self._spawn,
         )
         self.outbound = self.operators.outbound

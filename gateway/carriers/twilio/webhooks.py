@@ -228,10 +228,15 @@ class Twilio:
     async def _elsewhere(self, request: web.Request, form: Form, within_s: float = FORWARD_S) -> web.Response | None:
         """The answer of the process that has this call; None: it is to be answered here, as that process does not.
 
-        The store has the truth, where it is known; else the address does.
+        The store has the truth, where it is known; else the address does. A process that had the call answers nothing.
         """
         fleet, call_sid = self._fleet, request.query.get("call", form["CallSid"])
-        if not fleet.shared or HOP in request.headers or self._board.leg(call_sid) or self._board.leg(form["CallSid"]):
+        if not fleet.shared:
+            return None
+        known = self._board.leg(call_sid) or self._board.leg(form["CallSid"])
+        if known and not await fleet.has_lost(known.call_id):
+            return None
+        if HOP in request.headers:
             return None
         held = await fleet.holder(form["CallSid"])
         owner = request.match_info.get("node", "") if held is None else held.owner
