@@ -11,7 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from offhook.gateway.live import BEAT_S, DEAD_AFTER_S, Begin, CallStage, Claim, Held, LiveStore, Node, StoreAway, ToolRun
+from offhook.gateway.live import (
+    BEAT_S,
+    DEAD_AFTER_S,
+    Begin,
+    CallStage,
+    Claim,
+    Held,
+    LiveStore,
+    Node,
+    StoreAway,
+    ToolRun,
+)
 from offhook.gateway.live.peers import Peers
 from offhook.gateway.live.writer import Checkpoints
 from offhook.metrics.catalogue import Metrics

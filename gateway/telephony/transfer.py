@@ -22,7 +22,15 @@ from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.tools import Tool, ToolCall, ToolHost
 
-__all__ = ["BRIEFING_TOOLS", "DECLINED", "WarmTransfers", "briefing_agent", "caller_in", "conference_of", "without_human"]
+__all__ = [
+    "BRIEFING_TOOLS",
+    "DECLINED",
+    "WarmTransfers",
+    "briefing_agent",
+    "caller_in",
+    "conference_of",
+    "without_human",
+]
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from offhook.gateway.live import CallStage, LiveStore, Node, StoreAway, ToolRun, Write, Written
+from offhook.gateway.live import Begin, CallStage, LiveStore, Node, StoreAway, ToolRun, Write, Written
 from offhook.gateway.live.memory import MemoryLive
 from offhook.gateway.live.redis import RedisLive
 from offhook.gateway.live.sqlite import SqliteLive
@@ -149,6 +149,21 @@ async def test_tool_runs_are_found_by_their_keys(stores: Callable[[], LiveStore]
     assert await b.tool_run(CALL, "k:1") == ToolRun()
     await a.note_tool(CALL, "k:1", ToolRun(done=True, result='{"a": 1}'))
     assert await b.tool_run(CALL, "k:1") == ToolRun(done=True, result='{"a": 1}')
+
+
+async def test_a_tool_begins_once_and_for_the_owner(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    await a.ring(CALL, "a")
+    assert await a.begin_tool(CALL, 1, "k:1") == Begin(fenced=False)
+    assert await a.begin_tool(CALL, 1, "k:1") == Begin(fenced=False, before=ToolRun())
+    await b.claim(CALL, "b")
+    assert await a.begin_tool(CALL, 1, "k:2") == Begin(fenced=True)
+    assert await b.tool_run(CALL, "k:2") is None  # and is not noted
+    await a.note_tool(CALL, "k:1", ToolRun(done=True, result="r"))  # it was running: what it did is true
+    assert await b.begin_tool(CALL, 2, "k:1") == Begin(fenced=False, before=ToolRun(done=True, result="r"))
+    await b.end(CALL, 2)
+    assert await b.begin_tool(CALL, 2, "k:3") == Begin(fenced=True)
+    assert await b.begin_tool(OTHER, 1, "k:1") == Begin(fenced=False)
 
 
 async def test_nodes_see_each_other(stores: Callable[[], LiveStore]) -> None:
