@@ -18,7 +18,7 @@ from offhook.gateway.agent.spec import Fallback
 from offhook.gateway.app import Gateway
 from offhook.gateway.carriers.twilio.rest import TwilioRest
 from offhook.gateway.carriers.twilio.steering import Push
-from offhook.gateway.carriers.twilio.webhooks import Twilio
+from offhook.gateway.carriers.twilio.webhooks import Twilio, TwilioLeg
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.rehearsal.model.script import script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -107,18 +107,20 @@ async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
     assert await owner.records.get(CALL) is None  # the record is the new owner's
 
 
-async def taken_by_b(two: TwoNodes) -> Twilio:
+async def taken_by_b(two: TwoNodes) -> tuple[Twilio, TwilioLeg]:
     """Node b has taken the call of a, which has not noticed; a's side of the carrier, with REST credentials."""
     await two.post("a", "/twilio/voice", CallStatus="ringing")
+    carrier = two.nodes["a"][0]._carriers[0]
+    one = carrier._legs[CALL]
+    two.nodes["a"][0].fleet._tasks[1].cancel()  # its writer: no checkpoint is refused
     peers = two.nodes["b"][0].fleet.peers.nodes
     seen = dict(peers)
     peers.clear()
     await two.post("b", "/twilio/n/a/after", CallStatus="in-progress")
     peers.update(seen)
     assert two.calls() == {"a": [CALL], "b": [CALL]}
-    carrier = two.nodes["a"][0]._carriers[0]
     carrier._rest = mock.Mock(spec_set=TwilioRest)
-    return carrier
+    return carrier, one
 
 
 @pytest.mark.parametrize("path", ["/twilio/n/a/after", "/twilio/n/a/after?steered=1", "/twilio/voice"])
@@ -131,26 +133,26 @@ async def test_an_old_owner_answers_as_the_new_one(two: TwoNodes, path: str) -> 
     assert two.calls() == {"a": [], "b": [CALL]}
 
 
-STEERED: dict[str, Callable[[Twilio], Awaitable[object]]] = {
-    "hang up": lambda carrier: carrier.hang_up(CALL),
-    "hold": lambda carrier: carrier.interrupt(CALL, Hold("", "")),
-    "keys": lambda carrier: carrier.interrupt(CALL, Keys("1")),
-    "resume": lambda carrier: carrier.resume(CALL),
-    "fallback": lambda carrier: carrier.fall_back(CALL, Fallback(say="Sorry.")),
-    "push": lambda carrier: carrier._push(carrier._legs[CALL], Push.REDIRECT),
+STEERED: dict[str, Callable[[Twilio, TwilioLeg], Awaitable[object]]] = {
+    "hang up": lambda carrier, one: carrier.hang_up(CALL),
+    "hold": lambda carrier, one: carrier.interrupt(CALL, Hold("", "")),
+    "keys": lambda carrier, one: carrier.interrupt(CALL, Keys("1")),
+    "resume": lambda carrier, one: carrier.resume(CALL),
+    "fallback": lambda carrier, one: carrier.fall_back(CALL, Fallback(say="Sorry.")),
+    "push": lambda carrier, one: carrier._push(one, Push.REDIRECT),
 }
 
 
 @pytest.mark.parametrize("request_", STEERED)
 async def test_an_old_owner_makes_no_rest_request(two: TwoNodes, request_: str) -> None:
-    carrier = await taken_by_b(two)
-    await STEERED[request_](carrier)
+    carrier, one = await taken_by_b(two)
+    await STEERED[request_](carrier, one)
     assert carrier._rest is not None
     assert carrier._rest.mock_calls == []  # type: ignore[attr-defined]
 
 
 async def test_an_old_owner_places_no_briefing(two: TwoNodes) -> None:
-    carrier = await taken_by_b(two)
+    carrier, _ = await taken_by_b(two)
     gateway = two.nodes["a"][0]
     board = gateway.switchboard
     briefing = board.outbound.submit(
