@@ -164,6 +164,7 @@ class Gateway:
             clock=clock,
             fleet=self.fleet,
             wall=wall,
+            outbound=self._keeping.outbound_table(f"{self.node}:{self._boot}", wall),
         )
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -205,6 +205,7 @@ class Twilio:
             if (elsewhere := await self._elsewhere(request, form)) is not None:
                 return elsewhere
             try:
+                await self._follow_outbound(request)
                 document = await handler(request, form)
             except Exception:
                 log.exception("%s failed for call %s: answered with the fallback", request.path, form["CallSid"])
@@ -220,10 +221,16 @@ class Twilio:
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
             if (elsewhere := await self._elsewhere(request, form, REPORT_S)) is None:
+                await self._follow_outbound(request)
                 await handler(request, form)
             return elsewhere or web.Response(status=204)
 
         return answer
+
+    async def _follow_outbound(self, request: web.Request) -> None:
+        """A call that another process placed, or this one before a restart, is reported here."""
+        if outbound_id := request.query.get("call"):
+            await self._board.placing.follow(outbound_id)
 
     async def _elsewhere(self, request: web.Request, form: Form, within_s: float = FORWARD_S) -> web.Response | None:
         """The answer of the process that has this call; None: it is to be answered here, as that process does not.
@@ -475,6 +482,10 @@ class Twilio:
             if error.status == 429:
                 raise CarrierBusy(str(error)) from None
             raise
+
+    async def placed(self, call: OutboundCall, since_s: float) -> Sequence[str]:
+        assert self._rest is not None
+        return await self._rest.calls(call.to, call.caller_id, since_s)
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
         one = self._legs.get(call_id)
