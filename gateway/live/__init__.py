@@ -160,8 +160,11 @@ class LiveStore(Protocol):
         not `expect_epoch`: of several nodes that expect the same one only the first gets it.
         """
 
-    async def end(self, call_id: str, epoch: int) -> bool:
-        """The call is over; False when another node has it, or has ended it: then it is not this node's to record."""
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
+        """The call is over; False when another node has it, or has ended it: then it is not this node's to record.
+
+        Repeated by the same owner the answer is the same: the first one may have been lost.
+        """
 
     async def burn(self, token_id: str, life_s: float) -> bool:
         """Use up a one-time token; False when it was used before. Remembered for `life_s`."""

@@ -173,7 +173,7 @@ class Fleet:
         if self._store is None or epoch is None:
             return not self.checkpoints.has_lost(call_id)  # it may have been lost in its last moments
         for _ in range(ENDS):
-            known = await self._ask(self._store.end(call_id, epoch), None, limit_s=BEAT_S)
+            known = await self._ask(self._store.end(call_id, self.name, epoch), None, limit_s=BEAT_S)
             if known is not None:
                 return known
         return True
@@ -181,7 +181,7 @@ class Fleet:
     async def give_back(self, call_id: str, epoch: int) -> None:
         """A call that this node was first to have is not taken: it was refused."""
         if self._store is not None:
-            await self._ask(self._store.end(call_id, epoch), False)
+            await self._ask(self._store.end(call_id, self.name, epoch), False)
 
     async def burn(self, token_id: str, life_s: float) -> bool:
         """Use up a one-time token; while the store is away the process's own memory has to do."""

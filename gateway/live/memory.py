@@ -93,12 +93,13 @@ class MemoryLive:
         call.owner, call.epoch, call.stage = owner, call.epoch + 1, CallStage.LIVE
         return claim
 
-    async def end(self, call_id: str, epoch: int) -> bool:
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
         call = self._find(call_id)
         if call is None:
-            call = self._calls[call_id] = _Call("", epoch, CallStage.LIVE, 0.0)
-        if call.epoch != epoch or call.stage is CallStage.ENDED:
+            call = self._calls[call_id] = _Call(owner, epoch, CallStage.LIVE, 0.0)
+        if call.epoch != epoch or (call.stage is CallStage.ENDED and call.owner != owner):
             return False
+        call.owner = owner
         call.stage, call.expires_s = CallStage.ENDED, self._clock() + ENDED_LIFE_S
         call.head, call.log = b"", []
         for leases in self._leases.values():

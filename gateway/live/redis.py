@@ -83,8 +83,8 @@ return {held[1] or '', epoch, held[3], held[4] or '', count, redis.call('LRANGE'
 )
 _END = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner')
-if held[1] and (held[2] == 'ended' or held[1] ~= ARGV[1]) then return false end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended')
+if held[1] and (held[1] ~= ARGV[1] or (held[2] == 'ended' and held[3] ~= ARGV[3])) then return false end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended', 'owner', ARGV[3])
 redis.call('HDEL', KEYS[1], 'head')
 redis.call('DEL', KEYS[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -261,8 +261,8 @@ class RedisLive:
         await self._index(before.decode(), owner, call_id)
         return Claim(before.decode(), int(epoch), CallStage(stage.decode()), head, tuple(entries), int(moves))
 
-    async def end(self, call_id: str, epoch: int) -> bool:
-        arguments = [epoch, int(ENDED_LIFE_S)]
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
+        arguments: list[str | float] = [epoch, int(ENDED_LIFE_S), owner]
         answer = await self._sure(lambda: self._end(keys=_keys(call_id), args=arguments))
         if not answer:
             return False

@@ -184,16 +184,16 @@ class SqliteLive:
 
         return await self._run(work)
 
-    async def end(self, call_id: str, epoch: int) -> bool:
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
         def work(db: sqlite3.Connection) -> bool:
             held = _held(db, call_id)
-            if held is not None and (held.epoch != epoch or held.stage is CallStage.ENDED):
+            if held is not None and (held.epoch != epoch or (held.stage is CallStage.ENDED and held.owner != owner)):
                 return False
             db.execute(
-                "insert into calls (call_id, owner, epoch, stage, expires_s) values (?, '', ?, ?, ?) "
-                "on conflict (call_id) do update set stage = excluded.stage, head = x'', "
+                "insert into calls (call_id, owner, epoch, stage, expires_s) values (?, ?, ?, ?, ?) "
+                "on conflict (call_id) do update set owner = excluded.owner, stage = excluded.stage, head = x'', "
                 "expires_s = excluded.expires_s",
-                (call_id, epoch, CallStage.ENDED.value, self._wall() + ENDED_LIFE_S),
+                (call_id, owner, epoch, CallStage.ENDED.value, self._wall() + ENDED_LIFE_S),
             )
             db.execute("delete from log where call_id = ?", (call_id,))
             db.execute("delete from leases where call_id = ?", (call_id,))

@@ -158,7 +158,7 @@ async def test_an_old_owner_places_no_briefing(two: TwoNodes) -> None:
     briefing = board.outbound.submit(
         "+15550140", gateway.agents[0], caller_id="+15550199", conference=conference_of(CALL)
     )
-    await board.operators._place(carrier, briefing)
+    await board.placing._place(carrier, briefing)
     assert briefing.status == "failed"
     assert carrier._rest.mock_calls == []  # type: ignore[union-attr]
 
