@@ -18,7 +18,7 @@ import msgspec
 from offhook.gateway.store.columns import hash_number
 from offhook.gateway.store.database import CallDatabase, Transaction
 
-__all__ = ["CLAIM_MS", "DIAL_MS", "OutboundTable", "Row", "drop_old_outbound", "forget_outbound"]
+__all__ = ["CLAIM_MS", "DIAL_MS", "OutboundTable", "Row", "drop_old_outbound", "forget_outbound", "listed_outbound"]
 
 CLAIM_MS = 15_000  # from a claim to the request: milliseconds
 DIAL_MS = 60_000  # from the request to its answer: 25 s at most, and the carrier's list needs a moment
@@ -246,6 +246,12 @@ async def _claim(session: Transaction, node: str, now_ms: int, gap_ms: float, be
         unused_ms = (turns - len(taken)) * gap_ms
         await session.run("update outbound_pace set next_ms = ?", int(next_ms - unused_ms))
     return taken
+
+
+async def listed_outbound(session: Transaction, limit: int) -> list[tuple[Row, int]]:
+    """The newest ones, each with the time at which it was asked for."""
+    rows = await session.rows(f"select {_FIELDS}, created_ms from outbound order by seq desc limit ?", limit)
+    return [(Row(*row[:-1]), row[-1]) for row in rows]
 
 
 async def drop_old_outbound(session: Transaction, now_ms: int) -> None:
