@@ -224,6 +224,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _take_over(self, name: str, call: str) -> None:
         claim = await self.fleets[name].claim(call)
+        self.failed_open |= claim is not None and claim.stage is CallStage.RINGING  # it has no place yet
         if claim is not None and (name, call) not in self.owned:
             self.take(name, call, claim.epoch)
 
