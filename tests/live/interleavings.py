@@ -264,9 +264,10 @@ class Interleavings(RuleBasedStateMachine):
         self.effects[key] += 1
         await self.fleets[name].tool_done(call, key, "result")
 
-    @rule(name=nodes, call=calls)
-    def ends(self, name: str, call: str) -> None:
+    @rule(name=nodes, call=calls, fault=st.sampled_from(["", "after", "slow", "late"]))
+    def ends(self, name: str, call: str, fault: str) -> None:
         if (name, call) in self.owned:
+            self.store.faults = [fault, *self.store.faults]
             self.start(self._end(name, call))
 
     async def _end(self, name: str, call: str) -> None:
@@ -278,8 +279,9 @@ class Interleavings(RuleBasedStateMachine):
         if owned.gone:
             fleet.checkpoints.lose(call)
             return
-        asked = self.store.refused
+        asked, newest = self.store.refused, self.newest(call)
         if await fleet.end(call):
+            assert newest <= owned.epoch or self.store.refused != asked, "an owner before has ended the call"
             self.records[call].append(self.store.refused == asked)
 
     # --- what must hold
