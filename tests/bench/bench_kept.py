@@ -2,8 +2,8 @@
 
     python -m tests.bench.bench_kept [CALLS] [--seconds S] [--life S]
 
-Each caller hangs up after a few seconds and calls again. In turn without anything kept, and with records in SQLite,
-encrypted recordings, and webhooks to a receiver. A task in the gateway's loop, due each 5 ms, has the lateness;
+Each caller hangs up after a few seconds and calls again. In turn without anything kept, with records in SQLite, with
+encrypted recordings, with webhooks to a receiver, and with all of these. A task in the gateway's loop, due each 5 ms, has the lateness;
 `uplink_forward` (a frame received -> handed to the model's socket) is the gateway's own metric. As root the gateway has
 real-time priority, so that callers and model, which share its cores, do not make it late.
 """
@@ -35,12 +35,12 @@ BUCKET = re.compile(r'offhook_uplink_forward_seconds_bucket{.*?le="([^"]+)".*?} 
 
 def gateway_main(out: str) -> None:
     """`offhook serve`; each line of `out` is a wall time and how late the loop was then, ms."""
-    from offhook.gateway.app import Gateway
     from offhook.gateway.cli.main import main
+    from offhook.gateway.ticker import Ticker
 
     with contextlib.suppress(OSError):  # not root: callers and model, on the same cores, then count as lateness
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
-    tick: Callable = Gateway._tick
+    run: Callable = Ticker.run
 
     async def probe() -> None:
         with Path(out).open("w") as lines:  # noqa: ASYNC230
@@ -55,12 +55,12 @@ def gateway_main(out: str) -> None:
                     lines.flush()
                     late.clear()
 
-    async def with_probe(self: Gateway) -> None:
+    async def with_probe(self: Ticker) -> None:
         task = asyncio.create_task(probe())
-        await tick(self)
+        await run(self)
         task.cancel()
 
-    Gateway._tick = with_probe  # type: ignore[method-assign]
+    Ticker.run = with_probe  # type: ignore[method-assign]
     sys.argv[1:] = ["serve"]
     main()
 
@@ -125,18 +125,19 @@ async def receiver() -> tuple[web.AppRunner, str, list[int]]:
     return runner, f"http://127.0.0.1:{runner.addresses[0][1]}/hook", got
 
 
-async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Namespace, *, kept: bool) -> None:
+async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Namespace, kept: str) -> None:
     runner, hook, got = await receiver()
     out = folder / "late"
-    if kept:
+    if kept in ("records", "webhooks", "all"):
+        environ = environ | {"OFFHOOK_DATA_DIR": str(folder / "data")}
+    if kept in ("recordings", "all"):
         agent = folder / "kept.yaml"
         agent.write_text(
             f"name: bench\ngreeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {folder}/wav}}\n"
         )
+        environ = environ | {"OFFHOOK_AGENT": str(agent), "OFFHOOK_RECORDING_KEYS": KEYS}
+    if kept in ("webhooks", "all"):
         environ = environ | {
-            "OFFHOOK_AGENT": str(agent),
-            "OFFHOOK_DATA_DIR": str(folder / "data"),
-            "OFFHOOK_RECORDING_KEYS": KEYS,
             "OFFHOOK_WEBHOOK_URL": hook,
             "OFFHOOK_WEBHOOK_SECRET": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
             "OFFHOOK_WEBHOOK_PRIVATE": "1",
@@ -153,7 +154,7 @@ async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Nam
     late = sorted(ms for at_s, ms in lines if began_s <= at_s <= ends_s)
     over = sum(ms > 5.0 for ms in late)
     print(
-        f"{'all' if kept else 'nothing'} kept: {count} calls ended; loop late: P50 {late[len(late) // 2]:.2f} "
+        f"{kept} kept: {count} calls ended; loop late: P50 {late[len(late) // 2]:.2f} "
         f"P99 {late[int(len(late) * 0.99)]:.2f} P99.9 {late[int(len(late) * 0.999)]:.2f} max {late[-1]:.2f} ms, "
         f"{over} of {len(late)} over 5 ms; uplink_forward P99 <= {forward_ms:.2f} ms; webhooks {got[0]}",
         flush=True,
@@ -167,10 +168,10 @@ def main() -> None:
     parser.add_argument("--life", type=float, default=5.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, gateway_environ(folder) as environ:
-        for turn, kept in enumerate((False, True, False, True)):
-            place = Path(folder) / str(turn)
+        for kept in ("nothing", "records", "recordings", "webhooks", "all"):
+            place = Path(folder) / kept
             place.mkdir()
-            asyncio.run(measure(place, environ, arguments, kept=kept))
+            asyncio.run(measure(place, environ, arguments, kept))
 
 
 if __name__ == "__main__":
