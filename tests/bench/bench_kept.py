@@ -84,7 +84,7 @@ def p99_ms(before: dict[float, float], after: dict[float, float]) -> float:
 async def churn(
     url: str, pid: int, calls: int, life_s: float, seconds: float
 ) -> tuple[int, float, float, float, float]:
-    """Calls ended, P99 of `uplink_forward`, the wall times between which it was measured, CPU seconds of the gateway."""
+    """Calls ended, P99 of `uplink_forward`, the wall times between which it was measured, the CPU seconds."""
     from offhook.gateway.rehearsal.phone.call import SimulatedCall
     from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
 
