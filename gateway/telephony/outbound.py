@@ -22,7 +22,7 @@ __all__ = [
     "BUSY_S",
     "LOOK_S",
     "MAX_QUEUED",
-    "Key",
+    "IdempotencyKey",
     "KeyReused",
     "OutboundCall",
     "OutboundQueue",
@@ -59,16 +59,16 @@ class KeyReused(OperatorError):
     """The idempotency key belongs to a request that asked for something else."""
 
 
-class Key(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """An idempotency key, and the digest of what was asked with it."""
 
     text: str
     digest: str
 
 
-def key_of(text: str, *asked: object) -> Key | None:
+def key_of(text: str, *asked: object) -> IdempotencyKey | None:
     """None for a request without a key."""
-    return Key(text, hashlib.sha256(msgspec.json.encode(asked)).hexdigest()) if text else None
+    return IdempotencyKey(text, hashlib.sha256(msgspec.json.encode(asked)).hexdigest()) if text else None
 
 
 class OutboundCall(msgspec.Struct, kw_only=True):
@@ -133,7 +133,7 @@ def made_call(
     )
 
 
-def check_same(key: Key, digest: str) -> None:
+def check_same(key: IdempotencyKey, digest: str) -> None:
     """Raise `KeyReused` when the key came with another request, of this digest."""
     if key.digest != digest:
         raise KeyReused("this Idempotency-Key was used for another call: use a new key for each call that you ask for")
@@ -167,7 +167,7 @@ class OutboundQueue:
         caller_id: str = "",
         variables: dict[str, str] | None = None,
         conference: str = "",
-        key: Key | None = None,
+        key: IdempotencyKey | None = None,
     ) -> OutboundCall:
         """Queue a call, or find the one that was queued with this idempotency key. Raises `OperatorError` for one that
         cannot be placed, `QueueFull`, `KeyReused`.

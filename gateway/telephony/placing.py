@@ -23,7 +23,7 @@ from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature
 from offhook.gateway.telephony.outbound import (
     BUSY_S,
     MAX_QUEUED,
-    Key,
+    IdempotencyKey,
     OutboundCall,
     OutboundQueue,
     QueueFull,
@@ -102,7 +102,7 @@ class Placing:
         self,
         to: str,
         agent: Agent,
-        key: Key | None,
+        key: IdempotencyKey | None,
         *,
         caller_id: str = "",
         variables: dict[str, str] | None = None,
