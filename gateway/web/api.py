@@ -35,7 +35,7 @@ __all__ = ["KEY", "KEY_HEADER", "Api", "CallControl", "Conflicting", "TokenFor",
 ACTIONS = ("hang_up", "hold", "resume", "transfer", "press")
 
 KEY_HEADER = "Idempotency-Key"
-KEY = re.compile(r"[ -~]{1,255}")
+KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 
 log = logging.getLogger(__name__)
 
