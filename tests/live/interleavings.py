@@ -192,7 +192,8 @@ class Interleavings(RuleBasedStateMachine):
         ):
             return
         if await fleet.admit(call):
-            await fleet.give_back(call, held.epoch)
+            if (name, call) not in self.owned:  # the same webhook, repeated, was here meanwhile
+                await fleet.give_back(call, held.epoch)
             return
         if self.store.refused != before:
             self.failed_open = True  # caps are kept as far as the store was asked
@@ -224,7 +225,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _take_over(self, name: str, call: str) -> None:
         claim = await self.fleets[name].claim(call)
-        self.failed_open |= claim is not None and claim.stage is CallStage.RINGING  # it has no place yet
+        self.failed_open |= claim is not None and call not in self.leases()  # it has no place yet
         if claim is not None and (name, call) not in self.owned:
             self.take(name, call, claim.epoch)
 

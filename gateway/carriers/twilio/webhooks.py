@@ -280,7 +280,9 @@ class Twilio:
         held = None if self._board.leg(call_sid) else await self._fleet.ring(call_sid)
         if held is not None and held.stage is CallStage.ENDED:
             return twiml.hang_up()
-        if held is not None and held.owner == self._fleet.name and await self._board.moves.fleet_is_full(call_sid):
+        own = held is not None and held.owner == self._fleet.name
+        full = own and await self._board.moves.fleet_is_full(call_sid)
+        if held is not None and full and self._board.leg(call_sid) is None:  # else the same webhook was here meanwhile
             await self._fleet.give_back(call_sid, held.epoch)
             return self._fallback_document(form)
         if held is not None and held.owner != self._fleet.name:  # its process does not answer
