@@ -21,6 +21,7 @@ from rich.text import Text
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
+from offhook.gateway.rehearsal.results.thinking import ThinkingReport
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics import canary
@@ -164,6 +165,7 @@ class CallReport(msgspec.Struct, kw_only=True):
     model_violations: list[str] = []
     counted: dict[str, float] = {}  # increase of the gateway's counters, named without their prefix
     verdicts: list[ExpectationResult] = []
+    thinking: ThinkingReport | None = None  # of a caller who thinks
 
     @property
     def ok(self) -> bool:
