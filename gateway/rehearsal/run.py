@@ -263,8 +263,8 @@ async def rehearse(
 
     `seed` determines all random values of the calls, their SIDs included. `model` None: a model without a script, for
     which fewer expectations are checked. `watch` is called with each call as it is placed. `twilio`: the account whose
-    REST API the gateway uses, needed for outbound calls. `party`: the models of a caller who thinks. `clock`: by default
-    the running loop's.
+    REST API the gateway uses, needed for outbound calls. `party`: the models of a caller who thinks. `clock`: by
+    default the running loop's.
     """
     clock = clock or running_clock()
     if twilio is not None:
@@ -390,8 +390,8 @@ async def run_scenario(
 
     The results are `call.wav` (left channel the caller, right channel what the caller heard), `call.png` and
     `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the models that this
-    process's environment names, with their keys: the agent's, and those of a caller who thinks. `gateway`: starts the gateway, with the arguments of `gateway_process`.
-    `clock`: by default the running loop's.
+    process's environment names, with their keys: the agent's, and those of a caller who thinks. `gateway`:
+    starts the gateway, with the arguments of `gateway_process`. `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
     agent_file = _agent_file(scenario, out_dir)

@@ -113,9 +113,7 @@ def _completion(asked: Asked, answer: str) -> dict[str, Any]:
 def _content(asked: Asked, answer: str) -> dict[str, Any]:
     tokens = _tokens(asked.question), _tokens(answer)
     return {
-        "candidates": [
-            {"content": {"parts": [{"text": answer}], "role": "model"}, "finishReason": "STOP", "index": 0}
-        ],
+        "candidates": [{"content": {"parts": [{"text": answer}], "role": "model"}, "finishReason": "STOP", "index": 0}],
         "usageMetadata": {
             "promptTokenCount": tokens[0],
             "candidatesTokenCount": tokens[1],

@@ -42,12 +42,14 @@ class ThinkingReport(msgspec.Struct, kw_only=True):
     """The caller: a model, and the call as it was judged.
 
     `ended`: hung_up, call_over, or the bound that was reached: turns, seconds, cost; failed: the model was lost.
-    `why`: in the caller's words, or the problem.
+    `why`: in the caller's words, or the problem. `rehearsed`: the rehearsal model played the caller and the judge by
+    their scripts; costs are then what the same tokens would cost.
     """
 
     persona: str
     goal: str
     model: str
+    rehearsed: bool
     ended: str
     why: str = ""
     turns: int = 0

@@ -37,7 +37,7 @@ from typing import Any, Literal, NoReturn
 
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.errors import FileError, nearest
+from offhook.gateway.errors import FileError, OperatorError, nearest
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.rehearsal.model.voice import line_length_ms
@@ -153,6 +153,11 @@ class Scenario:
     def script(self) -> Script:
         """The model's script."""
         return script_from(self.model, self.directory)
+
+    def check_steps(self, what: str) -> None:
+        """Raises `OperatorError` for a caller who thinks: `what` plays steps alone."""
+        if self.thinker is not None:
+            raise OperatorError(f"{self.name}: its caller thinks, and {what} plays callers with steps: choose another")
 
 
 def load_scenario(path: str | Path, voices: Voices | None = None) -> Scenario:

@@ -1,21 +1,21 @@
 """A caller who thinks, as a scenario has it: who calls, what they want, and what must be true of the call.
 
-    caller:
-      persona: A regular guest in a hurry, who changes their mind.
-      goal: Have a table for two on Saturday evening.
-      model: gemini-3.8-live           # or {name: my-model, url: http://127.0.0.1:8000/v1}
-      limits: {turns: 8, seconds: 120, cost_usd: 0.20}
-      script:                          # how the rehearsal model plays this caller, without a key
-        replies:
-          - {on: agent, say: "A table for two, please."}
-    success:
-      - The agent offered a table on Saturday.
-    judge:
-      script:                          # how the rehearsal model judges, without a key
-        replies:
-          - {on: text, say: '{"statements": [{"number": 1, "met": true, "reason": "It did."}]}'}
-    runs: 5
-    must_pass: 4
+caller:
+  persona: A regular guest in a hurry, who changes their mind.
+  goal: Have a table for two on Saturday evening.
+  model: gemini-3.8-live           # or {name: my-model, url: http://127.0.0.1:8000/v1}
+  limits: {turns: 8, seconds: 120, cost_usd: 0.20}
+  script:                          # how the rehearsal model plays this caller, without a key
+    replies:
+      - {on: agent, say: "A table for two, please."}
+success:
+  - The agent offered a table on Saturday.
+judge:
+  script:                          # how the rehearsal model judges, without a key
+    replies:
+      - {on: text, say: '{"statements": [{"number": 1, "met": true, "reason": "It did."}]}'}
+runs: 5
+must_pass: 4
 """
 
 from __future__ import annotations
@@ -31,10 +31,22 @@ from offhook.gateway.errors import nearest
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.yamlfile import YamlFile
 
-__all__ = ["PERSON", "CallerLimits", "Judge", "ModelChoice", "Thinker", "read_judge", "read_runs", "read_thinker"]
+__all__ = [
+    "PERSON",
+    "RUNS_MAX",
+    "STATEMENTS_MAX",
+    "CallerLimits",
+    "Judge",
+    "ModelChoice",
+    "Thinker",
+    "read_judge",
+    "read_runs",
+    "read_thinker",
+]
 
 PERSON = ("persona", "goal", "model", "voice", "limits", "script")
 STATEMENTS_MAX = 20
+RUNS_MAX = 1_000
 _JUDGE = ("model", "script")
 
 
@@ -139,10 +151,12 @@ def read_judge(file: YamlFile, data: Mapping[str, Any], thinker: Thinker | None)
 
 def read_runs(file: YamlFile, data: Mapping[str, Any]) -> tuple[int, int]:
     """How often a scenario is played, and how many of these runs must pass. Raises the file's error."""
-    runs = file.convert(data.get("runs", 1), Annotated[int, msgspec.Meta(ge=1, le=1_000)], ["runs"])
-    must = file.convert(data.get("must_pass", runs), Annotated[int, msgspec.Meta(ge=1)], ["must_pass"])
-    if must > runs:
-        raise file.error(f"is {must}, but there are {runs} runs: give a number up to that", ["must_pass"])
+    runs = file.convert(data.get("runs", 1), int, ["runs"])
+    if not 1 <= runs <= RUNS_MAX:
+        raise file.error(f"is {runs}: give a number from 1 to {RUNS_MAX}", ["runs"])
+    must = file.convert(data.get("must_pass", runs), int, ["must_pass"])
+    if not 1 <= must <= runs:
+        raise file.error(f"is {must} of {runs} runs: give a number from 1 to {runs}", ["must_pass"])
     return runs, must
 
 
@@ -151,7 +165,8 @@ def _choice(file: YamlFile, value: Any, where: list[Any]) -> ModelChoice:
     if value is None:
         return ModelChoice()
     if isinstance(value, str):
-        return ModelChoice(provider=value) if value in ("gemini", "openai") else ModelChoice(name=value)
+        providers = {"gemini": ModelChoice("gemini"), "openai": ModelChoice("openai")}
+        return providers.get(value) or ModelChoice(name=value)
     choice: ModelChoice = _made(file, ModelChoice, value, where)
     if not choice.url:
         return choice
@@ -169,7 +184,7 @@ def _same_side(file: YamlFile, caller: ModelChoice) -> ModelChoice:
     """The judge's model by default: the text model of the caller's provider, so that one key is enough."""
     if caller.url:
         raise file.error("judge.model is missing: the caller's has a url, name the text model that judges", [])
-    return ModelChoice(provider=caller.provider or ("openai" if caller.name.startswith("gpt-") else ""))
+    return ModelChoice("openai") if caller.name.startswith("gpt-") else ModelChoice(caller.provider)
 
 
 def _of_the_agent(script: Any) -> Any:

@@ -81,7 +81,9 @@ def transcript(truth: CallTruth, report: CallReport, heard: Sequence[tuple[float
     `heard`: the agent as the caller's model transcribed it, by when it began to; read where the gateway's record, which
     says more, is not accessible.
     """
-    lines = [Line(at_ms=turn.onset_ms, who="caller", text=turn.text) for turn in report.line.caller if turn.text]
+    lines = [
+        Line(at_ms=turn.onset_ms, who="caller", text=turn.text or "[not transcribed]") for turn in report.line.caller
+    ]
     lines += [Line(at_ms=0.0, who="agent", text=text[4:]) for text in report.line.announced if text.startswith("say ")]
     if report.record is None:
         zero_s = next((s.started_s for s in truth.streams if s.started_s is not None), truth.began_s)
@@ -142,6 +144,6 @@ def verdicts(report: ThinkingReport) -> list[ExpectationResult]:
         words = f"not judged: {judgement.problem if judgement else 'there is no verdict'}"
         return [*made, ExpectationResult(ok=False, expectation="success", words=words)]
     for one in judgement.statements:
-        words = f"{one.text}: {'' if one.met else 'not so: '}{one.reason}"
+        words = f"{one.text.rstrip('.')}: {'' if one.met else 'not so: '}{one.reason}"
         made.append(ExpectationResult(ok=one.met, expectation="success", words=words))
     return made

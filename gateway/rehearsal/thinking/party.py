@@ -52,6 +52,7 @@ class Party:
     judge: Judge
     text: TextModel
     text_prices: Prices | None
+    rehearsed: bool
     clock: Clock
 
     def caller(self) -> ThinkingCaller:
@@ -64,6 +65,7 @@ class Party:
             persona=self.thinker.persona,
             goal=self.thinker.goal,
             model=self.model.name_of(self.spec),
+            rehearsed=self.rehearsed,
             ended=caller.ended,
             why=caller.why,
             turns=caller.turns,
@@ -136,7 +138,7 @@ async def party_for(
                 "add it to the file of OFFHOOK_PRICES"
             )
         text_prices = None if judge.model.url else price_of(text.name, table)
-        yield Party(thinker, spec, model, prices, judge, text, text_prices, clock)
+        yield Party(thinker, spec, model, prices, judge, text, text_prices, not real, clock)
         if not real:
             for failure in server.failures:
                 raise failure

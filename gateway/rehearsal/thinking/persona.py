@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from offhook.gateway.agent.spec import Agent, ModelSettings
+from offhook.gateway.agent.spec import Agent, BargeInSettings, ModelSettings
 from offhook.gateway.rehearsal.scenario.thinking import Thinker
 
 __all__ = ["HANG_UP", "PRESS_KEYS", "SILENCE", "TOOLS", "CallerTool", "caller_spec"]
@@ -61,5 +61,6 @@ def caller_spec(thinker: Thinker, language: str) -> Agent:
         model=ModelSettings(provider=thinker.model.provider, name=thinker.model.name),
         voice=thinker.voice,
         language=language,
+        barge_in=BargeInSettings(mode="model"),  # there is no detector on this side: the model says who cut in
         instructions=_INSTRUCTIONS.format(persona=thinker.persona, goal=thinker.goal),
     )

@@ -146,6 +146,7 @@ class _Gemini(_Patient):
                         "response_mime_type": "application/json",
                         "response_json_schema": dict(schema),
                         "max_output_tokens": TOKENS_MAX,
+                        "automatic_function_calling": {"disable": True},
                     },
                 )
         except errors.APIError as error:
