@@ -135,9 +135,10 @@ async def test_the_caller_falls_silent_when_the_agent_cuts_in(provider):
 
 
 async def test_the_caller_presses_keys():
-    caller = [{"on": "agent", "do": [{"tool": "press_keys", "args": {"keys": "1 #"}}]}, {"on": "agent", **BYE}]
-    agent = [OFFERS[0], {"on": "text:pressed", **hum("A table at eight.")}, *OFFERS[2:]]
-    report = await played(talk(caller, agent, JUDGES))
+    press = {"tool": "press_keys", "args": {"keys": "1 #"}}
+    caller = [{"on": "agent", "do": [press, hum("A table?")]}, {"on": "agent", **BYE}]
+    told = {"told_model": ["pressed the key 1", "pressed the key #"]}
+    report = await played(talk(caller, OFFERS, JUDGES, expect=told))
     assert report.ok, report.verdicts
 
 
