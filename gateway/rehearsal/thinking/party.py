@@ -1,6 +1,6 @@
 """The models of a scenario whose caller thinks: the caller's, the judge's, and without a key what stands in for both.
 
-Keys are read from the environment alone. A model at a URL of the scenario's gets `OFFHOOK_CALLER_KEY`, never a key of
+Keys are read from the environment alone. A model at a URL of the scenario's gets `REHEARSAL_CALLER_KEY`, never a key of
 OpenAI's: a scenario file must not choose where that is sent.
 """
 
@@ -37,7 +37,7 @@ from offhook.gateway.rehearsal.thinking.text_models import TEXT_PRICES, TextMode
 
 __all__ = ["Party", "check_models", "party_for"]
 
-CALLER_KEY = "OFFHOOK_CALLER_KEY"
+CALLER_KEY = "REHEARSAL_CALLER_KEY"
 NO_KEY = "none"  # servers of one's own often take any
 
 
