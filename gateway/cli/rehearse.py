@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,7 @@ async def simulate(
     `voice` speaks instead of the scenarios' own. `outside`: the calls go to another gateway, one after the other.
     `real`: agents, and callers who think with their judges, are the models that the environment has keys for.
     """
+    os.environ["NO_PROXY"] = environment_without(())["NO_PROXY"]  # a caller who thinks has its model in this process
     gateway = None if outside is None else outside.gateway
     environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
@@ -188,7 +190,7 @@ async def simulate(
     for scenario in scenarios:
         count = counts[scenario.name]
         if scenario.runs > 1 or 0 < count.passed < count.runs:
-            console.print(f"{'[green]✓' if count.ok else '[red]✗'}[/] {scenario.name}: {count.words}")
+            console.print(f"{'[green]✓' if count.ok else '[red]✗'}[/] {escape(scenario.name)}: {count.words}")
     console.print(f"[dim]recordings and pictures: {page}[/]")
     passed, tolerated = sum(c.passed for c in counts.values()), sum(c.tolerated for c in counts.values())
     failed = len(reports) - passed - tolerated

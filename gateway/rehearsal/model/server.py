@@ -28,7 +28,7 @@ from offhook.gateway.rehearsal.model.realtime.session import RealtimeSession
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
-from offhook.gateway.rehearsal.model.text import TextModel
+from offhook.gateway.rehearsal.model.text import TextAnswers
 from offhook.gateway.rehearsal.model.turns import Progress, Trigger
 from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
@@ -92,7 +92,7 @@ class ModelServer:
     ) -> None:
         self._script = script
         self._clock = clock or running_clock()
-        self.text = TextModel(text or Script(), self._clock)
+        self.text = TextAnswers(text or Script(), self._clock)
         self._host, self._port, self._tls = host, port, tls
         self.time_scale, self.keep_audio = time_scale, keep_audio
         self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals

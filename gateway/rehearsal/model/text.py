@@ -16,7 +16,7 @@ from offhook.gateway.rehearsal.model.script import Abort, Close, Say, Script, Wa
 from offhook.gateway.rehearsal.model.turns import Progress, Trigger, find_reply
 from offhook.gateway.rehearsal.quick_clock import Clock
 
-__all__ = ["Asked", "TextModel"]
+__all__ = ["Asked", "TextAnswers"]
 
 _CHARACTERS_PER_TOKEN = 4
 
@@ -31,7 +31,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class TextModel:
+class TextAnswers:
     """Answers by its script; `asked` has the questions."""
 
     script: Script

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.truth import CallTruth
 
-__all__ = ["LiveCaller"]
+__all__ = ["LiveCaller", "Phone"]
+
+
+class Phone(Protocol):
+    """A simulated call, as its caller has it."""
+
+    truth: CallTruth
+
+    @property
+    def over(self) -> bool:
+        """The call has ended."""
+
+    @property
+    def streaming(self) -> bool:
+        """A media stream is up."""
+
+    async def until(self, ready: Callable[[], bool], timeout_ms: float | None) -> bool:
+        """Wait, tick by tick, until `ready()`; False when the time or the call has ended before."""
+
+    async def press(self, keys: str) -> None:
+        """Raises `StepFailed`."""
+
+    def hang_up(self) -> None: ...
 
 
 class LiveCaller(Protocol):
@@ -19,5 +41,5 @@ class LiveCaller(Protocol):
     def speak(self, place: int) -> bytes | None:
         """The next 20 ms of mu-law that the caller says; they begin at `place` of the call's axis. None: silence."""
 
-    async def converse(self, call: SimulatedCall) -> None:
+    async def converse(self, call: Phone) -> None:
         """Take the call; it is hung up on return, unless it is over."""

@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Judgement", "Line", "Statement", "ThinkingReport"]
+__all__ = ["JudgedLine", "Judgement", "Statement", "ThinkingReport"]
 
 
-class Line(msgspec.Struct, kw_only=True):
+class JudgedLine(msgspec.Struct, kw_only=True):
     """One line of what the judge reads. `tool`: what the agent did between its words, by the gateway's record."""
 
     at_ms: float
@@ -54,5 +54,5 @@ class ThinkingReport(msgspec.Struct, kw_only=True):
     why: str = ""
     turns: int = 0
     cost_usd: float | None = None
-    transcript: list[Line] = []
+    transcript: list[JudgedLine] = []
     judgement: Judgement | None = None

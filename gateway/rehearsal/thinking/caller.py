@@ -24,8 +24,8 @@ from offhook.gateway.conversation.events import (
 )
 from offhook.gateway.models import CallBrief, LinkCount, Model, ModelSink, Prices, Speaker, Usage
 from offhook.gateway.models.pricing import cost
-from offhook.gateway.rehearsal.phone.call import SimulatedCall, StepFailed
-from offhook.gateway.rehearsal.phone.live import LiveCaller
+from offhook.gateway.rehearsal.phone.call import StepFailed
+from offhook.gateway.rehearsal.phone.live import LiveCaller, Phone
 from offhook.gateway.rehearsal.phone.playback import SILENT_FRAME, audible
 from offhook.gateway.rehearsal.phone.truth import Utterance
 from offhook.gateway.rehearsal.scenario.thinking import CallerLimits
@@ -66,7 +66,7 @@ class ThinkingCaller(LiveCaller, ModelSink):
         self.cost_usd: float | None = None if prices is None else 0.0
         self.heard: list[tuple[float, str]] = []  # the agent, as this model transcribed it, by when it began to
         self._hearing = False  # the last of `heard` goes on
-        self._call: SimulatedCall | None = None
+        self._call: Phone | None = None
         self._queue: deque[_Turn] = deque()
         self._texts: dict[int, _Turn] = {}  # all turns: words may come after the audio
         self._numbers = 0
@@ -120,7 +120,7 @@ class ThinkingCaller(LiveCaller, ModelSink):
             self.turns += 1
         turn.utterance.end_place, turn.utterance.end_s = end_place, end_s
 
-    async def converse(self, call: SimulatedCall) -> None:
+    async def converse(self, call: Phone) -> None:
         self._call = call
         running = asyncio.create_task(self._link.run())
         try:
@@ -128,6 +128,7 @@ class ThinkingCaller(LiveCaller, ModelSink):
             if not finished:
                 self._end("call_over" if call.over else "seconds")
         finally:
+            call.hang_up()  # before the session's end, which may take a second
             for press in self._pressing:
                 press.cancel()
             await self._link.close()

@@ -13,9 +13,9 @@ import msgspec
 
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.results.report import CallReport, ExpectationResult
-from offhook.gateway.rehearsal.results.thinking import Line, Statement, ThinkingReport
+from offhook.gateway.rehearsal.results.thinking import JudgedLine, Statement, ThinkingReport
 
-__all__ = ["SCHEMA", "NotJudged", "question", "statements_from", "transcript", "verdicts"]
+__all__ = ["LINES_MAX", "REASON_MAX", "SCHEMA", "NotJudged", "question", "statements_from", "transcript", "verdicts"]
 
 LINES_MAX = 400
 TEXT_MAX = 2_000  # characters of a line
@@ -75,28 +75,33 @@ class _Answer(msgspec.Struct):
     statements: list[_Entry]
 
 
-def transcript(truth: CallTruth, report: CallReport, heard: Sequence[tuple[float, str]]) -> list[Line]:
+def transcript(truth: CallTruth, report: CallReport, heard: Sequence[tuple[float, str]]) -> list[JudgedLine]:
     """The call in order of time: the caller's own words, and of the agent's those that were heard.
 
     `heard`: the agent as the caller's model transcribed it, by when it began to; read where the gateway's record, which
     says more, is not accessible.
     """
+    zero_s = next((s.started_s for s in truth.streams if s.started_s is not None), truth.began_s)
+
+    def said(at_s: float, text: str) -> JudgedLine:
+        return JudgedLine(at_ms=round(1000.0 * (at_s - zero_s), 3), who="agent", text=text.strip())
+
     lines = [
-        Line(at_ms=turn.onset_ms, who="caller", text=turn.text or "[not transcribed]") for turn in report.line.caller
+        JudgedLine(at_ms=turn.onset_ms, who="caller", text=turn.text or "[not transcribed]")
+        for turn in report.line.caller
     ]
-    lines += [Line(at_ms=0.0, who="agent", text=text[4:]) for text in report.line.announced if text.startswith("say ")]
+    lines += [said(one.at_s, one.text) for one in truth.announced if one.verb == "say"]
     if report.record is None:
-        zero_s = next((s.started_s for s in truth.streams if s.started_s is not None), truth.began_s)
-        lines += [Line(at_ms=1000.0 * (at_s - zero_s), who="agent", text=text.strip()) for at_s, text in heard]
+        lines += [said(at_s, text) for at_s, text in heard]
     else:
         for turn in report.record.turns:
             if text := (turn.heard_text if turn.interrupted else turn.reply_text):
                 cut = " [interrupted]" if turn.interrupted else ""
-                lines.append(Line(at_ms=turn.reply_started_ms or 0.0, who="agent", text=text.strip() + cut))
+                lines.append(JudgedLine(at_ms=turn.reply_started_ms or 0.0, who="agent", text=text.strip() + cut))
         for tool in report.record.tool_calls:
             arguments = msgspec.json.encode(tool.arguments).decode()
             text = f"{tool.name}({arguments}): {tool.outcome} {tool.answer}".strip()
-            lines.append(Line(at_ms=tool.requested_ms, who="tool", text=text))
+            lines.append(JudgedLine(at_ms=tool.requested_ms, who="tool", text=text))
     return sorted(lines, key=lambda line: line.at_ms)
 
 

@@ -126,7 +126,8 @@ async def party_for(
             env = dict.fromkeys(("caller", "judge"), _rehearsal(server))
         model = model_for(provider, env["caller"])
         stack.push_async_callback(model.close)
-        if problems := model.check(spec, TOOLS):
+        theirs = ("model.name", "voice") if thinker.model.url else ()  # what a server of one's own has, is not known
+        if problems := [problem for problem in model.check(spec, TOOLS) if problem.field not in theirs]:
             raise OperatorError(f"{scenario.name}: the caller's {'; '.join(map(str, problems))}")
         text = text_model(judging, judge.model.name, env["judge"])
         stack.push_async_callback(text.close)

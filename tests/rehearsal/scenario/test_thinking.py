@@ -14,7 +14,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
 from offhook.gateway.rehearsal.results.report import ExpectationResult, report_of
 from offhook.gateway.rehearsal.results.runs import ScenarioRuns, runs_needed
-from offhook.gateway.rehearsal.results.thinking import Judgement, Line, Statement, ThinkingReport
+from offhook.gateway.rehearsal.results.thinking import JudgedLine, Judgement, Statement, ThinkingReport
 from offhook.gateway.rehearsal.scenario.load import ScenarioError, load_scenario, parse_scenario
 from offhook.gateway.rehearsal.scenario.thinking import CallerLimits, ModelChoice
 from offhook.gateway.rehearsal.thinking.party import check_models
@@ -123,7 +123,7 @@ def thinking(met: bool) -> ThinkingReport:
         model="m",
         rehearsed=True,
         ended="hung_up",
-        transcript=[Line(at_ms=10, who="agent", text="Well & good")],
+        transcript=[JudgedLine(at_ms=10, who="agent", text="Well & good")],
         judgement=Judgement(model="j", statements=[statement], cost_usd=0.0012),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
@@ -37,14 +38,14 @@ def talk(asks: list[Any], answers: list[Any], judges: list[Any], **more: Any) ->
     return parse_scenario(write_yaml(fields))
 
 
-async def played(scenario: Scenario) -> CallReport:
-    """The report of the scenario's call."""
+async def played(scenario: Scenario, real: Mapping[str, str] | None = None) -> CallReport:
+    """The report of the scenario's call. `real`: the environment with the keys of caller and judge."""
     clock = running_clock()
     environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_CONSOLE_TOKEN": CONSOLE_TOKEN, "OFFHOOK_PUBLIC_URL": PUBLIC_URL}
     async with (
         ModelServer(scenario.script(), clock=clock) as model,
         serving([scenario.agent], environ, model=model) as (_, url),
-        party_for(scenario, real=False, clock=clock, environ={}) as party,
+        party_for(scenario, real=real is not None, clock=clock, environ=real or {}) as party,
     ):
         [(_, report)] = await rehearse(scenario, url, model, auth_token=None, party=party, clock=clock)
     return report

@@ -62,7 +62,7 @@ async def test_a_planted_bad_agent_fails_with_reasons():
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ({"say": "It went very well!"}, "gemini-3.8-flash"),
+        ({"say": "It went very well!"}, "its answer is no verdict"),
         ({"close": 503}, "it answered 503, 3 times"),
         ({"say": '{"statements": []}'}, "about statements []"),
     ],
@@ -71,7 +71,7 @@ async def test_a_judge_without_a_verdict_is_no_pass(answer, why):
     report = await played(talk(ASKS, OFFERS, [{"on": "text", **answer}]))
     [failed] = [verdict.words for verdict in report.verdicts if verdict.failed]
     assert failed.startswith("not judged: ")
-    assert why in failed or "its answer is no verdict" in failed
+    assert why in failed
     assert not report.thinking.judgement.passed
 
 
@@ -102,7 +102,7 @@ async def test_a_lost_caller_fails_with_the_reason():
     scenario = talk(ASKS, OFFERS, JUDGES, caller={"script": {"refuse": {"code": 1007, "reason": "no such voice"}}})
     report = await played(scenario)
     [failed] = [verdict.words for verdict in report.verdicts if verdict.expectation == "caller"]
-    assert "no such voice" in failed or "gave up" in failed
+    assert "the caller was lost: gave up: " in failed
     assert not report.ok
 
 
@@ -116,7 +116,7 @@ async def test_a_silent_line_prompts_the_caller():
 
 
 @pytest.mark.parametrize("provider", ["gemini", "openai"])
-async def test_the_caller_falls_silent_when_the_agent_cuts_in(provider):
+async def test_the_caller_yields_when_the_agent_cuts_in(provider):
     """The agent's second sentence comes while the caller speaks; the rest of the caller's line is not said."""
     caller = [{"on": "agent", **hum("I want to say very much, and at great length.", 6_000)}, {"on": "agent", **BYE}]
     cuts_in = {"on": "text", "do": [hum("Hello."), {"wait_ms": 2_500}, hum("A table at eight.", 1_500)]}
@@ -152,6 +152,22 @@ async def test_an_unscripted_caller_needs_a_real_model():
         with pytest.raises(OperatorError, match=says):
             async with party_for(one, real=real, clock=running_clock(), environ=environ):
                 pass
+
+
+async def test_a_server_of_ones_own_gets_no_other_key():
+    """Caller and judge are behind a URL of the scenario's; a server that got another key would refuse it."""
+    alike, clock = talk(ASKS, OFFERS, JUDGES), running_clock()
+    async with ModelServer(
+        alike.thinker.script, text=alike.judge.script, tls=False, api_keys=frozenset({"mine"}), clock=clock
+    ) as own:
+        choice = {"name": "whatever", "url": f"{own.url}/v1"}
+        judge = {"model": choice, "script": {"replies": JUDGES}}
+        scenario = talk(ASKS, OFFERS, JUDGES, caller={"model": choice}, judge=judge)
+        report = await played(scenario, {"OPENAI_API_KEY": "sesame", "REHEARSAL_CALLER_KEY": "mine"})
+    assert report.ok, report.verdicts
+    thinking = report.thinking
+    assert (thinking.model, thinking.rehearsed, thinking.cost_usd) == ("whatever", False, None)
+    assert (len(own.sessions), len(own.text.asked)) == (1, 1)
 
 
 async def test_another_gateway_is_judged_by_what_was_heard(tmp_path):
