@@ -16,10 +16,6 @@ class Phone(Protocol):
     truth: CallTruth
 
     @property
-    def over(self) -> bool:
-        """The call has ended."""
-
-    @property
     def streaming(self) -> bool:
         """A media stream is up."""
 

@@ -35,7 +35,9 @@ from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, decode
 __all__ = ["ThinkingCaller"]
 
 SILENT_S = 10.0  # neither side is heard: the caller is prompted, as people say hello again
-HANG_UP_AFTER_S = 1.0  # from the request, or the last word: a goodbye may come behind the request
+HANG_UP_AFTER_S = 1.0  # from the request, or the last word of either side: a goodbye may come behind the request
+HANG_UP_LATEST_S = 10.0  # from the request, though the agent goes on
+_SAME_S = 0.1  # a timer's firing and its time are closer
 
 
 @dataclass(slots=True)
@@ -122,11 +124,11 @@ class ThinkingCaller(LiveCaller, ModelSink):
 
     async def converse(self, call: Phone) -> None:
         self._call = call
+        until_s = self._clock() + self._limits.seconds
         running = asyncio.create_task(self._link.run())
         try:
-            finished = await call.until(self._finished, 1000.0 * self._limits.seconds)
-            if not finished:
-                self._end("call_over" if call.over else "seconds")
+            if not await call.until(self._finished, 1000.0 * self._limits.seconds):
+                self._end("seconds" if self._clock() >= until_s - _SAME_S else "call_over")
         finally:
             call.hang_up()  # before the session's end, which may take a second
             for press in self._pressing:
@@ -140,7 +142,8 @@ class ThinkingCaller(LiveCaller, ModelSink):
         """Whether the caller hangs up now. Asked once a tick."""
         now_s = self._clock()
         if self._hang_up_s is not None and not self._queue:
-            if now_s - max(self._hang_up_s, self._sound_s) >= HANG_UP_AFTER_S:
+            silent_s = now_s - max(self._hang_up_s, self._sound_s)
+            if silent_s >= HANG_UP_AFTER_S or now_s - self._hang_up_s >= HANG_UP_LATEST_S:
                 self._end("hung_up")
         elif now_s - self._sound_s >= SILENT_S and not self._queue and self._call is not None and self._call.streaming:
             self._sound_s = now_s

@@ -160,13 +160,13 @@ async def test_a_server_of_ones_own_gets_no_other_key():
     async with ModelServer(
         alike.thinker.script, text=alike.judge.script, tls=False, api_keys=frozenset({"mine"}), clock=clock
     ) as own:
-        choice = {"name": "whatever", "url": f"{own.url}/v1"}
+        choice = {"name": "gpt-realtime-2.1", "url": f"{own.url}/v1"}
         judge = {"model": choice, "script": {"replies": JUDGES}}
         scenario = talk(ASKS, OFFERS, JUDGES, caller={"model": choice}, judge=judge)
         report = await played(scenario, {"OPENAI_API_KEY": "sesame", "REHEARSAL_CALLER_KEY": "mine"})
     assert report.ok, report.verdicts
     thinking = report.thinking
-    assert (thinking.model, thinking.rehearsed, thinking.cost_usd) == ("whatever", False, None)
+    assert (thinking.model, thinking.rehearsed, thinking.cost_usd) == ("gpt-realtime-2.1", False, None)
     assert (len(own.sessions), len(own.text.asked)) == (1, 1)
 
 
