@@ -7,10 +7,12 @@ from itertools import pairwise
 import pytest
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal import run
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.outside import rehearse_outside, target_of
 from offhook.gateway.rehearsal.quick_clock import running_clock
 from offhook.gateway.rehearsal.scenario.load import load_scenario
+from offhook.gateway.rehearsal.thinking import caller as thinking_caller
 from offhook.gateway.rehearsal.thinking.party import party_for
 from tests.rehearsal.thinking.talks import hum, played, talk
 from tests.rig.gateway import serving
@@ -59,19 +61,10 @@ async def test_a_planted_bad_agent_fails_with_reasons():
     ]
 
 
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [
-        ({"say": "It went very well!"}, "its answer is no verdict"),
-        ({"close": 503}, "it answered 503, 3 times"),
-        ({"say": '{"statements": []}'}, "about statements []"),
-    ],
-)
-async def test_a_judge_without_a_verdict_is_no_pass(answer, why):
-    report = await played(talk(ASKS, OFFERS, [{"on": "text", **answer}]))
+async def test_a_judge_without_a_verdict_is_no_pass():
+    report = await played(talk(ASKS, OFFERS, [{"on": "text", "say": "It went very well!"}]))
     [failed] = [verdict.words for verdict in report.verdicts if verdict.failed]
-    assert failed.startswith("not judged: ")
-    assert why in failed
+    assert failed.startswith("not judged: its answer is no verdict")
     assert not report.thinking.judgement.passed
 
 
@@ -106,20 +99,21 @@ async def test_a_lost_caller_fails_with_the_reason():
     assert not report.ok
 
 
-async def test_a_silent_line_prompts_the_caller():
+async def test_a_silent_line_prompts_the_caller(monkeypatch):
     """The agent waits for the caller, who waits for the agent."""
+    monkeypatch.setattr(thinking_caller, "SILENT_S", 3.0)
     caller = [{"on": "text:silent", **hum("Hello?")}, {"on": "agent", **BYE}]
     agent = [{"on": "caller", **hum("A table at eight.")}, {"on": "caller", **hum("Goodbye.")}]
     report = await played(talk(caller, agent, JUDGES, agent_fields={"greeting": {}}))
     assert report.ok, report.verdicts
-    assert 9_000 < report.line.caller[0].onset_ms < 13_000
+    assert 2_500 < report.line.caller[0].onset_ms < 6_000
 
 
 @pytest.mark.parametrize("provider", ["gemini", "openai"])
 async def test_the_caller_yields_when_the_agent_cuts_in(provider):
     """The agent's second sentence comes while the caller speaks; the rest of the caller's line is not said."""
-    caller = [{"on": "agent", **hum("I want to say very much, and at great length.", 6_000)}, {"on": "agent", **BYE}]
-    cuts_in = {"on": "text", "do": [hum("Hello."), {"wait_ms": 2_500}, hum("A table at eight.", 1_500)]}
+    caller = [{"on": "agent", **hum("I want to say very much, and at great length.", 3_500)}, {"on": "agent", **BYE}]
+    cuts_in = {"on": "text", "do": [hum("Hello."), {"wait_ms": 1_000}, hum("A table at eight.", 1_500)]}
     report = await played(
         talk(
             caller,
@@ -130,7 +124,7 @@ async def test_the_caller_yields_when_the_agent_cuts_in(provider):
         )
     )
     first = report.line.caller[0]
-    assert first.end_ms - first.onset_ms < 4_000
+    assert first.end_ms - first.onset_ms < 2_500
     assert report.thinking.ended == "hung_up"
 
 
@@ -170,8 +164,9 @@ async def test_a_server_of_ones_own_gets_no_other_key():
     assert (len(own.sessions), len(own.text.asked)) == (1, 1)
 
 
-async def test_another_gateway_is_judged_by_what_was_heard(tmp_path):
+async def test_another_gateway_is_judged_by_what_was_heard(tmp_path, monkeypatch):
     """Without a record the agent's words are those that the caller's model transcribed."""
+    monkeypatch.setattr(run, "write_call", lambda *_: {})  # pictures take a second
     hears = [{**ASKS[0], "heard": "Hello."}, {**ASKS[1], "heard": "A table at eight."}]
     scenario, clock = talk(hears, OFFERS, JUDGES), running_clock()
     async with (
