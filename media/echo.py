@@ -41,6 +41,7 @@ _DEPTH_DB = 25.0  # below the loudest: the frames that are compared; softer ones
 # its best delay, which is another one every few looks.
 _FOLLOWS, _FOLLOWS_AGAIN, _AGREES = 0.75, 0.6, 0.5
 _AGREEING = 15  # looks with the same delay on end: as long as a window
+_NEAR_DB = 0.5  # of the bound: not worth looking at further delays
 _PER_LOOK = 0.2  # of the way to what a look says: alone it errs by 2 dB
 _PIVOT_DB = 6.0  # below the loudest: the middle of the loud frames
 _KNEE_DB = _PIVOT_DB - _LOUD_DB  # against the pivot: below, a frame is soft
@@ -146,7 +147,7 @@ class EchoGuard:
         for start in (self._bounded_at, *starts) if self._bounded_at in starts else starts:
             at = slice(start, start + _WINDOW)
             highest = max(highest, _bound_db(self._differences(heard, played[at])[loud[at]]))
-            if highest >= self.coupling_db:
+            if highest >= self.coupling_db - _NEAR_DB:
                 self._bounded_at = start  # as a rule it decides the next time, too
                 return
         self.coupling_db += _PER_LOOK * (highest - self.coupling_db)

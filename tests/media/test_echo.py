@@ -65,6 +65,18 @@ def test_an_echo_is_learned_and_held_off(coupling_db: float, delay_frames: float
     assert 0.0 < guard.coupling_db - coupling_db < 6.5
 
 
+@pytest.mark.parametrize("ceiling_dbov", [-42.0, -46.0])
+def test_a_saturating_echo_is_a_flatter_line(ceiling_dbov: float) -> None:
+    """The soft syllables come back as they are, the loud ones no louder than those."""
+    guard = EchoGuard()
+    heard = mix(np.minimum(late(AGENT, 9.3, -15.0), ceiling_dbov), LINE)
+    bound = run(guard, heard, AGENT)
+    assert guard.slope < 0.9
+    assert guard.delay_frames == pytest.approx(9.3, abs=1.5)
+    assert longest_run((heard > np.maximum(bound, -58.0) + 2.25)[150:]) <= 2
+    assert np.median(bound[150:]) < ceiling_dbov + 6.0  # and callers softer than a linear echo are heard
+
+
 def test_a_line_without_echo_sets_the_caller_free() -> None:
     guard = EchoGuard()
     bound = run(guard, LINE, AGENT)
