@@ -253,7 +253,7 @@ def test_interruption_before_audio_is_no_barge_in():
 
 @pytest.mark.parametrize("state", [SPEAKING, HELD, THINKING])
 def test_local_turns_an_unasked_interrupted_is_nothing(state):
-    """The model's detection is disabled, and it reports all the same. Its turn goes on, or is over by `turnComplete`."""
+    """The model's detection is disabled, and it reports all the same. Its turn goes on, or `turnComplete` ends it."""
     play = Playbook(changed(state, tools=(TOOL,)), Policy(local_turns=True))
     for _ in range(10):
         play = play >> ModelInterrupted(2.7, 1)
