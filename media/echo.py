@@ -29,7 +29,9 @@ _PAUSE = 25  # not played for so long: a new reply, perhaps under another delay
 _ENOUGH_TO_COMPARE = 50  # frames in which the agent speaks
 _ENOUGH_TO_FOLLOW, _ENOUGH_TO_LOWER = 25, 8  # loud ones among them
 
-_PRIOR_DB = -14.0  # before anything is known: 15 dB down is what a line owes us, found by the loudest frame in reach
+_PRIOR_DB = (
+    -16.0
+)  # before anything is known: a line owes us 15 dB, by the loudest frame in reach; see `vad._OVER_ECHO_DB`
 _STRONGEST_DB = -3.0
 _RAISE_DB = 1.0  # per look, once learned: 5 dB a second
 _AUDIBLE_DBOV = -55.0  # of the agent's frames: what is softer leaves no echo to speak of
@@ -57,7 +59,7 @@ _FLAT = np.zeros(_DELAYS)
 class EchoGuard:
     """The level that echo may have in this frame.
 
-    `coupling_db`: what echo of loud frames stays below, against what was played; -14 until learned.
+    `coupling_db`: what echo of loud frames stays below, against what was played; -16 until learned.
     `slope`: by how many dB it is louder where what was played is 1 dB louder; 1 until learned.
     `delay_frames`: the echo's delay in frames of 20 ms, None until it was seen.
     """
@@ -150,7 +152,8 @@ class EchoGuard:
             if highest >= self.coupling_db - _NEAR_DB:
                 self._bounded_at = start  # as a rule it decides the next time, too
                 return
-        self.coupling_db += _PER_LOOK * (highest - self.coupling_db)
+        at_once = self.delay_frames is None  # of all delays it is the highest: sure enough
+        self.coupling_db += (1.0 if at_once else _PER_LOOK) * (highest - self.coupling_db)
 
     def _follows_again(self, best: int, follows: float) -> bool:
         """Whether the delay of this look speaks for itself, for being that of others: then less correlation will do."""
