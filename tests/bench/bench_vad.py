@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -76,15 +77,15 @@ def onset_table(make: Make, both: Sequence[Speakers | None], silero: bool) -> No
     print(f"{'':<42}{'espeak':>12}{'people':>45}")
     print(f"{'onset to decision, ms':<42}{cells}   {cells}")
 
-    def row(name: str, target: float | None, *noise: object, played: bool = False, **how: float | None) -> None:
-        found = []
+    def row(name: str, target: float | None, *noise: Any, over_agent: bool = False, **how: Any) -> None:
+        found: list[Onsets | None] = []
         for speakers in both:
             if speakers is None:
                 found.append(None)
                 continue
             sound = (speakers.babble, *noise[1:]) if noise and noise[0] is signals.babble else noise
-            talk = speakers.agents[0][0](60.0, -20.0) if played else None
-            found.append(onsets(make, speakers.callers, *sound, played=talk, **how))  # type: ignore[arg-type]
+            talk = speakers.agents[0][0](60.0, -20.0) if over_agent else None
+            found.append(onsets(make, speakers.callers, *sound, played=talk, **how))
         espeak = found[0]
         assert espeak is not None
         cells = "   ".join(map(onset_cells, found))
@@ -96,8 +97,8 @@ def onset_table(make: Make, both: Sequence[Speakers | None], silero: bool) -> No
             row(f"{name} {snr_db} dB", 120 if silero and snr_db == 10 and name != "babble" else None, noise, snr_db)
     for echo_db in (None, -30.0, -20.0, -15.0):
         name = "no echo" if echo_db is None else f"echo {echo_db:g} dB"
-        row(f"over the agent (-20 dBov), {name}", None, signals.white, 34, played=True, echo_db=echo_db, lead_s=4.0)
-    row("... 0.8 s into the first reply", None, signals.white, 34, played=True, echo_db=-20.0, lead_s=0.8)
+        row(f"over the agent (-20 dBov), {name}", None, signals.white, 34, over_agent=True, echo_db=echo_db, lead_s=4.0)
+    row("... 0.8 s into the first reply", None, signals.white, 34, over_agent=True, echo_db=-20.0, lead_s=0.8)
     for dbov in (-40.0, -14.0):
         row(f"clean, at {dbov:g} dBov", None, dbov=dbov)
 
@@ -171,7 +172,7 @@ def false_table(make: Make, minutes: float, silero: bool) -> None:
     false_row("babble -40 dBov", [(starts(edges(make(), crowd)), minutes) for crowd in crowds], None)
     # The agent's own voice. Counted after 3 s of its speech, as the target says; the start is told beside it.
     synthetic = [partial(signals.agent_speech, voice=voice) for voice in ("en-us+f5", "de+m1", "es+f3", "en-us+m6")]
-    columns: list[list[Talk]] = [[lambda s, dbov, talk=talk: talk(s, dbov=dbov) for talk in synthetic]]  # type: ignore[misc]
+    columns: list[list[Talk]] = [[lambda s, dbov, talk=talk: talk(s, dbov=dbov) for talk in synthetic]]
     if languages:
         columns.append([partial(people.talk, languages[k % len(languages)]) for k in range(4)])
     for echo_db in (-12.0, -15.0, -20.0):
