@@ -15,6 +15,7 @@ import os
 import platform
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ async def main(args: argparse.Namespace) -> None:
     plan = Plan(calls=args.calls, delay_ms=args.delay, away_s=args.away, goes_on_s=args.goes_on, words=args.words)
     began_s = time.monotonic()
     results: list[FleetResult] = []
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         async with fleet(plan, Path(folder)) as whole:
             for number in range(args.runs):
                 for case in chosen(args.cases, quick=True):
@@ -64,5 +65,6 @@ if __name__ == "__main__":
     parser.add_argument("--away", type=float, default=2.0)
     parser.add_argument("--goes-on", type=float, default=2.0)
     parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--keep", default="", help="an empty folder for the logs, which stay there")
     parser.add_argument("--until", type=float, default=200.0)
     asyncio.run(main(parser.parse_args()))

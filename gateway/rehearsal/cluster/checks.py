@@ -78,13 +78,22 @@ def check(seen: Evidence) -> list[str]:
 
 def _ended(one: ClusterCall, seen: Evidence) -> list[str]:
     """The caller ended it, and the agent went on after every move."""
-    found = [] if one.truth.ended_by == "caller" else [f"ended by {one.truth.ended_by}, not by its caller"]
+    found = [] if one.truth.ended_by == "caller" else [f"ended by {one.truth.ended_by}, not by its caller{_last(one)}"]
     for n, move in enumerate(one.moves(seen.faults_s)):
         if move.audio_s is None:
             found.append(f"move {n + 1}: no audio of the caller reached a model session")
         if seen.keeps and seen.resumes and not move.resumed and move.fault_s and _new_session(one, n):
             found.append(f"move {n + 1}: the model's session was not resumed")
     return found
+
+
+def _last(one: ClusterCall) -> str:
+    """The last document that it requested, and what came of it."""
+    documents = [fetched for fetched in one.truth.fetched if not fetched.path.endswith("/status")]
+    if not documents:
+        return ""
+    last = documents[-1]
+    return f": {last.path} answered {last.status} after {last.took_ms:.0f} ms: {last.answer[:200]!r}"
 
 
 def _new_session(one: ClusterCall, n: int) -> bool:
