@@ -35,10 +35,8 @@ async def main(args: argparse.Namespace) -> None:
                         break
                     result = await whole.run(case, msgspec.structs.replace(plan, seed=args.seed + number))
                     results.append(result)
-                    print(
-                        f"{case.number} seed {result.seed}: {result.moved} of {result.calls} moved, {result.faults}",
-                        flush=True,
-                    )
+                    moved = f"{result.moved} of {result.calls} moved, rig late by {result.late_ms:.0f} ms"
+                    print(f"{case.number} seed {result.seed}: {moved}, {result.faults}", flush=True)
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, load {load}; delay {args.delay:.0f} ms")
     for number in args.cases:

@@ -38,6 +38,7 @@ class Evidence:
     """All that is left of a run. `keeps`: the live store was there throughout, so moved calls go on from where they
     were. `resumes`: model sessions are resumed with their handles. `hangs`: a process was stopped before its streams
     were closed. `cap`: calls at once over all gateways; 0: not enforced.
+    `late_s`: by how much the rig's own event loop, carrier and model, was late at worst.
     `left`: what was still there 10 s after the last call. `refused`: calls placed when there was no room.
     """
 
@@ -53,6 +54,7 @@ class Evidence:
     resumes: bool = True
     hangs: bool = False
     faults_s: list[float] = field(default_factory=list)
+    late_s: float = 0.0
 
     @property
     def moves(self) -> list[Move]:
@@ -188,7 +190,7 @@ def _words(one: ClusterCall, seen: Evidence) -> list[str]:
         return [f"the model was told of words that were not said: {heard[-40:]!r}"]
     played_ms = sum(p.samples for p in one.truth.played if _place_s(one, p.place) < streams[0].closed_s) / 8
     apart_ms = MS_PER_CHARACTER * len(heard) - played_ms
-    if abs(apart_ms) > WORDS_APART_MS:
+    if abs(apart_ms) > WORDS_APART_MS + 1000 * seen.late_s:
         return [f"told that {MS_PER_CHARACTER * len(heard):.0f} ms were heard, {played_ms:.0f} ms were played"]
     return [f"greeted again: {text!r}" for text in told if "Greet" in text]
 
@@ -199,7 +201,7 @@ def _place_s(one: ClusterCall, place: int) -> float:
 
 def _lines(one: ClusterCall, seen: Evidence) -> list[str]:
     """Every line that the caller spoke outside a hole was heard by a model session."""
-    holes = []
+    holes, edge_s = [], EDGE_S + seen.late_s
     streams = [stream for stream in one.truth.streams if stream.started_s is not None]
     moves = one.moves(seen.faults_s)
     for stream, move in zip(streams, moves, strict=False):
@@ -209,14 +211,14 @@ def _lines(one: ClusterCall, seen: Evidence) -> list[str]:
     spoken = [
         line
         for line in one.truth.spoken
-        if line.end_s < one.truth.ended_s - EDGE_S
-        and not any(line.onset_s < end_s + EDGE_S and begin_s - EDGE_S < line.end_s for begin_s, end_s in holes)
+        if line.end_s < one.truth.ended_s - edge_s
+        and not any(line.onset_s < end_s + edge_s and begin_s - edge_s < line.end_s for begin_s, end_s in holes)
     ]
     heard = [speech for session in one.sessions for speech in session.speech]
     missing = [
         line
         for line in spoken
-        if not any(s.started_at_s > line.onset_s - 0.1 and s.started_at_s < line.end_s + EDGE_S for s in heard)
+        if not any(s.started_at_s > line.onset_s - 0.1 and s.started_at_s < line.end_s + edge_s for s in heard)
     ]
     return [f"{len(missing)} of {len(spoken)} lines of the caller were not heard by the model"] if missing else []
 

@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,8 @@ __all__ = ["ClusterReport", "FleetResult", "Plan", "WholeFleet", "chosen", "faul
 
 PROGRAMS = ("haproxy", "redis-server", "redis-cli")
 NEW_CALLS = 2  # placed while a fault lasts, or before it
+GOES_ON_S, QUICK_GOES_ON_S = 2.5, 1.0
+LOOK_S = 0.02
 LEFT_S = 10.0  # after the last call nothing may be left
 SECRET = "whsec_" + "b2ZmaG9vaw" * 4
 
@@ -43,12 +45,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     delay_ms: float = 0.0
     words: int = 60
     spread_s: float = 0.05
-    goes_on_s: float = 2.5
+    goes_on_s: float = GOES_ON_S
     away_s: float = 2.0
 
 
 class FleetResult(msgspec.Struct, kw_only=True):
-    """The result of a case. `moves`: seconds, see `Move`."""
+    """The result of a case. `late_ms`: the rig's own event loop at worst, from the fault on. `moves`: see `Move`."""
 
     number: int
     name: str
@@ -57,6 +59,7 @@ class FleetResult(msgspec.Struct, kw_only=True):
     moved: int
     lost: int
     took_s: float
+    late_ms: float
     faults: list[str]
     moves: list[Move]
 
@@ -110,17 +113,18 @@ class WholeFleet:
         await asyncio.sleep(rng.uniform(0.7, 1.5))
         for one in calls:
             one.before = await self._transcript(one)
+        late_s: list[float] = []
+        lateness = asyncio.create_task(_measure_lateness(late_s, self._rig.clock))
         fault = asyncio.ensure_future(case.fault(does))
         if case.new_calls:
             await asyncio.sleep(0.5)
             running += await self._begin(late, plan)
             calls += late
         found = [f"the fault: {error}" for error in await asyncio.gather(fault, return_exceptions=True) if error]
-        await asyncio.sleep(plan.goes_on_s / 2)
         restored = asyncio.ensure_future(
             self._rig.restart([name for name, gateway in self._rig.gateways.items() if not gateway.runs])
         )
-        await asyncio.sleep(plan.goes_on_s / 2)
+        await asyncio.sleep(plan.goes_on_s)
         over = [self._placed(100_000, name, plan)]  # the fleet is full
         running += [asyncio.create_task(one.call.run()) for one in over]
         await asyncio.sleep(plan.goes_on_s / 2)
@@ -128,6 +132,7 @@ class WholeFleet:
             one.call.hang_up()
         await asyncio.gather(*running)
         ended_s = self._rig.clock()
+        lateness.cancel()
         await restored
         left = await self._left(calls, ended_s)
         seen = checks.Evidence(
@@ -143,6 +148,7 @@ class WholeFleet:
             resumes=case.resumes,
             hangs=case.hangs,
             faults_s=does.faults_s,
+            late_s=max(late_s, default=0.0),
         )
         found += checks.check(seen)
         moved = [one for one in calls if one.moved]
@@ -156,6 +162,7 @@ class WholeFleet:
             moved=len(moved),
             lost=sum(one.truth.ended_by != "caller" for one in calls),
             took_s=round(self._rig.clock() - began_s, 1),
+            late_ms=round(1000 * seen.late_s, 1),
             faults=found,
             moves=seen.moves,
         )
@@ -239,6 +246,14 @@ class WholeFleet:
         return left + [f"Redis: {line}" for line in kept if any(sid in line for sid in sids)]
 
 
+async def _measure_lateness(late_s: list[float], clock: Callable[[], float]) -> None:
+    """Append by how much each of the event loop's wake-ups is late: then carrier and model are, too."""
+    while True:
+        due_s = clock() + LOOK_S
+        await asyncio.sleep(LOOK_S)
+        late_s.append(clock() - due_s)
+
+
 @asynccontextmanager
 async def fleet(plan: Plan, folder: Path) -> AsyncIterator[WholeFleet]:
     """A fleet that runs while the block does. Raises `RigFailed`."""
@@ -284,7 +299,7 @@ async def faults(cases: Sequence[ClusterCase], plan: Plan, *, console: Console) 
                 console.print(
                     f"{'[green]✓' if result.ok else '[red]✗'}[/] {result.number}  {result.name}  "
                     f"[dim]{result.calls} calls, {result.moved} moved, {result.lost} lost; seed {plan.seed}, "
-                    f"{result.took_s:.0f} s[/]"
+                    f"{result.took_s:.0f} s, rig late by up to {result.late_ms:.0f} ms[/]"
                 )
                 for line in [*figures(result.moves), *(f"[red]{fault}[/]" for fault in result.faults)]:
                     console.print(f"      {line}")
