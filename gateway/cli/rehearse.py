@@ -261,8 +261,9 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
 async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, calls: int, json_path: Path | None) -> bool:
     """Run the fault cases of a fleet, lines for each; the last line has the counts. Returns whether all passed."""
     console = Console(highlight=False, soft_wrap=True)
-    plan = cluster.Plan(seed=seed, calls=calls, goes_on_s=cluster.QUICK_GOES_ON_S if quick else cluster.GOES_ON_S)
-    report = await cluster.faults(cluster.chosen(numbers, quick), plan, console=console)
+    plan = cluster.Plan(seed=seed, calls=calls)
+    fleets = cluster.QUICK_FLEETS if quick else 1
+    report = await cluster.faults(cluster.chosen(numbers, quick), plan, fleets=fleets, console=console)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)

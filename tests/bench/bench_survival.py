@@ -24,7 +24,14 @@ from offhook.gateway.rehearsal.cluster.run import FleetResult, Plan, chosen, fig
 
 
 async def main(args: argparse.Namespace) -> None:
-    plan = Plan(calls=args.calls, delay_ms=args.delay, away_s=args.away, goes_on_s=args.goes_on, words=args.words)
+    # A listener must have something to hear while Redis is away: a word takes about half a second.
+    plan = Plan(
+        calls=args.calls,
+        delay_ms=args.delay,
+        away_s=args.away,
+        goes_on_s=args.goes_on,
+        words=60 + round(2.5 * args.away),
+    )
     began_s = time.monotonic()
     results: list[FleetResult] = []
     with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -62,7 +69,6 @@ if __name__ == "__main__":
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--away", type=float, default=2.0)
     parser.add_argument("--goes-on", type=float, default=2.0)
-    parser.add_argument("--words", type=int, default=60)
     parser.add_argument("--keep", default="", help="an empty folder for the logs, which stay there")
     parser.add_argument("--until", type=float, default=200.0)
     asyncio.run(main(parser.parse_args()))

@@ -29,7 +29,7 @@ __all__ = ["ClusterReport", "FleetResult", "Plan", "WholeFleet", "chosen", "faul
 
 PROGRAMS = ("haproxy", "redis-server", "redis-cli")
 NEW_CALLS = 2  # placed while a fault lasts, or before it
-GOES_ON_S, QUICK_GOES_ON_S = 2.5, 1.0
+QUICK_FLEETS = 2  # of the short form: most of a case is waiting
 LOOK_S = 0.02
 LEFT_S = 10.0  # after the last call nothing may be left
 SECRET = "whsec_" + "b2ZmaG9vaw" * 4
@@ -38,6 +38,7 @@ SECRET = "whsec_" + "b2ZmaG9vaw" * 4
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much: `calls` under way, `delay_ms` of the carrier for each document and each handshake, `words` that an
     agent counts, `spread_s` between calls, `goes_on_s` after the fault, `away_s` of Redis.
+    `goes_on_s` is two beats at least: one that comes back empty knows of all calls then.
     """
 
     seed: int = 1
@@ -45,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     delay_ms: float = 0.0
     words: int = 60
     spread_s: float = 0.05
-    goes_on_s: float = GOES_ON_S
+    goes_on_s: float = 2.5
     away_s: float = 2.0
 
 
@@ -286,24 +287,34 @@ async def fleet(plan: Plan, folder: Path) -> AsyncIterator[WholeFleet]:
         redis.end()
 
 
-async def faults(cases: Sequence[ClusterCase], plan: Plan, *, console: Console) -> ClusterReport:
-    """Run the cases one after another; each prints a line as it ends. Raises `OperatorError`."""
+async def faults(cases: Sequence[ClusterCase], plan: Plan, *, fleets: int = 1, console: Console) -> ClusterReport:
+    """Run the cases, one after another in each of `fleets`; each prints a line as it ends. Raises `OperatorError`."""
     if missing := needs():
         raise OperatorError(f"--cluster needs {missing} on the path: install HAProxy and Redis")
-    results = []
-    with tempfile.TemporaryDirectory(prefix="offhook-cluster-") as folder:
-        async with fleet(plan, Path(folder)) as whole:
-            for case in cases:
-                result = await whole.run(case, plan)
-                results.append(result)
-                console.print(
-                    f"{'[green]✓' if result.ok else '[red]✗'}[/] {result.number}  {result.name}  "
-                    f"[dim]{result.calls} calls, {result.moved} moved, {result.lost} lost; seed {plan.seed}, "
-                    f"{result.took_s:.0f} s, rig late by up to {result.late_ms:.0f} ms[/]"
-                )
-                for line in [*figures(result.moves), *(f"[red]{fault}[/]" for fault in result.faults)]:
-                    console.print(f"      {line}")
-    return ClusterReport(cases=results)
+    waiting = sorted(cases, key=lambda case: (case.long, -case.number))  # from its end: the long ones first
+    results: list[FleetResult] = []
+
+    async def one_fleet() -> None:
+        with tempfile.TemporaryDirectory(prefix="offhook-cluster-") as folder:
+            async with fleet(plan, Path(folder)) as whole:
+                while waiting:
+                    results.append(await whole.run(waiting.pop(), plan))
+                    _print(results[-1], console)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(fleets, len(cases))):
+            group.create_task(one_fleet())
+    return ClusterReport(cases=sorted(results, key=lambda result: result.number))
+
+
+def _print(result: FleetResult, console: Console) -> None:
+    console.print(
+        f"{'[green]✓' if result.ok else '[red]✗'}[/] {result.number}  {result.name}  "
+        f"[dim]{result.calls} calls, {result.moved} moved, {result.lost} lost; seed {result.seed}, "
+        f"{result.took_s:.0f} s, rig late by up to {result.late_ms:.0f} ms[/]"
+    )
+    for line in [*figures(result.moves), *(f"[red]{fault}[/]" for fault in result.faults)]:
+        console.print(f"      {line}")
 
 
 def figures(moves: Sequence[Move]) -> list[str]:
