@@ -306,7 +306,8 @@ async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, call
     """Run the fault cases of a fleet, lines for each; the last line has the counts. Returns whether all passed."""
     console = Console(highlight=False, soft_wrap=True)
     plan = cluster.Plan(seed=seed, calls=calls)
-    report = await cluster.faults(cluster.chosen(numbers, quick), plan, console=console)
+    fleets = cluster.QUICK_FLEETS if quick else 1
+    report = await cluster.faults(cluster.chosen(numbers, quick), plan, fleets=fleets, console=console)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)
