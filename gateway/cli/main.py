@@ -373,18 +373,41 @@ def faults(
     cluster: Annotated[
         bool, typer.Option(help="Faults of a fleet: three gateways, HAProxy and Redis, which must be installed.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="With --cluster: which gateways, and when.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --cluster: which gateways, and when. With --planted: of the first run.")
+    ] = 1,
     calls: Annotated[int, typer.Option(min=2, max=500, help="With --cluster: calls under way.")] = 12,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="A test of the tests: do the bundled scenarios catch mutated gateways?")
+    ] = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="With --planted: play every scenario that reaches a mutation against it.")
+    ] = False,
+    clean: Annotated[
+        int, typer.Option(min=0, help="With --planted: runs without a mutation of each scenario that caught one.")
+    ] = 20,
 ) -> None:
     """Inject faults: each case runs calls through a gateway of its own and checks the outcome.
 
     With --cluster: through one fleet, case after case. Exit code 1 if one failed.
+
+    With --planted: mutations of the gateway and of agents, one at a time, each against the scenarios that reach it and
+    have an expectation that names what it breaks, on the quick clock. Exit code 1 if less than 95 % of them are caught,
+    or a scenario fails without a mutation.
     """
     with _rehearsal():
-        from offhook.gateway.cli.rehearse import cluster_faults
+        from offhook.gateway.cli.planted.run import Plan
+        from offhook.gateway.cli.rehearse import cluster_faults, planted_faults
         from offhook.gateway.cli.rehearse import faults as run_faults
+    if planted and (numbers or cluster or quick):
+        raise OperatorError("--planted has no numbered cases: omit them, --cluster and --quick")
+    if matrix and not planted:
+        raise OperatorError("--matrix goes with --planted")
     _to_write(json)
-    if cluster:
+    if planted:
+        plan = Plan(parallel=parallel, seed=seed, clean_runs=clean, matrix=matrix)
+        good = _run(planted_faults(plan, json))
+    elif cluster:
         good = _run(cluster_faults(numbers or [], quick=quick, seed=seed, calls=calls, json_path=json))
     else:
         good = _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json))

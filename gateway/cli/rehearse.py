@@ -15,6 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from offhook.gateway.cli.planted.run import Plan, plant, show_planted
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.cluster import run as cluster
@@ -39,7 +40,7 @@ from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, envir
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 from offhook.gateway.rehearsal.scenario.voices import voices_named
 
-__all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
+__all__ = ["Outside", "cluster_faults", "faults", "load", "planted_faults", "rehearsal_model", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,10 @@ def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | N
 
 
 async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
-    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
+    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`.
+
+    Whether it carried any, and released all.
+    """
     report = await run_load(files, out, plan, url=url, clock=time.monotonic)
     from offhook.gateway.rehearsal.load.picture import draw_load  # matplotlib, once no call is measured any more
 
@@ -243,7 +247,7 @@ async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") 
     console.width = max(console.width, 130)
     show_load(report, console)
     console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
-    return report.highest_good > 0
+    return report.highest_good > 0 and not report.left
 
 
 async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
@@ -255,6 +259,18 @@ async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_pat
         await asyncio.to_thread(write_whole, json_path, body)
     good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
     console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
+    return report.ok
+
+
+async def planted_faults(plan: Plan, json_path: Path | None) -> bool:
+    """Plant mutations and play scenarios against them, a line for each. Whether the scenarios are good enough."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = await plant(plan, console)
+    console.width = max(console.width, 140)
+    show_planted(report, console)
+    if json_path is not None:
+        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        await asyncio.to_thread(write_whole, json_path, body)
     return report.ok
 
 

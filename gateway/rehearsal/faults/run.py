@@ -31,6 +31,7 @@ from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
+from offhook.gateway.rehearsal.scenario.standing import CALLER_DROPS
 from offhook.gateway.store.record import CallRecord
 
 __all__ = ["Case", "CaseResult", "FaultReport", "Rig", "Seen", "always", "chosen", "faults", "until"]
@@ -273,9 +274,6 @@ def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[st
 
 # Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
 _OURS = frozenset({11200, 31920, 31921, 31924, 31930})
-
-
-CALLER_DROPS = ("uplink_full", "model_down", "call_over")  # the reasons for which a caller's frame is dropped
 
 
 def _frames(seen: Seen) -> tuple[float, float, float]:

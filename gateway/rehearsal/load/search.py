@@ -34,11 +34,11 @@ from offhook.gateway import __version__
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN, at_rest
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, WorkerReport, mark_of
 from offhook.gateway.rehearsal.quick_clock import Clock
-from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
+from offhook.gateway.rehearsal.run import PUBLIC_URL, REST_TIMEOUT_S, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
 
@@ -114,6 +114,7 @@ class LoadReport(msgspec.Struct, kw_only=True):
     reasons: list[str]
     steps: list[LoadStep]
     moments: list[Moment]
+    left: dict[str, float] = {}  # gauges of a gateway started here that did not return to zero after the last call
 
 
 def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
@@ -199,6 +200,11 @@ async def load(
         watching = asyncio.create_task(watch.run())
         try:
             steps = await _search(callers, model, watch, plan, console)
+            left: dict[str, float] = {}
+            if model is not None and not watch.gone:
+                for worker in callers:
+                    await worker.order(0, 0.0)
+                left = await at_rest(mix.url, REST_TIMEOUT_S, clock)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -210,6 +216,7 @@ async def load(
         reasons=next((step.faults for step in steps if step.calls == failed), []),
         steps=steps,
         moments=watch.moments,
+        left=left,
     )
     body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
     await asyncio.to_thread(write_whole, out / "load.json", body)
@@ -532,6 +539,8 @@ def show_load(report: LoadReport, console: Console) -> None:
     console.print(f"[bold]highest number of calls carried: {report.highest_good}[/]")
     if report.first_failed is not None:
         console.print(f"first that failed: {report.first_failed}: {'; '.join(report.reasons)}")
+    for name, value in report.left.items():
+        console.print(f"[red]{name} is {value:g} although no call is left[/]")
     for name, value in report.conditions.items():
         console.print(f"[dim]{name:8} {value}[/]")
 

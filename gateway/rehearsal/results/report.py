@@ -96,7 +96,8 @@ class CallerTurn(msgspec.Struct, kw_only=True):
 class LineReply(msgspec.Struct, kw_only=True):
     """One reply on the line. `sent_ms` reached the carrier, `heard_ms` was played to the caller.
 
-    Audio that is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is the unheard end.
+    Audio that is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is the unheard end of what was
+    sent.
     """
 
     generation: int
@@ -106,6 +107,8 @@ class LineReply(msgspec.Struct, kw_only=True):
     heard_ms: float
     unheard_tail_ms: float
     longest_gap_ms: float
+    model_ms: float | None = None  # what the rehearsal model sent of it, where the two could be paired
+    level_db: float | None = None  # of what was heard, against what the model sent; of replies heard whole
 
 
 class LineBargeIn(msgspec.Struct, kw_only=True):
@@ -145,9 +148,15 @@ class LineReport(msgspec.Struct, kw_only=True):
 
 
 class ModelReport(msgspec.Struct, kw_only=True):
-    """The call as the rehearsal model observed it, over all its sessions."""
+    """The call as the rehearsal model observed it, over all its sessions.
+
+    `caller_audio_ms` is how much audio arrived of the caller, `caller_level_db` its level against what the caller sent;
+    None where it was not kept.
+    """
 
     sessions: int = 0
+    caller_audio_ms: float = 0.0
+    caller_level_db: float | None = None
     told: list[str] = []  # every text that it received
     tool_answers: list[tuple[str, str]] = []  # name, and the answer as JSON
 
@@ -217,6 +226,8 @@ class Report(msgspec.Struct, kw_only=True):
 class _ReplySent(Protocol):
     decided_at_s: float
     first_audio_at_s: float | None
+    audio_ms: float
+    energy: float
 
 
 class _Text(Protocol):
@@ -240,6 +251,9 @@ class ModelSession(Protocol):
 
     @property
     def audio_rate_hz(self) -> int: ...
+
+    @property
+    def audio_bytes(self) -> int: ...
 
     @property
     def audio_arrivals(self) -> list[tuple[float, int]]: ...
@@ -277,6 +291,10 @@ def call_report(
     cannot be distinguished from those of other calls.
     """
     owners = _owners(truth) if by_marks else _by_pauses(truth)
+    replies = _replies(truth, owners)
+    of_call = [session] if session is not None and sessions is None else sessions
+    if record is not None and of_call:
+        _pair(truth, record, replies, owners, of_call)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
@@ -289,7 +307,7 @@ def call_report(
             ended_by=truth.ended_by,
             duration_ms=_round(1000.0 * (truth.ended_s - _zero_s(truth))) if truth.began_s else 0.0,
             caller=caller,
-            replies=_replies(truth, owners),
+            replies=replies,
             barge_ins=[
                 _barge_in(truth, owners, spoken, record)
                 for spoken in truth.spoken
@@ -306,17 +324,19 @@ def call_report(
             longest_wait_ms=_round(1000.0 * longest_wait_s(truth)),
             legs=list(legs),
         ),
-        model=_model_side([session] if session is not None and sessions is None else sessions),
+        model=_model_side(truth, of_call),
         counted=dict(counted or {}),
         model_violations=list(model_violations),
     )
 
 
-def _model_side(sessions: Sequence[ModelSession] | None) -> ModelReport | None:
+def _model_side(truth: CallTruth, sessions: Sequence[ModelSession] | None) -> ModelReport | None:
     if sessions is None:
         return None
     return ModelReport(
         sessions=len(sessions),
+        caller_audio_ms=sum(500.0 * session.audio_bytes / session.audio_rate_hz for session in sessions),
+        caller_level_db=_caller_level_db(truth, sessions),
         told=[text.text for session in sessions for text in session.texts],
         tool_answers=[
             (answer.name, msgspec.json.encode(answer.response).decode())
@@ -469,6 +489,54 @@ def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[L
         gap_ms = (following.place - run.place - run.samples) / 8.0
         found[generation].longest_gap_ms = max(found[generation].longest_gap_ms, gap_ms)
     return list(found.values())
+
+
+def _pair(
+    truth: CallTruth,
+    record: CallRecord,
+    replies: Sequence[LineReply],
+    owners: Sequence[tuple[int, int, int]],
+    sessions: Sequence[ModelSession],
+) -> None:
+    """Hold each reply on the line against the model's, in order, where both sides have as many."""
+    of_model = {turn.generation for turn in record.turns if turn.kind == "model"}
+    line = sorted((r for r in replies if r.generation in of_model), key=lambda reply: reply.generation)
+    sent = [reply for session in sessions for reply in session.replies if reply.audio_ms]
+    if len(line) != len(sent):
+        return
+    for reply, model in zip(line, sorted(sent, key=lambda r: r.first_audio_at_s or 0.0), strict=True):
+        reply.model_ms = model.audio_ms
+        heard = b"".join(
+            truth.right[
+                run.place + max(first, run.position) - run.position : run.place
+                + min(last, run.position + run.samples)
+                - run.position
+            ]
+            for first, last, generation in owners
+            if generation == reply.generation
+            for run in truth.played
+            if max(first, run.position) < min(last, run.position + run.samples)
+        )
+        if heard and model.energy and not reply.unheard_tail_ms:
+            reply.level_db = _decibels(_energy(heard), model.energy)
+
+
+def _caller_level_db(truth: CallTruth, sessions: Sequence[ModelSession]) -> float | None:
+    received = sum(
+        float(np.sum(np.square(np.frombuffer(bytes(s.audio[: len(s.audio) // 2 * 2]), "<i2").astype(np.float64))))
+        / s.audio_rate_hz
+        for s in sessions
+    )
+    return _decibels(received, _energy(truth.left)) if received and truth.left else None
+
+
+def _energy(codes: bytes) -> float:
+    """Of mu-law, as in the rehearsal model's `Chunk`."""
+    return float(np.sum(np.square(decode(codes).astype(np.float64)))) / RATE_HZ
+
+
+def _decibels(energy: float, against: float) -> float:
+    return round(10.0 * float(np.log10((energy + 1e-9) / (against + 1e-9))), 1)
 
 
 def _barge_in(
