@@ -45,16 +45,21 @@ def _undisturbed(report: CallReport) -> list[LineReply]:
     if record is None or len(record.streams) != 1:
         return []
     cut = {turn.generation for turn in record.turns if turn.interrupted}
-    cut |= {barge_in.generation for barge_in in record.barge_ins}
+    cut |= {barge_in.generation for barge_in in record.barge_ins if barge_in.verdict != "dismissed"}
     return [r for r in report.line.replies if r.model_ms and r.generation not in cut and not r.unheard_tail_ms]
 
 
 def _whole(report: CallReport) -> ExpectationResult | None:
-    """Each reply that nobody interrupted was heard as long as the model sent it."""
+    """Each reply that nobody interrupted was heard as long as the model sent it; after a dismissed barge-in at least as
+    long: it is played again from the last mark.
+    """
     replies = _undisturbed(report)
+    again = {barge_in.generation for barge_in in report.record.barge_ins} if report.record else set()
     fault = ""
     for reply in replies:
         wrong_ms = reply.heard_ms - (reply.model_ms or 0.0)
+        if reply.generation in again and wrong_ms > 0:
+            continue
         if abs(wrong_ms) > WHOLE_MS:
             what = f"{wrong_ms:.0f} ms more than" if wrong_ms > 0 else f"{-wrong_ms:.0f} ms less than"
             fault = fault or f"of reply {reply.generation} the caller heard {what} the model's {reply.model_ms:.0f} ms"
