@@ -38,7 +38,7 @@ from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.metrics.quantiles import exact
 
-__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
+__all__ = ["LATE_S", "Callers", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
 
 LATE_S = 0.005  # a frame later than this is late
 PAUSE_S = 0.25  # between a caller's calls
@@ -168,15 +168,20 @@ class Callers:
             if order.calls != self._wanted:
                 if ramp is not None:
                     ramp.cancel()
-                ramp = asyncio.create_task(self._reach(order))
-            self._send_report()
+                ramp = asyncio.create_task(self.reach(order))
+            _send(self.report())
         clock.cancel()
         if ramp is not None:
             ramp.cancel()
-        await self._reach(Order(calls=0))
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Hang up everywhere, and wait for the ends."""
+        await self.reach(Order(calls=0))
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _reach(self, order: Order) -> None:
+    async def reach(self, order: Order) -> None:
+        """Have this many calls in progress, within the order's ramp."""
         self._wanted = order.calls
         staying = [task for task in self._calls if task not in self._leaving]
         for task in staying[order.calls :]:
@@ -257,23 +262,22 @@ class Callers:
             await asyncio.sleep(due_s - self._clock())
             self._late_ms.append(1000.0 * (self._clock() - due_s))
 
-    def _send_report(self) -> None:
+    def report(self) -> WorkerReport:
+        """What was counted since the last report."""
         live = sum(call is not None and not call.over for call in self._calls.values())
-        clock = exact(self._late_ms).p99
-        _send(
-            WorkerReport(
-                live=live,
-                ended=self._ended,
-                failed=self._failed,
-                reasons=dict(self._reasons),
-                clock_p99_ms=clock,
-                frames=self._frames,
-                unseen=sorted(self._unseen),
-            )
+        made = WorkerReport(
+            live=live,
+            ended=self._ended,
+            failed=self._failed,
+            reasons=dict(self._reasons),
+            clock_p99_ms=exact(self._late_ms).p99,
+            frames=self._frames,
+            unseen=sorted(self._unseen),
         )
         self._ended = self._failed = self._frames = 0
         self._reasons.clear()
         self._late_ms.clear()
+        return made
 
 
 class _lines:
