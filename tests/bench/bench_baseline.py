@@ -1,10 +1,10 @@
 """Does `--baseline` find a gateway that is 30 ms slower, and only that one?
 
-    python -m tests.bench.bench_baseline [--trials 20] [--calls 24] [--speed 20] [--json FILE]
+    python -m tests.bench.bench_baseline [--trials 20] [--calls 14] [--speed 20] [--json FILE]
 
-Each trial makes a baseline, the same run again, and one through a gateway whose audio is 30 ms late: three gateways in
-processes of their own, `--calls` calls each, on the wall's clock. With `--speed`, the gateways share a process with
-carrier and model, on the quick clock.
+After the baseline each trial makes the same run again, and one through a gateway whose audio is 30 ms late: each time a
+gateway in a process of its own and `--calls` calls at once, on the wall's clock. With `--speed`, the gateways share a
+process with carrier and model, on the quick clock.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ def p50_ms(report: Report, segment: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--calls", type=int, default=24)
+    parser.add_argument("--calls", type=int, default=14)
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     trials = []
     with tempfile.TemporaryDirectory(prefix="offhook-baseline-") as temporary:
         folder, path = Path(temporary), Path(temporary) / "main.json"
+        write_report(measured(folder, chosen.calls, chosen.speed), path)
+        baseline = read_baseline(path)
         for number in range(1, chosen.trials + 1):
             began_s = time.monotonic()
-            write_report(measured(folder, chosen.calls, chosen.speed), path)
-            baseline = read_baseline(path)
             again = measured(folder, chosen.calls, chosen.speed)
             slow = measured(folder, chosen.calls, chosen.speed, slower=True)
             same, worse = compare(path, baseline, again), compare(path, baseline, slow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -77,7 +78,7 @@ def old_audio_behind_clear(call: Call, seams: Seams) -> None:
         if last and call.line is not None:
             call.line.play(*last[0])
 
-    call._do[c.Play] = lambda play, go=call._do[c.Play]: remember(go, play)
+    call._do[c.Play] = partial(remember, call._do[c.Play])
     seams.command(call, c.Clear, clear)
 
 

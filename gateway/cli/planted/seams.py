@@ -19,7 +19,7 @@ from offhook.gateway.conversation import events as e
 
 __all__ = ["Mutation", "Planted", "Seams", "planted"]
 
-Change = Callable[..., None]  # (original, *arguments): what is done instead
+Change = Callable[..., Any]  # (original, *arguments): what is done instead
 When = Callable[..., bool]  # (*arguments): whether the mutation concerns this
 
 

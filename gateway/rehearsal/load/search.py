@@ -573,8 +573,8 @@ def show_load(report: LoadReport, console: Console) -> None:
         console.print(
             f"[dim]{len(report.unseen)} expectations not seen from outside: they need this project's gateway[/]"
         )
-    for name, value in report.left.items():
-        console.print(f"[red]{name} is {value:g} although no call is left[/]")
+    for gauge, left in report.left.items():
+        console.print(f"[red]{gauge} is {left:g} although no call is left[/]")
     for name, value in report.conditions.items():
         console.print(f"[dim]{name:8} {value}[/]")
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
+from offhook.gateway.rehearsal.results.sides import caller_level_db, pair
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics import canary
@@ -294,7 +295,7 @@ def call_report(
     replies = _replies(truth, owners)
     of_call = [session] if session is not None and sessions is None else sessions
     if record is not None and of_call:
-        _pair(truth, record, replies, owners, of_call)
+        pair(truth, record, replies, owners, of_call)
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
@@ -336,7 +337,7 @@ def _model_side(truth: CallTruth, sessions: Sequence[ModelSession] | None) -> Mo
     return ModelReport(
         sessions=len(sessions),
         caller_audio_ms=sum(500.0 * session.audio_bytes / session.audio_rate_hz for session in sessions),
-        caller_level_db=_caller_level_db(truth, sessions),
+        caller_level_db=caller_level_db(truth, sessions),
         told=[text.text for session in sessions for text in session.texts],
         tool_answers=[
             (answer.name, msgspec.json.encode(answer.response).decode())
@@ -489,54 +490,6 @@ def _replies(truth: CallTruth, owners: Sequence[tuple[int, int, int]]) -> list[L
         gap_ms = (following.place - run.place - run.samples) / 8.0
         found[generation].longest_gap_ms = max(found[generation].longest_gap_ms, gap_ms)
     return list(found.values())
-
-
-def _pair(
-    truth: CallTruth,
-    record: CallRecord,
-    replies: Sequence[LineReply],
-    owners: Sequence[tuple[int, int, int]],
-    sessions: Sequence[ModelSession],
-) -> None:
-    """Hold each reply on the line against the model's, in order, where both sides have as many."""
-    of_model = {turn.generation for turn in record.turns if turn.kind == "model"}
-    line = sorted((r for r in replies if r.generation in of_model), key=lambda reply: reply.generation)
-    sent = [reply for session in sessions for reply in session.replies if reply.audio_ms]
-    if len(line) != len(sent):
-        return
-    for reply, model in zip(line, sorted(sent, key=lambda r: r.first_audio_at_s or 0.0), strict=True):
-        reply.model_ms = model.audio_ms
-        heard = b"".join(
-            truth.right[
-                run.place + max(first, run.position) - run.position : run.place
-                + min(last, run.position + run.samples)
-                - run.position
-            ]
-            for first, last, generation in owners
-            if generation == reply.generation
-            for run in truth.played
-            if max(first, run.position) < min(last, run.position + run.samples)
-        )
-        if heard and model.energy and not reply.unheard_tail_ms:
-            reply.level_db = _decibels(_energy(heard), model.energy)
-
-
-def _caller_level_db(truth: CallTruth, sessions: Sequence[ModelSession]) -> float | None:
-    received = sum(
-        float(np.sum(np.square(np.frombuffer(bytes(s.audio[: len(s.audio) // 2 * 2]), "<i2").astype(np.float64))))
-        / s.audio_rate_hz
-        for s in sessions
-    )
-    return _decibels(received, _energy(truth.left)) if received and truth.left else None
-
-
-def _energy(codes: bytes) -> float:
-    """Of mu-law, as in the rehearsal model's `Chunk`."""
-    return float(np.sum(np.square(decode(codes).astype(np.float64)))) / RATE_HZ
-
-
-def _decibels(energy: float, against: float) -> float:
-    return round(10.0 * float(np.log10((energy + 1e-9) / (against + 1e-9))), 1)
 
 
 def _barge_in(
