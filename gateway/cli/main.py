@@ -430,8 +430,7 @@ def faults(
     or a scenario fails without a mutation.
     """
     with _rehearsal():
-        from offhook.gateway.cli.planted.run import Plan
-        from offhook.gateway.cli.rehearse import cluster_faults, planted_faults
+        from offhook.gateway.cli.rehearse import cluster_faults
         from offhook.gateway.cli.rehearse import faults as run_faults
     if planted and (numbers or cluster or quick):
         raise OperatorError("--planted has no numbered cases: omit them, --cluster and --quick")
@@ -442,7 +441,9 @@ def faults(
         raise OperatorError("--matrix goes with --planted")
     _to_write(json)
     if planted:
-        plan = Plan(parallel=parallel, seed=seed, clean_runs=clean, matrix=matrix)
+        from offhook.gateway.cli.planted.run import PlantedPlan, planted_faults
+
+        plan = PlantedPlan(parallel=parallel, seed=seed, clean_runs=clean, matrix=matrix)
         good = _run(planted_faults(plan, json))
     elif cluster:
         good = _run(cluster_faults(numbers or [], quick=quick, seed=seed, calls=calls, json_path=json))

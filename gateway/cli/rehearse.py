@@ -15,7 +15,6 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from offhook.gateway.cli.planted.run import Plan, plant, show_planted
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.cluster import run as cluster
@@ -41,7 +40,7 @@ from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, envir
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 from offhook.gateway.rehearsal.scenario.voices import voices_named
 
-__all__ = ["Outside", "cluster_faults", "faults", "load", "planted_faults", "rehearsal_model", "simulate"]
+__all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,18 +280,6 @@ async def faults(
     skipped = f", {len(report.cases) - len(run)} not possible" if len(run) < len(report.cases) else ""
     console.print(f"{good} of {len(run)} cases good, {calls} calls{skipped}")
     return report.ok and bool(run)
-
-
-async def planted_faults(plan: Plan, json_path: Path | None) -> bool:
-    """Plant mutations and play scenarios against them, a line for each. Whether the scenarios are good enough."""
-    console = Console(highlight=False, soft_wrap=True)
-    report = await plant(plan, console)
-    console.width = max(console.width, 140)
-    show_planted(report, console)
-    if json_path is not None:
-        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-        await asyncio.to_thread(write_whole, json_path, body)
-    return report.ok
 
 
 async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, calls: int, json_path: Path | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offhook.gateway.cli.planted.mutations import MUTATIONS
-from offhook.gateway.cli.planted.process import Answer, Order, play
+from offhook.gateway.cli.planted.process import PlantedAnswer, PlantedOrder, play
 from offhook.gateway.cli.planted.run import Catch, Found, PlantedReport, candidates
 from offhook.gateway.cli.planted.seams import Mutation
 from offhook.gateway.rehearsal.scenario.expect import KINDS
@@ -22,20 +22,20 @@ STANDING = {"rules", "whole", "agent_level", "caller_audio", "clocks", "released
     ],
 )
 def test_a_mutation_is_caught_by_what_it_breaks(scenario, mutation, kind, words):
-    answer = play(Order(scenario=scenario, seed=1, mutation=mutation), speed=20.0)
+    answer = play(PlantedOrder(scenario=scenario, seed=1, mutation=mutation), speed=20.0)
     assert not answer.error
     assert words in answer.failed[kind]
 
 
 def test_listening_mutations_change_nothing():
-    answer = play(Order(scenario="webhook-twice", seed=1), speed=20.0)
+    answer = play(PlantedOrder(scenario="webhook-twice", seed=1), speed=20.0)
     assert not answer.failed
     assert not answer.error
     assert {"lost-tail", "marks-unread", "no-greeting"} <= answer.reached.keys()
     assert "tool-twice" not in answer.reached, "the scenario has no tool"
 
 
-def test_each_mutation_breaks_what_an_expectation_names():
+def test_each_mutation_is_named_by_an_expectation():
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
     for mutation in MUTATIONS:
         assert mutation.named_by
@@ -43,12 +43,12 @@ def test_each_mutation_breaks_what_an_expectation_names():
         assert (mutation.call is None) != (mutation.agent is None)
 
 
-def test_candidates_reach_it_and_name_it_shortest_first():
+def test_candidates_are_the_shortest_that_name_it():
     mutation = Mutation("late", "", frozenset({"no_gap"}))
 
-    def clean(scenario: str, lasted_s: float, **changed) -> Answer:
+    def clean(scenario: str, lasted_s: float, **changed) -> PlantedAnswer:
         fields = {"kinds": ["no_gap"], "reached": {"late": 1}, **changed}
-        return Answer(scenario=scenario, seed=1, mutation="", lasted_s=lasted_s, **fields)
+        return PlantedAnswer(scenario=scenario, seed=1, mutation="", lasted_s=lasted_s, **fields)
 
     runs = [
         clean("long", 9.0),
@@ -61,7 +61,7 @@ def test_candidates_reach_it_and_name_it_shortest_first():
     assert candidates(mutation, runs, matrix=True) == ["other kind", "short", "long"]
 
 
-def test_recall_and_precision_count_what_was_not_by_chance():
+def test_a_catch_by_chance_does_not_count():
     caught = Found(mutation="a", about="", caught=[Catch(scenario="x", failed={"whole": "less"})])
     chance = Found(mutation="b", about="", by_chance=[Catch(scenario="y", failed={"rules": "broken"})])
     report = PlantedReport(found=[caught] * 19 + [chance], clean=20, false_alarms=[])

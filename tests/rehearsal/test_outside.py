@@ -11,7 +11,7 @@ from rich.console import Console
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.faults.cases import CASES
 from offhook.gateway.rehearsal.faults.outside import faults_outside, judged
-from offhook.gateway.rehearsal.faults.run import Outside
+from offhook.gateway.rehearsal.faults.run import Required
 from offhook.gateway.rehearsal.load import worker
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -123,14 +123,14 @@ async def test_faults_from_outside_are_judged_or_named(capsys):
 @pytest.mark.parametrize(
     ("wanted", "changed", "said"),
     [
-        (Outside(answers=2), {}, []),
-        (Outside(answers=3), {}, ["the agent was heard 2 times, not 3"]),
-        (Outside(answers=2), {"ended_by": "rest"}, ["the call did not continue: ended by rest"]),
-        (Outside(ends_within_s=8.0), {}, ["the gateway did not end the call within 8 s"]),  # the caller gave up
-        (Outside(ends_within_s=8.0), {"ended_by": "twiml_end"}, []),
-        (Outside(ends_within_s=6.0), {"ended_by": "twiml_end"}, ["the gateway did not end the call within 6 s"]),
-        (Outside(answers=2), {"streams": []}, ["the call was not connected: ended by caller"]),
-        (Outside(answers=2), {"open": True}, ["1 sessions of the model are open although the call is over"]),
+        (Required(answers=2), {}, []),
+        (Required(answers=3), {}, ["the agent was heard 2 times, not 3"]),
+        (Required(answers=2), {"ended_by": "rest"}, ["the call did not continue: ended by rest"]),
+        (Required(ends_within_s=8.0), {}, ["the gateway did not end the call within 8 s"]),  # the caller gave up
+        (Required(ends_within_s=8.0), {"ended_by": "twiml_end"}, []),
+        (Required(ends_within_s=6.0), {"ended_by": "twiml_end"}, ["the gateway did not end the call within 6 s"]),
+        (Required(answers=2), {"streams": []}, ["the call was not connected: ended by caller"]),
+        (Required(answers=2), {"open": True}, ["1 sessions of the model are open although the call is over"]),
     ],
 )
 def test_a_call_is_judged_by_what_the_line_shows(wanted, changed, said):

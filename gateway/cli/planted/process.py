@@ -2,8 +2,8 @@
 
     python -m offhook.gateway.cli.planted.process SPEED
 
-Receives an `Order` per line of standard input and answers with an `Answer` per line of standard output, in order. The
-gateway of each order is a new one, in this process.
+Receives a `PlantedOrder` per line of standard input and answers with a `PlantedAnswer` per line of standard output, in
+order. The gateway of each order is a new one, in this process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import msgspec
 from offhook.gateway.agent.load import load_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
-from offhook.gateway.cli.main import log_to_stderr
 from offhook.gateway.cli.planted.mutations import MUTATIONS
 from offhook.gateway.cli.planted.seams import Mutation, planted
+from offhook.gateway.cli.serve import log_to_stderr
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OffhookError
 from offhook.gateway.rehearsal.account import account_for, environment_of
@@ -33,13 +33,13 @@ from offhook.gateway.rehearsal.run import PUBLIC_URL, agent_file_of, gateway_env
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.tools.function import THREADS
 
-__all__ = ["Answer", "Order", "play"]
+__all__ = ["PlantedAnswer", "PlantedOrder", "play"]
 
 
 _TOOLS = ("offhook.gateway.rehearsal.examples.", "offhook.gateway.rehearsal.scenarios.")
 
 
-class Order(msgspec.Struct, kw_only=True):
+class PlantedOrder(msgspec.Struct, kw_only=True):
     """Play a scenario with a mutation; "": none, and all of them listen."""
 
     scenario: str
@@ -47,7 +47,7 @@ class Order(msgspec.Struct, kw_only=True):
     mutation: str = ""
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class PlantedAnswer(msgspec.Struct, kw_only=True):
     """`failed`: words of failed verdicts by kind of expectation, `kinds` all kinds that were judged; `reached`: how
     often each mutation was, or would have been, at work. `error`: the rehearsal itself failed.
     """
@@ -62,9 +62,9 @@ class Answer(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-def play(order: Order, speed: float, mutations: Sequence[Mutation] = MUTATIONS) -> Answer:
+def play(order: PlantedOrder, speed: float, mutations: Sequence[Mutation] = MUTATIONS) -> PlantedAnswer:
     """Play one call through a gateway in this process."""
-    answer = Answer(scenario=order.scenario, seed=order.seed, mutation=order.mutation)
+    answer = PlantedAnswer(scenario=order.scenario, seed=order.seed, mutation=order.mutation)
     chosen = [one for one in mutations if one.name == order.mutation] if order.mutation else mutations
     with planted(chosen, listen=not order.mutation) as there, tempfile.TemporaryDirectory() as folder:
 
@@ -108,7 +108,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a tool prints is no answer
     for line in sys.stdin.buffer:
-        answers.write(msgspec.json.encode(play(msgspec.json.decode(line, type=Order), speed)) + b"\n")
+        answers.write(msgspec.json.encode(play(msgspec.json.decode(line, type=PlantedOrder), speed)) + b"\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,13 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from offhook.gateway.cli.planted.mutations import MUTATIONS
-from offhook.gateway.cli.planted.process import Answer, Order
+from offhook.gateway.cli.planted.process import PlantedAnswer, PlantedOrder
 from offhook.gateway.cli.planted.seams import Mutation
 from offhook.gateway.errors import OffhookError
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, environment_without
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS
 
-__all__ = ["RECALL_MIN", "Catch", "Found", "Plan", "PlantedReport", "candidates", "plant", "show_planted"]
+__all__ = ["RECALL_MIN", "Catch", "Found", "PlantedPlan", "PlantedReport", "candidates", "plant", "planted_faults"]
 
 RECALL_MIN = 0.95
 REPEAT_SEED = 1_000  # added to the first run's: other noise, jitter and names
@@ -37,7 +39,7 @@ CALL_MAX_S = 240.0  # of the wall's clock: a call takes a second
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlantedPlan:
     """`matrix`: every scenario that reaches a mutation is played against it, not only until one catches it."""
 
     speed: float = 20.0
@@ -91,7 +93,19 @@ class PlantedReport(msgspec.Struct, kw_only=True):
         return self.recall >= RECALL_MIN and not self.false_alarms
 
 
-def candidates(mutation: Mutation, clean: Sequence[Answer], *, matrix: bool) -> list[str]:
+async def planted_faults(plan: PlantedPlan, json_path: Path | None) -> bool:
+    """Plant mutations and play scenarios against them, a line for each. Whether the scenarios are good enough."""
+    console = Console(highlight=False, soft_wrap=True)
+    report = await plant(plan, console)
+    console.width = max(console.width, 140)
+    _show(report, console)
+    if json_path is not None:
+        body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        await asyncio.to_thread(write_whole, json_path, body)
+    return report.ok
+
+
+def candidates(mutation: Mutation, clean: Sequence[PlantedAnswer], *, matrix: bool) -> list[str]:
     """The scenarios that reach a mutation, the shortest first; unless `matrix`, only those that can name it."""
     reaching = [one for one in clean if mutation.name in one.reached and not one.failed]
     if not matrix:
@@ -99,11 +113,11 @@ def candidates(mutation: Mutation, clean: Sequence[Answer], *, matrix: bool) -> 
     return [one.scenario for one in sorted(reaching, key=lambda one: (one.lasted_s, one.scenario))]
 
 
-async def plant(plan: Plan, console: Console, mutations: Sequence[Mutation] = MUTATIONS) -> PlantedReport:
+async def plant(plan: PlantedPlan, console: Console, mutations: Sequence[Mutation] = MUTATIONS) -> PlantedReport:
     """Play the bundled scenarios against each mutation, a line for each. Raises `OffhookError`."""
     names = sorted(path.name.removesuffix(".call.yaml") for path in SCENARIOS.glob("*.call.yaml"))
     async with _processes(plan) as play:
-        clean = await asyncio.gather(*(play(Order(scenario=name, seed=plan.seed)) for name in names))
+        clean = await asyncio.gather(*(play(PlantedOrder(scenario=name, seed=plan.seed)) for name in names))
         report = PlantedReport(found=[], clean=len(clean), false_alarms=_alarms(clean, console))
 
         async def one(mutation: Mutation) -> Found:
@@ -113,17 +127,17 @@ async def plant(plan: Plan, console: Console, mutations: Sequence[Mutation] = MU
 
         report.found = list(await asyncio.gather(*map(one, mutations)))
         catching = sorted({catch.scenario for found in report.found for catch in found.caught})
-        orders = [Order(scenario=s, seed=plan.seed + 1 + n) for n in range(plan.clean_runs) for s in catching]
+        orders = [PlantedOrder(scenario=s, seed=plan.seed + 1 + n) for n in range(plan.clean_runs) for s in catching]
         again = await asyncio.gather(*map(play, orders))
         report.clean += len(again)
         report.false_alarms += _alarms(again, console)
     return report
 
 
-async def _caught(mutation: Mutation, scenarios: Sequence[str], plan: Plan, play: Any) -> Found:
+async def _caught(mutation: Mutation, scenarios: Sequence[str], plan: PlantedPlan, play: Any) -> Found:
     found = Found(mutation=mutation.name, about=mutation.about)
     for scenario in scenarios:
-        order = Order(scenario=scenario, seed=plan.seed, mutation=mutation.name)
+        order = PlantedOrder(scenario=scenario, seed=plan.seed, mutation=mutation.name)
         answer = await play(order)
         if not answer.failed and not answer.error:
             found.passed.append(scenario)
@@ -144,7 +158,7 @@ async def _caught(mutation: Mutation, scenarios: Sequence[str], plan: Plan, play
     return found
 
 
-def _alarms(clean: Sequence[Answer], console: Console) -> list[Catch]:
+def _alarms(clean: Sequence[PlantedAnswer], console: Console) -> list[Catch]:
     """Runs without mutations that failed."""
     failed = [one for one in clean if one.failed or one.error]
     for one in failed:
@@ -154,8 +168,8 @@ def _alarms(clean: Sequence[Answer], console: Console) -> list[Catch]:
 
 
 @asynccontextmanager
-async def _processes(plan: Plan) -> AsyncIterator[Any]:
-    """Processes that play, as a coroutine function of an `Order`."""
+async def _processes(plan: PlantedPlan) -> AsyncIterator[Any]:
+    """Processes that play, as a coroutine function of an `PlantedOrder`."""
     free: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
     every = []
     for _ in range(plan.parallel):
@@ -170,7 +184,7 @@ async def _processes(plan: Plan) -> AsyncIterator[Any]:
         every.append(process)
         free.put_nowait(process)
 
-    async def play(order: Order) -> Answer:
+    async def play(order: PlantedOrder) -> PlantedAnswer:
         process = await free.get()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -184,7 +198,7 @@ async def _processes(plan: Plan) -> AsyncIterator[Any]:
             what = f"{order.scenario} with {order.mutation or 'no mutation'}"
             raise OffhookError(f"the process that played {what} ended, or was not done in {CALL_MAX_S:g} s")
         free.put_nowait(process)
-        return msgspec.json.decode(line, type=Answer)
+        return msgspec.json.decode(line, type=PlantedAnswer)
 
     try:
         yield play
@@ -210,7 +224,7 @@ def _print(found: Found, console: Console) -> None:
     console.print(f"[red]✗[/] {found.mutation}  [dim]{found.about}[/]: not caught ({why}{chance})", markup=True)
 
 
-def show_planted(report: PlantedReport, console: Console) -> None:
+def _show(report: PlantedReport, console: Console) -> None:
     """Which scenario catches which mutation, then recall and precision."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("mutation", "caught by", "expectation", "by chance", "passed"):

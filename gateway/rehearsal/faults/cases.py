@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from offhook.gateway.rehearsal.faults.run import Case, Outside, Rig, Seen, until
+from offhook.gateway.rehearsal.faults.run import Case, Required, Rig, Seen, until
 from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Mute, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -32,7 +32,7 @@ TALK: tuple[Step, ...] = (
 )  # fmt: skip
 BYE = "greeting: {text: Greet the caller.}\ntools: [{builtin: end_call}]"
 FALLBACK = "greeting: {text: Greet the caller.}\nfallback: {say: 'Please call again.'}"
-CONTINUES = Outside(answers=3)  # the greeting and two answers
+CONTINUES = Required(answers=3)  # the greeting and two answers
 ON_A_BROKEN_LINK = 50  # frames: a second of audio, sent on a connection that was already broken
 
 
@@ -332,7 +332,7 @@ CASES: tuple[Case, ...] = (
         Script(setup_delay_ms=120_000),
         agent=FALLBACK,
         quick=False,
-        outside=Outside(ends_within_s=45.0),
+        outside=Required(ends_within_s=45.0),
     ),
     Case(
         21,
@@ -354,7 +354,7 @@ CASES: tuple[Case, ...] = (
         Script((Reply("text", (*GREETING.do, Mute())),)),
         agent=FALLBACK,
         quick=False,
-        outside=Outside(ends_within_s=32.0),
+        outside=Required(ends_within_s=32.0),
     ),
     Case(
         22,
@@ -383,7 +383,7 @@ CASES: tuple[Case, ...] = (
         Script((GREETING, ANSWER), default=ANSWER),
         carrier=Carrier(drop_after_s=1.0, drops=9),
         lost=ON_A_BROKEN_LINK,
-        outside=Outside(ends_within_s=60.0),
+        outside=Required(ends_within_s=60.0),
     ),
     Case(
         24,

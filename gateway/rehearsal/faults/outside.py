@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from offhook.gateway.rehearsal.faults.run import Case, CaseResult, FaultReport, Outside, until
+from offhook.gateway.rehearsal.faults.run import Case, CaseResult, FaultReport, Required, until
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.outside import OtherGateway, OtherModel, call_to
 from offhook.gateway.rehearsal.phone.truth import CallTruth
@@ -46,7 +46,7 @@ async def faults_outside(
 
 
 async def _run(
-    case: Case, wanted: Outside, gateway: OtherGateway, model: OtherModel | None, clock: Clock, result: CaseResult
+    case: Case, wanted: Required, gateway: OtherGateway, model: OtherModel | None, clock: Clock, result: CaseResult
 ) -> None:
     began_s = clock()
     if model is not None:
@@ -66,7 +66,7 @@ async def _run(
     result.words = f"ended by {truth.ended_by} after {lasted_s:.0f} s; {heard}; {len(sessions)} model sessions"
 
 
-def judged(wanted: Outside, truth: CallTruth, sessions: Sequence[SessionRecord]) -> list[str]:
+def judged(wanted: Required, truth: CallTruth, sessions: Sequence[SessionRecord]) -> list[str]:
     """What is wrong with a call, by what the line and the model show."""
     found = [f"{fault.code}: {fault.what}" for fault in truth.violations if str(fault.code) not in _CAUSED]
     if not any(stream.started_s is not None for stream in truth.streams):

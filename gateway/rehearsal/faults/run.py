@@ -34,7 +34,7 @@ from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.rehearsal.scenario.standing import CALLER_DROPS
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["Case", "CaseResult", "FaultReport", "Outside", "Rig", "Seen", "always", "chosen", "faults", "until"]
+__all__ = ["Case", "CaseResult", "FaultReport", "Required", "Rig", "Seen", "always", "chosen", "faults", "until"]
 
 SETTLE_S = 15.0  # the time in which the end of a call is reported everywhere
 IN_FLIGHT = 3  # frames that may be in transit when a call ends
@@ -103,7 +103,7 @@ class Rig:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Required:
     """What is required of any gateway: the call goes on, and the agent is heard at least `answers` times; or it ends
     the call within `ends_within_s`.
     """
@@ -136,7 +136,7 @@ class Case:
     limits: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
     quick: bool = True
-    outside: Outside | None = None
+    outside: Required | None = None
 
     @property
     def of_model(self) -> bool:

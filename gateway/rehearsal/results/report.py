@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,7 +20,7 @@ from rich.text import Text
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
-from offhook.gateway.rehearsal.results.sides import caller_level_db, pair
+from offhook.gateway.rehearsal.results.sides import ModelSession, caller_level_db, pair
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics import canary
@@ -224,51 +223,6 @@ class Report(msgspec.Struct, kw_only=True):
         return all(call.ok for call in self.calls)
 
 
-class _ReplySent(Protocol):
-    decided_at_s: float
-    first_audio_at_s: float | None
-    audio_ms: float
-    energy: float
-
-
-class _Text(Protocol):
-    @property
-    def text(self) -> str: ...
-
-
-class _Answer(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def response(self) -> dict[str, Any]: ...
-
-
-class ModelSession(Protocol):
-    """The fields of the rehearsal model's `SessionRecord` that a report needs."""
-
-    @property
-    def audio(self) -> bytearray: ...
-
-    @property
-    def audio_rate_hz(self) -> int: ...
-
-    @property
-    def audio_bytes(self) -> int: ...
-
-    @property
-    def audio_arrivals(self) -> list[tuple[float, int]]: ...
-
-    @property
-    def replies(self) -> Sequence[_ReplySent]: ...
-
-    @property
-    def texts(self) -> Sequence[_Text]: ...
-
-    @property
-    def tool_answers(self) -> Sequence[_Answer]: ...
-
-
 # -- building -------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +249,10 @@ def call_report(
     replies = _replies(truth, owners)
     of_call = [session] if session is not None and sessions is None else sessions
     if record is not None and of_call:
-        pair(truth, record, replies, owners, of_call)
+        unheard_ms = {reply.generation: reply.unheard_tail_ms for reply in replies}
+        paired = pair(truth, record, unheard_ms, owners, of_call)
+        for reply in replies:
+            reply.model_ms, reply.level_db = paired.get(reply.generation, (None, None))
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
