@@ -20,6 +20,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.cluster import run as cluster
 from offhook.gateway.rehearsal.faults.cases import CASES
+from offhook.gateway.rehearsal.faults.outside import faults_outside
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
@@ -277,9 +278,17 @@ def _write_junit(
     write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
-    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
-    report = await run_load(files, out, plan, url=url, clock=time.monotonic)
+async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "", outside: Outside | None = None) -> bool:
+    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`.
+
+    Whether it carried any, and released all.
+    """
+    clock = time.monotonic
+    if outside is None:
+        report = await run_load(files, out, plan, url=url, clock=clock)
+    else:
+        there, address, ca = outside.gateway, outside.model_at, outside.model_ca
+        report = await run_load(files, out, plan, clock=clock, outside=there, model_at=address, model_ca=ca)
     from offhook.gateway.rehearsal.load.picture import draw_load  # matplotlib, once no call is measured any more
 
     await asyncio.to_thread(draw_load, report, out / "load.png")
@@ -287,19 +296,34 @@ async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") 
     console.width = max(console.width, 130)
     show_load(report, console)
     console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
-    return report.highest_good > 0
+    return report.highest_good > 0 and not report.left
 
 
-async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
-    """Run the fault cases, a line for each; the last line has the counts. Returns whether all passed."""
+async def faults(
+    numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None, outside: Outside | None = None
+) -> bool:
+    """Run the fault cases, a line for each; the last line has the counts. Returns whether all passed.
+
+    `outside`: of another gateway those that can be caused from outside, one after the other.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console, clock=time.monotonic)
+    cases, clock = chosen(CASES, numbers, quick), time.monotonic
+    if outside is None:
+        report = await run_faults(cases, parallel=parallel, console=console, clock=clock)
+    else:
+        async with AsyncExitStack() as stack:
+            model = None
+            if outside.model_at:
+                model = await stack.enter_async_context(model_at(outside.model_at, outside.model_ca, clock))
+            report = await faults_outside(cases, outside.gateway, model, console=console, clock=clock)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)
-    good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
-    console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
-    return report.ok
+    run = [case for case in report.cases if not case.skipped]
+    good, calls = sum(case.ok for case in run), sum(case.calls for case in run)
+    skipped = f", {len(report.cases) - len(run)} not possible" if len(run) < len(report.cases) else ""
+    console.print(f"{good} of {len(run)} cases good, {calls} calls{skipped}")
+    return report.ok and bool(run)
 
 
 async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, calls: int, json_path: Path | None) -> bool:

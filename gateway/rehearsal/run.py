@@ -35,6 +35,7 @@ from offhook.gateway.rehearsal.account import (
     CONSOLE_TOKEN,
     UNANSWERED,
     account_for,
+    at_rest,
     counters,
     environment_of,
     increases,
@@ -58,6 +59,7 @@ from offhook.gateway.rehearsal.results.report import (
 )
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.gateway.rehearsal.scenario.standing import released, standing
 from offhook.gateway.rehearsal.thinking.party import Party, party_for
 from offhook.gateway.store.record import CallRecord
 from offhook.media.mulaw import RATE_HZ, decode
@@ -66,8 +68,10 @@ from offhook.media.wav import wav_bytes
 __all__ = [
     "MODEL",
     "PUBLIC_URL",
+    "REST_TIMEOUT_S",
     "TELEPHONE",
     "GatewayFailed",
+    "agent_file_of",
     "demo",
     "environment_without",
     "fetch_record",
@@ -89,6 +93,7 @@ PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is neve
 START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
 RECORD_TIMEOUT_S = 5.0
+REST_TIMEOUT_S = 12.0  # the gateway gives up what does not close within 20
 NEVER_A_CALL = (*UNANSWERED, "reject")
 STAGGER_S = 0.130  # between the starts of calls placed together; not a multiple of a frame
 
@@ -296,6 +301,11 @@ async def rehearse(
             await asyncio.gather(watcher, return_exceptions=True)
     records = await asyncio.gather(*(fetch_record(url, truth) for truth in truths))
     counted = increases(before, await counters(url))
+
+    def sessions_open() -> int:
+        return sum(session.closed_at_s is None for session in model.sessions[first_session:]) if model else 0
+
+    left = released(await at_rest(url, REST_TIMEOUT_S, clock, sessions_open), sessions_open())
     # Calls start one after another and each opens its session at once: sessions pair with calls unless one reconnects.
     sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
@@ -312,7 +322,9 @@ async def rehearse(
             legs=legs(twilio, truth),
             counted=counted,
         )
-        report.verdicts = [kept_to_the_rules(report), *_verdicts(scenario, report, scripted=model is not None)]
+        own = _verdicts(scenario, report, scripted=model is not None)
+        both = standing(report, all_audio=scenario.agent.turn_detection.mode == "model")
+        report.verdicts = [kept_to_the_rules(report), *both, left, *own]
         if party is not None and live is not None:
             await party.judged(live, truth, report)
         reports.append(report)
@@ -394,7 +406,7 @@ async def run_scenario(
     starts the gateway, with the arguments of `gateway_process`. `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
-    agent_file = _agent_file(scenario, out_dir)
+    agent_file = agent_file_of(scenario, out_dir)
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script(), clock=clock))
@@ -451,7 +463,8 @@ def _be_nice() -> None:
         os.nice(10)
 
 
-def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
+def agent_file_of(scenario: Scenario, out_dir: Path) -> Path:
+    """The file of a scenario's agent; one that is written in the scenario goes to `out_dir`."""
     out_dir.mkdir(parents=True, exist_ok=True)
     if scenario.agent_file is not None:
         return scenario.agent_file
