@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate simulate-openai test quick cluster attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate simulate-openai test quick cluster interleavings attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ quick: setup system ## Run the tests that wait for no other process
 
 cluster: setup system ## Fail processes, Redis and balancer of a fleet under calls: ten faults, each checked
 	@$(BIN)/offhook faults --cluster --quick --calls 4 --seed $(or $(SEED),1)
+
+interleavings: setup ## Thousands of interleavings of ring, claim, write, tools and end over a store that fails; EXAMPLES (5000)
+	@$(BIN)/python -m tests.bench.bench_interleavings --examples $(or $(EXAMPLES),5000)
 
 attack: setup ## Attack a served gateway for minutes; as root from public addresses, too. Prints what was answered
 	@$(BIN)/python -m tests.web.attacks

@@ -45,7 +45,7 @@ from offhook.gateway.models.pricing import check_limit, load_prices, price_of
 from offhook.gateway.observe.redact import Redactor, secrets_of
 from offhook.gateway.observe.tracing import new_trace_id, traces_for
 from offhook.gateway.providers import PROVIDERS, model_for, provider_of, with_provider
-from offhook.gateway.store.record import CallRecord
+from offhook.gateway.store.record import CallRecord, ToolRecord
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.bounds import Bounds
 from offhook.gateway.telephony.outbound import OutboundCall
@@ -164,6 +164,7 @@ class Gateway:
             clock=clock,
             fleet=self.fleet,
             wall=wall,
+            outbound=self._keeping.outbound_table(f"{self.node}:{self._boot}", wall),
         )
         self._carriers = [Twilio(settings, self.metrics, self._limits, self.switchboard, clock=clock)]
         self._traces = traces_for(environ)
@@ -480,7 +481,7 @@ class Gateway:
         call.record.model = self._model_name(agent)
         if self._traces is not None and not call.record.trace_id:
             call.record.trace_id = new_trace_id()
-        call.timeline.on_tool = partial(self._keeping.tool_finished, call.record, agent.redact)
+        call.timeline.on_tool = partial(self._tool_finished, call)
         if taken is None:
             self.metrics.model_calls_total.inc(provider_of(agent))
             self._keeping.started(call.record)
@@ -490,6 +491,10 @@ class Gateway:
         if taken is None:
             call.start()
         return call
+
+    def _tool_finished(self, call: Call, tool: ToolRecord) -> None:
+        if not self.fleet.checkpoints.has_lost(call.facts.call_sid):
+            self._keeping.tool_finished(call.record, call.agent.redact, tool)
 
     def _call_over(self, call: Call) -> None:
         call_sid = call.facts.call_sid

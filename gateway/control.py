@@ -8,10 +8,10 @@ from offhook.gateway.call.call import Call
 from offhook.gateway.call.tap import Listening
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.telephony.admission import Admission
-from offhook.gateway.telephony.operators import CostReached
-from offhook.gateway.telephony.outbound import OutboundCall, QueueFull, to_be_called
+from offhook.gateway.telephony.outbound import KeyReused, OutboundCall, QueueFull, to_be_called
+from offhook.gateway.telephony.placing import CostReached, StoreUnreachable
 from offhook.gateway.telephony.switchboard import Switchboard
-from offhook.gateway.web.api import Unavailable
+from offhook.gateway.web.api import Conflicting, Unavailable
 
 __all__ = ["Control"]
 
@@ -25,24 +25,31 @@ class Control:
         self._calls, self._switchboard, self._admission = calls, switchboard, admission
         self._listeners = listeners
 
-    def call_out(
-        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    async def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = "", key: str = ""
     ) -> OutboundCall:
         if self._admission.draining:
             raise Unavailable("this gateway is draining and places no more calls")
         try:
-            return self._switchboard.operators.call_out(
-                to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by
+            return await self._switchboard.operators.call_out(
+                to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by, key=key
             )
-        except (QueueFull, CostReached) as error:
+        except (QueueFull, CostReached, StoreUnreachable) as error:
+            raise Unavailable(str(error)) from None
+        except KeyReused as error:
+            raise Conflicting(str(error)) from None
+
+    async def outbound(self, call_id: str) -> OutboundCall | None:
+        try:
+            return await self._switchboard.placing.find(call_id)
+        except StoreUnreachable as error:
             raise Unavailable(str(error)) from None
 
-    def outbound(self, call_id: str) -> OutboundCall | None:
-        return self._switchboard.outbound.find(call_id)
-
     async def hang_up(self, call_id: str) -> bool | None:
-        if outbound := self.outbound(call_id):
+        if outbound := self._switchboard.outbound.find(call_id):
             return await self._switchboard.operators.hang_up(outbound)
+        if (stored := await self.outbound(call_id)) is not None and await self._switchboard.placing.cancel(stored):
+            return True
         if call := self._calls.get(call_id):
             call.stop(Ending.AGENT_HUNG_UP)
             return True
@@ -102,5 +109,5 @@ class Control:
             call.timeline.action(call.clock(), who, what, call.tools.masked(detail), done=done)
 
     def _sid(self, call_id: str) -> str:
-        outbound = self.outbound(call_id)
+        outbound = self._switchboard.outbound.find(call_id)
         return outbound.call_sid if outbound else call_id

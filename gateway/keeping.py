@@ -16,6 +16,7 @@ from offhook.gateway.store import Records
 from offhook.gateway.store.columns import CallEvent
 from offhook.gateway.store.configured import configured_recordings, kept_records
 from offhook.gateway.store.memory import MemoryRecords
+from offhook.gateway.store.outbound import OutboundTable
 from offhook.gateway.store.record import CallRecord, ToolRecord
 from offhook.gateway.store.recordings import Finishing
 from offhook.gateway.store.upkeep import Retention, upkeep_forever
@@ -50,6 +51,12 @@ class Keeping:
             self._events = CallEvents(settings.webhook_events, clock)
             self._deliveries = Deliveries(self.store.database, receiver, metrics, clock)
             self.store.written = self._deliveries.wake
+
+    def outbound_table(self, node: str, clock: Callable[[], float]) -> OutboundTable | None:
+        """Where outbound calls wait, in the same database; None without a store. `clock`: seconds since 1970."""
+        if self.store is None:
+            return None
+        return OutboundTable(self.store.database, node, self.store.number_key, clock)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -97,6 +97,7 @@ TOOL_FAILURES = (
     "address_refused",  # it would have led into the gateway's own network
     "left_alone",  # the circuit breaker was open
     "too_many",  # the model waits for as many as a call may have
+    "not_ours",  # another process has the call, or may have: not begun
     "no_thread",  # earlier runs of the function hang in all of its threads
     "unreachable",
     "status",  # the service answered with an error

@@ -68,6 +68,7 @@ HOLDS = {  # a line for each room; a room without one is drawn without
     "model": "rehearsal model",
     "scenario": "*.call.yaml, verdicts",
     "results": "report, page, picture",
+    "thinking": "a caller who thinks, its judge",
     "examples": "example agents' tools",
     "scenarios": "bundled scenarios",
     "sounds": "bundled voices",

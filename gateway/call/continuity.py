@@ -140,6 +140,7 @@ class Continuity:
         began_s = self._timeline.zero_s or now_s
         owed = e.Owed.ANSWER if notes and taken.owed is e.Owed.NOTHING else taken.owed
         self._feed(e.Resumed(now_s, taken.head.newest, owed, began_s, taken.ending, *sound))
+        self._tools.run_again()
 
     def _sound_cut(self, taken: Taken) -> tuple[int, int]:
         """The greeting from a file that was cut: its samples, and those that were heard."""

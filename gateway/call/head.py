@@ -8,7 +8,7 @@ versions read each other's; a head of another `v` is not read at all.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -60,11 +60,15 @@ class OpenReply(msgspec.Struct, omit_defaults=True):
 
 
 class RunningHead(msgspec.Struct, omit_defaults=True):
-    """A tool call without an outcome."""
+    """A tool call without an outcome. `arguments`: None where they are too large. `unnoted`: it began while the live
+    store was away, which has no note of it.
+    """
 
     call_id: str
     name: str
     key: str
+    arguments: dict[str, Any] | None = None
+    unnoted: bool = False
 
 
 class FollowsHead(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -54,11 +54,21 @@ def take_up(heard_text: str) -> str:
 def moved_tool(tool: str, response: Any, *, done: bool) -> str:
     """What is known of a tool call that was running when the line broke."""
     if done:
-        return late_result_note(tool, response).replace("was called off too late: it ran to its end", "ran to its end")
+        return _ended_note(tool, "ran to its end", response)
     return (
         f"The tool {tool} was running when the line broke. Whether it was carried out is not known: say so if it "
         "matters, and do not call it again unless the caller wants that."
     )
+
+
+def tool_again(tool: str) -> str:
+    """A tool call that was running when the line broke, and takes effect once however often it runs."""
+    return f"The tool {tool} was interrupted and runs again now: its result follows. Do not call it meanwhile."
+
+
+def result_of_again(tool: str, response: Any) -> str:
+    """The result that was announced so."""
+    return _ended_note(tool, "has ended", response)
 
 
 def say(text: str) -> str:
@@ -87,5 +97,9 @@ def operator_note(text: str) -> str:
 
 def late_result_note(tool: str, response: Any) -> str:
     """A tool call that the model withdrew ran to its end all the same: without this it may be made again."""
+    return _ended_note(tool, "was called off too late: it ran to its end", response)
+
+
+def _ended_note(tool: str, how: str, response: Any) -> str:
     result = msgspec.json.encode(response).decode()[:RESULT_MAX]
-    return f"The tool {tool} was called off too late: it ran to its end. Its result: {result}"
+    return f"The tool {tool} {how}. Its result: {result}"

@@ -401,6 +401,21 @@ class Timeline:
         else:
             self._full("further tool calls")
 
+    def tool_again(self, call_id: str, at_s: float) -> None:
+        """A tool call that had no outcome in the process before runs again: its record goes on."""
+        if (record := self._without_outcome(call_id)) is not None:
+            self._tools[call_id] = (at_s, record)
+
+    def tool_moved(self, call_id: str, outcome: e.Outcome, answer: str, error: str, at_s: float) -> None:
+        """The outcome of one that ran in the process before, as far as it is known."""
+        if (record := self._without_outcome(call_id)) is not None:
+            record.answer, record.error, record.outcome = answer, error, outcome.value
+            record.finished_ms = self.ms(at_s)
+
+    def _without_outcome(self, call_id: str) -> ToolRecord | None:
+        found = (tool for tool in reversed(self.record.tool_calls) if tool.call_id == call_id)
+        return next((tool for tool in found if tool.finished_ms is None), None)
+
     def tool_told(self, call_id: str, answer: str, error: str) -> None:
         """What the tool's run came to."""
         if call_id in self._tools:

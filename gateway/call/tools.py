@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 from offhook.gateway.agent.spec import filler_line
 from offhook.gateway.call import prompts
 from offhook.gateway.call.facts import Transfer
+from offhook.gateway.call.head import RunningHead
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.call.model_side import ModelSide
 from offhook.gateway.call.wiring import Wiring
@@ -20,9 +21,9 @@ from offhook.gateway.conversation import commands as c
 from offhook.gateway.conversation import events as e
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.tools import LateOutcome, Tool, ToolCall, ToolError, ToolResult
+from offhook.gateway.tools import LateOutcome, Repeat, Tool, ToolCall, ToolError, ToolResult
 from offhook.gateway.tools.answer import SHOWN_BYTES, refusal, shown
-from offhook.gateway.tools.runner import ToolJournal, ToolRunner
+from offhook.gateway.tools.runner import Known, ToolJournal, ToolRunner
 
 __all__ = ["CallTools"]
 
@@ -33,7 +34,20 @@ IGNORE_KEY_S = 3.0  # callers press # right after a PIN whose length ended it
 PENDING_MAX = 100  # tool calls that the model waits for: more is a model gone wrong
 REMEMBERED_MAX = 200
 _TOO_MANY = "Too many tools are called at once. Wait for their results."
+ARGUMENTS_MAX = 4_000  # bytes as JSON
+_MOVED = "its process ended while it ran: whether it was carried out is not known"
 KEYS_MAX = 100  # pressed and not yet read by the tool that waits for them
+
+
+def _small(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Arguments that a head may carry. A placeholder of a secret is worth nothing in another process."""
+    text = msgspec.json.encode(arguments)
+    return None if len(text) > ARGUMENTS_MAX or b'"secret-' in text else arguments
+
+
+def _may_repeat(tool: Tool, known: Known | None) -> bool:
+    """Whether it had not begun, or a second run does no harm."""
+    return known is None or tool.repeat is not Repeat.NEVER
 
 
 class CallTools:
@@ -67,6 +81,8 @@ class CallTools:
             journal=lambda: self.journal,
         )
         self.journal: ToolJournal | None = None  # set where another process could go on with the call
+        self.unnoted: set[str] = set()  # idempotency keys of runs that the journal has no note of
+        self._again: set[str] = set()  # calls of a session before: the model is sent their results as text
         self._requests: dict[str, ToolCall] = {}
         self._results: dict[str, ToolResult] = {}
         self._keys: asyncio.Queue[str] | None = None  # a tool takes the caller's key presses
@@ -78,28 +94,31 @@ class CallTools:
 
     def requested(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
         """The model calls a tool."""
-        now_s, facts = self._clock(), self._facts
+        now_s = self._clock()
         if len(self._requests) >= PENDING_MAX and call_id not in self._requests:
             self._metrics.tool_failures_total.inc("too_many")
             self._timeline.error(f"tool {self.masked(name)[:60]}: not run, {PENDING_MAX} tool calls are pending")
             self._model.link.tool_result(call_id, name, refusal(_TOO_MANY), c.Speak.SILENT)
             return
-        self._requests[call_id] = ToolCall(
-            call_id=call_id,
-            name=name,
-            arguments=arguments,
-            idempotency_key=f"{facts.call_sid}:{self._model.session}:{call_id}",
-            facts={
-                "call_sid": facts.call_sid,
-                "caller": facts.caller,
-                "dialled": facts.dialled,
-                "direction": facts.direction,
-                "simulated": facts.simulated,
-                "effects": facts.effects,
-                "variables": {**self._agent.variables, **facts.parameters},
-            },
-        )
+        key = f"{self._facts.call_sid}:{self._model.session}:{call_id}"
+        self._requests[call_id] = self._call_of(call_id, name, arguments, key)
         self._safely("tool", self._note_request, call_id, name, arguments, now_s)
+        self._feed_request(call_id, name, now_s)
+
+    def _call_of(self, call_id: str, name: str, arguments: dict[str, Any], key: str) -> ToolCall:
+        facts = self._facts
+        of_call = {
+            "call_sid": facts.call_sid,
+            "caller": facts.caller,
+            "dialled": facts.dialled,
+            "direction": facts.direction,
+            "simulated": facts.simulated,
+            "effects": facts.effects,
+            "variables": {**self._agent.variables, **facts.parameters},
+        }
+        return ToolCall(call_id, name, arguments, key, of_call)
+
+    def _feed_request(self, call_id: str, name: str, now_s: float) -> None:
         tool = self._tools.get(name)
         if tool is None:
             self._feed(e.ToolRequested(now_s, call_id))
@@ -111,9 +130,41 @@ class CallTools:
     def _note_request(self, call_id: str, name: str, arguments: dict[str, Any], now_s: float) -> None:
         self._timeline.tool_started(call_id, self.masked(name), self._shown(arguments), now_s)
 
-    def running(self) -> list[tuple[str, str, str]]:
-        """Requests without an outcome: id, name and idempotency key."""
-        return [(r.call_id, r.name, r.idempotency_key) for r in self._requests.values()]
+    # --- another process
+
+    def running(self) -> list[RunningHead]:
+        """Requests without an outcome, for a process that goes on with the call."""
+        return [
+            RunningHead(r.call_id, r.name, r.idempotency_key, _small(r.arguments), r.idempotency_key in self.unnoted)
+            for r in self._requests.values()
+        ]
+
+    def take_up(self, in_flight: Iterable[tuple[RunningHead, Known | None]], *, again: bool) -> list[str]:
+        """What the model is told of the tools that were running in the process before. One that may run again does,
+        with its idempotency key, at `run_again`, unless `again` is False.
+        """
+        notes, now_s = [], self._clock()
+        for running, known in in_flight:
+            tool, name = self._tools.get(running.name), running.name
+            if known is not None and known.response is not None:
+                shown_response = msgspec.json.encode(self._shown(known.response)).decode()
+                self._timeline.tool_moved(running.call_id, e.Outcome.DONE, shown_response, "", now_s)
+                notes.append(prompts.moved_tool(name, known.response, done=True))
+            elif again and tool is not None and running.arguments is not None and _may_repeat(tool, known):
+                call = self._call_of(running.call_id, name, running.arguments, running.key)
+                self._requests[running.call_id] = call
+                self._again.add(running.call_id)
+                self._timeline.tool_again(running.call_id, now_s)
+                notes.append(prompts.tool_again(name))
+            else:
+                self._timeline.tool_moved(running.call_id, e.Outcome.FAILED, "", _MOVED, now_s)
+                notes.append(prompts.moved_tool(name, None, done=False))
+        return notes
+
+    def run_again(self) -> None:
+        """The call goes on here: run what `take_up` has kept."""
+        for call_id in list(self._again):
+            self._feed_request(call_id, self._requests[call_id].name, self._clock())
 
     # --- the machine's commands
 
@@ -125,6 +176,7 @@ class CallTools:
     def cancel(self, command: c.CancelTool) -> None:
         """Stop a run; the model gets no result of it."""
         self._runner.cancel(command.call_id)
+        self._again.discard(command.call_id)
         self._model.link.tool_cancelled(command.call_id)
         self._requests.pop(command.call_id, None)
         self._changed()
@@ -134,7 +186,11 @@ class CallTools:
         request, result = self._requests.pop(command.call_id, None), self._results.pop(command.call_id, None)
         if request is None or result is None:
             return
-        if command.speak is not None:
+        if command.call_id in self._again:
+            self._again.discard(command.call_id)
+            text = prompts.result_of_again(request.name, result.response)
+            (self._model.link.note if command.speak in (None, c.Speak.SILENT) else self._model.link.prompt)(text)
+        elif command.speak is not None:
             self._model.link.tool_result(command.call_id, request.name, result.response, command.speak)
         else:
             self._model.link.note(prompts.late_result_note(request.name, result.response))

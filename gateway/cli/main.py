@@ -248,6 +248,13 @@ def simulate(
             "`offhook voices`), or a language."
         ),
     ] = "",
+    real: Annotated[
+        bool,
+        typer.Option(
+            help="Agents, and callers who think with their judges, are the models that the environment has keys for. "
+            "Costs money; with --url the callers and judges alone."
+        ),
+    ] = False,
     url: Annotated[
         str,
         typer.Option(
@@ -275,6 +282,10 @@ def simulate(
         from offhook.gateway.cli.rehearse import simulate as run_simulate
         from offhook.gateway.rehearsal.outside import target_of
     outside = None
+    if real and speed > 1:
+        raise OperatorError("--speed is for the rehearsal model: a real one, as --real has it, keeps the wall's clock")
+    if real and model_at:
+        raise OperatorError("--model-at has the rehearsal model answer for that gateway: remove it, or --real")
     if url:
         if speed > 1 or provider:
             raise OperatorError("--speed and --provider are for a gateway that is started here, not for --url")
@@ -298,6 +309,7 @@ def simulate(
         provider=_provider(provider),
         voice=voice,
         outside=outside,
+        real=real,
     )
     good = _run(wanted)
     if not good:

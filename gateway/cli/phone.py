@@ -66,6 +66,7 @@ def call(
     agent: Annotated[str, typer.Option("--agent", "-a", help="Name of the agent. Default: the gateway's first.")] = "",
     caller_id: Annotated[str, typer.Option("--from", help="The caller ID. Default: the agent's.")] = "",
     var: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the agent's instructions; repeatable.")] = None,
+    key: Annotated[str, typer.Option(help="Name of your own for this call: repeated, it is not placed again.")] = "",
     url: Annotated[str, typer.Option(help="The gateway. Default: OFFHOOK_HOST and OFFHOOK_PORT.")] = "",
 ) -> None:
     """Place an outbound call through a running gateway, and print its status until it ends."""
@@ -77,7 +78,7 @@ def call(
             raise OperatorError(f"--var takes NAME=VALUE, not {given!r}")
         variables[name] = value
     body = {"to": to, "agent": agent, "from": caller_id, "variables": variables}
-    status = asyncio.run(_call(settings, url or _local(settings), body))
+    status = asyncio.run(_call(settings, url or _local(settings), body, key))
     if status != "completed":
         raise typer.Exit(1)
 
@@ -87,7 +88,7 @@ def _local(settings: Settings) -> str:
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
+async def _call(settings: Settings, url: str, body: dict[str, Any], key: str) -> str:
     import aiohttp
 
     from offhook.gateway.telephony.status import FINAL
@@ -97,7 +98,7 @@ async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
         raise OperatorError("set OFFHOOK_API_TOKEN to the gateway's token")
     headers = {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as http:
-        placed = await _ask(http, "POST", f"{url}/calls", body)
+        placed = await _ask(http, "POST", f"{url}/calls", body, {"Idempotency-Key": key} if key else None)
         shown = ""
         while True:
             line = placed["status"]
@@ -115,12 +116,16 @@ async def _call(settings: Settings, url: str, body: dict[str, Any]) -> str:
 
 
 async def _ask(
-    http: aiohttp.ClientSession, method: str, url: str, body: dict[str, Any] | None = None
+    http: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     import aiohttp
 
     try:
-        async with http.request(method, url, json=body) as answer:
+        async with http.request(method, url, json=body, headers=headers) as answer:
             if answer.status >= 400:
                 raise OperatorError(f"the gateway answered {answer.status}: {_error_of(await answer.text())}")
             placed: dict[str, Any] = await answer.json()

@@ -29,6 +29,7 @@ from offhook.gateway.store.configured import configured_database, configured_rec
 from offhook.gateway.store.database import CallDatabase
 from offhook.gateway.store.history import PAGE_MAX, CallQuery, KeptCall, count_calls, find_record, list_calls
 from offhook.gateway.store.migrate import NEWEST, migrate, schema_status
+from offhook.gateway.store.outbound import listed_outbound
 from offhook.gateway.store.outbox import listed, retry_dead, waiting
 from offhook.gateway.store.upkeep import forget
 
@@ -53,8 +54,9 @@ def mount(app: typer.Typer) -> None:
     db.command("migrate")(db_migrate)
     db.command("forget")(db_forget)
     app.add_typer(db, name="db")
-    calls = typer.Typer(help="Records of past calls.", no_args_is_help=True)
+    calls = typer.Typer(help="Records of past calls, and the outbound queue.", no_args_is_help=True)
     calls.command("list")(calls_list)
+    calls.command("outbound")(calls_outbound)
     calls.command("show")(calls_show)
     calls.command("export")(calls_export)
     calls.command("recording")(calls_recording)
@@ -166,6 +168,17 @@ def calls_list(
         print(f"{fields}  {gap:>8}  {call.end_reason}")
 
     _with_database(lambda database: _each(database, query, show, limit))
+
+
+def calls_outbound(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50) -> None:
+    """List outbound calls of the last 7 days, newest first: time, status, id, SID at the carrier, what went wrong."""
+
+    async def work(database: CallDatabase) -> None:
+        for row, created_ms in await database.read(lambda session: listed_outbound(session, limit)):
+            fields = f"{iso(created_ms)[:19]}  {row.status:11}  {row.id}  {row.call_sid:34}  {row.answered_by}"
+            print(f"{fields}  {row.error}".rstrip())
+
+    _with_database(work)
 
 
 def calls_show(call_sid: Annotated[str, typer.Argument(help="SID of the call.")]) -> None:

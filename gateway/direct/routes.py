@@ -33,13 +33,12 @@ from offhook.gateway.observe.redact import Redactor
 from offhook.gateway.store.record import CallRecord, ToolRecord
 from offhook.gateway.tools import Tool
 from offhook.gateway.web.access import Access
-from offhook.gateway.web.console.pages import HEADERS
+from offhook.gateway.web.files import HEADERS, PageFiles
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
 __all__ = ["DirectSessions", "Keeper", "Provider"]
 
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LIFE_S = 1_800.0  # as the token's: then a page that has not said that it ended is given up
 CALLER = "web:direct"  # the record's caller
 ID_MAX = 200  # characters of a tool call's id and name
@@ -101,23 +100,19 @@ class DirectSessions:
         self._draining, self._clock = draining, clock
         self._live: dict[str, tuple[str, DirectSession]] = {}  # with its key
         self._closing: set[asyncio.Task[None]] = set()
-        self._files: dict[str, tuple[bytes, str]] = {}
-        self._headers = dict(HEADERS)
         if provider is not None:
-            files = (path for path in provider.page_files.iterdir() if path.suffix in TYPES)
-            self._files = {path.name: (path.read_bytes(), TYPES[path.suffix]) for path in files}
             where = urlsplit(provider.page_url())
             policy = HEADERS["Content-Security-Policy"]
-            connect = f"connect-src 'self' {where.scheme}://{where.netloc}"
-            self._headers["Content-Security-Policy"] = policy.replace("connect-src 'self'", connect)
+            connect = policy.replace("connect-src 'self'", f"connect-src 'self' {where.scheme}://{where.netloc}")
+            headers = {**HEADERS, "Content-Security-Policy": connect}
+            self._files = PageFiles("/console/direct", provider.page_files, "page.html", access, headers)
 
     def routes(self) -> list[web.RouteDef]:
         """Beside the console's; none where no page can talk to a model."""
         if self._provider is None or not self._offered or not self._most:
             return []
         return [
-            web.get("/console/direct", self._page),
-            web.get("/console/direct/static/{name}", self._static),
+            *self._files.routes(),
             web.post("/console/direct", self._begin),
             web.post("/console/direct/{id}/tool", self._tool),
             web.post("/console/direct/{id}/cancel", self._cancel),
@@ -140,32 +135,10 @@ class DirectSessions:
             self._over(session_id, Ending.SERVER_STOPPED)
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    # --- the page
-
-    async def _page(self, request: web.Request) -> web.Response:
-        return await self._file(request, "page.html")
-
-    async def _static(self, request: web.Request) -> web.Response:
-        return await self._file(request, request.match_info["name"])
-
-    async def _file(self, request: web.Request, name: str) -> web.Response:
-        await self._check_access(request)
-        if name not in self._files:
-            raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
-        body, kind = self._files[name]
-        return web.Response(body=body, content_type=kind, charset="utf-8", headers=self._headers)
-
-    async def _check_access(self, request: web.Request, *, acts: bool = False) -> None:
-        try:
-            await self._access.check(request, acts=acts)
-        except web.HTTPException as refused:
-            refused.headers.update(HEADERS)
-            raise
-
     # --- a session
 
     async def _begin(self, request: web.Request) -> web.Response:
-        await self._check_access(request, acts=True)
+        await self._files.check_access(request, acts=True)
         name = str((await self._limits.json(request)).get("agent", ""))
         if name not in self._offered:
             text = f"no such agent, or its model takes no page: one of {', '.join(self._offered)}\n"
@@ -213,7 +186,7 @@ class DirectSessions:
 
     async def _asked(self, request: web.Request) -> tuple[DirectSession, dict[str, Any]]:
         """The session of a page's request, and the request's body. Raises 4xx."""
-        await self._check_access(request, acts=True)
+        await self._files.check_access(request, acts=True)
         body = await self._limits.json(request)
         key, session = self._live.get(request.match_info["id"], ("", None))
         given = str(body.get("key", "")).encode("utf-8", "surrogatepass")

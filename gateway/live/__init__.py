@@ -23,6 +23,7 @@ __all__ = [
     "HAND_OVER_S",
     "MOVES_WITHIN_S",
     "QUIET_S",
+    "Begin",
     "CallStage",
     "Claim",
     "Held",
@@ -108,6 +109,15 @@ class ToolRun(msgspec.Struct, frozen=True, omit_defaults=True):
     result: str = ""
 
 
+class Begin(NamedTuple):
+    """Whether a tool run may begin. `fenced`: another node has the call, or it has ended. `before`: the run with the
+    same key that was noted earlier; None: there was none, and this one is noted.
+    """
+
+    fenced: bool
+    before: ToolRun | None = None
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A gateway process, as it reports itself. `address`: where its peers reach it, `http://host:port`.
 
@@ -150,8 +160,11 @@ class LiveStore(Protocol):
         not `expect_epoch`: of several nodes that expect the same one only the first gets it.
         """
 
-    async def end(self, call_id: str, epoch: int) -> bool:
-        """The call is over; False when another node has it, or has ended it: then it is not this node's to record."""
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
+        """The call is over; False when another node has it, or has ended it: then it is not this node's to record.
+
+        Repeated by the same owner the answer is the same: the first one may have been lost.
+        """
 
     async def burn(self, token_id: str, life_s: float) -> bool:
         """Use up a one-time token; False when it was used before. Remembered for `life_s`."""
@@ -165,8 +178,13 @@ class LiveStore(Protocol):
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
         """What is known of the tool run with this idempotency key."""
 
+    async def begin_tool(self, call_id: str, epoch: int, key: str) -> Begin:
+        """A tool run with outside effects is to begin: noted in the same step, unless the call has a higher epoch or
+        has ended, or the key is known. One of a call that is not known may begin: the store was emptied.
+        """
+
     async def note_tool(self, call_id: str, key: str, run: ToolRun) -> None:
-        """A tool run begins, or is done."""
+        """A tool run is done."""
 
     async def beat(self, node: Node, call_ids: Sequence[str], scopes: Sequence[str] = ()) -> list[Node]:
         """This node lives, and these are its calls; all nodes whose beat is not forgotten, this one among them.

@@ -11,7 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from offhook.gateway.live import BEAT_S, DEAD_AFTER_S, CallStage, Claim, Held, LiveStore, Node, StoreAway, ToolRun
+from offhook.gateway.live import (
+    BEAT_S,
+    DEAD_AFTER_S,
+    Begin,
+    CallStage,
+    Claim,
+    Held,
+    LiveStore,
+    Node,
+    StoreAway,
+    ToolRun,
+)
 from offhook.gateway.live.peers import Peers
 from offhook.gateway.live.writer import Checkpoints
 from offhook.metrics.catalogue import Metrics
@@ -145,13 +156,24 @@ class Fleet:
             self.checkpoints.fenced(call_id)
         return False
 
+    async def has_lost(self, call_id: str) -> bool:
+        """Whether another node is known to have the call, by the store's answer too; then it is forgotten here."""
+        epoch = self.checkpoints.epoch(call_id)
+        if self._store is None or epoch is None:
+            return self.checkpoints.has_lost(call_id)
+        held = await self._ask(self._store.holder(call_id), None)
+        if held is None or held.epoch <= epoch:
+            return False
+        self.checkpoints.fenced(call_id)
+        return True
+
     async def end(self, call_id: str) -> bool:
         """The call is over: whether it is this node's to record. While the store is away it is."""
         epoch = self.checkpoints.forget(call_id)
         if self._store is None or epoch is None:
             return not self.checkpoints.has_lost(call_id)  # it may have been lost in its last moments
         for _ in range(ENDS):
-            known = await self._ask(self._store.end(call_id, epoch), None, limit_s=BEAT_S)
+            known = await self._ask(self._store.end(call_id, self.name, epoch), None, limit_s=BEAT_S)
             if known is not None:
                 return known
         return True
@@ -159,7 +181,7 @@ class Fleet:
     async def give_back(self, call_id: str, epoch: int) -> None:
         """A call that this node was first to have is not taken: it was refused."""
         if self._store is not None:
-            await self._ask(self._store.end(call_id, epoch), False)
+            await self._ask(self._store.end(call_id, self.name, epoch), False)
 
     async def burn(self, token_id: str, life_s: float) -> bool:
         """Use up a one-time token; while the store is away the process's own memory has to do."""
@@ -177,17 +199,22 @@ class Fleet:
 
     # --- tools
 
-    async def note_tool(self, call_id: str, key: str, run: ToolRun) -> bool:
-        """A tool run with outside effects begins or is done; False when that could not be noted in time."""
-        if self._store is None:
-            return True
+    async def begin_tool(self, call_id: str, key: str) -> Begin | None:
+        """Whether a tool run with outside effects may begin, and is noted; None: the store is away, and it is not."""
+        epoch = self.checkpoints.epoch(call_id)
+        if self._store is None or epoch is None:
+            return Begin(fenced=self.checkpoints.has_lost(call_id))
+        begin = await self._ask(self._store.begin_tool(call_id, epoch, key), None, limit_s=TOOL_S)
+        if begin is not None and begin.fenced:
+            self.checkpoints.fenced(call_id)
+        return begin
 
-        async def note(store: LiveStore) -> bool:
-            await store.note_tool(call_id, key, run)
-            return True
-
-        return await self._ask(note(self._store), False, limit_s=TOOL_S)
+    async def tool_done(self, call_id: str, key: str, result: str) -> None:
+        """The run is done; its result is kept unless the store is away."""
+        if self._store is not None:
+            run = ToolRun(done=True, result=result)
+            await self._ask(self._store.note_tool(call_id, key, run), None, limit_s=TOOL_S)
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
-        """What is known of a tool run of a call that was taken over."""
-        return await self._ask(self._store.tool_run(call_id, key), None) if self._store is not None else None
+        """What is known of a tool run of a call that was taken over; while the store is away it may have begun."""
+        return await self._ask(self._store.tool_run(call_id, key), ToolRun()) if self._store is not None else None

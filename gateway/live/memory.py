@@ -12,6 +12,7 @@ from offhook.gateway.live import (
     DEAD_AFTER_S,
     ENDED_LIFE_S,
     MOVES_WITHIN_S,
+    Begin,
     CallStage,
     Claim,
     Held,
@@ -92,12 +93,13 @@ class MemoryLive:
         call.owner, call.epoch, call.stage = owner, call.epoch + 1, CallStage.LIVE
         return claim
 
-    async def end(self, call_id: str, epoch: int) -> bool:
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
         call = self._find(call_id)
         if call is None:
-            call = self._calls[call_id] = _Call("", epoch, CallStage.LIVE, 0.0)
-        if call.epoch != epoch or call.stage is CallStage.ENDED:
+            call = self._calls[call_id] = _Call(owner, epoch, CallStage.LIVE, 0.0)
+        if call.epoch != epoch or (call.stage is CallStage.ENDED and call.owner != owner):
             return False
+        call.owner = owner
         call.stage, call.expires_s = CallStage.ENDED, self._clock() + ENDED_LIFE_S
         call.head, call.log = b"", []
         for leases in self._leases.values():
@@ -125,6 +127,16 @@ class MemoryLive:
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
         call = self._find(call_id)
         return None if call is None else call.tools.get(key)
+
+    async def begin_tool(self, call_id: str, epoch: int, key: str) -> Begin:
+        call = self._find(call_id)
+        if call is None:
+            return Begin(fenced=False)
+        if call.stage is CallStage.ENDED or call.epoch > epoch:
+            return Begin(fenced=True)
+        before = call.tools.get(key)
+        call.tools.setdefault(key, ToolRun())
+        return Begin(fenced=False, before=before)
 
     async def note_tool(self, call_id: str, key: str, run: ToolRun) -> None:
         if (call := self._find(call_id)) is not None:

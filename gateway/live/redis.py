@@ -21,6 +21,7 @@ from offhook.gateway.live import (
     ENDED_LIFE_S,
     MOVES_WITHIN_S,
     TOOL_LIFE_S,
+    Begin,
     CallStage,
     Claim,
     Held,
@@ -82,12 +83,21 @@ return {held[1] or '', epoch, held[3], held[4] or '', count, redis.call('LRANGE'
 )
 _END = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage', 'owner')
-if held[1] and (held[2] == 'ended' or held[1] ~= ARGV[1]) then return false end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended')
+if held[1] and (held[1] ~= ARGV[1] or (held[2] == 'ended' and held[3] ~= ARGV[3])) then return false end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'stage', 'ended', 'owner', ARGV[3])
 redis.call('HDEL', KEYS[1], 'head')
 redis.call('DEL', KEYS[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return {held[3] or ''}
+"""
+# KEYS: the call's hash, the run. ARGV: epoch, a run that begins, its life.
+_BEGIN_TOOL = """
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'stage')
+if held[1] and (held[2] == 'ended' or tonumber(held[1]) > tonumber(ARGV[1])) then return {1} end
+local run = redis.call('GET', KEYS[2])
+if run then return {0, run} end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return {0}
 """
 # KEYS: the scopes' sorted sets. ARGV: call, life, a cap per scope.
 _ADMIT = (
@@ -173,7 +183,7 @@ class RedisLive:
         self._redis = redis = client.Redis(connection_pool=pool)
         self._ring, self._write, self._claim = (redis.register_script(s) for s in (_RING, _WRITE, _CLAIM))
         self._end, self._admit, self._renew = (redis.register_script(s) for s in (_END, _ADMIT, _RENEW))
-        self._beat = redis.register_script(_BEAT)
+        self._beat, self._begin_tool = redis.register_script(_BEAT), redis.register_script(_BEGIN_TOOL)
 
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
@@ -251,8 +261,8 @@ class RedisLive:
         await self._index(before.decode(), owner, call_id)
         return Claim(before.decode(), int(epoch), CallStage(stage.decode()), head, tuple(entries), int(moves))
 
-    async def end(self, call_id: str, epoch: int) -> bool:
-        arguments = [epoch, int(ENDED_LIFE_S)]
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
+        arguments: list[str | float] = [epoch, int(ENDED_LIFE_S), owner]
         answer = await self._sure(lambda: self._end(keys=_keys(call_id), args=arguments))
         if not answer:
             return False
@@ -279,12 +289,17 @@ class RedisLive:
         return ""
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
-        found = await self._ask(self._redis.get(f"{PREFIX}call:{{{call_id}}}:tool:{key}"))
+        found = await self._ask(self._redis.get(_tool_key(call_id, key)))
         return None if found is None else msgspec.json.decode(found, type=ToolRun)
 
+    async def begin_tool(self, call_id: str, epoch: int, key: str) -> Begin:
+        arguments: list[str | bytes | float] = [epoch, msgspec.json.encode(ToolRun()), int(TOOL_LIFE_S)]
+        keys = [_keys(call_id)[0], _tool_key(call_id, key)]
+        fenced, *run = await self._ask(self._begin_tool(keys=keys, args=arguments))
+        return Begin(bool(fenced), msgspec.json.decode(run[0], type=ToolRun) if run else None)
+
     async def note_tool(self, call_id: str, key: str, run: ToolRun) -> None:
-        name = f"{PREFIX}call:{{{call_id}}}:tool:{key}"
-        await self._ask(self._redis.set(name, msgspec.json.encode(run), ex=int(TOOL_LIFE_S)))
+        await self._ask(self._redis.set(_tool_key(call_id, key), msgspec.json.encode(run), ex=int(TOOL_LIFE_S)))
 
     # --- nodes
 
@@ -337,6 +352,10 @@ async def _executed(pipeline: Any) -> list[Any]:
 
 def _keys(call_id: str) -> list[str]:
     return [f"{PREFIX}call:{{{call_id}}}", f"{PREFIX}call:{{{call_id}}}:log"]
+
+
+def _tool_key(call_id: str, key: str) -> str:
+    return f"{PREFIX}call:{{{call_id}}}:tool:{key}"
 
 
 def _held(found: Sequence[Any]) -> Held | None:

@@ -23,6 +23,7 @@ from offhook.gateway.live import (
     ENDED_LIFE_S,
     MOVES_WITHIN_S,
     TOOL_LIFE_S,
+    Begin,
     CallStage,
     Claim,
     Held,
@@ -183,16 +184,16 @@ class SqliteLive:
 
         return await self._run(work)
 
-    async def end(self, call_id: str, epoch: int) -> bool:
+    async def end(self, call_id: str, owner: str, epoch: int) -> bool:
         def work(db: sqlite3.Connection) -> bool:
             held = _held(db, call_id)
-            if held is not None and (held.epoch != epoch or held.stage is CallStage.ENDED):
+            if held is not None and (held.epoch != epoch or (held.stage is CallStage.ENDED and held.owner != owner)):
                 return False
             db.execute(
-                "insert into calls (call_id, owner, epoch, stage, expires_s) values (?, '', ?, ?, ?) "
-                "on conflict (call_id) do update set stage = excluded.stage, head = x'', "
+                "insert into calls (call_id, owner, epoch, stage, expires_s) values (?, ?, ?, ?, ?) "
+                "on conflict (call_id) do update set owner = excluded.owner, stage = excluded.stage, head = x'', "
                 "expires_s = excluded.expires_s",
-                (call_id, epoch, CallStage.ENDED.value, self._wall() + ENDED_LIFE_S),
+                (call_id, owner, epoch, CallStage.ENDED.value, self._wall() + ENDED_LIFE_S),
             )
             db.execute("delete from log where call_id = ?", (call_id,))
             db.execute("delete from leases where call_id = ?", (call_id,))
@@ -228,15 +229,26 @@ class SqliteLive:
         return await self._run(work)
 
     async def tool_run(self, call_id: str, key: str) -> ToolRun | None:
-        def work(db: sqlite3.Connection) -> ToolRun | None:
-            found = db.execute("select run from tools where call_id = ? and key = ?", (call_id, key)).fetchone()
-            return None if found is None else msgspec.json.decode(found[0], type=ToolRun)
+        return await self._run(lambda db: _tool_run(db, call_id, key), plain=True)
 
-        return await self._run(work, plain=True)
+    async def begin_tool(self, call_id: str, epoch: int, key: str) -> Begin:
+        def work(db: sqlite3.Connection) -> Begin:
+            held = _held(db, call_id)
+            if held is not None and (held.stage is CallStage.ENDED or held.epoch > epoch):
+                return Begin(fenced=True)
+            before = _tool_run(db, call_id, key)
+            if before is None:
+                db.execute("insert into tools values (?, ?, ?, ?)", self._tool_row(call_id, key, ToolRun()))
+            return Begin(fenced=False, before=before)
+
+        return await self._run(work)
 
     async def note_tool(self, call_id: str, key: str, run: ToolRun) -> None:
-        row = (call_id, key, msgspec.json.encode(run), self._wall() + TOOL_LIFE_S)
+        row = self._tool_row(call_id, key, run)
         await self._run(lambda db: db.execute("insert or replace into tools values (?, ?, ?, ?)", row))
+
+    def _tool_row(self, call_id: str, key: str, run: ToolRun) -> tuple[str, str, bytes, float]:
+        return call_id, key, msgspec.json.encode(run), self._wall() + TOOL_LIFE_S
 
     # --- nodes
 
@@ -262,6 +274,11 @@ class SqliteLive:
         query = "select call_id, epoch from calls where owner = ? and stage <> ? and expires_s > ?"
         arguments = (name, CallStage.ENDED.value, self._wall())
         return await self._run(lambda db: db.execute(query, arguments).fetchall(), plain=True)
+
+
+def _tool_run(db: sqlite3.Connection, call_id: str, key: str) -> ToolRun | None:
+    found = db.execute("select run from tools where call_id = ? and key = ?", (call_id, key)).fetchone()
+    return None if found is None else msgspec.json.decode(found[0], type=ToolRun)
 
 
 def _held(db: sqlite3.Connection, call_id: str) -> Held | None:

@@ -19,11 +19,13 @@ from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, ExpectationResult, Report, call_report
 from offhook.gateway.rehearsal.run import seeded, write_results
 from offhook.gateway.rehearsal.scenario.expect import CARRIER_ENDINGS, Expectation, judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario
+from offhook.gateway.rehearsal.thinking.party import Party, party_for
 
 __all__ = ["OtherGateway", "OtherModel", "check_outside", "model_at", "rehearse_outside", "target_of"]
 
@@ -130,13 +132,30 @@ async def rehearse_outside(
     out_dir: Path,
     *,
     seed: int | None,
+    real_caller: bool = False,
     clock: Clock,
 ) -> Report:
     """Play a scenario's call to `gateway`; recording, picture and report in `out_dir`. Raises `OperatorError`.
 
-    `model`: where the gateway has its model; it plays the scenario's script, for one call at a time.
+    `model`: where the gateway has its model; it plays the scenario's script, for one call at a time. `real_caller`: a
+    caller who thinks, and its judge, are the models that this process's environment has keys for.
     """
     check_outside(scenario)
+    async with party_for(scenario, real=real_caller, clock=clock) as party:
+        rehearsed = await _rehearsed(scenario, gateway, model, party, seed, clock)
+    await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
+    return await write_results([rehearsed], out_dir)
+
+
+async def _rehearsed(
+    scenario: Scenario,
+    gateway: OtherGateway,
+    model: OtherModel | None,
+    party: Party | None,
+    seed: int | None,
+    clock: Clock,
+) -> tuple[CallTruth, CallReport]:
+    live = party.caller() if party else None
     carrier, call_sid = seeded(scenario, seed, 0)
     call = SimulatedCall(
         gateway.url,
@@ -150,6 +169,7 @@ async def rehearse_outside(
         carrier=replace(carrier, status_callbacks=False),
         call_sid=call_sid,
         directory=scenario.directory,
+        live=live,
         clock=clock,
     )
     server = model.server if model else None
@@ -171,8 +191,9 @@ async def rehearse_outside(
     report.verdicts = [kept_to_the_rules(report)]
     for one in scenario.expect:
         report.verdicts += _verdicts(one, report)
-    await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
-    return await write_results([(truth, report)], out_dir)
+    if party is not None and live is not None:
+        await party.judged(live, truth, report)
+    return truth, report
 
 
 def _verdicts(expected: Expectation, report: CallReport) -> list[ExpectationResult]:

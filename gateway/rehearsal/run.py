@@ -43,6 +43,7 @@ from offhook.gateway.rehearsal.account import (
 )
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
@@ -57,6 +58,7 @@ from offhook.gateway.rehearsal.results.report import (
 )
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.gateway.rehearsal.thinking.party import Party, party_for
 from offhook.gateway.store.record import CallRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.media.wav import wav_bytes
@@ -254,19 +256,25 @@ async def rehearse(
     progress: Progress | None = None,
     watch: Watch | None = None,
     twilio: SimulatedTwilio | None = None,
+    party: Party | None = None,
     clock: Clock | None = None,
 ) -> list[tuple[CallTruth, CallReport]]:
     """Place the scenario's call, or several at once, through a running gateway.
 
     `seed` determines all random values of the calls, their SIDs included. `model` None: a model without a script, for
     which fewer expectations are checked. `watch` is called with each call as it is placed. `twilio`: the account whose
-    REST API the gateway uses, needed for outbound calls. `clock`: by default the running loop's.
+    REST API the gateway uses, needed for outbound calls. `party`: the models of a caller who thinks. `clock`: by
+    default the running loop's.
     """
     clock = clock or running_clock()
     if twilio is not None:
         twilio.gateway_url = url
     before = await counters(url)
-    placed = [_call(scenario, url, auth_token, public_url, seed, number, twilio, clock) for number in range(calls)]
+    callers = [party.caller() if party else None for _ in range(calls)]
+    placed = [
+        _call(scenario, url, auth_token, public_url, seed, number, twilio, live, clock)
+        for number, live in enumerate(callers)
+    ]
 
     async def place(index: int, call: SimulatedCall) -> CallTruth:
         await asyncio.sleep(index * STAGGER_S)
@@ -293,7 +301,7 @@ async def rehearse(
     paired = sessions if len(sessions) == calls else [None] * calls
     faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
     reports = []
-    for truth, record, session in zip(truths, records, paired, strict=True):
+    for truth, record, session, live in zip(truths, records, paired, callers, strict=True):
         report = call_report(
             truth,
             record,
@@ -305,6 +313,8 @@ async def rehearse(
             counted=counted,
         )
         report.verdicts = [kept_to_the_rules(report), *_verdicts(scenario, report, scripted=model is not None)]
+        if party is not None and live is not None:
+            await party.judged(live, truth, report)
         reports.append(report)
     return list(zip(truths, reports, strict=True))
 
@@ -317,6 +327,7 @@ def _call(
     seed: int | None,
     number: int,
     twilio: SimulatedTwilio | None,
+    live: LiveCaller | None,
     clock: Clock,
 ) -> SimulatedCall:
     carrier, call_sid = seeded(scenario, seed, number)
@@ -331,6 +342,7 @@ def _call(
         call_sid=call_sid,
         directory=scenario.directory,
         conferences=twilio,
+        live=live,
         clock=clock,
     )
 
@@ -377,15 +389,16 @@ async def run_scenario(
     """Run a scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
     The results are `call.wav` (left channel the caller, right channel what the caller heard), `call.png` and
-    `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the model that this
-    process's environment names, with its key. `gateway`: starts the gateway, with the arguments of `gateway_process`.
-    `clock`: by default the running loop's.
+    `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the models that this
+    process's environment names, with their keys: the agent's, and those of a caller who thinks. `gateway`:
+    starts the gateway, with the arguments of `gateway_process`. `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
     agent_file = _agent_file(scenario, out_dir)
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script(), clock=clock))
+        party = await stack.enter_async_context(party_for(scenario, real=real_model, clock=clock))
         twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL, clock))
         starting = gateway(
             agent_file,
@@ -405,6 +418,7 @@ async def run_scenario(
             progress=progress,
             watch=watch,
             twilio=twilio,
+            party=party,
             clock=clock,
         )
         for failure in model.failures if model else ():

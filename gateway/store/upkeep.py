@@ -13,6 +13,7 @@ import msgspec
 from offhook.gateway.store.bucket import BucketAway
 from offhook.gateway.store.database import CallDatabase, DatabaseAway, Transaction
 from offhook.gateway.store.history import CallQuery, find_keys
+from offhook.gateway.store.outbound import drop_old_outbound, forget_outbound
 from offhook.gateway.store.outbox import drop_old
 from offhook.gateway.store.recordings import Recordings, drop_left
 from offhook.gateway.store.writing import Removed, drop_old_hours, expired, recordings_of, remove_calls
@@ -39,6 +40,7 @@ async def forget(database: CallDatabase, query: CallQuery, recordings: Recording
     whole = Removed()
     while keys := await database.read(lambda session: find_keys(session, query, AT_ONCE)):
         _add(whole, await _remove(database, keys, recordings))
+    await database.write(partial(forget_outbound, number_hash=query.number_hash or "", call_sids=whole.calls))
     return whole
 
 
@@ -94,6 +96,7 @@ async def upkeep_forever(
                     forgotten(removed.calls)
             await database.write(partial(drop_old_hours, now_ms=now_ms))
             await database.write(partial(drop_old, now_ms=now_ms))
+            await database.write(partial(drop_old_outbound, now_ms=now_ms))
         except (DatabaseAway, BucketAway) as error:
             log.warning("store: upkeep is tried again within the hour: %s", error)
         except Exception:

@@ -6,6 +6,7 @@ done. A carrier translates: it decides nothing about a call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -120,6 +121,12 @@ class Carrier(Protocol):
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         """Place the call with the agent's `outbound` settings: its id at the carrier. Raises `CarrierBusy`, too."""
         raise PeerError(f"{self.name} places no calls")
+
+    async def placed(self, call: OutboundCall, since_s: float) -> Sequence[str]:
+        """The ids of calls that were placed to the same address, from the same one, at or after `since_s` (seconds
+        since 1970), as the carrier has them.
+        """
+        raise PeerError(f"{self.name} lists no calls")
 
     async def hang_up(self, call_id: str) -> bool:
         """End the call; False when it was over already."""

@@ -27,7 +27,7 @@ from offhook.gateway.telephony.carrier import Carrier, Feature, Kind, NextStep, 
 from offhook.gateway.telephony.leg import RETURN_S, Leg
 from offhook.gateway.telephony.outbound import OutboundCall
 from offhook.gateway.telephony.status import CallStatus
-from offhook.gateway.telephony.survival import MOVES_MAX, Journal, Survival, read_claim, tool_notes
+from offhook.gateway.telephony.survival import MOVES_MAX, Journal, Survival, read_claim, tools_in_flight
 from offhook.gateway.telephony.tokens import CLOCKS_APART_S, TOKEN_LIFE_S
 from offhook.metrics.catalogue import Metrics
 
@@ -255,7 +255,7 @@ class Moves:
         log.info(
             "call %s: taken over from %s (epoch %d, owed: %s)", call_id, claim.owner, claim.epoch, taken.owed.value
         )
-        notes = await tool_notes(self._fleet, self._seal, taken)
+        in_flight = await tools_in_flight(self._fleet, self._seal, taken)
         leg = self._new_leg(carrier, ringing, agent, None)
         leg.own_number, leg.caller_id = taken.head.leg.own_number, taken.head.leg.caller_id
         leg.taken_over(now_s)
@@ -268,6 +268,7 @@ class Moves:
         admitted = self._admission.adopt(call_id, agent, claim.epoch, now_s, live=True)
         call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
         self._connect(call, leg)
+        notes = call.tools.take_up(in_flight, again=leg.next is None and taken.ending is None)
         self.keep(call, leg, claim.epoch, taken)
         if leg.next is None:
             call.resume(taken, notes, RETURN_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,15 +11,13 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.call.call import Call
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.errors import OperatorError, PeerError
-from offhook.gateway.telephony.admission import Admission, Refusal
-from offhook.gateway.telephony.carrier import Carrier, CarrierBusy, Feature, Hold, Keys
+from offhook.gateway.telephony.carrier import Feature, Hold, Keys
 from offhook.gateway.telephony.leg import HOLD_MAX_S, RETURN_S, Leg
-from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
-from offhook.gateway.telephony.status import CallStatus
+from offhook.gateway.telephony.outbound import OutboundCall, key_of, to_be_called
+from offhook.gateway.telephony.placing import Placing
 from offhook.gateway.telephony.transfer import briefing_agent
-from offhook.metrics.catalogue import Metrics
 
-__all__ = ["CostReached", "Operators"]
+__all__ = ["Operators"]
 
 log = logging.getLogger(__name__)
 
@@ -27,33 +25,19 @@ KEY_S = 0.5  # a key's tone and the pause after it
 KEYS = frozenset("0123456789ABCD*#w")
 
 
-class CostReached(OperatorError):
-    """The cost per day is reached: no call is placed until calls of the last 24 hours are older."""
-
-
 class Operators:
-    """The part of the switchboard that operators' requests arrive at. `calls`, `legs`, `carriers` are the
-    switchboard's. `briefing_over(outbound)`: the call that briefs a warm transfer's target could not be placed.
-    """
+    """The part of the switchboard that operators' requests arrive at. `calls` and `legs` are the switchboard's."""
 
     def __init__(
         self,
-        calls_per_s: float,
-        admission: Admission,
-        metrics: Metrics,
+        placing: Placing,
         agents: Mapping[str, Agent],
         calls: Mapping[str, Call],
         legs: Mapping[str, Leg],
-        carriers: Sequence[Carrier],
         *,
-        clock: Callable[[], float],
-        briefing_over: Callable[[OutboundCall], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
-        self._admission, self._metrics, self._agents, self._calls = admission, metrics, agents, calls
-        self._legs, self._carriers, self._clock = legs, carriers, clock
-        self._briefing_over, self._spawn = briefing_over, spawn
-        self.outbound = OutboundQueue(calls_per_s)
+        self.placing, self._agents, self._calls, self._legs, self._spawn = placing, agents, calls, legs, spawn
 
     # --- a live call
 
@@ -94,15 +78,7 @@ class Operators:
 
     # --- outbound calls
 
-    def tick(self, now_s: float) -> None:
-        """Place the outbound calls that are due."""
-        placing = self._placing_carrier()
-        if placing is not None and not self._admission.draining:
-            free = self._admission.free
-            while outbound := self.outbound.due(now_s, free):
-                self._spawn(self._place(placing, outbound))
-
-    def call_out(
+    async def call_out(
         self,
         to: str,
         agent_name: str,
@@ -110,40 +86,40 @@ class Operators:
         caller_id: str = "",
         variables: dict[str, str] | None = None,
         placed_by: str = "",
+        key: str = "",
     ) -> OutboundCall:
-        """Queue an outbound call. Raises `OperatorError` for one that cannot be placed."""
+        """Queue an outbound call, or find the one that was queued with this idempotency key. Raises `OperatorError`
+        for one that cannot be placed, `KeyReused`.
+        """
         agent = self._agents.get(agent_name) if agent_name else next(iter(self._agents.values()))
         if agent is None:
             raise OperatorError(f"no agent is named {agent_name[:60]!r}: there are {', '.join(self._agents)}")
-        self._check_cost(agent)
-        if self._placing_carrier() is None:
+        placing = self.placing
+        placing.check_cost(agent)
+        if placing.carrier is None:
             raise OperatorError(
                 "calls cannot be placed: set the carrier's credentials and OFFHOOK_PUBLIC_URL; `offhook doctor` "
                 "names what is missing"
             )
-        outbound = self.outbound.submit(to, agent, caller_id=caller_id, variables=variables)
-        outbound.placed_by = placed_by
-        return outbound
+        asked = key_of(key, to_be_called(to), agent_name, caller_id, sorted((variables or {}).items()))
+        return await placing.submit(to, agent, asked, caller_id=caller_id, variables=variables, placed_by=placed_by)
 
     async def hang_up(self, outbound: OutboundCall) -> bool:
-        """End an outbound call, however far it has come; False when it is over."""
+        """End an outbound call, however far it has come; False when it is over. Raises `OperatorError`."""
         if outbound.over:
             return False
-        if self.outbound.cancel(outbound):
+        if await self.placing.cancel(outbound):
             return True
         if call := self._calls.get(outbound.call_sid):
             call.stop(Ending.AGENT_HUNG_UP)
             return True
         leg = self._legs.get(outbound.call_sid)
-        carrier = leg.carrier if leg is not None else self._placing_carrier()
+        carrier = leg.carrier if leg is not None else self.placing.carrier
         if carrier is None or not outbound.call_sid:
             return False
         with suppress(PeerError):
             return await carrier.hang_up(outbound.call_sid)
         return False
-
-    def _placing_carrier(self) -> Carrier | None:
-        return next((carrier for carrier in self._carriers if Feature.PLACE in carrier.can), None)
 
     def agent_of(self, outbound: OutboundCall) -> Agent | None:
         """The agent that speaks in it."""
@@ -151,30 +127,3 @@ class Operators:
         if agent is None or not outbound.conference:
             return agent
         return briefing_agent(agent)
-
-    def _check_cost(self, agent: Agent) -> None:
-        if self._admission.cost_reached(agent, self._clock()):
-            self._metrics.calls_rejected_total.inc(Refusal.COST.value)
-            raise CostReached(f"the calls of agent {agent.name!r}, or of this gateway, have reached their cost per day")
-
-    async def _place(self, carrier: Carrier, outbound: OutboundCall) -> None:
-        agent = self._agents[outbound.agent]
-        try:
-            if not outbound.conference:  # a briefing belongs to a call that was admitted
-                self._check_cost(agent)
-            call_id = await carrier.place(outbound, agent)
-        except CostReached as error:
-            outbound.error = str(error)
-            outbound.on_status(CallStatus.FAILED)
-        except CarrierBusy as error:
-            log.warning("an outbound call is delayed: %s", error)
-            self.outbound.back_off(outbound, self._clock())
-        except PeerError as error:
-            log.warning("an outbound call could not be placed: %s", error)
-            outbound.error = str(error)
-            outbound.on_status(CallStatus.FAILED)
-            if outbound.conference:
-                self._briefing_over(outbound)
-        else:
-            outbound.call_sid = outbound.call_sid or call_id
-            outbound.on_status(CallStatus.QUEUED)

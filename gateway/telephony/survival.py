@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from offhook.gateway.call import prompts
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.head import (
     VERSION,
@@ -31,10 +31,11 @@ from offhook.gateway.conversation.state import Phase
 from offhook.gateway.live import CallStage, Claim, ToolRun
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.live.seal import Seal
-from offhook.gateway.store.record import TranscriptLine
+from offhook.gateway.store.record import CallRecord, ToolRecord, TranscriptLine
 from offhook.gateway.telephony.leg import Leg
+from offhook.gateway.tools.runner import Known, NotOurs
 
-__all__ = ["MOVES_MAX", "Journal", "Survival", "read_claim", "tool_notes", "was_over"]
+__all__ = ["MOVES_MAX", "Journal", "Survival", "read_claim", "tools_in_flight", "was_over"]
 
 MOVES_MAX = 2  # within `MOVES_WITHIN_S`: a call that ends one owner after another is not taken a third time
 
@@ -59,7 +60,7 @@ class Survival:
         record = call.record
         self._logged_turns: set[int] = set()
         self._unlogged = [] if taken is None else _entries(taken)  # its log is written anew, once
-        self._tools = len(record.tool_calls)
+        self._tools = len(record.tool_calls) if taken is None else len(_over(record))
         self._barge_ins, self._messages, self._said = len(record.barge_ins), len(record.messages), 0
 
     # --- for the writer
@@ -123,7 +124,7 @@ class Survival:
             newest=call.speaking.turns,
             session=call.model.session,
             replies=replies,
-            tools=[RunningHead(*running) for running in call.tools.running()],
+            tools=call.tools.running(),
             memory=call.model.link.memory(),
         )
 
@@ -150,29 +151,52 @@ class Survival:
 
 
 class Journal:
-    """One call's tool runs with outside effects, in the live store: a `ToolJournal`."""
+    """One call's tool runs with outside effects, in the live store: a `ToolJournal`.
+
+    While the store is away the stream is what proves that the call is this process's: without one no run begins.
+    """
 
     def __init__(self, call: Call, fleet: Fleet, seal: Seal) -> None:
         self._call, self._fleet, self._seal = call, fleet, seal
 
-    async def begins(self, key: str) -> None:
-        if not await self._fleet.note_tool(self._call.facts.call_sid, key, ToolRun()):
+    async def begins(self, key: str) -> Known | None:
+        call_id = self._call.facts.call_sid
+        begin = await self._fleet.begin_tool(call_id, key)
+        if begin is None:
+            if self._call.line is None:
+                raise NotOurs("the live store is away, and so is the caller's stream")
             self._call.timeline.error("a tool began without a note of it in the live store")
+            self._call.tools.unnoted.add(key)
+            return None
+        if begin.fenced:
+            raise NotOurs("another process has the call")
+        return None if begin.before is None else _known(begin.before, self._seal, call_id)
 
     async def done(self, key: str, response: Mapping[str, Any]) -> None:
         call_id = self._call.facts.call_sid
         sealed = self._seal.seal(msgspec.json.encode(response), call_id)
-        await self._fleet.note_tool(call_id, key, ToolRun(done=True, result=base64.b64encode(sealed).decode()))
+        await self._fleet.tool_done(call_id, key, base64.b64encode(sealed).decode())
+
+
+def _known(run: ToolRun, seal: Seal, call_id: str) -> Known:
+    """A run that was noted; one whose result cannot be read counts as not done."""
+    plain = seal.open(base64.b64decode(run.result), call_id) if run.done else None
+    return Known() if plain is None else Known(msgspec.json.decode(plain))
 
 
 def _entries(taken: Taken) -> list[LogEntry]:
     """All of the call's record in the processes before, as a log."""
     record = taken.record
     entries = [LogEntry(turn=turn) for turn in taken.turns]
-    entries += [LogEntry(tool=tool) for tool in record.tool_calls]
+    entries += [LogEntry(tool=tool) for tool in _over(record)]
     entries += [LogEntry(barge_in=barge_in) for barge_in in record.barge_ins]
     entries += [LogEntry(message=message) for message in record.messages]
     return entries + [LogEntry(said=line) for line in taken.lines if line.who == "caller"]
+
+
+def _over(record: CallRecord) -> list[ToolRecord]:
+    """The tools up to the first that still runs."""
+    return list(takewhile(lambda tool: tool.finished_ms is not None, record.tool_calls))
 
 
 def read_claim(claim: Claim, seal: Seal, call_id: str, wall_s: float, rate_hz: int) -> Taken | None:
@@ -186,17 +210,13 @@ def read_claim(claim: Claim, seal: Seal, call_id: str, wall_s: float, rate_hz: i
     return taken_from(head, read_log(entries), wall_s, rate_hz)._replace(epoch=claim.epoch)
 
 
-async def tool_notes(fleet: Fleet, seal: Seal, taken: Taken) -> list[str]:
-    """What the model is told of the tools that were running: none of them runs again by itself."""
-    notes = []
+async def tools_in_flight(fleet: Fleet, seal: Seal, taken: Taken) -> list[tuple[RunningHead, Known | None]]:
+    """The tools that were running, each with what is noted of it; None: nothing, as it had not begun or is safe."""
+    found: list[tuple[RunningHead, Known | None]] = []
     for tool in taken.head.tools:
-        run = await fleet.tool_run(taken.record.call_sid, tool.key)
-        if run is None:
-            continue  # it has no outside effects, or had not begun
-        plain = seal.open(base64.b64decode(run.result), taken.record.call_sid) if run.done else None
-        response = None if plain is None else msgspec.json.decode(plain)
-        notes.append(prompts.moved_tool(tool.name, response, done=run.done))
-    return notes
+        run = ToolRun() if tool.unnoted else await fleet.tool_run(taken.record.call_sid, tool.key)
+        found.append((tool, None if run is None else _known(run, seal, taken.record.call_sid)))
+    return found
 
 
 def was_over(taken: Taken) -> bool:

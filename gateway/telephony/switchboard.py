@@ -26,12 +26,14 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.numbers import AddressKind, first_number, read_address
+from offhook.gateway.store.outbound import OutboundTable
 from offhook.gateway.telephony.admission import Admission, Admitted, Refused
 from offhook.gateway.telephony.carrier import Carrier, Feature, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import RETURN_S, Leg, StreamLoss
 from offhook.gateway.telephony.moves import Moves, OpenCall
 from offhook.gateway.telephony.operators import Operators
-from offhook.gateway.telephony.outbound import OutboundCall
+from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
+from offhook.gateway.telephony.placing import Placing
 from offhook.gateway.telephony.status import FINAL, AnsweredBy, CallStatus
 from offhook.gateway.telephony.transfer import WarmTransfers, without_human
 from offhook.metrics.catalogue import Metrics
@@ -59,7 +61,7 @@ FALLBACK_AFTER = frozenset(
 class Switchboard:
     """All calls at all carriers. `calls` are the process's live ones, by id; `open_call(facts, agent, rang_s)` adds one
     (`rang_s`: when its webhook arrived; None for a stream without one), `open_call(facts, agent, None, taken)` one that
-    another process began.
+    another process began. `outbound`: where outbound calls wait; None: in this process.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Switchboard:
         clock: Callable[[], float],
         fleet: Fleet,
         wall: Callable[[], float] = time.time,
+        outbound: OutboundTable | None = None,
     ) -> None:
         self._settings, self._admission, self._metrics, self.fleet = settings, admission, metrics, fleet
         self._agents, self._calls, self._open_call, self._clock = agents, calls, open_call, clock
@@ -81,19 +84,20 @@ class Switchboard:
         self._legs: OrderedDict[str, Leg] = OrderedDict()
         self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.operators = Operators(
-            settings.calls_per_s,
+        self.outbound = OutboundQueue(settings.calls_per_s)
+        self.placing = Placing(
+            self.outbound,
+            outbound,
             admission,
             metrics,
             agents,
-            calls,
-            self._legs,
             self._carriers,
             clock=clock,
-            briefing_over=lambda outbound: self._transfers.briefing_over(outbound),
+            briefing_over=lambda briefing: self._transfers.briefing_over(briefing),
+            has_lost=fleet.has_lost,
             spawn=self._spawn,
         )
-        self.outbound = self.operators.outbound
+        self.operators = Operators(self.placing, agents, calls, self._legs, spawn=self._spawn)
         self._transfers = WarmTransfers(
             self._legs, self.outbound, decide=self._decide, hang_up=self.operators.hang_up, spawn=self._spawn
         )
@@ -126,7 +130,7 @@ class Switchboard:
 
     async def close(self) -> None:
         """After the last call: once its carrier has fetched what follows it, or a moment later."""
-        self.outbound.stop()
+        await self.placing.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TASKS_S)
         await asyncio.gather(*(carrier.close() for carrier in self._carriers))
@@ -144,7 +148,7 @@ class Switchboard:
                 self._check_leg(leg, call, now_s)
         for carrier in self._carriers:
             carrier.tick(now_s)
-        self.operators.tick(now_s)
+        self.placing.tick(now_s)
 
     def _check_leg(self, leg: Leg, call: Call, now_s: float) -> None:
         if call.ending is None and call.silent_s(now_s) > MEDIA_SILENCE_S:

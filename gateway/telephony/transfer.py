@@ -22,7 +22,15 @@ from offhook.gateway.telephony.leg import Leg
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
 from offhook.gateway.tools import Tool, ToolCall, ToolHost
 
-__all__ = ["BRIEFING_TOOLS", "DECLINED", "WarmTransfers", "briefing_agent", "conference_of", "without_human"]
+__all__ = [
+    "BRIEFING_TOOLS",
+    "DECLINED",
+    "WarmTransfers",
+    "briefing_agent",
+    "caller_in",
+    "conference_of",
+    "without_human",
+]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +78,11 @@ def briefing_agent(agent: Agent) -> Agent:
 def conference_of(call_id: str) -> str:
     """The conference in which this caller waits."""
     return f"offhook-{call_id}"
+
+
+def caller_in(conference: str) -> str:
+    """The call that waits in this conference."""
+    return conference.removeprefix(conference_of(""))
 
 
 def without_human(fallback: Fallback) -> Fallback:
@@ -130,7 +143,7 @@ class WarmTransfers:
         leg = self._legs.get(briefing.call_sid)
         if leg is not None and leg.next is not None and leg.next.kind is Kind.JOIN:
             return  # they met: the conference's end is the end of both calls
-        self._spawn(self._end_wait(briefing.conference.removeprefix(conference_of(""))))
+        self._spawn(self._end_wait(caller_in(briefing.conference)))
 
     def caller_left(self, leg: Leg, now_s: float) -> None:
         """The caller hung up while waiting: end the briefing call."""

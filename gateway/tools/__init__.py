@@ -23,6 +23,7 @@ from offhook.gateway.tools.schema import Arguments
 __all__ = [
     "MARK",
     "LateOutcome",
+    "Repeat",
     "Secret",
     "Tool",
     "ToolCall",
@@ -93,6 +94,16 @@ class LateOutcome(Enum):
     FAILED = "failed"
 
 
+class Repeat(Enum):
+    """What a second run of the same tool call would do: decides whether one is made when a process ended during the
+    first.
+    """
+
+    SAFE = "safe"  # a run changes nothing outside the call
+    BY_KEY = "by_key"  # runs with the same idempotency key take effect once
+    NEVER = "never"  # it could take effect twice
+
+
 class ToolHost(Protocol):
     """The running call, as its tools see it. All methods return at once."""
 
@@ -156,6 +167,7 @@ class Tool:
     filler_after_ms: int = 1_500
     entry: int | None = None  # its place in the agent file's `tools`; one entry may make several tools
     outside_effects: bool = False  # not run in a simulated call, unless `facts["effects"]` names it or "*"
+    repeat: Repeat = Repeat.SAFE
     breaker: Breaker | None = field(default=None, repr=False, compare=False)  # of all calls' runs of it
     arguments: Arguments = field(init=False, repr=False, compare=False)
 
@@ -174,6 +186,7 @@ class ToolMark:
     description: str = ""
     on_barge_in: Literal["cancel", "finish"] = "cancel"
     outside_effects: bool = False
+    idempotent: bool = False
 
 
 @overload
@@ -187,6 +200,7 @@ def tool(
     description: str = "",
     on_barge_in: Literal["cancel", "finish"] = "cancel",
     outside_effects: bool = False,
+    idempotent: bool = False,
 ) -> Callable[[Function], Function]: ...
 
 
@@ -195,6 +209,8 @@ def tool(function: Any = None, /, **said: Any) -> Any:
 
     Name and description default to the function's own. `on_barge_in="finish"`: it is not cancelled when the
     caller interrupts. `outside_effects`: it changes something beyond this call, and is not run in rehearsals.
+    `idempotent`: it takes effect once per `ToolContext.idempotency_key`, so that a run whose process ended may be
+    repeated.
     """
     mark = ToolMark(**said)
 

@@ -8,7 +8,7 @@ from typing import Any
 from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.tools import Tool
+from offhook.gateway.tools import Repeat, Tool
 from offhook.gateway.tools.schema import inlined
 
 __all__ = ["conducted", "given_parameters"]
@@ -25,6 +25,7 @@ def given_parameters(settings: ToolSettings) -> dict[str, Any] | None:
 def conducted(tool: Tool, settings: ToolSettings) -> Tool:
     """The tool, run as the agent file sets it; what the tool itself requires is kept."""
     finish = settings.on_barge_in == "finish"
+    safe = tool.repeat is Repeat.SAFE and not settings.outside_effects
     return replace(
         tool,
         blocking=settings.blocking,
@@ -34,4 +35,5 @@ def conducted(tool: Tool, settings: ToolSettings) -> Tool:
         filler=settings.filler,
         filler_after_ms=settings.filler_after_ms,
         outside_effects=tool.outside_effects or settings.outside_effects,
+        repeat=Repeat.NEVER if tool.repeat is Repeat.SAFE and not safe else tool.repeat,
     )

@@ -20,7 +20,7 @@ import msgspec
 
 from offhook.gateway.conversation.events import ToolPolicy
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.tools import MARK, LateOutcome, Tool, ToolCall, ToolContext, ToolError, ToolHost, ToolMark
+from offhook.gateway.tools import MARK, LateOutcome, Repeat, Tool, ToolCall, ToolContext, ToolError, ToolHost, ToolMark
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, clipped, text_of
 from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.schema import BadArguments, inlined
@@ -120,6 +120,7 @@ def function_tool(function: Callable[..., Any], threads: Threads = THREADS) -> T
         run,
         on_barge_in=ToolPolicy(mark.on_barge_in),
         outside_effects=mark.outside_effects,
+        repeat=Repeat.BY_KEY if mark.idempotent else Repeat.NEVER if mark.outside_effects else Repeat.SAFE,
         breaker=Breaker(),
     )
 

@@ -8,16 +8,17 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from offhook.gateway.conversation.events import Outcome
-from offhook.gateway.errors import cancelled_from_outside
+from offhook.gateway.errors import OffhookError, cancelled_from_outside
 from offhook.gateway.observe.redact import Redactor
-from offhook.gateway.tools import LateOutcome, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
+from offhook.gateway.tools import LateOutcome, Repeat, Secret, Tool, ToolCall, ToolError, ToolHost, ToolResult
 from offhook.gateway.tools.answer import ANSWER_LIMIT, Exact, answer, clipped, clipped_text, refusal, text_of
 from offhook.gateway.tools.schema import BadArguments
 
-__all__ = ["ToolJournal", "ToolRunner"]
+__all__ = ["Known", "NotOurs", "ToolJournal", "ToolRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ MAX_REMEMBERED = 100  # runs of one call, against repeats: at 16 kB an answer ne
 RECORD_LIMIT = 2_000  # characters of an error
 CLOSE_S = 3.0  # at the call's end, for a tool that is slow to react to its cancellation
 
+_NOT_BEGUN = "This was not begun, because the line is being restored. Try again in a moment."
+_DONE_BEFORE = "a repeat of a run in another process, which had ended: not run again"
 _OUT_OF_ORDER = "This is out of order just now. Offer to try again in a while."
 _UNSURE = ToolResult(
     Outcome.FAILED,
@@ -33,10 +36,23 @@ _UNSURE = ToolResult(
 )
 
 
+class NotOurs(OffhookError):
+    """The call is not, or may not be, this process's any more: nothing of it may reach the outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A run with this key began in another process. `response`: what the model is sent, once it is done."""
+
+    response: dict[str, Any] | None = None
+
+
 class ToolJournal(Protocol):
     """Where runs with outside effects are noted, for a process that takes the call over. Neither method waits long."""
 
-    async def begins(self, key: str) -> None: ...
+    async def begins(self, key: str) -> Known | None:
+        """A run is to begin, and is noted; `Known` when there was one before. Raises `NotOurs`."""
+        ...
 
     async def done(self, key: str, response: Mapping[str, Any]) -> None: ...
 
@@ -142,10 +158,10 @@ class ToolRunner:
                 record = f"not run: it failed {tool.breaker.failures_max} times in a row"
                 return ToolResult(Outcome.FAILED, refusal(_OUT_OF_ORDER), record, "left_alone")
             validated = ToolCall(call.call_id, call.name, arguments, call.idempotency_key, call.facts)
-            journal = self._journal() if tool.outside_effects else None
-            if journal is not None:
-                await journal.begins(call.idempotency_key)
-            value = await self._bounded(tool, validated)
+            journal = self._journal() if tool.repeat is not Repeat.SAFE else None
+            value = await self._bounded(tool, validated, journal)
+            if isinstance(value, Known):
+                return _UNSURE if value.response is None else ToolResult(Outcome.DONE, value.response, _DONE_BEFORE)
             plain, whole = clipped(value, 2 * ANSWER_LIMIT)
             # A secret in a tool's answer would be spoken.
             plain = self._hidden(plain)
@@ -153,6 +169,8 @@ class ToolRunner:
             if journal is not None:
                 await journal.done(call.idempotency_key, result.response)
             return result
+        except NotOurs as error:
+            return ToolResult(Outcome.FAILED, refusal(_NOT_BEGUN), f"not begun: {error}", "not_ours")
         except BadArguments as error:
             message = error.told(self.redactor)
             return ToolResult(
@@ -184,8 +202,8 @@ class ToolRunner:
             )
             return self._failed(call, f"{type(error).__name__}: {text_of(error)}")
 
-    async def _bounded(self, tool: Tool, call: ToolCall) -> Any:
-        """Run it within its time, when one of the call's slots is free.
+    async def _bounded(self, tool: Tool, call: ToolCall, journal: ToolJournal | None) -> Any:
+        """Run it within its time, when one of the call's slots is free; `Known` where it must not run again.
 
         To the breaker it fails where it takes too long or what it needs is not there; what else it raises may be due
         to its arguments.
@@ -194,6 +212,9 @@ class ToolRunner:
         begun = False
         try:
             async with asyncio.timeout(tool.timeout_s), self._slots:
+                known = await journal.begins(call.idempotency_key) if journal is not None else None
+                if known is not None and (known.response is not None or tool.repeat is Repeat.NEVER):
+                    return known
                 begun = True
                 value = await tool.run(call, self._host)
             well = True

@@ -13,6 +13,7 @@ Requests and answers of /calls are JSON, errors too: `{"error": "..."}`. Calls a
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -29,9 +30,12 @@ from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.exposition import CONTENT_TYPE, OPENMETRICS_TYPE
 
-__all__ = ["Api", "CallControl", "TokenFor", "Unavailable"]
+__all__ = ["KEY", "KEY_HEADER", "Api", "CallControl", "Conflicting", "TokenFor", "Unavailable"]
 
 ACTIONS = ("hang_up", "hold", "resume", "transfer", "press")
+
+KEY_HEADER = "Idempotency-Key"
+KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +49,27 @@ class Unavailable(OperatorError):
     """No call can be placed at the moment: answered with 503."""
 
 
+class Conflicting(OperatorError):
+    """The idempotency key belongs to another request: answered with 422."""
+
+
 class CallControl(Protocol):
     """The process's calls, as the API controls them. `call_id`: of an outbound call, or the carrier's of any call.
 
     Methods that act return whether it was done; None for an unknown call.
     """
 
-    def call_out(
-        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = ""
+    async def call_out(
+        self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], placed_by: str = "", key: str = ""
     ) -> msgspec.Struct:
-        """Queue an outbound call; its state. `placed_by`: the operator, for the call's record. Raises `OperatorError`
-        for a call that cannot be placed, `Unavailable`.
+        """Queue an outbound call, or find the one that was queued with this idempotency key; its state. `placed_by`:
+        the operator, for the call's record. Raises `OperatorError` for a call that cannot be placed, `Unavailable`,
+        `Conflicting`.
         """
         ...
 
-    def outbound(self, call_id: str) -> msgspec.Struct | None:
-        """The state of an outbound call."""
+    async def outbound(self, call_id: str) -> msgspec.Struct | None:
+        """The state of an outbound call. Raises `Unavailable`."""
         ...
 
     async def hang_up(self, call_id: str) -> bool | None: ...
@@ -183,17 +192,27 @@ class Api:
         variables = body.get("variables", {})
         if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
             raise web.HTTPBadRequest(text="variables must be an object whose values are strings")
+        key = request.headers.get(KEY_HEADER, "")
+        if KEY_HEADER in request.headers and not KEY.fullmatch(key):
+            raise web.HTTPBadRequest(text=f"{KEY_HEADER} must be 1 to 255 printable ASCII characters")
         try:
-            placed = self._control.call_out(texts["to"], texts["agent"], caller_id=texts["from"], variables=variables)
+            placed = await self._control.call_out(
+                texts["to"], texts["agent"], caller_id=texts["from"], variables=variables, key=key
+            )
         except Unavailable as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
+        except Conflicting as error:
+            raise web.HTTPUnprocessableEntity(text=str(error)) from None
         except OperatorError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return _json(placed, status=202)
 
     async def _outbound(self, request: web.Request) -> web.Response:
         await self._authorized(request)
-        placed = self._control.outbound(request.match_info["id"])
+        try:
+            placed = await self._control.outbound(request.match_info["id"])
+        except Unavailable as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
         if placed is None:
             if (passed := await self._passed_on(request, {})) is not None:
                 return passed
@@ -213,7 +232,10 @@ class Api:
         done: bool | None = None
         match request.path.rpartition("/")[2]:
             case "hang_up":
-                done = await control.hang_up(call_id)
+                try:
+                    done = await control.hang_up(call_id)
+                except OperatorError as error:
+                    raise web.HTTPServiceUnavailable(text=str(error)) from None
             case "hold":
                 done = await control.hold(call_id, texts["music"], texts["say"])
             case "resume":

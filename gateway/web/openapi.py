@@ -9,6 +9,7 @@ import msgspec
 
 from offhook.gateway.store.history import PAGE_MAX, CallPage
 from offhook.gateway.store.record import CallRecord
+from offhook.gateway.web.api import KEY, KEY_HEADER
 from offhook.gateway.web.history import SpanFigures
 
 __all__ = ["document"]
@@ -45,6 +46,14 @@ _SPAN: dict[str, tuple[dict[str, Any], str]] = {
     "until": (_TIME, "End. Default: now."),
     "agent": (_NAME, "Only this agent."),
     "model": (_NAME, "Only this model."),
+}
+_KEY = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
+    "description": "A name of your own for this call. Repeated within 7 days, the request places no second call: it is "
+    "answered with the first one's state, and with 422 where it asks for another call.",
 }
 _ACTIONS: dict[str, tuple[str, ...]] = {  # the fields that each needs
     "hang_up": (),
@@ -86,9 +95,9 @@ def document(version: str, agents: Sequence[str], outbound: type[msgspec.Struct]
     paths: dict[str, Any] = {
         "/calls": {
             "get": _operation("List past calls, newest first", {200: page, 503: None}, _queries(_FILTERS)),
-            "post": _operation("Place a call", {202: placed, 503: None}, [], placing),
+            "post": _operation("Place a call", {202: placed, 422: None, 503: None}, [_KEY], placing),
         },
-        "/calls/{id}": {"get": _operation("State of an outbound call", {200: placed}, [_CALL_ID])},
+        "/calls/{id}": {"get": _operation("State of an outbound call", {200: placed, 503: None}, [_CALL_ID])},
         "/calls/{id}/record": {"get": _operation("A past call's whole record", {200: record}, [_CALL_ID])},
         "/percentiles": {
             "get": _operation("Latency over a span, by segment", {200: figures, 503: None}, _queries(_SPAN)),
@@ -114,7 +123,8 @@ def document(version: str, agents: Sequence[str], outbound: type[msgspec.Struct]
     for action, needed in _ACTIONS.items():
         done = _object({"done": {"type": "boolean"}}, "done")
         body = _object({**_ACTION_FIELDS, **{name: _NEEDED[name] for name in needed}}, *needed)
-        operation = _operation(f"Control a live call: {action}", {200: done, 409: done}, [_CALL_ID], body)
+        away = {503: None} if action == "hang_up" else {}
+        operation = _operation(f"Control a live call: {action}", {200: done, 409: done, **away}, [_CALL_ID], body)
         paths[f"/calls/{{id}}/{action}"] = {"post": operation}
     _link(paths)
     return {

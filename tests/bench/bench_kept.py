@@ -3,9 +3,9 @@
     python -m tests.bench.bench_kept [CALLS] [--seconds S] [--life S]
 
 Each caller hangs up after a few seconds and calls again. In turn without anything kept, with records in SQLite, with
-encrypted recordings, with webhooks to a receiver, and with all of these. A task in the gateway's loop, due each 5 ms, has the lateness;
-`uplink_forward` (a frame received -> handed to the model's socket) is the gateway's own metric. As root the gateway has
-real-time priority, so that callers and model, which share its cores, do not make it late.
+encrypted recordings, with webhooks to a receiver, and with all of these. A task in the gateway's loop, due each 5 ms,
+has the lateness; `uplink_forward` (a frame received -> handed to the model's socket) is the gateway's own metric. As
+root the gateway has real-time priority, so that callers and model, which share its cores, do not make it late.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.bench.bench_calls import gateway_environ
-from tests.rig.process import spawn
+from tests.rig.process import cpu_s, spawn
 
 KEYS = "bench:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 DUE_S = 0.005
@@ -81,8 +81,10 @@ def p99_ms(before: dict[float, float], after: dict[float, float]) -> float:
     return next((limit * 1000 for limit, count in counts.items() if count >= 0.99 * whole), float("nan"))
 
 
-async def churn(url: str, calls: int, life_s: float, seconds: float) -> tuple[int, float, float, float]:
-    """Calls ended, P99 of `uplink_forward`, and the wall times between which it was measured."""
+async def churn(
+    url: str, pid: int, calls: int, life_s: float, seconds: float
+) -> tuple[int, float, float, float, float]:
+    """Calls ended, P99 of `uplink_forward`, the wall times between which it was measured, the CPU seconds."""
     from offhook.gateway.rehearsal.phone.call import SimulatedCall
     from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
 
@@ -99,13 +101,13 @@ async def churn(url: str, calls: int, life_s: float, seconds: float) -> tuple[in
     tasks = [asyncio.create_task(caller(index)) for index in range(calls)]
     async with aiohttp.ClientSession() as http:
         await asyncio.sleep(SETTLE_S)
-        before, began_s, ended = await buckets(http, url), time.time(), 0
+        before, began_s, ended, cpu = await buckets(http, url), time.time(), 0, cpu_s(pid)
         await asyncio.sleep(seconds)
-        after, ends_s, count = await buckets(http, url), time.time(), ended
+        cpu, after, ends_s, count = cpu_s(pid) - cpu, await buckets(http, url), time.time(), ended
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return count, p99_ms(before, after), began_s, ends_s
+    return count, p99_ms(before, after), began_s, ends_s, cpu
 
 
 async def receiver() -> tuple[web.AppRunner, str, list[int]]:
@@ -144,7 +146,9 @@ async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Nam
         }
     process, url = await asyncio.to_thread(spawn, ["-m", "tests.bench.bench_kept", "--gateway", str(out)], environ)
     try:
-        count, forward_ms, began_s, ends_s = await churn(url, arguments.calls, arguments.life, arguments.seconds)
+        count, forward_ms, began_s, ends_s, cpu = await churn(
+            url, process.pid, arguments.calls, arguments.life, arguments.seconds
+        )
         await asyncio.sleep(1.5)
     finally:
         process.kill()
@@ -156,7 +160,8 @@ async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Nam
     print(
         f"{kept} kept: {count} calls ended; loop late: P50 {late[len(late) // 2]:.2f} "
         f"P99 {late[int(len(late) * 0.99)]:.2f} P99.9 {late[int(len(late) * 0.999)]:.2f} max {late[-1]:.2f} ms, "
-        f"{over} of {len(late)} over 5 ms; uplink_forward P99 <= {forward_ms:.2f} ms; webhooks {got[0]}",
+        f"{over} of {len(late)} over 5 ms; uplink_forward P99 <= {forward_ms:.2f} ms; webhooks {got[0]}; "
+        f"{cpu / (ends_s - began_s):.1%} of a core",
         flush=True,
     )
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from offhook.gateway.cli.main import app
 from offhook.gateway.store.columns import CallEvent, entry_of
 from offhook.gateway.store.migrate import migrate
+from offhook.gateway.store.outbound import OutboundTable, Row
 from offhook.gateway.store.outbox import failed
 from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.sealed import read_keys
@@ -67,6 +68,23 @@ def test_calls_are_listed_by_filter(folder: Path) -> None:
     assert sids("--words", "pizza") == ["CA1"]
     assert sids("--tool", "book", "--since", "2026-11-27T12:00:02Z") == ["CA3"]
     assert "CA3" in run(folder, "calls", "list").splitlines()[0]
+
+
+def test_outbound_calls_are_listed_and_forgotten(folder: Path) -> None:
+    async def ask() -> None:
+        database = SqliteDatabase(folder / "offhook.sqlite3")
+        table = OutboundTable(database, "n", KEY, lambda: NOON_MS / 1000)
+        for id, to in (("first", CALLER), ("second", "+15550000002")):
+            await table.submit(Row(id, "", "{}", "waiting"), id, to, 9)
+        await table.save("first", "completed", "CA9", "human", "")
+        await database.close()
+
+    asyncio.run(ask())
+    second, first = run(folder, "calls", "outbound").splitlines()
+    assert second.split()[1:] == ["waiting", "second"]
+    assert first.split()[1:] == ["completed", "first", "CA9", "human"]
+    run(folder, "db", "forget", "--caller", CALLER, "--yes")
+    assert run(folder, "calls", "outbound").splitlines() == [second]
 
 
 def test_a_call_is_shown_and_all_are_exported(folder: Path) -> None:

@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from offhook.gateway.conversation.commands import Drop, End, Play, PlayGreeting, Prompt, Replay, SendPrompt, SetTimer
+from offhook.gateway.conversation.commands import (
+    AnswerTool,
+    Drop,
+    End,
+    Play,
+    PlayGreeting,
+    Prompt,
+    Replay,
+    RunTool,
+    SendPrompt,
+    SetTimer,
+    Speak,
+)
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.events import (
     CallerSpeechStarted,
@@ -14,12 +26,15 @@ from offhook.gateway.conversation.events import (
     GoodbyeTimeout,
     LineBack,
     ModelReady,
+    Outcome,
     Owed,
     ReplyAudio,
     ReplyComplete,
     Resumed,
     TimeLimit,
     TimeWarning,
+    ToolFinished,
+    ToolRequested,
 )
 from offhook.gateway.conversation.state import Greets, LineState, Link, Phase, Policy, State
 from tests.conversation.playbook import Playbook
@@ -65,6 +80,12 @@ def test_a_model_that_had_said_nothing_greets_once() -> None:
 def test_a_sound_of_which_nothing_was_heard_is_played() -> None:
     policy = POLICY._replace(greets=Greets.SOUND)
     assert moved(Owed.GREETING, policy) << PlayGreeting() << Phase.LISTENING
+
+
+def test_a_tool_that_runs_again_is_answered() -> None:
+    book = moved(Owed.ANSWER) >> ToolRequested(100.0, "t1") << RunTool("t1") << Phase.THINKING
+    book = book >> READY << SendPrompt(Prompt.NUDGE) >> LineBack(100.2) << Phase.THINKING
+    assert book >> ToolFinished(101.0, "t1", Outcome.DONE) << AnswerTool("t1", Outcome.DONE, Speak.NOW)
 
 
 def test_the_limits_count_from_the_calls_beginning() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from offhook.gateway.live import CallStage, LiveStore, Node, StoreAway, ToolRun, Write, Written
+from offhook.gateway.live import Begin, CallStage, LiveStore, Node, StoreAway, ToolRun, Write, Written
 from offhook.gateway.live.memory import MemoryLive
 from offhook.gateway.live.redis import RedisLive
 from offhook.gateway.live.sqlite import SqliteLive
@@ -72,9 +72,10 @@ async def test_the_old_owner_ends_nothing(stores: Callable[[], LiveStore]) -> No
     a, b = stores(), stores()
     await a.ring(CALL, "a")
     await b.claim(CALL, "b")
-    assert not await a.end(CALL, 1)
-    assert await b.end(CALL, 2)
-    assert not await b.end(CALL, 2)  # once
+    assert not await a.end(CALL, "a", 1)
+    assert await b.end(CALL, "b", 2)
+    assert await b.end(CALL, "b", 2)  # its answer may have been lost
+    assert not await a.end(CALL, "a", 2)
     assert await a.claim(CALL, "a") is None
     assert await b.write([write(2, b"late", owner="b")]) == [Written.FENCED]
     assert (await a.ring(CALL, "a")).stage is CallStage.ENDED
@@ -85,7 +86,7 @@ async def test_a_store_that_was_emptied_is_filled(stores: Callable[[], LiveStore
     assert await a.write([write(3, b"head", b"t9", at=8)]) == [Written.BEHIND]
     assert await a.write([write(3, b"head", *[b"t"] * 9)]) == [Written.KEPT]
     assert (await a.claim(CALL, "a") or write(0, b"")).epoch == 4
-    assert await a.end(OTHER, 1)  # of a call that it does not know
+    assert await a.end(OTHER, "a", 1)  # of a call that it does not know
 
 
 async def test_of_many_that_expect_an_epoch_one_wins(stores: Callable[[], LiveStore]) -> None:
@@ -111,7 +112,7 @@ async def test_a_full_scope_takes_no_call(stores: Callable[[], LiveStore]) -> No
     assert await a.admit(CALL, caps) == ""  # repeated, it has its place
     assert await b.admit(OTHER, caps) == "cap:number:x"
     assert await b.admit(OTHER, {"cap:fleet": 1}) == "cap:fleet"
-    await a.end(CALL, 1)
+    await a.end(CALL, "a", 1)
     assert await b.admit(OTHER, {"cap:fleet": 1}) == ""
 
 
@@ -122,7 +123,7 @@ async def test_a_moved_call_keeps_its_place(stores: Callable[[], LiveStore]) -> 
     await b.claim(CALL, "b")  # it was admitted by `a`, or by a store that has been emptied since
     await b.beat(Node(name="b"), [CALL], list(caps))
     assert await a.admit(OTHER, caps) == "cap:fleet"
-    await b.end(CALL, 2)
+    await b.end(CALL, "b", 2)
     assert await a.admit(OTHER, caps) == ""
 
 
@@ -151,6 +152,21 @@ async def test_tool_runs_are_found_by_their_keys(stores: Callable[[], LiveStore]
     assert await b.tool_run(CALL, "k:1") == ToolRun(done=True, result='{"a": 1}')
 
 
+async def test_a_tool_begins_once_and_for_the_owner(stores: Callable[[], LiveStore]) -> None:
+    a, b = stores(), stores()
+    await a.ring(CALL, "a")
+    assert await a.begin_tool(CALL, 1, "k:1") == Begin(fenced=False)
+    assert await a.begin_tool(CALL, 1, "k:1") == Begin(fenced=False, before=ToolRun())
+    await b.claim(CALL, "b")
+    assert await a.begin_tool(CALL, 1, "k:2") == Begin(fenced=True)
+    assert await b.tool_run(CALL, "k:2") is None  # and is not noted
+    await a.note_tool(CALL, "k:1", ToolRun(done=True, result="r"))  # it was running: what it did is true
+    assert await b.begin_tool(CALL, 2, "k:1") == Begin(fenced=False, before=ToolRun(done=True, result="r"))
+    await b.end(CALL, "b", 2)
+    assert await b.begin_tool(CALL, 2, "k:3") == Begin(fenced=True)
+    assert await b.begin_tool(OTHER, 1, "k:1") == Begin(fenced=False)
+
+
 async def test_nodes_see_each_other(stores: Callable[[], LiveStore]) -> None:
     a, b = stores(), stores()
     await a.beat(Node(name="a", address="http://a"), [])
@@ -165,7 +181,7 @@ async def test_a_dead_node_has_calls_until_they_are_claimed(stores: Callable[[],
     a, b = stores(), stores()
     for call_id in (CALL, OTHER):
         await a.ring(call_id, "a")
-    await a.end(OTHER, 1)
+    await a.end(OTHER, "a", 1)
     assert await b.calls_of("a") == [(CALL, 1)]
     await b.claim(CALL, "b", expect_epoch=1)
     assert (await b.calls_of("a"), await b.calls_of("b")) == ([], [(CALL, 2)])
@@ -217,6 +233,6 @@ async def test_redis_that_is_back_answers_every_request(tmp_path: Path) -> None:
         server.start()
         await asyncio.sleep(1.1)  # until it is tried again
         await store.write([Write(call_id, "a", 1, CallStage.LIVE, b"head") for call_id in calls])
-        assert await asyncio.gather(*(store.end(call_id, 1) for call_id in calls)) == [True] * 4
+        assert await asyncio.gather(*(store.end(call_id, "a", 1) for call_id in calls)) == [True] * 4
         assert server.left() == []
         await store.close()

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from offhook.media import vad
 from offhook.media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
-from tests.media import signals
+from tests.media import people, signals
 from tests.media.detection import Onsets, edges, onsets, starts
 from tests.media.signals import RATE_HZ
-from tests.needs import require
+from tests.needs import require, require_prompts
 
 Make = Callable[[], SpeechDetector]
 
@@ -290,6 +290,28 @@ def test_the_agents_echo_is_not_the_caller(make: Make, echo_db: float, delay_ms:
     detector = make()
     assert edges(detector, mic, talk) == []
     assert starts(edges(EnergyDetector(), mic)) >= 1  # not told what was played, anyone would be fooled
+
+
+@pytest.mark.parametrize(
+    ("own_make", "path"),
+    [
+        (EnergyDetector, "-15 dB, saturating (tanh 250), 180 ms"),
+        (SileroDetector, "-15 dB, saturating (tanh 100), 180 ms"),
+        (EnergyDetector, "linear -12 dB, 180 ms"),
+    ],
+)
+def test_a_saturating_echo_of_a_person_is_no_caller(own_make: Make, path: str) -> None:
+    """Allison Smith speaks as the agent, with soft syllables and loud ones; Carlo Flora calls over her."""
+    require_prompts("en", "it")
+    if own_make is SileroDetector:
+        require("onnxruntime", "silero_vad")
+    talk = people.talk("en", 43.0)
+    mic = signals.add(signals.ECHO_PATHS[path](talk), signals.white(43, -60.0))
+    assert starts(edges(own_make(), mic, talk), 3.0) == 0
+    callers = people.utterances(("it",), 6)
+    found = onsets(own_make, callers, signals.white, 34, talk, lead_s=5.0, path=signals.ECHO_PATHS[path])
+    assert found.missed == found.already_on == 0
+    assert found.latency(90) <= 200
 
 
 def test_echo_that_arrives_after_a_reply_is_no_speech() -> None:

@@ -47,13 +47,13 @@ async def gaps(database: CallDatabase, **only: str) -> int:
 async def test_a_schema_is_made_once(empty: CallDatabase) -> None:
     assert (await schema_status(empty)).version == 0
     first, second = await asyncio.gather(migrate(empty), migrate(empty))
-    assert sorted([*first, *second]) == ["0001_records.sql"]
+    assert sorted([*first, *second]) == ["0001_records.sql", "0002_outbound.sql"]
     assert (await schema_status(empty)).version == NEWEST
 
 
 async def test_a_newer_schema_is_refused(database: CallDatabase) -> None:
     await database.write(lambda session: session.run("insert into schema_version (version) values (?)", 99))
-    with pytest.raises(OperatorError, match="knows schemas up to 1: install the version"):
+    with pytest.raises(OperatorError, match="knows schemas up to 2: install the version"):
         await migrate(database)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,8 @@ class PaperCarrier:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     refuses: list[PeerError] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    rings: dict[str, list[str]] = field(default_factory=dict)  # what was placed, by address
+    hangs: bool = False  # it takes a call, and its answer never comes
 
     def _ask(self, *what: Any) -> None:
         if self.refuses:
@@ -40,7 +44,15 @@ class PaperCarrier:
 
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         self._ask("place", call.to)
+        self.rings.setdefault(call.to, []).append(f"OUT-{call.id}")
+        if self.hangs:
+            await asyncio.sleep(3600)
         return f"OUT-{call.id}"
+
+    async def placed(self, call: OutboundCall, since_s: float) -> Sequence[str]:
+        if self.refuses:
+            raise self.refuses.pop(0)
+        return self.rings.get(call.to, [])
 
     async def hang_up(self, call_id: str) -> bool:
         self._ask("hang_up", call_id)

@@ -8,7 +8,7 @@ import pytest
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.telephony.outbound import BUSY_S, OutboundQueue, QueueFull
+from offhook.gateway.telephony.outbound import BUSY_S, KeyReused, OutboundQueue, QueueFull, key_of
 from offhook.gateway.telephony.status import CallStatus
 
 AGENT = parse_agent("name: desk\nnumbers: ['+15550199']\n")
@@ -101,6 +101,16 @@ def test_an_agent_needs_a_number_to_call_from():
     with pytest.raises(OperatorError, match="caller_id"):
         OutboundQueue().submit("+15550101000", nobody)
     assert OutboundQueue().submit("sip:ann@example.com", nobody, caller_id="+15550199000").caller_id == "+15550199000"
+
+
+def test_the_same_key_asks_for_the_same_call():
+    queue = OutboundQueue(max_queued=1)
+    key = key_of("order 17", "+15550101000", "desk")
+    first = queue.submit("+15550101000", AGENT, key=key)
+    assert queue.submit("+15550101000", AGENT, key=key) is first  # though the queue is full
+    assert queue.waiting == 1
+    with pytest.raises(KeyReused):
+        queue.submit("+15550102000", AGENT, key=key_of("order 17", "+15550102000", "desk"))
 
 
 def test_a_queue_has_a_bound_and_a_way_out():

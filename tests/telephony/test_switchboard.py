@@ -27,8 +27,8 @@ from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Re
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
 from offhook.gateway.telephony.leg import RETURN_S, STRIKES_MAX
-from offhook.gateway.telephony.operators import CostReached
 from offhook.gateway.telephony.outbound import BUSY_S, OutboundCall
+from offhook.gateway.telephony.placing import CostReached
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
 from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, Switchboard
 from offhook.gateway.telephony.transfer import DECLINED, UNREACHED
@@ -154,7 +154,7 @@ class Rig:
 
     async def outbound(self, agent: str = "desk", to: str = HUMAN) -> OutboundCall:
         """An outbound call that the carrier has taken."""
-        call = self.board.operators.call_out(to, agent)
+        call = await self.board.operators.call_out(to, agent)
         await self.tick()
         return call
 
@@ -376,7 +376,7 @@ async def test_a_carrier_without_features_is_not_asked():
     assert not await rig.board.operators.hold("C1")
     assert not await rig.board.operators.resume("C1")
     with pytest.raises(OperatorError, match="cannot be placed"):
-        rig.board.operators.call_out(HUMAN, "desk")
+        await rig.board.operators.call_out(HUMAN, "desk")
     assert rig.asked == []
 
 
@@ -412,13 +412,13 @@ async def test_a_refused_call_has_failed(rig: Rig):
 
 async def test_the_cost_of_a_day_stops_placing_calls():
     rig = await Rig(bounds=Bounds(cost_per_day_usd=1.0)).opened()
-    waiting = rig.board.operators.call_out(HUMAN, "desk")
+    waiting = await rig.board.operators.call_out(HUMAN, "desk")
     rig.admission.charge(DESK, 1.0, rig.now_s)
     await rig.tick()
     assert (waiting.status, rig.asked) == ("failed", [])
     assert "cost per day" in waiting.error
     with pytest.raises(CostReached):
-        rig.board.operators.call_out(HUMAN, "desk")
+        await rig.board.operators.call_out(HUMAN, "desk")
     rejected = rig.metrics.registry.get_sample_value("offhook_calls_rejected_total", {"reason": "cost"})
     assert rejected == 2
     rig.now_s += 86_400.0
@@ -557,7 +557,7 @@ async def test_close_waits_for_requests_under_way(rig: Rig):
         done.set()
 
     rig.board._spawn(slow())
-    queued = rig.board.operators.call_out(HUMAN, "desk")
+    queued = await rig.board.operators.call_out(HUMAN, "desk")
     await rig.board.close()
     assert done.is_set()
     assert queued.status == "canceled"

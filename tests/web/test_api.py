@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from offhook.gateway.errors import ModelRefused, OperatorError
 from offhook.gateway.labels import LABELS
 from offhook.gateway.web.access import Access, Lock
-from offhook.gateway.web.api import Api, TokenFor, Unavailable
+from offhook.gateway.web.api import Api, Conflicting, TokenFor, Unavailable
 from offhook.gateway.web.limits import Limits
 from offhook.metrics.catalogue import Metrics
 
@@ -35,15 +35,17 @@ class Control:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str]) -> State:
+    async def call_out(self, to: str, agent: str, *, caller_id: str, variables: dict[str, str], key: str) -> State:
+        if key == "used":
+            raise Conflicting("used for another call")
         if to == "busy":
             raise Unavailable("1000 calls are waiting already")
         if not to.startswith("+"):
             raise OperatorError("cannot call it")
-        self.asked.append(("call_out", to, agent, caller_id, variables))
+        self.asked.append(("call_out", to, agent, caller_id, variables, key))
         return State()
 
-    def outbound(self, call_id: str) -> State | None:
+    async def outbound(self, call_id: str) -> State | None:
         return State() if call_id == "1" else None
 
     async def hang_up(self, call_id: str) -> bool | None:
@@ -106,8 +108,22 @@ async def test_a_call_is_placed_with_what_was_given() -> None:
     async with api(control) as send:
         body = {"to": "+15550100", "agent": "desk", "from": "+15550101", "variables": {"name": "Ada"}}
         assert await send("POST", "/calls", body) == (202, {"id": "1", "status": "waiting"})
+        keyed = {**TOKEN, "Idempotency-Key": "order 17"}
+        assert (await send("POST", "/calls", {"to": "+15550100"}, keyed))[0] == 202
         assert (await send("GET", "/calls/1"))[0] == 200
-    assert control.asked == [("call_out", "+15550100", "desk", "+15550101", {"name": "Ada"})]
+    assert control.asked == [
+        ("call_out", "+15550100", "desk", "+15550101", {"name": "Ada"}, ""),
+        ("call_out", "+15550100", "", "", {}, "order 17"),
+    ]
+
+
+@pytest.mark.parametrize(("key", "status"), [("", 400), ("é", 400), ("a" * 256, 400), ("used", 422)])
+async def test_a_key_that_cannot_be_used_is_refused(key: str, status: int) -> None:
+    control = Control()
+    async with api(control) as send:
+        answer, error = await send("POST", "/calls", {"to": "+15550100"}, {**TOKEN, "Idempotency-Key": key})
+    assert (answer, control.asked) == (status, [])
+    assert error["error"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic !"}])

@@ -37,7 +37,7 @@ from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.tokens import node_of
 from offhook.gateway.web.access import Access
 from offhook.gateway.web.connections import prove
-from offhook.gateway.web.console.pages import HEADERS
+from offhook.gateway.web.files import HEADERS, PageFiles
 from offhook.gateway.web.limits import Limits, is_full, source_of
 from offhook.gateway.web.relay import Peer, relay
 from offhook.metrics.catalogue import Metrics
@@ -45,7 +45,6 @@ from offhook.metrics.catalogue import Metrics
 __all__ = ["Softphones"]
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CALLER = "web:console"  # the record's caller
 WAITING_SPARE = 8  # sockets without a start, beside one for each call
 READ_MAX_BYTES = 2 * PICTURE_MAX_BYTES  # of a picture; what is smaller, the call judges and counts
@@ -99,15 +98,14 @@ class Softphones(Carrier):
         self._phones: dict[str, _Phone] = {}
         self._waiting: list[str] = []  # the sources of sockets without a start
         self._streams = 0
-        self._files = {p.name: (p.read_bytes(), TYPES[p.suffix]) for p in STATIC.iterdir() if p.suffix in TYPES}
+        self._files = PageFiles("/console/talk", STATIC, "page.html", access)
 
     def routes(self) -> list[web.RouteDef]:
         """Beside the console's; none when no calls are allowed."""
         if not self._settings.softphone_calls:
             return []
         return [
-            web.get("/console/talk", self._page),
-            web.get("/console/talk/static/{name}", self._static),
+            *self._files.routes(),
             web.get("/console/talk/socket", self._socket, allow_head=False),
             web.post("/console/talk", self._begin),
             web.post("/console/talk/{sid}", self._after),
@@ -117,32 +115,10 @@ class Softphones(Carrier):
     def forget(self, call_id: str) -> None:
         self._phones.pop(call_id, None)
 
-    # --- the page
-
-    async def _page(self, request: web.Request) -> web.Response:
-        return await self._file(request, "page.html")
-
-    async def _static(self, request: web.Request) -> web.Response:
-        return await self._file(request, request.match_info["name"])
-
-    async def _file(self, request: web.Request, name: str) -> web.Response:
-        await self._check_access(request)
-        if name not in self._files:
-            raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
-        body, kind = self._files[name]
-        return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
-
-    async def _check_access(self, request: web.Request, *, acts: bool = False) -> None:
-        try:
-            await self._access.check(request, acts=acts)
-        except web.HTTPException as refused:
-            refused.headers.update(HEADERS)
-            raise
-
     # --- a call
 
     async def _begin(self, request: web.Request) -> web.Response:
-        await self._check_access(request, acts=True)
+        await self._files.check_access(request, acts=True)
         body = await self._limits.json(request)
         agent = self._agents.get(str(body.get("agent", "")))
         if agent is None:
@@ -177,7 +153,7 @@ class Softphones(Carrier):
 
     async def _after(self, request: web.Request) -> web.Response:
         """The page's socket ended, and the page did not end it: another socket, or what became of the call."""
-        await self._check_access(request, acts=True)
+        await self._files.check_access(request, acts=True)
         body = await self._limits.json(request)
         call_id, now_s = request.match_info["sid"], self._clock()
         ask = self._elsewhere if call_id not in self._phones else None
@@ -205,7 +181,7 @@ class Softphones(Carrier):
             raise web.HTTPNotFound(text="no such call of this page\n", headers=HEADERS)
 
     async def _picture(self, request: web.Request) -> web.Response:
-        await self._check_access(request, acts=True)
+        await self._files.check_access(request, acts=True)
         call_id = request.match_info["sid"]
         self._check_key(call_id, request.headers.get("X-Call-Key", ""))
         jpeg = await self._limits.file(request, "image/jpeg", READ_MAX_BYTES)

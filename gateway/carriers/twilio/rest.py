@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -40,6 +42,7 @@ TRIES = 3
 MAX_WAIT_S = 5.0  # between tries, whatever Retry-After says
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # a page of 1,000 numbers is about 1.5 MB
 MAX_PAGES = 20
+CLOCKS_APART_S = 5.0  # Twilio's and ours
 
 CALL_IS_OVER = {20404, 21220}  # resource not found; call not in progress, cannot redirect
 
@@ -172,6 +175,15 @@ class TwilioRest:
             if call.machine_callback_url:
                 form |= {"AsyncAmd": "true", "AsyncAmdStatusCallback": call.machine_callback_url}
         return _sid("place a call", await self._request("place a call", "POST", "/Calls.json", form), "sid")
+
+    async def calls(self, to: str, caller_id: str, since_s: float) -> list[str]:
+        """The newest calls that were created with these ends since then (seconds since 1970, in Twilio's clock)."""
+        answer = await self._request(
+            "list calls", "GET", "/Calls.json", {"To": to, "From": caller_id, "PageSize": "50"}
+        )
+        page = answer.get("calls")
+        items = [item for item in page if isinstance(item, dict)] if isinstance(page, list) else []
+        return [str(item.get("sid")) for item in items if _created_s(item) >= since_s - CLOCKS_APART_S]
 
     # --- numbers
 
@@ -330,6 +342,14 @@ def _number(item: Mapping[str, Any]) -> PhoneNumber:
 
 def _hook(item: Mapping[str, Any], url: str, method: str) -> VoiceHook:
     return VoiceHook(str(item.get(url) or ""), str(item.get(method) or "POST").upper())
+
+
+def _created_s(item: Mapping[str, Any]) -> float:
+    """`date_created`, an RFC 2822 date; one that cannot be read counts as new: no phone rings twice."""
+    try:
+        return parsedate_to_datetime(str(item.get("date_created"))).timestamp()
+    except ValueError:
+        return math.inf
 
 
 def _sid(what: str, answer: Mapping[str, Any], name: str) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -205,6 +205,7 @@ class Twilio:
             if (elsewhere := await self._elsewhere(request, form)) is not None:
                 return elsewhere
             try:
+                await self._follow_outbound(request)
                 document = await handler(request, form)
             except Exception:
                 log.exception("%s failed for call %s: answered with the fallback", request.path, form["CallSid"])
@@ -220,18 +221,29 @@ class Twilio:
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
             if (elsewhere := await self._elsewhere(request, form, REPORT_S)) is None:
+                await self._follow_outbound(request)
                 await handler(request, form)
             return elsewhere or web.Response(status=204)
 
         return answer
 
+    async def _follow_outbound(self, request: web.Request) -> None:
+        """A call that another process placed, or this one before a restart, is reported here."""
+        if outbound_id := request.query.get("call"):
+            await self._board.placing.follow(outbound_id)
+
     async def _elsewhere(self, request: web.Request, form: Form, within_s: float = FORWARD_S) -> web.Response | None:
         """The answer of the process that has this call; None: it is to be answered here, as that process does not.
 
-        The store has the truth, where it is known; else the address does.
+        The store has the truth, where it is known; else the address does. A process that had the call answers nothing.
         """
         fleet, call_sid = self._fleet, request.query.get("call", form["CallSid"])
-        if not fleet.shared or HOP in request.headers or self._board.leg(call_sid) or self._board.leg(form["CallSid"]):
+        if not fleet.shared:
+            return None
+        known = self._board.leg(call_sid) or self._board.leg(form["CallSid"])
+        if known and not await fleet.has_lost(known.call_id):
+            return None
+        if HOP in request.headers:
             return None
         held = await fleet.holder(form["CallSid"])
         owner = request.match_info.get("node", "") if held is None else held.owner
@@ -268,7 +280,9 @@ class Twilio:
         held = None if self._board.leg(call_sid) else await self._fleet.ring(call_sid)
         if held is not None and held.stage is CallStage.ENDED:
             return twiml.hang_up()
-        if held is not None and held.owner == self._fleet.name and await self._board.moves.fleet_is_full(call_sid):
+        own = held is not None and held.owner == self._fleet.name
+        full = own and await self._board.moves.fleet_is_full(call_sid)
+        if held is not None and full and self._board.leg(call_sid) is None:  # else the same webhook was here meanwhile
             await self._fleet.give_back(call_sid, held.epoch)
             return self._fallback_document(form)
         if held is not None and held.owner != self._fleet.name:  # its process does not answer
@@ -470,6 +484,10 @@ class Twilio:
             if error.status == 429:
                 raise CarrierBusy(str(error)) from None
             raise
+
+    async def placed(self, call: OutboundCall, since_s: float) -> Sequence[str]:
+        assert self._rest is not None
+        return await self._rest.calls(call.to, call.caller_id, since_s)
 
     async def interrupt(self, call_id: str, what: Hold | Keys) -> bool:
         one = self._legs.get(call_id)

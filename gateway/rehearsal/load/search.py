@@ -164,6 +164,7 @@ async def load(
     """
     scenarios = [load_scenario(path) for path in files or [Path("demo")]]
     for scenario in scenarios:
+        scenario.check_steps("a load")
         if scenario.script().carries_on or scenario.others is not None:
             raise OperatorError(
                 f"{scenario.name} is for one call at a time (carries_on, outbound, others): remove it from the load"

@@ -14,6 +14,8 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -87,6 +89,7 @@ class SimulatedTwilio:
         self.account_sid = ACCOUNT_SID
         self.calls: dict[str, SimulatedCall] = {}
         self.statuses: dict[str, str] = {}
+        self.placed: list[dict[str, str]] = []  # by REST, as its list of calls has them
         self.requests: list[RestRequest] = []
         self.faults: deque[tuple[int, int]] = deque()
         self.numbers: dict[str, dict[str, Any]] = {
@@ -191,6 +194,10 @@ class SimulatedTwilio:
                 return 200, {"sid": sid, **self.applications[sid]}
             case "POST", ["Calls"]:
                 return self._create(form)
+            case "GET", ["Calls"]:  # newest first
+                ends = {name.lower(): request.query[name] for name in ("To", "From") if name in request.query}
+                found = [call for call in reversed(self.placed) if ends.items() <= call.items()]
+                return 200, {"calls": [{**c, "status": self._status(c["sid"])} for c in found], "next_page_uri": None}
             case "GET", ["Calls", sid]:
                 if sid not in self.calls and sid not in self.statuses:
                     return _problem(404, 20404, "The requested resource was not found")
@@ -226,6 +233,9 @@ class SimulatedTwilio:
             return _problem(400, 21211, f"The 'To' number {to} is not a valid phone number")
         sid = "CA" + secrets.token_hex(16)
         self.statuses[sid] = "queued"
+        self.placed.append(
+            {"sid": sid, "to": to, "from": caller_id, "date_created": format_datetime(datetime.now(UTC))}
+        )
         self._do(self._ring(sid, to, caller_id, callee, dict(form)))
         return 201, {"sid": sid, "status": "queued"}
 

@@ -65,7 +65,14 @@ class Comparison(msgspec.Struct, kw_only=True):
 
 
 def facts_of(
-    scenarios: Mapping[str, Path], *, seed: int | None, repeat: int, speed: float, provider: str = "", voice: str = ""
+    scenarios: Mapping[str, Path],
+    *,
+    seed: int | None,
+    repeat: int,
+    speed: float,
+    provider: str = "",
+    voice: str = "",
+    real: bool = False,
 ) -> RunFacts:
     """What two runs must share to be compared. `scenarios`: their files by name."""
     return RunFacts(
@@ -76,6 +83,7 @@ def facts_of(
         speed=speed,
         provider=provider,
         voice=voice,
+        real=real,
     )
 
 
@@ -116,6 +124,7 @@ def _refuse_unlike(before: RunFacts, now: RunFacts, path: Path) -> None:
         ("seed", before.seed, now.seed),
         ("speed", before.speed, now.speed),
         ("provider", before.provider, now.provider),
+        ("real", before.real, now.real),
         ("voice", before.voice or "the scenarios' own", now.voice or "the scenarios' own"),
     ):
         if there != here:

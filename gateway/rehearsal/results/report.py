@@ -21,6 +21,8 @@ from rich.text import Text
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
+from offhook.gateway.rehearsal.results.runs import ScenarioRuns
+from offhook.gateway.rehearsal.results.thinking import ThinkingReport
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics import canary
@@ -164,6 +166,7 @@ class CallReport(msgspec.Struct, kw_only=True):
     model_violations: list[str] = []
     counted: dict[str, float] = {}  # increase of the gateway's counters, named without their prefix
     verdicts: list[ExpectationResult] = []
+    thinking: ThinkingReport | None = None  # of a caller who thinks
 
     @property
     def ok(self) -> bool:
@@ -196,6 +199,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     speed: float = 1.0
     provider: str = ""
     voice: str = ""
+    real: bool = False  # real models, not the rehearsal model
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -208,6 +212,7 @@ class Report(msgspec.Struct, kw_only=True):
     note: str = OUTSIDE
     paths: dict[str, str] = {}
     run: RunFacts | None = None
+    scenarios: list[ScenarioRuns] = []  # of a run of several, in order
 
     @property
     def ok(self) -> bool:

@@ -23,7 +23,7 @@ from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.agent.tools import HttpTool
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.retry_after import retry_after_s
-from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
+from offhook.gateway.tools import Repeat, Tool, ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.breaker import Breaker
 from offhook.gateway.tools.conduct import conducted, given_parameters
 from offhook.gateway.tools.environment import Environment
@@ -116,7 +116,8 @@ class HttpClient:
                 record = environment.mask(f"{where}: {error.record or error}")
                 raise ToolError(environment.mask(str(error)), record, error.reason) from None
 
-        return conducted(Tool(settings.name, settings.description, parameters, run, timeout_s=0.0), settings)
+        tool = Tool(settings.name, settings.description, parameters, run, timeout_s=0.0, repeat=_repeat_of(spec))
+        return conducted(tool, settings)
 
     async def _run(
         self,
@@ -137,7 +138,7 @@ class HttpClient:
             )
         if spec.method not in _SAFE:
             request.headers["Idempotency-Key"] = call.idempotency_key
-        repeatable = spec.method in _REPEATABLE or spec.idempotent
+        repeatable = _repeat_of(spec) is not Repeat.NEVER
         host = f"{request.url.host}:{request.url.port}"
         breaker = self._breakers[host]
         deadline_s = self._clock() + timeout_s * 0.95  # our own sentence is better than the runner's timeout
@@ -210,6 +211,12 @@ class HttpClient:
                 return _Failure("bad_answer", "The service gave an answer that cannot be read.", str(error))
             text = body.decode("utf-8", "replace")
         return _result(spec, response, kind, environment.mask(text), cut)
+
+
+def _repeat_of(spec: HttpTool) -> Repeat:
+    if spec.method in _SAFE:
+        return Repeat.SAFE
+    return Repeat.BY_KEY if spec.method in _REPEATABLE or spec.idempotent else Repeat.NEVER
 
 
 def _filled_in(spec: HttpTool, environment: Environment) -> HttpTool:

@@ -27,7 +27,7 @@ from mcp.types import Tool as ListedTool
 
 from offhook.gateway.agent.spec import ToolSettings
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.tools import Tool, ToolCall, ToolError, ToolHost
+from offhook.gateway.tools import Repeat, Tool, ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.conduct import conducted
 from offhook.gateway.tools.environment import Environment
 from offhook.gateway.tools.mcp import transport as mcp_link
@@ -186,7 +186,9 @@ class McpTools:
         try:
             parameters = {"properties": {}, **inlined(schema), "type": "object"}
             text = description[:DESCRIPTION_MAX]
-            made = Tool(declared, text, parameters, run, timeout_s=0.0, entry=self._entry)
+            made = Tool(
+                declared, text, parameters, run, timeout_s=0.0, entry=self._entry, repeat=Repeat.NEVER
+            )  # a server's hints do not bind it
         except (ValueError, OperatorError) as error:
             log.error("MCP server %s: tool %s is left out: %s", self.name, name, error)
             return None

@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from offhook.gateway.live.peers import HOP, Passed
 from offhook.gateway.web.access import Access, who_of
 from offhook.gateway.web.connections import prove
-from offhook.gateway.web.console.pages import HEADERS
+from offhook.gateway.web.files import HEADERS
 from offhook.gateway.web.limits import Limits, is_full, source_of
 from offhook.gateway.web.relay import Peer, relay
 from offhook.metrics.catalogue import Metrics

@@ -39,14 +39,14 @@ from offhook.gateway.web.console.views import (
     ended_call,
     last_turns,
 )
+from offhook.gateway.web.files import HEADERS, PageFiles
 from offhook.gateway.web.history import History
 from offhook.metrics.catalogue import Metrics
 from offhook.metrics.segments import OUTSIDE
 
-__all__ = ["HEADERS", "Console"]
+__all__ = ["Console"]
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 EVERY_S = 1.0
 REFRESH_S = {"1m": 0.0, "5m": 0.0, "1h": 5.0}  # an hour's percentiles are expensive and change slowly
 AT_ONCE = 10  # calls rendered before the loop is yielded to the calls themselves
@@ -55,20 +55,6 @@ SEND_S = 5.0  # to send one snapshot; a slower client is disconnected and can re
 SHOWN_ENDED = 25
 SHOWN_TURNS = 12
 MAX_LISTED = 1_000
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 
 
 class Console:
@@ -100,11 +86,7 @@ class Console:
         self._live, self._live_record, self._draining = live, live_record, draining
         self._about, self._history = dict(about), history
         self._boards = boards or Boards({})
-        self._files = {
-            path.relative_to(STATIC).as_posix(): (path.read_bytes(), TYPES[path.suffix])
-            for path in STATIC.rglob("*")
-            if path.suffix in TYPES
-        }
+        self._files = PageFiles("/console", STATIC, "index.html", access)
         self._clients: dict[str, int] = {}  # window -> clients
         self._latest: dict[str, bytes] = {}
         self._cached: dict[str, tuple[float, list[SegmentView]]] = {}
@@ -115,8 +97,7 @@ class Console:
     def routes(self) -> list[web.RouteDef]:
         """For the server's application."""
         return [
-            web.get("/console", self._page),
-            web.get("/console/static/{name:.+}", self._static),
+            *self._files.routes(),
             web.get("/console/events", self._events, allow_head=False),
             web.get("/console/api/percentiles", self._percentiles),
             web.get("/console/api/calls", self._calls),
@@ -147,32 +128,10 @@ class Console:
             await asyncio.gather(self._broadcaster, return_exceptions=True)
         await self._boards.close()
 
-    # --- the page
-
-    async def _page(self, request: web.Request) -> web.Response:
-        return await self._file(request, "index.html")
-
-    async def _static(self, request: web.Request) -> web.Response:
-        return await self._file(request, request.match_info["name"])
-
-    async def _file(self, request: web.Request, name: str) -> web.Response:
-        await self._check_access(request)
-        if name not in self._files:
-            raise web.HTTPNotFound(text="no such file\n", headers=HEADERS)
-        body, kind = self._files[name]
-        return web.Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
-
-    async def _check_access(self, request: web.Request) -> None:
-        try:
-            await self._access.check(request)
-        except web.HTTPException as refused:
-            refused.headers.update(HEADERS)
-            raise
-
     async def _past(
         self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
     ) -> web.StreamResponse:
-        await self._check_access(request)
+        await self._files.check_access(request)
         try:
             response = await answer(request)
         except web.HTTPException as refused:
@@ -184,14 +143,14 @@ class Console:
     # --- JSON
 
     async def _percentiles(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         window = _window(request)
         view = await self._whole(window)
         segments = [msgspec.structs.replace(row, points=[]) for row in segments_of(view)]
         return _json({"window_s": WINDOWS[window][0], "segments": segments, "outside": OUTSIDE})
 
     async def _calls(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         records = [without_number(record) for record in self._records.recent(MAX_LISTED)]
         if answers := await self._asked(request):
             for answer in answers:
@@ -200,7 +159,7 @@ class Console:
         return _json(records[:MAX_LISTED])
 
     async def _call(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         record = await self._records.get(request.match_info["sid"])
         if record is not None:
             return _json(without_number(record))
@@ -209,7 +168,7 @@ class Console:
         raise web.HTTPNotFound(text="unknown call, or it has not ended yet\n", headers=HEADERS)
 
     async def _view(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         sid = request.match_info["sid"]
         live = self._live_record(sid)
         record = live or await self._records.get(sid)
@@ -222,11 +181,11 @@ class Console:
         return _json({"live": live is not None, "listen": heard, "record": without_number(record), "bars": bars})
 
     async def _me(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         return _json({"acts": not self._access.only_reads(request)})
 
     async def _node(self, request: web.Request) -> web.Response:
-        await self._check_access(request)
+        await self._files.check_access(request)
         return _json(await self._own(_window(request)))
 
     async def _asked(self, request: web.Request) -> Sequence[bytes]:
@@ -236,7 +195,7 @@ class Console:
     # --- live
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        await self._check_access(request)
+        await self._files.check_access(request)
         window = _window(request)
         if self._closed or sum(self._clients.values()) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text="too many open consoles\n", headers=HEADERS)

@@ -53,7 +53,7 @@ class OperatorActions:
     async def _place(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         try:
-            placed: Any = self._control.call_out(
+            placed: Any = await self._control.call_out(
                 body.get("to", ""), body.get("agent", ""), caller_id="", variables={}, placed_by=who_of(request)
             )
         except OperatorError as error:

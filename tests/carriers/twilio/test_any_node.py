@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from unittest import mock
 
 import aiohttp
+import pytest
 import pytest_asyncio
 
 from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.agent.spec import Fallback
 from offhook.gateway.app import Gateway
+from offhook.gateway.carriers.twilio.rest import TwilioRest
+from offhook.gateway.carriers.twilio.steering import Push
+from offhook.gateway.carriers.twilio.webhooks import Twilio, TwilioLeg
+from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.rehearsal.model.script import script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.store.record import ToolRecord
+from offhook.gateway.telephony.carrier import Hold, Keys
+from offhook.gateway.telephony.transfer import conference_of
 from tests.rig.gateway import serving
 
 CALL = "CA" + "7" * 32
@@ -95,6 +105,76 @@ async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
     await owner.fleet.checkpoints.written(5.0)
     assert not await owner.fleet.owns(CALL)
     assert await owner.records.get(CALL) is None  # the record is the new owner's
+
+
+async def taken_by_b(two: TwoNodes) -> tuple[Twilio, TwilioLeg]:
+    """Node b has taken the call of a, which has not noticed; a's side of the carrier, with REST credentials."""
+    await two.post("a", "/twilio/voice", CallStatus="ringing")
+    carrier = two.nodes["a"][0]._carriers[0]
+    one = carrier._legs[CALL]
+    two.nodes["a"][0].fleet._tasks[1].cancel()  # its writer: no checkpoint is refused
+    peers = two.nodes["b"][0].fleet.peers.nodes
+    seen = dict(peers)
+    peers.clear()
+    await two.post("b", "/twilio/n/a/after", CallStatus="in-progress")
+    peers.update(seen)
+    assert two.calls() == {"a": [CALL], "b": [CALL]}
+    carrier._rest = mock.Mock(spec_set=TwilioRest)
+    return carrier, one
+
+
+@pytest.mark.parametrize("path", ["/twilio/n/a/after", "/twilio/n/a/after?steered=1", "/twilio/voice"])
+async def test_an_old_owner_answers_as_the_new_one(two: TwoNodes, path: str) -> None:
+    await taken_by_b(two)
+    call = two.nodes["a"][0].calls[CALL]
+    _, document = await two.post("a", path, CallStatus="in-progress")
+    assert media_of(document) == "/twilio/n/b/media"
+    await call.over()
+    assert two.calls() == {"a": [], "b": [CALL]}
+
+
+STEERED: dict[str, Callable[[Twilio, TwilioLeg], Awaitable[object]]] = {
+    "hang up": lambda carrier, one: carrier.hang_up(CALL),
+    "hold": lambda carrier, one: carrier.interrupt(CALL, Hold("", "")),
+    "keys": lambda carrier, one: carrier.interrupt(CALL, Keys("1")),
+    "resume": lambda carrier, one: carrier.resume(CALL),
+    "fallback": lambda carrier, one: carrier.fall_back(CALL, Fallback(say="Sorry.")),
+    "push": lambda carrier, one: carrier._push(one, Push.REDIRECT),
+}
+
+
+@pytest.mark.parametrize("request_", STEERED)
+async def test_an_old_owner_makes_no_rest_request(two: TwoNodes, request_: str) -> None:
+    carrier, one = await taken_by_b(two)
+    await STEERED[request_](carrier, one)
+    assert carrier._rest is not None
+    assert carrier._rest.mock_calls == []  # type: ignore[attr-defined]
+
+
+async def test_an_old_owner_places_no_briefing(two: TwoNodes) -> None:
+    carrier, _ = await taken_by_b(two)
+    gateway = two.nodes["a"][0]
+    board = gateway.switchboard
+    briefing = board.outbound.submit(
+        "+15550140", gateway.agents[0], caller_id="+15550199", conference=conference_of(CALL)
+    )
+    await board.placing._place(carrier, briefing)
+    assert briefing.status == "failed"
+    assert carrier._rest.mock_calls == []  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("ending", [Ending.CALLER_HUNG_UP, Ending.STREAM_LOST])
+async def test_an_old_owner_records_and_reports_nothing(two: TwoNodes, ending: Ending) -> None:
+    await taken_by_b(two)
+    old = two.nodes["a"][0]
+    with mock.patch.object(old._keeping, "ended") as ended, mock.patch.object(old._keeping, "tool_finished") as tool:
+        call = old.calls[CALL]
+        call.stop(ending)
+        await call.over()
+        await asyncio.gather(*old._exports)
+        old.fleet.checkpoints.lose(CALL)
+        old._tool_finished(call, ToolRecord(call_id="t1", name="book", requested_ms=0.0))
+    assert ended.mock_calls == tool.mock_calls == []
 
 
 async def test_a_draining_node_sends_new_calls_elsewhere(two: TwoNodes) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,7 @@ from aiohttp import web
 from offhook.gateway.carriers.twilio import rest as module
 from offhook.gateway.carriers.twilio.rest import Account, NewCall, PhoneNumber, TwilioError, TwilioRest, VoiceHook
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.phone.twilio_account import Callee, SimulatedTwilio
 
 ACCOUNT, SECRET = "AC" + "0" * 32, "planted-canary-secret"
 CALL = "CA" + "1" * 32
@@ -280,6 +283,25 @@ async def test_a_strange_sid_leads_nowhere_else(twilio, rest, sid):
 
 
 # --- numbers
+
+
+async def test_calls_placed_since_then_are_found(twilio, rest):
+    since_s = 1_796_000_000.0
+    dates = {"before": -60, "apart": -4, "after": 10}
+    calls = [{"sid": sid, "date_created": formatdate(since_s + by_s, usegmt=True)} for sid, by_s in dates.items()]
+    twilio.answers = [(200, {"calls": [*calls, {"sid": "undated", "date_created": None}, "no call"]})]
+    assert await rest.calls("+1", "+2", since_s) == ["apart", "after", "undated"]  # no phone rings twice
+    assert twilio.asked == [("GET", f"{BASE}/Calls.json", [("To", "+1"), ("From", "+2"), ("PageSize", "50")])]
+
+
+async def test_the_simulated_account_lists_what_was_placed():
+    busy = SimulatedTwilio(callees=lambda _: Callee(answers="busy", ring_s=0.0))
+    async with busy as account, aiohttp.ClientSession() as http:
+        rest = TwilioRest(http, account.account_sid, account.auth_token, base_url=account.url)
+        began_s = time.time()
+        sid = await rest.place_call(NewCall(to="+1", caller_id="+2", url="http://127.0.0.1:9/voice"))
+        assert await rest.calls("+1", "+2", began_s) == [sid]
+        assert await rest.calls("+1", "+3", began_s) == await rest.calls("+1", "+2", began_s + 60) == []
 
 
 def listed(number: str, **more: object) -> dict[str, object]:
