@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from offhook.gateway.rehearsal.quick_clock import QuickLoop
+
+# Before numpy is imported, and for every process that a test starts: OpenBLAS begins a thread per core in each, which
+# waits for work by spinning.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Containers set it: each of a hundred Pythons would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 gc.disable()  # what is imported and collected stays: looking for garbage in it took a tenth of all tests' time
 
