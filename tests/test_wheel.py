@@ -82,7 +82,7 @@ def test_it_is_the_same_from_another_copy(wheel: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.wall_clock
-def test_demo_beside_a_users_own_modules(wheel: Path, tmp_path: Path) -> None:
+def test_a_call_beside_a_users_own_modules(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
@@ -99,8 +99,8 @@ def test_demo_beside_a_users_own_modules(wheel: Path, tmp_path: Path) -> None:
     told = run(python, "-m", "offhook", "tools", "call", "agent.yaml", "count_people", cwd=home)
     assert "3" in told
     assert "7" in run(python, "-m", "offhook", "tools", "call", "agent.yaml", "count_chairs", cwd=home)
-    demo = run(python, "-m", "offhook", "demo", "--json", "demo.json", cwd=home)
-    assert (home / "demo.json").exists(), demo
+    told = run(python, "-m", "offhook", "simulate", "goodbye", "--json", "call.json", cwd=home)
+    assert (home / "call.json").exists(), told
 
 
 ACTION = ROOT / "infra" / "github-action" / "action.yml"

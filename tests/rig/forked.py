@@ -1,4 +1,4 @@
-"""`python -m offhook ...` without its second of imports: forked from a process that has done them.
+"""`python -m offhook ...` and `python FILE.py`, forked from a process that has done the second of imports.
 
     with launcher(folder) as python:
         subprocess.run([python, "-m", "offhook", "check", "agent.yaml"])
@@ -30,11 +30,12 @@ __all__ = ["launcher"]
 LAUNCHER = """\
 import _signal, _socket, marshal, os, sys
 arguments = sys.argv[1:]
-if arguments[:1] != ["-m"] or arguments[1].partition(".")[0] != "offhook":
+ours = arguments[0] == "-m" and arguments[1].partition(".")[0] == "offhook"
+if not ours and not arguments[0].endswith(".py"):
     os.execv({python!r}, [{python!r}, *arguments])
 server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
 server.connect({path!r})
-body = marshal.dumps((arguments[1:], dict(os.environ), os.getcwd()))
+body = marshal.dumps((arguments, dict(os.environ), os.getcwd()))
 streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
 server.sendmsg([len(body).to_bytes(8, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
 server.sendall(body)
@@ -141,7 +142,7 @@ class _Server:
 
 
 def _become(request: _Request, paths: list[str]) -> None:
-    """As `python -m MODULE ARGUMENTS` begins."""
+    """As `python ARGUMENTS` begins."""
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -153,17 +154,20 @@ def _become(request: _Request, paths: list[str]) -> None:
     sys.stdout = io.TextIOWrapper(open(1, "wb"), encoding, errors or "strict", line_buffering=os.isatty(1))  # noqa: SIM115
     sys.stderr = io.TextIOWrapper(open(2, "wb"), encoding, "backslashreplace", write_through=True)  # noqa: SIM115
     given = filter(None, request.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = [request.folder, *given, *paths]
-    sys.argv = request.arguments
+    of_script = request.folder if request.arguments[0] == "-m" else os.path.dirname(request.arguments[0])
+    sys.path[:] = [of_script, *given, *paths]
+    sys.argv = request.arguments[request.arguments[0] == "-m" :]
 
 
 def main() -> None:
     path, sys.executable = sys.argv[1:]
     gc.disable()
+    import mcp.server.mcpserver  # noqa: F401
+
     import offhook.gateway.app
     import offhook.gateway.cli.main
     import offhook.gateway.cli.rehearse
-    import offhook.gateway.rehearsal.load.search  # noqa: F401
+    import offhook.gateway.rehearsal.load.search  # noqa: F401  and the others: for what will be forked
 
     paths = sys.path[1:]
     gc.freeze()
@@ -175,8 +179,11 @@ def main() -> None:
     except _Request as wanted:
         request = wanted
     _become(request, paths)
-    sys.modules.pop(request.arguments[0], None)  # it is run anew, as `__main__`
-    runpy.run_module(request.arguments[0], run_name="__main__", alter_sys=True)
+    if request.arguments[0] == "-m":
+        sys.modules.pop(sys.argv[0], None)  # it is run anew, as `__main__`
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
