@@ -69,7 +69,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # the truth is not known well enough to compare with. They end within five minutes, the windows of the percentiles.
     # Where the machine was too busy even so, they are placed once more, at another gateway.
     for last in (False, True):
-        with running(tmp_path_factory.mktemp("running"), calls=12, turns=27) as result:
+        with running(tmp_path_factory.mktemp("running"), calls=12, turns=28) as result:
             vague = exact([most_s - least_s for least_s, most_s in result.truth.samples["turn_gap"]]).p95
             if last or (not result.failed and vague is not None and vague <= VAGUE_S):
                 yield result
