@@ -31,6 +31,8 @@ REHEARSAL = "rehearsal"
 HOLDS = {  # a line for each room; a room without one is drawn without
     "cli": "the offhook command",
     "app": "builds, starts, drains",
+    "draining": "how a process ends",
+    "site": "what the listeners serve",
     "control": "operators act on calls",
     "elsewhere": "what other nodes answer",
     "ticker": "periodic work",

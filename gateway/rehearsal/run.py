@@ -30,7 +30,6 @@ from rich.live import Live
 from rich.text import Text
 
 from offhook.gateway.errors import OffhookError
-from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.account import (
     CONSOLE_TOKEN,
     UNANSWERED,
@@ -48,6 +47,7 @@ from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
+from offhook.gateway.rehearsal.results.call_files import be_nice, write_call
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
     ExpectationResult,
@@ -62,8 +62,6 @@ from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.rehearsal.scenario.standing import released, standing
 from offhook.gateway.rehearsal.thinking.party import Party, party_for
 from offhook.gateway.store.record import CallRecord
-from offhook.media.mulaw import RATE_HZ, decode
-from offhook.media.wav import wav_bytes
 
 __all__ = [
     "MODEL",
@@ -455,12 +453,7 @@ async def write_results(
 @cache
 def _picture_process() -> ProcessPoolExecutor:
     """A process for drawing: a picture takes a second, which would delay other calls in this process."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_be_nice)
-
-
-def _be_nice() -> None:
-    if hasattr(os, "nice"):
-        os.nice(10)
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=be_nice)
 
 
 def agent_file_of(scenario: Scenario, out_dir: Path) -> Path:
@@ -471,17 +464,6 @@ def agent_file_of(scenario: Scenario, out_dir: Path) -> Path:
     path = out_dir / "agent.yaml"
     path.write_text(scenario.agent_text, encoding="utf-8")
     return path
-
-
-def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
-    """Write recording and picture of one call; returns their paths by name."""
-    from offhook.gateway.rehearsal.results.picture import draw  # matplotlib: only the process that draws imports it
-
-    sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
-    left, right = decode(truth.left), decode(truth.right)
-    write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))
-    draw(truth, report, picture)
-    return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
 
 
 async def run_demo(out_dir: Path, progress: Progress | None = None, provider: str = "") -> Report:

@@ -12,7 +12,7 @@ from offhook.media.vad import SpeechDetector, SpeechEdge
 from tests.media import signals
 from tests.media.signals import FRAME, RATE_HZ, Samples
 
-__all__ = ["Onsets", "edges", "onsets", "starts"]
+__all__ = ["Onsets", "edges", "edges_together", "onsets", "starts"]
 
 Noise = Callable[[float, float, int], Samples]  # seconds, dBov, seed
 

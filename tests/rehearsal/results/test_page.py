@@ -22,7 +22,7 @@ from tests.needs import require
 from tests.rehearsal.results.paper_call import paper_report
 from tests.rehearsal.short_call import SHORT
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
 LIVELY = SHORT.replace("name: short", "name: lively").replace(
     "caller:", "carrier: {noise_dbfs: -50, jitter_ms: 30}\ncaller:", 1
