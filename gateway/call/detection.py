@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from offhook.gateway.conversation.events import Event
 from offhook.media.formats import AudioFormat, Converter
 from offhook.media.vad import SpeechDetector, SpeechEdge
 
@@ -39,6 +42,7 @@ class Hears(Protocol):
     detector: SpeechDetector
     uplink: Uplink
     waiting: int
+    following: deque[Event]  # after the frames that wait
     agent_level_dbov: Callable[[float], float]
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]: ...
@@ -52,14 +56,14 @@ class Hears(Protocol):
     def caught_up(self) -> None: ...
 
 
-class _Frame:
+class _Frame(msgspec.Struct, eq=False, gc=False):
     """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
 
-    __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
-
-    def __init__(self, hearing: Hears, codes: bytes, agent_dbov: float, received_s: float) -> None:
-        self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
-        self.samples: NDArray[np.int16] = NO_SAMPLES
+    hearing: Hears
+    codes: bytes
+    agent_dbov: float
+    received_s: float
+    samples: NDArray[np.int16] = NO_SAMPLES
 
 
 # Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls
@@ -102,7 +106,6 @@ class Detection:
         if hearing.waiting:
             self._bunched = True
         hearing.waiting += 1
-        self._counted += 1
         if len(self._waiting) == 1:
             elapsed_s = received_s - self._counted_since_s
             if elapsed_s >= 1.0:
@@ -129,6 +132,7 @@ class Detection:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
+                self._counted += len(waiting)
                 rounds, self._bunched = _rounds(waiting) if self._bunched else [waiting], False
                 for frames in rounds:
                     self._hear_all(frames)
@@ -143,8 +147,9 @@ class Detection:
                 if frame not in self._decided:  # it failed
                     frame.hearing.waiting -= 1
                     _follow(frame.hearing)
+        decided = self._decided
         for frame in frames:
-            if frame in self._decided:  # another call's step may have heard it already
+            if frame in decided:  # another call's step may have heard it already
                 self._hear(frame)
         for frame in frames:
             try:
@@ -167,7 +172,8 @@ class Detection:
             hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
         except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
             hearing.failed(error)
-        _follow(hearing)
+        if hearing.following:
+            _follow(hearing)
 
 
 def _follow(hearing: Hears) -> None:
@@ -219,7 +225,8 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
 def _decode(frames: list[_Frame]) -> None:
     line_format, codes = frames[0].hearing.line_format, []
     for frame in frames:
-        if frame.hearing.line_format is not line_format or frame.hearing.to_8k is not None:
+        hearing = frame.hearing
+        if hearing.line_format is not line_format or hearing.to_8k is not None:
             break
         codes.append(frame.codes)
     else:
@@ -233,11 +240,9 @@ def _decode(frames: list[_Frame]) -> None:
 
 
 def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
-    detectors, samples, played_dbov = [], [], []
-    for frame in frames:
-        detectors.append(frame.hearing.detector)
-        samples.append(frame.samples)
-        played_dbov.append(frame.agent_dbov)
+    detectors = [frame.hearing.detector for frame in frames]
+    samples = [frame.samples for frame in frames]
+    played_dbov = [frame.agent_dbov for frame in frames]
     for frame, edge in zip(frames, kind.push_all(detectors, samples, played_dbov), strict=True):
         if isinstance(edge, Exception):
             frame.hearing.failed(edge)
