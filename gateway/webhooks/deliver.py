@@ -28,6 +28,8 @@ AT_ONCE = 20  # attempts under way
 ANSWER_S = 15.0  # as the Standard Webhooks specification advises
 LEASE_MS = 60_000  # a process that dies holds up a delivery for as long
 POLL_S = 1.0  # what other processes wrote, and what is due again
+TOGETHER_S = 0.1  # what comes within it is one transaction: each costs the calls' event loop half a millisecond
+COUNTED_S = 5.0
 AWAY_S = 5.0
 CLOSE_S = 2.0
 FIRST_MS, MOST_MS, GIVE_UP_MS = 5_000, 4 * 3_600_000, 24 * 3_600_000
@@ -109,6 +111,7 @@ class Deliveries:
         self._database, self._receiver, self._metrics, self._clock = database, receiver, metrics, clock
         self._woken = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._attempted: list[tuple[int, str, int | None]] = []  # (seq, error, due again): not yet in the outbox
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -130,19 +133,31 @@ class Deliveries:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            if self._attempted:
+                await self._turn(0)
+        except DatabaseAway:
+            pass  # due again after their leases
         await self._receiver.close()
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
     async def _deliver_forever(self) -> None:
+        counted_s = -COUNTED_S
         while True:
             wait_s = POLL_S
             try:
                 self._woken.clear()
-                free = AT_ONCE - len(self._under_way)
-                if free and await self._begin(free):
-                    continue
+                claimed = await self._turn(AT_ONCE - len(self._under_way))
+                for delivery in claimed:
+                    task = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")
+                    self._under_way.add(task)
+                    task.add_done_callback(self._done)
+                if self._clock() - counted_s >= COUNTED_S:
+                    counted_s = self._clock()
+                    counts = await self._database.read(waiting)
+                    self._metrics.webhooks_waiting.set(counts.get("waiting", 0))
             except DatabaseAway:
                 wait_s = AWAY_S  # the store reports it
             except Exception:
@@ -152,42 +167,43 @@ class Deliveries:
             try:
                 async with asyncio.timeout(wait_s):
                     await self._woken.wait()
+                    await asyncio.sleep(TOGETHER_S)
             except TimeoutError:
                 pass
 
-    async def _begin(self, limit: int) -> bool:
+    async def _turn(self, limit: int) -> list[Delivery]:
+        """Note what was attempted and claim up to `limit`, in one transaction."""
+        attempted, self._attempted = self._attempted, []
         now_ms = self._now_ms()
-        claimed = await self._database.write(lambda session: claim(session, now_ms, LEASE_MS, limit))
-        for delivery in claimed:
-            task = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")
-            self._under_way.add(task)
-            task.add_done_callback(self._done)
-        if not claimed and not self._under_way:
-            counts = await self._database.read(waiting)
-            self._metrics.webhooks_waiting.set(counts.get("waiting", 0))
-        return bool(claimed)
+
+        async def work(session: Transaction) -> list[Delivery]:
+            for seq, error, due_ms in attempted:
+                await (failed(session, seq, error, due_ms) if error else delivered(session, seq))
+            return await claim(session, now_ms, LEASE_MS, limit) if limit else []
+
+        try:
+            return await self._database.write(work)
+        except DatabaseAway:
+            self._attempted = attempted + self._attempted
+            raise
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         self._woken.set()  # a place is free, and the next of its call may be due
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, DatabaseAway):
+        if not task.cancelled() and (error := task.exception()):
             log.error("webhooks: a delivery failed", exc_info=error)
             self._metrics.task_failures_total.inc("webhooks")
 
     async def _deliver(self, delivery: Delivery) -> None:
         status, error = await self._receiver.send(delivery.id, delivery.body or b"", int(self._clock()))
+        due_ms = None
         if not error:
             self._metrics.webhooks_total.inc("delivered")
-            await self._database.write(lambda session: delivered(session, delivery.seq))
-            return
-        due_ms = None if status == GONE else retry_at_ms(delivery, self._now_ms(), random.random())
-        self._metrics.webhooks_total.inc("failed" if due_ms is not None else "dead")
-        if due_ms is None:
-            log.error(
-                "webhooks: %s %s is not delivered: %s; `offhook webhooks retry`", delivery.kind, delivery.id, error
-            )
-
-        async def note(session: Transaction) -> None:
-            await failed(session, delivery.seq, error, due_ms)
-
-        await self._database.write(note)
+        else:
+            due_ms = None if status == GONE else retry_at_ms(delivery, self._now_ms(), random.random())
+            self._metrics.webhooks_total.inc("failed" if due_ms is not None else "dead")
+            if due_ms is None:
+                log.error(
+                    "webhooks: %s %s is not delivered: %s; `offhook webhooks retry`", delivery.kind, delivery.id, error
+                )
+        self._attempted.append((delivery.seq, error, due_ms))

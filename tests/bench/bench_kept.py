@@ -2,10 +2,10 @@
 
     python -m tests.bench.bench_kept [CALLS] [--seconds S] [--life S]
 
-Each caller hangs up after a few seconds and calls again. In turn without anything kept, and with records in SQLite,
-encrypted recordings, and webhooks to a receiver. A task in the gateway's loop, due each 5 ms, has the lateness;
-`uplink_forward` (a frame received -> handed to the model's socket) is the gateway's own metric. As root the gateway has
-real-time priority, so that callers and model, which share its cores, do not make it late.
+Each caller hangs up after a few seconds and calls again. In turn without anything kept, with records in SQLite, with
+encrypted recordings, with webhooks to a receiver, and with all of these. A task in the gateway's loop, due each 5 ms,
+has the lateness; `uplink_forward` (a frame received -> handed to the model's socket) is the gateway's own metric. As
+root the gateway has real-time priority, so that callers and model, which share its cores, do not make it late.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.bench.bench_calls import gateway_environ
-from tests.rig.process import spawn
+from tests.rig.process import cpu_s, spawn
 
 KEYS = "bench:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 DUE_S = 0.005
@@ -35,12 +35,12 @@ BUCKET = re.compile(r'offhook_uplink_forward_seconds_bucket{.*?le="([^"]+)".*?} 
 
 def gateway_main(out: str) -> None:
     """`offhook serve`; each line of `out` is a wall time and how late the loop was then, ms."""
-    from offhook.gateway.app import Gateway
     from offhook.gateway.cli.main import main
+    from offhook.gateway.ticker import Ticker
 
     with contextlib.suppress(OSError):  # not root: callers and model, on the same cores, then count as lateness
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
-    tick: Callable = Gateway._tick
+    run: Callable = Ticker.run
 
     async def probe() -> None:
         with Path(out).open("w") as lines:  # noqa: ASYNC230
@@ -55,12 +55,12 @@ def gateway_main(out: str) -> None:
                     lines.flush()
                     late.clear()
 
-    async def with_probe(self: Gateway) -> None:
+    async def with_probe(self: Ticker) -> None:
         task = asyncio.create_task(probe())
-        await tick(self)
+        await run(self)
         task.cancel()
 
-    Gateway._tick = with_probe  # type: ignore[method-assign]
+    Ticker.run = with_probe  # type: ignore[method-assign]
     sys.argv[1:] = ["serve"]
     main()
 
@@ -81,8 +81,10 @@ def p99_ms(before: dict[float, float], after: dict[float, float]) -> float:
     return next((limit * 1000 for limit, count in counts.items() if count >= 0.99 * whole), float("nan"))
 
 
-async def churn(url: str, calls: int, life_s: float, seconds: float) -> tuple[int, float, float, float]:
-    """Calls ended, P99 of `uplink_forward`, and the wall times between which it was measured."""
+async def churn(
+    url: str, pid: int, calls: int, life_s: float, seconds: float
+) -> tuple[int, float, float, float, float]:
+    """Calls ended, P99 of `uplink_forward`, the wall times between which it was measured, the CPU seconds."""
     from offhook.gateway.rehearsal.phone.call import SimulatedCall
     from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
 
@@ -99,13 +101,13 @@ async def churn(url: str, calls: int, life_s: float, seconds: float) -> tuple[in
     tasks = [asyncio.create_task(caller(index)) for index in range(calls)]
     async with aiohttp.ClientSession() as http:
         await asyncio.sleep(SETTLE_S)
-        before, began_s, ended = await buckets(http, url), time.time(), 0
+        before, began_s, ended, cpu = await buckets(http, url), time.time(), 0, cpu_s(pid)
         await asyncio.sleep(seconds)
-        after, ends_s, count = await buckets(http, url), time.time(), ended
+        cpu, after, ends_s, count = cpu_s(pid) - cpu, await buckets(http, url), time.time(), ended
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return count, p99_ms(before, after), began_s, ends_s
+    return count, p99_ms(before, after), began_s, ends_s, cpu
 
 
 async def receiver() -> tuple[web.AppRunner, str, list[int]]:
@@ -125,25 +127,28 @@ async def receiver() -> tuple[web.AppRunner, str, list[int]]:
     return runner, f"http://127.0.0.1:{runner.addresses[0][1]}/hook", got
 
 
-async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Namespace, *, kept: bool) -> None:
+async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Namespace, kept: str) -> None:
     runner, hook, got = await receiver()
     out = folder / "late"
-    if kept:
+    if kept in ("records", "webhooks", "all"):
+        environ = environ | {"OFFHOOK_DATA_DIR": str(folder / "data")}
+    if kept in ("recordings", "all"):
         agent = folder / "kept.yaml"
         agent.write_text(
             f"name: bench\ngreeting: {{text: Greet.}}\nrecording: {{enabled: true, directory: {folder}/wav}}\n"
         )
+        environ = environ | {"OFFHOOK_AGENT": str(agent), "OFFHOOK_RECORDING_KEYS": KEYS}
+    if kept in ("webhooks", "all"):
         environ = environ | {
-            "OFFHOOK_AGENT": str(agent),
-            "OFFHOOK_DATA_DIR": str(folder / "data"),
-            "OFFHOOK_RECORDING_KEYS": KEYS,
             "OFFHOOK_WEBHOOK_URL": hook,
             "OFFHOOK_WEBHOOK_SECRET": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
             "OFFHOOK_WEBHOOK_PRIVATE": "1",
         }
     process, url = await asyncio.to_thread(spawn, ["-m", "tests.bench.bench_kept", "--gateway", str(out)], environ)
     try:
-        count, forward_ms, began_s, ends_s = await churn(url, arguments.calls, arguments.life, arguments.seconds)
+        count, forward_ms, began_s, ends_s, cpu = await churn(
+            url, process.pid, arguments.calls, arguments.life, arguments.seconds
+        )
         await asyncio.sleep(1.5)
     finally:
         process.kill()
@@ -153,9 +158,10 @@ async def measure(folder: Path, environ: dict[str, str], arguments: argparse.Nam
     late = sorted(ms for at_s, ms in lines if began_s <= at_s <= ends_s)
     over = sum(ms > 5.0 for ms in late)
     print(
-        f"{'all' if kept else 'nothing'} kept: {count} calls ended; loop late: P50 {late[len(late) // 2]:.2f} "
+        f"{kept} kept: {count} calls ended; loop late: P50 {late[len(late) // 2]:.2f} "
         f"P99 {late[int(len(late) * 0.99)]:.2f} P99.9 {late[int(len(late) * 0.999)]:.2f} max {late[-1]:.2f} ms, "
-        f"{over} of {len(late)} over 5 ms; uplink_forward P99 <= {forward_ms:.2f} ms; webhooks {got[0]}",
+        f"{over} of {len(late)} over 5 ms; uplink_forward P99 <= {forward_ms:.2f} ms; webhooks {got[0]}; "
+        f"{cpu / (ends_s - began_s):.1%} of a core",
         flush=True,
     )
 
@@ -167,10 +173,10 @@ def main() -> None:
     parser.add_argument("--life", type=float, default=5.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, gateway_environ(folder) as environ:
-        for turn, kept in enumerate((False, True, False, True)):
-            place = Path(folder) / str(turn)
+        for kept in ("nothing", "records", "recordings", "webhooks", "all"):
+            place = Path(folder) / kept
             place.mkdir()
-            asyncio.run(measure(place, environ, arguments, kept=kept))
+            asyncio.run(measure(place, environ, arguments, kept))
 
 
 if __name__ == "__main__":
