@@ -137,7 +137,7 @@ class Gateway:
             check_limit(agent, self._model_of(agent).name_of(agent), self._prices, settings.cost_per_day)
         self._keeping = Keeping(settings, agents, self.metrics, time.time)
         self.records = self._keeping.records
-        self._detection = Detection(rest=time.sleep if clock is time.monotonic else None)
+        self._detection = Detection()
         self.switchboard = Switchboard(
             settings,
             self.admission,

@@ -162,23 +162,21 @@ class EnergyDetector:
     ) -> list[SpeechEdge | Exception | None]:
         spectra = hear([detector._line for detector in detectors], frames, played_dbov)
         loud = [row for row, detector in enumerate(detectors) if detector._line.loud]
-        pitches = dict(zip(loud, spectra.pitches(loud), strict=True)) if loud else {}
+        pitches = iter(spectra.pitches(loud) if loud else ())
         found: list[SpeechEdge | Exception | None] = []
         for row, detector in enumerate(detectors):
             try:
-                found.append(detector._decide(pitches.get(row), spectra, row))
+                if detector._line.loud:
+                    evidence = detector._evidence(next(pitches), spectra, row)
+                    found.append(detector._edges.push(evidence, True, detector._line.fresh))
+                elif row in spectra.failed:
+                    found.append(spectra.failed[row])
+                else:
+                    detector._hisses = 0
+                    found.append(detector._edges.push(_QUIET, False))
             except Exception as error:
                 found.append(error)
         return found
-
-    def _decide(self, pitch: float | None, spectra: Spectra, row: int) -> SpeechEdge | None:
-        """`pitch`: None where the line is not loud."""
-        if row in spectra.failed:
-            raise spectra.failed[row]
-        if pitch is None:
-            self._hisses = 0
-            return self._edges.push(_QUIET, False)
-        return self._edges.push(self._evidence(pitch, spectra, row), True, self._line.fresh)
 
     def _evidence(self, pitch: float, spectra: Spectra, row: int) -> float:
         line = self._line
