@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone import prompts, voice
 from offhook.gateway.rehearsal.phone.prompts import prompt
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
@@ -201,11 +201,6 @@ def test_the_sounds_of_an_inline_agent_are_found(tmp_path):
             "wait_for_agent: later",
             r":7: caller.steps\[0\].wait_for_agent: invalid enum value 'later': use one of end, start",
         ),
-        (
-            "say: Uh-huh.",
-            "say: {prompt: ru/beep}",
-            r":8: caller.steps\[1\].*prompts of 'ru'.*offhook voices install ru",
-        ),
         ("say: Uh-huh.", "say: {prompt: beep}", r":8: caller.steps\[1\].*write LANGUAGE/NAME, such as en/vm-intro"),
         ("say: Uh-huh.", "say: {prompt: ru/beep, line: Beep}", r":8: caller.steps\[1\].*either a prompt"),
         ("name: short", "voice: kore", r":1: voice: .*espeak"),
@@ -252,6 +247,12 @@ def test_mistakes_are_named_with_line_and_field(old, new, says):
     assert old in GOOD
     with pytest.raises(ScenarioError, match=f"^bad.call.yaml{says}" if says[0] == ":" else says):
         parse_scenario(GOOD.replace(old, new, 1), path="bad.call.yaml")
+
+
+def test_prompts_that_are_not_installed_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(prompts, "SOUNDS_DIR", tmp_path)
+    with pytest.raises(ScenarioError, match=r":8: caller.steps\[1\].*prompts of 'ru'.*offhook voices install ru"):
+        parse_scenario(GOOD.replace("say: Uh-huh.", "say: {prompt: ru/beep}", 1), path="bad.call.yaml")
 
 
 def test_a_missing_thing_is_named():
