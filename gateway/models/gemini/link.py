@@ -128,7 +128,7 @@ class GeminiLink:
         )
         self._caller = CallerAudio(brief.formats.caller)
         self._upsampling = upsampling or Upsampling()
-        self.flush_audio, self.send_audio = self._upsampling.flush, self._outbox.audio  # 50 a second of each
+        self.flush_audio = self._upsampling.flush
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
@@ -214,6 +214,10 @@ class GeminiLink:
             self._outbox.audio(self._caller.push(codes, samples), received_s)
         except Exception as error:  # must not reach the carrier's reader
             self.audio_failed(error)
+
+    def send_audio(self, pcm: bytes, received_s: float) -> None:
+        """Caller audio as the model takes it (`audio.Taker`)."""
+        self._outbox.audio(pcm, received_s)
 
     def audio_failed(self, error: Exception) -> None:
         self._failed("link_writer", error)
