@@ -14,6 +14,7 @@ __all__ = [
     "PROVIDERS",
     "check_agent",
     "model_for",
+    "model_name",
     "name_of",
     "provider_of",
     "published_prices",
@@ -73,6 +74,12 @@ def name_of(agent: Agent) -> str:
     from offhook.gateway.models.gemini.setup import model_name
 
     return model_name(agent)
+
+
+def model_name(agent: Agent, models: Mapping[str, Model]) -> str:
+    """As records have it: provider/name. `models`: by provider."""
+    provider = provider_of(agent)
+    return f"{provider}/{models[provider].name_of(agent)}"
 
 
 def check_agent(agent: Agent, tools: Iterable[Declared], environ: Mapping[str, str]) -> list[Problem]:

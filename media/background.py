@@ -137,14 +137,14 @@ class Background:
         self.hiss_db = 0.0  # by how much the high bands stand further above their floors than the low ones
         self._overlap: NDArray[np.float32] = np.zeros(_OVERLAP, np.float32)  # the last samples
         # Of each band: smoothed, the least of it within this part, and that of all parts, which is the floor.
-        self._tracked: NDArray[np.float64] = np.full((1, 3, _BANDS), np.inf)
+        self._tracked: NDArray[np.float64] = np.full((3, _BANDS), np.inf)
         self._least = np.full((_FLOOR_PARTS, _BANDS), np.inf)
         self._frames = 0
         self._rises: deque[float] = deque(maxlen=_BACKGROUND_FRAMES)
         self._limit_db = _LEAST_LIMIT_DB
 
     def _next_part(self) -> None:
-        [(smooth, least, floor)] = self._tracked
+        smooth, least, floor = self._tracked
         self._least[self._frames // _FLOOR_PART_FRAMES % _FLOOR_PARTS] = least
         self._least.min(axis=0, out=floor)
         least[:] = smooth
@@ -169,26 +169,23 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
         if len(frame) != FRAME_SAMPLES:
             raise ValueError(f"a detector takes frames of {FRAME_SAMPLES} samples, not {len(frame)}: use a Framer")
         pieces += (line._overlap, frame)
-    joined: NDArray[np.float32] = np.concatenate(pieces, dtype=np.float32)
-    windows = joined.reshape(-1, _WINDOW)
+    windows: NDArray[np.float32] = np.concatenate(pieces, dtype=np.float32).reshape(-1, _WINDOW)
     energies = np.square(windows).dot(_HALVES).tolist()
     spectra = Spectra(windows, [row for row, (total, _) in enumerate(energies) if total >= _QUIET_POWER])
     bands = spectra.bands
     levels = bands[:, _LEVEL].tolist()
     rises = _above_floors(lines, bands[:, :_BANDS])
 
-    end = 0
-    for line, (total, new), level, played, (rise, hiss) in zip(
-        lines, energies, levels, played_dbov, rises, strict=True
+    for line, overlap, (total, new), level, played, (rise, hiss) in zip(
+        lines, windows[:, FRAME_SAMPLES:], energies, levels, played_dbov, rises, strict=True
     ):
-        end += _WINDOW
-        line._overlap = joined[end - _OVERLAP : end]
+        line._overlap = overlap
         line.level_dbov, line.hiss_db = level, hiss - _HISS_BIAS_DB
         line.fresh = new >= _FRESH_SHARE * total
         try:
             line.echo_dbov = echo = line.echo.push(level, played)
         except Exception as error:  # the others' frames are not heard twice for it
-            spectra.failed[end // _WINDOW - 1] = error
+            spectra.failed[lines.index(line)] = error
             line.loud = False
             continue
         rise -= _RISE_BIAS_DB
@@ -203,15 +200,16 @@ def _above_floors(lines: Sequence[Background], bands: NDArray[np.float64]) -> li
     """Tracks the floors. By line: how far the bands' mean lies above them, and the sum of the high bands above that of
     the low ones, both too high by the floors' bias.
     """
-    tracked = np.concatenate([line._tracked for line in lines])
+    tracked = np.concatenate([line._tracked for line in lines]).reshape(-1, 3, _BANDS)
     smooth, least, floor = tracked[:, :1], tracked[:, 1:], tracked[:, 2]
     turning = []
-    for row, line in enumerate(lines):
-        line._tracked = tracked[row : row + 1]
-        if not line._frames:
-            smooth[row] = bands[row]
-        line._frames += 1
-        if line._frames % _FLOOR_PART_FRAMES == 0:
+    for line, own, band in zip(lines, tracked, bands, strict=True):
+        line._tracked = own
+        frames = line._frames
+        if not frames:
+            own[0] = band
+        line._frames = frames = frames + 1
+        if frames % _FLOOR_PART_FRAMES == 0:
             turning.append(line)
     smooth += 0.4 * (bands[:, None] - smooth)
     np.minimum(least, smooth, out=least)
@@ -241,6 +239,7 @@ class Spectra:
         spectrum = fft.rfft(windows * _TAPER_32, _FFT).view(np.float32)
         self._squares = np.square(spectrum, out=spectrum)
         self._power = self._squares.dot(_POWER_MATRIX)
+        self._dtmf_and_whole: list[list[float]] = []  # of each, once asked for
         bands = np.log10(self._power[:, : _LEVEL + 1] + _LEAST_POWER, dtype=np.float64)
         bands *= 10.0
         np.maximum(bands, _LEAST_DBOV, out=bands)  # dBov, and the level of all
@@ -260,8 +259,10 @@ class Spectra:
 
     def is_tone(self, row: int) -> bool:
         """Nearly all power in one peak of each DTMF group: a key, not a voice, however periodic."""
+        if not self._dtmf_and_whole:
+            self._dtmf_and_whole = self._power[:, _DTMF:].tolist()
         row = self._at[row]
-        dtmf, whole = self._power[row, _DTMF:].tolist()
+        dtmf, whole = self._dtmf_and_whole[row]
         if dtmf <= _TONE_SHARE * whole:
             return False
         power = self._squares[row, ::2] + self._squares[row, 1::2]

@@ -135,11 +135,9 @@ class StreamingFir:
         np.dot(rows.reshape(-1, rows.shape[2]), first._matrix, sums.reshape(-1, sums.shape[2]))
         wanted = sums.reshape(several, -1)[:, : count * first._up]
         outputs = first._table.take(wanted.astype(np.intp), mode="clip").tobytes()
-        end = 0
-        for fir in firs:
-            end += history + count
-            fir._held[:history] = inputs[end - history : end]
-            fir._began = True
+        tails = inputs[: several * (history + count)].reshape(several, -1)[:, count:].copy()
+        for fir, tail in zip(firs, tails, strict=True):
+            fir._held, fir._began = tail, True  # all that one holds whose `down` is 1
         size = len(outputs) // several
         return [outputs[at : at + size] for at in range(0, len(outputs), size)]
 

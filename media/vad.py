@@ -129,7 +129,7 @@ _VOICED = 0.5  # of a frame's pitch
 _PER_PITCH = 10.0
 _HISS_DB = 12.0
 _HISS = (0.8, 1.4, 2.0)  # an s or an f lasts; a key stroke is over in a frame or two
-_PER_ECHO_DB = 1.5
+_OVER_ECHO_DB, _PER_ECHO_DB = 2.25, 0.375  # nothing at 2.25 dB above the bound, a voice for sure at 3
 
 
 class EnergyDetector:
@@ -162,23 +162,21 @@ class EnergyDetector:
     ) -> list[SpeechEdge | Exception | None]:
         spectra = hear([detector._line for detector in detectors], frames, played_dbov)
         loud = [row for row, detector in enumerate(detectors) if detector._line.loud]
-        pitches = dict(zip(loud, spectra.pitches(loud), strict=True)) if loud else {}
+        pitches = iter(spectra.pitches(loud) if loud else ())
         found: list[SpeechEdge | Exception | None] = []
         for row, detector in enumerate(detectors):
             try:
-                found.append(detector._decide(pitches.get(row), spectra, row))
+                if detector._line.loud:
+                    evidence = detector._evidence(next(pitches), spectra, row)
+                    found.append(detector._edges.push(evidence, True, detector._line.fresh))
+                elif row in spectra.failed:
+                    found.append(spectra.failed[row])
+                else:
+                    detector._hisses = 0
+                    found.append(detector._edges.push(_QUIET, False))
             except Exception as error:
                 found.append(error)
         return found
-
-    def _decide(self, pitch: float | None, spectra: Spectra, row: int) -> SpeechEdge | None:
-        """`pitch`: None where the line is not loud."""
-        if row in spectra.failed:
-            raise spectra.failed[row]
-        if pitch is None:
-            self._hisses = 0
-            return self._edges.push(_QUIET, False)
-        return self._edges.push(self._evidence(pitch, spectra, row), True, self._line.fresh)
 
     def _evidence(self, pitch: float, spectra: Spectra, row: int) -> float:
         line = self._line
@@ -191,7 +189,7 @@ class EnergyDetector:
             self._hisses = 0
             evidence = min(2.0, max(-0.3, _PER_PITCH * (pitch - _VOICED)))
         if line.echo_dbov > SILENCE_DBOV:  # just above what echo explains is weak evidence
-            evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)
+            evidence = min(evidence, (line.level_dbov - line.echo_dbov - _OVER_ECHO_DB) / _PER_ECHO_DB)
         return evidence
 
 
@@ -259,7 +257,7 @@ class SileroDetector:
         if not line.audible or self._after_tone < _SILERO_AFTER_TONE:
             evidence = min(evidence, _QUIET)
         elif line.echo_dbov > SILENCE_DBOV:
-            evidence = min(evidence, (line.level_dbov - line.echo_dbov) / _PER_ECHO_DB)
+            evidence = min(evidence, (line.level_dbov - line.echo_dbov - _OVER_ECHO_DB) / _PER_ECHO_DB)
         # Sure of a voice, the network also outvotes the level: speech below the noise goes on.
         return self._edges.push(evidence, line.loud or evidence >= _SILERO_MOST, line.fresh)
 

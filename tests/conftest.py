@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from offhook.gateway.rehearsal.quick_clock import QuickLoop
+from tests.rig.forked import launcher
+
+# Before numpy is imported, and for every process that a test starts: OpenBLAS begins a thread per core in each, which
+# waits for work by spinning.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Containers set it: each of a hundred Pythons would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 gc.disable()  # what is imported and collected stays: looking for garbage in it took a tenth of all tests' time
 
@@ -48,3 +59,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if marked is None else 0 if marked.kwargs.get("calm") else 1
 
     items.sort(key=lambda item: (haste(item), item.path.name not in LONG))
+
+
+@pytest.fixture(scope="session")
+def forking_python() -> Iterator[str]:
+    """A launcher of forked processes: see `tests.rig.forked`."""
+    with tempfile.TemporaryDirectory() as folder, launcher(Path(folder)) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def forked(forking_python: str) -> Iterator[None]:
+    """Processes of `offhook` that the module's tests start, or have started, are forked: none imports for a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", forking_python)
+        yield

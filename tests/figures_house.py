@@ -31,6 +31,8 @@ REHEARSAL = "rehearsal"
 HOLDS = {  # a line for each room; a room without one is drawn without
     "cli": "the offhook command",
     "app": "builds, starts, drains",
+    "draining": "how a process ends",
+    "site": "what the listeners serve",
     "control": "operators act on calls",
     "elsewhere": "what other nodes answer",
     "ticker": "periodic work",
@@ -68,6 +70,7 @@ HOLDS = {  # a line for each room; a room without one is drawn without
     "model": "rehearsal model",
     "scenario": "*.call.yaml, verdicts",
     "results": "report, page, picture",
+    "thinking": "a caller who thinks, its judge",
     "examples": "example agents' tools",
     "scenarios": "bundled scenarios",
     "sounds": "bundled voices",

@@ -9,7 +9,16 @@ import pytest
 
 from tests.bench.fuzz_parsers import TARGETS, run
 
-INPUTS = {"carrier": 3_000, "model": 3_000, "jpeg": 3_000, "form": 150, "agent": 40, "scenario": 40, "frames": 400}
+INPUTS = {
+    "carrier": 3_000,
+    "model": 3_000,
+    "jpeg": 3_000,
+    "form": 150,
+    "agent": 40,
+    "scenario": 40,
+    "frames": 400,
+    "verdict": 1_000,
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)

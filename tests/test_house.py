@@ -152,7 +152,14 @@ def test_yaml_is_read_by_one_module() -> None:
 
 # Where a provider's name may stand, in gateway/, media/ and metrics/: its own folder, the rehearsal that simulates it,
 # the command, and the composition root with its settings.
-ROOT_PATHS = ("gateway/cli/", "gateway/rehearsal/", "gateway/app.py", "gateway/config.py", "gateway/providers.py")
+ROOT_PATHS = (
+    "gateway/cli/",
+    "gateway/rehearsal/",
+    "gateway/app.py",
+    "gateway/config.py",
+    "gateway/providers.py",
+    "gateway/site.py",
+)
 FOLDERS = (path.parent for room in ("carriers", "models") for path in (TESTS.parent / "gateway" / room).glob("*/*.py"))
 NAMES = {path.name: f"{path.relative_to(TESTS.parent)}/" for path in FOLDERS}
 TEXTS = {".py", ".yaml", ".js", ".css", ".html", ".j2", ".json"}

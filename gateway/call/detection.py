@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from offhook.gateway.conversation.events import Event
 from offhook.media.formats import AudioFormat, Converter
 from offhook.media.vad import SpeechDetector, SpeechEdge
 
-__all__ = ["DETECTED", "REST_S", "Detection", "Uplink"]
+__all__ = ["DETECTED", "GATHER_S", "Detection", "Uplink"]
 
 DETECTED = 160  # samples of a frame as the detector takes it: 20 ms at 8 kHz
 NO_SAMPLES = np.zeros(0, np.int16)
@@ -39,6 +42,7 @@ class Hears(Protocol):
     detector: SpeechDetector
     uplink: Uplink
     waiting: int
+    following: deque[Event]  # after the frames that wait
     agent_level_dbov: Callable[[float], float]
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]: ...
@@ -52,41 +56,37 @@ class Hears(Protocol):
     def caught_up(self) -> None: ...
 
 
-class _Frame:
+class _Frame(msgspec.Struct, eq=False, gc=False):
     """One whole frame of a call: `codes` in the line's format, `samples` as decoded (int16, 8 kHz)."""
 
-    __slots__ = ("agent_dbov", "codes", "hearing", "received_s", "samples")
-
-    def __init__(self, hearing: Hears, codes: bytes, agent_dbov: float, received_s: float) -> None:
-        self.hearing, self.codes, self.agent_dbov, self.received_s = hearing, codes, agent_dbov, received_s
-        self.samples: NDArray[np.int16] = NO_SAMPLES
-
-
-# Frames come at any time, and each wakes the process: that costs more than what is then done with it. With many calls
-# the process rests for a moment once the first has come, and finds those of others when it looks again. What comes
-# meanwhile waits at most as long, and 4 ms are the limit.
-REST_S = 0.0038
-REST_LEAST = 2.0  # frames that come in that time, of all calls: from 11 calls on
+    hearing: Hears
+    codes: bytes
+    agent_dbov: float
+    received_s: float
+    samples: NDArray[np.int16] = NO_SAMPLES
 
 
-def _on_loop(callback: Callable[[], None]) -> asyncio.Handle:
-    return asyncio.get_running_loop().call_soon(callback)
+# With many calls the first frame waits for those of others. No frame is to wait longer than 4 ms, and a timer of
+# uvloop's has whole milliseconds: it may be one late.
+GATHER_S = 0.003
+GATHER_LEAST = 1.6  # frames that come in that time, of all calls: from 11 calls on
+
+
+def _on_loop(delay_s: float, callback: Callable[[], None]) -> asyncio.Handle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(delay_s, callback) if delay_s else loop.call_soon(callback)
 
 
 class Detection:
     """Decoding and speech detection for all calls of the process: what was submitted within one turn of the loop, or
     with many calls within 4 ms, is heard as one matrix.
 
-    `schedule(callback)`: on the running loop. `rest(seconds)`: blocks the process; None where its clock is not the
-    wall's. No method raises; an exception over a frame is its call's.
+    `schedule(delay_s, callback)`: on the running loop; 0 is its next turn. No method raises; an exception over a frame
+    is its call's.
     """
 
-    def __init__(
-        self,
-        schedule: Callable[[Callable[[], None]], asyncio.Handle | None] = _on_loop,
-        rest: Callable[[float], None] | None = None,
-    ) -> None:
-        self._schedule, self._rest = schedule, rest
+    def __init__(self, schedule: Callable[[float, Callable[[], None]], asyncio.Handle | None] = _on_loop) -> None:
+        self._schedule = schedule
         self._scheduled: asyncio.Handle | None = None
         self._waiting: list[_Frame] = []
         self._bunched = False  # some call may have several among them
@@ -94,7 +94,7 @@ class Detection:
         self._flushing = False
         self._counted = 0  # frames since
         self._counted_since_s = 0.0
-        self._expected = 0.0  # frames that come during a rest
+        self._many = False  # calls
 
     def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
         """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
@@ -102,21 +102,12 @@ class Detection:
         if hearing.waiting:
             self._bunched = True
         hearing.waiting += 1
-        self._counted += 1
         if len(self._waiting) == 1:
             elapsed_s = received_s - self._counted_since_s
             if elapsed_s >= 1.0:
-                self._expected = self._counted * REST_S / elapsed_s
+                self._many = self._counted * GATHER_S / elapsed_s >= GATHER_LEAST
                 self._counted, self._counted_since_s = 0, received_s
-            self._scheduled = self._schedule(self._gather)
-
-    def _gather(self) -> None:
-        """Hear what waits; where more would come in a moment, after that moment."""
-        if self._rest is None or self._expected < REST_LEAST or len(self._waiting) >= self._expected:
-            self.flush()
-            return
-        self._rest(REST_S)
-        self._scheduled = self._schedule(self.flush)  # once the loop has received what came meanwhile
+            self._scheduled = self._schedule(GATHER_S if self._many else 0.0, self.flush)
 
     def flush(self) -> None:
         """Hear what waits. Harmless from within `heard`: what waits then follows."""
@@ -129,6 +120,7 @@ class Detection:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
+                self._counted += len(waiting)
                 rounds, self._bunched = _rounds(waiting) if self._bunched else [waiting], False
                 for frames in rounds:
                     self._hear_all(frames)
@@ -143,8 +135,9 @@ class Detection:
                 if frame not in self._decided:  # it failed
                     frame.hearing.waiting -= 1
                     _follow(frame.hearing)
+        decided = self._decided
         for frame in frames:
-            if frame in self._decided:  # another call's step may have heard it already
+            if frame in decided:  # another call's step may have heard it already
                 self._hear(frame)
         for frame in frames:
             try:
@@ -167,7 +160,8 @@ class Detection:
             hearing.heard(frame.codes, frame.samples, edge, frame.agent_dbov, frame.received_s)
         except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here
             hearing.failed(error)
-        _follow(hearing)
+        if hearing.following:
+            _follow(hearing)
 
 
 def _follow(hearing: Hears) -> None:
@@ -219,7 +213,8 @@ def _edges(frames: list[_Frame]) -> dict[_Frame, SpeechEdge | None]:
 def _decode(frames: list[_Frame]) -> None:
     line_format, codes = frames[0].hearing.line_format, []
     for frame in frames:
-        if frame.hearing.line_format is not line_format or frame.hearing.to_8k is not None:
+        hearing = frame.hearing
+        if hearing.line_format is not line_format or hearing.to_8k is not None:
             break
         codes.append(frame.codes)
     else:
@@ -233,11 +228,9 @@ def _decode(frames: list[_Frame]) -> None:
 
 
 def _detect(kind: type[SpeechDetector], edges: dict[_Frame, SpeechEdge | None], frames: list[_Frame]) -> None:
-    detectors, samples, played_dbov = [], [], []
-    for frame in frames:
-        detectors.append(frame.hearing.detector)
-        samples.append(frame.samples)
-        played_dbov.append(frame.agent_dbov)
+    detectors = [frame.hearing.detector for frame in frames]
+    samples = [frame.samples for frame in frames]
+    played_dbov = [frame.agent_dbov for frame in frames]
     for frame, edge in zip(frames, kind.push_all(detectors, samples, played_dbov), strict=True):
         if isinstance(edge, Exception):
             frame.hearing.failed(edge)

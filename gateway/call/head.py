@@ -176,7 +176,9 @@ def open_replies(state: State, now_s: float, wall_s: float) -> list[OpenReply]:
 
 
 def taken_from(head: Head, log: Iterable[LogEntry], wall_s: float, rate_hz: int) -> Taken:
-    """What the call is at `wall_s`, when its carrier asked what follows: the stream ended `turnaround_s` before."""
+    """What the call is at `wall_s`, when its carrier asked what follows: the stream ended `turnaround_s` before that,
+    and after the head, which is of a moment when it was up.
+    """
     record = head.record
     turns = [entry.turn for entry in log if entry.turn is not None] + record.turns
     record.tool_calls = [entry.tool for entry in log if entry.tool is not None] + record.tool_calls
@@ -187,7 +189,7 @@ def taken_from(head: Head, log: Iterable[LogEntry], wall_s: float, rate_hz: int)
             tool.finished_ms, tool.outcome = round((wall_s - head.began_s) * 1000, 3), "cancelled"
             tool.error = "the process that ran it was lost"
     said = [entry.said for entry in log if entry.said is not None] + record.transcript
-    heard_s = wall_s - min(head.turnaround_s, TURNAROUND_MAX_S)
+    heard_s = max(wall_s - min(head.turnaround_s, TURNAROUND_MAX_S), min(head.wall_s, wall_s))
     by_generation = {turn.generation: turn for turn in turns}
     heard_text, cut, heard_any, answered, sound_heard = "", False, False, not head.replies, 0
     for reply in head.replies:

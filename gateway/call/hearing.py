@@ -104,7 +104,7 @@ class Hearing:
         self._detection, self._recorder = detection, recorder
         self.tap: Copies | None = None  # while an operator listens in
         self.waiting = 0  # frames that were submitted and not heard yet
-        self._events: deque[Event] = deque()  # that follow them
+        self.following: deque[Event] = deque()  # events that follow them
         self._clock, self._feed, self._metrics, self._faults = wiring.clock, wiring.feed, metrics, wiring.faults
         self._local_turns = policy.local_turns
         self.muted = False  # the model gets silence: a protected reply is heard
@@ -165,14 +165,14 @@ class Hearing:
         with a mark as a rule: were the frame heard for its sake, hardly two frames would be heard together.
         """
         if self.waiting:
-            self._events.append(event)
+            self.following.append(event)
         else:
             self._feed(event)
 
     def caught_up(self) -> None:
         """No frame waits: what was to follow the last one follows."""
-        while self._events:
-            self._feed(self._events.popleft())
+        while self.following:
+            self._feed(self.following.popleft())
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]:
         """One whole frame as int16 at 8 kHz."""
@@ -200,7 +200,10 @@ class Hearing:
         """
         self._arrivals_s.append(received_s)
         if edge is None:
-            self._watch_loudness(samples, agent_dbov, received_s)
+            if agent_dbov > SILENCE_DBOV or received_s < self._secret_until_s:
+                self._loudness.begin_anew()
+            elif not self.detector.speaking and self._loudness.push(samples, received_s):
+                self._feed(LoudWithoutSpeech(received_s))
         else:
             self._loudness.speech_found()
             # Back-dated to that frame's arrival, not by the length of the audio since: frames come late and in bunches.
@@ -217,14 +220,6 @@ class Hearing:
             self._pre_roll.append((codes, samples))
         else:
             self.uplink.caller_audio(codes, samples, received_s)
-
-    def _watch_loudness(self, samples: NDArray[np.int16], agent_dbov: float, received_s: float) -> None:
-        if self.detector.speaking:
-            return
-        if received_s < self._secret_until_s or agent_dbov > SILENCE_DBOV:
-            self._loudness.begin_anew()
-        elif self._loudness.push(samples, received_s):
-            self._feed(LoudWithoutSpeech(received_s))
 
     def key_pressed(self) -> None:
         """The caller pressed a key: its tone is loud, and no speech."""

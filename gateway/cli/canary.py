@@ -81,6 +81,7 @@ def canary(
         from offhook.gateway.rehearsal.outside import check_outside, target_of
         from offhook.gateway.rehearsal.scenario.load import load_scenario
     loaded = load_scenario(scenario)
+    loaded.check_steps("a canary")
     target = None
     if url:
         if provider:

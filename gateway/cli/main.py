@@ -13,7 +13,8 @@ import io
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -34,6 +35,9 @@ from offhook.gateway.errors import AgentFileError, OffhookError, OperatorError
 from offhook.gateway.files import check_writable, write_whole
 from offhook.gateway.yamlfile import read_yaml
 
+if TYPE_CHECKING:
+    from offhook.gateway.cli.rehearse import Outside
+
 __all__ = ["app", "log_to_stderr", "main"]
 
 app = typer.Typer(
@@ -50,6 +54,23 @@ log = logging.getLogger("offhook")
 AgentPaths = Annotated[
     list[Path] | None, typer.Option("--agent", "-a", help="Agent file (YAML); repeat for several numbers.")
 ]
+OtherUrl = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        help="Another gateway that speaks Twilio Media Streams: its voice webhook (http, https) or "
+        "its media socket (ws, wss). Signed where TWILIO_AUTH_TOKEN is set.",
+    ),
+]
+PublicUrl = Annotated[str, typer.Option(help="The URL that gateway knows itself by, if it is not --url's.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", help="NAME=VALUE: a custom parameter of the stream, for a media socket."),
+]
+ModelAt = Annotated[
+    str, typer.Option(help="HOST:PORT where the rehearsal model answers for that gateway, over plain HTTP.")
+]
+ModelCa = Annotated[Path | None, typer.Option(help="Write the model's certificate to this file, and use TLS.")]
 ProviderName = Annotated[str, typer.Option(help="Provider of every agent's model (gemini, openai); none: its own.")]
 
 
@@ -248,40 +269,32 @@ def simulate(
             "`offhook voices`), or a language."
         ),
     ] = "",
-    url: Annotated[
-        str,
+    real: Annotated[
+        bool,
         typer.Option(
-            help="Another gateway that speaks Twilio Media Streams: its voice webhook (http, https) or "
-            "its media socket (ws, wss). Signed where TWILIO_AUTH_TOKEN is set."
+            help="Agents, and callers who think with their judges, are the models that the environment has keys for. "
+            "Costs money; with --url the callers and judges alone."
         ),
-    ] = "",
-    public_url: Annotated[str, typer.Option(help="The URL that gateway knows itself by, if it is not --url's.")] = "",
-    parameter: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE: a custom parameter of the stream, for a media socket.")
-    ] = None,
-    model_at: Annotated[
-        str, typer.Option(help="HOST:PORT where the rehearsal model answers for that gateway, over plain HTTP.")
-    ] = "",
-    model_ca: Annotated[
-        Path | None, typer.Option(help="Write the model's certificate to this file, and use TLS.")
-    ] = None,
+    ] = False,
+    url: OtherUrl = "",
+    public_url: PublicUrl = "",
+    parameter: Parameters = None,
+    model_at: ModelAt = "",
+    model_ca: ModelCa = None,
 ) -> None:
     """Rehearse scenarios: simulated calls through the real gateway, a verdict for each expectation.
 
     OUT/index.html shows all results: verdicts, recordings, pictures, latency. Exit code 1 if one failed.
     """
     with _rehearsal():
-        from offhook.gateway.cli.rehearse import Outside
         from offhook.gateway.cli.rehearse import simulate as run_simulate
-        from offhook.gateway.rehearsal.outside import target_of
-    outside = None
-    if url:
-        if speed > 1 or provider:
-            raise OperatorError("--speed and --provider are for a gateway that is started here, not for --url")
-        token = os.environ.get("TWILIO_AUTH_TOKEN", "")
-        outside = Outside(target_of(url, public_url, token, parameter or []), model_at, model_ca)
-    elif public_url or parameter or model_at or model_ca:
-        raise OperatorError("--public-url, --parameter, --model-at and --model-ca go with --url, another gateway's")
+    if real and speed > 1:
+        raise OperatorError("--speed is for the rehearsal model: a real one, as --real has it, keeps the wall's clock")
+    if real and model_at:
+        raise OperatorError("--model-at has the rehearsal model answer for that gateway: remove it, or --real")
+    if url and (speed > 1 or provider):
+        raise OperatorError("--speed and --provider are for a gateway that is started here, not for --url")
+    outside = _outside(url, public_url, parameter, model_at, model_ca)
     _folder(out)
     _to_write(json, junit)
     wanted = run_simulate(
@@ -298,10 +311,26 @@ def simulate(
         provider=_provider(provider),
         voice=voice,
         outside=outside,
+        real=real,
     )
     good = _run(wanted)
     if not good:
         raise typer.Exit(1)
+
+
+def _outside(
+    url: str, public_url: str, parameters: list[str] | None, model_at: str, model_ca: Path | None
+) -> Outside | None:
+    """Another gateway by the options that describe it; None without --url."""
+    from offhook.gateway.cli.rehearse import Outside
+    from offhook.gateway.rehearsal.outside import target_of
+
+    if not url and (public_url or parameters or model_at or model_ca):
+        raise OperatorError("--public-url, --parameter, --model-at and --model-ca go with --url, another gateway's")
+    if model_ca and not model_at:
+        raise OperatorError("--model-ca goes with --model-at, where the rehearsal model listens")
+    token = os.environ.get("TWILIO_AUTH_TOKEN", "")
+    return Outside(target_of(url, public_url, token, parameters or []), model_at, model_ca) if url else None
 
 
 @scenario_app.command("schema")
@@ -342,8 +371,16 @@ def load(
         list[Path] | None, typer.Argument(help="Scenarios, played in turn by all callers; none: the demo's.")
     ] = None,
     url: Annotated[
-        str, typer.Option(help="A running gateway, http://HOST:PORT; none: start one, with the rehearsal model.")
+        str,
+        typer.Option(
+            help="A running gateway of this project, http://HOST:PORT; of any other its voice webhook or media socket, "
+            "with a path. None: start one, with the rehearsal model."
+        ),
     ] = "",
+    public_url: PublicUrl = "",
+    parameter: Parameters = None,
+    model_at: ModelAt = "",
+    model_ca: ModelCa = None,
     start: Annotated[int, typer.Option(min=1, help="Calls of the first step.")] = 5,
     most: Annotated[int, typer.Option(min=1, help="Number of calls at which to stop in any case.")] = 1_000,
     hold: Annotated[float, typer.Option(min=1, help="Seconds each number of calls is held.")] = 30.0,
@@ -359,8 +396,10 @@ def load(
         from offhook.gateway.cli.rehearse import load as run_load
         from offhook.gateway.rehearsal.load.search import LoadPlan
     plan = LoadPlan(start=min(start, most), most=most, hold_s=hold, ramp_s=ramp, processes=processes)
+    ours = not url or (url.startswith("http") and not urlsplit(url).path.strip("/"))
+    outside = _outside("" if ours else url, public_url, parameter, model_at, model_ca)
     _folder(out)
-    if not _run(run_load(files or [], out, plan, url)):
+    if not _run(run_load(files or [], out, plan, url if ours else "", outside)):
         raise typer.Exit(1)
 
 
@@ -373,21 +412,55 @@ def faults(
     cluster: Annotated[
         bool, typer.Option(help="Faults of a fleet: three gateways, HAProxy and Redis, which must be installed.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="With --cluster: which gateways, and when.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --cluster: which gateways, and when. With --planted: of the first run.")
+    ] = 1,
     calls: Annotated[int, typer.Option(min=2, max=500, help="With --cluster: calls under way.")] = 12,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="A test of the tests: do the bundled scenarios catch mutated gateways?")
+    ] = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="With --planted: play every scenario that reaches a mutation against it.")
+    ] = False,
+    clean: Annotated[
+        int, typer.Option(min=0, help="With --planted: runs without a mutation of each scenario that caught one.")
+    ] = 20,
+    url: OtherUrl = "",
+    public_url: PublicUrl = "",
+    parameter: Parameters = None,
+    model_at: ModelAt = "",
+    model_ca: ModelCa = None,
 ) -> None:
     """Inject faults: each case runs calls through a gateway of its own and checks the outcome.
 
     With --cluster: through one fleet, case after case. Exit code 1 if one failed.
+
+    With --url: those that a carrier causes, and with --model-at those that a model does, to another gateway.
+
+    With --planted: mutations of the gateway and of agents, one at a time, each against the scenarios that reach it and
+    have an expectation that names what it breaks, on the quick clock. Exit code 1 if less than 95 % of them are caught,
+    or a scenario fails without a mutation.
     """
     with _rehearsal():
         from offhook.gateway.cli.rehearse import cluster_faults
         from offhook.gateway.cli.rehearse import faults as run_faults
+    if planted and (numbers or cluster or quick):
+        raise OperatorError("--planted has no numbered cases: omit them, --cluster and --quick")
+    outside = _outside(url, public_url, parameter, model_at, model_ca)
+    if outside is not None and (planted or cluster):
+        raise OperatorError("--planted and --cluster are for gateways that are started here, not for --url")
+    if matrix and not planted:
+        raise OperatorError("--matrix goes with --planted")
     _to_write(json)
-    if cluster:
+    if planted:
+        from offhook.gateway.cli.planted.run import PlantedPlan, planted_faults
+
+        plan = PlantedPlan(parallel=parallel, seed=seed, clean_runs=clean, matrix=matrix)
+        good = _run(planted_faults(plan, json))
+    elif cluster:
         good = _run(cluster_faults(numbers or [], quick=quick, seed=seed, calls=calls, json_path=json))
     else:
-        good = _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json))
+        good = _run(run_faults(numbers or [], quick=quick, parallel=parallel, json_path=json, outside=outside))
     if not good:
         raise typer.Exit(1)
 

@@ -39,7 +39,7 @@ HAPROXY = """\
 defaults
     mode http
     timeout connect 5s
-    timeout client 30s
+    timeout client 75s  # longer than clients keep idle connections
     timeout server 30s
     timeout tunnel 4h  # a media stream: as long as a call may last
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.cluster import run as cluster
 from offhook.gateway.rehearsal.faults.cases import CASES
+from offhook.gateway.rehearsal.faults.outside import faults_outside
 from offhook.gateway.rehearsal.faults.run import chosen
 from offhook.gateway.rehearsal.faults.run import faults as run_faults
 from offhook.gateway.rehearsal.load.search import LoadPlan, show_load
@@ -35,9 +37,11 @@ from offhook.gateway.rehearsal.results.baseline import (
 )
 from offhook.gateway.rehearsal.results.page import write_page
 from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
+from offhook.gateway.rehearsal.results.runs import ScenarioRuns, runs_needed
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 from offhook.gateway.rehearsal.scenario.voices import voices_named
+from offhook.gateway.rehearsal.thinking.party import check_models
 
 __all__ = ["Outside", "cluster_faults", "faults", "load", "rehearsal_model", "simulate"]
 
@@ -69,6 +73,7 @@ async def simulate(
     provider: str = "",
     voice: str = "",
     outside: Outside | None = None,
+    real: bool = False,
 ) -> bool:
     """Rehearse these scenarios (by default all bundled ones); returns whether all expectations were met.
 
@@ -79,7 +84,9 @@ async def simulate(
     that of the first of `repeat` runs; each further run adds 1. `speed` above 1: each scenario runs in one process
     with its gateway, on the quick clock. `provider`: that of every agent's model, instead of the agent file's.
     `voice` speaks instead of the scenarios' own. `outside`: the calls go to another gateway, one after the other.
+    `real`: agents, and callers who think with their judges, are the models that the environment has keys for.
     """
+    os.environ["NO_PROXY"] = environment_without(())["NO_PROXY"]  # a caller who thinks has its model in this process
     gateway = None if outside is None else outside.gateway
     environment = {"OFFHOOK_PROVIDER": provider} if provider else {}
     console = Console(highlight=False, soft_wrap=True)
@@ -92,11 +99,22 @@ async def simulate(
     names = [scenario.name for scenario in scenarios]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OperatorError(f"several scenarios are named {', '.join(twice)}: their results would overwrite each other")
-    runs = [(path, scenario, n) for path, scenario in zip(paths, scenarios, strict=True) for n in range(repeat)]
+    for scenario in scenarios:
+        check_models(scenario, real=real)
+    needed = [runs_needed(scenario.runs, scenario.must_pass, repeat) for scenario in scenarios]
+    counts = {
+        name: ScenarioRuns(scenario=name, runs=times, must_pass=must)
+        for name, (times, must) in zip(names, needed, strict=True)
+    }
+    runs = [
+        (path, scenario, n)
+        for path, scenario in zip(paths, scenarios, strict=True)
+        for n in range(counts[scenario.name].runs)
+    ]
     earlier = None if baseline is None else await asyncio.to_thread(read_baseline, baseline)
     sources = dict(zip(names, map(scenario_file, paths), strict=True))
     facts = await asyncio.to_thread(
-        facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider, voice=voice
+        facts_of, sources, seed=seed, repeat=repeat, speed=speed, provider=provider, voice=voice, real=real
     )
     slots = asyncio.Semaphore(parallel if gateway is None else 1)
     reports: list[tuple[str, Report]] = []
@@ -108,7 +126,8 @@ async def simulate(
             status.update(f"{len(reports)} of {len(runs)} done; running: {', '.join(running)}"[: console.width - 4])
 
     async def one(path: Path, scenario: Scenario, number: int) -> None:
-        name = scenario.name if repeat == 1 else f"{scenario.name}-{number + 1}"
+        count = counts[scenario.name]
+        name = scenario.name if count.runs == 1 else f"{scenario.name}-{number + 1}"
         async with slots:
             running.append(name)
             progress()
@@ -116,18 +135,24 @@ async def simulate(
                 run_seed = None if seed is None else seed + number
                 if gateway is not None:
                     report = await rehearse_outside(
-                        scenario, gateway, model, out / name, seed=run_seed, clock=time.monotonic
+                        scenario, gateway, model, out / name, seed=run_seed, real_caller=real, clock=time.monotonic
                     )
                 elif speed > 1:
                     report = await _quickly(path, out / name, speed, run_seed, voice, environment)
                 else:
                     report = await run_scenario(
-                        scenario, out / name, seed=run_seed, environment=environment, clock=time.monotonic
+                        scenario,
+                        out / name,
+                        seed=run_seed,
+                        environment=environment,
+                        real_model=real,
+                        clock=time.monotonic,
                     )
             except GatewayFailed as error:
                 raise OperatorError(f"{name}: {error}") from None
             running.remove(name)
         reports.append((name, report))
+        count.passed += report.ok
         progress()
         failed = [v for call in report.calls for v in call.verdicts if v.failed]
         console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{escape(scenario.about)}[/]")
@@ -143,7 +168,7 @@ async def simulate(
             model = await stack.enter_async_context(model_at(outside.model_at, outside.model_ca, time.monotonic))
         await asyncio.gather(*(one(*run) for run in runs))
     whole = report_of([c for _, r in reports for c in r.calls])
-    whole.run = facts
+    whole.run, whole.scenarios = facts, list(counts.values())
     if speed > 1:
         whole.note = f"{WITHOUT_COMPUTING} {whole.note}"
     compared = None
@@ -154,8 +179,7 @@ async def simulate(
     if json_path is not None:
         await asyncio.to_thread(write_report, whole, json_path)
     if junit is not None:
-        await asyncio.to_thread(_write_junit, reports, compared, junit)
-    passed = sum(report.ok for _, report in reports)
+        await asyncio.to_thread(_write_junit, reports, counts, compared, junit)
     if len(reports) > 1:
         show_totals(whole, console)
     if unseen := sum(not v.seen for _, r in reports for call in r.calls for v in call.verdicts):
@@ -164,9 +188,15 @@ async def simulate(
         console.print(f"[dim]{WITHOUT_COMPUTING}[/]")
     if compared is not None:
         show_comparison(compared, console)
+    for scenario in scenarios:
+        count = counts[scenario.name]
+        if scenario.runs > 1 or 0 < count.passed < count.runs:
+            console.print(f"{'[green]✓' if count.ok else '[red]✗'}[/] {escape(scenario.name)}: {count.words}")
     console.print(f"[dim]recordings and pictures: {page}[/]")
-    console.print(f"{passed} passed, {len(reports) - passed} failed")
-    return passed == len(reports) and (compared is None or compared.ok)
+    passed, tolerated = sum(c.passed for c in counts.values()), sum(c.tolerated for c in counts.values())
+    failed = len(reports) - passed - tolerated
+    console.print(f"{passed} passed, {failed} failed" + (f", {tolerated} tolerated" if tolerated else ""))
+    return not failed and (compared is None or compared.ok)
 
 
 def _of_one_protocol(script: Script) -> bool:
@@ -210,32 +240,55 @@ async def _quickly(
     return msgspec.json.decode(await asyncio.to_thread((folder / "report.json").read_bytes), type=Report)
 
 
-def _write_junit(reports: Sequence[tuple[str, Report]], compared: Comparison | None, path: Path) -> None:
+def _write_junit(
+    reports: Sequence[tuple[str, Report]],
+    counts: Mapping[str, ScenarioRuns],
+    compared: Comparison | None,
+    path: Path,
+) -> None:
+    """One test case per run. A run that failed although enough of its scenario's passed is skipped, with the reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    suite = ElementTree.Element("testsuite", name="offhook simulate", tests=str(len(reports)))
-    suite.set("failures", str(sum(not report.ok for _, report in reports)))
+    suite = ElementTree.Element("testsuite", name="offhook simulate")
+    failures = skipped = 0
     for name, report in reports:
         seconds = sum(call.record.duration_ms for call in report.calls if call.record) / 1000
         case = ElementTree.SubElement(suite, "testcase", classname="offhook", name=name, time=f"{seconds:.3f}")
+        count = counts[report.calls[0].scenario]
         failed = [v.words for call in report.calls for v in call.verdicts if v.failed]
         unseen = [v.words for call in report.calls for v in call.verdicts if not v.seen]
-        if failed:
+        judged = [
+            v.words for call in report.calls if call.thinking for v in call.verdicts if v.expectation == "success"
+        ]
+        if failed and count.ok:
+            skipped += 1
+            ElementTree.SubElement(case, "skipped", message=f"tolerated, {count.words}: {failed[0]}")
+        elif failed:
+            failures += 1
             ElementTree.SubElement(case, "failure", message=failed[0]).text = "\n".join(failed)
-        if unseen:
-            ElementTree.SubElement(case, "system-out").text = "\n".join(unseen)
+        if lines := [*unseen, *judged]:
+            ElementTree.SubElement(case, "system-out").text = "\n".join(lines)
     if compared is not None:
-        suite.set("tests", str(len(reports) + 1))
         case = ElementTree.SubElement(suite, "testcase", classname="offhook", name="baseline", time="0")
         if not compared.ok:
-            suite.set("failures", str(sum(not report.ok for _, report in reports) + 1))
+            failures += 1
             failure = ElementTree.SubElement(case, "failure", message=compared.failures[0])
             failure.text = "\n".join(compared.failures)
+    for name, number in (("tests", len(suite)), ("failures", failures), ("skipped", skipped)):
+        suite.set(name, str(number))
     write_whole(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") -> bool:
-    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`. Whether it carried any."""
-    report = await run_load(files, out, plan, url=url, clock=time.monotonic)
+async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "", outside: Outside | None = None) -> bool:
+    """Find how many calls a gateway carries: tables, `out/load.json`, `out/load.png`.
+
+    Whether it carried any, and released all.
+    """
+    clock = time.monotonic
+    if outside is None:
+        report = await run_load(files, out, plan, url=url, clock=clock)
+    else:
+        there, address, ca = outside.gateway, outside.model_at, outside.model_ca
+        report = await run_load(files, out, plan, clock=clock, outside=there, model_at=address, model_ca=ca)
     from offhook.gateway.rehearsal.load.picture import draw_load  # matplotlib, once no call is measured any more
 
     await asyncio.to_thread(draw_load, report, out / "load.png")
@@ -243,26 +296,42 @@ async def load(files: Sequence[Path], out: Path, plan: LoadPlan, url: str = "") 
     console.width = max(console.width, 130)
     show_load(report, console)
     console.print(f"[dim]files    {out / 'load.json'}, {out / 'load.png'}[/]")
-    return report.highest_good > 0
+    return report.highest_good > 0 and not report.left
 
 
-async def faults(numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None) -> bool:
-    """Run the fault cases, a line for each; the last line has the counts. Returns whether all passed."""
+async def faults(
+    numbers: Sequence[int], *, quick: bool, parallel: int, json_path: Path | None, outside: Outside | None = None
+) -> bool:
+    """Run the fault cases, a line for each; the last line has the counts. Returns whether all passed.
+
+    `outside`: of another gateway those that can be caused from outside, one after the other.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    report = await run_faults(chosen(CASES, numbers, quick), parallel=parallel, console=console, clock=time.monotonic)
+    cases, clock = chosen(CASES, numbers, quick), time.monotonic
+    if outside is None:
+        report = await run_faults(cases, parallel=parallel, console=console, clock=clock)
+    else:
+        async with AsyncExitStack() as stack:
+            model = None
+            if outside.model_at:
+                model = await stack.enter_async_context(model_at(outside.model_at, outside.model_ca, clock))
+            report = await faults_outside(cases, outside.gateway, model, console=console, clock=clock)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)
-    good, calls = sum(case.ok for case in report.cases), sum(case.calls for case in report.cases)
-    console.print(f"{good} of {len(report.cases)} cases good, {calls} calls")
-    return report.ok
+    run = [case for case in report.cases if not case.skipped]
+    good, calls = sum(case.ok for case in run), sum(case.calls for case in run)
+    skipped = f", {len(report.cases) - len(run)} not possible" if len(run) < len(report.cases) else ""
+    console.print(f"{good} of {len(run)} cases good, {calls} calls{skipped}")
+    return report.ok and bool(run)
 
 
 async def cluster_faults(numbers: Sequence[int], *, quick: bool, seed: int, calls: int, json_path: Path | None) -> bool:
     """Run the fault cases of a fleet, lines for each; the last line has the counts. Returns whether all passed."""
     console = Console(highlight=False, soft_wrap=True)
     plan = cluster.Plan(seed=seed, calls=calls)
-    report = await cluster.faults(cluster.chosen(numbers, quick), plan, console=console)
+    fleets = cluster.QUICK_FLEETS if quick else 1
+    report = await cluster.faults(cluster.chosen(numbers, quick), plan, fleets=fleets, console=console)
     if json_path is not None:
         body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         await asyncio.to_thread(write_whole, json_path, body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -21,6 +21,7 @@ __all__ = [
     "CONSOLE_TOKEN",
     "UNANSWERED",
     "account_for",
+    "at_rest",
     "counters",
     "environment_of",
     "increases",
@@ -32,6 +33,10 @@ __all__ = [
 API_TOKEN, CONSOLE_TOKEN = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
 UNANSWERED = ("busy", "no-answer", "failed", "canceled")  # final states of an outbound call that was not answered
 OUTBOUND_MAX_S = 120.0
+# Gauges that return to zero once no call is left.
+_AT_REST = re.compile(
+    r"^offhook_(calls_active|marks_outstanding|records_waiting|webhooks_waiting) (\S+)$", re.MULTILINE
+)
 _SAMPLE = re.compile(r"^offhook_(\w+_total(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 
 
@@ -104,6 +109,23 @@ async def counters(url: str) -> dict[str, float]:
     async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{url}/metrics") as response:
         text = await response.text() if response.status == 200 else ""
     return {name: float(value) for name, value in _SAMPLE.findall(text)}
+
+
+async def at_rest(url: str, within_s: float, clock: Clock, sessions_open: Callable[[], int] = int) -> dict[str, float]:
+    """Wait until no call is left: the gauges that have not returned to zero within `within_s`, without their prefix.
+
+    `sessions_open()`: sessions of the model that are waited for, too. Empty if `/metrics` is not accessible.
+    """
+    headers = {"Authorization": f"Bearer {CONSOLE_TOKEN}"}
+    deadline_s = clock() + within_s
+    async with aiohttp.ClientSession(headers=headers) as http:
+        while True:
+            async with http.get(f"{url}/metrics") as response:
+                text = await response.text() if response.status == 200 else ""
+            left = {name: float(value) for name, value in _AT_REST.findall(text) if float(value)}
+            if clock() >= deadline_s or not (left or sessions_open()):
+                return left
+            await asyncio.sleep(0.1)
 
 
 def increases(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -9,23 +9,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.steps import Step
+from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, ExpectationResult, Report, call_report
 from offhook.gateway.rehearsal.run import seeded, write_results
 from offhook.gateway.rehearsal.scenario.expect import CARRIER_ENDINGS, Expectation, judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario
+from offhook.gateway.rehearsal.thinking.party import Party, party_for
 
-__all__ = ["OtherGateway", "OtherModel", "check_outside", "model_at", "rehearse_outside", "target_of"]
+__all__ = [
+    "OtherGateway",
+    "OtherModel",
+    "address_of",
+    "call_to",
+    "check_outside",
+    "model_at",
+    "rehearse_outside",
+    "seen_outside",
+    "target_of",
+]
 
 # Kinds of expectation that the line decides alone, and those that take what the rehearsal model received.
 _OF_THE_LINE = frozenset(
@@ -45,8 +60,7 @@ _OF_THE_MODEL = frozenset(["tool_answers", "told_model", "model_sessions"])
 _OF_BOTH = frozenset(["line_to_model", "model_to_line", "added"])
 
 
-@dataclass(frozen=True, slots=True)
-class OtherGateway:
+class OtherGateway(msgspec.Struct, frozen=True):
     """A gateway under test. `url` with http(s): its voice webhook; with ws(s): its media socket.
 
     `public_url`: the origin that it knows itself by, which signatures are made for. `auth_token` None: requests are
@@ -56,7 +70,7 @@ class OtherGateway:
     url: str
     public_url: str
     auth_token: str | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = {}
 
 
 def target_of(url: str, public_url: str, auth_token: str, parameters: Sequence[str]) -> OtherGateway:
@@ -93,15 +107,21 @@ class OtherModel:
         return self.script
 
 
-@asynccontextmanager
-async def model_at(address: str, ca_out: Path | None, clock: Clock) -> AsyncIterator[OtherModel]:
-    """Serve the rehearsal model at HOST:PORT; over TLS if `ca_out` is to have its certificate. `OperatorError`."""
+def address_of(address: str) -> tuple[str, int]:
+    """HOST and PORT of a model's address. Raises `OperatorError`."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise OperatorError(f"{address}: the model's address is HOST:PORT, such as 127.0.0.1:8090")
+    return host.strip("[]"), int(port)
+
+
+@asynccontextmanager
+async def model_at(address: str, ca_out: Path | None, clock: Clock) -> AsyncIterator[OtherModel]:
+    """Serve the rehearsal model at HOST:PORT; over TLS if `ca_out` is to have its certificate. `OperatorError`."""
+    host, port = address_of(address)
     model = OtherModel()
     tls = ca_out is not None
-    model.server = ModelServer(model.script_of, host=host.strip("[]"), port=int(port), tls=tls, clock=clock)
+    model.server = ModelServer(model.script_of, host=host, port=port, tls=tls, clock=clock)
     try:
         await model.server.__aenter__()
     except OSError as error:
@@ -130,27 +150,41 @@ async def rehearse_outside(
     out_dir: Path,
     *,
     seed: int | None,
+    real_caller: bool = False,
     clock: Clock,
 ) -> Report:
     """Play a scenario's call to `gateway`; recording, picture and report in `out_dir`. Raises `OperatorError`.
 
-    `model`: where the gateway has its model; it plays the scenario's script, for one call at a time.
+    `model`: where the gateway has its model; it plays the scenario's script, for one call at a time. `real_caller`: a
+    caller who thinks, and its judge, are the models that this process's environment has keys for.
     """
     check_outside(scenario)
+    async with party_for(scenario, real=real_caller, clock=clock) as party:
+        rehearsed = await _rehearsed(scenario, gateway, model, party, seed, clock)
+    await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
+    return await write_results([rehearsed], out_dir)
+
+
+async def _rehearsed(
+    scenario: Scenario,
+    gateway: OtherGateway,
+    model: OtherModel | None,
+    party: Party | None,
+    seed: int | None,
+    clock: Clock,
+) -> tuple[CallTruth, CallReport]:
+    live = party.caller() if party else None
     carrier, call_sid = seeded(scenario, seed, 0)
-    call = SimulatedCall(
-        gateway.url,
+    call = call_to(
+        gateway,
         scenario.steps,
-        entry=gateway.url,
-        public_url=gateway.public_url,
-        auth_token=gateway.auth_token,
-        parameters=gateway.parameters,
+        carrier=replace(carrier, status_callbacks=False),
+        clock=clock,
         caller=scenario.number,
         dialled=scenario.dials,
-        carrier=replace(carrier, status_callbacks=False),
         call_sid=call_sid,
         directory=scenario.directory,
-        clock=clock,
+        live=live,
     )
     server = model.server if model else None
     first, first_fault = (len(server.sessions), len(server.violations)) if server else (0, 0)
@@ -170,12 +204,30 @@ async def rehearse_outside(
     )
     report.verdicts = [kept_to_the_rules(report)]
     for one in scenario.expect:
-        report.verdicts += _verdicts(one, report)
-    await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
-    return await write_results([(truth, report)], out_dir)
+        report.verdicts += seen_outside(one, report)
+    if party is not None and live is not None:
+        await party.judged(live, truth, report)
+    return truth, report
 
 
-def _verdicts(expected: Expectation, report: CallReport) -> list[ExpectationResult]:
+def call_to(
+    gateway: OtherGateway, steps: Sequence[Step], *, carrier: Carrier, clock: Clock, **of_call: Any
+) -> SimulatedCall:
+    """A call to another gateway; `of_call` are further arguments of `SimulatedCall`."""
+    return SimulatedCall(
+        gateway.url,
+        steps,
+        entry=gateway.url,
+        public_url=gateway.public_url,
+        auth_token=gateway.auth_token,
+        parameters=gateway.parameters,
+        carrier=carrier,
+        clock=clock,
+        **of_call,
+    )
+
+
+def seen_outside(expected: Expectation, report: CallReport) -> list[ExpectationResult]:
     """The verdict on what can be seen from outside, and what cannot."""
     kind, value = expected.kind, expected.value
     if kind == "segments_within_ms":

@@ -84,15 +84,22 @@ class ScenarioItem(pytest.Item):
         self.scenario = scenario
 
     def runtest(self) -> None:
+        from offhook.gateway.rehearsal.results.runs import ScenarioRuns
         from offhook.gateway.rehearsal.run import run_scenario
 
-        report = asyncio.run(
-            run_scenario(self.scenario, _folder(self.config, self.nodeid), real_model=_real_model(self.config))
-        )
-        self.add_report_section("call", "files", "\n".join(f"{name} {path}" for name, path in report.paths.items()))
-        verdicts = [verdict for call in report.calls for verdict in call.verdicts]
-        if not report.ok:
-            raise CallFailed("\n".join(f"{'✓' if verdict.ok else '✗'} {verdict.words}" for verdict in verdicts))
+        scenario, folder, real = self.scenario, _folder(self.config, self.nodeid), _real_model(self.config)
+        count = ScenarioRuns(scenario=scenario.name, runs=scenario.runs, must_pass=scenario.must_pass)
+        words = []
+        for number in range(1, scenario.runs + 1):
+            out = folder if scenario.runs == 1 else folder / str(number)
+            report = asyncio.run(run_scenario(scenario, out, real_model=real))
+            count.passed += report.ok
+            files = "\n".join(f"{name} {path}" for name, path in report.paths.items())
+            self.add_report_section("call", "files", files)
+            verdicts = [verdict for call in report.calls for verdict in call.verdicts]
+            words += [f"{'✓' if verdict.ok else '✗'} {verdict.words}" for verdict in verdicts]
+        if not count.ok:
+            raise CallFailed("\n".join([*words, *([count.words] if count.runs > 1 else [])]))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
         if isinstance(excinfo.value, CallFailed | OffhookError):

@@ -30,11 +30,11 @@ from rich.live import Live
 from rich.text import Text
 
 from offhook.gateway.errors import OffhookError
-from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.account import (
     CONSOLE_TOKEN,
     UNANSWERED,
     account_for,
+    at_rest,
     counters,
     environment_of,
     increases,
@@ -43,9 +43,11 @@ from offhook.gateway.rehearsal.account import (
 )
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
+from offhook.gateway.rehearsal.results.call_files import be_nice, write_call
 from offhook.gateway.rehearsal.results.report import (
     CallReport,
     ExpectationResult,
@@ -57,15 +59,17 @@ from offhook.gateway.rehearsal.results.report import (
 )
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
+from offhook.gateway.rehearsal.scenario.standing import released, standing
+from offhook.gateway.rehearsal.thinking.party import Party, party_for
 from offhook.gateway.store.record import CallRecord
-from offhook.media.mulaw import RATE_HZ, decode
-from offhook.media.wav import wav_bytes
 
 __all__ = [
     "MODEL",
     "PUBLIC_URL",
+    "REST_TIMEOUT_S",
     "TELEPHONE",
     "GatewayFailed",
+    "agent_file_of",
     "demo",
     "environment_without",
     "fetch_record",
@@ -87,6 +91,7 @@ PUBLIC_URL = "https://rehearsal.example"  # the gateway's public URL; it is neve
 START_TIMEOUT_S = 90.0  # normally a second; long when a dozen start at once on two cores
 STOP_TIMEOUT_S = 10.0
 RECORD_TIMEOUT_S = 5.0
+REST_TIMEOUT_S = 12.0  # the gateway gives up what does not close within 20
 NEVER_A_CALL = (*UNANSWERED, "reject")
 STAGGER_S = 0.130  # between the starts of calls placed together; not a multiple of a frame
 
@@ -254,19 +259,25 @@ async def rehearse(
     progress: Progress | None = None,
     watch: Watch | None = None,
     twilio: SimulatedTwilio | None = None,
+    party: Party | None = None,
     clock: Clock | None = None,
 ) -> list[tuple[CallTruth, CallReport]]:
     """Place the scenario's call, or several at once, through a running gateway.
 
     `seed` determines all random values of the calls, their SIDs included. `model` None: a model without a script, for
     which fewer expectations are checked. `watch` is called with each call as it is placed. `twilio`: the account whose
-    REST API the gateway uses, needed for outbound calls. `clock`: by default the running loop's.
+    REST API the gateway uses, needed for outbound calls. `party`: the models of a caller who thinks. `clock`: by
+    default the running loop's.
     """
     clock = clock or running_clock()
     if twilio is not None:
         twilio.gateway_url = url
     before = await counters(url)
-    placed = [_call(scenario, url, auth_token, public_url, seed, number, twilio, clock) for number in range(calls)]
+    callers = [party.caller() if party else None for _ in range(calls)]
+    placed = [
+        _call(scenario, url, auth_token, public_url, seed, number, twilio, live, clock)
+        for number, live in enumerate(callers)
+    ]
 
     async def place(index: int, call: SimulatedCall) -> CallTruth:
         await asyncio.sleep(index * STAGGER_S)
@@ -288,12 +299,17 @@ async def rehearse(
             await asyncio.gather(watcher, return_exceptions=True)
     records = await asyncio.gather(*(fetch_record(url, truth) for truth in truths))
     counted = increases(before, await counters(url))
+
+    def sessions_open() -> int:
+        return sum(session.closed_at_s is None for session in model.sessions[first_session:]) if model else 0
+
+    left = released(await at_rest(url, REST_TIMEOUT_S, clock, sessions_open), sessions_open())
     # Calls start one after another and each opens its session at once: sessions pair with calls unless one reconnects.
     sessions = model.sessions[first_session:] if model else []
     paired = sessions if len(sessions) == calls else [None] * calls
     faults = [f"{fault.what} (session {fault.session})" for fault in model.violations[first_fault:]] if model else []
     reports = []
-    for truth, record, session in zip(truths, records, paired, strict=True):
+    for truth, record, session, live in zip(truths, records, paired, callers, strict=True):
         report = call_report(
             truth,
             record,
@@ -304,7 +320,11 @@ async def rehearse(
             legs=legs(twilio, truth),
             counted=counted,
         )
-        report.verdicts = [kept_to_the_rules(report), *_verdicts(scenario, report, scripted=model is not None)]
+        own = _verdicts(scenario, report, scripted=model is not None)
+        both = standing(report, all_audio=scenario.agent.turn_detection.mode == "model")
+        report.verdicts = [kept_to_the_rules(report), *both, left, *own]
+        if party is not None and live is not None:
+            await party.judged(live, truth, report)
         reports.append(report)
     return list(zip(truths, reports, strict=True))
 
@@ -317,6 +337,7 @@ def _call(
     seed: int | None,
     number: int,
     twilio: SimulatedTwilio | None,
+    live: LiveCaller | None,
     clock: Clock,
 ) -> SimulatedCall:
     carrier, call_sid = seeded(scenario, seed, number)
@@ -331,6 +352,7 @@ def _call(
         call_sid=call_sid,
         directory=scenario.directory,
         conferences=twilio,
+        live=live,
         clock=clock,
     )
 
@@ -377,15 +399,16 @@ async def run_scenario(
     """Run a scenario from end to end: model, gateway process, calls; results in `out_dir`.
 
     The results are `call.wav` (left channel the caller, right channel what the caller heard), `call.png` and
-    `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the model that this
-    process's environment names, with its key. `gateway`: starts the gateway, with the arguments of `gateway_process`.
-    `clock`: by default the running loop's.
+    `report.json`; recordings and pictures of several calls are numbered. `real_model`: use the models that this
+    process's environment names, with their keys: the agent's, and those of a caller who thinks. `gateway`:
+    starts the gateway, with the arguments of `gateway_process`. `clock`: by default the running loop's.
     """
     clock = clock or running_clock()
-    agent_file = _agent_file(scenario, out_dir)
+    agent_file = agent_file_of(scenario, out_dir)
     auth_token = secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         model = None if real_model else await stack.enter_async_context(ModelServer(scenario.script(), clock=clock))
+        party = await stack.enter_async_context(party_for(scenario, real=real_model, clock=clock))
         twilio = await stack.enter_async_context(account_for(scenario, auth_token, PUBLIC_URL, clock))
         starting = gateway(
             agent_file,
@@ -405,6 +428,7 @@ async def run_scenario(
             progress=progress,
             watch=watch,
             twilio=twilio,
+            party=party,
             clock=clock,
         )
         for failure in model.failures if model else ():
@@ -429,32 +453,17 @@ async def write_results(
 @cache
 def _picture_process() -> ProcessPoolExecutor:
     """A process for drawing: a picture takes a second, which would delay other calls in this process."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_be_nice)
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=be_nice)
 
 
-def _be_nice() -> None:
-    if hasattr(os, "nice"):
-        os.nice(10)
-
-
-def _agent_file(scenario: Scenario, out_dir: Path) -> Path:
+def agent_file_of(scenario: Scenario, out_dir: Path) -> Path:
+    """The file of a scenario's agent; one that is written in the scenario goes to `out_dir`."""
     out_dir.mkdir(parents=True, exist_ok=True)
     if scenario.agent_file is not None:
         return scenario.agent_file
     path = out_dir / "agent.yaml"
     path.write_text(scenario.agent_text, encoding="utf-8")
     return path
-
-
-def write_call(out_dir: Path, truth: CallTruth, report: CallReport, suffix: str = "") -> dict[str, str]:
-    """Write recording and picture of one call; returns their paths by name."""
-    from offhook.gateway.rehearsal.results.picture import draw  # matplotlib: only the process that draws imports it
-
-    sound, picture = out_dir / f"call{suffix}.wav", out_dir / f"call{suffix}.png"
-    left, right = decode(truth.left), decode(truth.right)
-    write_whole(sound, wav_bytes(left, RATE_HZ, right=right[: len(left)] if len(left) else right))
-    draw(truth, report, picture)
-    return {f"recording{suffix}": str(sound), f"picture{suffix}": str(picture)}
 
 
 async def run_demo(out_dir: Path, progress: Progress | None = None, provider: str = "") -> Report:

@@ -22,14 +22,14 @@ from offhook.gateway.agent.spec import Agent, Fallback
 from offhook.gateway.call.call import Call
 from offhook.gateway.call.facts import CallFacts
 from offhook.gateway.config import Settings
-from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.conversation.state import Phase
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.numbers import AddressKind, first_number, read_address
 from offhook.gateway.store.outbound import OutboundTable
 from offhook.gateway.telephony.admission import Admission, Admitted, Refused
 from offhook.gateway.telephony.carrier import Carrier, Feature, Kind, NextStep, Ringing
+from offhook.gateway.telephony.following import decide, decide_next
 from offhook.gateway.telephony.leg import RETURN_S, Leg, StreamLoss
+from offhook.gateway.telephony.machines import AnsweringMachines
 from offhook.gateway.telephony.moves import Moves, OpenCall
 from offhook.gateway.telephony.operators import Operators
 from offhook.gateway.telephony.outbound import OutboundCall, OutboundQueue
@@ -46,16 +46,6 @@ MAX_LEGS = 2_000  # ended calls remembered for the requests that their carrier s
 MEDIA_SILENCE_S = 8.0  # a live stream brings a frame every 20 ms, even of silence; a dead one may stay open
 REPORTED_END_S = 2.0  # from the carrier's report that a stream ended to the end of its socket
 CLOSE_TASKS_S = 2.0
-FALLBACK_AFTER = frozenset(
-    {
-        Ending.MODEL_UNREACHABLE,
-        Ending.MODEL_LOST,
-        Ending.STREAM_LOST,
-        Ending.STREAM_NEVER_STARTED,
-        Ending.INTERNAL_ERROR,
-        Ending.SERVER_STOPPED,
-    }
-)
 
 
 class Switchboard:
@@ -82,7 +72,7 @@ class Switchboard:
         self._agents, self._calls, self._open_call, self._clock = agents, calls, open_call, clock
         self._carriers: list[Carrier] = []
         self._legs: OrderedDict[str, Leg] = OrderedDict()
-        self._early_amd: dict[str, AnsweredBy] = {}  # AMD results of outbound calls without a leg yet, by their id
+        self._machines = AnsweringMachines()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.outbound = OutboundQueue(settings.calls_per_s)
         self.placing = Placing(
@@ -99,7 +89,7 @@ class Switchboard:
         )
         self.operators = Operators(self.placing, agents, calls, self._legs, spawn=self._spawn)
         self._transfers = WarmTransfers(
-            self._legs, self.outbound, decide=self._decide, hang_up=self.operators.hang_up, spawn=self._spawn
+            self._legs, self.outbound, decide=decide, hang_up=self.operators.hang_up, spawn=self._spawn
         )
 
         self.moves = Moves(
@@ -160,7 +150,7 @@ class Switchboard:
                 call.timeline.error("the carrier ended the stream and its socket did not show it")
                 self.line_gone(call, now_s)
         if leg.amd_result is not None:
-            self._apply_amd_result(leg, call)
+            self._machines.apply(leg, call)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)
@@ -262,7 +252,7 @@ class Switchboard:
         )
         if outbound is not None:
             outbound.call_sid = leg.call_id
-            leg.amd_result = self._early_amd.pop(outbound.id, None)
+            leg.amd_result = self._machines.early(outbound)
         self._legs[leg.call_id] = leg
         return leg
 
@@ -331,7 +321,7 @@ class Switchboard:
             outbound.call_sid = outbound.call_sid or call_id
             log.info("call %s (outbound): %s", call_id, status.value)
             if outbound.over:
-                self._early_amd.pop(outbound.id, None)
+                self._machines.early(outbound)
             if outbound.over and outbound.conference:
                 self._transfers.briefing_over(outbound)
         leg, call = self._legs.get(call_id), self._calls.get(call_id)
@@ -360,31 +350,8 @@ class Switchboard:
     def amd_result(self, call_id: str, outbound_id: str, result: AnsweredBy, as_reported: str) -> None:
         """Answering machine detection of an outbound call: its first result counts. `as_reported` goes into records."""
         outbound = self.outbound.find(outbound_id)
-        if outbound is None or outbound.answered_by:
-            return
-        outbound.answered_by = as_reported
-        log.info("call %s was answered by: %s", call_id, as_reported)
-        leg, call = self._legs.get(call_id), self._calls.get(call_id)
-        if leg is None:
-            self._early_amd[outbound.id] = result
-            return
-        leg.amd_result = result
-        if call is not None:
-            self._apply_amd_result(leg, call)
-
-    def _apply_amd_result(self, leg: Leg, call: Call) -> None:
-        """The agent has been speaking since the call was answered: go on, leave the message, or hang up."""
-        if call.ending is not None or call.line is None:
-            return  # too late, or too early: `tick` tries again
-        outbound, result = call.agent.outbound, leg.amd_result
-        if result is AnsweredBy.MACHINE and outbound.on_machine == "leave_message":
-            if call.phase in (Phase.CONNECTING, Phase.THINKING):
-                return  # a reply is on its way, and would be taken for the message
-            call.say_and_end(outbound.message, Ending.AGENT_HUNG_UP)
-        elif result is AnsweredBy.FAX or (result is AnsweredBy.MACHINE and outbound.on_machine == "hang_up"):
-            call.cancel_reply()
-            call.stop(Ending.ANSWERED_BY_MACHINE)
-        leg.amd_result = None
+        if outbound is not None and not outbound.answered_by:
+            self._machines.answered(outbound, self._legs.get(call_id), self._calls.get(call_id), result, as_reported)
 
     # --- what follows a conversation
 
@@ -392,7 +359,7 @@ class Switchboard:
         """What follows the call; None while its conversation goes on, or for a call that is not known."""
         leg, call = self._legs.get(call_id), self._calls.get(call_id)
         if leg is not None and call is not None and call.ending is not None:
-            self._decide_next(leg, call, now_s)
+            decide_next(leg, call, self._transfers, now_s)
         return leg.next if leg is not None else None
 
     def give_up(self, call_id: str, now_s: float) -> NextStep:
@@ -400,7 +367,7 @@ class Switchboard:
         leg = self._legs[call_id]
         if call := self._calls.get(call_id):
             call.line_lost()
-        self._decide(leg, NextStep(Kind.FALLBACK), now_s)
+        decide(leg, NextStep(Kind.FALLBACK), now_s)
         assert leg.next is not None
         return leg.next
 
@@ -413,32 +380,9 @@ class Switchboard:
         """Every part of this call is closed."""
         self.moves.over(call.facts.call_sid)
         if leg := self._legs.get(call.facts.call_sid):
-            self._decide_next(leg, call, self._clock())
+            decide_next(leg, call, self._transfers, self._clock())
             if leg.outbound is not None and leg.outbound.answered_by:
                 call.record.answered_by = leg.outbound.answered_by
-
-    def _decide_next(self, leg: Leg, call: Call, now_s: float) -> None:
-        """The conversation is over: what follows, once."""
-        ending, transfer = call.ending, call.tools.transfer_to
-        if ending is Ending.CALLER_HUNG_UP:
-            leg.on_hang_up()
-        if leg.conference:
-            self._transfers.briefed(leg, call, now_s)
-        elif ending is Ending.TRANSFERRED and transfer is not None:
-            if transfer.warm:
-                self._transfers.begin(leg, call, transfer.target, transfer.whisper, now_s)
-            else:
-                self._decide(leg, NextStep(Kind.DIAL, transfer.target, transfer.whisper), now_s)
-        elif ending in FALLBACK_AFTER:
-            self._decide(leg, NextStep(Kind.FALLBACK), now_s)
-        else:
-            self._decide(leg, NextStep(Kind.HANG_UP), now_s)
-
-    def _decide(self, leg: Leg, step: NextStep, now_s: float) -> bool:
-        if not leg.decide(step, now_s):
-            return False
-        leg.carrier.follow(leg.call_id, step, now_s)
-        return True
 
 
 def _caller_id(caller: str, own_number: str, agent: Agent | None) -> str:

@@ -76,6 +76,8 @@ class Frames:
                 passed.append(data[at:end])
             at = end
         else:
+            if at == size and not passed:
+                return b""
             return self._keep(data[at:], passed)
         self._given_up, self._take = True, None  # for good: what follows depends on what the library makes of this
         passed.append(data[at:])

@@ -15,6 +15,7 @@ import os
 import platform
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -23,10 +24,17 @@ from offhook.gateway.rehearsal.cluster.run import FleetResult, Plan, chosen, fig
 
 
 async def main(args: argparse.Namespace) -> None:
-    plan = Plan(calls=args.calls, delay_ms=args.delay, away_s=args.away, goes_on_s=args.goes_on, words=args.words)
+    # A listener must have something to hear while Redis is away: a word takes about half a second.
+    plan = Plan(
+        calls=args.calls,
+        delay_ms=args.delay,
+        away_s=args.away,
+        goes_on_s=args.goes_on,
+        words=60 + round(2.5 * args.away),
+    )
     began_s = time.monotonic()
     results: list[FleetResult] = []
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         async with fleet(plan, Path(folder)) as whole:
             for number in range(args.runs):
                 for case in chosen(args.cases, quick=True):
@@ -34,10 +42,8 @@ async def main(args: argparse.Namespace) -> None:
                         break
                     result = await whole.run(case, msgspec.structs.replace(plan, seed=args.seed + number))
                     results.append(result)
-                    print(
-                        f"{case.number} seed {result.seed}: {result.moved} of {result.calls} moved, {result.faults}",
-                        flush=True,
-                    )
+                    moved = f"{result.moved} of {result.calls} moved, rig late by {result.late_ms:.0f} ms"
+                    print(f"{case.number} seed {result.seed}: {moved}, {result.faults}", flush=True)
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, load {load}; delay {args.delay:.0f} ms")
     for number in args.cases:
@@ -63,6 +69,6 @@ if __name__ == "__main__":
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--away", type=float, default=2.0)
     parser.add_argument("--goes-on", type=float, default=2.0)
-    parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--keep", default="", help="an empty folder for the logs, which stay there")
     parser.add_argument("--until", type=float, default=200.0)
     asyncio.run(main(parser.parse_args()))

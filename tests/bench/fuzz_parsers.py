@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import time
@@ -37,6 +38,7 @@ from offhook.gateway.models.gemini import messages as model
 from offhook.gateway.numbers import read_address
 from offhook.gateway.rehearsal.phone import voice
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, ScenarioError, parse_scenario
+from offhook.gateway.rehearsal.thinking.judge import REASON_MAX, NotJudged, statements_from
 from offhook.gateway.web.frames import Frames
 from offhook.gateway.web.limits import FORM, MAX_FIELDS, Limits
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, write_yaml
@@ -401,6 +403,17 @@ def check_jpeg(data: bytes) -> None:
     assert size is None or jpeg_size(data + b"\xff\xd8 behind") == size, "what follows the header was looked at"
 
 
+def check_verdict(data: bytes) -> None:
+    """A judge's answer about two statements."""
+    statements = ("It was polite.", "It ended.")
+    with contextlib.suppress(NotJudged):
+        found = statements_from(data.decode(errors="replace"), statements)
+        assert tuple(one.text for one in found) == statements
+        assert all(isinstance(one.met, bool) and 0 < len(one.reason) <= REASON_MAX for one in found), found
+
+
+VERDICT = {"statements": [{"number": number, "met": number == 1, "reason": "It said so."} for number in (1, 2)]}
+
 TARGETS = {
     "carrier": Target(
         "a message, None or Malformed with a known reason; what it holds is no larger than the input and reads the "
@@ -429,6 +442,10 @@ TARGETS = {
     "scenario": Target(
         "a scenario, ScenarioError or AgentFileError; written again it has the same steps, agent, model and carrier",
         check_scenario, _files(*sorted(SCENARIOS.glob("*.call.yaml"))), _bend_yaml, 2.0,
+    ),
+    "verdict": Target(
+        "one verdict with a reason for each statement, in order, or NotJudged",
+        check_verdict, [json.dumps(VERDICT).encode()], _bend_json, 0.1,
     ),
     "frames": Target(
         "the same texts taken, and the same bytes passed, however the stream is cut; each text is ASCII and in bounds",

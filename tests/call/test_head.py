@@ -64,6 +64,8 @@ def test_the_carriers_turnaround_was_not_heard() -> None:
     assert taken(Phase.SPEAKING, PLAYING, at_s=101.6, turnaround_s=0.6).turns[0].heard_ms == pytest.approx(1000, abs=1)
     late = taken(Phase.SPEAKING, PLAYING, at_s=102.0, turnaround_s=30.0)  # no carrier takes that long
     assert late.turns[0].heard_ms == pytest.approx(1000, abs=1)
+    handed_over = taken(Phase.SPEAKING, PLAYING, at_s=100.7, turnaround_s=0.6)  # the stream was up at 100.5
+    assert handed_over.turns[0].heard_ms == pytest.approx(500, abs=1)
 
 
 @pytest.mark.parametrize(

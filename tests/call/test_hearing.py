@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from offhook.gateway.agent.policy import policy_of
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.call.detection import REST_S, Detection
+from offhook.gateway.call.detection import GATHER_S, Detection
 from offhook.gateway.call.hearing import Hearing
 from offhook.gateway.conversation.events import LoudWithoutSpeech
 from offhook.gateway.labels import LABELS
@@ -65,7 +65,7 @@ class Line:
         self.hearing = Hearing(
             wiring,
             policy_of(agent),
-            detection or Detection(lambda callback: callback()),
+            detection or Detection(lambda delay_s, callback: callback()),
             recorder=None,
             uplink=Unheard(),
             agent_level_dbov=lambda now_s: self.agent_dbov,
@@ -148,19 +148,23 @@ class Written(DeafDetector):
 
 
 class Together:
-    """Lines whose frames wait until `flush`, or `turn` for what a turn of the loop does; `rests_s`: the rests until
+    """Lines whose frames wait until `flush`, or `turn` for what the loop does; `delays_s`: what was scheduled until
     then.
     """
 
     def __init__(self, *detectors):
-        self.scheduled, self.rests_s, self.got = [], [], []
-        self.detection = Detection(self.scheduled.append, self.rests_s.append)
+        self.scheduled, self.delays_s, self.got = [], [], []
+        self.detection = Detection(self.schedule)
         self.lines = [Line(detector, self.detection) for detector in detectors]
         for n, line in enumerate(self.lines):
             line.hearing.uplink = SimpleNamespace(
                 caller_audio=lambda codes, samples, received_s, n=n: self.got.append((n, received_s)),
                 flush_audio=lambda: None,
             )
+
+    def schedule(self, delay_s, callback):
+        self.delays_s.append(delay_s)
+        self.scheduled.append(callback)
 
     def turn(self):
         scheduled, self.scheduled[:] = self.scheduled[:], []
@@ -243,23 +247,22 @@ def test_a_failure_costs_its_own_call_a_frame(place, alone):
     assert all_.lines[0].failures == all_.lines[2].failures == []
 
 
-@pytest.mark.parametrize(("calls", "rests"), [(10, 0), (20, 1)])
-def test_the_process_rests_where_others_are_due(calls, rests):
-    """Once the first frame has come; at the start, and with as many frames as a rest would bring, not at all."""
+@pytest.mark.parametrize(("calls", "delay_s"), [(10, 0.0), (11, GATHER_S), (20, GATHER_S)])
+def test_a_frame_waits_where_others_are_due(calls, delay_s):
+    """The first one, and it alone; not in the second in which frames are counted."""
     all_ = Together(*(DeafDetector() for _ in range(calls)))
     first, *others = all_.lines
-    for _ in range(60):  # more than the second in which frames are counted
+    for _ in range(60):
         for line in all_.lines:
             line.hears(QUIET, 0.02)
         all_.turn()
-    assert all_.rests_s == []
+    assert all_.delays_s[:40] == [0.0] * 40
+    assert all_.delays_s[-1] == delay_s
     all_.got.clear()
-    first.hears(QUIET, 0.02)
-    all_.turn()
-    assert all_.rests_s == [REST_S] * rests
-    assert len(all_.got) == 1 - rests
-    for line in others[:2]:
+    all_.delays_s.clear()
+    for line in (first, *others[:2]):
         line.hears(QUIET, 0.02)
+    assert (all_.got, all_.delays_s) == ([], [delay_s])
     all_.turn()
     assert [n for n, _ in all_.got] == [0, 1, 2]
 

@@ -22,7 +22,7 @@ from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_proc
 from tests.rig.process import python_path
 from tests.rig.sounds import sound
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 PLANTED = {
     "SHOP_API_KEY": "sk-planted-51c08d77e2",  # named like a secret; a Python tool reads it

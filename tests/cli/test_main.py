@@ -13,17 +13,9 @@ import pytest
 import typer
 
 from offhook.gateway.cli.main import app
-
-pytestmark = pytest.mark.wall_clock
+from tests.rig.commands import offhook_here
 
 AGENT = "name: a\ninstructions: Answer.\n"
-
-
-def offhook(folder: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "offhook", *args]
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": root, **environ}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=60)
 
 
 @pytest.fixture
@@ -52,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, args: list[str], says: str) -> None:
-    done = offhook(folder, *args)
+    done = offhook_here(folder, *args)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("offhook: ")
     assert says in done.stderr
@@ -62,21 +54,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, args: list[str], sa
 def test_a_port_in_use_is_said(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = offhook(folder, "rehearsal-model", "--port", port)
+        done = offhook_here(folder, "rehearsal-model", "--port", port)
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_prices_that_are_no_yaml_are_one_line(folder: Path) -> None:
-    done = offhook(folder, "check", "agent.yaml", OFFHOOK_PRICES="prices.yaml")
+    done = offhook_here(folder, "check", "agent.yaml", OFFHOOK_PRICES="prices.yaml")
     assert done.returncode == 2
     assert done.stderr.startswith("offhook: OFFHOOK_PRICES: prices.yaml:2: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
-    done = offhook(folder, "check", "nowhere.yaml", "agent.yaml", "bytes.yaml")
+    done = offhook_here(folder, "check", "nowhere.yaml", "agent.yaml", "bytes.yaml")
     assert done.returncode == 2
     assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["nowhere.yaml", "bytes.yaml"]
     assert done.stdout.startswith("agent.yaml: ok")
@@ -84,14 +76,14 @@ def test_check_goes_on_after_a_bad_file(folder: Path) -> None:
 
 def test_check_names_file_and_line_of_a_sound(folder: Path) -> None:
     (folder / "sound.yaml").write_text("name: a\ngreeting:\n  sound: gone.wav\n")
-    done = offhook(folder, "check", "sound.yaml")
+    done = offhook_here(folder, "check", "sound.yaml")
     assert done.returncode == 2
     assert done.stderr.startswith("offhook: sound.yaml:3: greeting.sound: gone.wav cannot be played")
 
 
 def test_check_prints_model_problems_as_sentences(folder: Path) -> None:
     (folder / "voice.yaml").write_text("name: a\nvoice: kore\nmodel:\n  temperature: 3\n")
-    done = offhook(folder, "check", "voice.yaml")
+    done = offhook_here(folder, "check", "voice.yaml")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "offhook: voice.yaml:4: model.temperature: give a number from 0 to 2",
@@ -100,7 +92,7 @@ def test_check_prints_model_problems_as_sentences(folder: Path) -> None:
 
 
 def test_config_lists_variables_and_misspelt_ones(folder: Path) -> None:
-    done = offhook(folder, "config", OFFHOOK_AGNET="agent.yaml", OFFHOOK_LISTS_DB="lists.db")
+    done = offhook_here(folder, "config", OFFHOOK_AGNET="agent.yaml", OFFHOOK_LISTS_DB="lists.db")
     assert done.returncode == 0
     assert "OFFHOOK_PUBLIC_URL" in done.stdout
     assert "OFFHOOK_AGNET is not a setting; did you mean OFFHOOK_AGENT?" in done.stderr
@@ -108,13 +100,14 @@ def test_config_lists_variables_and_misspelt_ones(folder: Path) -> None:
 
 
 def test_config_masks_the_key_of_the_model(folder: Path) -> None:
-    done = offhook(folder, "config", GEMINI_API_KEY="canary-1", GOOGLE_GEMINI_BASE_URL="http://localhost:9")
+    done = offhook_here(folder, "config", GEMINI_API_KEY="canary-1", GOOGLE_GEMINI_BASE_URL="http://localhost:9")
     shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if len(line.split()) > 1)
     assert shown["GEMINI_API_KEY"] == "(set)"
     assert shown["GOOGLE_GEMINI_BASE_URL"] == "http://localhost:9"
     assert "canary-1" not in done.stdout
 
 
+@pytest.mark.wall_clock
 def test_closed_pipe_prints_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m offhook scenario schema | head -1"
     root = str(Path(__file__).parents[2])
@@ -154,7 +147,7 @@ def test_the_readme_has_an_index_of_the_pages() -> None:
 def test_a_socks_proxy_is_one_line_with_its_fix(folder: Path, command: str, variable: str) -> None:
     proxy = {variable: "socks5://user:proxy-canary@127.0.0.1:1080", "NO_PROXY": ""}
     keys = {"GEMINI_API_KEY": "any", "OFFHOOK_INSECURE": "1", "OFFHOOK_PORT": "0"}
-    result = offhook(folder, command, "--agent", "agent.yaml", **proxy, **keys)
+    result = offhook_here(folder, command, "--agent", "agent.yaml", **proxy, **keys)
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert f"{variable} names a SOCKS proxy (socks5://...)" in result.stderr
@@ -167,20 +160,23 @@ def test_a_socks_proxy_is_one_line_with_its_fix(folder: Path, command: str, vari
 def test_any_output_encoding_is_written_to(folder: Path, encoding: str, args: list[str]) -> None:
     (folder / "agent.yaml").write_text("name: Zo\u00eb \u260e\ninstructions: Answer.\n", encoding="utf-8")
     environ = {"PYTHONIOENCODING": encoding, "OFFHOOK_AGENT": "\u260e.yaml", "GEMINI_API_KEY": "any"}
-    result = offhook(folder, *args, **environ)
+    result = offhook_here(folder, *args, **environ)
     assert result.returncode == 0, result.stderr
     assert "UnicodeEncodeError" not in result.stderr
 
 
+@pytest.mark.wall_clock
 def test_an_error_in_other_letters_is_written(folder: Path) -> None:
-    result = offhook(folder, "check", "\u260e.yaml", PYTHONIOENCODING="ascii:strict", LC_ALL="C", PYTHONUTF8="0")
+    command = [sys.executable, "-m", "offhook", "check", "\u260e.yaml"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "cannot be read" in result.stderr
 
 
 def test_quotes_of_an_env_file_are_taken_off(folder: Path) -> None:
     environ = {"OFFHOOK_PORT": '"8123"', "OFFHOOK_PUBLIC_URL": "'https://voice.example.com'", "GEMINI_API_KEY": '""'}
-    result = offhook(folder, "config", GOOGLE_API_KEY="", **environ)
+    result = offhook_here(folder, "config", GOOGLE_API_KEY="", **environ)
     assert re.search(r"OFFHOOK_PORT +8123\n", result.stdout)
     assert re.search(r"OFFHOOK_PUBLIC_URL +https://voice.example.com\n", result.stdout)
     assert re.search(r"GEMINI_API_KEY +\(not set\)\n", result.stdout)

@@ -27,7 +27,7 @@ from offhook.gateway.rehearsal.phone.steps import WaitForEnd
 from tests.rig.model import model_environ
 from tests.rig.process import python_path
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 DRAIN_S, END_S, SLACK_S = 1.0, 5.0, 4.0
 

@@ -99,6 +99,8 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
             case c.Drop(generation):
                 _check(generation <= after.ledger.dead, "I1 dropped and alive", command, after.ledger.dead)
             case c.BargeIn(_, _, verdict) if verdict in CONFIRMED:
+                asked = turn_open or not policy.local_turns or verdict is not c.Verdict.CONFIRMED_BY_MODEL
+                _check(asked, "I2 local turns: confirmed by a model that was told of no turn")
                 old = max(old, before.ledger.newest, *(r.generation for r in before.ledger.replies))
                 _check(not after.ledger.replies, "I1 a confirmed barge-in leaves a reply open")
                 _check(not spans, "I1 something was sent in the step that confirms")

@@ -251,6 +251,22 @@ def test_interruption_before_audio_is_no_barge_in():
     assert play
 
 
+@pytest.mark.parametrize("state", [SPEAKING, HELD, THINKING])
+def test_local_turns_an_unasked_interrupted_is_nothing(state):
+    """The model's detection is disabled, and it reports all the same. Its turn goes on, or `turnComplete` ends it."""
+    play = Playbook(changed(state, tools=(TOOL,)), Policy(local_turns=True))
+    for _ in range(10):
+        play = play >> ModelInterrupted(2.7, 1)
+    assert play
+    assert play.state == changed(state, tools=(TOOL,))
+
+
+def test_local_turns_the_detector_alone_confirms():
+    play = Playbook(HELD, Policy(local_turns=True)) >> ModelInterrupted(2.7, 1) >> BargeInLasted(3.0)
+    play << BargeIn(1, 2.4, LOCALLY) << Drop(1) << ReportHeard(1, 4_000) << OpenTurn() << Phase.STOPPING
+    assert play
+
+
 def test_interrupted_after_the_generation_was_complete():
     whole = changed(SPEAKING, ledger=Ledger((Reply(1, 8_000, 8_000, 8_000, complete=True),), 8_000, 0, 2.0))
     play = Playbook(whole) >> ModelInterrupted(2.5, 1) << Clear(1) << BargeIn(1, 2.5, BY_MODEL) << Drop(1)

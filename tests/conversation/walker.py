@@ -185,14 +185,14 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     start = Shell()
     if "link" not in wanted and "moved" not in wanted:
         start, _ = feed(policy, start, e.ModelReady(SOON_S))
-    came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {_class_of(start): (None, None)}
+    first = _class_of(start)
+    came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {first: (None, None)}
     shells = [start]
-    todo = deque([start])
+    todo = deque([(start, first)])
     steps = 0
     edges = set()
     while todo and len(shells) < most:
-        shell = todo.popleft()
-        here = _class_of(shell)
+        shell, here = todo.popleft()
         for event in _events(shell, wanted):
             steps += 1
             try:
@@ -205,7 +205,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
             if name not in came:
                 came[name] = (here, event)
                 shells.append(there)
-                todo.append(there)
+                todo.append((there, name))
     return Walk(shells, steps, frozenset(edges))
 
 

@@ -104,7 +104,7 @@ async def test_cancelled_run_stops_and_sends_no_result() -> None:
         await page.begin()
         running = asyncio.create_task(page.tool("c1", "hangs"))
         async with asyncio.timeout(5):
-            while not any(session.record.tool_calls for _, session in gateway._direct._live.values()):
+            while not any(session.record.tool_calls for _, session in gateway.direct._live.values()):
                 await asyncio.sleep(0.01)
         again = await page.tool("c1", "hangs")
         await page.ask("cancel", id="c1")
@@ -130,18 +130,18 @@ async def test_only_its_own_page_is_answered() -> None:
         page.headers = {"Origin": page.url}
         for body in ({"id": "", "name": "x"}, {"id": 1, "name": "x"}, {"id": "c", "name": "x", "arguments": []}):
             assert (await page.ask("tool", **body))[0] == 400
-        (_, session), *_ = gateway._direct._live.values()
+        (_, session), *_ = gateway.direct._live.values()
         assert session.record.tool_calls == []
 
 
 async def test_sessions_and_their_tool_calls_are_bounded() -> None:
     async with paged(OFFHOOK_SOFTPHONE_CALLS="2") as (gateway, page):
         assert [(await page.begin())[0] for _ in range(3)] == [201, 201, 429]
-        _, session = gateway._direct._live[page.begun["session_id"]]
+        _, session = gateway.direct._live[page.begun["session_id"]]
         session._runs.update({str(n): None for n in range(RUNS_MAX)})
         assert (await page.tool("c1", "free_tables", day="Friday"))[0] == 429
         session._runs.clear()
-        gateway._direct.tick(session.began_s + LIFE_S + 1)
+        gateway.direct.tick(session.began_s + LIFE_S + 1)
         assert (await record_of(gateway, page)).end_reason == "stream_lost"
         assert [(await page.begin())[0] for _ in range(2)] == [201, 201]
         gateway.admission.draining = True

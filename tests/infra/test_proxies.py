@@ -27,7 +27,7 @@ from tests.infra.live_prometheus import free_port
 from tests.needs import require
 from tests.rig.process import python_path
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
 NAME = "voice.example.com"
 GUARDED = ("/console", "/console/api/calls", "/console/events", "/console/sign-in?token=x", "/metrics")

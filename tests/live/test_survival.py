@@ -20,7 +20,7 @@ from tests.rig.counting import AGENT, COUNTING, REST, counting_script
 from tests.rig.redis import redis_server
 from tests.rig.storm import Storm, StormCall
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 KEYS = "2026:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 

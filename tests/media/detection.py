@@ -12,7 +12,7 @@ from offhook.media.vad import SpeechDetector, SpeechEdge
 from tests.media import signals
 from tests.media.signals import FRAME, RATE_HZ, Samples
 
-__all__ = ["Onsets", "edges", "onsets", "starts"]
+__all__ = ["Onsets", "edges", "edges_together", "onsets", "starts"]
 
 Noise = Callable[[float, float, int], Samples]  # seconds, dBov, seed
 
@@ -82,7 +82,7 @@ def utterances(voices: Mapping[str, tuple[str, ...]], rates: tuple[int, ...]) ->
 
 def onsets(
     make: Callable[[], SpeechDetector],
-    voices: Mapping[str, tuple[str, ...]],
+    voices: Mapping[str, tuple[str, ...]] | Sequence[Samples],
     noise: Noise | None = None,
     snr_db: float = 0.0,
     played: Samples | None = None,
@@ -90,16 +90,19 @@ def onsets(
     lead_s: float = 3.0,
     rates: tuple[int, ...] = (170,),
     dbov: float = -26.0,
+    path: Callable[[Samples], Samples] | None = None,
 ) -> Onsets:
-    """Utterances, each to a new detector, behind `lead_s` of noise (or of the agent's talk).
+    """Utterances, recorded or spoken at each of the `rates`, each to a new detector, behind `lead_s` of noise (or of
+    the agent's talk).
 
+    `path`: how `played` comes back; instead of it `echo_db`, after 60 to 400 ms.
     Truth: the utterance's first and last 10 ms within 20 dB of its active level, before anything is added.
     Latency: from there to the end of the frame that decided, framing and a random phase against it included.
     """
     rng = np.random.default_rng(0)
     lines: list[tuple[Samples, Samples | None]] = []
     truths = []
-    for number, clean in enumerate(utterances(voices, rates)):
+    for number, clean in enumerate(utterances(voices, rates) if isinstance(voices, Mapping) else voices):
         speech = signals.to_level(clean, RATE_HZ, dbov)
         start = int((lead_s + rng.uniform(0, 0.02)) * RATE_HZ)
         mic = np.zeros(start + len(speech) + RATE_HZ, dtype=np.int16)
@@ -109,7 +112,9 @@ def onsets(
         talk = None
         if played is not None:
             talk = np.roll(played, int(rng.integers(len(played))))[: len(mic)]
-            if echo_db is not None:
+            if path is not None:
+                mic = signals.add(mic, path(talk))
+            elif echo_db is not None:
                 mic = signals.add(mic, signals.echo(talk, echo_db, float(rng.uniform(60, 400))))
         lines.append((mic, talk))
         truths.append((start + signals.onset_sample(speech), start + signals.end_sample(speech)))

@@ -240,6 +240,35 @@ def echo(played: Samples, coupling_db: float, delay_ms: float, tail_ms: float = 
     return telephone_band(_int16(late * 10.0 ** (coupling_db / 20.0)))
 
 
+def saturated(samples: Samples, limit: float, hard: bool = False) -> Samples:
+    """Through something that gives no more than `limit`: bending towards it, or clipping there."""
+    x = samples / limit
+    return telephone_band(_int16(limit * (np.clip(x, -1.0, 1.0) if hard else np.tanh(x))))
+
+
+def from_small_speaker(played: Samples, coupling_db: float, delay_ms: float, over_db: float) -> Samples:
+    """Echo of a loudspeaker that saturates `over_db` below the level of what is `played`, in a room of 200 ms."""
+    bent = saturated(played, 32768.0 * 10.0 ** ((active_level_dbov(played, RATE_HZ) - over_db) / 20.0))
+    back = echo(bent, 0.0, delay_ms, tail_ms=200.0)
+    return _int16(back * 10.0 ** ((level_dbov(played) + coupling_db - level_dbov(bent)) / 20.0))
+
+
+# How the agent (at -20 dBov) comes back. An echo of -35 dBov has an amplitude of 580: 250 and 100 are a loudspeaker, a
+# codec or a canceller that lets little more through, whatever is played.
+ECHO_PATHS = {
+    "linear -20 dB, 180 ms": lambda played: echo(played, -20.0, 180),
+    "linear -20 dB, 380 ms": lambda played: echo(played, -20.0, 380),
+    "linear -15 dB, 180 ms": lambda played: echo(played, -15.0, 180),
+    "linear -12 dB, 180 ms": lambda played: echo(played, -12.0, 180),
+    "-15 dB, saturating (tanh 250), 180 ms": lambda played: saturated(echo(played, -15.0, 180), 250),
+    "-15 dB, saturating (tanh 250), 380 ms": lambda played: saturated(echo(played, -15.0, 380), 250),
+    "-15 dB, saturating (tanh 100), 180 ms": lambda played: saturated(echo(played, -15.0, 180), 100),
+    "-15 dB, clipping at 250, 180 ms": lambda played: saturated(echo(played, -15.0, 180), 250, hard=True),
+    "loudspeaker 6 dB over, -15 dB, room": lambda played: from_small_speaker(played, -15.0, 180, 6.0),
+    "loudspeaker 12 dB over, -15 dB, room": lambda played: from_small_speaker(played, -15.0, 250, 12.0),
+}
+
+
 def onset_sample(clean: Samples, below_active_db: float = 20.0) -> int:
     """Where speech begins: the first 10 ms within 20 dB of the active level, to 1 ms."""
     active = active_level_dbov(clean, RATE_HZ)

@@ -10,7 +10,7 @@ from offhook.gateway.rehearsal import examples
 from offhook.gateway.rehearsal.run import run_scenario
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 BOOKS = f"""\
 name: books

@@ -20,7 +20,7 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.phone.truth import CallTruth, StreamTruth, Violation
 from offhook.gateway.store.record import CallRecord
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
 RECORD = CallRecord(call_sid="CA1", end_reason="caller_hung_up")
 GOOD = {

@@ -22,7 +22,7 @@ from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from tests.rehearsal.short_call import SHORT
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 ASK = LoadPlan(start=10, most=1_000)
 

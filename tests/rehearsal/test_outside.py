@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
+from rich.console import Console
 
 from offhook.gateway.errors import OperatorError
+from offhook.gateway.rehearsal.faults.cases import CASES
+from offhook.gateway.rehearsal.faults.outside import faults_outside, judged
+from offhook.gateway.rehearsal.faults.run import Required
+from offhook.gateway.rehearsal.load import worker
+from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.outside import OtherModel, model_at, rehearse_outside, target_of
+from offhook.gateway.rehearsal.phone.truth import CallTruth, Interval, StreamTruth
 from offhook.gateway.rehearsal.quick_clock import running_clock
 from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
@@ -88,6 +98,68 @@ async def test_a_taken_port_is_an_error_that_names_it():
         with pytest.raises(OperatorError, match=f"127.0.0.1:{port}: .*in use"):
             async with model_at(f"127.0.0.1:{port}", None, running_clock()):
                 pass
+
+
+async def test_faults_from_outside_are_judged_or_named(capsys):
+    """One that the model causes is judged, and needs --model-at; one inside the process is impossible."""
+    scenario, clock = parse_scenario(SHORT), running_clock()
+    cases = [case for case in CASES if case.number in (16, 31)]
+    model = OtherModel()
+    async with (
+        ModelServer(model.script_of, clock=clock) as model.server,
+        serving([scenario.agent], {"OFFHOOK_INSECURE": "1"}, model=model.server) as (_, url),
+    ):
+        gateway = target_of(f"{url}/twilio/voice", "", "", [])
+        report = await faults_outside(cases, gateway, model, console=Console(), clock=clock)
+        alone = await faults_outside(cases[:1], gateway, None, console=Console(), clock=clock)
+    assert [(case.faults, case.skipped, case.calls) for case in report.cases] == [
+        ([], "", 1),
+        ([], "not possible from outside", 0),
+    ]
+    assert "--model-at" in alone.cases[0].skipped
+    assert "– 31  the disk is full while a call is recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changed", "said"),
+    [
+        (Required(answers=2), {}, []),
+        (Required(answers=3), {}, ["the agent was heard 2 times, not 3"]),
+        (Required(answers=2), {"ended_by": "rest"}, ["the call did not continue: ended by rest"]),
+        (Required(ends_within_s=8.0), {}, ["the gateway did not end the call within 8 s"]),  # the caller gave up
+        (Required(ends_within_s=8.0), {"ended_by": "twiml_end"}, []),
+        (Required(ends_within_s=6.0), {"ended_by": "twiml_end"}, ["the gateway did not end the call within 6 s"]),
+        (Required(answers=2), {"streams": []}, ["the call was not connected: ended by caller"]),
+        (Required(answers=2), {"open": True}, ["1 sessions of the model are open although the call is over"]),
+    ],
+)
+def test_a_call_is_judged_by_what_the_line_shows(wanted, changed, said):
+    open_ = changed.pop("open", False)
+    truth = CallTruth(call_sid="CA1", rang_s=1.0, ended_s=8.5, ended_by="caller")
+    truth.streams = [StreamTruth(stream_sid="MZ1", url="", dialled_s=1.0, started_s=1.1)]
+    truth.agent = [Interval(start_s=2.0, end_s=3.0), Interval(start_s=5.0, end_s=6.0)]
+    truth = msgspec.structs.replace(truth, **changed)
+    session = SessionRecord(0, "", "key", 1.2, closed_at_s=None if open_ else 8.6)
+    assert judged(wanted, truth, [session]) == said
+
+
+async def test_load_judges_another_gateway_by_the_line(monkeypatch):
+    """A caller of `offhook load --url`: what needs this project's record is named, not passed."""
+    scenario, clock = parse_scenario(SHORT), running_clock()
+    monkeypatch.setattr(worker, "load_scenario", lambda _: scenario)
+    async with (
+        ModelServer(scenario.script(), clock=clock) as model,
+        serving([scenario.agent], {"OFFHOOK_INSECURE": "1"}, model=model) as (_, url),
+    ):
+        gateway = target_of(f"{url.replace('http', 'ws')}/twilio/media", "", "", [])
+        mix = worker.Mix(parts=[worker.Part(scenario="short", dials="+1555")], judged=False, outside=gateway)
+        callers = worker.Callers(mix, clock)
+        await callers.reach(worker.Order(calls=1))
+        while not (report := callers.report()).ended:
+            await asyncio.sleep(0.1)
+        await callers.leave()
+    assert (report.ended, report.failed, report.reasons) == (1, 0, {})
+    assert report.unseen == ["end_reason: not seen from outside"]
 
 
 def test_pauses_divide_replies_of_any_gateway():

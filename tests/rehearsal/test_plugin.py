@@ -48,8 +48,9 @@ async def test_silence(offhook):
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A pytest with our plugin and no other, whether ours is installed or not."""
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, forking_python: str) -> pytest.Pytester:
+    """A pytest with our plugin and no other, whether ours is installed or not; its gateways are forked."""
+    pytester.makeconftest(f"import sys\nsys.executable = {forking_python!r}\n")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makeini("[pytest]\naddopts = -p offhook.gateway.rehearsal.pytest_plugin\n")

@@ -13,7 +13,7 @@ import yaml
 
 from tests.needs import require
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 DOC = Path(__file__).parents[2] / "docs" / "rehearsals.md"
 BLOCK = re.compile(
@@ -23,9 +23,14 @@ BLOCK = re.compile(
 
 def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
     require("espeak-ng")  # for the call that is made into a scenario
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("offhook", "pytest"):  # as those that are installed, by this Python
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+        (programs / name).chmod(0o755)
     environ = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(DOC.parents[1]),
         # Whether Offhook is installed or not, and without other plugins.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",

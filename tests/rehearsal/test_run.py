@@ -21,7 +21,7 @@ from tests.rehearsal.results.paper_call import paper_report
 from tests.rehearsal.short_call import SHORT
 from tests.rig.gateway import serving
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 
 async def test_a_scenario_through_the_gateway_s_own_process(tmp_path):

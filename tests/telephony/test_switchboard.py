@@ -26,11 +26,12 @@ from offhook.gateway.telephony import switchboard as module
 from offhook.gateway.telephony.admission import Admission, Admitted, Refusal, Refused
 from offhook.gateway.telephony.bounds import NO_BOUNDS, Bounds
 from offhook.gateway.telephony.carrier import CarrierBusy, Feature, Hold, Keys, Kind, NextStep, Ringing
+from offhook.gateway.telephony.following import FALLBACK_AFTER
 from offhook.gateway.telephony.leg import RETURN_S, STRIKES_MAX
 from offhook.gateway.telephony.outbound import BUSY_S, OutboundCall
 from offhook.gateway.telephony.placing import CostReached
 from offhook.gateway.telephony.status import AnsweredBy, CallStatus
-from offhook.gateway.telephony.switchboard import FALLBACK_AFTER, Switchboard
+from offhook.gateway.telephony.switchboard import Switchboard
 from offhook.gateway.telephony.transfer import DECLINED, UNREACHED
 from offhook.media.formats import MULAW_8K
 from offhook.metrics.catalogue import Metrics

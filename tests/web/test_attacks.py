@@ -6,7 +6,7 @@ import pytest
 
 from tests.web.attacks import ATTACKS, Outcome, may_have_namespace, run
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
 SECONDS = 0.5
 

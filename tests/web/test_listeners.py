@@ -17,7 +17,7 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.run import gateway_environment
 from tests.rig.process import python_path, spawn
 
-pytestmark = pytest.mark.wall_clock
+pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
 GUARDED = ("/console", "/console/api/calls", "/console/events", "/console/static/app.js", "/metrics")
 PRETENCES: tuple[dict[str, str], ...] = (

@@ -307,7 +307,7 @@ def caller_transcribed(p: Policy, s: State, ev: e.CallerTranscribed, emit: Emit)
 
 def interrupted_over_agent(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> State:
     """The model heard the caller first (or, with mode `model`, alone)."""
-    if ev.generation <= s.ledger.dead:
+    if ev.generation <= s.ledger.dead or _unasked(p, s):
         return s
     if p.mode is Mode.OFF or has_protected(s):
         # The model brings no more of this reply; what was received of it is heard to its end.
@@ -318,9 +318,16 @@ def interrupted_over_agent(p: Policy, s: State, ev: e.ModelInterrupted, emit: Em
     return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_BY_MODEL, emit)
 
 
+def _unasked(p: Policy, s: State) -> bool:
+    """Local turns: whether the model was told of no turn. Its detection is disabled, and models report `interrupted`
+    all the same: that says nothing about the caller, and the turn's end follows where it is one.
+    """
+    return p.local_turns and not s.caller.turn_open
+
+
 def interrupted(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> State:
     """Nothing of that turn is being heard: it is dead all the same, and so are the tools that yield."""
-    if ev.generation <= s.ledger.dead:
+    if ev.generation <= s.ledger.dead or _unasked(p, s):
         return s
     s = s.with_ledger(lg.saw(s.ledger, ev.generation)).with_due(alive=True)
     s = _cancel_yielding_tools(_drop_replies(p, s, ev.at_s, emit), emit)
@@ -328,7 +335,7 @@ def interrupted(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> Stat
 
 
 def interrupted_held(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> State:
-    if ev.generation <= s.ledger.dead:
+    if ev.generation <= s.ledger.dead or _unasked(p, s):
         return s
     s = s.with_ledger(lg.saw(s.ledger, ev.generation))
     return _confirm(p, s, ev.at_s, c.Verdict.CONFIRMED_BY_MODEL, emit)
@@ -337,7 +344,7 @@ def interrupted_held(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) ->
 def interrupted_closing(p: Policy, s: State, ev: e.ModelInterrupted, emit: Emit) -> State:
     if s.ledger.replies:
         return interrupted_over_agent(p, s, ev, emit)
-    if ev.generation <= s.ledger.dead:
+    if ev.generation <= s.ledger.dead or _unasked(p, s):
         return s
     s = interrupted(p, s, ev, emit)
     if s.ending not in INTERRUPTIBLE_ENDINGS:

@@ -39,11 +39,10 @@ class CallerAudio:
 class Taker(Protocol):
     """Who takes converted audio: a link."""
 
-    def send_audio(self, pcm: bytes, received_s: float) -> None:
-        """Does not raise."""
+    def send_audio(self, pcm: bytes, received_s: float) -> None: ...
 
     def audio_failed(self, error: Exception) -> None:
-        """It could not be converted. Does not raise."""
+        """It could not be converted, or `send_audio` raised. Does not raise."""
 
 
 class Upsampling:
@@ -69,12 +68,13 @@ class Upsampling:
                 pass
             else:
                 for (_, _, taker, received_s), pcm in zip(waiting, converted, strict=True):
-                    taker.send_audio(pcm, received_s)
+                    try:
+                        taker.send_audio(pcm, received_s)
+                    except Exception as error:  # must not reach the other links
+                        taker.audio_failed(error)
                 return
         for up, samples, taker, received_s in waiting:
             try:
-                pcm = up.push(samples)
+                taker.send_audio(up.push(samples), received_s)
             except Exception as error:
                 taker.audio_failed(error)
-            else:
-                taker.send_audio(pcm, received_s)

@@ -128,6 +128,7 @@ class GeminiLink:
         )
         self._caller = CallerAudio(brief.formats.caller)
         self._upsampling = upsampling or Upsampling()
+        self.flush_audio, self.send_audio = self._upsampling.flush, self._outbox.audio  # 50 a second of each
         self._reply = Converter(PCM16_24K, brief.formats.agent)
         # connection
         self._connected = False
@@ -210,24 +211,12 @@ class GeminiLink:
             self._upsampling.submit(self._caller.up, samples, self, received_s)
             return
         try:
-            pcm = self._caller.push(codes, samples)
+            self._outbox.audio(self._caller.push(codes, samples), received_s)
         except Exception as error:  # must not reach the carrier's reader
-            self.audio_failed(error)
-        else:
-            self.send_audio(pcm, received_s)
-
-    def send_audio(self, pcm: bytes, received_s: float) -> None:
-        """Caller audio as the model takes it (`audio.Taker`)."""
-        try:
-            self._outbox.audio(pcm, received_s)
-        except Exception as error:  # must not reach the other links
             self.audio_failed(error)
 
     def audio_failed(self, error: Exception) -> None:
         self._failed("link_writer", error)
-
-    def flush_audio(self) -> None:
-        self._upsampling.flush()
 
     def picture(self, jpeg: bytes) -> None:
         self._outbox.picture(wire.Picture(jpeg))

@@ -31,6 +31,7 @@ __all__ = ["AnySession", "Connector", "SessionSocket", "socket_of"]
 log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_MAX_MS = 10_000  # half-open: caller audio never stops, so its acknowledgements must not either
+_OPEN = State.OPEN  # an enumeration's member is dear to look up
 _USED = ("send", "recv", "close")
 _USED_NOW = ("protocol", "transport", "paused")
 
@@ -61,7 +62,7 @@ class SessionSocket:
         (pongs, its close) before it returns to the event loop, and no message here is sent in fragments.
         """
         protocol, transport = self._protocol, self._transport
-        if protocol is None or self._ws.paused or protocol.state is not State.OPEN or transport.is_closing():
+        if protocol is None or self._ws.paused or protocol.state is not _OPEN or transport.is_closing():
             return False
         if len(messages) == 1:  # 50 a second
             transport.write(text_frame(wire.encode(messages[0])))

@@ -152,7 +152,8 @@ async def _drawn(does: Nemesis) -> None:
 class ClusterCase:
     """One fault. `moves`: calls move to other gateways by it. `keeps`, `resumes`, `hangs`: see `Evidence`.
 
-    `new_calls`: some are placed while it lasts, and are answered. `quick`: it belongs to the short form.
+    `new_calls`: some are placed while it lasts, and are answered. `quick`: it belongs to the short form. `long`: it
+    takes several times as long as the others.
     """
 
     number: int
@@ -164,6 +165,7 @@ class ClusterCase:
     hangs: bool = False
     new_calls: bool = False
     quick: bool = True
+    long: bool = False
 
 
 CASES = (
@@ -175,7 +177,9 @@ CASES = (
     ClusterCase(56, "Redis is emptied", _redis_emptied, moves=False, new_calls=True),
     ClusterCase(57, "the balancer is reloaded", _reload, moves=False, new_calls=True),
     ClusterCase(58, "two gateways are killed, one after the other", _kill_two),
-    ClusterCase(59, "a rolling update of all gateways", _roll),
+    ClusterCase(59, "a rolling update of all gateways", _roll, long=True),
     ClusterCase(60, "a gateway is killed while Redis is away", _redis_away_and_kill, keeps=False, resumes=False),
-    ClusterCase(61, "five faults, drawn by the seed", _drawn, keeps=False, resumes=False, hangs=True, quick=False),
+    ClusterCase(
+        61, "five faults, drawn by the seed", _drawn, keeps=False, resumes=False, hangs=True, quick=False, long=True
+    ),
 )

@@ -26,7 +26,7 @@ __all__ = ["Evidence", "check", "records_in"]
 TOKEN = re.compile(r"v1\.(CA[0-9a-f]{32})\.[0-9a-f]+\.([a-z0-9-]+)\.(\d+)\.")
 TOLD = re.compile(r'The caller heard: "(.*?)"')
 MS_PER_CHARACTER = 60.0  # of the rehearsal model's voice
-WORDS_APART_MS = 900.0  # about one word and a half: words are whole, the line is 60 ms long and clocks differ by frames
+WORDS_APART_MS = 1_100.0  # two words: words are whole, the line is 60 ms long and clocks differ by frames
 FRAMES_HZ = 50
 LOST_FRAMES = 15  # on their way in a process that is killed; the next stream's first ones
 EDGE_S = 0.7  # a line that ends or begins this close to a hole may be in it: the model decides 0.5 s later
@@ -38,6 +38,7 @@ class Evidence:
     """All that is left of a run. `keeps`: the live store was there throughout, so moved calls go on from where they
     were. `resumes`: model sessions are resumed with their handles. `hangs`: a process was stopped before its streams
     were closed. `cap`: calls at once over all gateways; 0: not enforced.
+    `late_s`: by how much the rig's own event loop, carrier and model, was late at worst.
     `left`: what was still there 10 s after the last call. `refused`: calls placed when there was no room.
     """
 
@@ -53,6 +54,7 @@ class Evidence:
     resumes: bool = True
     hangs: bool = False
     faults_s: list[float] = field(default_factory=list)
+    late_s: float = 0.0
 
     @property
     def moves(self) -> list[Move]:
@@ -78,13 +80,22 @@ def check(seen: Evidence) -> list[str]:
 
 def _ended(one: ClusterCall, seen: Evidence) -> list[str]:
     """The caller ended it, and the agent went on after every move."""
-    found = [] if one.truth.ended_by == "caller" else [f"ended by {one.truth.ended_by}, not by its caller"]
+    found = [] if one.truth.ended_by == "caller" else [f"ended by {one.truth.ended_by}, not by its caller{_last(one)}"]
     for n, move in enumerate(one.moves(seen.faults_s)):
         if move.audio_s is None:
             found.append(f"move {n + 1}: no audio of the caller reached a model session")
         if seen.keeps and seen.resumes and not move.resumed and move.fault_s and _new_session(one, n):
             found.append(f"move {n + 1}: the model's session was not resumed")
     return found
+
+
+def _last(one: ClusterCall) -> str:
+    """The last document that it requested, and what came of it."""
+    documents = [fetched for fetched in one.truth.fetched if not fetched.path.endswith("/status")]
+    if not documents:
+        return ""
+    last = documents[-1]
+    return f": {last.path} answered {last.status} after {last.took_ms:.0f} ms: {last.answer[:200]!r}"
 
 
 def _new_session(one: ClusterCall, n: int) -> bool:
@@ -179,7 +190,7 @@ def _words(one: ClusterCall, seen: Evidence) -> list[str]:
         return [f"the model was told of words that were not said: {heard[-40:]!r}"]
     played_ms = sum(p.samples for p in one.truth.played if _place_s(one, p.place) < streams[0].closed_s) / 8
     apart_ms = MS_PER_CHARACTER * len(heard) - played_ms
-    if abs(apart_ms) > WORDS_APART_MS:
+    if abs(apart_ms) > WORDS_APART_MS + 1000 * seen.late_s:
         return [f"told that {MS_PER_CHARACTER * len(heard):.0f} ms were heard, {played_ms:.0f} ms were played"]
     return [f"greeted again: {text!r}" for text in told if "Greet" in text]
 
@@ -190,7 +201,7 @@ def _place_s(one: ClusterCall, place: int) -> float:
 
 def _lines(one: ClusterCall, seen: Evidence) -> list[str]:
     """Every line that the caller spoke outside a hole was heard by a model session."""
-    holes = []
+    holes, edge_s = [], EDGE_S + seen.late_s
     streams = [stream for stream in one.truth.streams if stream.started_s is not None]
     moves = one.moves(seen.faults_s)
     for stream, move in zip(streams, moves, strict=False):
@@ -200,14 +211,14 @@ def _lines(one: ClusterCall, seen: Evidence) -> list[str]:
     spoken = [
         line
         for line in one.truth.spoken
-        if line.end_s < one.truth.ended_s - EDGE_S
-        and not any(line.onset_s < end_s + EDGE_S and begin_s - EDGE_S < line.end_s for begin_s, end_s in holes)
+        if line.end_s < one.truth.ended_s - edge_s
+        and not any(line.onset_s < end_s + edge_s and begin_s - edge_s < line.end_s for begin_s, end_s in holes)
     ]
     heard = [speech for session in one.sessions for speech in session.speech]
     missing = [
         line
         for line in spoken
-        if not any(s.started_at_s > line.onset_s - 0.1 and s.started_at_s < line.end_s + EDGE_S for s in heard)
+        if not any(s.started_at_s > line.onset_s - 0.1 and s.started_at_s < line.end_s + edge_s for s in heard)
     ]
     return [f"{len(missing)} of {len(spoken)} lines of the caller were not heard by the model"] if missing else []
 

@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,8 @@ __all__ = ["ClusterReport", "FleetResult", "Plan", "WholeFleet", "chosen", "faul
 
 PROGRAMS = ("haproxy", "redis-server", "redis-cli")
 NEW_CALLS = 2  # placed while a fault lasts, or before it
+QUICK_FLEETS = 2  # of the short form: most of a case is waiting
+LOOK_S = 0.02
 LEFT_S = 10.0  # after the last call nothing may be left
 SECRET = "whsec_" + "b2ZmaG9vaw" * 4
 
@@ -36,6 +38,7 @@ SECRET = "whsec_" + "b2ZmaG9vaw" * 4
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much: `calls` under way, `delay_ms` of the carrier for each document and each handshake, `words` that an
     agent counts, `spread_s` between calls, `goes_on_s` after the fault, `away_s` of Redis.
+    `goes_on_s` is two beats at least: one that comes back empty knows of all calls then.
     """
 
     seed: int = 1
@@ -48,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetResult(msgspec.Struct, kw_only=True):
-    """The result of a case. `moves`: seconds, see `Move`."""
+    """The result of a case. `late_ms`: the rig's own event loop at worst, from the fault on. `moves`: see `Move`."""
 
     number: int
     name: str
@@ -57,6 +60,7 @@ class FleetResult(msgspec.Struct, kw_only=True):
     moved: int
     lost: int
     took_s: float
+    late_ms: float
     faults: list[str]
     moves: list[Move]
 
@@ -110,17 +114,18 @@ class WholeFleet:
         await asyncio.sleep(rng.uniform(0.7, 1.5))
         for one in calls:
             one.before = await self._transcript(one)
+        late_s: list[float] = []
+        lateness = asyncio.create_task(_measure_lateness(late_s, self._rig.clock))
         fault = asyncio.ensure_future(case.fault(does))
         if case.new_calls:
             await asyncio.sleep(0.5)
             running += await self._begin(late, plan)
             calls += late
         found = [f"the fault: {error}" for error in await asyncio.gather(fault, return_exceptions=True) if error]
-        await asyncio.sleep(plan.goes_on_s / 2)
         restored = asyncio.ensure_future(
             self._rig.restart([name for name, gateway in self._rig.gateways.items() if not gateway.runs])
         )
-        await asyncio.sleep(plan.goes_on_s / 2)
+        await asyncio.sleep(plan.goes_on_s)
         over = [self._placed(100_000, name, plan)]  # the fleet is full
         running += [asyncio.create_task(one.call.run()) for one in over]
         await asyncio.sleep(plan.goes_on_s / 2)
@@ -128,6 +133,7 @@ class WholeFleet:
             one.call.hang_up()
         await asyncio.gather(*running)
         ended_s = self._rig.clock()
+        lateness.cancel()
         await restored
         left = await self._left(calls, ended_s)
         seen = checks.Evidence(
@@ -143,6 +149,7 @@ class WholeFleet:
             resumes=case.resumes,
             hangs=case.hangs,
             faults_s=does.faults_s,
+            late_s=max(late_s, default=0.0),
         )
         found += checks.check(seen)
         moved = [one for one in calls if one.moved]
@@ -156,6 +163,7 @@ class WholeFleet:
             moved=len(moved),
             lost=sum(one.truth.ended_by != "caller" for one in calls),
             took_s=round(self._rig.clock() - began_s, 1),
+            late_ms=round(1000 * seen.late_s, 1),
             faults=found,
             moves=seen.moves,
         )
@@ -239,6 +247,14 @@ class WholeFleet:
         return left + [f"Redis: {line}" for line in kept if any(sid in line for sid in sids)]
 
 
+async def _measure_lateness(late_s: list[float], clock: Callable[[], float]) -> None:
+    """Append by how much each of the event loop's wake-ups is late: then carrier and model are, too."""
+    while True:
+        due_s = clock() + LOOK_S
+        await asyncio.sleep(LOOK_S)
+        late_s.append(clock() - due_s)
+
+
 @asynccontextmanager
 async def fleet(plan: Plan, folder: Path) -> AsyncIterator[WholeFleet]:
     """A fleet that runs while the block does. Raises `RigFailed`."""
@@ -271,24 +287,34 @@ async def fleet(plan: Plan, folder: Path) -> AsyncIterator[WholeFleet]:
         redis.end()
 
 
-async def faults(cases: Sequence[ClusterCase], plan: Plan, *, console: Console) -> ClusterReport:
-    """Run the cases one after another; each prints a line as it ends. Raises `OperatorError`."""
+async def faults(cases: Sequence[ClusterCase], plan: Plan, *, fleets: int = 1, console: Console) -> ClusterReport:
+    """Run the cases, one after another in each of `fleets`; each prints a line as it ends. Raises `OperatorError`."""
     if missing := needs():
         raise OperatorError(f"--cluster needs {missing} on the path: install HAProxy and Redis")
-    results = []
-    with tempfile.TemporaryDirectory(prefix="offhook-cluster-") as folder:
-        async with fleet(plan, Path(folder)) as whole:
-            for case in cases:
-                result = await whole.run(case, plan)
-                results.append(result)
-                console.print(
-                    f"{'[green]✓' if result.ok else '[red]✗'}[/] {result.number}  {result.name}  "
-                    f"[dim]{result.calls} calls, {result.moved} moved, {result.lost} lost; seed {plan.seed}, "
-                    f"{result.took_s:.0f} s[/]"
-                )
-                for line in [*figures(result.moves), *(f"[red]{fault}[/]" for fault in result.faults)]:
-                    console.print(f"      {line}")
-    return ClusterReport(cases=results)
+    waiting = sorted(cases, key=lambda case: (case.long, -case.number))  # from its end: the long ones first
+    results: list[FleetResult] = []
+
+    async def one_fleet() -> None:
+        with tempfile.TemporaryDirectory(prefix="offhook-cluster-") as folder:
+            async with fleet(plan, Path(folder)) as whole:
+                while waiting:
+                    results.append(await whole.run(waiting.pop(), plan))
+                    _print(results[-1], console)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(fleets, len(cases))):
+            group.create_task(one_fleet())
+    return ClusterReport(cases=sorted(results, key=lambda result: result.number))
+
+
+def _print(result: FleetResult, console: Console) -> None:
+    console.print(
+        f"{'[green]✓' if result.ok else '[red]✗'}[/] {result.number}  {result.name}  "
+        f"[dim]{result.calls} calls, {result.moved} moved, {result.lost} lost; seed {result.seed}, "
+        f"{result.took_s:.0f} s, rig late by up to {result.late_ms:.0f} ms[/]"
+    )
+    for line in [*figures(result.moves), *(f"[red]{fault}[/]" for fault in result.faults)]:
+        console.print(f"      {line}")
 
 
 def figures(moves: Sequence[Move]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from offhook.gateway.rehearsal.faults.run import Case, Rig, Seen, until
+from offhook.gateway.rehearsal.faults.run import Case, Required, Rig, Seen, until
 from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Mute, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -32,6 +32,7 @@ TALK: tuple[Step, ...] = (
 )  # fmt: skip
 BYE = "greeting: {text: Greet the caller.}\ntools: [{builtin: end_call}]"
 FALLBACK = "greeting: {text: Greet the caller.}\nfallback: {say: 'Please call again.'}"
+CONTINUES = Required(answers=3)  # the greeting and two answers
 ON_A_BROKEN_LINK = 50  # frames: a second of audio, sent on a connection that was already broken
 
 
@@ -270,6 +271,7 @@ CASES: tuple[Case, ...] = (
         TALK,
         Script((GREETING, LONG, ANSWER), default=ANSWER, faults=(Fault(4.2, (Close(1011),)),), carries_on=True),
         lost=ON_A_BROKEN_LINK,
+        outside=CONTINUES,
     ),
     *(
         Case(
@@ -285,6 +287,7 @@ CASES: tuple[Case, ...] = (
                 carries_on=True,
             ),
             lost=ON_A_BROKEN_LINK,
+            outside=CONTINUES,
         )
         for code in (1007, 1008)
     ),
@@ -302,6 +305,7 @@ CASES: tuple[Case, ...] = (
         ),
         lost=ON_A_BROKEN_LINK,
         quick=False,
+        outside=CONTINUES,
     ),
     Case(
         19,
@@ -309,6 +313,7 @@ CASES: tuple[Case, ...] = (
         reconnected(0.3),
         TALK,
         Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(1.0, (SendGoAway(60.0),)),), carries_on=True),
+        outside=CONTINUES,
     ),
     Case(
         19,
@@ -317,6 +322,7 @@ CASES: tuple[Case, ...] = (
         TALK,
         Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (SendGoAway(0.0),)),), carries_on=True),
         lost=ON_A_BROKEN_LINK,
+        outside=CONTINUES,
     ),
     Case(
         20,
@@ -326,6 +332,7 @@ CASES: tuple[Case, ...] = (
         Script(setup_delay_ms=120_000),
         agent=FALLBACK,
         quick=False,
+        outside=Required(ends_within_s=45.0),
     ),
     Case(
         21,
@@ -337,6 +344,7 @@ CASES: tuple[Case, ...] = (
         agent=FALLBACK,
         lost=1_500,  # the kernel buffers unread audio: half a minute of it
         quick=False,
+        outside=CONTINUES,
     ),
     Case(
         21,
@@ -346,6 +354,7 @@ CASES: tuple[Case, ...] = (
         Script((Reply("text", (*GREETING.do, Mute())),)),
         agent=FALLBACK,
         quick=False,
+        outside=Required(ends_within_s=32.0),
     ),
     Case(
         22,
@@ -353,6 +362,7 @@ CASES: tuple[Case, ...] = (
         talked,
         TALK,
         Script((GREETING, ANSWER), default=ANSWER, faults=(Fault(4.2, (Stall(4_000),)),)),
+        outside=CONTINUES,
     ),
     Case(
         23,
@@ -363,6 +373,7 @@ CASES: tuple[Case, ...] = (
         Script((GREETING, ANSWER), default=ANSWER),
         carrier=Carrier(drop_after_s=3.0),
         lost=ON_A_BROKEN_LINK,
+        outside=CONTINUES,
     ),
     Case(
         23,
@@ -372,6 +383,7 @@ CASES: tuple[Case, ...] = (
         Script((GREETING, ANSWER), default=ANSWER),
         carrier=Carrier(drop_after_s=1.0, drops=9),
         lost=ON_A_BROKEN_LINK,
+        outside=Required(ends_within_s=60.0),
     ),
     Case(
         24,
@@ -398,6 +410,7 @@ CASES: tuple[Case, ...] = (
          after_ms=1_000), WaitForAgent("end"), HangUp()),
         Script((GREETING, LONG, ANSWER), default=ANSWER),
         carrier=Carrier(marks="lost when cleared"),
+        outside=CONTINUES,
     ),
     Case(
         26,
@@ -406,6 +419,7 @@ CASES: tuple[Case, ...] = (
         TALK,
         Script((GREETING, ANSWER), default=ANSWER),
         carrier=Carrier(jitter_ms=150.0),
+        outside=CONTINUES,
     ),
     Case(
         30,

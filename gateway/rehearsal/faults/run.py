@@ -24,16 +24,17 @@ from offhook.gateway.errors import OffhookError, OperatorError
 from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
 from offhook.gateway.rehearsal.load.scrape import Scrape, scrape
 from offhook.gateway.rehearsal.model.record import SessionRecord
-from offhook.gateway.rehearsal.model.script import Script
+from offhook.gateway.rehearsal.model.script import Mute, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
+from offhook.gateway.rehearsal.scenario.standing import CALLER_DROPS
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["Case", "CaseResult", "FaultReport", "Rig", "Seen", "always", "chosen", "faults", "until"]
+__all__ = ["Case", "CaseResult", "FaultReport", "Required", "Rig", "Seen", "always", "chosen", "faults", "until"]
 
 SETTLE_S = 15.0  # the time in which the end of a call is reported everywhere
 IN_FLIGHT = 3  # frames that may be in transit when a call ends
@@ -102,12 +103,23 @@ class Rig:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """What is required of any gateway: the call goes on, and the agent is heard at least `answers` times; or it ends
+    the call within `ends_within_s`.
+    """
+
+    answers: int | None = None
+    ends_within_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One fault and its required result.
 
     `check` returns what is wrong. `during` runs besides the calls, `whole` instead of them; their result is
     `Seen.noted`. `lost`: how many frames of the callers may be lost, uncounted, on a broken connection. `limits`:
-    resource limits of the gateway process, by the names of `resource`. `quick`: the case takes seconds.
+    resource limits of the gateway process, by the names of `resource`. `quick`: the case takes seconds. `outside`: what
+    another gateway is required to do; None: the fault cannot be caused, or its result not seen, from outside.
     """
 
     number: int
@@ -124,10 +136,19 @@ class Case:
     limits: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
     quick: bool = True
+    outside: Required | None = None
+
+    @property
+    def of_model(self) -> bool:
+        """Whether the model causes it."""
+        script = self.script
+        return bool(script.faults or script.refuse_resumes or script.setup_delay_ms) or any(
+            isinstance(action, Mute) for reply in script.replies for action in reply.do
+        )
 
 
 class CaseResult(msgspec.Struct, kw_only=True):
-    """The result of a case: `faults` is empty if it passed, `words` is a summary."""
+    """The result of a case: `faults` is empty if it passed, `words` is a summary. `skipped`: why it was not run."""
 
     number: int
     name: str
@@ -135,6 +156,7 @@ class CaseResult(msgspec.Struct, kw_only=True):
     took_s: float
     faults: list[str]
     words: str
+    skipped: str = ""
 
     @property
     def ok(self) -> bool:
@@ -273,9 +295,6 @@ def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[st
 
 # Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
 _OURS = frozenset({11200, 31920, 31921, 31924, 31930})
-
-
-CALLER_DROPS = ("uplink_full", "model_down", "call_over")  # the reasons for which a caller's frame is dropped
 
 
 def _frames(seen: Seen) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,11 +34,12 @@ from offhook.gateway import __version__
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
-from offhook.gateway.rehearsal.account import CONSOLE_TOKEN
+from offhook.gateway.rehearsal.account import CONSOLE_TOKEN, at_rest
 from offhook.gateway.rehearsal.load.scrape import Late, Scrape, late_between, scrape
 from offhook.gateway.rehearsal.load.worker import LATE_S, Mix, Order, Part, WorkerReport, mark_of
+from offhook.gateway.rehearsal.outside import OtherGateway, check_outside
 from offhook.gateway.rehearsal.quick_clock import Clock
-from offhook.gateway.rehearsal.run import PUBLIC_URL, GatewayFailed, gateway_process
+from offhook.gateway.rehearsal.run import PUBLIC_URL, REST_TIMEOUT_S, GatewayFailed, gateway_process
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.yamlfile import parse_yaml, read_yaml, write_yaml
 
@@ -114,6 +115,8 @@ class LoadReport(msgspec.Struct, kw_only=True):
     reasons: list[str]
     steps: list[LoadStep]
     moments: list[Moment]
+    unseen: list[str] = []  # expectations that cannot be seen from outside
+    left: dict[str, float] = {}  # gauges of a gateway started here that did not return to zero after the last call
 
 
 def next_calls(tried: Sequence[tuple[int, bool]], plan: LoadPlan) -> int | None:
@@ -156,14 +159,19 @@ async def load(
     clock: Clock,
     url: str = "",
     environ: Mapping[str, str] = os.environ,
+    outside: OtherGateway | None = None,
+    model_at: str = "",
+    model_ca: Path | None = None,
 ) -> LoadReport:
-    """Find the capacity of the gateway at `url`, or of one started here with the rehearsal model.
+    """Find the capacity of the gateway at `url`, of another one `outside`, or of one started here with the rehearsal
+    model. `model_at`, `model_ca`: where the rehearsal model answers for the other gateway.
 
     Progress goes to standard error. A gateway elsewhere has other agents and another model: a call to it fails when a
     protocol is violated or the agent is never heard. Raises `OperatorError`.
     """
     scenarios = [load_scenario(path) for path in files or [Path("demo")]]
     for scenario in scenarios:
+        scenario.check_steps("a load")
         if scenario.script().carries_on or scenario.others is not None:
             raise OperatorError(
                 f"{scenario.name} is for one call at a time (carries_on, outbound, others): remove it from the load"
@@ -174,7 +182,18 @@ async def load(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         model, token = None, ""
-        if url:
+        if outside is not None:
+            for scenario in scenarios:
+                check_outside(scenario)
+            if model_at and len(scenarios) > 1:
+                raise OperatorError("--model-at answers from the script of one scenario: name one")
+            parts = [Part(scenario=str(p), dials=s.dials) for p, s in zip(paths, scenarios, strict=True)]
+            ca = str(model_ca.resolve()) if model_ca else ""  # noqa: ASYNC240 - before there is a call
+            mix = Mix(parts=parts, url=outside.url, judged=False, outside=outside, model_at=model_at, model_ca=ca)
+            if model_at:
+                model = await stack.enter_async_context(_model(mix, out))
+                await model.answer()
+        elif url:
             settings = settings_from(environ)
             mix = Mix(
                 parts=[Part(scenario=str(p), dials=s.dials) for p, s in zip(paths, scenarios, strict=True)],
@@ -194,26 +213,38 @@ async def load(
         callers = [await stack.enter_async_context(_worker("callers", path)) for _ in range(plan.processes)]
         for worker in callers:
             await worker.answer()
-        watch = _Watch(session, mix.url, token, clock)
+        watch = _Watch(session, mix.url, token, clock, blind=outside is not None)
         await watch.look()
         watching = asyncio.create_task(watch.run())
         try:
             steps = await _search(callers, model, watch, plan, console)
+            left: dict[str, float] = {}
+            unseen = await _unseen(callers)
+            if model is not None and outside is None and not watch.gone:
+                left = await at_rest(mix.url, REST_TIMEOUT_S, clock)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     failed = min((step.calls for step in steps if not step.ok), default=None)
     report = LoadReport(
-        conditions=_conditions(plan, scenarios, url),
+        conditions=_conditions(plan, scenarios, outside.url if outside else url),
+        unseen=unseen,
         highest_good=max((s.calls for s in steps if s.ok and (failed is None or s.calls < failed)), default=0),
         first_failed=failed,
         reasons=next((step.faults for step in steps if step.calls == failed), []),
         steps=steps,
         moments=watch.moments,
+        left=left,
     )
     body = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
     await asyncio.to_thread(write_whole, out / "load.json", body)
     return report
+
+
+async def _unseen(callers: Sequence[_Worker]) -> list[str]:
+    """What no caller can judge of another gateway; the calls end."""
+    reports = [await worker.order(0, 0.0) for worker in callers]
+    return sorted({words for report in reports for words in report.unseen})
 
 
 async def _search(
@@ -308,14 +339,16 @@ def _dropped(seen: Scrape) -> float:
 class _Watch:
     """Scrapes the gateway's counters once a second. `gone`: it responded before and does not any more."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str, clock: Clock) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, token: str, clock: Clock, *, blind: bool = False
+    ) -> None:
         self._session, self._url, self._token = session, url, token
         self.clock = clock
         self.began_s = clock()
         self.wanted = 0
         self.moments: list[Moment] = []
         self.first = Scrape(self.began_s, {})
-        self.blind = self.gone = False
+        self.blind, self.gone = blind, False
 
     async def look(self) -> Scrape | None:
         """The counters now; None if they are not accessible."""
@@ -411,6 +444,13 @@ async def _worker(kind: str, mix: Path) -> AsyncIterator[_Worker]:
             await process.wait()
 
 
+def _model(mix: Mix, out: Path) -> AbstractAsyncContextManager[_Worker]:
+    """The process of the rehearsal model."""
+    path = out / "model.json"
+    path.write_bytes(msgspec.json.encode(mix))
+    return _worker("model", path)
+
+
 @dataclass(frozen=True, slots=True)
 class _ModelAt:
     url: str
@@ -428,10 +468,8 @@ async def _our_gateway(
         path = out / f"agent-{n}.yaml"
         path.write_text(_agent_for_load(scenario, n, part.dials), encoding="utf-8")
         agents.append(path)
-    mix_path = out / "model.json"
-    mix_path.write_bytes(msgspec.json.encode(Mix(parts=parts)))
     auth_token = secrets.token_hex(16)
-    async with _worker("model", mix_path) as model:
+    async with _model(Mix(parts=parts), out) as model:
         url, ca_path = await model.answer()
         environment = {
             "OFFHOOK_AGENT": ",".join(map(str, agents)),
@@ -532,6 +570,12 @@ def show_load(report: LoadReport, console: Console) -> None:
     console.print(f"[bold]highest number of calls carried: {report.highest_good}[/]")
     if report.first_failed is not None:
         console.print(f"first that failed: {report.first_failed}: {'; '.join(report.reasons)}")
+    if report.unseen:
+        console.print(
+            f"[dim]{len(report.unseen)} expectations not seen from outside: they need this project's gateway[/]"
+        )
+    for gauge, left in report.left.items():
+        console.print(f"[red]{gauge} is {left:g} although no call is left[/]")
     for name, value in report.conditions.items():
         console.print(f"[dim]{name:8} {value}[/]")
 

@@ -24,10 +24,12 @@ from typing import Any
 
 import msgspec
 
+from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.load.scrape import Late
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.outside import OtherGateway, address_of, call_to, seen_outside
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.gateway.rehearsal.results.report import call_report
@@ -36,7 +38,7 @@ from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.metrics.quantiles import exact
 
-__all__ = ["LATE_S", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
+__all__ = ["LATE_S", "Callers", "Lateness", "Mix", "Order", "Part", "WorkerReport", "mark_of"]
 
 LATE_S = 0.005  # a frame later than this is late
 PAUSE_S = 0.25  # between a caller's calls
@@ -54,7 +56,11 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class Mix(msgspec.Struct, kw_only=True):
-    """The scenarios of the processes. `judged`: check all expectations, which needs our gateway and model."""
+    """The scenarios of the processes. `judged`: check all expectations, which needs our gateway and model.
+
+    `outside`: a gateway of another kind, judged by what the line shows. `model_at`: where the rehearsal model listens,
+    HOST:PORT, with its certificate in `model_ca`; otherwise at any port.
+    """
 
     parts: list[Part]
     url: str = ""
@@ -62,6 +68,9 @@ class Mix(msgspec.Struct, kw_only=True):
     auth_token: str | None = None
     console_token: str = ""
     judged: bool = True
+    outside: OtherGateway | None = None
+    model_at: str = ""
+    model_ca: str = ""
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -80,6 +89,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     reasons: dict[str, int]
     clock_p99_ms: float | None
     frames: int
+    unseen: list[str] = []  # expectations that cannot be seen from outside
 
 
 def mark_of(part: int) -> str:
@@ -95,7 +105,13 @@ async def model_main(mix: Mix, clock: Clock) -> None:
         found = _MARK.search(str(setup.get("systemInstruction", "")))
         return scenarios[int(found[1]) if found else 0].script()
 
-    async with ModelServer(script_for, keep_audio=False, keep_arrivals=True, clock=clock) as server:
+    host, port = address_of(mix.model_at) if mix.model_at else ("127.0.0.1", 0)
+    tls = bool(mix.model_ca) or not mix.model_at
+    serving = ModelServer(script_for, host=host, port=port, keep_audio=False, keep_arrivals=True, tls=tls, clock=clock)
+    async with serving as server:
+        if mix.model_ca:
+            certificate = await asyncio.to_thread(Path(server.ca_path).read_bytes)
+            await asyncio.to_thread(write_whole, Path(mix.model_ca), certificate)
         _send([server.url, server.ca_path])
         lateness = Lateness()
         async for _ in _lines():
@@ -141,6 +157,7 @@ class Callers:
         self._reasons: Counter[str] = Counter()
         self._ended = self._failed = self._frames = 0
         self._late_ms: list[float] = []
+        self._unseen: set[str] = set()
 
     async def run(self) -> None:
         clock = asyncio.create_task(self._watch_clock())
@@ -151,15 +168,20 @@ class Callers:
             if order.calls != self._wanted:
                 if ramp is not None:
                     ramp.cancel()
-                ramp = asyncio.create_task(self._reach(order))
-            self._send_report()
+                ramp = asyncio.create_task(self.reach(order))
+            _send(self.report())
         clock.cancel()
         if ramp is not None:
             ramp.cancel()
-        await self._reach(Order(calls=0))
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Hang up everywhere, and wait for the ends."""
+        await self.reach(Order(calls=0))
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _reach(self, order: Order) -> None:
+    async def reach(self, order: Order) -> None:
+        """Have this many calls in progress, within the order's ramp."""
         self._wanted = order.calls
         staying = [task for task in self._calls if task not in self._leaving]
         for task in staying[order.calls :]:
@@ -194,17 +216,18 @@ class Callers:
 
     async def _one(self, me: asyncio.Task[None], scenario: Scenario, number: int) -> None:
         mix = self._mix
-        call = SimulatedCall(
-            mix.url,
-            scenario.steps,
-            public_url=mix.public_url or None,
-            auth_token=mix.auth_token,
-            caller=f"+1555{number % 10_000_000:07d}",
-            dialled=scenario.dials,
-            carrier=replace(scenario.carrier, seed=number),
-            directory=scenario.directory,
-            clock=self._clock,
-        )
+        common: dict[str, Any] = {
+            "caller": f"+1555{number % 10_000_000:07d}",
+            "dialled": scenario.dials,
+            "carrier": replace(scenario.carrier, seed=number, status_callbacks=mix.outside is None),
+            "directory": scenario.directory,
+            "clock": self._clock,
+        }
+        if mix.outside is not None:
+            call = call_to(mix.outside, scenario.steps, **common)
+        else:
+            public_url = mix.public_url or None
+            call = SimulatedCall(mix.url, scenario.steps, public_url=public_url, auth_token=mix.auth_token, **common)
         self._calls[me] = call
         truth = await call.run()
         self._calls[me] = None
@@ -212,10 +235,14 @@ class Callers:
         if me in self._leaving:  # an order ended the call early: it does not count
             return
         record = await fetch_record(mix.url, truth, mix.console_token) if mix.judged else None
-        report = call_report(truth, record, scenario=scenario.name)
+        report = call_report(truth, record, scenario=scenario.name, by_marks=mix.outside is None)
         verdicts = [kept_to_the_rules(report)]
         if mix.judged:
             verdicts += [judge(one, report) for one in scenario.expect if one.kind not in OF_ONE_CALL]
+        if mix.outside is not None:
+            for one in scenario.expect:
+                verdicts += seen_outside(one, report)
+            self._unseen.update(verdict.words for verdict in verdicts if not verdict.seen)
         bad = [verdict.words for verdict in verdicts if verdict.failed]
         if not truth.streams:
             announced = "; ".join(f"{one.verb} {one.text}".strip() for one in truth.announced)
@@ -235,22 +262,22 @@ class Callers:
             await asyncio.sleep(due_s - self._clock())
             self._late_ms.append(1000.0 * (self._clock() - due_s))
 
-    def _send_report(self) -> None:
+    def report(self) -> WorkerReport:
+        """What was counted since the last report."""
         live = sum(call is not None and not call.over for call in self._calls.values())
-        clock = exact(self._late_ms).p99
-        _send(
-            WorkerReport(
-                live=live,
-                ended=self._ended,
-                failed=self._failed,
-                reasons=dict(self._reasons),
-                clock_p99_ms=clock,
-                frames=self._frames,
-            )
+        made = WorkerReport(
+            live=live,
+            ended=self._ended,
+            failed=self._failed,
+            reasons=dict(self._reasons),
+            clock_p99_ms=exact(self._late_ms).p99,
+            frames=self._frames,
+            unseen=sorted(self._unseen),
         )
         self._ended = self._failed = self._frames = 0
         self._reasons.clear()
         self._late_ms.clear()
+        return made
 
 
 class _lines:

@@ -130,6 +130,7 @@ class ReplySent:
     ended_at_s: float | None = None
     ended: Literal["complete", "interrupted", "cut off"] | None = None
     audio_ms: float = 0.0
+    energy: float = 0.0  # of that audio, as in `voice.Chunk`; 0 where it is not known
     text: str = ""
 
     def audio_sent(self, at_s: float) -> None:

@@ -28,6 +28,7 @@ from offhook.gateway.rehearsal.model.realtime.session import RealtimeSession
 from offhook.gateway.rehearsal.model.record import ClientViolation, SessionRecord
 from offhook.gateway.rehearsal.model.script import Close, Script
 from offhook.gateway.rehearsal.model.session import ResumptionHandle, Session
+from offhook.gateway.rehearsal.model.text import TextAnswers
 from offhook.gateway.rehearsal.model.turns import Progress, Trigger
 from offhook.gateway.rehearsal.model.wire import SessionRefused, camel_keys
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
@@ -39,6 +40,8 @@ _LIVE_PATH = re.compile(
     r"\.(?P<method>BidiGenerateContent|BidiGenerateContentConstrained)"
     r"|google\.cloud\.aiplatform\.(?P<vertex>\w+)\.LlmBidiService/BidiGenerateContent)$"
 )
+_GENERATE_PATH = re.compile(r"/(?:v1|v1beta|v1alpha)/models/[^/:]+:generateContent")
+_CHAT_PATHS = ("/v1/chat/completions", "/openai/v1/chat/completions")
 _REALTIME_PATH = re.compile(r"(/openai)?/v1/realtime")
 _HANDLE_LIFE_S = 2 * 3600.0
 _TOKEN_LIFE_S = 30 * 60.0
@@ -66,6 +69,7 @@ class ModelServer:
     `script` is a Script for all connections or a function from the (camelCase) setup of each new session to
     its Script. `time_scale` divides lifetimes: 60 makes the ten minutes of a connection ten seconds.
     `keep_audio`: the records keep the received audio and, unless `keep_arrivals` is False, the time of each frame.
+    `text`: the script of the text model at the same address, see `text`.
     `api_keys` None accepts any key, but not a request without one. Without `tls`, plain HTTP for hand-written clients.
     `clock`: for all times in the records; by default the running loop's.
 
@@ -76,6 +80,7 @@ class ModelServer:
         self,
         script: Script | Callable[[dict[str, Any]], Script],
         *,
+        text: Script | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         time_scale: float = 1.0,
@@ -87,6 +92,7 @@ class ModelServer:
     ) -> None:
         self._script = script
         self._clock = clock or running_clock()
+        self.text = TextAnswers(text or Script(), self._clock)
         self._host, self._port, self._tls = host, port, tls
         self.time_scale, self.keep_audio = time_scale, keep_audio
         self.keep_arrivals = keep_audio if keep_arrivals is None else keep_arrivals
@@ -148,6 +154,10 @@ class ModelServer:
             return await self._create_token(request, token.group(1))
         if request.method == "GET" and _REALTIME_PATH.fullmatch(path):
             return await self._realtime(request, path)
+        if request.method == "POST" and (path in _CHAT_PATHS or _GENERATE_PATH.fullmatch(path)):
+            auth, secret = _credentials(request)
+            denied = auth == "none" or (self._api_keys is not None and secret not in self._api_keys)
+            return await self.text.answered(request, chat=path in _CHAT_PATHS, denied=denied)
         live = _LIVE_PATH.search(path)
         if request.method != "GET" or live is None:
             return web.json_response({"error": {"code": 404, "status": "NOT_FOUND"}}, status=404)

@@ -323,6 +323,7 @@ class ScriptPlayer:
             turn.playing_until_s = max(self._connection.clock(), turn.playing_until_s) + chunk.length_ms / 1000
             turn.late = [audio_frame(late.data) for late in chunks[i + 1 : i + 1 + say.late_chunks]]
             record.audio_ms += chunk.length_ms
+            record.energy += chunk.energy
             self._connection.put(frame, record.audio_sent)
             if i == 0 and turn.reply.heard_when == "during":
                 self._send_caller_transcript(turn)

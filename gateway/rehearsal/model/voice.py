@@ -27,11 +27,14 @@ _HYSTERESIS_DB = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`data` is base64 of PCM16 at 24 kHz; `starts_ms` and `length_ms` are its position in the sound."""
+    """`data` is base64 of PCM16 at 24 kHz; `starts_ms` and `length_ms` are its position in the sound; `energy` is the
+    sum of its samples' squares over their rate.
+    """
 
     data: bytes
     starts_ms: float
     length_ms: float
+    energy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ def _chunks(
                 pybase64.b64encode(part.tobytes()),
                 start * 1000 / OUTPUT_RATE_HZ,
                 len(part) * 1000 / OUTPUT_RATE_HZ,
+                float(np.sum(np.square(part.astype(np.float64)))) / OUTPUT_RATE_HZ,
             )
         )
         start, turn = start + size, turn + 1

@@ -30,6 +30,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.playback import SILENT_FRAME, TICK_S, Playback
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
@@ -160,7 +161,8 @@ class SimulatedCall:
     with these `parameters`. `entry`: the URL of another gateway's voice webhook, or with ws(s) of its media socket. The
     steps may be empty: then drive the call by its methods from another task, and end with `hang_up`. `placed`: an
     outbound call of the gateway that has just been answered. `conferences`: the account's; without them `<Conference>`
-    ends at once. `clock`: for all times in the truth; by default the running loop's.
+    ends at once. `live`: a caller who decides what to say, in place of the steps. `clock`: for all times in the truth;
+    by default the running loop's.
     """
 
     def __init__(
@@ -180,8 +182,10 @@ class SimulatedCall:
         directory: Path | None = None,
         placed: PlacedCall | None = None,
         conferences: Conferences | None = None,
+        live: LiveCaller | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self._live = live
         self._clock = clock or running_clock()
         self._public_url = (public_url or url).rstrip("/")
         self._auth_token, self._direct = auth_token, direct or entry.startswith("ws")
@@ -257,6 +261,11 @@ class SimulatedCall:
         """The call has ended."""
         return self._over.is_set()
 
+    @property
+    def streaming(self) -> bool:
+        """A media stream is up."""
+        return self._stream is not None
+
     def glance(self) -> Glance:
         """The call at this moment, for a progress display."""
         steps = self.truth.steps
@@ -264,7 +273,7 @@ class SimulatedCall:
             at_s=len(self._playback.right) / RATE_HZ,
             caller_dbov=float(levels_dbov(bytes(self._left[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
             agent_dbov=float(levels_dbov(bytes(self._playback.right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
-            doing=steps[-1].step if steps else "",
+            doing=steps[-1].step if steps else f"say {said[-1].text!r}" if (said := self.truth.spoken) else "",
         )
 
     async def run(self) -> CallTruth:
@@ -372,7 +381,7 @@ class SimulatedCall:
                     self._announce("play", verb.url or verb.digits)
                     if verb.loop == 0:
                         self._begin_axis()
-                        await self._until(lambda: self._redirected, None)
+                        await self.until(lambda: self._redirected, None)
                 case PauseVerb():
                     self._begin_axis()
                     await self._wait(verb.length_s * 1000.0)
@@ -414,7 +423,7 @@ class SimulatedCall:
             return
         self._begin_axis()
         over = self._conferences.join(verb.to, self.call_sid, starts=verb.starts, ends=verb.ends)
-        await self._until(lambda: self._redirected or over.is_set(), None)
+        await self.until(lambda: self._redirected or over.is_set(), None)
         self._conferences.leave(verb.to, self.call_sid)
 
     async def _whisper(self, verb: DialVerb) -> None:
@@ -433,7 +442,7 @@ class SimulatedCall:
             self._playback.announcement += encode(samples)
         except voice.VoiceError:  # without espeak-ng the text is in the report and its duration is silent
             self._playback.announcement += bytes([SILENCE]) * round(0.06 * len(text) * RATE_HZ)
-        await self._until(lambda: not self._playback.announcement or self._redirected, None)
+        await self.until(lambda: not self._playback.announcement or self._redirected, None)
 
     # -- the media socket ---------------------------------------------------------------------------------
 
@@ -645,6 +654,8 @@ class SimulatedCall:
         self._playback.finish_frame()
         if self._tick:  # send the caller's last 20 ms
             frame, text = self._outgoing.popleft() if self._outgoing else (SILENT_FRAME, _SILENT_PAYLOAD)
+            if self._live is not None and (said := self._live.speak(len(self._left))) is not None:
+                frame, text = said, pybase64.b64encode(said).decode()
             if self._carrier.echo_gain_db is not None or self._carrier.noise_dbfs is not None:
                 frame = self._with_noise_and_echo(frame)
                 text = pybase64.b64encode(frame).decode()
@@ -652,6 +663,8 @@ class SimulatedCall:
             self._send_frame(text, now_s)
 
         self._playback.play_frame(due_s, streaming=self._ws is not None)
+        if self._live is not None:
+            self._live.hear(bytes(self._playback.right[-FRAME_BYTES:]))
         if self._carrier.drop_after_s is not None and 0 < len(self.truth.streams) <= self._carrier.drops:
             started_s = self.truth.streams[-1].started_s
             if started_s is not None and now_s - started_s >= self._carrier.drop_after_s:
@@ -834,21 +847,21 @@ class SimulatedCall:
 
     async def _listen(self, ms: float) -> None:
         last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
-        await self._until(lambda: self._tick >= last or self._hung_up, None)
+        await self.until(lambda: self._tick >= last or self._hung_up, None)
 
     async def _wait(self, ms: float) -> None:
         """A document's pause; a redirection or hang-up ends it."""
         last = self._tick + max(1, round(ms / 1000.0 / TICK_S))
-        await self._until(lambda: self._tick >= last or self._redirected, None)
+        await self.until(lambda: self._tick >= last or self._redirected, None)
 
     async def _expect(self, ready: Callable[[], bool], timeout_ms: float | None, what: str = "") -> None:
-        if await self._until(ready, timeout_ms):
+        if await self.until(ready, timeout_ms):
             return
         if self.over or self._hung_up:
             raise StepFailed("the call ended first")
         raise StepFailed(f"{what} within {(timeout_ms or 0.0) / 1000.0:g} s")
 
-    async def _until(self, ready: Callable[[], bool], timeout_ms: float | None) -> bool:
+    async def until(self, ready: Callable[[], bool], timeout_ms: float | None) -> bool:
         """Wait, tick by tick, until `ready()`; False when the time or the call has ended before."""
         if ready() or self.over or self._hung_up:
             return ready()
@@ -870,6 +883,12 @@ class SimulatedCall:
                 future.set_result(None)
 
     async def _play_script(self) -> None:
+        if self._live is not None:
+            try:
+                await self._live.converse(self)
+            finally:
+                self.hang_up()
+            return
         if not self._steps:
             return
         for step in self._steps:

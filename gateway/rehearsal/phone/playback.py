@@ -19,7 +19,7 @@ from offhook.gateway.rehearsal.phone.truth import (
 )
 from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, decode
 
-__all__ = ["QUEUE_MAX_BYTES", "SILENT_FRAME", "TICK_S", "Playback"]
+__all__ = ["QUEUE_MAX_BYTES", "SILENT_FRAME", "TICK_S", "Playback", "audible"]
 
 TICK_S = FRAME_BYTES / RATE_HZ
 QUEUE_MAX_BYTES = 600 * RATE_HZ  # 10 minutes, beyond which Twilio discards
@@ -29,6 +29,11 @@ SILENT_FRAME = bytes([SILENCE]) * FRAME_BYTES
 # 1 for codes louder than about -38 dBFS; a frame is audible from 3 of them on, so that a click is not.
 _LOUD = bytes(int(abs(int(value)) > 400) for value in decode(bytes(range(256))))
 _LOUD_ENOUGH = 3
+
+
+def audible(frame: bytes | bytearray) -> bool:
+    """Whether 20 ms of mu-law are heard."""
+    return frame.translate(_LOUD).count(1) >= _LOUD_ENOUGH
 
 
 class Playback:
@@ -130,7 +135,7 @@ class Playback:
         """Maintain `truth.agent`: the intervals in which the agent is audible."""
         intervals = self._truth.agent
         interval = intervals[-1] if intervals and intervals[-1].open else None
-        if self.right[-FRAME_BYTES:].translate(_LOUD).count(1) >= _LOUD_ENOUGH:
+        if audible(self.right[-FRAME_BYTES:]):
             if interval is None:
                 intervals.append(Interval(start_s=due_s, end_s=due_s + TICK_S))
             else:

@@ -125,7 +125,10 @@ def _speech(language: str) -> dict[str, float]:
     for name in names(language):
         if "/" in name or any(part in name for part in _NOT_SPEECH):
             continue
-        samples = _sound(language, name)
+        try:
+            samples = _sound(language, name)
+        except VoiceError:  # a few are empty: ru/is
+            continue
         first, last = audible_span(samples, RATE_HZ)
         if last and _longest_pause_ms(samples[first:last]) <= _PAUSE_MAX_MS:
             found[name] = (last - first) / RATE_HZ

@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,6 +20,9 @@ from rich.text import Text
 from offhook.gateway import __version__
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.phone.truth import CallTruth, ClearReceived, Utterance, longest_wait_s
+from offhook.gateway.rehearsal.results.runs import ScenarioRuns
+from offhook.gateway.rehearsal.results.sides import ModelSession, caller_level_db, pair
+from offhook.gateway.rehearsal.results.thinking import ThinkingReport
 from offhook.gateway.store.record import CallRecord, TurnRecord
 from offhook.media.mulaw import RATE_HZ, decode
 from offhook.metrics import canary
@@ -96,7 +98,8 @@ class CallerTurn(msgspec.Struct, kw_only=True):
 class LineReply(msgspec.Struct, kw_only=True):
     """One reply on the line. `sent_ms` reached the carrier, `heard_ms` was played to the caller.
 
-    Audio that is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is the unheard end.
+    Audio that is sent again after a dismissed barge-in counts again. `unheard_tail_ms` is the unheard end of what was
+    sent.
     """
 
     generation: int
@@ -106,6 +109,8 @@ class LineReply(msgspec.Struct, kw_only=True):
     heard_ms: float
     unheard_tail_ms: float
     longest_gap_ms: float
+    model_ms: float | None = None  # what the rehearsal model sent of it, where the two could be paired
+    level_db: float | None = None  # of what was heard, against what the model sent; of replies heard whole
 
 
 class LineBargeIn(msgspec.Struct, kw_only=True):
@@ -145,9 +150,15 @@ class LineReport(msgspec.Struct, kw_only=True):
 
 
 class ModelReport(msgspec.Struct, kw_only=True):
-    """The call as the rehearsal model observed it, over all its sessions."""
+    """The call as the rehearsal model observed it, over all its sessions.
+
+    `caller_audio_ms` is how much audio arrived of the caller, `caller_level_db` its level against what the caller sent;
+    None where it was not kept.
+    """
 
     sessions: int = 0
+    caller_audio_ms: float = 0.0
+    caller_level_db: float | None = None
     told: list[str] = []  # every text that it received
     tool_answers: list[tuple[str, str]] = []  # name, and the answer as JSON
 
@@ -164,6 +175,7 @@ class CallReport(msgspec.Struct, kw_only=True):
     model_violations: list[str] = []
     counted: dict[str, float] = {}  # increase of the gateway's counters, named without their prefix
     verdicts: list[ExpectationResult] = []
+    thinking: ThinkingReport | None = None  # of a caller who thinks
 
     @property
     def ok(self) -> bool:
@@ -196,6 +208,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     speed: float = 1.0
     provider: str = ""
     voice: str = ""
+    real: bool = False  # real models, not the rehearsal model
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -208,50 +221,11 @@ class Report(msgspec.Struct, kw_only=True):
     note: str = OUTSIDE
     paths: dict[str, str] = {}
     run: RunFacts | None = None
+    scenarios: list[ScenarioRuns] = []  # of a run of several, in order
 
     @property
     def ok(self) -> bool:
         return all(call.ok for call in self.calls)
-
-
-class _ReplySent(Protocol):
-    decided_at_s: float
-    first_audio_at_s: float | None
-
-
-class _Text(Protocol):
-    @property
-    def text(self) -> str: ...
-
-
-class _Answer(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def response(self) -> dict[str, Any]: ...
-
-
-class ModelSession(Protocol):
-    """The fields of the rehearsal model's `SessionRecord` that a report needs."""
-
-    @property
-    def audio(self) -> bytearray: ...
-
-    @property
-    def audio_rate_hz(self) -> int: ...
-
-    @property
-    def audio_arrivals(self) -> list[tuple[float, int]]: ...
-
-    @property
-    def replies(self) -> Sequence[_ReplySent]: ...
-
-    @property
-    def texts(self) -> Sequence[_Text]: ...
-
-    @property
-    def tool_answers(self) -> Sequence[_Answer]: ...
 
 
 # -- building -------------------------------------------------------------------------------------------------
@@ -277,6 +251,13 @@ def call_report(
     cannot be distinguished from those of other calls.
     """
     owners = _owners(truth) if by_marks else _by_pauses(truth)
+    replies = _replies(truth, owners)
+    of_call = [session] if session is not None and sessions is None else sessions
+    if record is not None and of_call:
+        unheard_ms = {reply.generation: reply.unheard_tail_ms for reply in replies}
+        paired = pair(truth, record, unheard_ms, owners, of_call)
+        for reply in replies:
+            reply.model_ms, reply.level_db = paired.get(reply.generation, (None, None))
     caller = [_caller_turn(truth, spoken) for spoken in truth.spoken]
     if session is not None:
         _add_transport(truth, session, caller)
@@ -289,7 +270,7 @@ def call_report(
             ended_by=truth.ended_by,
             duration_ms=_round(1000.0 * (truth.ended_s - _zero_s(truth))) if truth.began_s else 0.0,
             caller=caller,
-            replies=_replies(truth, owners),
+            replies=replies,
             barge_ins=[
                 _barge_in(truth, owners, spoken, record)
                 for spoken in truth.spoken
@@ -306,17 +287,19 @@ def call_report(
             longest_wait_ms=_round(1000.0 * longest_wait_s(truth)),
             legs=list(legs),
         ),
-        model=_model_side([session] if session is not None and sessions is None else sessions),
+        model=_model_side(truth, of_call),
         counted=dict(counted or {}),
         model_violations=list(model_violations),
     )
 
 
-def _model_side(sessions: Sequence[ModelSession] | None) -> ModelReport | None:
+def _model_side(truth: CallTruth, sessions: Sequence[ModelSession] | None) -> ModelReport | None:
     if sessions is None:
         return None
     return ModelReport(
         sessions=len(sessions),
+        caller_audio_ms=sum(500.0 * session.audio_bytes / session.audio_rate_hz for session in sessions),
+        caller_level_db=caller_level_db(truth, sessions),
         told=[text.text for session in sessions for text in session.texts],
         tool_answers=[
             (answer.name, msgspec.json.encode(answer.response).decode())

@@ -39,6 +39,13 @@ class ToolUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text for the model, and how often it is sent."""
+
+    text: str
+    times: Annotated[int, msgspec.Meta(ge=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """`value` is of the type that the kind takes."""
@@ -310,9 +317,13 @@ def _tool_answers(report: CallReport, wanted: Mapping[str, str]) -> tuple[bool, 
 # -- the model and the carrier ---------------------------------------------------------------------------------
 
 
-def _told_model(report: CallReport, text: str) -> tuple[bool, str]:
+def _told_model(report: CallReport, wanted: str | Told) -> tuple[bool, str]:
+    text, times = (wanted.text, wanted.times) if isinstance(wanted, Told) else (wanted, None)
     told = report.model.told if report.model else []
-    if any(_plain(text) in _plain(one) for one in told):
+    found = sum(_plain(text) in _plain(one) for one in told)
+    if found and times is not None and found != times:
+        return False, f"the model was told {text!r} {_times(found)}, not {_times(times)}"
+    if found:
         return True, f"the model was told {text!r}"
     return False, f"the model was not told {text!r}" + (f", only {_short(' / '.join(told))}" if told else "")
 
@@ -458,7 +469,7 @@ KINDS: MappingProxyType[str, ExpectationKind] = MappingProxyType(
             dict[str, str], _tool_answers, "A text in what the model received from each tool."
         ),
         "told_model": ExpectationKind(
-            str, _told_model, "A text that the model received: what was heard, keys, prompts."
+            str | Told, _told_model, "A text that the model received, this many times: what was heard, keys, prompts."
         ),
         "model_sessions": ExpectationKind(Count, _model_sessions, "How many model sessions the call took."),
         "streams": ExpectationKind(Count, _streams, "How many media streams the call had."),

@@ -18,6 +18,8 @@
       answered_within_ms: 2000
       end_reason: caller_hung_up
 
+A `caller` who thinks has a persona and a goal instead of steps: see `scenario.thinking`.
+
 `outbound: {to: "+15550101"}` has the gateway place the call; `caller` is then the called party. `others` are
 further numbers that may be called, such as a transfer's target. Errors name file, line and field. A `say` of the
 model without `sound` or `length_ms` is synthesised speech, or a person's: see `scenario.voices`.
@@ -35,7 +37,7 @@ from typing import Any, Literal, NoReturn
 
 from offhook.gateway.agent.load import agent_from, load_agent
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.errors import FileError, nearest
+from offhook.gateway.errors import FileError, OperatorError, nearest
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.rehearsal.model.voice import line_length_ms
@@ -54,7 +56,8 @@ from offhook.gateway.rehearsal.phone.steps import (
 )
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation
-from offhook.gateway.rehearsal.scenario.voices import Choice, LineSounds, Voices
+from offhook.gateway.rehearsal.scenario.thinking import PERSON, Judge, Thinker, read_judge, read_runs, read_thinker
+from offhook.gateway.rehearsal.scenario.voices import Choice, LineSounds, Side, Voices
 from offhook.gateway.text import safe_name
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, read_yaml, write_yaml
 
@@ -89,9 +92,9 @@ NUMBER, DIALLED = "+15550100", "+15550199"  # reserved for fiction
 
 FIELDS = (
     "name", "about", "agent", "caller", "carrier", "model", "expect", "outbound", "others", "allow_outside_effects",
-    "voice",
+    "voice", "success", "judge", "runs", "must_pass",
 )  # fmt: skip
-CALLER = ("steps", "number", "dials")
+CALLER = ("steps", "number", "dials", *PERSON)
 _OTHER_STEPS = "steps"
 
 
@@ -123,7 +126,8 @@ class Other:
 class Scenario:
     """One call to be rehearsed. `agent_file` is None for an agent written inline: then it is `agent_text`.
 
-    `others`: the parties that can be called by REST, by number; None: the gateway gets no REST API.
+    `others`: the parties that can be called by REST, by number; None: the gateway gets no REST API. `thinker`: the
+    caller, in place of steps; `judge` then decides besides `expect`.
     """
 
     name: str
@@ -141,10 +145,19 @@ class Scenario:
     outbound: OutboundPlan | None = None
     others: Mapping[str, Callee] | None = None
     allow_outside_effects: tuple[str, ...] = ()  # tools that act though the call is simulated; "*": all
+    thinker: Thinker | None = None
+    judge: Judge | None = None
+    runs: int = 1
+    must_pass: int = 1  # of the runs
 
     def script(self) -> Script:
         """The model's script."""
         return script_from(self.model, self.directory)
+
+    def check_steps(self, what: str) -> None:
+        """Raises `OperatorError` for a caller who thinks: `what` plays steps alone."""
+        if self.thinker is not None:
+            raise OperatorError(f"{self.name}: its caller thinks, and {what} plays callers with steps: choose another")
 
 
 def load_scenario(path: str | Path, voices: Voices | None = None) -> Scenario:
@@ -200,14 +213,18 @@ class _Reader:
         agent, agent_file, agent_text = self._agent(data["agent"])
         caller = data["caller"]
         self._mapping(caller, ["caller"], CALLER)
-        if not isinstance(caller.get("steps"), list) or not caller["steps"]:
+        thinker = read_thinker(self._file, caller, self._spoken_by_caller)
+        if thinker is None and (not isinstance(caller.get("steps"), list) or not caller["steps"]):
             self._fail("needs a list of steps, such as `- say: Hello`", ["caller", "steps"])
-        model = self._model(data["model"])
-        steps = self._steps(caller["steps"], ["caller", "steps"], model)
+        model = self._model(data["model"], "model", "agent")
+        steps = () if thinker else self._steps(caller["steps"], ["caller", "steps"], model)
         carrier = self._dataclass(Carrier, data.get("carrier") or {}, ["carrier"])
         outbound = None
         if "outbound" in data:
+            if thinker:
+                self._fail("a caller with a persona places the call: remove outbound, or give steps", ["outbound"])
             outbound = self._dataclass(OutboundPlan, data["outbound"] or {}, ["outbound"])
+        runs, must_pass = read_runs(self._file, data)
         return Scenario(
             name=self._name(data.get("name", Path(self._file.path).name.partition(".")[0] or "scenario")),
             about=self._made(data.get("about", ""), str, ["about"]),
@@ -228,6 +245,10 @@ class _Reader:
             outbound=outbound,
             others=self._others(data, outbound, steps, carrier, model),
             allow_outside_effects=self._effects(data.get("allow_outside_effects", False)),
+            thinker=thinker,
+            judge=read_judge(self._file, data, thinker),
+            runs=runs,
+            must_pass=must_pass,
         )
 
     def _voices(self, value: Any) -> Voices:
@@ -336,8 +357,13 @@ class _Reader:
             self._fail(f"the model never says {word!r}", where)
         return round(line_length_ms(found) * found.text.lower().index(word.lower()) / len(found.text))
 
-    def _model(self, value: Any) -> Mapping[str, Any]:
-        self._mapping(value, ["model"], None)
+    def _spoken_by_caller(self, value: Any, root: str) -> Script:
+        return script_from(self._model(value, root, "caller"), self._directory)
+
+    def _model(self, value: Any, root: str, who: Side) -> Mapping[str, Any]:
+        """A script's mapping, checked, its lines already sounds of this side's voice. `root`: its place in the file."""
+        where = root.split(".")
+        self._mapping(value, where, None)
         model = copy.deepcopy(dict(value))
         keys: list[tuple[Any, ...]] = [("replies", index) for index in range(len(_listed(model, "replies")))]
         for key in [*keys, *([("default",)] if "default" in model else [])]:
@@ -346,14 +372,14 @@ class _Reader:
                 reply = reply[part]
             if not isinstance(reply, dict):
                 continue
-            self._lines.of_model(reply, ["model", *key])
+            self._lines.of_model(reply, [*where, *key], who)
             for index, action in enumerate(_listed(reply, "do")):
                 if isinstance(action, dict):
-                    self._lines.of_model(action, ["model", *key, "do", index])
+                    self._lines.of_model(action, [*where, *key, "do", index], who)
         try:
             script_from(model, self._directory)
         except ScriptError as error:
-            steps = self._file.steps(error.where or "model")
+            steps = self._file.steps(f"{root}{error.where.removeprefix('model')}")
             self._fail(self._file.with_fix(error.what, steps), steps)
         return MappingProxyType(model)
 

@@ -22,6 +22,7 @@ from offhook.gateway.rehearsal.phone.call import Carrier
 from offhook.gateway.rehearsal.phone.steps import Say, SayOver
 from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import CALLER, FIELDS, STEPS, Other, OutboundPlan
+from offhook.gateway.rehearsal.scenario.thinking import RUNS_MAX, STATEMENTS_MAX, CallerLimits, ModelChoice
 from offhook.gateway.rehearsal.scenario.voices import CHOICES, PROMPT, Voices
 
 __all__ = ["scenario_schema"]
@@ -39,6 +40,10 @@ _ABOUT = {
     "outbound": "The gateway places the call; `caller` is then the called party.",
     "others": "Further parties that may be called, by number, such as a transfer's target.",
     "voice": "Who speaks the lines: espeak, people (an Italian caller, an English agent), or a language's prompts.",
+    "success": "Of a caller with a persona: what must be true of the call, as a text model judges its transcript.",
+    "judge": "Of a caller with a persona: the text model that judges, and how the rehearsal model plays it.",
+    "runs": "How often the scenario is played.",
+    "must_pass": "How many of the runs must pass; by default all.",
     "allow_outside_effects": "Tools with outside effects that are run and not blocked: these, or all.",
 }
 
@@ -53,27 +58,47 @@ def scenario_schema() -> Schema:
         Reply, {"do": {"type": "array", "items": {"$ref": "#/$defs/action"}}, "heard": _one_or_many()}
     )
     on = reply["properties"].pop("on")
+    script = made.dataclass(
+        Script,
+        {
+            "replies": {"type": "array", "items": {"$ref": "#/$defs/reply"}},
+            "default": {"$ref": "#/$defs/default"},
+            "faults": {"type": "array", "items": {"$ref": "#/$defs/fault"}},
+            "refuse": close,
+            "end_of_life": close,
+            "refuse_resumes": {"type": "array", "items": close},
+            "instead_of_setup": {"type": ["string", "object"]},
+        },
+    )
+    choice = {"anyOf": [{"type": "string"}, made.dataclass(ModelChoice)]}
+    statements = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": STATEMENTS_MAX}
     properties: dict[str, Schema] = {
         "name": {"type": "string"},
         "about": {"type": "string"},
         "agent": {"anyOf": [{"type": "string"}, made.of(Agent, without=("directory", "file"))]},
-        "caller": _object(
-            {"steps": steps, "number": {"type": "string"}, "dials": {"type": "string"}}, required=("steps",)
-        ),
+        "caller": {
+            **_object(
+                {
+                    "steps": steps,
+                    "number": {"type": "string"},
+                    "dials": {"type": "string"},
+                    "persona": {"type": "string", "description": "Who calls; instead of steps."},
+                    "goal": {"type": "string", "description": "What this person wants."},
+                    "model": choice,
+                    "voice": {"type": "string", "description": "One of the model's; empty: its default."},
+                    "limits": made.dataclass(CallerLimits),
+                    "script": {"$ref": "#/$defs/script", "description": "How the rehearsal model plays this person."},
+                }
+            ),
+            "oneOf": [{"required": ["steps"]}, {"required": ["persona", "goal"]}],
+        },
         "carrier": made.dataclass(Carrier),
-        "model": made.dataclass(
-            Script,
-            {
-                "replies": {"type": "array", "items": {"$ref": "#/$defs/reply"}},
-                "default": {"$ref": "#/$defs/default"},
-                "faults": {"type": "array", "items": {"$ref": "#/$defs/fault"}},
-                "refuse": close,
-                "end_of_life": close,
-                "refuse_resumes": {"type": "array", "items": close},
-                "instead_of_setup": {"type": ["string", "object"]},
-            },
-        ),
+        "model": {"$ref": "#/$defs/script"},
         "expect": _object({name: made.kind(name) for name in KINDS}),
+        "success": {"anyOf": [{"type": "string"}, statements]},
+        "judge": _object({"model": choice, "script": {"$ref": "#/$defs/script"}}),
+        "runs": {"type": "integer", "minimum": 1, "maximum": RUNS_MAX, "default": 1},
+        "must_pass": {"type": "integer", "minimum": 1},
         "outbound": made.dataclass(OutboundPlan),
         "others": {"type": "object", "additionalProperties": made.dataclass(Other, {"steps": steps})},
         "allow_outside_effects": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]},
@@ -87,6 +112,7 @@ def scenario_schema() -> Schema:
     )
     bare = [name for name, (_, _, needs) in made.actions.items() if not needs]
     made.defs |= {
+        "script": script,
         "step": {"anyOf": [{"enum": made.bare_steps()}, *(made.step(name) for name in STEPS)]},
         "action": {"anyOf": [{"enum": bare}, *actions.values()]},
         "reply": _with_action({"on": on, **reply["properties"]}, made, ("on",)),

@@ -18,10 +18,11 @@ from offhook.gateway.rehearsal.phone.prompts import SETS, prompt, stand_in
 from offhook.gateway.yamlfile import YamlFile
 from offhook.media.wav import read_wav
 
-__all__ = ["CHOICES", "PROMPT", "Choice", "LineSounds", "Voices", "voices_named"]
+__all__ = ["CHOICES", "PROMPT", "Choice", "LineSounds", "Side", "Voices", "voices_named"]
 
 Choice = Literal["espeak", "people", "en", "es", "fr", "it", "ru"]
 CHOICES: tuple[str, ...] = get_args(Choice)
+Side = Literal["caller", "agent"]
 assert set(SETS) < set(CHOICES)
 PROMPT = ("prompt", "text")  # the fields of a recorded prompt in place of a line
 _PEOPLE = {"caller": "it", "agent": "en"}  # a man and a woman
@@ -35,7 +36,7 @@ class Voices:
     caller: Choice = "espeak"
     agent: Choice = "espeak"
 
-    def person(self, line: str, who: Literal["caller", "agent"], length_ms: float | None = None) -> Path | None:
+    def person(self, line: str, who: Side, length_ms: float | None = None) -> Path | None:
         """The recording of a person in place of this line; None where it is synthesised. Raises `VoiceError`.
 
         `length_ms`: how long it lasts, if the scenario says so.
@@ -86,8 +87,8 @@ class LineSounds:
         self._sound(line, "caller", where)
         return None
 
-    def of_model(self, action: dict[str, Any], where: list[Any]) -> None:
-        """Give what the model says its `sound`, unless it has one, or is a hum of some length."""
+    def of_model(self, action: dict[str, Any], where: list[Any], who: Side = "agent") -> None:
+        """Give what a model says, as this side of the call, its `sound`, if it has none and is no hum."""
         say, length_ms, where = action.get("say"), action.get("length_ms"), [*where, "say"]
         if isinstance(say, Mapping):
             if "sound" in action or "length_ms" in action:
@@ -96,11 +97,11 @@ class LineSounds:
             action["sound"] = str(sound)
         elif isinstance(say, str) and "sound" not in action:
             with self._cured(where):
-                person = self._voices.person(say, "agent", length_ms if isinstance(length_ms, int | float) else None)
+                person = self._voices.person(say, who, length_ms if isinstance(length_ms, int | float) else None)
             if person is not None:
                 action["sound"] = str(person)
             elif "length_ms" not in action:
-                action["sound"] = str(self._sound(say, "agent", where).resolve())
+                action["sound"] = str(self._sound(say, who, where).resolve())
 
     def _recorded(self, said: Mapping[str, Any], where: list[Any]) -> tuple[str, Path]:
         """The words and the sound of a recorded prompt. Its name stands for words that are not given."""

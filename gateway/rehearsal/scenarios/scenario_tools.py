@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["book", "broken", "hangs", "slowly"]
+__all__ = ["book", "broken", "hangs", "lookups", "slowly"]
+
+_ended = [0]  # lookups of this process that ran to their end
 
 
 async def slowly() -> str:
     """Look for a free table, which takes its time."""
     await asyncio.sleep(4.0)
+    _ended[0] += 1
     return "by the window"
+
+
+async def lookups() -> str:
+    """How many lookups ran to their end."""
+    return f"{_ended[0]} lookups ran to their end"
 
 
 async def broken() -> str:

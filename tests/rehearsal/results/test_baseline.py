@@ -57,6 +57,19 @@ def test_the_same_again_never_fails(scenario: Path) -> None:
     assert found == [[]] * 20
 
 
+def test_a_constant_delay_on_the_quick_clock_fails(scenario: Path) -> None:
+    """There all samples of a run are alike: half of all permutations have the same difference of medians."""
+
+    def quick(added_ms: float) -> Report:
+        made = run(scenario, 1, calls=24, speed=20.0)
+        for turn in (turn for call in made.calls for turn in call.line.caller):
+            turn.line_to_model_ms, turn.model_to_line_ms = 0.0, added_ms
+        return made
+
+    assert compared(quick(0.0), quick(0.0)).ok
+    assert any(failure.startswith("added: P50 30 ms") for failure in compared(quick(0.0), quick(30.0)).failures)
+
+
 def test_a_difference_below_the_floor_is_none(scenario: Path) -> None:
     assert compared(run(scenario, 1), run(scenario, 2, added_ms=4.0)).ok
 

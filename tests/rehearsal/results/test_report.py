@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from offhook.gateway.rehearsal.model.record import ReplySent
 from offhook.gateway.rehearsal.phone.truth import (
     CallTruth,
     StepTaken,
@@ -110,7 +111,8 @@ class _Session:
         ]
         self.texts: list = []
         self.tool_answers: list = []
-        self.replies = [type("R", (), {"decided_at_s": 0.0, "first_audio_at_s": BEGAN_S + 6.996})()]
+        self.audio_bytes = len(self.audio)
+        self.replies = [ReplySent("caller", decided_at_s=0.0, first_audio_at_s=BEGAN_S + 6.996)]
 
 
 def test_gateway_share_is_measured_by_sample():

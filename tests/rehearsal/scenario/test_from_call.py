@@ -17,7 +17,7 @@ from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 from tests.needs import require
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 GREETING = TurnRecord(
     number=1, generation=1, reply_started_ms=200, reply_ended_ms=1_200, reply_text="Hello", heard_text="Hello",

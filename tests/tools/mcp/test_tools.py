@@ -34,7 +34,7 @@ from tests.tools.mcp.odd_server import SCHEMAS
 
 require("mcp")
 
-pytestmark = pytest.mark.wall_clock(calm=True)
+pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "planted-canary-4711"
