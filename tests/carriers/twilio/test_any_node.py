@@ -110,7 +110,7 @@ async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
 async def taken_by_b(two: TwoNodes) -> tuple[Twilio, TwilioLeg]:
     """Node b has taken the call of a, which has not noticed; a's side of the carrier, with REST credentials."""
     await two.post("a", "/twilio/voice", CallStatus="ringing")
-    carrier = two.nodes["a"][0]._carriers[0]
+    carrier = two.nodes["a"][0].switchboard._carriers[0]
     one = carrier._legs[CALL]
     two.nodes["a"][0].fleet._tasks[1].cancel()  # its writer: no checkpoint is refused
     peers = two.nodes["b"][0].fleet.peers.nodes
