@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=  # containers set it; the tests begin a hundred Pythons
 
-.PHONY: help setup system demo simulate simulate-openai test quick cluster interleavings attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
+.PHONY: help setup system demo simulate simulate-openai simulate-people test quick cluster interleavings attack contract api lint figures bench bench-peers bench-vad fuzz soak pins refresh audit wheel release clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ simulate: setup ## Rehearse every bundled scenario: verdicts, then the figures o
 
 simulate-openai: setup ## The same with the other provider, on the quick clock
 	@$(BIN)/offhook simulate --provider openai --speed 10 --out out/simulate-openai
+
+simulate-people: setup system ## The same with people's recorded voices for caller and agent, on the quick clock
+	@$(BIN)/offhook simulate --voice people --speed 10 --parallel 4 --out out/simulate-people
 
 test: setup system ## Run every test; repeat alone, once, those of other processes that failed
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
