@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from offhook.gateway import app
+from offhook.gateway import site
 from offhook.gateway.app import Gateway
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -30,7 +30,7 @@ AGENT = "greeting: {text: Greet.}\nfallback: {say: Call again.}\ntools: [{builti
 @asynccontextmanager
 async def calling(script: Script, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Gateway, PlivoPhone]]:
     """A gateway whose carrier is the second one, and a phone that calls it."""
-    monkeypatch.setattr(app, "Twilio", PlivoWords)
+    monkeypatch.setattr(site, "Twilio", PlivoWords)
     numbers, agents = numbered_agents({"desk": AGENT})
     async with (
         ModelServer(script) as model,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from offhook.gateway import app
+from offhook.gateway import app, site
 from offhook.gateway.call.line import LineFormats
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
@@ -61,7 +61,7 @@ async def call_the_desk(audio: AudioFormat, directory: Path) -> Seen:
     script = Script((Reply("text", (LONG,)), Reply("caller", (CallTool("quick"),)), Reply("tool:quick", (SATURDAY,))))
     formats = LineFormats(gives=audio, takes=audio)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "Twilio", partial(RtpCarrier, formats=formats))
+        patch.setattr(site, "Twilio", partial(RtpCarrier, formats=formats))
         async with (
             ModelServer(script) as model,
             serving(agents, {"OFFHOOK_INSECURE": "1"}, model=model) as (gateway, url),
@@ -192,7 +192,7 @@ async def test_equal_formats_are_not_converted(monkeypatch: pytest.MonkeyPatch) 
     numbers, agents = numbered_agents({"desk": "greeting: {text: Greet.}"})
     greeting = ALAW_8K.encode(samples_of("saturday", 8_000))
     formats = LineFormats(gives=ALAW_8K, takes=ALAW_8K)
-    monkeypatch.setattr(app, "Twilio", partial(RtpCarrier, formats=formats))
+    monkeypatch.setattr(site, "Twilio", partial(RtpCarrier, formats=formats))
     async with serving_realtime([Answer("Saturday.", greeting)], ALAW_8K) as (service, model_url):
         monkeypatch.setattr(app, "model_for", lambda provider, environ: RealtimeModel(model_url))
         async with serving(agents, {"OFFHOOK_INSECURE": "1"}) as (_, url), asyncio.timeout(60):
