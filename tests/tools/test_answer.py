@@ -221,9 +221,9 @@ def endless() -> Iterator[int]:
 )
 def test_a_huge_value_is_cut_at_once(made: Callable[[], Any]) -> None:
     value = made()
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     found = answer(value, Redactor())
-    assert time.perf_counter() - began_s < 0.1
+    assert time.thread_time() - began_s < 0.1
     assert "too long" in found["note"]
     assert exact(found)
 
