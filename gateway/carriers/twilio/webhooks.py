@@ -202,6 +202,9 @@ class Twilio:
 
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
+            if self._fleet.shared and await _is_gone(request):
+                log.info("call %s: %s was asked elsewhere meanwhile", form["CallSid"], request.path)
+                return web.Response(status=503)
             if (elsewhere := await self._elsewhere(request, form)) is not None:
                 return elsewhere
             try:
@@ -600,6 +603,14 @@ def _is_text(text: str) -> bool:
 
 def _is_outbound(form: Form) -> bool:
     return form.get("Direction", "").startswith("outbound")
+
+
+async def _is_gone(request: web.Request) -> bool:
+    """Whether who sent the request has closed the connection. A process that was stopped finds such requests when it
+    goes on: the balancer has asked another process, and acting on one would take the call from there for nobody.
+    """
+    await asyncio.sleep(0)  # the end of the stream is read in a turn of its own
+    return request.transport is None or request.transport.is_closing()
 
 
 def _own_number(form: Form) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from unittest import mock
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Fallback
@@ -105,6 +108,21 @@ async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
     await owner.fleet.checkpoints.written(5.0)
     assert not await owner.fleet.owns(CALL)
     assert await owner.records.get(CALL) is None  # the record is the new owner's
+
+
+@pytest.mark.parametrize("path", ["/twilio/n/a/after", "/twilio/voice"])
+async def test_a_request_whose_sender_is_gone_moves_no_call(two: TwoNodes, path: str) -> None:
+    """As a process finds it that was stopped: what came meanwhile, and its end, are there at once."""
+    await two.post("a", "/twilio/voice", CallStatus="ringing")
+    gateway, url = two.nodes["b"]
+    gateway.fleet.peers.nodes.clear()
+    body = urlencode({**FORM, "CallStatus": "in-progress"})
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    with socket.create_connection(("127.0.0.1", URL(url).port or 0)) as sender:
+        sender.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    await two.post("b", "/twilio/n/a/status", CallStatus="in-progress")  # comes after it
+    assert two.calls() == {"a": [CALL], "b": []}
+    assert await two.nodes["a"][0].fleet.owns(CALL)
 
 
 async def taken_by_b(two: TwoNodes) -> tuple[Twilio, TwilioLeg]:
