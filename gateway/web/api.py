@@ -50,7 +50,7 @@ class Unavailable(OperatorError):
 
 
 class Conflicting(OperatorError):
-    """The idempotency key belongs to another request: answered with 422."""
+    """The idempotency key belongs to another request: answered with 409."""
 
 
 class CallControl(Protocol):
@@ -202,7 +202,7 @@ class Api:
         except Unavailable as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
         except Conflicting as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from None
+            raise web.HTTPConflict(text=str(error)) from None
         except OperatorError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return _json(placed, status=202)

@@ -53,7 +53,7 @@ _KEY = {
     "required": False,
     "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
     "description": "A name of your own for this call. Repeated within 7 days, the request places no second call: it is "
-    "answered with the first one's state, and with 422 where it asks for another call.",
+    "answered with the first one's state, and with 409 where it asks for another call.",
 }
 _ACTIONS: dict[str, tuple[str, ...]] = {  # the fields that each needs
     "hang_up": (),
@@ -95,7 +95,7 @@ def document(version: str, agents: Sequence[str], outbound: type[msgspec.Struct]
     paths: dict[str, Any] = {
         "/calls": {
             "get": _operation("List past calls, newest first", {200: page, 503: None}, _queries(_FILTERS)),
-            "post": _operation("Place a call", {202: placed, 422: None, 503: None}, [_KEY], placing),
+            "post": _operation("Place a call", {202: placed, 409: None, 503: None}, [_KEY], placing),
         },
         "/calls/{id}": {"get": _operation("State of an outbound call", {200: placed, 503: None}, [_CALL_ID])},
         "/calls/{id}/record": {"get": _operation("A past call's whole record", {200: record}, [_CALL_ID])},

@@ -117,7 +117,7 @@ async def test_a_call_is_placed_with_what_was_given() -> None:
     ]
 
 
-@pytest.mark.parametrize(("key", "status"), [("", 400), ("é", 400), ("a" * 256, 400), ("used", 422)])
+@pytest.mark.parametrize(("key", "status"), [("", 400), ("é", 400), ("a" * 256, 400), ("used", 409)])
 async def test_a_key_that_cannot_be_used_is_refused(key: str, status: int) -> None:
     control = Control()
     async with api(control) as send:

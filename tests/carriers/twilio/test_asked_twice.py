@@ -34,7 +34,7 @@ def test_a_key_outlives_the_gateway(tmp_path: Path) -> None:
                     _, state = await x.api("GET", f"/calls/{id}")
                     await asyncio.sleep(0.05)
             assert len(x.twilio.placed) == 1
-            assert (await ask(x, "order 17", "+15550300007"))[0] == 422
+            assert (await ask(x, "order 17", "+15550300007"))[0] == 409
         async with exchange(DESK, environ=environ) as x:
             status, again = await ask(x, "order 17")
             assert (status, again) == (202, state)
