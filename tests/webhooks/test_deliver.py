@@ -108,6 +108,21 @@ async def test_a_failing_receiver_gets_all_in_order(outbox: SqliteDatabase) -> N
     assert all(one.body is None for one in await outbox.read(lambda s: listed(s, None, 200)))
 
 
+async def test_what_was_delivered_at_the_end_is_noted(outbox: SqliteDatabase) -> None:
+    """The process ends between the receiver's answer and the transaction that would note it."""
+    answered = asyncio.Event()
+
+    async def receive(request: web.Request) -> web.Response:
+        answered.set()
+        return web.Response()
+
+    async with served(receive) as url:
+        async with delivering(outbox, url):
+            await put(outbox, "CA1/a")
+            await answered.wait()
+        assert await outbox.read(waiting) == {"delivered": 1}
+
+
 async def test_a_deliverer_that_dies_is_followed_by_another(outbox: SqliteDatabase) -> None:
     got: list[str] = []
     begun = asyncio.Event()
