@@ -29,9 +29,8 @@ _PAUSE = 25  # not played for so long: a new reply, perhaps under another delay
 _ENOUGH_TO_COMPARE = 50  # frames in which the agent speaks
 _ENOUGH_TO_FOLLOW, _ENOUGH_TO_LOWER = 25, 8  # loud ones among them
 
-_PRIOR_DB = (
-    -16.0
-)  # before anything is known: a line owes us 15 dB, by the loudest frame in reach; see `vad._OVER_ECHO_DB`
+# Before anything is known: a line owes us 15 dB, by the loudest frame in reach; see `vad._OVER_ECHO_DB`.
+_PRIOR_DB = -16.0
 _STRONGEST_DB = -3.0
 _RAISE_DB = 1.0  # per look, once learned: 5 dB a second
 _AUDIBLE_DBOV = -55.0  # of the agent's frames: what is softer leaves no echo to speak of

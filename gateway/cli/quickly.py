@@ -26,9 +26,10 @@ from offhook.gateway.app import Gateway
 from offhook.gateway.cli.main import log_to_stderr
 from offhook.gateway.config import settings_from
 from offhook.gateway.errors import OffhookError
+from offhook.gateway.rehearsal.model.reached import ModelAt
 from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly
 from offhook.gateway.rehearsal.results.report import Report
-from offhook.gateway.rehearsal.run import ModelAt, gateway_environment, run_scenario
+from offhook.gateway.rehearsal.run import gateway_environment, run_scenario
 from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.gateway.rehearsal.scenario.voices import voices_named
 from offhook.gateway.tools.function import THREADS

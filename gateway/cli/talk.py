@@ -61,18 +61,12 @@ async def talk(path: Path, script: Path | None, environ: Mapping[str, str], *, o
     provider = provider_of(with_provider(agent, environ.get("OFFHOOK_PROVIDER", "")))
     async with AsyncExitStack() as stack:
         if script is not None or not has_key(environ, provider):
+            from offhook.gateway.rehearsal.model.reached import model_environ
             from offhook.gateway.rehearsal.model.server import ModelServer
 
             answers = await asyncio.to_thread(_script, script)
             model = await stack.enter_async_context(ModelServer(answers, clock=time.monotonic))
-            whole |= {
-                "GOOGLE_GEMINI_BASE_URL": model.url,
-                "OPENAI_BASE_URL": f"{model.url}/v1",
-                "OPENAI_API_KEY": "rehearsal",
-                "SSL_CERT_FILE": model.ca_path,
-                "GEMINI_API_KEY": "rehearsal",
-                "OFFHOOK_SIMULATED": "1",
-            }
+            whole |= {**model_environ(model), "OFFHOOK_SIMULATED": "1"}
             key = "OPENAI_API_KEY to talk to OpenAI" if provider == "openai" else "GEMINI_API_KEY to talk to Gemini"
             print(f"the rehearsal model answers, from its script: set {key}", flush=True)
 

@@ -36,6 +36,7 @@ __all__ = [
     "Problem",
     "Speaker",
     "Usage",
+    "without_key",
 ]
 
 
@@ -332,3 +333,8 @@ class ModelSink(Protocol):
         """An exception of the link's own or of this sink: logged with the call's id, counted under `part` (`link`,
         `link_reader`, `link_writer`). Never raises; what the link does about it is its own matter.
         """
+
+
+def without_key(text: str, key: str) -> str:
+    """What a peer or an SDK said, without the key that it may have put in; on one line, of bounded length."""
+    return " ".join((text.replace(key, "***") if key else text).split())[:300]

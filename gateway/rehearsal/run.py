@@ -20,7 +20,6 @@ from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -41,6 +40,7 @@ from offhook.gateway.rehearsal.account import (
     legs,
     place_outbound,
 )
+from offhook.gateway.rehearsal.model.reached import ModelAt, model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
 from offhook.gateway.rehearsal.phone.live import LiveCaller
@@ -123,16 +123,6 @@ OF_ANY_MODEL = frozenset(
 _WORD = re.compile(r"\w+")
 
 
-class ModelAt(Protocol):
-    """A rehearsal model's URL, and the certificate to trust."""
-
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def ca_path(self) -> str: ...
-
-
 class GatewayFailed(OffhookError):
     """The gateway did not start; the message has the end of its log."""
 
@@ -141,13 +131,7 @@ def gateway_environment(agent_file: Path, model: ModelAt | None, auth_token: str
     """The environment of a rehearsed gateway: see `gateway_process`."""
     env = environment_without(TELEPHONE if model is None else TELEPHONE + MODEL)
     if model is not None:
-        env |= {
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "SSL_CERT_FILE": model.ca_path,
-            "GEMINI_API_KEY": "rehearsal",
-            "OPENAI_BASE_URL": f"{model.url}/v1",
-            "OPENAI_API_KEY": "rehearsal",
-        }
+        env |= model_environ(model)
     return env | {
         "TWILIO_AUTH_TOKEN": auth_token,
         "OFFHOOK_PUBLIC_URL": PUBLIC_URL,

@@ -130,6 +130,7 @@ def made_call(
         caller_id=caller_id,
         variables=variables or {},
         conference=conference,
+        placed_by=placed_by,
     )
 
 
@@ -167,12 +168,15 @@ class OutboundQueue:
         caller_id: str = "",
         variables: dict[str, str] | None = None,
         conference: str = "",
+        placed_by: str = "",
         key: IdempotencyKey | None = None,
     ) -> OutboundCall:
         """Queue a call, or find the one that was queued with this idempotency key. Raises `OperatorError` for one that
         cannot be placed, `QueueFull`, `KeyReused`.
         """
-        call = made_call(to, agent, caller_id=caller_id, variables=variables, conference=conference)
+        call = made_call(
+            to, agent, caller_id=caller_id, variables=variables, conference=conference, placed_by=placed_by
+        )
         if key is not None and key.text in self._keys:
             digest, known = self._keys[key.text]
             check_same(key, digest)

@@ -112,11 +112,8 @@ class Placing:
         `StoreUnreachable`.
         """
         if self._table is None:
-            call = self.queue.submit(to, agent, caller_id=caller_id, variables=variables, key=key)
-            call.placed_by = call.placed_by or placed_by
-            return call
-        call = made_call(to, agent, caller_id=caller_id, variables=variables)
-        call.placed_by = placed_by
+            return self.queue.submit(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by, key=key)
+        call = made_call(to, agent, caller_id=caller_id, variables=variables, placed_by=placed_by)
         body = msgspec.json.encode(_Asked(call.to, call.agent, call.caller_id, call.variables, placed_by)).decode()
         row = Row(call.id, key.digest if key else "", body, CallStatus.WAITING.value)
         try:

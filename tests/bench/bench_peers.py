@@ -31,6 +31,7 @@ from importlib.metadata import version
 from math import inf
 from pathlib import Path
 
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -42,7 +43,6 @@ from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, Report, aligned, call_report, report_of
 from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.metrics.quantiles import exact
-from tests.rig.model import model_environ
 from tests.rig.process import cpu_s, rss_mib
 from tests.rig.sounds import sound
 

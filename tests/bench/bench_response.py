@@ -15,13 +15,13 @@ import os
 import tempfile
 from pathlib import Path
 
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent
 from offhook.metrics.quantiles import exact
-from tests.rig.model import model_environ
 from tests.rig.process import spawn
 from tests.rig.sounds import sound
 

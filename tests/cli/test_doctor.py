@@ -23,12 +23,12 @@ from offhook.gateway.cli.doctor import Finding, examine
 from offhook.gateway.cli.main import app
 from offhook.gateway.config import Settings, settings_from
 from offhook.gateway.errors import ModelRefused, OperatorError
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.script import Close, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, WaitForAgent
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from tests.carriers.twilio.telephone_rig import API_TOKEN, Exchange, exchange
-from tests.rig.model import model_environ
 
 AGENTS = {
     "desk": ("greeting: {text: Greet.}", Script((Reply("text", (Speak("Hello.", length_ms=500),)),))),

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import WaitForEnd
-from tests.rig.model import model_environ
 from tests.rig.process import python_path
 
 pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked")]

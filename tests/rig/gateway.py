@@ -10,9 +10,9 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.models.gemini.recovery import Patience
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock
-from tests.rig.model import model_environ
 from tests.rig.sounds import SOUNDS
 
 __all__ = ["numbered_agents", "serving"]

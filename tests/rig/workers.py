@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
-from tests.rig.model import model_environ
 from tests.rig.process import python_path
 
 __all__ = ["AUTH_TOKEN", "PUBLIC", "Served", "workers"]

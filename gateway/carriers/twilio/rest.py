@@ -42,7 +42,7 @@ TRIES = 3
 MAX_WAIT_S = 5.0  # between tries, whatever Retry-After says
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # a page of 1,000 numbers is about 1.5 MB
 MAX_PAGES = 20
-CLOCKS_APART_S = 5.0  # Twilio's and ours
+CREATED_APART_S = 5.0  # Twilio's dates and our clock
 
 CALL_IS_OVER = {20404, 21220}  # resource not found; call not in progress, cannot redirect
 
@@ -183,7 +183,7 @@ class TwilioRest:
         )
         page = answer.get("calls")
         items = [item for item in page if isinstance(item, dict)] if isinstance(page, list) else []
-        return [str(item.get("sid")) for item in items if _created_s(item) >= since_s - CLOCKS_APART_S]
+        return [str(item.get("sid")) for item in items if _created_s(item) >= since_s - CREATED_APART_S]
 
     # --- numbers
 

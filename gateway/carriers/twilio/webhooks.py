@@ -203,7 +203,9 @@ class Twilio:
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
             if self._fleet.shared and await _is_gone(request):
-                log.info("call %s: %s was asked elsewhere meanwhile", form["CallSid"], request.path)
+                log.info(
+                    "call %s: %s is not answered, its sender has closed the connection", form["CallSid"], request.path
+                )
                 return web.Response(status=503)
             if (elsewhere := await self._elsewhere(request, form)) is not None:
                 return elsewhere

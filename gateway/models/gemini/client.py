@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.conversation.commands import Speak
 from offhook.gateway.errors import ModelRefused, OperatorError
-from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
+from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem, without_key
 from offhook.gateway.models.gemini.audio import Upsampling
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.messages import FunctionResponse, encode
@@ -49,12 +49,32 @@ from offhook.gateway.models.gemini.setup import (
 )
 from offhook.gateway.models.gemini.wire import AnySession, socket_of
 
-__all__ = ["GeminiModel"]
+__all__ = ["GeminiModel", "sdk_client"]
 
 TOO_BIG = 1009  # RFC 6455, 7.4.1
 MESSAGE_MAX_BYTES = 16 * 2**20  # the library's 1 MiB has been exceeded by the service
 DEFAULT_URL = "https://generativelanguage.googleapis.com"  # the SDK's, of the Developer API
 CLOSE_TIMEOUT_S = 1.0  # a peer that does not answer our close must not delay the next connection
+
+
+def sdk_client(settings: GeminiSettings, connecting: Mapping[str, Any]) -> genai.Client:
+    """The SDK's client. `connecting`: arguments of its asynchronous connections. Raises `OperatorError`."""
+    options = types.HttpOptions(
+        api_version=settings.api_version or ("v1beta1" if settings.vertex else "v1beta"),
+        base_url=settings.base_url or None,
+        async_client_args=dict(connecting),
+    )
+    try:
+        return genai.Client(
+            vertexai=settings.vertex,
+            api_key=settings.api_key or None,
+            project=settings.project or None,
+            location=settings.location or None,
+            http_options=options,
+        )
+    except ValueError as error:
+        why = without_key(str(error), settings.api_key)
+        raise OperatorError(f"the settings for Gemini do not go together: {why}") from None
 
 
 class GeminiModel(Model):
@@ -88,27 +108,7 @@ class GeminiModel(Model):
                 connecting["ssl"] = ssl.create_default_context(cafile=settings.ca_file)
             except (OSError, ssl.SSLError):
                 raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
-        options = types.HttpOptions(
-            api_version=settings.api_version or ("v1beta1" if settings.vertex else "v1beta"),
-            base_url=settings.base_url or None,
-            async_client_args=connecting,
-        )
-        try:
-            self._client = genai.Client(
-                vertexai=settings.vertex,
-                api_key=settings.api_key or None,
-                project=settings.project or None,
-                location=settings.location or None,
-                http_options=options,
-            )
-        except ValueError as error:
-            raise OperatorError(f"the settings for Gemini do not go together: {self.masked(str(error))}") from None
-
-    def masked(self, text: str) -> str:
-        """`text` without the key, which a peer or the SDK may have put in; on one line, of bounded length."""
-        if self.settings.api_key:
-            text = text.replace(self.settings.api_key, "***")
-        return " ".join(text.split())[:300]
+        self._client = sdk_client(settings, connecting)
 
     async def warm_up(self) -> None:
         """Build what the SDK builds on first use; takes a few tenths of a second, needs no network.
@@ -233,4 +233,4 @@ class GeminiModel(Model):
                 # The SDK's own ValueError or TypeError: about the setup, or a first message it cannot read.
                 # The first line only: the others quote what was sent.
                 code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        return ModelRefused(code, self.masked(reason))
+        return ModelRefused(code, without_key(reason, self.settings.api_key))

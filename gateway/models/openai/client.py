@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from offhook.gateway import __version__
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.errors import Malformed, ModelRefused, OperatorError
-from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem
+from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem, without_key
 from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.link import RealtimeLink
 from offhook.gateway.models.openai.prices import PRICES
@@ -52,12 +52,6 @@ class OpenAIModel(Model):
             except (OSError, ssl.SSLError):
                 raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
 
-    def masked(self, text: str) -> str:
-        """`text` without the key, which a peer may have put in; on one line, of bounded length."""
-        if self.settings.api_key:
-            text = text.replace(self.settings.api_key, "***")
-        return " ".join(text.split())[:300]
-
     async def warm_up(self) -> None:
         """Nothing is built on first use."""
 
@@ -89,7 +83,7 @@ class OpenAIModel(Model):
             except TimeoutError:
                 raise ModelRefused(0, "no answer to the setup in time") from None
             except ModelRefused as refused:
-                raise ModelRefused(refused.code, self.masked(refused.reason)) from None
+                raise ModelRefused(refused.code, without_key(refused.reason, self.settings.api_key)) from None
             except Exception as error:
                 raise self.translated(error) from None
             yield socket, expires_at
@@ -127,7 +121,7 @@ class OpenAIModel(Model):
                 code, reason = 1006, f"handshake failed ({type(error).__name__})"
             case _:
                 code, reason = 1007, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        return ModelRefused(code, self.masked(reason))
+        return ModelRefused(code, without_key(reason, self.settings.api_key))
 
 
 async def _set_up(socket: SessionSocket, config: Mapping[str, Any]) -> float | None:

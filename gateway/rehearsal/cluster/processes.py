@@ -19,8 +19,9 @@ from pathlib import Path
 import aiohttp
 
 from offhook.gateway.errors import OffhookError
+from offhook.gateway.rehearsal.model.reached import ModelAt, model_environ
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
-from offhook.gateway.rehearsal.run import ModelAt, environment_without, tail_of
+from offhook.gateway.rehearsal.run import environment_without, tail_of
 
 __all__ = [
     "AUTH_TOKEN",
@@ -247,9 +248,7 @@ async def cluster(
     path.write_text(agent, encoding="utf-8")
     whole = {
         **environment_without(("TWILIO_", "OFFHOOK_", "GOOGLE_", "GEMINI_", "OPENAI_")),
-        "GOOGLE_GEMINI_BASE_URL": model.url,
-        "SSL_CERT_FILE": model.ca_path,
-        "GEMINI_API_KEY": "rehearsal",
+        **model_environ(model),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OFFHOOK_AGENT": str(path),
         "OFFHOOK_LIVE": live,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from offhook.gateway.rehearsal.faults.run import Case, CaseResult, FaultReport, Required, until
+from offhook.gateway.rehearsal.faults.run import CAUSED, Case, CaseResult, FaultReport, Required, until
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.outside import OtherGateway, OtherModel, call_to
 from offhook.gateway.rehearsal.phone.truth import CallTruth
@@ -20,8 +20,6 @@ from offhook.gateway.rehearsal.quick_clock import Clock
 __all__ = ["faults_outside", "judged"]
 
 CLOSED_WITHIN_S = 15.0
-# Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
-_CAUSED = ("11200", "31920", "31921", "31924", "31930")
 
 
 async def faults_outside(
@@ -68,7 +66,7 @@ async def _run(
 
 def judged(wanted: Required, truth: CallTruth, sessions: Sequence[SessionRecord]) -> list[str]:
     """What is wrong with a call, by what the line and the model show."""
-    found = [f"{fault.code}: {fault.what}" for fault in truth.violations if str(fault.code) not in _CAUSED]
+    found = [f"{fault.code}: {fault.what}" for fault in truth.violations if fault.code not in CAUSED]
     if not any(stream.started_s is not None for stream in truth.streams):
         return [*found, f"the call was not connected: ended by {truth.ended_by}"]
     if wanted.answers is not None:

@@ -34,8 +34,22 @@ from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
 from offhook.gateway.rehearsal.scenario.standing import CALLER_DROPS
 from offhook.gateway.store.record import CallRecord
 
-__all__ = ["Case", "CaseResult", "FaultReport", "Required", "Rig", "Seen", "always", "chosen", "faults", "until"]
+__all__ = [
+    "CAUSED",
+    "Case",
+    "CaseResult",
+    "FaultReport",
+    "Required",
+    "Rig",
+    "Seen",
+    "always",
+    "chosen",
+    "faults",
+    "until",
+]
 
+# Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
+CAUSED = frozenset({11200, 31920, 31921, 31924, 31930})
 SETTLE_S = 15.0  # the time in which the end of a call is reported everywhere
 IN_FLIGHT = 3  # frames that may be in transit when a call ends
 COMPLAINTS = ("Traceback", "was never retrieved", "was destroyed but it is pending", "was never awaited")
@@ -289,12 +303,8 @@ def always(seen: Seen, every: Sequence[CallRecord], *, lost: int = 0) -> list[st
     if complaints := [text for text in COMPLAINTS if text in seen.log]:
         found.append(f"the log has {', '.join(complaints)}")
     for truth in seen.truths:
-        found += [f"{fault.code}: {fault.what}" for fault in truth.violations if fault.code not in _OURS]
+        found += [f"{fault.code}: {fault.what}" for fault in truth.violations if fault.code not in CAUSED]
     return found
-
-
-# Warnings of the carrier that the faults themselves cause: the webhook, the stream and its refusals.
-_OURS = frozenset({11200, 31920, 31921, 31924, 31930})
 
 
 def _frames(seen: Seen) -> tuple[float, float, float]:

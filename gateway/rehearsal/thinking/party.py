@@ -16,6 +16,7 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Model, Prices
 from offhook.gateway.models.pricing import cost, load_prices, price_of
 from offhook.gateway.providers import model_for, provider_of, published_prices
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
@@ -123,7 +124,7 @@ async def party_for(
             assert thinker.script is not None
             server = ModelServer(thinker.script, text=judge.script, clock=clock)
             await stack.enter_async_context(server)
-            env = dict.fromkeys(("caller", "judge"), _rehearsal(server))
+            env = dict.fromkeys(("caller", "judge"), model_environ(server))
         model = model_for(provider, env["caller"])
         stack.push_async_callback(model.close)
         theirs = ("model.name", "voice") if thinker.model.url else ()  # what a server of one's own has, is not known
@@ -155,13 +156,3 @@ def _environment(choice: ModelChoice, environ: Mapping[str, str]) -> Mapping[str
         return environ
     kept = {name: value for name, value in environ.items() if not name.startswith("OPENAI_")}
     return kept | {"OPENAI_BASE_URL": choice.url, "OPENAI_API_KEY": environ.get(CALLER_KEY, "") or NO_KEY}
-
-
-def _rehearsal(server: ModelServer) -> Mapping[str, str]:
-    return {
-        "GOOGLE_GEMINI_BASE_URL": server.url,
-        "SSL_CERT_FILE": server.ca_path,
-        "GEMINI_API_KEY": "rehearsal",
-        "OPENAI_BASE_URL": f"{server.url}/v1",
-        "OPENAI_API_KEY": "rehearsal",
-    }

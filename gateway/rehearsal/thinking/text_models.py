@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from offhook.gateway.errors import OperatorError
-from offhook.gateway.models import Prices, Usage
+from offhook.gateway.models import Prices, Usage, without_key
 from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.openai.settings import OpenAISettings
 from offhook.gateway.rehearsal.thinking.judge import NotJudged
@@ -112,26 +112,11 @@ class _Patient(TextModel):
 
 class _Gemini(_Patient):
     def __init__(self, name: str, settings: GeminiSettings) -> None:
-        from google import genai  # half a second: only where it is used
-        from google.genai import types
+        from offhook.gateway.models.gemini.client import sdk_client  # half a second: only where it is used
 
         self.name, self._settings = name, settings
         context = _context(settings.ca_file)
-        options = types.HttpOptions(
-            api_version=settings.api_version or ("v1beta1" if settings.vertex else "v1beta"),
-            base_url=settings.base_url or None,
-            async_client_args={"verify": context, "ssl": context},  # by httpx, by aiohttp
-        )
-        try:
-            self._client = genai.Client(
-                vertexai=settings.vertex,
-                api_key=settings.api_key or None,
-                project=settings.project or None,
-                location=settings.location or None,
-                http_options=options,
-            )
-        except ValueError:
-            raise OperatorError("the settings for Gemini do not go together: see `offhook config`") from None
+        self._client = sdk_client(settings, {"verify": context, "ssl": context})  # by httpx, by aiohttp
 
     async def _ask(self, question: str, schema: Mapping[str, Any]) -> Answer:
         from google.genai import errors
@@ -152,11 +137,15 @@ class _Gemini(_Patient):
         except errors.APIError as error:
             if error.code in BUSY:
                 raise _Busy(error.code) from None
-            raise NotJudged(f"{self.name}: {error.code} {self._masked(error.message or '')}") from None
+            raise NotJudged(
+                f"{self.name}: {error.code} {without_key(error.message or '', self._settings.api_key)}"
+            ) from None
         except (OSError, TimeoutError) as error:
             raise NotJudged(f"{self.name}: not reached ({type(error).__name__})") from None
         except Exception as error:  # of the SDK's HTTP client, or of an answer that the SDK cannot read
-            raise NotJudged(f"{self.name}: {type(error).__name__}: {self._masked(str(error))}") from None
+            raise NotJudged(
+                f"{self.name}: {type(error).__name__}: {without_key(str(error), self._settings.api_key)}"
+            ) from None
         candidate = response.candidates[0] if response.candidates else None
         reason = candidate.finish_reason if candidate else None
         parts = candidate.content.parts if candidate and candidate.content else None
@@ -168,10 +157,6 @@ class _Gemini(_Patient):
         cached = (counted.cached_content_token_count if counted else 0) or 0
         out = sum(filter(None, (counted.candidates_token_count, counted.thoughts_token_count))) if counted else 0
         return Answer(text, Usage(text_in=prompt - cached, cached_in=cached, text_out=out))
-
-    def _masked(self, text: str) -> str:
-        key = self._settings.api_key
-        return " ".join((text.replace(key, "***") if key else text).split())[:300]
 
     async def close(self) -> None:
         await self._client.aio.aclose()

@@ -186,9 +186,8 @@ class McpTools:
         try:
             parameters = {"properties": {}, **inlined(schema), "type": "object"}
             text = description[:DESCRIPTION_MAX]
-            made = Tool(
-                declared, text, parameters, run, timeout_s=0.0, entry=self._entry, repeat=Repeat.NEVER
-            )  # a server's hints do not bind it
+            never = Repeat.NEVER  # a server's hints do not bind it
+            made = Tool(declared, text, parameters, run, timeout_s=0.0, entry=self._entry, repeat=never)
         except (ValueError, OperatorError) as error:
             log.error("MCP server %s: tool %s is left out: %s", self.name, name, error)
             return None

@@ -17,10 +17,10 @@ from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.gemini.link import GeminiLink
 from offhook.gateway.models.gemini.recovery import PATIENCE, Patience
 from offhook.gateway.models.gemini.settings import GeminiSettings
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media.formats import PCM16_16K, PCM16_24K
-from tests.rig.model import model_environ
 
 AGENT = Agent(name="reception", instructions="Be kind to {{caller}}.")
 AS_IT_IS = AudioFormats(caller=PCM16_16K, agent=PCM16_24K)  # what the model takes and gives: nothing is converted

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.script import script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock
@@ -21,7 +22,6 @@ from offhook.gateway.rehearsal.thinking.judge import (
     verdicts,
 )
 from offhook.gateway.rehearsal.thinking.text_models import text_model
-from tests.rig.model import model_environ
 
 STATEMENTS = ("It was polite.", "It ended.")
 
