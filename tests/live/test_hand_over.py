@@ -38,16 +38,18 @@ async def talking(store: SlowStore) -> AsyncIterator[tuple[Gateway, ModelServer,
     """A call in the midst of its silence, which the model hears."""
     agent = parse_agent("name: shop\nfallback: {say: We are closed.}\n")
     environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_REPLICA": "a", "OFFHOOK_FLEET_KEY": "fleet-key-canary-1"}
-    async with ModelServer(script_from({"replies": []})) as model:
-        async with serving([agent], environ, model=model, live=store) as (gateway, url):
-            call = SimulatedCall(url)
-            running = asyncio.create_task(call.run())
-            async with asyncio.timeout(10):
-                while not (model.sessions and len(model.sessions[0].audio_arrivals) > 50):  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-            yield gateway, model, call
-            call.hang_up()
-            await running
+    async with (
+        ModelServer(script_from({"replies": []})) as model,
+        serving([agent], environ, model=model, live=store) as (gateway, url),
+    ):
+        call = SimulatedCall(url)
+        running = asyncio.create_task(call.run())
+        async with asyncio.timeout(10):
+            while not (model.sessions and len(model.sessions[0].audio_arrivals) > 50):
+                await asyncio.sleep(0.02)
+        yield gateway, model, call
+        call.hang_up()
+        await running
 
 
 async def test_the_caller_is_heard_until_state_is_kept() -> None:
@@ -55,7 +57,7 @@ async def test_the_caller_is_heard_until_state_is_kept() -> None:
     async with talking(store) as (gateway, model, call):
         assert await gateway.switchboard.moves.hand_over(gateway.calls[call.call_sid], 0.0)
         async with asyncio.timeout(10):
-            while not (len(model.sessions) > 1 and model.sessions[1].audio_arrivals):  # noqa: ASYNC110
+            while not (len(model.sessions) > 1 and model.sessions[1].audio_arrivals):
                 await asyncio.sleep(0.02)
         first, second = model.sessions
         assert first.audio_arrivals[-1][0] > store.kept_s - 0.1
