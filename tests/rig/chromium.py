@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-__all__ = ["Chromium", "chromium_of"]
+__all__ = ["Chromium", "chromium_of", "own_chromium"]
 
 
 class Chromium:
@@ -69,3 +70,11 @@ def chromium_of(folder: Path) -> Iterator[Chromium]:
         server.stdin.close()
         server.wait()
         server.stdout.close()
+
+
+@contextlib.asynccontextmanager
+async def own_chromium(microphone: Path | None = None) -> AsyncIterator[Browser]:
+    """One for a single connection: for pictures and measurements."""
+    with tempfile.TemporaryDirectory() as folder, chromium_of(Path(folder)) as chromium:
+        async with chromium(microphone) as browser:
+            yield browser
