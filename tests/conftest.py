@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from offhook.gateway.rehearsal.quick_clock import QuickLoop
+from tests.needs import require
+from tests.rig.chromium import Chromium, chromium_of
 from tests.rig.forked import launcher
 
 # Before numpy is imported, and for every process that a test starts: OpenBLAS begins a thread per core in each, which
@@ -74,3 +76,11 @@ def forked(forking_python: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", forking_python)
         yield
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A browser for every test of this process: see `tests.rig.chromium`."""
+    require("chromium", "playwright")
+    with tempfile.TemporaryDirectory() as folder, chromium_of(Path(folder)) as running:
+        yield running
