@@ -153,7 +153,7 @@ class Fleet:
         if held is None or held.epoch == epoch:
             return True  # the store may have been emptied
         if held.epoch > epoch:
-            self.checkpoints.fenced(call_id)
+            self.checkpoints.fenced(call_id, epoch)
         return False
 
     async def has_lost(self, call_id: str) -> bool:
@@ -164,8 +164,8 @@ class Fleet:
         held = await self._ask(self._store.holder(call_id), None)
         if held is None or held.epoch <= epoch:
             return False
-        self.checkpoints.fenced(call_id)
-        return True
+        self.checkpoints.fenced(call_id, epoch)
+        return self.checkpoints.epoch(call_id) in (None, epoch)  # with another one the call is here again
 
     async def end(self, call_id: str) -> bool:
         """The call is over: whether it is this node's to record. While the store is away it is."""
@@ -206,7 +206,7 @@ class Fleet:
             return Begin(fenced=self.checkpoints.has_lost(call_id))
         begin = await self._ask(self._store.begin_tool(call_id, epoch, key), None, limit_s=TOOL_S)
         if begin is not None and begin.fenced:
-            self.checkpoints.fenced(call_id)
+            self.checkpoints.fenced(call_id, epoch)
         return begin
 
     async def tool_done(self, call_id: str, key: str, result: str) -> None:
