@@ -32,7 +32,7 @@ __all__ = ["Interleavings", "SqliteInterleavings"]
 
 CALLS = ("CA1", "CA2", "CA3")
 NODES = ("a", "b", "c")
-TURNS = 4  # of the loop: a request without faults is answered within them
+TURNS = 12  # of the loop: a request without faults is answered within them
 CAP = {"cap:fleet": 2}
 METRICS = Metrics(CollectorRegistry(), LABELS)
 FAULTS = ("", "", "", "slow", "before", "after", "late")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -16,6 +18,14 @@ MOVED_AND_BACK = [  # while the answer to a question of the first ownership is u
     ("steers", "b", "CA1"),
     ("ends", "b", "CA1", ""),
     ("takes_over", "b", "CA1"),
+    ("a_request_goes_on", 0),
+]
+REPEATED = [  # a webhook that is asked again while the first one waits for the store, which then does not answer
+    ("rings", "a", "CA2"),
+    ("rings", "a", "CA3"),
+    ("store_behaves", ["", "slow"]),
+    *2 * [("rings", "b", "CA1")],
+    ("time_passes", 0.3),
     ("a_request_goes_on", 0),
 ]
 
@@ -36,5 +46,6 @@ def test_a_planted_fault_is_found(planted: Planted) -> None:
         run(over(planted.store)(), planted.schedule)
 
 
-def test_a_call_that_came_back_is_not_fenced() -> None:
-    run(Interleavings(), MOVED_AND_BACK)
+@pytest.mark.parametrize("schedule", [MOVED_AND_BACK, REPEATED], ids=["moved and back", "repeated"])
+def test_a_schedule_that_broke_an_invariant_holds(schedule: list[tuple[Any, ...]]) -> None:
+    run(Interleavings(), schedule)
