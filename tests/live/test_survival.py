@@ -47,7 +47,10 @@ async def moved_by(
     """Run them all to their ends. `after_s` from when each agent is heard, the busiest gateway gets this signal; the
     calls that it had move, and their agents say the rest. Returns that gateway, and its calls.
     """
-    running = [asyncio.create_task(one.call.run()) for one in calls]
+    running = []
+    for one in calls:
+        running.append(asyncio.create_task(one.call.run()))
+        await asyncio.sleep(0.05)
     async with asyncio.timeout(30):
         while not all(one.truth.agent for one in calls):
             await asyncio.sleep(0.02)
