@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from offhook.gateway.call.call import Call
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
-from offhook.gateway.live import FETCHED_S, QUIET_S
+from offhook.gateway.live import HAND_OVER_S, QUIET_S
 from offhook.gateway.live.fleet import Fleet
 from offhook.gateway.telephony.admission import Admission
 from offhook.gateway.telephony.switchboard import Switchboard
@@ -58,15 +58,23 @@ class Draining:
             log.info("drained in %.1f s", self._clock() - began_s)
 
     async def _hand_over_all(self) -> None:
-        """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while."""
-        calls, began_s = list(self._calls.values()), self._clock()
-        handed = await asyncio.gather(*(self._switchboard.moves.hand_over(call, QUIET_S) for call in calls))
-        log.info("handed over %d of %d calls in %.1f s", sum(handed), len(calls), self._clock() - began_s)
-        left = [call.facts.call_sid for call, over in zip(calls, handed, strict=True) if over]
-        for _ in range(round(FETCHED_S / TICK_S)):  # their carrier's requests are passed on until then
-            holders = [await self._fleet.holder(call_sid) for call_sid in left]
-            if all(held is None or held.owner != self._fleet.name for held in holders):
-                break
+        """Other processes go on with the calls: each in a quiet moment. Returns once they have them, or in a while.
+
+        A call that stays, as its state could not be written, or comes back is handed over again until then.
+        """
+        began_s, quiet_s = self._clock(), QUIET_S
+        handed: dict[str, None] = {}
+        while True:
+            calls = [call for call in self._calls.values() if call.ending is None] if self._fleet.others() else []
+            over = await asyncio.gather(*(self._switchboard.moves.hand_over(call, quiet_s) for call in calls))
+            handed |= {call.facts.call_sid: None for call, is_over in zip(calls, over, strict=True) if is_over}
+            if quiet_s or any(over):
+                log.info("handed over %d of %d calls in %.1f s", sum(over), len(calls), self._clock() - began_s)
+            holders = [await self._fleet.holder(call_sid) for call_sid in handed]
+            theirs = all(held is None or held.owner != self._fleet.name for held in holders)
+            if (all(over) and theirs) or self._clock() - began_s >= HAND_OVER_S:
+                return  # until then their carrier's requests are passed on
+            quiet_s = 0.0
             await asyncio.sleep(TICK_S)
 
     async def end_all(self) -> None:

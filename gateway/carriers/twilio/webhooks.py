@@ -57,6 +57,7 @@ RETRY_S = 1  # a request that a redirected one overtakes is to be repeated after
 FETCH_S = 2.0  # the process ends: Twilio may still fetch what follows
 CLOSE_TASKS_S = 2.0
 REPORT_S = 2.0  # no caller waits for a report: a busy process that has the call gets this long
+SUCCESSOR_S = 2.0  # this process ends and keeps no call: a busy one that does gets this long
 FORGET_S = 60.0  # what follows a call was decided and fetched: its REST requests are over by then
 LIMIT_MARGIN_S = 120  # Twilio's own limit of a call, after the agent's
 CALL_STATUS = {status.value: status for status in CallStatus if status not in (CallStatus.WAITING, CallStatus.PLACING)}
@@ -254,17 +255,24 @@ class Twilio:
         owner = request.match_info.get("node", "") if held is None else held.owner
         if held is not None and held.stage is CallStage.HANDOVER:
             owner = ""
-        if owner in ("", fleet.name) and self._board.draining and (others := fleet.others()):
-            owner = others[0].name
-        if owner in ("", fleet.name):
-            return None
-        sealed = request.headers.get(signature.SIGNATURE_HEADER, "")
-        headers = {signature.SIGNATURE_HEADER: sealed, "Content-Type": FORM}
-        passed = await fleet.peers.request(
+        owners = [owner]
+        if owner in ("", fleet.name) and self._board.draining:
+            owners, within_s = [node.name for node in fleet.others()], SUCCESSOR_S
+        for owner in owners:
+            if owner not in ("", fleet.name) and (answer := await self._passed_on(request, form, owner, within_s)):
+                return answer
+        return None
+
+    async def _passed_on(self, request: web.Request, form: Form, owner: str, within_s: float) -> web.Response | None:
+        """The answer of this process; None: it has none, or not in time."""
+        passed = await self._fleet.peers.request(
             owner,
             "POST",
             request.raw_path,
-            headers=headers,
+            headers={
+                signature.SIGNATURE_HEADER: request.headers.get(signature.SIGNATURE_HEADER, ""),
+                "Content-Type": FORM,
+            },
             body=urlencode(form).encode(),
             timeout_s=within_s,
         )
@@ -323,16 +331,22 @@ class Twilio:
     def _new_leg(self, call_sid: str, account_sid: str, host: str) -> TwilioLeg:
         leg = self._board.leg(call_sid)
         assert leg is not None
-        public_url = self._settings.public_url or f"https://{host}"
-        one = TwilioLeg(leg, Steering(leg), account_sid, f"{public_url}/twilio/n/{self._fleet.name}")
+        one = TwilioLeg(leg, Steering(leg), account_sid, self._base(host))
         self._legs[call_sid] = self._watched[call_sid] = one
         return one
+
+    def _base(self, host: str) -> str:
+        """Of this process's addresses. `host`: as requested, where no public URL is configured."""
+        return f"{self._settings.public_url or f'https://{host}'}/twilio/n/{self._fleet.name}"
 
     async def _after_elsewhere(self, request: web.Request, form: Form) -> str:
         """What follows a call that this process does not have: it is taken over, unless nobody knows of it."""
         call_sid, status = form["CallSid"], CALL_STATUS.get(form.get("CallStatus", ""))
         if not self._fleet.shared or status in FINAL:
             return twiml.hang_up() if status in FINAL else self._fallback_document(form)
+        if self._board.draining and self._fleet.others() and await self._fleet.has_lost(call_sid):
+            # It was handed over, and taken back it would end with this process: another one's answer was late.
+            return twiml.redirect(f"{self._base(request.host)}/after", after_s=RETRY_S)
         ringing = self._ringing(request, form)
         answer: Admitted | NextStep | Refused | None = await self._board.moves.take_over(self, ringing, self._clock())
         if answer is None and await self._fleet.holder(call_sid) is None:

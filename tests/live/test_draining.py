@@ -1,0 +1,167 @@
+"""A process that ends hands its calls over while the process that is to have them is slow to answer.
+
+On the quick clock: two gateways, and a balancer that prefers the gateway that an address names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+from yarl import URL
+
+from offhook.gateway.agent.load import parse_agent
+from offhook.gateway.app import Gateway
+from offhook.gateway.live import CallStage, StoreAway, Write, Written
+from offhook.gateway.live.memory import MemoryLive
+from offhook.gateway.rehearsal.model.script import Reply, Say, Script
+from offhook.gateway.rehearsal.model.server import ModelServer
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly
+from tests.rig.gateway import serving
+
+NODE = re.compile(rb" /twilio/n/([a-z]+)/")
+PUBLIC = "https://voice.example.com"
+AGENT = "name: shop\ngreeting: {text: Greet the caller.}\nfallback: {say: We are closed.}\n"
+COUNTS = Script(
+    (
+        Reply("text:Greet", (Say(" ".join(f"number{n}" for n in range(1, 61)) + "."),)),
+        Reply("text:line broke", (Say("and so on to the end."),)),
+    ),
+    default=Reply("caller", (Say("Yes."),)),
+)
+
+
+class Front:
+    """Each connection is for one request, and goes to the gateway that it names, or to another one where that is gone.
+    What a gateway is sent waits while `flows` is clear.
+    """
+
+    def __init__(self, ports: Mapping[str, int]) -> None:
+        self._ports = ports
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Front:
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.read(65_536)
+        if head.startswith(b"POST"):
+            head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        await self.flows.wait()
+        named = NODE.search(head)
+        first = named[1].decode() if named else ""
+        for name in sorted(self._ports, key=lambda name: name != first):
+            with suppress(OSError):
+                back, forth = await asyncio.open_connection("127.0.0.1", self._ports[name])
+                forth.write(head)
+                for work in (self._copy(reader, forth), self._copy(back, writer)):
+                    self._tasks.add(asyncio.ensure_future(work))
+                return
+        writer.close()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+
+class Store(MemoryLive):
+    """Refuses the state of calls that are handed over until `away_until_s`."""
+
+    away_until_s = 0.0
+
+    async def write(self, writes: list[Write]) -> list[Written]:  # type: ignore[override]
+        if any(write.stage is CallStage.HANDOVER for write in writes) and self._clock() < self.away_until_s:
+            raise StoreAway("away")
+        return await super().write(writes)
+
+
+async def until(ready: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not ready():
+            await asyncio.sleep(0.01)
+
+
+async def drained(clock: Clock, late_s: float, away_s: float) -> tuple[list[SimulatedCall], list[str]]:
+    """Gateway a has three calls and ends. From then on b has what its peer sends it `late_s` later, and the store keeps
+    no hand-over for `away_s`. The calls, hung up once all is over; and the owners of their last streams.
+    """
+    store, gateways, ports, ends = Store(clock), dict[str, Gateway](), dict[str, int](), asyncio.Event()
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(ModelServer(lambda _: COUNTS))
+        front = await stack.enter_async_context(Front(ports))
+        between = await stack.enter_async_context(Front({"": 0}))
+
+        async def gateway(name: str, node_url: str) -> None:
+            environ = {
+                "OFFHOOK_INSECURE": "1",
+                "OFFHOOK_PUBLIC_URL": PUBLIC,
+                "OFFHOOK_REPLICA": name,
+                "OFFHOOK_NODE_URL": node_url,
+                "OFFHOOK_FLEET_KEY": "fleet-key-canary-1",
+                "OFFHOOK_DRAIN_S": "0",
+            }
+            async with serving([parse_agent(AGENT)], environ, model=model, live=store) as (one, url):
+                gateways[name], ports[name] = one, URL(url).port or 0
+                if name == "b":
+                    between._ports = {"": ports[name]}
+                    await done.wait()
+                    return
+                await ends.wait()
+                await one.drain()
+            del ports[name]
+
+        done = asyncio.Event()
+        a = asyncio.ensure_future(gateway("a", ""))
+        await until(lambda: gateways)
+        calls = [SimulatedCall(front.url, public_url=PUBLIC) for _ in range(3)]
+        running = [asyncio.ensure_future(call.run()) for call in calls]
+        b = asyncio.ensure_future(gateway("b", between.url))
+        await until(lambda: len(gateways) == 2 and all(call.truth.agent for call in calls))
+        await gateways["a"].fleet._beat()
+        store.away_until_s = clock() + away_s
+        ends.set()
+        between.flows.clear()
+        await until(lambda: any(call.truth.fetched[-1].path.endswith("/after") for call in calls))
+        await asyncio.sleep(late_s)
+        between.flows.set()
+        await a
+        await until(lambda: all(call.over or (call.streaming and len(call.truth.streams) > 1) for call in calls))
+        await asyncio.sleep(1.0)
+        for call in calls:
+            call.hang_up()
+        await asyncio.gather(*running)
+        done.set()
+        await b
+        return calls, [store._calls[call.call_sid].owner for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("late_s", "away_s"),
+    [
+        (0.5, 0.0),  # later than a webhook is passed on to a process that has the call
+        (3.0, 0.0),  # later than anything is waited for
+        (0.0, 2.5),  # the first state is refused
+    ],
+)
+def test_a_drained_process_keeps_no_call(late_s: float, away_s: float) -> None:
+    calls, owners = run_quickly(lambda clock: drained(clock, late_s, away_s))
+    assert [call.truth.ended_by for call in calls] == ["caller"] * 3
+    assert owners == ["b"] * 3
+    for call in calls:
+        assert [stream.url.split("/")[5] for stream in call.truth.streams] == ["a", "b"]
