@@ -256,14 +256,22 @@ class RedisLive:
         return held
 
     async def _index(self, before: str | None, owner: str | None, call_id: str) -> None:
-        """Which calls a node has, for who takes them when it is dead: a hint beside the call itself."""
-        pipeline = self._redis.pipeline(transaction=False)
-        if before:
-            pipeline.srem(f"{PREFIX}calls:{before}", call_id)
-        if owner:
-            pipeline.sadd(f"{PREFIX}calls:{owner}", call_id)
-            pipeline.expire(f"{PREFIX}calls:{owner}", int(CALL_LIFE_S))
-        await self._ask(_executed(pipeline))
+        """Which calls a node has, for who takes them when it is dead: a hint beside the call itself, and written after
+        it. Looked at again: another node's may have been written in between.
+        """
+        while True:
+            pipeline = self._redis.pipeline(transaction=False)
+            if before:
+                pipeline.srem(f"{PREFIX}calls:{before}", call_id)
+            if owner:
+                pipeline.sadd(f"{PREFIX}calls:{owner}", call_id)
+                pipeline.expire(f"{PREFIX}calls:{owner}", int(CALL_LIFE_S))
+            await self._ask(_executed(pipeline))
+            held = await self.holder(call_id)
+            has_it = None if held is None or held.stage is CallStage.ENDED else held.owner
+            if has_it == owner:
+                return
+            before, owner = owner, has_it
 
     async def holder(self, call_id: str) -> Held | None:
         key, _ = _keys(call_id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import pytest_asyncio
@@ -248,3 +250,26 @@ async def test_redis_connections_are_opened_ahead(tmp_path: Path) -> None:
         opened = server.ask("CLIENT", "LIST").count("id=")
         await store.close()
     assert opened >= CONNECTIONS
+
+
+async def test_redis_an_index_written_late_is_right(tmp_path: Path) -> None:
+    """Two nodes claim a call, and it ends, before the first one's index is written."""
+    require("redis-server", "redis")
+    with redis_server(tmp_path) as server:
+        a, b = RedisLive(server.url, time.monotonic), RedisLive(server.url, time.monotonic)
+        for store in (a, b):
+            await store.open()
+        late: list[Coroutine[Any, Any, Any]] = []
+        with mock.patch.object(a, "_later", late.append):
+            for call_id in (CALL, OTHER):
+                await a.ring(call_id, "a")
+                await b.claim(call_id, "b")
+                await a.claim(call_id, "a")
+                await b.claim(call_id, "b")
+        assert await b.end(CALL, "b", 4)
+        for work in late:
+            await work
+        assert [await a.calls_of(name) for name in "ab"] == [[], [(OTHER, 4)]]
+        assert server.left() == [f"offhook:call:{{{OTHER}}} is live b 4", f"offhook:calls:b has {OTHER}"]
+        for store in (a, b):
+            await store.close()

@@ -19,10 +19,12 @@ from offhook.gateway.store.history import CallQuery, count_calls
 from offhook.gateway.store.kept import KeptRecords
 from offhook.gateway.store.outbox import listed
 from offhook.gateway.store.postgres import PostgresDatabase
+from offhook.gateway.store.record import ToolRecord
 from offhook.gateway.store.recordings import Recordings
 from offhook.gateway.store.spool import Spool
 from offhook.gateway.store.sqlite import SqliteDatabase
 from offhook.gateway.store.upkeep import forget
+from offhook.gateway.webhooks.events import CallEvents
 from offhook.metrics.catalogue import Metrics
 from tests.rig.postgres import PostgresServer
 from tests.rig.process import python_path
@@ -221,3 +223,19 @@ async def test_a_killed_postgres_loses_nothing(tmp_path: Path, postgres: Postgre
     assert await database.read(count_calls) == 20
     assert len(await database.read(lambda s: listed(s, None, 99))) == 20
     await records.close()
+
+
+async def test_an_event_of_two_processes_is_kept_once(tmp_path: Path) -> None:
+    """Both owners of a call report the same tool: the old one did not know yet that it had lost the call."""
+    tool = ToolRecord(call_id="t1", name="book", requested_ms=1.0)
+    for node in ("a", "b"):
+        (event,) = CallEvents((), lambda node=node: ord(node)).tool_finished(record("CA1"), tool)  # type: ignore[misc]
+        records = kept(SqliteDatabase(tmp_path / "db"), tmp_path / node)
+        await records.open()
+        records.emit(event)
+        await records.close()
+    records = kept(SqliteDatabase(tmp_path / "db"), tmp_path / "a")
+    await records.open()
+    kinds = [one.kind for one in await records.database.read(lambda s: listed(s, None, 9))]
+    await records.close()
+    assert kinds == ["tool.finished"]
