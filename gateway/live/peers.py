@@ -21,6 +21,7 @@ HOP = "X-Offhook-Hop"  # a request with it came from a peer and is not passed on
 WHO = "X-Offhook-Who"  # in one that is passed on: who acts, percent-encoded
 FORWARD_S = 0.3  # a webhook is answered in a few milliseconds; later than this the call is taken over
 SOCKET_S = 2.0  # for an operator, who waits
+REFUSED_S = 0.5  # a process takes longer to start: until then a port that has refused is nobody's
 ANSWER_MAX = 4 << 20
 
 
@@ -38,6 +39,7 @@ class Peers:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self._http: aiohttp.ClientSession | None = None
+        self._refused: set[str] = set()  # just now: all calls of a node that died ask for it at once
 
     async def open(self) -> None:
         self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
@@ -91,7 +93,7 @@ class Peers:
     ) -> Passed | None:
         """The answer of this node; None when it did not answer in time. `path_qs`: as received, still encoded."""
         node = self.alive(name)
-        if node is None or self._http is None:
+        if node is None or self._http is None or name in self._refused:
             return None
         try:
             async with self._http.request(
@@ -108,5 +110,8 @@ class Peers:
                     if len(received) > ANSWER_MAX:
                         return None
                 return Passed(answer.status, bytes(received), answer.content_type)
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+                self._refused.add(name)
+                asyncio.get_running_loop().call_later(REFUSED_S, self._refused.discard, name)
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 PREFIX = "offhook:"
 TIMEOUT_S = 0.25  # an answer takes 0.3 ms
 CONNECTIONS = 16  # a dozen calls that end at once ask for two each
+PROTOCOL = 2  # RESP3 costs a connection two more round trips, for pushes that are not used
 CONNECTION_S = 1.0  # waiting for one is no failure of the server: who asks has a limit of its own
 FAILURES_MAX = 3
 RETRY_S = 1.0
@@ -155,6 +156,8 @@ class RedisLive:
         self._url, self._clock = url, clock
         self._failures, self._retry_s = 0, 0.0
         self._scopes: set[str] = set()  # in which calls of this node have places
+        self._connected = False  # all of `CONNECTIONS`, ahead of their use
+        self._behind: set[asyncio.Future[Any]] = set()  # what nobody waits for
 
     async def open(self) -> None:
         """Does not connect: a server that is away at the start must not keep this node from answering calls."""
@@ -176,6 +179,7 @@ class RedisLive:
                 timeout=CONNECTION_S,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
+                protocol=PROTOCOL,
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
@@ -186,7 +190,26 @@ class RedisLive:
         self._beat, self._begin_tool = redis.register_script(_BEAT), redis.register_script(_BEGIN_TOOL)
 
     async def close(self) -> None:
+        await self._settled()
         await self._redis.aclose(close_connection_pool=True)
+
+    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do this without anybody waiting for it; the store away is all that may become of it."""
+        task = asyncio.ensure_future(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+        task.add_done_callback(_look)
+
+    async def _settled(self) -> None:
+        """Wait for what is done behind; each request has its own limit."""
+        if self._behind:
+            await asyncio.wait(self._behind)
+
+    async def _connect_all(self) -> None:
+        """Open the connections before they are needed: the calls of a node that dies come at once, and a connection
+        takes longer than what is asked on it.
+        """
+        await self._ask(asyncio.gather(*(self._redis.ping() for _ in range(CONNECTIONS))))
 
     async def _ask(self, request: Awaitable[T], *, again: bool = False) -> T:
         """The answer; shielded, as a command that is cancelled leaves its answer to the next one on its connection."""
@@ -202,6 +225,7 @@ class RedisLive:
         except self._errors as error:
             # The other idle connections are as old: each would cost a request when the server is back.
             await self._redis.connection_pool.disconnect(inuse_connections=False)
+            self._connected = False
             self._failures += 1
             if self._failures == FAILURES_MAX:
                 log.warning("the live store is away (%s): calls go on without it", type(error).__name__)
@@ -228,7 +252,7 @@ class RedisLive:
         held = _held(await self._sure(lambda: self._ring(keys=_keys(call_id), args=arguments)))
         assert held is not None
         if held.owner == owner:
-            await self._index(None, owner, call_id)
+            self._later(self._index(None, owner, call_id))
         return held
 
     async def _index(self, before: str | None, owner: str | None, call_id: str) -> None:
@@ -258,7 +282,7 @@ class RedisLive:
         if not found:
             return None
         before, epoch, stage, head, moves, entries = found
-        await self._index(before.decode(), owner, call_id)
+        self._later(self._index(before.decode(), owner, call_id))
         return Claim(before.decode(), int(epoch), CallStage(stage.decode()), head, tuple(entries), int(moves))
 
     async def end(self, call_id: str, owner: str, epoch: int) -> bool:
@@ -266,6 +290,7 @@ class RedisLive:
         answer = await self._sure(lambda: self._end(keys=_keys(call_id), args=arguments))
         if not answer:
             return False
+        await self._settled()
         pipeline = self._redis.pipeline(transaction=False)
         for scope in self._scopes:
             pipeline.zrem(PREFIX + scope, call_id)
@@ -311,6 +336,9 @@ class RedisLive:
         arguments: list[str | bytes | float] = [node.name, msgspec.json.encode(node), FORGET_NODE_S]
         await self._beat(keys=[PREFIX + "{nodes}", PREFIX + "{nodes}:beats"], args=arguments, client=pipeline)
         found = (await self._ask(_executed(pipeline)))[-1]
+        if not self._connected:
+            self._connected = True
+            self._later(self._connect_all())
         pairs = zip(found[::2], found[1::2], strict=True)
         return [
             msgspec.structs.replace(msgspec.json.decode(body, type=Node), age_s=max(0.0, float(age)))
@@ -326,6 +354,7 @@ class RedisLive:
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         found = []
+        await self._settled()
         members = await self._ask(self._redis.smembers(f"{PREFIX}calls:{name}"))
         for call_id in (bytes(member).decode() for member in members):  # type: ignore[arg-type]
             held = await self.holder(call_id)

@@ -44,6 +44,8 @@ class _Entry:
     epoch: int
     log_at: int = 0  # entries written
     fenced: bool = False
+    changes: int = 0
+    kept_changes: int = 0  # of those, what the store has
 
 
 class Checkpoints:
@@ -57,8 +59,7 @@ class Checkpoints:
         self._lost: dict[str, None] = {}  # oldest first
         self._flush: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._round = asyncio.Event()  # this round of writes is over; each has its own
 
     def begin(self, call_id: str, kept: Kept, epoch: int, *, log_at: int = 0) -> None:
         """This call is this node's from now on. `log_at`: entries that are written already."""
@@ -94,9 +95,9 @@ class Checkpoints:
 
     def changed(self, call_id: str) -> None:
         """Write it now."""
-        if call_id in self._calls:
+        if (entry := self._calls.get(call_id)) is not None:
+            entry.changes += 1
             self._dirty[call_id] = None
-            self._idle.clear()
             self._wake.set()
 
     def changed_a_little(self, call_id: str) -> None:
@@ -123,14 +124,21 @@ class Checkpoints:
         log.warning("call %s: another node has taken it over", call_id)
         entry.kept.superseded()
 
-    async def written(self, within_s: float) -> bool:
-        """Wait until everything is written; False when that took too long."""
+    async def written(self, call_id: str, within_s: float) -> bool:
+        """Wait until the store has this call as it is now, whatever changes meanwhile; False when that took too long,
+        or the call is not this node's any more.
+        """
+        entry = self._calls.get(call_id)
+        if entry is None:
+            return False
+        changes = entry.changes
         try:
             async with asyncio.timeout(within_s):
-                await self._idle.wait()
+                while entry.kept_changes < changes and not entry.fenced:
+                    await self._round.wait()
         except TimeoutError:
             return False
-        return True
+        return not entry.fenced
 
     async def run(self) -> None:
         """Write, until cancelled."""
@@ -147,7 +155,6 @@ class Checkpoints:
                     log.error("the checkpoints failed", exc_info=error)
                     self._metrics.task_failures_total.inc("live")
                     await asyncio.sleep(AWAY_S)
-            self._idle.set()
 
     async def _write_some(self) -> None:
         assert self._store is not None
@@ -155,6 +162,7 @@ class Checkpoints:
         for call_id in call_ids:
             del self._dirty[call_id]
         writes = [write for call_id in call_ids if (write := self._build(call_id)) is not None]
+        changes = [self._calls[write.call_id].changes for write in writes]
         try:
             results = await self._store.write(writes)
         except BaseException:
@@ -162,18 +170,20 @@ class Checkpoints:
                 if write.call_id in self._calls:
                     self._dirty.setdefault(write.call_id)
             raise
-        for write, result in zip(writes, results, strict=True):
+        for write, result, of in zip(writes, results, changes, strict=True):
             self._metrics.checkpoints_total.inc(result.value)
             entry = self._calls.get(write.call_id)
             if entry is None or entry.epoch != write.epoch:
                 continue
             if result is Written.KEPT:
-                entry.log_at = write.log_at + len(write.log)
+                entry.log_at, entry.kept_changes = write.log_at + len(write.log), of
             elif result is Written.FENCED:
                 self.fenced(write.call_id)
             else:
                 entry.log_at = 0
                 self.changed(write.call_id)
+        self._round.set()
+        self._round = asyncio.Event()
 
     def _build(self, call_id: str) -> Write | None:
         entry = self._calls.get(call_id)

@@ -124,7 +124,8 @@ class Moves:
     async def hand_over(self, call: Call, quiet_s: float) -> bool:
         """Let another process go on with the call: from a quiet moment, waited for `quiet_s`. False: it cannot.
 
-        The model's session is closed first, or it would be in use when the other process resumes it.
+        The caller is heard by the model until the state is written. Its session is closed before the stream is, or it
+        would be in use when the other process resumes it.
         """
         call_id, checkpoints = call.facts.call_sid, self._fleet.checkpoints
         survival = self._survivals.get(call_id)
@@ -136,11 +137,14 @@ class Moves:
             await asyncio.sleep(QUIET_LOOK_S)
         if call.ending is not None:
             return False
-        await call.model.link.close()
         survival.stage = CallStage.HANDOVER
         checkpoints.changed(call_id)
-        if not await checkpoints.written(WRITTEN_S) or call.ending is not None:
+        if not await checkpoints.written(call_id, WRITTEN_S) or call.ending is not None:
+            survival.stage = CallStage.LIVE
+            checkpoints.changed(call_id)
             return False
+        await call.model.link.close()
+        await checkpoints.written(call_id, WRITTEN_S)  # what changed since; as a rule nothing
         self._metrics.calls_moved_total.inc("handed_over")
         self._moved(call)
         return True

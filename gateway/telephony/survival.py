@@ -6,6 +6,7 @@ that its owner's stream is over: the call is claimed at once and goes on here.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -212,11 +213,13 @@ def read_claim(claim: Claim, seal: Seal, call_id: str, wall_s: float, rate_hz: i
 
 async def tools_in_flight(fleet: Fleet, seal: Seal, taken: Taken) -> list[tuple[RunningHead, Known | None]]:
     """The tools that were running, each with what is noted of it; None: nothing, as it had not begun or is safe."""
-    found: list[tuple[RunningHead, Known | None]] = []
-    for tool in taken.head.tools:
-        run = ToolRun() if tool.unnoted else await fleet.tool_run(taken.record.call_sid, tool.key)
-        found.append((tool, None if run is None else _known(run, seal, taken.record.call_sid)))
-    return found
+    call_id = taken.record.call_sid
+
+    async def look(tool: RunningHead) -> tuple[RunningHead, Known | None]:
+        run = ToolRun() if tool.unnoted else await fleet.tool_run(call_id, tool.key)
+        return tool, None if run is None else _known(run, seal, call_id)
+
+    return await asyncio.gather(*map(look, taken.head.tools))
 
 
 def was_over(taken: Taken) -> bool:

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from offhook.gateway.live import Begin, CallStage, LiveStore, Node, StoreAway, ToolRun, Write, Written
 from offhook.gateway.live.memory import MemoryLive
-from offhook.gateway.live.redis import RedisLive
+from offhook.gateway.live.redis import CONNECTIONS, RedisLive
 from offhook.gateway.live.sqlite import SqliteLive
 from offhook.gateway.rehearsal.cluster.servers import redis_server
 from tests.needs import require
@@ -236,3 +236,15 @@ async def test_redis_that_is_back_answers_every_request(tmp_path: Path) -> None:
         assert await asyncio.gather(*(store.end(call_id, "a", 1) for call_id in calls)) == [True] * 4
         assert server.left() == []
         await store.close()
+
+
+async def test_redis_connections_are_opened_ahead(tmp_path: Path) -> None:
+    require("redis-server", "redis")
+    with redis_server(tmp_path) as server:
+        store = RedisLive(server.url, time.monotonic)
+        await store.open()
+        await store.beat(Node(name="a"), [])
+        await store.calls_of("a")  # waits for what is done behind
+        opened = server.ask("CLIENT", "LIST").count("id=")
+        await store.close()
+    assert opened >= CONNECTIONS

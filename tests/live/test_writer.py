@@ -54,25 +54,25 @@ async def test_changes_coalesce_and_nothing_is_lost() -> None:
     for _ in range(100):
         call.count += 1
         checkpoints.changed("CA1")
-    assert await checkpoints.written(5.0)
+    assert await checkpoints.written("CA1", 5.0)
     assert [write.head for write in store.writes] == [b"100"]
     store.away = True
     for _ in range(100):
         call.count += 1
         checkpoints.changed("CA1")
         await asyncio.sleep(0)
-    assert not await checkpoints.written(0.5)
+    assert not await checkpoints.written("CA1", 0.5)
     store.away = False
-    assert await checkpoints.written(5.0)
+    assert await checkpoints.written("CA1", 5.0)
     assert [(write.head, write.log_at, len(write.log)) for write in store.writes[1:]] == [(b"200", 100, 100)]
     store._calls.clear()  # the store was emptied
     call.count += 1
     checkpoints.changed("CA1")
-    assert await checkpoints.written(5.0)
+    assert await checkpoints.written("CA1", 5.0)
     assert len(store._calls["CA1"].log) == 201
     await store.claim("CA1", "b")
     checkpoints.changed("CA1")
-    assert await checkpoints.written(5.0)
+    assert not await checkpoints.written("CA1", 5.0)
     assert call.gone
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)

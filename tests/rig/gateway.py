@@ -9,6 +9,7 @@ from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
+from offhook.gateway.live import LiveStore
 from offhook.gateway.models.gemini.recovery import Patience
 from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -40,9 +41,11 @@ async def serving(
     *,
     model: ModelServer | None = None,
     patience: Patience | None = None,
+    live: LiveStore | None = None,
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """The gateway and its URL, while it listens, on the running loop's clock. It reads `environ`, not the process'
-    environment. `patience`: how long a lost model connection is retried, where a test cannot wait.
+    environment. `patience`: how long a lost model connection is retried, where a test cannot wait. `live`: the live
+    store, in place of the one that `environ` names.
     """
     whole = {
         **({} if model is None else model_environ(model)),
@@ -50,7 +53,7 @@ async def serving(
         "OFFHOOK_SIMULATED": "1",
         **environ,
     }
-    gateway = Gateway(settings_from(whole), list(agents), whole, running_clock())
+    gateway = Gateway(settings_from(whole), list(agents), whole, running_clock(), live=live)
     if patience is not None and "gemini" in gateway.models:
         gateway.models["gemini"].patience = patience
     async with gateway.listening() as url:

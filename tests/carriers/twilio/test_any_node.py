@@ -105,7 +105,7 @@ async def test_a_call_whose_owner_is_silent_goes_on_here(two: TwoNodes) -> None:
     assert two.calls()["b"] == [CALL]
     owner = two.nodes["a"][0]
     owner.fleet.checkpoints.changed(CALL)
-    await owner.fleet.checkpoints.written(5.0)
+    await owner.fleet.checkpoints.written(CALL, 5.0)
     assert not await owner.fleet.owns(CALL)
     assert await owner.records.get(CALL) is None  # the record is the new owner's
 
