@@ -119,7 +119,8 @@ async def until(ready: Callable[[], object]) -> None:
 
 async def stops_beating(gateway: Gateway) -> LiveStore:
     """To the others it is dead: no beat, no checkpoint. What it runs goes on."""
-    assert await gateway.fleet.checkpoints.written(5.0)
+    for call_id in gateway.calls:
+        assert await gateway.fleet.checkpoints.written(call_id, 5.0)
     for task in gateway.fleet._tasks:
         task.cancel()
     store = gateway.fleet._store
