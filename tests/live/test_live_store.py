@@ -270,6 +270,6 @@ async def test_redis_an_index_written_late_is_right(tmp_path: Path) -> None:
         for work in late:
             await work
         assert [await a.calls_of(name) for name in "ab"] == [[], [(OTHER, 4)]]
-        assert server.left() == [f"offhook:call:{{{OTHER}}} is live b 4", f"offhook:calls:b has {OTHER}"]
+        assert set(server.left()) == {f"offhook:call:{{{OTHER}}} is live b 4", f"offhook:calls:b has {OTHER}"}
         for store in (a, b):
             await store.close()
