@@ -106,7 +106,7 @@ class Interleavings(RuleBasedStateMachine):
         self.store = FaultyStore(self.make_store(), self.held_up)
         self.run(self.store.store.open())
         self.fleets = {
-            name: Fleet(name, self.store, METRICS, here=lambda name=name: Node(name=name), caps=CAP)  # type: ignore[arg-type, misc]
+            name: Fleet(name, self.store, METRICS, here=lambda name=name: Node(name=name), caps=CAP)  # type: ignore[misc]
             for name in NODES
         }
         self.owned: dict[tuple[str, str], Owned] = {}  # by node and call
@@ -149,7 +149,7 @@ class Interleavings(RuleBasedStateMachine):
     def store_behaves(self, faults: list[str]) -> None:
         self.store.faults = faults
 
-    @precondition(lambda self: getattr(self, "gates", None))
+    @precondition(lambda self: bool(getattr(self, "gates", None)))
     @rule(data=st.data())
     def a_request_goes_on(self, data: st.DataObject) -> None:
         gate = data.draw(st.sampled_from(range(len(self.gates))))
