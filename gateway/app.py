@@ -300,11 +300,13 @@ class Gateway:
 
     def _call_over(self, call: Call) -> None:
         call_sid = call.facts.call_sid
-        self.calls.pop(call_sid, None)
+        came_back = self.calls.get(call_sid) not in (call, None)  # it moved away and here again while this one closed
+        if not came_back:
+            self.calls.pop(call_sid, None)
         if not self.calls:
             self._draining.idle.set()
         self.metrics.calls_active.set(len(self.calls))
-        if call.ending is Ending.MOVED:
+        if came_back or call.ending is Ending.MOVED:
             log.info("call %s goes on in another process", call_sid)
             self._keeping.moved(call.record)
             return

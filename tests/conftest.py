@@ -11,16 +11,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import certifi
 import pytest
 
 from offhook.gateway.rehearsal.quick_clock import QuickLoop
+from tests.needs import require
+from tests.rig.chromium import Chromium, chromium_of
 from tests.rig.forked import launcher
+
+END_CERTIFICATE = b"-----END CERTIFICATE-----\n"
 
 # Before numpy is imported, and for every process that a test starts: OpenBLAS begins a thread per core in each, which
 # waits for work by spinning.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Containers set it: each of a hundred Pythons would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Each client of google-genai reads all authorities of the world three times, 60 ms of CPU. No test reaches the world:
+# one authority stands for them, here and in the processes of tests.
+_authority = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  until the process ends
+_authority.write(Path(certifi.where()).read_bytes().partition(END_CERTIFICATE)[0] + END_CERTIFICATE)
+_authority.flush()
+os.environ["SSL_CERT_FILE"] = _authority.name
 
 gc.disable()  # what is imported and collected stays: looking for garbage in it took a tenth of all tests' time
 
@@ -74,3 +86,11 @@ def forked(forking_python: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", forking_python)
         yield
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A browser for every test of this process: see `tests.rig.chromium`."""
+    require("chromium", "playwright")
+    with tempfile.TemporaryDirectory() as folder, chromium_of(Path(folder)) as running:
+        yield running

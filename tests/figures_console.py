@@ -12,7 +12,8 @@ from typing import Any
 
 from playwright.async_api import ViewportSize
 
-from tests.web.console.console_rig import SHORT, TALK, Stage, chromium, staged
+from tests.rig.chromium import own_chromium
+from tests.web.console.console_rig import SHORT, TALK, Stage, staged
 
 TESTS = Path(__file__).parent
 
@@ -40,7 +41,7 @@ async def take(directory: Path) -> None:
         await page.wait_for_timeout(1_600)
         await page.screenshot(path=directory / f"console-{name}.png", full_page=True, clip=box)
 
-    async with staged() as stage, chromium() as browser:
+    async with staged() as stage, own_chromium() as browser:
         page = await (await browser.new_context(viewport={"width": 1200, "height": 900})).new_page()
         await page.goto(f"{stage.url}/console")
         await some_calls(stage)

@@ -14,7 +14,8 @@ from typing import Any
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import own_chromium
 from tests.rig.sounds import sound
 
 SAID = ((3.0, "a_table_for_two"), (8.0, "wait_stop"), (14.0, "yes_please"), (19.0, "wait_stop"))
@@ -44,7 +45,7 @@ async def take(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mic = microphone(Path(folder) / "mic.wav", *SAID)
         environ = {"OFFHOOK_BROWSER_TOKENS": "1"}
-        async with desk(*REPLIES, fields=TOOL, environ=environ) as (_, url, model), chromium(mic) as browser:
+        async with desk(*REPLIES, fields=TOOL, environ=environ) as (_, url, model), own_chromium(mic) as browser:
             context = await browser.new_context(viewport={"width": 1200, "height": 900}, ignore_https_errors=True)
             page = await context.new_page()
             await page.goto(f"{url}/console/direct?agent=desk")

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.rig.chromium import own_chromium
 from tests.store.made import record
-from tests.web.console.console_rig import chromium, staged
+from tests.web.console.console_rig import staged
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENDS = ("caller_hung_up", "caller_hung_up", "agent_hung_up", "transferred")
@@ -30,7 +31,7 @@ async def take(directory: Path) -> None:
     """console-history and console-recording, each a PNG."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {"OFFHOOK_DATA_DIR": folder}
-        async with staged(environ, recording=Path(folder) / "wav") as stage, chromium() as browser:
+        async with staged(environ, recording=Path(folder) / "wav") as stage, own_chromium() as browser:
             rng = random.Random(4)
             now_ms = int(time.time() * 1000)
             for i in range(400):

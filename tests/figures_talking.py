@@ -13,7 +13,8 @@ from typing import Literal
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import own_chromium
 from tests.rig.sounds import sound
 
 SAID = ((4.2, "hello_i_would"), (9.6, "oh_sorry"), (21.5, "yes_please"))
@@ -44,7 +45,7 @@ async def take(directory: Path) -> None:
     """talking.png; with --all talking-dark and talking-phone, too, to look at."""
     with tempfile.TemporaryDirectory() as folder:
         mic = microphone(Path(folder) / "mic.wav", *SAID)
-        async with desk(*REPLIES, fields=TOOL) as (_, url, _), chromium(mic) as browser:
+        async with desk(*REPLIES, fields=TOOL) as (_, url, _), own_chromium(mic) as browser:
             page = await (await browser.new_context(viewport={"width": 1200, "height": 1060})).new_page()
             await page.goto(f"{url}/console/talk?agent=desk")
             await page.get_by_role("button", name="Call", exact=True).click()
@@ -64,7 +65,7 @@ async def take_listening(directory: Path) -> None:
         mic, allowed = microphone(Path(folder) / "mic.wav", *SAID), f"{TOOL}\nlisten_in: true"
         async with (
             desk(*REPLIES, fields=allowed, environ={"OFFHOOK_LISTENERS": "1"}) as (gateway, url, _),
-            chromium(mic) as browser,
+            own_chromium(mic) as browser,
         ):
             phone = await browser.new_page()
             await phone.goto(f"{url}/console/talk?agent=desk")

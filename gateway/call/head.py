@@ -184,8 +184,9 @@ def taken_from(head: Head, log: Iterable[LogEntry], wall_s: float, rate_hz: int)
     record.tool_calls = [entry.tool for entry in log if entry.tool is not None] + record.tool_calls
     record.barge_ins = [entry.barge_in for entry in log if entry.barge_in is not None] + record.barge_ins
     record.messages = [entry.message for entry in log if entry.message is not None] + record.messages
+    in_flight = {running.call_id for running in head.tools}  # the new owner finds out what became of them
     for tool in record.tool_calls:
-        if tool.finished_ms is None:
+        if tool.finished_ms is None and tool.call_id not in in_flight:
             tool.finished_ms, tool.outcome = round((wall_s - head.began_s) * 1000, 3), "cancelled"
             tool.error = "the process that ran it was lost"
     said = [entry.said for entry in log if entry.said is not None] + record.transcript

@@ -411,6 +411,8 @@ class Timeline:
         if (record := self._without_outcome(call_id)) is not None:
             record.answer, record.error, record.outcome = answer, error, outcome.value
             record.finished_ms = self.ms(at_s)
+            self._metrics.tool_calls_total.inc(outcome.value)
+            self.on_tool(record)
 
     def _without_outcome(self, call_id: str) -> ToolRecord | None:
         found = (tool for tool in reversed(self.record.tool_calls) if tool.call_id == call_id)

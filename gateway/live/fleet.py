@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from offhook.gateway.live import (
     BEAT_S,
@@ -59,6 +59,7 @@ class Fleet:
         self.checkpoints = Checkpoints(name, store, metrics)
         self.on_beat: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked: dict[tuple[str, str], asyncio.Future[Any]] = {}  # by question and call: under way
 
     async def open(self) -> None:
         """Before the first request. Raises `OperatorError`."""
@@ -115,6 +116,17 @@ class Fleet:
             self._metrics.live_store_errors_total.inc()
             return otherwise
 
+    async def _ask_once(self, question: str, call_id: str, ask: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """As `_ask`. A webhook that is repeated meanwhile gets the same answer: one of two could be late and be
+        `otherwise`, and the call be accepted by one and given back by the other.
+        """
+        asked = self._asked.get((question, call_id))
+        if asked is None:
+            asked = self._asked[question, call_id] = asyncio.ensure_future(self._ask(ask(), otherwise))
+            asked.add_done_callback(lambda _: self._asked.pop((question, call_id)))
+        answer: T = await asyncio.shield(asked)
+        return answer
+
     def others(self) -> list[Node]:
         """The nodes that could take a call over now, the least loaded first."""
         alive = (self.peers.alive(name) for name in self.peers.nodes)
@@ -129,7 +141,9 @@ class Fleet:
 
     async def ring(self, call_id: str) -> Held | None:
         """Who has this call that rings, this node if nobody does; None: not known, and this node answers it."""
-        return await self._ask(self._store.ring(call_id, self.name), None) if self._store is not None else None
+        if (store := self._store) is None:
+            return None
+        return await self._ask_once("ring", call_id, lambda: store.ring(call_id, self.name), None)
 
     async def holder(self, call_id: str) -> Held | None:
         """Who has this call; None: not known, or the store is away."""
@@ -153,7 +167,7 @@ class Fleet:
         if held is None or held.epoch == epoch:
             return True  # the store may have been emptied
         if held.epoch > epoch:
-            self.checkpoints.fenced(call_id)
+            self.checkpoints.fenced(call_id, epoch)
         return False
 
     async def has_lost(self, call_id: str) -> bool:
@@ -164,8 +178,8 @@ class Fleet:
         held = await self._ask(self._store.holder(call_id), None)
         if held is None or held.epoch <= epoch:
             return False
-        self.checkpoints.fenced(call_id)
-        return True
+        self.checkpoints.fenced(call_id, epoch)
+        return self.checkpoints.epoch(call_id) in (None, epoch)  # with another one the call is here again
 
     async def end(self, call_id: str) -> bool:
         """The call is over: whether it is this node's to record. While the store is away it is."""
@@ -189,9 +203,9 @@ class Fleet:
 
     async def admit(self, call_id: str) -> str:
         """A place for the call in every scope: "" or the scope that is full. While the store is away there is room."""
-        if self._store is None or not self._caps:
+        if (store := self._store) is None or not self._caps:
             return ""
-        return await self._ask(self._store.admit(call_id, self._caps), "")
+        return await self._ask_once("admit", call_id, lambda: store.admit(call_id, self._caps), "")
 
     async def calls_of(self, name: str) -> list[tuple[str, int]]:
         """The calls that a node has."""
@@ -206,7 +220,7 @@ class Fleet:
             return Begin(fenced=self.checkpoints.has_lost(call_id))
         begin = await self._ask(self._store.begin_tool(call_id, epoch, key), None, limit_s=TOOL_S)
         if begin is not None and begin.fenced:
-            self.checkpoints.fenced(call_id)
+            self.checkpoints.fenced(call_id, epoch)
         return begin
 
     async def tool_done(self, call_id: str, key: str, result: str) -> None:

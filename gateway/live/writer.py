@@ -113,10 +113,10 @@ class Checkpoints:
             self.changed(call_id)
         self._later.clear()
 
-    def fenced(self, call_id: str) -> None:
-        """Another node has this call."""
+    def fenced(self, call_id: str, epoch: int) -> None:
+        """Another node has taken this call from the owner with this epoch, which may be here again since."""
         entry = self._calls.get(call_id)
-        if entry is None or entry.fenced:
+        if entry is None or entry.fenced or entry.epoch != epoch:
             return
         entry.fenced = True
         self._dirty.pop(call_id, None)
@@ -178,7 +178,7 @@ class Checkpoints:
             if result is Written.KEPT:
                 entry.log_at, entry.kept_changes = write.log_at + len(write.log), of
             elif result is Written.FENCED:
-                self.fenced(write.call_id)
+                self.fenced(write.call_id, write.epoch)
             else:
                 entry.log_at = 0
                 self.changed(write.call_id)

@@ -212,10 +212,12 @@ class Moves:
             await self._fleet.give_back(call_id, claim.epoch)
             return ending is not None
         log.info("call %s: it has ended, and %s, which had it, does not answer", call_id, claim.owner)
+        in_flight = await tools_in_flight(self._fleet, self._seal, taken)
         leg = self._new_leg(carrier, ringing, agent, None)
         leg.on_hang_up()
         self._admission.adopt(call_id, agent, claim.epoch, now_s, live=True)
         call = self._open_call(self._facts_of(taken, ringing), agent, None, taken)
+        call.tools.take_up(in_flight, again=False)  # for the record
         self.keep(call, leg, claim.epoch, taken)
         completed = ringing.status is CallStatus.COMPLETED
         call.conclude(taken.ending or ending or (Ending.CALLER_HUNG_UP if completed else Ending.STREAM_LOST))

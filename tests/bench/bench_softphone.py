@@ -22,7 +22,8 @@ import aiohttp
 from offhook.gateway.rehearsal.model.script import Reply, Say
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import own_chromium
 from tests.rig.page import Page, streaming
 from tests.rig.process import cpu_s, spawn
 
@@ -67,7 +68,7 @@ async def interrupted(times: int) -> None:
         mic = microphone(Path(folder) / "mic.wav", *spoken)
         greeting = Reply("text", (Say("Hello.", length_ms=20_000),))
         more = Reply("caller", (Say("As I said.", length_ms=20_000),))
-        async with desk(greeting, default=more) as (gateway, url, _), chromium(mic) as browser:
+        async with desk(greeting, default=more) as (gateway, url, _), own_chromium(mic) as browser:
             page = await browser.new_page()
             await page.goto(f"{url}/console/talk?agent=desk")
             await page.get_by_role("button", name="Call", exact=True).click()

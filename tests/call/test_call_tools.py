@@ -96,7 +96,10 @@ async def test_a_tool_in_flight_is_decided_by_its_key(
     offered = {"book": Tool("book", "Book.", {"type": "object"}, book, repeat=repeat)}
     fed: list[Any] = []
     tools, wiring, model = tools_of(fed, CollectorRegistry(), offered, record)
+    reported: list[str] = []
+    wiring.timeline.on_tool = lambda tool: reported.append(tool.outcome)
     (note,) = tools.take_up([(RunningHead("t1", "book", "CA1:1:t1", arguments), known)], again=True)
+    assert reported == ([outcome] if outcome else [])
     tools.run_again()
     assert told in note
     assert (record.tool_calls[0].outcome, len(record.tool_calls)) == (outcome, 1)

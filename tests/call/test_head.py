@@ -10,6 +10,7 @@ from offhook.gateway.call.head import (
     Head,
     LogEntry,
     OpenReply,
+    RunningHead,
     Taken,
     open_replies,
     read_head,
@@ -97,10 +98,13 @@ def test_the_record_is_the_log_and_the_head() -> None:
     record = CallRecord(
         call_sid="CA1",
         turns=[turn(2)],
-        tool_calls=[ToolRecord(call_id="b", name="book", requested_ms=9000.0)],
+        tool_calls=[ToolRecord(call_id=name, name="book", requested_ms=9000.0) for name in ("b", "c")],
         transcript=[TranscriptLine(at_ms=3000.0, who="caller", text="and now?")],
     )
-    head = Head(v=VERSION, wall_s=100.0, record=record, began_s=90.0, phase="thinking", replies=[PLAYING])
+    running = [RunningHead("c", "book", "CA1:1:c")]  # its outcome is found out
+    head = Head(
+        v=VERSION, wall_s=100.0, record=record, began_s=90.0, phase="thinking", replies=[PLAYING], tools=running
+    )
     log = [
         LogEntry(turn=turn(1, heard_ms=2000.0)),
         LogEntry(said=TranscriptLine(at_ms=500.0, who="caller", text="hello")),
@@ -109,7 +113,11 @@ def test_the_record_is_the_log_and_the_head() -> None:
     found = taken_from(head, read_log([msgspec.json.encode(entry) for entry in [*log]] + [b"{"]), 100.0, 8000)
     assert [t.generation for t in found.record.turns] == [1, 2]
     assert [line.text for line in found.lines] == ["hello", "one two three four", "one two three four", "and now?"]
-    assert [(t.call_id, t.outcome) for t in found.record.tool_calls] == [("a", "done"), ("b", "cancelled")]
+    assert [(t.call_id, t.outcome) for t in found.record.tool_calls] == [
+        ("a", "done"),
+        ("b", "cancelled"),
+        ("c", ""),
+    ]
     assert found.record.tool_calls[1].finished_ms == 10_000.0
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import Chromium
 from tests.rig.sounds import sound
 from tests.web.console.console_rig import Watch, faults
 
@@ -39,7 +40,7 @@ def figure(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-async def test_both_ways_are_measured_on_one_page(tmp_path: Path) -> None:
+async def test_both_ways_are_measured_on_one_page(chromium: Chromium, tmp_path: Path) -> None:
     watch, answers, sockets = Watch(), [], []
     mic = microphone(tmp_path / "mic.wav", *SAID)
     async with desk(*REPLIES, fields=FIELDS, environ=ENVIRON) as (gateway, url, model), chromium(mic) as browser:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,14 +13,10 @@ from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav, write_wav
-from tests.needs import require
 from tests.rig.gateway import numbered_agents, serving
 from tests.rig.sounds import sound
 
-if TYPE_CHECKING:
-    from playwright.async_api import Browser
-
-__all__ = ["chromium", "desk", "microphone"]
+__all__ = ["desk", "microphone"]
 
 MIC_HZ = 16_000
 
@@ -36,26 +30,6 @@ def microphone(path: Path, *spoken: tuple[float, str]) -> Path:
         samples[at : at + len(line)] = line
     write_wav(path, samples, MIC_HZ)
     return path
-
-
-@asynccontextmanager
-async def chromium(file: Path) -> AsyncIterator[Browser]:
-    require("chromium", "playwright")
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=[
-                *("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-                f"--use-file-for-fake-audio-capture={file}%noloop",
-            ],
-        )
-        try:
-            yield browser
-        finally:
-            await browser.close()
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ from offhook.gateway.rehearsal.model.script import Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.store.record import CallRecord
 from offhook.media.wav import write_wav
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import Chromium
 from tests.web.console.console_rig import Watch, faults
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def stretches_ms(times: NDArray[np.float64], samples: NDArray[np.float32]) -> li
 
 
 @pytest.mark.parametrize("wide", [False, True])
-async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path, wide: bool) -> None:
+async def test_whole_call_with_barge_in_keys_and_mute(chromium: Chromium, tmp_path: Path, wide: bool) -> None:
     watch = Watch()
     replies = (
         Reply("text", (Speak(GREETING, tone(tmp_path / "greeting.wav", 5.0)),)),
@@ -135,7 +136,7 @@ async def test_whole_call_with_barge_in_keys_and_mute(tmp_path: Path, wide: bool
     assert watch.elsewhere == []
 
 
-async def test_cut_socket_returns_and_reload_hangs_up(tmp_path: Path) -> None:
+async def test_cut_socket_returns_and_reload_hangs_up(chromium: Chromium, tmp_path: Path) -> None:
     replies = (Reply("text", (Speak(GREETING, tone(tmp_path / "greeting.wav", 3.0)),)),)
     mic = microphone(tmp_path / "mic.wav")
     async with desk(*replies) as (gateway, url, _), chromium(mic) as browser:
@@ -184,7 +185,7 @@ TROUBLE = {
 }
 
 
-async def test_each_trouble_is_a_sentence_on_the_page(tmp_path: Path) -> None:
+async def test_each_trouble_is_a_sentence_on_the_page(chromium: Chromium, tmp_path: Path) -> None:
     async with desk() as (gateway, url, _), chromium(microphone(tmp_path / "mic.wav")) as browser:
         for script, sentence in TROUBLE.items():
             page = await browser.new_page()

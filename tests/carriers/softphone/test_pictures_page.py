@@ -11,7 +11,8 @@ import pytest
 
 from offhook.gateway.rehearsal.model.script import Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from tests.carriers.softphone.desk import chromium, desk, microphone
+from tests.carriers.softphone.desk import desk, microphone
+from tests.rig.chromium import Chromium
 from tests.web.console.console_rig import Watch, faults
 
 pytestmark = pytest.mark.wall_clock(calm=True)
@@ -25,7 +26,7 @@ DRAWN = """() => {
 }"""
 
 
-async def test_camera_and_file_reach_the_model_in_its_size(tmp_path: Path) -> None:
+async def test_camera_and_file_reach_the_model_in_its_size(chromium: Chromium, tmp_path: Path) -> None:
     replies = (Reply("text", (Speak("Show me.", length_ms=400),)),)
     watch = Watch()
     async with (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +17,9 @@ from offhook.gateway.cli.rehearse import simulate
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.results.page import page
 from offhook.gateway.rehearsal.results.report import ExpectationResult, Percentiles, report_of
-from tests.needs import require
 from tests.rehearsal.results.paper_call import paper_report
 from tests.rehearsal.short_call import SHORT
+from tests.rig.chromium import Chromium
 
 pytestmark = [pytest.mark.wall_clock, pytest.mark.usefixtures("forked")]
 
@@ -117,16 +116,12 @@ def test_verdicts_are_printed_and_the_last_line_counts(simulated):
             assert (folder / "out" / name / file).stat().st_size > 500
 
 
-def test_page_plays_and_shows_calls_in_a_browser(simulated):
-    require("chromium", "playwright")
+def test_page_plays_and_shows_calls_in_a_browser(chromium: Chromium, simulated):
     from playwright.sync_api import sync_playwright
 
     folder, *_ = simulated
     with sync_playwright() as running:
-        browser = running.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )
+        browser = running.chromium.connect(chromium.endpoint)
         shown = browser.new_page(viewport={"width": 1200, "height": 900})
         errors: list[str] = []
         shown.on("pageerror", lambda error: errors.append(str(error)))

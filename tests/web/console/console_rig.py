@@ -1,8 +1,7 @@
-"""A real gateway with a console, simulated calls through it, and a real Chromium that looks at it."""
+"""A real gateway with a console, simulated calls through it, and what a browser reports of its pages."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,9 @@ from tests.rig.gateway import serving
 from tests.rig.sounds import sound
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Page
 
-__all__ = ["HOSTILE", "SHORT", "TALK", "Stage", "Watch", "chromium", "faults", "staged"]
+__all__ = ["HOSTILE", "SHORT", "TALK", "Stage", "Watch", "faults", "staged"]
 
 SERIOUS = ("serious", "critical")  # what axe-core says of a fault's impact
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
@@ -136,27 +135,11 @@ class Watch:
         page.on("request", lambda r: None if r.url.startswith(url) else self.elsewhere.append(r.url))
 
 
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """Debian's Chromium, without a screen, and without its own calls home."""
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
 async def faults(page: Any) -> list[str]:
     """What axe-core reports that makes the page inaccessible to some."""
     require("axe_playwright_python")
-    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-    await page.evaluate(axe)
+    if await page.evaluate("!window.axe"):
+        await page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
     found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{v['id']}: {v['nodes'][0]['html'][:120]} {v['nodes'][0].get('failureSummary', '')[:300]}"

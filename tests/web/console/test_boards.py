@@ -18,10 +18,10 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Say, WaitForAgent
 from offhook.gateway.web.console.boards import MAX_ITEMS, Boards
-from tests.needs import require
+from tests.rig.chromium import Chromium
 from tests.rig.gateway import serving
 from tests.rig.sounds import sound
-from tests.web.console.console_rig import HOSTILE, Watch, chromium, faults
+from tests.web.console.console_rig import HOSTILE, Watch, faults
 
 
 def shown(answer: Any, **more: Any) -> dict[str, Any]:
@@ -85,8 +85,7 @@ def test_slow_board_blocks_nothing_and_is_read_once() -> None:
 
 
 @pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
-async def test_lists_made_by_voice_appear_during_the_call() -> None:
-    require("chromium", "playwright")
+async def test_lists_made_by_voice_appear_during_the_call(chromium: Chromium) -> None:
     agent = load_agent(os.path.join(os.path.dirname(examples.__file__), "lists.agent.yaml"))
     done = Reply("tool:add_to_list", (Speak("Done.", length_ms=600),))
     script = Script(

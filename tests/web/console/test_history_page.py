@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from offhook.media.wav import write_wav
-from tests.needs import require
+from tests.rig.chromium import Chromium
 from tests.store.made import record
-from tests.web.console.console_rig import HOSTILE, Watch, chromium, faults, staged
+from tests.web.console.console_rig import HOSTILE, Watch, faults, staged
 
 
 @pytest.mark.clock_speed(3.0)
-async def test_past_calls_are_found_and_listened_to(tmp_path: Path) -> None:
-    require("chromium", "playwright")
+async def test_past_calls_are_found_and_listened_to(chromium: Chromium, tmp_path: Path) -> None:
     wav = tmp_path / "CA1.wav"
     write_wav(wav, np.zeros(8_000 * 20, np.int16), 8_000)
     async with staged({"OFFHOOK_DATA_DIR": str(tmp_path)}) as stage, chromium() as browser:
@@ -54,15 +53,15 @@ async def test_past_calls_are_found_and_listened_to(tmp_path: Path) -> None:
         assert await faults(page) == []
         async with page.expect_download() as downloading:
             await page.get_by_role("link", name="Transcript (WebVTT)").click()
-        vtt = Path(await (await downloading.value).path()).read_text()
+        await (await downloading.value).save_as(tmp_path / "CA1.vtt")
+        vtt = (tmp_path / "CA1.vtt").read_text()
         assert "<v agent>For which day, please?" in vtt
         assert await page.evaluate("window.broken") is None
         assert (watch.complaints, watch.elsewhere) == ([], [])
 
 
 @pytest.mark.clock_speed(3.0)
-async def test_without_a_store_the_page_says_what_to_set() -> None:
-    require("chromium", "playwright")
+async def test_without_a_store_the_page_says_what_to_set(chromium: Chromium) -> None:
     async with staged() as stage, chromium() as browser:
         page = await browser.new_page()
         await page.goto(f"{stage.url}/console#/history")

@@ -19,10 +19,10 @@ from offhook.media import mulaw
 from offhook.media.resample import resample
 from offhook.media.wav import read_wav, write_wav
 from tests.carriers.softphone.desk import desk
-from tests.needs import require
+from tests.rig.chromium import Chromium
 from tests.rig.page import Page, streaming
 from tests.rig.sounds import sound
-from tests.web.console.console_rig import Watch, chromium, faults
+from tests.web.console.console_rig import Watch, faults
 
 pytestmark = pytest.mark.wall_clock(calm=True)
 
@@ -65,8 +65,7 @@ def heard_by_side(played: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]
     return sides
 
 
-async def test_listener_hears_both_sides_half_a_second_late(tmp_path: Path) -> None:
-    require("chromium", "playwright")
+async def test_listener_hears_both_sides_half_a_second_late(chromium: Chromium, tmp_path: Path) -> None:
     watch = Watch()
     tone = (9_000 * np.sin(2 * np.pi * 440 * np.arange(24_000 * 3) / 24_000)).astype(np.int16)
     write_wav(tmp_path / "tone.wav", tone, 24_000)

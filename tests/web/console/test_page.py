@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.needs import require
-from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, chromium, faults, staged
+from tests.rig.chromium import Chromium
+from tests.web.console.console_rig import HOSTILE, SHORT, Stage, Watch, faults, staged
 
 pytestmark = pytest.mark.clock_speed(3.0)  # Chromium keeps the wall's
 
 
-@pytest.fixture(autouse=True)
-def _browser_is_here() -> None:
-    require("chromium", "playwright")
-
-
 @asynccontextmanager
-async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[Any]:
+async def opened(chromium: Chromium, stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[Any]:
     async with chromium() as browser:
         context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         page = await context.new_page()
@@ -30,9 +25,9 @@ async def opened(stage: Stage, watch: Watch, **options: Any) -> AsyncIterator[An
         yield page
 
 
-async def test_call_is_shown_from_ringing_to_its_record() -> None:
+async def test_call_is_shown_from_ringing_to_its_record(chromium: Chromium) -> None:
     watch = Watch()
-    async with staged(hostile=True) as stage, opened(stage, watch) as page:
+    async with staged(hostile=True) as stage, opened(chromium, stage, watch) as page:
         await page.goto(f"{stage.url}/console")
         await page.get_by_text("Nobody is on the line.").wait_for()
         assert await page.get_by_role("status").inner_text() == "Live"
@@ -92,9 +87,9 @@ async def test_call_is_shown_from_ringing_to_its_record() -> None:
     assert watch.elsewhere == []
 
 
-async def test_page_is_accessible_in_every_theme_and_width() -> None:
+async def test_page_is_accessible_in_every_theme_and_width(chromium: Chromium) -> None:
     watch = Watch()
-    async with staged() as stage, opened(stage, watch, reduced_motion="reduce") as page:
+    async with staged() as stage, opened(chromium, stage, watch, reduced_motion="reduce") as page:
 
         async def look() -> None:
             for width, colours in [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]:
@@ -115,9 +110,9 @@ async def test_page_is_accessible_in_every_theme_and_width() -> None:
     assert watch.complaints == []
 
 
-async def test_keyboard_reaches_everything_with_a_focus_ring() -> None:
+async def test_keyboard_reaches_everything_with_a_focus_ring(chromium: Chromium) -> None:
     watch = Watch()
-    async with staged() as stage, opened(stage, watch) as page:
+    async with staged() as stage, opened(chromium, stage, watch) as page:
         await page.goto(f"{stage.url}/console")
         await page.get_by_text("Nobody is on the line.").wait_for()
         seen = []
@@ -138,7 +133,7 @@ async def test_keyboard_reaches_everything_with_a_focus_ring() -> None:
     assert watch.complaints == []
 
 
-async def test_browser_logs_in_and_reconnects_after_restart() -> None:
+async def test_browser_logs_in_and_reconnects_after_restart(chromium: Chromium) -> None:
     watch = Watch()
     credentials = {"username": "anyone", "password": "let me in, please"}
     with socket.socket() as free:

@@ -14,8 +14,8 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.phone.steps import Pause, WaitForEnd
 from offhook.gateway.rehearsal.phone.twilio_account import Callee
 from tests.carriers.twilio.telephone_rig import Exchange, exchange
-from tests.needs import require
-from tests.web.console.console_rig import Watch, chromium, faults
+from tests.rig.chromium import Chromium
+from tests.web.console.console_rig import Watch, faults
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -32,9 +32,8 @@ SCRIPT = Script(
 
 
 @asynccontextmanager
-async def console(*tokens: str) -> AsyncIterator[tuple[Exchange, list[Page], Watch]]:
+async def console(chromium: Chromium, *tokens: str) -> AsyncIterator[tuple[Exchange, list[Page], Watch]]:
     """A page for each of these tokens, on the console of a gateway with a simulated account."""
-    require("chromium", "playwright")
     environ = {"OFFHOOK_CONSOLE_TOKEN": FULL, "OFFHOOK_CONSOLE_READ_TOKEN": READ, "OFFHOOK_ADMIN_PORT": "0"}
     watch = Watch()
     agents = {"desk": ("greeting: {text: Greet.}", SCRIPT)}
@@ -61,8 +60,8 @@ async def press(page: Page, button: str, said: str = "Done.") -> None:
     await found.locator("xpath=..").get_by_role("status").filter(has_text=said).wait_for()
 
 
-async def test_each_action_is_done_and_recorded_with_who() -> None:
-    async with console(FULL) as (x, (page,), watch):
+async def test_each_action_is_done_and_recorded_with_who(chromium: Chromium) -> None:
+    async with console(chromium, FULL) as (x, (page,), watch):
         call = x.call("desk", *STAYS)
         running = asyncio.create_task(call.run())
         await page.get_by_role("row", name="desk").get_by_role("link").click()
@@ -103,8 +102,8 @@ async def test_each_action_is_done_and_recorded_with_who() -> None:
     assert refused == []
 
 
-async def test_placed_call_is_recorded_and_hung_up() -> None:
-    async with console(FULL) as (x, (page,), _):
+async def test_placed_call_is_recorded_and_hung_up(chromium: Chromium) -> None:
+    async with console(chromium, FULL) as (x, (page,), _):
         await page.get_by_text("Place a call").click()
         await page.get_by_label("Number or SIP address").fill(CALLEE)
         await press(page, "Place the call", "The call is queued.")
@@ -130,8 +129,8 @@ ACT = """async ([path, mode]) => {
 }"""
 
 
-async def test_read_only_token_sees_no_button_and_is_refused() -> None:
-    async with console(READ) as (x, (page,), _):
+async def test_read_only_token_sees_no_button_and_is_refused(chromium: Chromium) -> None:
+    async with console(chromium, READ) as (x, (page,), _):
         call = x.call("desk", Pause(4_000))
         running = asyncio.create_task(call.run())
         link = page.get_by_role("row", name="desk").get_by_role("link")
@@ -150,8 +149,8 @@ async def test_read_only_token_sees_no_button_and_is_refused() -> None:
     assert (record.actions, record.listened) == ([], [])
 
 
-async def test_page_of_another_site_steers_nothing() -> None:
-    async with console(FULL) as (x, (page,), _):
+async def test_page_of_another_site_steers_nothing(chromium: Chromium) -> None:
+    async with console(chromium, FULL) as (x, (page,), _):
         call = x.call("desk", Pause(4_000))
         running = asyncio.create_task(call.run())
         await page.get_by_role("row", name="desk").wait_for()
