@@ -109,7 +109,7 @@ async def the_sdk(model: GeminiModel, sink: Counting):
     """One task sends what is queued, one receives."""
     queue: asyncio.Queue[bytes] = asyncio.Queue()
     config = types.LiveConnectConfig(**live_config(AGENT, (), ""))
-    async with model._client.aio.live.connect(model=AGENT.model.name, config=config) as session:
+    async with model._client.aio.live.connect(model=model.name_of(AGENT), config=config) as session:
 
         async def send() -> None:
             while True:
