@@ -16,8 +16,7 @@ import sys
 import time
 from itertools import pairwise
 
-from offhook.metrics.quantiles import exact
-from tests.bench.bench_peers import SETTLE_S, Figures, Side, measure
+from tests.bench.bench_peers import SETTLE_S, Figures, Side, measure, of
 
 GATEWAY = Side("Offhook", ("taskset", "-c", "0", sys.executable, "-m", "offhook", "serve"), "/twilio/voice", False)
 FRAME_S = 0.02
@@ -48,18 +47,23 @@ def main() -> None:
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {1})
     print(
-        "| calls | gateway's core | rig's core | up, ms: P50 / P95 / P99 | down, ms: P50 / P95 / P99 | rig, ms: P95 / P99 |"
-        " longest gap, ms | interruptions missed |\n|---:|---:|---:|---:|---:|---:|---:|---:|"
+        "| calls | gateway's core | rig's core | up, ms: P50 / P95 / P99 | down, ms: P50 / P95 / P99 |"
+        " rig, ms: P95 / P99 | longest gap, ms | missed interruptions |\n|---:|---:|---:|---:|---:|---:|---:|---:|"
     )
     for calls in arguments.calls:
         found, late_ms, share = asyncio.run(beside(calls, arguments.seconds))
-        up, down, late = exact(found.up), exact(found.down), exact(late_ms)
-        print(
-            f"| {calls} | {found.cpu_ms * calls / 10:.0f} % | {share * 100:.0f} % | {up.p50:.1f} / {up.p95:.1f} / {up.p99:.1f}"
-            f" | {down.p50:.1f} / {down.p95:.1f} / {down.p99:.1f} | {late.p95:.1f} / {late.p99:.1f} |"
-            f" {max(found.gaps):.0f} | {found.missed} of {found.missed + len(found.silence)} |",
-            flush=True,
+        up, down = of(found.up, "p50", "p95", "p99"), of(found.down, "p50", "p95", "p99")
+        cells = (
+            f"{calls}",
+            f"{found.cpu_ms * calls / 10:.0f} %",
+            f"{share * 100:.0f} %",
+            up,
+            down,
+            of(late_ms, "p95", "p99"),
+            of(found.gaps, "max"),
+            f"{found.missed} of {found.missed + len(found.silence)}",
         )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -215,11 +215,13 @@ def _add(figures: Figures, side: Side, truth: CallTruth, session: SessionRecord)
             figures.unheard.append(max(0.0, reply.audio_ms - heard / 8))
 
 
-def row(name: str, found: Figures) -> str:
-    def of(values: list[float], *which: str) -> str:
-        quantiles = exact(values)
-        return " / ".join("" if (q := getattr(quantiles, w)) is None else f"{q:.1f}" for w in which) if values else ""
+def of(values: list[float], *which: str) -> str:
+    """These percentiles, as a cell of a table; empty where there are too few values for one."""
+    quantiles = exact(values)
+    return " / ".join("" if (q := getattr(quantiles, w)) is None else f"{q:.1f}" for w in which) if values else ""
 
+
+def row(name: str, found: Figures) -> str:
     silence = of(found.silence, "p50", "p95") + (f" ({found.missed} missed)" if found.missed else "")
     cells = (
         f"{found.cpu_ms:.1f}",
