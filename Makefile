@@ -38,7 +38,7 @@ simulate-people: setup system ## The same with people's recorded voices for call
 	@$(BIN)/offhook simulate --voice people --speed 10 --parallel 4 --out out/simulate-people
 
 test: setup system ## Run every test; repeat alone, once, those of other processes that failed
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
+	@.ci/test $(BIN)/python
 
 quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
@@ -65,10 +65,13 @@ lint: setup ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 figures: setup ## Draw the pictures of the documentation
-	@for f in tests/figures_*.py; do $(BIN)/python -m $$(echo $${f%.py} | tr / .); done
+	@for f in tests/figures_*.py; do $(BIN)/python -m $$(echo $${f%.py} | tr / .) || exit 1; done
 
 bench: setup ## Measure: conversion, link, metrics, calls; prints ratios taken in one run
-	@for f in tests/bench/bench_*.py; do case $$f in *bench_vad.py|*bench_peers.py) ;; *) echo "== $$f"; $(BIN)/python -m $$(echo $${f%.py} | tr / .);; esac; done
+	@failed=; for f in tests/bench/bench_*.py; do \
+	  case $$f in *bench_vad.py|*bench_peers.py|*bench_interleavings.py|*bench_survival.py) continue;; esac; \
+	  echo "== $$f"; $(BIN)/python -m $$(echo $${f%.py} | tr / .) || failed="$$failed $$f"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 bench-peers: setup ## Measure this gateway beside a bare relay, google-genai's own calls and Pipecat, on the same calls
 	@$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/peers.txt

@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from playwright.async_api import ViewportSize
+
 from tests.rig.chromium import own_chromium
 from tests.web.console.console_rig import SHORT, TALK, Stage, staged
 
 TESTS = Path(__file__).parent
 
 
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 async def some_calls(stage: Stage) -> None:
@@ -49,6 +51,7 @@ async def take(directory: Path) -> None:
             now.append(asyncio.create_task(stage.call((TALK, SHORT)[agent], agent=agent, caller=caller).run()))
         await asyncio.sleep(7)
         turns = await page.get_by_role("region", name="Last turns").bounding_box()
+        assert turns is not None
         height = int(turns["y"] + turns["height"] + 16)
         await shoot(page, "desktop", height)
         await page.emulate_media(color_scheme="dark")

@@ -111,7 +111,7 @@ def _rooms(room_of: Callable[[str], str | None]) -> Graph:
     for module, imported in _imports().items():
         if (room := room_of(module)) is not None:
             others = {room_of(name) for name in imported if (module, name) not in excepted}
-            found.setdefault(room, set()).update(other for other in others if other not in (room, None))
+            found.setdefault(room, set()).update(other for other in others if other is not None and other != room)
     return {room: frozenset(found[room]) for room in sorted(found)}
 
 
@@ -119,7 +119,7 @@ def excepted() -> list[tuple[str, str]]:
     """The arrows, from room to room, that only excepted imports make."""
     pairs = {(_outer_room(source), _outer_room(target)) for source, target in _excepted_imports()}
     graph = house()
-    return sorted((a, b) for a, b in pairs if a in graph and b in graph and a != b and b not in graph[a])
+    return sorted((a, b) for a, b in pairs if a and b and a != b and {a, b} <= graph.keys() and b not in graph[a])
 
 
 def house() -> Graph:
@@ -290,11 +290,11 @@ class Plan:
         return {spot: at + off for spot, at in x.items()}
 
     def _place(self, row: list[str], wish: list[float], x: dict[str, float]) -> None:
-        low = MARGIN
+        low: float = MARGIN
         for spot, want in zip(row, wish, strict=True):  # from the left: as wished, after the one before
             x[spot] = max(want, low + self.wide(spot) / 2)
             low = x[spot] + self.wide(spot) / 2 + GAP
-        high = WIDTH - MARGIN
+        high: float = WIDTH - MARGIN
         for spot in reversed(row):  # and back from the right edge
             x[spot] = min(x[spot], high - self.wide(spot) / 2)
             high = x[spot] - self.wide(spot) / 2 - GAP

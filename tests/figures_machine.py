@@ -19,6 +19,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from offhook.gateway.conversation.state import Mode, Phase, Policy
@@ -94,7 +95,7 @@ def words(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("barge in", "barge-in")
 
 
-def draw(axes: plt.Axes, boxes: dict[Phase, FancyBboxPatch], source: Phase, target: Phase, names: list[str]) -> None:
+def draw(axes: Axes, boxes: dict[Phase, FancyBboxPatch], source: Phase, target: Phase, names: list[str]) -> None:
     (x0, y0), (x1, y1) = PLACES[source], PLACES[target]
     ordinary = ORDINARY.get((source, target))
     assert ordinary is None or ordinary in names, f"{source} no longer leads to {target} on {ordinary}"
@@ -133,7 +134,8 @@ def main() -> None:
     for phase, (x, y) in PLACES.items():
         corner = (x - WIDE / 2, y - HIGH / 2)
         box = FancyBboxPatch(corner, WIDE, HIGH, "round,pad=0,rounding_size=0.15", fc="white", ec=INK, lw=1.4)
-        boxes[phase] = axes.add_patch(box)
+        boxes[phase] = box
+        axes.add_patch(box)
         box.set_zorder(3)
         axes.text(
             x, y + (0.13 if SAYS[phase] else 0), phase.name, ha="center", va="center", size=12, weight="bold", zorder=4
@@ -148,7 +150,7 @@ def main() -> None:
     print(OUT.relative_to(HERE.parent))
 
 
-def everything(axes: plt.Axes, found: dict[tuple[Phase, Phase], list[str]]) -> None:
+def everything(axes: Axes, found: dict[tuple[Phase, Phase], list[str]]) -> None:
     """The events that lead from each phase to another, as text."""
     axes.text(-10.0, -4.6, "From every phase to ENDED, in one step: stream stopped, stream lost.", size=9, color=GREY)
     tops = {-10.0: -5.3, -3.6: -5.3, 2.8: -5.3}

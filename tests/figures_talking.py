@@ -9,6 +9,7 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply
 from offhook.gateway.rehearsal.model.script import Say as Speak
@@ -78,7 +79,8 @@ async def take_listening(directory: Path) -> None:
             while await page.evaluate(AGENT_LEVEL) < 40:
                 await page.wait_for_timeout(50)
             await page.screenshot(path=directory / "listen-in.png")
-            for colours, width in (("dark", 1200), ("dark", 390), ("light", 390)) if "--all" in sys.argv else ():
+            looks: list[tuple[Literal["dark", "light"], int]] = [("dark", 1200), ("dark", 390), ("light", 390)]
+            for colours, width in looks if "--all" in sys.argv else ():
                 await page.emulate_media(color_scheme=colours)
                 await page.set_viewport_size({"width": width, "height": 844})
                 await page.screenshot(path=directory / f"listen-in-{colours}-{width}.png")

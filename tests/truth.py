@@ -148,8 +148,8 @@ class Truth:
                 deciding = min(frames, key=lambda frame: abs(frame.came_s - clear.at_s))
                 most_s = through_s(answer.echoed_s) - deciding.sent_s
                 self.add("bargein_stop", answer.echoed_s - clear.at_s, most_s)
-                spoken = next((s for s in reversed(over) if s.onset_s < clear.at_s), None)
-                at_ms = None if spoken is None else call.at_ms(spoken.onset_place + 1)
+                cutting = next((s for s in reversed(over) if s.onset_s < clear.at_s), None)
+                at_ms = None if cutting is None else call.at_ms(cutting.onset_place + 1)
                 first = next((frame for frame in frames if frame.at_ms == at_ms), None)
                 # An onset is dated to the beginning of its frame, or of the next two where a voice begins softly.
                 if first is not None:
@@ -168,7 +168,8 @@ class _Frame:
 
 def _worst(frames: list[_Frame], which: str) -> list[float]:
     """The worst delay of each second, less the least one of the call so far."""
-    floor_s, worst = float("inf"), {}
+    floor_s = float("inf")
+    worst: dict[int, float] = {}
     for frame in frames:
         at_s = getattr(frame, which)
         if at_s == float("inf"):

@@ -21,7 +21,7 @@ from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
-from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, SayOver
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, SayOver, Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.run import fetch_record, gateway_process
 from offhook.gateway.store.record import CallRecord
@@ -52,7 +52,7 @@ async def place(barge_ins: int, provider: str) -> list[Lived]:
             async with gateway_process(agent, model, auth_token=TOKEN, log=log) as url:
                 calls, tasks = [], []
                 for _ in range(-(-barge_ins // PER_CALL)):
-                    steps: list[object] = [SayOver(line, places.uniform(300, 6_000)) for _ in range(PER_CALL)]
+                    steps: list[Step] = [SayOver(line, places.uniform(300, 6_000)) for _ in range(PER_CALL)]
                     call = SimulatedCall(
                         url, (*steps, Pause(500), HangUp()), public_url="https://rehearsal.example", auth_token=TOKEN
                     )
@@ -132,10 +132,9 @@ def show(lived: list[Lived]) -> None:
         if not figures:
             continue
         summary = exact(figures)
-        shown = [f"{q * 1000:8.2f}" if q is not None else "   (few)" for q in (summary.p50, summary.p95, summary.p99)]
-        print(
-            f"{name:40} n={summary.count:4} p50 {shown[0]} p95 {shown[1]} p99 {shown[2]} max {summary.max * 1000:8.2f}"
-        )
+        quantiles = (summary.p50, summary.p95, summary.p99, summary.max)
+        shown = [f"{q * 1000:8.2f}" if q is not None else "   (few)" for q in quantiles]
+        print(f"{name:40} n={summary.count:4} p50 {shown[0]} p95 {shown[1]} p99 {shown[2]} max {shown[3]}")
     print(f"samples of a dropped reply sent after its clear: {old}")
 
 

@@ -41,13 +41,13 @@ async def run(folder: Path, calls: int, speed: float, clock: Clock, *, slower: b
     scenario = load_scenario(SCENARIO)
     auth_token = secrets.token_hex(16)
     async with ModelServer(scenario.script(), clock=clock) as model:
-        common = {"auth_token": auth_token, "log": folder / "gateway.log"}
+        log = folder / "gateway.log"
         agent = agent_file_of(scenario, folder)
         if speed > 1:
-            gateway = gateway_here(agent, model, clock=clock, **common)
+            gateway = gateway_here(agent, model, clock=clock, auth_token=auth_token, log=log)
         else:
             environment = {"PYTHONPATH": str(SLOWER_PATH)} if slower else {}
-            gateway = gateway_process(agent, model, environment=environment, **common)
+            gateway = gateway_process(agent, model, environment=environment, auth_token=auth_token, log=log)
         async with gateway as url:
             rehearsed = await rehearse(scenario, url, model, auth_token=auth_token, calls=calls, seed=SEED, clock=clock)
     report = report_of([call for _, call in rehearsed])

@@ -22,7 +22,7 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from pathlib import Path
@@ -246,7 +246,7 @@ def main() -> None:
             )
 
 
-def run(coroutine: object) -> None:
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
     uvloop.run(coroutine)

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from offhook.gateway.agent.load import parse_agent
@@ -22,7 +23,7 @@ from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.script import Script, script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
-from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
+from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, Step
 from tests.rig.counting import AGENT
 from tests.rig.gateway import serving
 from tests.rig.process import cpu_s
@@ -38,8 +39,8 @@ def talkative() -> Script:
     return script_from({"replies": [{"on": "text", "do": [{"say": "Hello, what can I do for you?"}]}, *answers]})
 
 
-def steps(seconds: float) -> list[object]:
-    said: list[object] = [Pause(2000)]
+def steps(seconds: float) -> list[Step]:
+    said: list[Step] = [Pause(2000)]
     for n in range(int(seconds // 6)):
         said += [Say(f"question number {n}, please"), Pause(4500)]
     return [*said, HangUp()]
@@ -59,7 +60,7 @@ async def share(calls: int, seconds: float, *, kept: bool = True) -> tuple[float
             (gateway,) = rig.gateways.values()
             placed = [
                 asyncio.create_task(
-                    SimulatedCall(gateway.url, steps(seconds), public_url=PUBLIC, auth_token=AUTH_TOKEN).run()  # type: ignore[arg-type]
+                    SimulatedCall(gateway.url, steps(seconds), public_url=PUBLIC, auth_token=AUTH_TOKEN).run()
                 )
                 for _ in range(calls)
             ]
@@ -86,7 +87,7 @@ async def one() -> tuple[float, float, float, int]:
         environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_LIVE": f"sqlite:{name}/a.db", "OFFHOOK_FLEET_KEY": FLEET_KEY}
         agents = [parse_agent(AGENT)]
         async with ModelServer(talkative()) as model, serving(agents, environ, model=model) as (gateway, url):
-            call = SimulatedCall(url, steps(30.0))  # type: ignore[arg-type]
+            call = SimulatedCall(url, steps(30.0))
             task = asyncio.create_task(call.run())
             await asyncio.sleep(22.0)
             survival = gateway.switchboard.moves._survivals[call.call_sid]
@@ -106,10 +107,10 @@ async def one() -> tuple[float, float, float, int]:
     return built_us, whole_us, written_us, len(head)
 
 
-def timed(work: object, times: int = 2_000) -> float:
+def timed(work: Callable[[], object], times: int = 2_000) -> float:
     began_s = time.thread_time()
     for _ in range(times):
-        work()  # type: ignore[operator]
+        work()
     return 1e6 * (time.thread_time() - began_s) / times
 
 
@@ -137,4 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--lateness", action="store_true")
-    asyncio.run(main(parser.parse_args()))
+    given = parser.parse_args()
+    if given.seconds < 8.0:
+        parser.error("--seconds: at least 8, of which the calls talk for six before anything is measured")
+    asyncio.run(main(given))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import uvloop  # as `offhook serve` does
 from google.genai import types
 
 from offhook.gateway.agent.spec import Agent
@@ -26,11 +27,6 @@ from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.gemini.setup import live_config
 from offhook.media import mulaw
 from offhook.media.formats import MULAW_8K, PCM16_16K, PCM16_24K
-
-try:
-    from uvloop import run as runner  # as `offhook serve` does
-except ImportError:
-    runner = asyncio.run
 
 ROUNDS = 3
 AGENT = Agent(name="a")
@@ -69,6 +65,9 @@ class Counting:
     def next_turn(self) -> int:
         self.turn += 1
         return self.turn
+
+    def agent_has_floor(self) -> bool:
+        return False
 
 
 def serve(pipe, length_s: float) -> None:
@@ -110,7 +109,7 @@ async def the_sdk(model: GeminiModel, sink: Counting):
     """One task sends what is queued, one receives."""
     queue: asyncio.Queue[bytes] = asyncio.Queue()
     config = types.LiveConnectConfig(**live_config(AGENT, (), ""))
-    async with model._client.aio.live.connect(model=AGENT.model.name, config=config) as session:
+    async with model._client.aio.live.connect(model=model.name_of(AGENT), config=config) as session:
 
         async def send() -> None:
             while True:
@@ -193,4 +192,4 @@ async def main(calls: int, seconds: float) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     with contextlib.suppress(KeyboardInterrupt):
-        runner(main(int(arguments[0]) if arguments else 10, float(arguments[1]) if arguments[1:] else 4.0))
+        uvloop.run(main(int(arguments[0]) if arguments else 10, float(arguments[1]) if arguments[1:] else 4.0))

@@ -17,7 +17,9 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,7 @@ with warnings.catch_warnings():
 CHUNKS_MS = (20, 40, 100, 250)
 GROUPS = (1, 2, 4, 8, 16, 32)
 UP_LIMIT, DOWN_LIMIT = 2.5, 1.25
+SOXR_QUALITIES = ("HQ", "VHQ")
 SOXR = importlib.util.find_spec("soxr") is not None
 RNG = np.random.default_rng(1)
 
@@ -57,7 +60,7 @@ def cpu_us(work: Callable[[], object], frames: float) -> float:
 
 def ups() -> dict[str, Callable[[bytes], bytes]]:
     """Mu-law 8 kHz -> PCM16 16 kHz."""
-    state: list[object] = [None]
+    state: list[Any] = [None]
 
     def naive(codes: bytes) -> bytes:
         out, state[0] = audioop.ratecv(audioop.ulaw2lin(codes, 2), 2, 1, 8000, 16000, state[0])
@@ -69,19 +72,20 @@ def ups() -> dict[str, Callable[[bytes], bytes]]:
         "offhook": lambda codes: ours.push(mulaw.decode(codes)),
     }
     if SOXR:
-        import soxr
-
-        for quality in ("HQ", "VHQ"):
-            stream = soxr.ResampleStream(8000, 16000, 1, dtype="int16", quality=quality)
-            found[f"soxr {quality}"] = lambda codes, stream=stream: stream.resample_chunk(
-                np.frombuffer(audioop.ulaw2lin(codes, 2), dtype=np.int16)
-            ).tobytes()
+        found |= {f"soxr {quality}": soxr_up(quality) for quality in SOXR_QUALITIES}
     return found
+
+
+def soxr_up(quality: str) -> Callable[[bytes], bytes]:
+    import soxr
+
+    stream = soxr.ResampleStream(8000, 16000, 1, dtype="int16", quality=quality)
+    return lambda codes: stream.resample_chunk(np.frombuffer(audioop.ulaw2lin(codes, 2), dtype=np.int16)).tobytes()
 
 
 def downs() -> dict[str, Callable[[bytes], bytes]]:
     """PCM16 24 kHz -> mu-law 8 kHz."""
-    state: list[object] = [None]
+    state: list[Any] = [None]
 
     def naive(pcm: bytes) -> bytes:
         out, state[0] = audioop.ratecv(pcm, 2, 1, 24000, 8000, state[0])
@@ -89,14 +93,15 @@ def downs() -> dict[str, Callable[[bytes], bytes]]:
 
     found: dict[str, Callable[[bytes], bytes]] = {"audioop": naive, "offhook": Down24To8().push}
     if SOXR:
-        import soxr
-
-        for quality in ("HQ", "VHQ"):
-            stream = soxr.ResampleStream(24000, 8000, 1, dtype="int16", quality=quality)
-            found[f"soxr {quality}"] = lambda pcm, stream=stream: audioop.lin2ulaw(
-                stream.resample_chunk(np.frombuffer(pcm, dtype=np.int16)).tobytes(), 2
-            )
+        found |= {f"soxr {quality}": soxr_down(quality) for quality in SOXR_QUALITIES}
     return found
+
+
+def soxr_down(quality: str) -> Callable[[bytes], bytes]:
+    import soxr
+
+    stream = soxr.ResampleStream(24000, 8000, 1, dtype="int16", quality=quality)
+    return lambda pcm: audioop.lin2ulaw(stream.resample_chunk(np.frombuffer(pcm, dtype=np.int16)).tobytes(), 2)
 
 
 def speed() -> None:
@@ -111,7 +116,7 @@ def speed() -> None:
             row = []
             for ms in CHUNKS_MS:
                 chunk = RNG.integers(0, 256, bytes_per_ms * ms).astype(np.uint8).tobytes()
-                row.append(cpu_us(lambda chunk=chunk, convert=convert: convert(chunk), ms / 20))
+                row.append(cpu_us(partial(convert, chunk), ms / 20))
             base = row[0] if name == "audioop" else base
             times[name] = row[0]
             print(f"  {name:<46}" + "".join(f"{us:10.2f}" for us in row) + f"{row[0] / base:10.2f} x")
@@ -213,7 +218,7 @@ def grouped() -> None:
     row = []
     for size in GROUPS:
         ups, pieces = [Up8To16() for _ in range(size)], [signals.white(0.02, -30.0, call) for call in range(size)]
-        row.append(cpu_us(lambda ups=ups, pieces=pieces: Up8To16.push_all(ups, pieces), size))
+        row.append(cpu_us(partial(Up8To16.push_all, ups, pieces), size))
     print(f"  {'8 to 16 kHz':<46}" + "".join(f"{us:8.1f}" for us in row))
 
 

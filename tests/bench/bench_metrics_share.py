@@ -27,22 +27,22 @@ from tests.bench.bench_calls import calls_main
 from tests.rig.process import spawn
 
 
-def feeders() -> list[tuple[Any, str]]:
-    """Everything on the call path that feeds a metric, by class and name."""
+def feeders() -> list[tuple[type, Callable[..., Any]]]:
+    """Everything on the call path that feeds a metric, with its class."""
     from prometheus_client import Counter, Gauge
 
-    from offhook.gateway.call.call import Call
+    from offhook.gateway.call.teardown import Teardown
     from offhook.metrics.catalogue import Metrics, Tally, WorstPerSecond
 
     return [
-        (Metrics, "observe"),
-        (Metrics, "incomplete"),
-        (Tally, "inc"),
-        (WorstPerSecond, "add"),
-        (WorstPerSecond, "flush"),
-        (Counter, "inc"),
-        (Gauge, "set"),
-        (Call, "take_stock"),
+        (Metrics, Metrics.observe),
+        (Metrics, Metrics.incomplete),
+        (Tally, Tally.inc),
+        (WorstPerSecond, WorstPerSecond.add),
+        (WorstPerSecond, WorstPerSecond.flush),
+        (Counter, Counter.inc),
+        (Gauge, Gauge.set),
+        (Teardown, Teardown.publish_counters),
     ]
 
 
@@ -81,9 +81,8 @@ def gateway_main(kind: str) -> None:
     spent_ns, outermost[0] = 0, 0
     counted.clear()
 
-    for owner, name in feeders() if kind != "plain" else []:
-        full = f"{owner.__name__}.{name}"
-        setattr(owner, name, mute if kind == "mute" else timed(full, getattr(owner, name)))
+    for owner, feeder in feeders() if kind != "plain" else []:
+        setattr(owner, feeder.__name__, mute if kind == "mute" else timed(feeder.__qualname__, feeder))
 
     def tell(*_: object) -> None:
         told = {

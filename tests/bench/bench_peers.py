@@ -40,7 +40,7 @@ from offhook.gateway.rehearsal.outside import OtherGateway, OtherModel, rehearse
 from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.truth import CallTruth
-from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, Report, aligned, call_report, report_of
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report, aligned, call_report, report_of
 from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.metrics.quantiles import exact
 from tests.rig.process import cpu_s, rss_mib
@@ -149,7 +149,8 @@ async def measure(side: Side, calls: int, seconds: float) -> Figures:
 async def simulated(side: Side, repeats: int) -> Report:
     """The scenarios, one call at a time, as `offhook simulate --url` plays them."""
     clock = asyncio.get_running_loop().time
-    model, calls = OtherModel(), []
+    model = OtherModel()
+    calls: list[CallReport] = []
     with tempfile.TemporaryDirectory() as folder:
         async with ModelServer(model.script_of) as model.server, running(side, model.server) as (_, gateway):
             for name in SCENARIOS * repeats:
@@ -214,11 +215,13 @@ def _add(figures: Figures, side: Side, truth: CallTruth, session: SessionRecord)
             figures.unheard.append(max(0.0, reply.audio_ms - heard / 8))
 
 
-def row(name: str, found: Figures) -> str:
-    def of(values: list[float], *which: str) -> str:
-        quantiles = exact(values)
-        return " / ".join("" if (q := getattr(quantiles, w)) is None else f"{q:.1f}" for w in which) if values else ""
+def of(values: list[float], *which: str) -> str:
+    """These percentiles, as a cell of a table; empty where there are too few values for one."""
+    quantiles = exact(values)
+    return " / ".join("" if (q := getattr(quantiles, w)) is None else f"{q:.1f}" for w in which) if values else ""
 
+
+def row(name: str, found: Figures) -> str:
     silence = of(found.silence, "p50", "p95") + (f" ({found.missed} missed)" if found.missed else "")
     cells = (
         f"{found.cpu_ms:.1f}",
@@ -268,15 +271,15 @@ def main() -> None:
     for name in LINE_SEGMENTS:
         cells = []
         for report in reports.values():
-            found = report.totals.segments.get(name)
-            figures = (found.p50_ms, found.p95_ms, found.max_ms) if found else ()
+            quantiles = report.totals.segments.get(name)
+            figures = (quantiles.p50_ms, quantiles.p95_ms, quantiles.max_ms) if quantiles else ()
             cells.append(" / ".join("" if ms is None else f"{ms:.0f}" for ms in figures))
         print(f"| {name}, ms: P50 / P95 / max | " + " | ".join(cells) + " |")
-    for side, report in reports.items():
+    for gateway, report in reports.items():
         for call in report.calls:
             for verdict in call.verdicts:
                 if verdict.failed:
-                    print(f"{side}, {call.scenario}: {verdict.words}")
+                    print(f"{gateway}, {call.scenario}: {verdict.words}")
 
 
 if __name__ == "__main__":

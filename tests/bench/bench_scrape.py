@@ -16,6 +16,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from math import nan
 from pathlib import Path
 
 import aiohttp
@@ -27,7 +28,7 @@ from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, WaitForAgent
 from offhook.gateway.rehearsal.run import PUBLIC_URL, gateway_process
-from offhook.metrics.quantiles import exact
+from offhook.metrics.quantiles import Summary, exact
 from tests.truth import AGENT, FRAME_AT_MODEL, Watched, buzz, sid_of, words
 
 
@@ -101,16 +102,18 @@ async def measure(calls: int, pairs: int, seconds: float, folder: Path) -> None:
     for began_s, ended_s, on in stretches:
         late_s = [late for sent, late in frames if began_s <= sent < ended_s]
         found = exact(late_s)
-        each[on].append(found.p99 or 0.0)
+        each[on].append(nan if found.p99 is None else found.p99)
         whole[on] += late_s
-        print(f"  {'scraped' if on else 'not':8} {found.count:7} frames  P50 {(found.p50 or 0) * 1e3:6.2f}  "
-              f"P95 {(found.p95 or 0) * 1e3:6.2f}  P99 {(found.p99 or 0) * 1e3:6.2f} ms")  # fmt: skip
+        print(f"  {'scraped' if on else 'not':8} {found.count:7} frames  {percentiles(found)}")
     for on, name in ((False, "not scraped"), (True, "scraped every second")):
-        found = exact(whole[on])
-        print(f"{name:21} P50 {(found.p50 or 0) * 1e3:6.2f}  P95 {(found.p95 or 0) * 1e3:6.2f}  "
-              f"P99 {(found.p99 or 0) * 1e3:6.2f} ms")  # fmt: skip
+        print(f"{name:21} {percentiles(exact(whole[on]))}")
     change_s = statistics.median(each[True]) - statistics.median(each[False])
     print(f"P99 of a stretch, median: {change_s * 1e3:+.2f} ms by scraping")
+
+
+def percentiles(found: Summary) -> str:
+    named = {"P50": found.p50, "P95": found.p95, "P99": found.p99}
+    return "  ".join(f"{name} {'(few)' if q is None else f'{q * 1e3:.2f}':>6}" for name, q in named.items()) + " ms"
 
 
 if __name__ == "__main__":

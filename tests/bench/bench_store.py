@@ -47,8 +47,12 @@ BATCH = 500
 ASKED = 100
 AGENTS = ("desk", "sales", "support", "night", "orders")
 TOOLS = ("find_table", "book_table", "remember", "transfer", "end_call")
-ENDS = (("caller_hung_up", "caller", 80), ("agent_hung_up", "agent", 15), ("transferred", "agent", 4))
-ENDS += (("model_lost", "model", 1),)
+ENDS = (
+    ("caller_hung_up", "caller", 80),
+    ("agent_hung_up", "agent", 15),
+    ("transferred", "agent", 4),
+    ("model_lost", "model", 1),
+)
 COMMON = [f"common{i}" for i in range(300)]
 RARE = [f"rare{i}" for i in range(50_000)]
 
@@ -71,14 +75,16 @@ def made(number: int, count: int, rng: random.Random) -> CallRecord:
         }
         segments |= {"model_first_event": gap - 90, "uplink_forward": 1.0, "output_onset_played": gap}
         said, answer = words(12), words(25)
-        times = {
-            "caller_started_ms": turn * 9e3,
-            "caller_ended_ms": turn * 9e3 + 3e3,
-            "reply_started_ms": turn * 9e3 + 4e3,
-        }
         turns.append(
             TurnRecord(
-                number=turn + 1, generation=turn, segments=segments, caller_text=said, reply_text=answer, **times
+                number=turn + 1,
+                generation=turn,
+                segments=segments,
+                caller_text=said,
+                reply_text=answer,
+                caller_started_ms=turn * 9e3,
+                caller_ended_ms=turn * 9e3 + 3e3,
+                reply_started_ms=turn * 9e3 + 4e3,
             )
         )
         lines.append(TranscriptLine(at_ms=turn * 9e3, who="caller", text=said))

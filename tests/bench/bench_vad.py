@@ -77,15 +77,23 @@ def onset_table(make: Make, both: Sequence[Speakers | None], silero: bool) -> No
     print(f"{'':<42}{'espeak':>12}{'people':>45}")
     print(f"{'onset to decision, ms':<42}{cells}   {cells}")
 
-    def row(name: str, target: float | None, *noise: Any, over_agent: bool = False, **how: Any) -> None:
+    def row(
+        name: str,
+        target: float | None,
+        noise: Noise | None = None,
+        snr_db: float = 0.0,
+        *,
+        over_agent: bool = False,
+        **how: Any,
+    ) -> None:
         found: list[Onsets | None] = []
         for speakers in both:
             if speakers is None:
                 found.append(None)
                 continue
-            sound = (speakers.babble, *noise[1:]) if noise and noise[0] is signals.babble else noise
+            behind = speakers.babble if noise is signals.babble else noise
             talk = speakers.agents[0][0](60.0, -20.0) if over_agent else None
-            found.append(onsets(make, speakers.callers, *sound, played=talk, **how))
+            found.append(onsets(make, speakers.callers, behind, snr_db, talk, **how))
         espeak = found[0]
         assert espeak is not None
         cells = "   ".join(map(onset_cells, found))
@@ -171,8 +179,7 @@ def false_table(make: Make, minutes: float, silero: bool) -> None:
     crowds = [signals.babble(seconds, -40.0)] + ([people.babble(languages, seconds, -40.0)] if languages else [])
     false_row("babble -40 dBov", [(starts(edges(make(), crowd)), minutes) for crowd in crowds], None)
     # The agent's own voice. Counted after 3 s of its speech, as the target says; the start is told beside it.
-    synthetic = [partial(signals.agent_speech, voice=voice) for voice in ("en-us+f5", "de+m1", "es+f3", "en-us+m6")]
-    columns: list[list[Talk]] = [[lambda s, dbov, talk=talk: talk(s, dbov=dbov) for talk in synthetic]]
+    columns: list[list[Talk]] = [[partial(synthetic, voice) for voice in ("en-us+f5", "de+m1", "es+f3", "en-us+m6")]]
     if languages:
         columns.append([partial(people.talk, languages[k % len(languages)]) for k in range(4)])
     for echo_db in (-12.0, -15.0, -20.0):
@@ -180,6 +187,10 @@ def false_table(make: Make, minutes: float, silero: bool) -> None:
         target = {-15.0: 0.0 if silero else 60.0}.get(echo_db)
         false_row(f"echo {echo_db:g} dB, 60-400 ms, after 3 s", [(after, minutes - 0.2) for after, _ in found], target)
         false_row("  within the first 3 s", [(early, 0.2) for _, early in found], None)
+
+
+def synthetic(voice: str, seconds: float, dbov: float) -> Samples:
+    return signals.agent_speech(seconds, voice, dbov)
 
 
 def echo_starts(make: Make, talks: Sequence[Talk], echo_db: float, seconds: float) -> tuple[int, int]:

@@ -85,6 +85,9 @@ class Told:
         self.turn += 1
         return self.turn
 
+    def agent_has_floor(self) -> bool:
+        return False
+
 
 @dataclass
 class Report:
@@ -105,28 +108,27 @@ class Report:
 
 def trouble(rng: random.Random) -> m.Action:
     """Something that goes wrong, at a time of its own or in the middle of a reply."""
-    return rng.choice(
-        [
-            m.Close(1000, "The operation was cancelled."),
-            m.Close(1007, "Request contains an invalid argument."),
-            m.Close(1008, "The operation was aborted."),
-            m.Close(1011, "Internal error encountered."),
-            m.Close(1011, "Deadline expired before operation could complete."),
-            m.Close(1013, "Try again later."),
-            m.Close(rng.choice((1001, 1002, 1003, 1012, 1014, 3000, 4999)), ""),
-            m.Abort(),
-            m.Stall(rng.uniform(50, 400)),
-            m.Send("{" * rng.randrange(1, 40)),
-            m.Send({"brandNew": {"x": 1}, "serverContent": {"modelTurn": 7}}),
-            m.Send({"sessionResumptionUpdate": {"newHandle": "made-up", "resumable": True}}),
-            m.Send({"toolCallCancellation": {"ids": [None, "made-up"]}, "goAway": {"timeLeft": "soon"}}),
-            m.Oversize(1_200_000),
-            m.SendInterrupted(),
-            m.SendGoAway(rng.uniform(0.05, 0.3)),
-            m.CancelTools(),
-            m.Mute(),
-        ]
-    )
+    troubles: list[m.Action] = [
+        m.Close(1000, "The operation was cancelled."),
+        m.Close(1007, "Request contains an invalid argument."),
+        m.Close(1008, "The operation was aborted."),
+        m.Close(1011, "Internal error encountered."),
+        m.Close(1011, "Deadline expired before operation could complete."),
+        m.Close(1013, "Try again later."),
+        m.Close(rng.choice((1001, 1002, 1003, 1012, 1014, 3000, 4999)), ""),
+        m.Abort(),
+        m.Stall(rng.uniform(50, 400)),
+        m.Send("{" * rng.randrange(1, 40)),
+        m.Send({"brandNew": {"x": 1}, "serverContent": {"modelTurn": 7}}),
+        m.Send({"sessionResumptionUpdate": {"newHandle": "made-up", "resumable": True}}),
+        m.Send({"toolCallCancellation": {"ids": [None, "made-up"]}, "goAway": {"timeLeft": "soon"}}),
+        m.Oversize(1_200_000),
+        m.SendInterrupted(),
+        m.SendGoAway(rng.uniform(0.05, 0.3)),
+        m.CancelTools(),
+        m.Mute(),
+    ]
+    return rng.choice(troubles)
 
 
 def script_of(seed: int) -> m.Script:

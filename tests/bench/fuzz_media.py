@@ -27,6 +27,7 @@ from offhook.gateway.agent.load import parse_agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.conversation.events import ModelReady
+from offhook.gateway.store.memory import MemoryRecords
 from tests.bench.bending import bent, bent_bytes, bent_text
 
 __all__ = ["Report", "fuzz"]
@@ -84,7 +85,7 @@ async def fuzz(seconds: float, seed: int) -> Report:
     environ = {"GEMINI_API_KEY": "none", "OFFHOOK_INSECURE": "1", "OFFHOOK_PORT": "0", "OFFHOOK_MAX_CALLS": "50"}
     agent = parse_agent("name: fuzzed\nidle: {prompt_after_s: 0, goodbye_after_s: 0}\nbarge_in: {dtmf: true}\n")
     gateway = Gateway(settings_from(environ), [agent], environ)
-    gateway.models["gemini"].link = lambda brief, call: NoModel(call)  # type: ignore[method-assign,assignment,return-value]
+    gateway.models["gemini"].link = lambda brief, call: NoModel(call)  # type: ignore[method-assign,assignment]
     try:
         async with gateway.listening() as url:
             host, _, port = url.removeprefix("http://").rpartition(":")
@@ -107,7 +108,9 @@ async def fuzz(seconds: float, seed: int) -> Report:
             async with asyncio.timeout(30):
                 while gateway.calls:
                     await asyncio.sleep(0.05)
-            gateway.records._records.clear()
+            assert isinstance(gateway.records, MemoryRecords)
+            for record in gateway.records.recent(len(gateway.records)):
+                gateway.records.forget(record.call_sid)
             gc.collect()
             report.end_bytes = memory_bytes()
             report.left_over = [

@@ -393,7 +393,12 @@ def check_frames(data: bytes) -> None:
 def _pushed(pieces: Sequence[bytes]) -> tuple[list[bytes], bytes]:
     took: list[bytes] = []
     frames = Frames(FRAMES_MAX)
-    frames.offer(lambda text: took.append(text) is None)
+
+    def offered(text: bytes) -> bool:
+        took.append(text)
+        return True
+
+    frames.offer(offered)
     return took, b"".join([frames.push(piece) for piece in pieces])
 
 

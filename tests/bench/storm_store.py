@@ -135,7 +135,9 @@ async def storm(kind: str, count: int, seed: int, server: PostgresServer | None,
             process.wait()
         await spare.database.close()
     begun = {sid for path in folder.glob("*.begun") for sid in path.read_text().split()}
-    report(kind, seen, noted, begun, dict(records), attempts, killed_s, emptied_s, server is not None)
+    report(
+        kind, seen, noted, begun, {row[0]: row[1] for row in records}, attempts, killed_s, emptied_s, server is not None
+    )
 
 
 async def noted_calls(folder: Path, count: int, workers: list[subprocess.Popen[bytes]]) -> set[str]:

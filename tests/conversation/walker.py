@@ -221,7 +221,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     return Walk(shells, steps, frozenset(edges))
 
 
-def _way(came: dict, here: tuple[object, ...]) -> str:  # type: ignore[type-arg]
+def _way(came: dict, here: tuple[object, ...]) -> str:
     way = []
     at: tuple[object, ...] | None = here
     while at is not None:

@@ -106,7 +106,7 @@ class Interleavings(RuleBasedStateMachine):
         self.store = FaultyStore(self.make_store(), self.held_up)
         self.run(self.store.store.open())
         self.fleets = {
-            name: Fleet(name, self.store, METRICS, here=lambda name=name: Node(name=name), caps=CAP)  # type: ignore[arg-type, misc]
+            name: Fleet(name, self.store, METRICS, here=lambda name=name: Node(name=name), caps=CAP)  # type: ignore[misc]
             for name in NODES
         }
         self.owned: dict[tuple[str, str], Owned] = {}  # by node and call
@@ -151,7 +151,7 @@ class Interleavings(RuleBasedStateMachine):
     def store_behaves(self, faults: list[str]) -> None:
         self.store.faults = list(faults)
 
-    @precondition(lambda self: getattr(self, "gates", None))
+    @precondition(lambda self: bool(getattr(self, "gates", None)))
     @rule(which=st.integers(0, 3))
     def a_request_goes_on(self, which: int) -> None:
         self.gates.pop(which % len(self.gates)).set()

@@ -37,6 +37,8 @@ def edges_together(
             [detectors[line] for line in at], [framed[line][0][k] for line in at], [framed[line][1][k] for line in at]
         )
         for line, edge in zip(at, pushed, strict=True):
+            if isinstance(edge, Exception):
+                raise edge
             if edge is not None:
                 found[line].append(edge)
     return found

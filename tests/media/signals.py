@@ -161,7 +161,9 @@ def babble(seconds: float, dbov: float, seed: int = 4) -> Samples:
 def hum(seconds: float, dbov: float, hz: float = 50.0) -> Samples:
     """Mains hum with its harmonics up to 1 kHz, as a bad line has it; not cleaned by any band limit."""
     t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
-    x = sum(np.sin(2 * np.pi * hz * k * t + k) / k for k in range(1, int(1000 / hz) + 1))
+    x = np.zeros(len(t))
+    for k in range(1, int(1000 / hz) + 1):
+        x += np.sin(2 * np.pi * hz * k * t + k) / k
     return at_level(_int16(x * 3000), dbov)
 
 

@@ -10,6 +10,7 @@ from offhook.gateway.agent.spec import Agent
 from offhook.gateway.app import Gateway
 from offhook.gateway.config import settings_from
 from offhook.gateway.live import LiveStore
+from offhook.gateway.models.gemini.client import GeminiModel
 from offhook.gateway.models.gemini.recovery import Patience
 from offhook.gateway.rehearsal.model.reached import model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
@@ -55,6 +56,8 @@ async def serving(
     }
     gateway = Gateway(settings_from(whole), list(agents), whole, running_clock(), live=live)
     if patience is not None and "gemini" in gateway.models:
-        gateway.models["gemini"].patience = patience
+        gemini = gateway.models["gemini"]
+        assert isinstance(gemini, GeminiModel)
+        gemini.patience = patience
     async with gateway.listening() as url:
         yield gateway, url

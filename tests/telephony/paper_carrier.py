@@ -73,6 +73,10 @@ class PaperCarrier:
         self._ask("fall_back", call_id, fallback)
         return True
 
+    async def bring(self, call_id: str) -> bool:
+        self._ask("bring", call_id)
+        return True
+
     def tick(self, now_s: float) -> None: ...
 
     def forget(self, call_id: str) -> None:

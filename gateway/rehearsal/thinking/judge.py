@@ -123,7 +123,7 @@ def statements_from(answer: str, statements: Sequence[str]) -> list[Statement]:
         text = text.strip("`").removeprefix("json")
     try:
         entries = msgspec.json.decode(text, type=_Answer).statements
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise NotJudged(f"its answer is no verdict ({error}): {' '.join(answer.split())[:200]!r}") from None
     numbers = [entry.number for entry in entries]
     if sorted(numbers) != list(range(1, len(statements) + 1)):

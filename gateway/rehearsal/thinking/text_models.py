@@ -226,7 +226,7 @@ class _ChatCompletions(_Patient):
             raise NotJudged(f"{self.name}: not reached ({type(error).__name__})") from None
         try:
             completion = msgspec.json.decode(raw, type=_Completion)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise NotJudged(f"{self.name}: its answer is no chat completion ({error})") from None
         choice = completion.choices[0] if completion.choices else None
         if choice is None or choice.message.refusal or not choice.message.content or choice.finish_reason == "length":

@@ -158,7 +158,7 @@ class ListenIn:
                 return msgspec.json.decode(message.data, type=_Start).token
         except TimeoutError:
             pass
-        except ValueError:
+        except (ValueError, RecursionError):
             reason = "bad_field"
         self._metrics.input_errors_total.inc("http", reason)
         await socket.close(code=1008, message=b"no start")

@@ -52,6 +52,7 @@ def test_a_verdict_keeps_the_order_of_the_statements():
         ("", "no verdict"),
         ("Yes, all of it.", "no verdict"),
         ("[]", "no verdict"),
+        ('{"more": ' + "[" * 20_000, "no verdict"),
         ('{"passed": true}', "no verdict"),
         (answer(entry(1)), "not 1 to 2"),
         (answer(entry(1), entry(1)), "not 1 to 2"),

@@ -17,6 +17,7 @@ from tests.rig.page import streaming
 from tests.web.console.listeners import READ, Listener, basic, listened, sides
 
 LOUD = 200  # of 32,768
+DEEP = '{"more":' + "[" * 1_000
 
 
 async def record_of(gateway: Gateway, call_id: str) -> CallRecord:
@@ -139,13 +140,15 @@ async def test_token_is_good_for_one_listener() -> None:
         _, token = await listener.begin(desk.page.call_id)
         first, codes = await listener.connect(token), []
         await first.receive()
-        for given in (token, "", "n7.of a node that is gone", "x" * 2_000, None):
-            socket = await listener.connect(given)
+        for given in (token, "", "n7.of a node that is gone", "x" * 2_000, None, DEEP):
+            socket = await listener.connect(None if given == DEEP else given)
             if given is None:
                 await socket.send_bytes(b"\xff")
+            elif given == DEEP:
+                await socket.send_str(given)
             await socket.receive()
             codes.append(socket.close_code)
-        assert codes == [1008, 1008, 1008, 1009, 1008]
+        assert codes == [1008, 1008, 1008, 1009, 1008, 1008]
         assert len(only_call(desk.gateways[0]).record.listened) == 1
         assert counted(desk.gateways[0], 'auth_failures_total{kind="stream_token"}') == 1
         await talking.send_json({"type": "hang_up"})
