@@ -152,16 +152,17 @@ async def drained(clock: Clock, late_s: float, away_s: float) -> tuple[list[Simu
 
 
 @pytest.mark.parametrize(
-    ("late_s", "away_s"),
+    ("late_s", "away_s", "asked"),
     [
-        (0.5, 0.0),  # later than a webhook is passed on to a process that has the call
-        (3.0, 0.0),  # later than anything is waited for
-        (0.0, 2.5),  # the first state is refused
+        (0.5, 0.0, 1),  # later than a webhook is passed on to a process that has the call
+        (2.5, 0.0, 2),  # later than anything is waited for
+        (0.0, 2.5, 1),  # the first state is refused
     ],
 )
-def test_a_drained_process_keeps_no_call(late_s: float, away_s: float) -> None:
+def test_a_drained_process_keeps_no_call(late_s: float, away_s: float, asked: int) -> None:
     calls, owners = run_quickly(lambda clock: drained(clock, late_s, away_s))
     assert [call.truth.ended_by for call in calls] == ["caller"] * 3
     assert owners == ["b"] * 3
     for call in calls:
         assert [stream.url.split("/")[5] for stream in call.truth.streams] == ["a", "b"]
+        assert sum(fetched.path == "/twilio/n/a/after" for fetched in call.truth.fetched) == asked

@@ -259,7 +259,9 @@ class Twilio:
         if owner in ("", fleet.name) and self._board.draining:
             owners, within_s = [node.name for node in fleet.others()], SUCCESSOR_S
         for owner in owners:
-            if owner not in ("", fleet.name) and (answer := await self._passed_on(request, form, owner, within_s)):
+            if owner in ("", fleet.name):
+                continue
+            if (answer := await self._passed_on(request, form, owner, within_s)) is not None:
                 return answer
         return None
 
