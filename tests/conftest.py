@@ -40,6 +40,8 @@ gc.disable()  # what is imported and collected stays: looking for garbage in it 
 LONG = {  # at the end they would be waited for: `make test` gives a file to one worker
     "test_running_gateway.py",
     "test_rehearsals_doc.py",
+    "test_machine_reachable.py",
+    "test_vad.py",
 }
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import grimp
 import pytest
 
-pytestmark = pytest.mark.computes
-
 TESTS = Path(__file__).parent
 MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
 # The names of tests are at most this long; these follow.

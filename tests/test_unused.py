@@ -12,8 +12,6 @@ import pytest
 from offhook.gateway.config import Settings
 from offhook.gateway.conversation.endings import Ending
 
-pytestmark = pytest.mark.computes
-
 GATEWAY = Path(__file__).parents[1] / "gateway"
 QUESTIONS = ast.Compare | ast.Set | ast.MatchValue | ast.Dict  # where an ending is looked for, and not given
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +15,6 @@ from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.conversation.machine import EVENTS, step
 from offhook.gateway.conversation.state import Greets, Mode, Phase, Policy, State
 from tests.conversation.reference_shell import Shell, feed
-
-pytestmark = pytest.mark.computes
 
 WAITS_S = st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3, 0.7, 2.0, 8.0])
 GENERATIONS = st.integers(-1, 2)  # from the newest number seen

@@ -14,8 +14,6 @@ from offhook.gateway.conversation.state import Greets, LineState, Link, Mode, Ph
 from tests.conversation.reference_shell import Violated
 from tests.conversation.walker import alone, walk
 
-pytestmark = pytest.mark.computes
-
 # The time limit bounds everything: without it the rest must do.
 UNBOUNDED = Policy(call_limit_s=0)
 WALKS = {

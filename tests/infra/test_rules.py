@@ -14,8 +14,6 @@ from offhook.metrics.segments import BARGEIN_SILENCE, EVENT_LOOP_LAG, OUTSIDE, S
 from tests.infra.infra_files import INFRA, RULES, alerts, recorded
 from tests.needs import require
 
-pytestmark = pytest.mark.computes
-
 HERE = Path(__file__).parent
 UNIT_TESTS = sorted(HERE.glob("*_test.yml"))
 

@@ -23,8 +23,6 @@ from tests.media.detection import Onsets, edges, edges_together, onsets, starts
 from tests.media.signals import RATE_HZ
 from tests.needs import require, require_prompts
 
-pytestmark = pytest.mark.computes
-
 Make = Callable[[], SpeechDetector]
 
 

@@ -13,8 +13,6 @@ from offhook.gateway.models.gemini.declarations import declared_parameters
 from offhook.gateway.rehearsal.model.declarations import Function, wrong_functions
 from offhook.gateway.tools.schema import Arguments, inlined
 
-pytestmark = pytest.mark.computes
-
 
 def of(schema: Any) -> Any:
     return declared_parameters({"type": "object", "properties": {"v": schema}})["properties"]["v"]

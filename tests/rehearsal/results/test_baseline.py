@@ -15,8 +15,6 @@ from offhook.gateway.rehearsal.results.page import page
 from offhook.gateway.rehearsal.results.report import Report, report_of, write_report
 from tests.rehearsal.results.paper_call import paper_report
 
-pytestmark = pytest.mark.computes
-
 PATH = Path("main.json")
 CALLS = 40
 
