@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {1})
+    os.environ["OFFHOOK_MAX_CALLS"] = "1000"
     print(
         "| calls | gateway's core | rig's core | up, ms: P50 / P95 / P99 | down, ms: P50 / P95 / P99 |"
         " rig, ms: P95 / P99 | longest gap, ms | missed interruptions |\n|---:|---:|---:|---:|---:|---:|---:|---:|"
