@@ -81,7 +81,7 @@ def test_it_is_the_same_from_another_copy(wheel: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == wheel.read_bytes()
 
 
-@pytest.mark.wall_clock
+@pytest.mark.wall_clock(calm=True)
 def test_demo_beside_a_users_own_modules(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
