@@ -18,6 +18,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,11 +66,17 @@ class Target:
     seconds: float
 
     def timed(self, data: bytes) -> None:
-        """`check`, which must end within `seconds` of this thread's time."""
-        began_s = time.thread_time()
-        self.check(data)
-        took_s = time.thread_time() - began_s
-        assert took_s <= self.seconds, f"{took_s:.2f} s for {len(data)} bytes"
+        """`check`, which must end within `seconds` of this thread's time: once in three times, as in others the process
+        may collect its garbage.
+        """
+        took_s = inf
+        for _ in range(3):
+            began_s = time.thread_time()
+            self.check(data)
+            took_s = min(took_s, time.thread_time() - began_s)
+            if took_s <= self.seconds:
+                return
+        raise AssertionError(f"{took_s:.2f} s for {len(data)} bytes")
 
 
 def mutate(target: Target, rng: random.Random, data: bytes, limit: int = MAX_INPUT) -> bytes:
