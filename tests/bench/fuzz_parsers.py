@@ -18,7 +18,6 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +44,7 @@ from offhook.gateway.web.limits import FORM, MAX_FIELDS, Limits
 from offhook.gateway.yamlfile import YamlFile, parse_yaml, write_yaml
 from offhook.media.jpeg import jpeg_size
 from tests.bench.bending import bent, bent_bytes, bent_text
+from tests.rig.computing import computing_within
 from tests.rig.pictures import jpeg_of
 
 __all__ = ["TARGETS", "Target", "mutate", "run"]
@@ -66,17 +66,9 @@ class Target:
     seconds: float
 
     def timed(self, data: bytes) -> None:
-        """`check`, which must end within `seconds` of this thread's time: once in three times, as in others the process
-        may collect its garbage.
-        """
-        took_s = inf
-        for _ in range(3):
-            began_s = time.thread_time()
+        """`check`, which must end within `seconds` of this thread's time."""
+        with computing_within(self.seconds, f"{len(data)} bytes"):
             self.check(data)
-            took_s = min(took_s, time.thread_time() - began_s)
-            if took_s <= self.seconds:
-                return
-        raise AssertionError(f"{took_s:.2f} s for {len(data)} bytes")
 
 
 def mutate(target: Target, rng: random.Random, data: bytes, limit: int = MAX_INPUT) -> bytes:
