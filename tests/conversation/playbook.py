@@ -108,7 +108,7 @@ class Playbook:
         if state.ledger.clear_pending and state.phase is not Phase.HELD:
             timers += ((e.ClearTimeout, 100.0),)
         tools = frozenset(t.call_id for t in state.tools)
-        self.shell = Shell(state, 0.0, dict(timers), state.ledger.dead, tools, state.caller.turn_open)
+        self.shell = Shell(state, 0.0, timers, state.ledger.dead, tools, state.caller.turn_open)
         self.policy = policy
         self._felt: deque[c.Command] = deque()
         self._kept: list[c.Command] = []  # bookkeeping, in any order

@@ -14,8 +14,6 @@ I9  A caller who waits, with a line, hears nothing for `silent_after_s` at most:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from offhook.gateway.conversation import commands as c
@@ -42,17 +40,16 @@ class Shell(NamedTuple):
 
     state: State = State()
     now_s: float = 0.0
-    timers: Mapping[type[e.Event], float] = MappingProxyType({})
+    timers: tuple[tuple[type[e.Event], float], ...] = ()
     old: int = 0  # a confirmed barge-in killed everything up to here
     tools: frozenset[str] = frozenset()
     turn_open: bool = False
-    checked: bool = False  # came out of a step: `_check_state` has seen it
 
     def due_s(self, timer: type[e.Event]) -> float | None:
-        return self.timers.get(timer)
+        return dict(self.timers).get(timer)
 
     def next_timer(self) -> type[e.Event] | None:
-        return min(self.timers, key=lambda timer: self.timers[timer]) if self.timers else None
+        return min(self.timers, key=lambda t: t[1])[0] if self.timers else None
 
     def fire(self, timer: type[e.Event]) -> e.Event:
         """The timer's event, as it fires now or when it is due."""
@@ -129,12 +126,9 @@ def feed(policy: Policy, shell: Shell, event: e.Event) -> tuple[Shell, tuple[c.C
                 ended = True
     if ended:
         timers.clear()  # the real shell stops them all
-    same = shell.checked and after is before and not commands and len(timers) == len(shell.timers)
-    later = event.at_s >= shell.now_s
-    shell = Shell(after, event.at_s, timers, old, tools, turn_open, checked=True)
+    shell = Shell(after, event.at_s, tuple(timers.items()), old, tools, turn_open)
     _check_step(policy, before, event, after, commands, ended=ended, cleared=cleared)
-    if not (same and later):  # of the same state only what is audible would differ, and that ends with time
-        _check_state(policy, shell, timers)
+    _check_state(policy, shell, timers)
     if type(event) is e.LineBack and before.line is LineState.AWAY and after.phase in (Phase.SPEAKING, Phase.CLOSING):
         _check_resent(before, after, spans)
     return shell, commands
@@ -153,7 +147,7 @@ def check_silence(policy: Policy, shell: Shell) -> None:
     s, patience_s = shell.state, max(1.0, policy.silent_after_s)
     if s.line is LineState.AWAY:
         return
-    timers = shell.timers
+    timers = dict(shell.timers)
     if s.phase is Phase.THINKING:
         due_s = timers.get(e.FillerDue)
         _check(due_s is not None, "I9 a caller waits, and nothing will be heard", s)

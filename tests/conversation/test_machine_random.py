@@ -79,7 +79,7 @@ def event_of(shell: Shell, at_s: float, what: tuple) -> e.Event | None:  # type:
         case ("timer", number):
             if not shell.timers:
                 return None
-            timer, due_s = list(shell.timers.items())[number % len(shell.timers)]
+            timer, due_s = shell.timers[number % len(shell.timers)]
             return timer(max(at_s, due_s) if due_s - at_s < 60 else at_s + 60)
         case ("speech", seconds):
             if s.caller.speaking:

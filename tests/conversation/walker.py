@@ -38,68 +38,57 @@ class Walk(NamedTuple):
     edges: frozenset[tuple[Phase, type[e.Event], Phase]]
 
 
-Meant = dict[Phase, frozenset[type[e.Event]]]
-
-
-def _meant() -> Meant:
-    """By phase: what has a meaning there, by the table as it stands."""
-    return {
-        phase: frozenset(event for event, handler in row.items() if handler is not ignore and event is not e.TimeLimit)
-        for phase, row in TABLE.items()
-    }
-
-
-def _class_of(shell: Shell, means: Meant) -> tuple[object, ...]:
+def _class_of(shell: Shell) -> tuple[object, ...]:
     s = shell.state
     if s.phase is Phase.ENDED:
         return (s.phase,)
-    ledger, caller = s.ledger, s.caller
-    replies = [
+    replies = tuple(
         (
             0 if r.heard == 0 else 1 if r.heard < r.placed else 2,
             r.placed == r.received,
             r.sent > 0,
             r.complete,
             r.protected,
-            r.generation == ledger.newest,
+            r.generation == s.ledger.newest,
         )
-        for r in ledger.replies
-    ]
-    meant = means[s.phase]
+        for r in s.ledger.replies
+    )
+    row = TABLE[s.phase]
     return (
         s.phase,
-        s.line is LineState.AWAY,  # of other enumerations the values: their hashes are calls in Python
-        s.link.value,
-        tuple(replies),
-        lg.is_audible(ledger, shell.now_s),
-        tuple([(t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools]),
-        caller.speaking and (1 if shell.now_s - caller.onset_s < 0.6 else 2),
-        caller.turn_open,
-        ledger.newest > ledger.dead,
+        s.line,
+        s.link,
+        replies,
+        lg.is_audible(s.ledger, shell.now_s),
+        tuple((t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools),
+        s.caller.speaking and (1 if shell.now_s - s.caller.onset_s < 0.6 else 2),
+        s.caller.turn_open,
+        s.ledger.newest > s.ledger.dead,
         s.agent_replied,
         s.greeted,
         None if s.ending else _due_class(s.due),
-        caller.idle_prompted,
-        s.owed.value,
+        s.caller.idle_prompted,
+        s.owed,
         s.rotation_due,
-        ledger.clear_pending,
+        s.ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
-        s.last_words and s.last_words.after < ledger.newest,
-        frozenset([timer for timer in shell.timers if timer in meant]),
+        s.last_words and s.last_words.after < s.ledger.newest,
+        frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
     )
 
 
 def _due_class(due: Due) -> tuple[object, ...]:
-    reply, since_s, unanswered, alive, failed_prompts, _, *rest = due
-    waits = since_s is not None
-    return reply, waits, unanswered > 0, alive and waits, failed_prompts, *rest
+    waits = due.since_s is not None
+    return due._replace(
+        since_s=0.0 if waits else None, struck_s=0.0, unanswered=min(due.unanswered, 1), alive=due.alive and waits
+    )
 
 
 def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     """Everything that can happen now."""
     s, now_s = shell.state, shell.now_s + SOON_S
     ledger, replies, newest = s.ledger, s.ledger.replies, s.ledger.newest
-    for timer in shell.timers:
+    for timer, _ in shell.timers:
         yield shell.fire(timer)
     yield e.StreamStopped(now_s)
     if s.phase is Phase.CONNECTING:
@@ -196,8 +185,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     start = Shell()
     if "link" not in wanted and "moved" not in wanted:
         start, _ = feed(policy, start, e.ModelReady(SOON_S))
-    means = _meant()
-    first = _class_of(start, means)
+    first = _class_of(start)
     came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {first: (None, None)}
     shells = [start]
     todo = deque([(start, first)])
@@ -213,7 +201,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
             except Violated as violated:
                 raise Violated(f"{violated}\n  on the way {_way(came, here)}, {event}") from None
             edges.add((shell.state.phase, type(event), there.state.phase))
-            name = _class_of(there, means)
+            name = _class_of(there)
             if name not in came:
                 came[name] = (here, event)
                 shells.append(there)
