@@ -307,7 +307,7 @@ class Gateway:
             self._draining.idle.set()
         self.metrics.calls_active.set(len(self.calls))
         if came_back or call.ending is Ending.MOVED:
-            log.info("call %s goes on in another process", call_sid)
+            log.info("call %s goes on in %s", call_sid, "this process again" if came_back else "another process")
             self._keeping.moved(call.record)
             return
         self.admission.end(call_sid)

@@ -255,13 +255,10 @@ class Twilio:
         owner = request.match_info.get("node", "") if held is None else held.owner
         if held is not None and held.stage is CallStage.HANDOVER:
             owner = ""
-        owners = [owner]
-        if owner in ("", fleet.name) and self._board.draining:
-            owners, within_s = [node.name for node in fleet.others()], SUCCESSOR_S
-        for owner in owners:
-            if owner in ("", fleet.name):
-                continue
-            if (answer := await self._passed_on(request, form, owner, within_s)) is not None:
+        if owner not in ("", fleet.name):
+            return await self._passed_on(request, form, owner, within_s)
+        for node in fleet.others() if self._board.draining else ():
+            if (answer := await self._passed_on(request, form, node.name, SUCCESSOR_S)) is not None:
                 return answer
         return None
 
@@ -333,13 +330,13 @@ class Twilio:
     def _new_leg(self, call_sid: str, account_sid: str, host: str) -> TwilioLeg:
         leg = self._board.leg(call_sid)
         assert leg is not None
-        one = TwilioLeg(leg, Steering(leg), account_sid, self._base(host))
+        one = TwilioLeg(leg, Steering(leg), account_sid, self._webhooks_url(host))
         self._legs[call_sid] = self._watched[call_sid] = one
         return one
 
-    def _base(self, host: str) -> str:
-        """Of this process's addresses. `host`: as requested, where no public URL is configured."""
-        return f"{self._settings.public_url or f'https://{host}'}/twilio/n/{self._fleet.name}"
+    def _webhooks_url(self, host: str = "") -> str:
+        """What its webhooks' URLs begin with. `host`: as requested, where no public URL is configured."""
+        return f"{self._settings.public_url or (host and f'https://{host}')}/twilio/n/{self._fleet.name}"
 
     async def _after_elsewhere(self, request: web.Request, form: Form) -> str:
         """What follows a call that this process does not have: it is taken over, unless nobody knows of it."""
@@ -348,7 +345,8 @@ class Twilio:
             return twiml.hang_up() if status in FINAL else self._fallback_document(form)
         if self._board.draining and self._fleet.others() and await self._fleet.has_lost(call_sid):
             # It was handed over, and taken back it would end with this process: another one's answer was late.
-            return twiml.redirect(f"{self._base(request.host)}/after", after_s=RETRY_S)
+            log.info("call %s: no other process has answered; its carrier is to ask again in %d s", call_sid, RETRY_S)
+            return twiml.redirect(f"{self._webhooks_url(request.host)}/after", after_s=RETRY_S)
         ringing = self._ringing(request, form)
         answer: Admitted | NextStep | Refused | None = await self._board.moves.take_over(self, ringing, self._clock())
         if answer is None and await self._fleet.holder(call_sid) is None:
@@ -485,7 +483,7 @@ class Twilio:
 
     async def place(self, call: OutboundCall, agent: Agent) -> str:
         assert self._rest is not None
-        outbound, base = agent.outbound, f"{self._settings.public_url}/twilio/n/{self._fleet.name}"
+        outbound, base = agent.outbound, self._webhooks_url()
         query = urlencode({"call": call.id})
         detect = outbound.detect_machine and not call.conference
         wait_for_end = outbound.on_machine == "leave_message"
@@ -544,8 +542,7 @@ class Twilio:
         return await self._rest.run_twiml(call_id, document)
 
     async def bring(self, call_id: str) -> bool:
-        base = f"{self._settings.public_url}/twilio/n/{self._fleet.name}"
-        return self._rest is not None and await self._rest.redirect(call_id, f"{base}/after?steered=1")
+        return self._rest is not None and await self._rest.redirect(call_id, f"{self._webhooks_url()}/after?steered=1")
 
     async def _push(self, one: TwilioLeg, push: Push) -> None:
         assert self._rest is not None
