@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import pytest
 from yarl import URL
@@ -21,7 +21,8 @@ from offhook.gateway.rehearsal.model.script import Reply, Say, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import Clock, run_quickly
-from tests.rig.gateway import serving
+from tests.rig.front import Front
+from tests.rig.gateway import node_environ, serving
 
 NODE = re.compile(rb" /twilio/n/([a-z]+)/")
 AFTER, PUBLIC = "/twilio/n/a/after", "https://voice.example.com"
@@ -35,51 +36,6 @@ COUNTS = Script(
 )
 
 
-class Front:
-    """Each connection is for one request, and goes to the gateway that it names, or to another one where that is gone.
-    What a gateway is sent waits while `flows` is clear.
-    """
-
-    def __init__(self, ports: Mapping[str, int]) -> None:
-        self._ports = ports
-        self.flows = asyncio.Event()
-        self.flows.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Front:
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.read(65_536)
-        if head.startswith(b"POST"):
-            head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-        await self.flows.wait()
-        named = NODE.search(head)
-        first = named[1].decode() if named else ""
-        for name in sorted(self._ports, key=lambda name: name != first):
-            with suppress(OSError):
-                back, forth = await asyncio.open_connection("127.0.0.1", self._ports[name])
-                forth.write(head)
-                for work in (self._copy(reader, forth), self._copy(back, writer)):
-                    self._tasks.add(asyncio.ensure_future(work))
-                return
-        writer.close()
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-        writer.close()
-
-
 class Store(MemoryLive):
     """Refuses the state of calls that are handed over until `away_until_s`."""
 
@@ -89,6 +45,13 @@ class Store(MemoryLive):
         if any(write.stage is CallStage.HANDOVER for write in writes) and self._clock() < self.away_until_s:
             raise StoreAway("away")
         return await super().write(writes)
+
+
+def in_order(ports: Mapping[str, int], head: bytes) -> list[int]:
+    """To the gateway that a request names, or to another one where that is gone."""
+    named = NODE.search(head)
+    first = named[1].decode() if named else ""
+    return [ports[name] for name in sorted(ports, key=lambda name: name != first)]
 
 
 async def until(ready: Callable[[], object]) -> None:
@@ -104,22 +67,15 @@ async def drained(clock: Clock, late_s: float, away_s: float) -> tuple[list[Simu
     store, gateways, ports, ends = Store(clock), dict[str, Gateway](), dict[str, int](), asyncio.Event()
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(ModelServer(lambda _: COUNTS))
-        front = await stack.enter_async_context(Front(ports))
-        between = await stack.enter_async_context(Front({"": 0}))
+        front = await stack.enter_async_context(Front(lambda head: in_order(ports, head)))
+        between = await stack.enter_async_context(Front(lambda head: [ports["b"]]))
 
         async def gateway(name: str, node_url: str) -> None:
-            environ = {
-                "OFFHOOK_INSECURE": "1",
-                "OFFHOOK_PUBLIC_URL": PUBLIC,
-                "OFFHOOK_REPLICA": name,
-                "OFFHOOK_NODE_URL": node_url,
-                "OFFHOOK_FLEET_KEY": "fleet-key-canary-1",
-                "OFFHOOK_DRAIN_S": "0",
-            }
+            more = {"OFFHOOK_PUBLIC_URL": PUBLIC, "OFFHOOK_NODE_URL": node_url, "OFFHOOK_DRAIN_S": "0"}
+            environ = node_environ(name) | more
             async with serving([parse_agent(AGENT)], environ, model=model, live=store) as (one, url):
                 gateways[name], ports[name] = one, URL(url).port or 0
                 if name == "b":
-                    between._ports = {"": ports[name]}
                     await done.wait()
                     return
                 await ends.wait()

@@ -13,7 +13,7 @@ from offhook.gateway.live.memory import MemoryLive
 from offhook.gateway.rehearsal.model.script import script_from
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
-from tests.rig.gateway import serving
+from tests.rig.gateway import node_environ, serving
 
 TAKES_S = 0.6
 
@@ -37,10 +37,9 @@ class SlowStore(MemoryLive):
 async def talking(store: SlowStore) -> AsyncIterator[tuple[Gateway, ModelServer, SimulatedCall]]:
     """A call in the midst of its silence, which the model hears."""
     agent = parse_agent("name: shop\nfallback: {say: We are closed.}\n")
-    environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_REPLICA": "a", "OFFHOOK_FLEET_KEY": "fleet-key-canary-1"}
     async with (
         ModelServer(script_from({"replies": []})) as model,
-        serving([agent], environ, model=model, live=store) as (gateway, url),
+        serving([agent], node_environ("a"), model=model, live=store) as (gateway, url),
     ):
         call = SimulatedCall(url)
         running = asyncio.create_task(call.run())

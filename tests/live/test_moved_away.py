@@ -25,18 +25,17 @@ from offhook.gateway.store.record import CallRecord, ToolRecord
 from offhook.gateway.telephony.admission import Admitted
 from offhook.gateway.telephony.carrier import Ringing
 from offhook.gateway.telephony.status import CallStatus
-from tests.rig.gateway import serving
+from tests.rig.gateway import FLEET_KEY, node_environ, serving
 
-CALL, FLEET_KEY = "CA" + "7" * 32, "fleet-key-canary-1"
+CALL = "CA" + "7" * 32
 TOOL = ToolRecord(call_id="t1", name="book", requested_ms=1.0)
 
 
 @asynccontextmanager
 async def alone(store: MemoryLive) -> AsyncIterator[Gateway]:
-    environ = {"OFFHOOK_INSECURE": "1", "OFFHOOK_REPLICA": "a", "OFFHOOK_FLEET_KEY": FLEET_KEY}
     async with (
         ModelServer(script_from({"replies": []})) as model,
-        serving([parse_agent("name: shop\n")], environ, model=model, live=store) as (gateway, _),
+        serving([parse_agent("name: shop\n")], node_environ("a"), model=model, live=store) as (gateway, _),
     ):
         yield gateway
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import run_quickly
 from offhook.gateway.store.record import CallRecord
-from tests.rig.gateway import numbered_agents, serving
+from tests.rig.front import Front
+from tests.rig.gateway import node_environ, numbered_agents, serving
 from tests.rig.model import id_after
 
 TOOL = """
@@ -37,45 +38,6 @@ METHODS = {"ended": "POST", "runs": "POST", "repeats": "PUT"}
 GREETING = Reply("text:Greet", (Say("Hello.", length_ms=200), CallTool("book", {})))
 SCRIPT = Script((GREETING,), default=Reply("any", (Say("Yes.", length_ms=200),)))
 WITHIN_S = 20.0
-
-
-class Front:
-    """The balancer: each connection goes to the gateway that is up."""
-
-    def __init__(self, up: str) -> None:
-        self.up = URL(up)
-        self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Front:
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.move(str(self.up))
-        self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection("127.0.0.1", self.up.port)
-        self._pairs.append((writer, forth))
-        for work in (self._copy(reader, forth), self._copy(back, writer)):
-            self._tasks.add(asyncio.ensure_future(work))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-        writer.close()
-
-    def move(self, up: str) -> None:
-        """The gateway that was up is gone, with every connection; this one has what comes next."""
-        self.up = URL(up)
-        for pair in self._pairs:
-            for writer in pair:
-                writer.transport.abort()
-        self._pairs.clear()
 
 
 class Service:
@@ -135,22 +97,16 @@ async def three_calls(folder: Path) -> dict[str, Moved]:
     """
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(ModelServer(lambda _: SCRIPT))
-        service, gateways, urls = Service(), dict[str, Gateway](), []
+        service, gateways, ports = Service(), dict[str, Gateway](), list[int]()
         at = await service.open(stack)
         fields = {name: TOOL.format(method=method, name=name, url=at) for name, method in METHODS.items()}
         numbers, agents = numbered_agents(fields)
         for name in ("a", "b"):
-            environ = {
-                "OFFHOOK_INSECURE": "1",
-                "OFFHOOK_REPLICA": name,
-                "OFFHOOK_LIVE": f"sqlite:{folder}/live.db",
-                "OFFHOOK_FLEET_KEY": "fleet-key-canary-1",
-                "OFFHOOK_SIMULATED_EFFECTS": "*",
-            }
+            environ = node_environ(name, f"sqlite:{folder}/live.db") | {"OFFHOOK_SIMULATED_EFFECTS": "*"}
             gateways[name], url = await stack.enter_async_context(serving(agents, environ, model=model))
-            urls.append(url)
+            ports.append(URL(url).port or 0)
         a, b = gateways.values()
-        front = await stack.enter_async_context(Front(urls[0]))
+        front = await stack.enter_async_context(Front(lambda _: ports[:1]))
         calls = {name: SimulatedCall(front.url, dialled=number) for name, number in numbers.items()}
         running = [asyncio.ensure_future(call.run()) for call in calls.values()]
         await until(lambda: len(service.keys) == len(calls))
@@ -160,7 +116,8 @@ async def three_calls(folder: Path) -> dict[str, Moved]:
         while not ((run := await store.tool_run(calls["ended"].call_sid, service.keys["ended"][0])) and run.done):
             pass
         old = list(model.sessions)
-        front.move(urls[1])
+        del ports[0]  # the balancer has found it gone, with every connection
+        front.abort()
         await until(lambda: all(call.call_sid in b.calls and call.streaming for call in calls.values()))
         await until(lambda: len(service.keys["repeats"]) == 2)
         await until(lambda: {id_after("plan", s.setup) for s in model.sessions[len(old) :] if s.texts} == set(calls))

@@ -17,7 +17,19 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.quick_clock import running_clock
 from tests.rig.sounds import SOUNDS
 
-__all__ = ["numbered_agents", "serving"]
+__all__ = ["FLEET_KEY", "node_environ", "numbered_agents", "serving"]
+
+FLEET_KEY = "fleet-key-canary-1"
+
+
+def node_environ(name: str, live: str = "") -> dict[str, str]:
+    """The environment of a node of a fleet. `live`: the address of the live store, where `serving` is given none."""
+    return {
+        "OFFHOOK_INSECURE": "1",
+        "OFFHOOK_REPLICA": name,
+        "OFFHOOK_FLEET_KEY": FLEET_KEY,
+        **({"OFFHOOK_LIVE": live} if live else {}),
+    }
 
 
 def numbered_agents(fields: Mapping[str, str]) -> tuple[dict[str, str], list[Agent]]:

@@ -28,7 +28,7 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.store.record import ToolRecord
 from offhook.gateway.telephony.carrier import Hold, Keys
 from offhook.gateway.telephony.transfer import conference_of
-from tests.rig.gateway import serving
+from tests.rig.gateway import node_environ, serving
 
 CALL = "CA" + "7" * 32
 FORM = {"CallSid": CALL, "AccountSid": "AC" + "0" * 32, "From": "+15550100", "To": "+15550199"}
@@ -53,12 +53,7 @@ async def two(tmp_path: Path) -> AsyncIterator[TwoNodes]:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         nodes = {}
         for name in ("a", "b"):
-            environ = {
-                "OFFHOOK_INSECURE": "1",
-                "OFFHOOK_REPLICA": name,
-                "OFFHOOK_LIVE": f"sqlite:{tmp_path}/live.db",
-                "OFFHOOK_FLEET_KEY": "fleet-key-canary-1",
-            }
+            environ = node_environ(name, f"sqlite:{tmp_path}/live.db")
             agents = [parse_agent("name: shop\nfallback: {say: We are closed.}\n")]
             nodes[name] = await stack.enter_async_context(serving(agents, environ, model=model))
         for gateway, _ in nodes.values():
