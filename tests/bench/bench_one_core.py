@@ -16,7 +16,7 @@ import sys
 import time
 from itertools import pairwise
 
-from tests.bench.bench_peers import SETTLE_S, Figures, Side, measure, of
+from tests.bench.bench_peers import PLACED_EVERY_S, SETTLE_S, Figures, Side, measure, of
 
 GATEWAY = Side("Offhook", ("taskset", "-c", "0", sys.executable, "-m", "offhook", "serve"), "/twilio/voice", False)
 FRAME_S = 0.02
@@ -36,7 +36,7 @@ async def beside(calls: int, seconds: float) -> tuple[Figures, list[float], floa
     found = await measure(GATEWAY, calls, seconds)
     share = (time.process_time() - cpu_began_s) / (time.monotonic() - began_s)
     ticking.cancel()
-    until_s = began_s + calls * 0.137 + SETTLE_S + seconds  # what follows compares what was recorded
+    until_s = began_s + calls * PLACED_EVERY_S + SETTLE_S + seconds  # what follows compares what was recorded
     return found, [1000 * (b - a - FRAME_S) for a, b in pairwise(times) if b < until_s], share
 
 

@@ -54,6 +54,7 @@ name: bench
 greeting: {text: Greet the caller.}
 tools: [{function: "tests.bench.peers.tables:find_table"}]
 """
+PLACED_EVERY_S = 0.137  # no whole number of frames
 SETTLE_S = 5.0  # after the last call was placed
 ANSWER_S = 1.0  # in which an interruption silences the agent, if at all
 
@@ -166,7 +167,7 @@ async def _figures(side: Side, placed: list[SimulatedCall], model: ModelServer, 
     tasks = []
     for call in placed:
         tasks.append(asyncio.create_task(call.run()))
-        await asyncio.sleep(0.137)
+        await asyncio.sleep(PLACED_EVERY_S)
     await asyncio.sleep(SETTLE_S)
     clock = asyncio.get_running_loop().time
     began_s, cpu_began_s = clock(), cpu_s(pid)
