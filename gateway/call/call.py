@@ -252,7 +252,8 @@ class Call:
     # --- the line's side (the rest of LineSink)
 
     def mark_heard(self, mark: ReplyMark) -> None:
-        self.hearing.then(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch))
+        late_s = self.hearing.late_s
+        self.hearing.then(e.MarkReturned(self.clock(), mark.generation, mark.sample, mark.epoch, late_s))
 
     def cleared(self, epoch: int) -> None:
         self.feed(e.ClearAcknowledged(self.clock(), epoch))

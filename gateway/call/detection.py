@@ -43,7 +43,6 @@ class Hears(Protocol):
     uplink: Uplink
     waiting: int
     following: deque[Event]  # after the frames that wait
-    agent_level_dbov: Callable[[float], float]
 
     def decoded(self, codes: bytes) -> NDArray[np.int16]: ...
 
@@ -96,9 +95,11 @@ class Detection:
         self._counted_since_s = 0.0
         self._many = False  # calls
 
-    def submit(self, hearing: Hears, codes: bytes, received_s: float) -> None:
-        """One whole frame in the line's format; `hearing.heard` follows in the order of submission."""
-        self._waiting.append(_Frame(hearing, codes, hearing.agent_level_dbov(received_s), received_s))
+    def submit(self, hearing: Hears, codes: bytes, agent_dbov: float, received_s: float) -> None:
+        """One whole frame in the line's format, and the agent's level that the caller heard meanwhile; `hearing.heard`
+        follows in the order of submission.
+        """
+        self._waiting.append(_Frame(hearing, codes, agent_dbov, received_s))
         if hearing.waiting:
             self._bunched = True
         hearing.waiting += 1

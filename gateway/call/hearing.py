@@ -35,6 +35,7 @@ LOUD_S = 4.0  # loud for this long without an edge: the detector is deaf, or it 
 LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has better things to do
 LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
 LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
+LATE_LOOK_S, LATE_LASTS_S = 1.0, 0.1  # frames of a second that are all late are not late, but the stream is another
 FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
 
 
@@ -75,6 +76,32 @@ class _Loudness:
         self._last_s = -inf
 
 
+class _StreamClock:
+    """How late the caller's frames come, against the stream's own clock.
+
+    The two clocks differ by an unknown constant: the frame that came soonest is the zero. `late_s`: of the last frame,
+    by what passes again: a network that stood still, or this process. What comes with it is as late as it is.
+    """
+
+    def __init__(self) -> None:
+        self.late_s = 0.0
+        self._best_s = self._usual_s = inf  # arrival less media time: ever, and as it is now
+        self._least_s, self._since_s = inf, -inf  # of the frames since then
+
+    def push(self, now_s: float, media_s: float) -> float:
+        """A frame arrived; `media_s`: its place in the stream. Returns how much later than the soonest ever."""
+        offset_s = now_s - media_s
+        self._best_s = min(self._best_s, offset_s)
+        self._usual_s = min(self._usual_s, offset_s)
+        self._least_s = min(self._least_s, offset_s)
+        if now_s - self._since_s >= LATE_LOOK_S:
+            if self._least_s - self._usual_s > LATE_LASTS_S:  # another path, or the stream's clock stood still
+                self._usual_s = self._least_s
+            self._least_s, self._since_s = inf, now_s
+        self.late_s = offset_s - self._usual_s
+        return offset_s - self._best_s
+
+
 class Copies(Protocol):
     """What takes copies of the caller's frames (`Tap`)."""
 
@@ -82,7 +109,7 @@ class Copies(Protocol):
 
 
 class Hearing:
-    """One call's ear. `agent_level_dbov(now_s)`: what the caller hears of the agent now, for the echo guard."""
+    """One call's ear. `agent_level_dbov(at_s)`: what the caller heard of the agent then, for the echo guard."""
 
     def __init__(
         self,
@@ -96,7 +123,7 @@ class Hearing:
     ) -> None:
         """Raises `OperatorError` when the agent's detector is not installed."""
         line_format, metrics, detector = wiring.facts.formats.gives, wiring.metrics, detector_of(wiring.agent)
-        self.line_format, self.detector, self.agent_level_dbov = line_format, detector, agent_level_dbov
+        self.line_format, self.detector, self._agent_level_dbov = line_format, detector, agent_level_dbov
         self._frame_bytes, self._bytes_per_sample = line_format.frame_bytes, line_format.bytes_per_sample
         self._rate_hz = line_format.rate_hz
         self.to_8k = converter(line_format, PCM16_8K) if line_format.rate_hz != 8_000 else None
@@ -122,7 +149,7 @@ class Hearing:
         self._uncounted_frames = 0  # received since the last flush
         self._arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
         self.last_frame_s: float | None = None
-        self._delay_floor_s: float | None = None
+        self._stream_clock = _StreamClock()
         self._relative_delay = WorstPerSecond(metrics, UPLINK_RELATIVE_DELAY)
         self._uplink_gap = WorstPerSecond(metrics, UPLINK_GAP)
 
@@ -141,19 +168,17 @@ class Hearing:
         if self.last_frame_s is not None:
             self._uplink_gap.add(now_s, now_s - self.last_frame_s)
         self.last_frame_s = now_s
-        # The carrier's clock and ours differ by an unknown constant: the call's own best frame is the zero.
-        offset_s = now_s - media_ms / 1000
-        if self._delay_floor_s is None or offset_s < self._delay_floor_s:
-            self._delay_floor_s = offset_s
-        self._relative_delay.add(now_s, offset_s - self._delay_floor_s)
+        self._relative_delay.add(now_s, self._stream_clock.push(now_s, media_ms / 1000))
+        # Echo is of what was played when the frame was recorded, however late and bunched it comes.
+        agent_dbov = self._agent_level_dbov(now_s - self._stream_clock.late_s)
         whole = self._frame_bytes
         if len(codes) == whole and not self._partial:
-            self._detection.submit(self, codes, now_s)
+            self._detection.submit(self, codes, agent_dbov, now_s)
             return
         self._partial += codes
         while len(self._partial) >= whole:
             frame, self._partial = self._partial[:whole], self._partial[whole:]
-            self._detection.submit(self, frame, now_s)
+            self._detection.submit(self, frame, agent_dbov, now_s)
 
     def catch_up(self) -> None:
         """Hear the frames that wait: what happens to the call next comes after them."""
@@ -249,9 +274,14 @@ class Hearing:
         """The caller's audio received so far."""
         return self.received_samples * 1000 / self._rate_hz
 
+    @property
+    def late_s(self) -> float:
+        """How late the last frame came, and with it what the carrier sent behind it."""
+        return self._stream_clock.late_s
+
     def stream_began(self, now_s: float) -> None:
         """Another stream: its clock and gaps are measured anew."""
-        self.last_frame_s, self._delay_floor_s = now_s, None
+        self.last_frame_s, self._stream_clock = now_s, _StreamClock()
 
     def hide(self, hidden: bool) -> None:
         """While the caller enters a secret, model and recording get silence."""

@@ -71,11 +71,11 @@ class Playout:
         reply = self._replies.get(generation)
         return bytes(reply.codes[start * self._width : end * self._width]) if reply else b""
 
-    def heard_level_dbov(self, ledger: lg.Ledger, now_s: float) -> float:
-        """Level of the frame that the caller is hearing now, by the ledger; -100 for silence."""
+    def heard_level_dbov(self, ledger: lg.Ledger, at_s: float) -> float:
+        """Level of the frame that the caller was hearing then, by the ledger; -100 for silence, and what is over."""
         if not ledger.replies:
             return NOTHING_DBOV
-        position = lg.line_heard(ledger, now_s)
+        position = lg.line_played(ledger, at_s)
         if position >= ledger.queued_to:
             return NOTHING_DBOV
         for reply in ledger.replies:

@@ -368,7 +368,7 @@ class Timeline:
         if turn is None or turn.onset_played_s is not None or turn.audible is None or turn.interrupted:
             return
         if event.sample >= turn.audible:
-            turn.onset_played_s = event.at_s - FRAME_S  # the mark stands behind the frame
+            turn.onset_played_s = event.at_s - event.late_s - FRAME_S  # the mark stands behind the frame
 
     def _clear_acknowledged(self, event: e.ClearAcknowledged) -> None:
         if event.epoch != self._unacknowledged:

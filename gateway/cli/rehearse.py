@@ -154,10 +154,9 @@ async def simulate(
         reports.append((name, report))
         count.passed += report.ok
         progress()
-        failed = [v for call in report.calls for v in call.verdicts if v.failed]
         console.print(f"{'[green]✓' if report.ok else '[red]✗'}[/] {name}  [dim]{escape(scenario.about)}[/]")
-        for verdict in failed:
-            console.print(f"    [red]{escape(verdict.words)}[/]")
+        for words in _failures(report):
+            console.print(f"    [red]{escape(words)}[/]")
         if details or not report.ok:
             show(report, console)
 
@@ -193,10 +192,19 @@ async def simulate(
         if scenario.runs > 1 or 0 < count.passed < count.runs:
             console.print(f"{'[green]✓' if count.ok else '[red]✗'}[/] {escape(scenario.name)}: {count.words}")
     console.print(f"[dim]recordings and pictures: {page}[/]")
+    if len(reports) > 1:  # again, below everything: a log is read from its end
+        for name, report in reports:
+            if not report.ok:
+                console.print(f"[red]✗[/] {escape(name)}: {escape('; '.join(_failures(report)))}")
     passed, tolerated = sum(c.passed for c in counts.values()), sum(c.tolerated for c in counts.values())
     failed = len(reports) - passed - tolerated
     console.print(f"{passed} passed, {failed} failed" + (f", {tolerated} tolerated" if tolerated else ""))
     return not failed and (compared is None or compared.ok)
+
+
+def _failures(report: Report) -> list[str]:
+    """What was expected and did not happen, of all calls."""
+    return [verdict.words for call in report.calls for verdict in call.verdicts if verdict.failed]
 
 
 def _of_one_protocol(script: Script) -> bool:

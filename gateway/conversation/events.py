@@ -88,12 +88,13 @@ class Resumed(Event):
 @dataclass(frozen=True, slots=True)
 class MarkReturned(Event):
     """All of `generation` before `sample` was played; but a mark of an `epoch` before the last clear proves nothing, as
-    the far end echoes it when it drops the audio, too.
+    the far end echoes it when it drops the audio, too. `late_s`: on its way for so much longer than usual.
     """
 
     generation: int
     sample: int
     epoch: int
+    late_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

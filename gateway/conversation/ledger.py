@@ -37,6 +37,7 @@ __all__ = [
     "is_audible",
     "kill",
     "line_heard",
+    "line_played",
     "lose_queue",
     "mark_returned",
     "mark_sent",
@@ -93,6 +94,11 @@ def line_heard(ledger: Ledger, at_s: float) -> int:
     """The queue position that is being played at `at_s`, by marks and clock; never beyond what was sent."""
     played = ledger.anchor + int((at_s - ledger.anchor_s) * ledger.rate_hz + 0.5)
     return max(ledger.anchor, min(ledger.queued_to, played))
+
+
+def line_played(ledger: Ledger, at_s: float) -> int:
+    """The queue position that was being played at `at_s`, which may lie before what the ledger counts from."""
+    return ledger.anchor + round((at_s - ledger.anchor_s) * ledger.rate_hz)
 
 
 def is_audible(ledger: Ledger, at_s: float) -> bool:

@@ -50,7 +50,7 @@ class Line:
     """A caller's audio, 20 ms at a time, on a clock of its own."""
 
     def __init__(self, detector, detection=None):
-        self.failures = []
+        self.failures, self.asked_s = [], []
         self.now_s, self.events, self.agent_dbov = 0.0, [], -100.0
         self.noise = np.random.default_rng(1)
         agent = Agent(name="a")
@@ -68,10 +68,14 @@ class Line:
             detection or Detection(lambda delay_s, callback: callback()),
             recorder=None,
             uplink=Unheard(),
-            agent_level_dbov=lambda now_s: self.agent_dbov,
+            agent_level_dbov=self.agent_level_dbov,
         )
         if detector is not None:
             self.hearing.detector = detector
+
+    def agent_level_dbov(self, at_s):
+        self.asked_s.append(at_s)
+        return self.agent_dbov
 
     def hears(self, rms, seconds):
         for _ in range(round(seconds / 0.02)):
@@ -122,6 +126,40 @@ def test_a_soft_line_is_not_loud(line):
 def test_noise_is_no_speech_for_the_real_detector():
     line = Line(None).hears(QUIET, 2.0).hears(LOUD, 5.0)
     assert line.events == line.reported != []
+
+
+# --- late frames
+
+
+def arrivals(line, frames):
+    """Silent frames as (when received, its place in the stream), in seconds: when the agent's level was asked for."""
+    line.asked_s.clear()
+    for line.now_s, media_s in frames:
+        line.hearing.caller_audio(b"\xff" * 160, round(media_s * 1000))
+    return line.asked_s
+
+
+def test_a_late_frame_is_compared_with_what_was_played_when_it_was_recorded():
+    line = Line(DeafDetector())
+    arrivals(line, [(7.0 + k / 50, k / 50) for k in range(10)])
+    late = [(7.4, k / 50) for k in range(10, 21)]  # 200 ms at once
+    assert arrivals(line, late) == pytest.approx([7.0 + k / 50 for k in range(10, 21)])
+    assert line.hearing.late_s == pytest.approx(0.0)
+    arrivals(line, [(7.62, 0.42)])
+    assert line.hearing.late_s == pytest.approx(0.2)
+
+
+def test_a_stream_whose_clock_stood_still_is_late_for_a_second():
+    line = Line(DeafDetector())
+    arrivals(line, [(k / 50, k / 50) for k in range(100)])
+    asked_s = arrivals(line, [(5.0 + k / 50, 2.0 + k / 50) for k in range(110)])
+    assert asked_s[0] == pytest.approx(2.0)
+    assert asked_s[-1] == pytest.approx(line.now_s)
+
+
+def test_a_first_frame_that_was_late_itself_shifts_no_other():
+    line = Line(DeafDetector())
+    assert arrivals(line, [(0.3, 0.0), (0.3, 0.02), (0.3, 0.04), (0.31, 0.3), (0.33, 0.32)])[-2:] == [0.31, 0.33]
 
 
 # --- together

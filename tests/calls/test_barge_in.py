@@ -52,6 +52,16 @@ PLANS = {
         deaf(Reply("text", (LONG,))),
         carrier=Carrier(echo_delay_ms=180, echo_gain_db=-15),
     ),
+    "its own echo, 200 ms at once": Plan(
+        (WaitForAgent("end"), HangUp()),
+        deaf(Reply("text", (LONG,))),
+        carrier=Carrier(echo_delay_ms=180, echo_gain_db=-18, bunch_frames=10),
+    ),
+    "its own echo, up to 300 ms late": Plan(
+        (WaitForAgent("end"), HangUp()),
+        deaf(Reply("text", (LONG,))),
+        carrier=Carrier(echo_delay_ms=180, echo_gain_db=-18, jitter_ms=300),
+    ),
     "after the tool was done": Plan(
         (WaitForAgent("end"), Say(HELLO), SayOver(WAIT, 1_500), *AGAIN),
         Script((GREETING, Reply("caller", (LONG, CallTool("quick"))), Reply("caller", (SATURDAY,)))),
@@ -120,7 +130,14 @@ PLANS = {
 
 STOPPED = ["at the first word", "after the model finished sending", "late audio", "local turns"]
 PLAYED_ON = ["twice within a second", "a cough", "an uh-huh"]
-UNTOUCHED = ["a key without dtmf", "its own echo", "mode off", "a protected greeting"]
+UNTOUCHED = [
+    "a key without dtmf",
+    "its own echo",
+    "its own echo, 200 ms at once",
+    "its own echo, up to 300 ms late",
+    "mode off",
+    "a protected greeting",
+]
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,14 @@ def test_audio_is_heard_by_clock_from_its_sending():
     assert not lg.is_audible(ledger, 2.0)
 
 
+def test_what_was_played_before_a_late_mark_is_known():
+    ledger = lg.mark_returned(sent(16_000), 1, 4_000, 0, 1.5)
+    ledger = lg.mark_returned(ledger, 1, 8_000, 0, 2.3)  # 300 ms late: the far end fell behind
+    assert ledger.anchor == 8_000
+    assert lg.line_played(ledger, ledger.anchor_s - 0.2) == 8_000 - 1_600
+    assert lg.line_heard(ledger, ledger.anchor_s - 0.2) == 8_000
+
+
 def test_heard_time_starts_with_the_first_sample():
     """Half a second of nothing lies between two chunks: it is not counted as heard."""
     ledger = sent(800)

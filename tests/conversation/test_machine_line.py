@@ -98,6 +98,15 @@ def test_the_unheard_part_of_a_reply_is_sent_again():
     assert play.state.line is LineState.UP
 
 
+def test_a_mark_that_was_late_on_its_way_does_not_set_the_clock_back():
+    """At 2.5 s half of it was heard; the mark of that came 0.2 s later, as did the frames before it."""
+    half = changed(WHOLE, ledger=WHOLE.ledger._replace(round_trip_s=0.05))
+    late = Playbook(half) >> MarkReturned(2.75, 1, 4_000, 0, 0.2) << Phase.SPEAKING
+    assert late.state.ledger.anchor_s - late.state.ledger.anchor / 8_000 == pytest.approx(2.0)
+    behind = Playbook(half) >> MarkReturned(2.75, 1, 4_000, 0) << Phase.SPEAKING
+    assert behind.state.ledger.anchor_s - behind.state.ledger.anchor / 8_000 == pytest.approx(2.2)
+
+
 def test_each_open_reply_is_sent_again_once():
     two = Ledger((*WHOLE.ledger.replies, Reply(2, 1_600, 1_600, 1_600, base=8_000)), 9_600, 0, 2.0, newest=2)
     play = Playbook(changed(WHOLE, ledger=two)) >> LineAway(2.75) >> LineBack(3.0)

@@ -54,7 +54,7 @@ __all__ = [
 
 
 def mark_returned(p: Policy, s: State, ev: e.MarkReturned, emit: Emit) -> State:
-    ledger = lg.mark_returned(s.ledger, ev.generation, ev.sample, ev.epoch, ev.at_s)
+    ledger = lg.mark_returned(s.ledger, ev.generation, ev.sample, ev.epoch, ev.at_s - ev.late_s)
     if ledger is s.ledger:
         return s
     return settle(p, s.with_ledger(ledger), ev.at_s, emit)

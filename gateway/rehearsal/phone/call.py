@@ -17,7 +17,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
@@ -103,7 +103,8 @@ _NO_MORE = ""  # the end of an outbox
 class Carrier:
     """How the line and the carrier behave; by default without faults.
 
-    `bunch_frames`: this many frames arrive at once. `jitter_ms`: each is late by up to this value, in order.
+    `bunch_frames`: this many frames arrive at once. `jitter_ms`: each is late by up to this value, and what
+    is sent behind it waits for it, marks and keys too, as on one TCP connection.
     `read_delay_ms`: the pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
     leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
     `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
@@ -243,7 +244,7 @@ class SimulatedCall:
         self._stream: StreamTruth | None = None
         self._outbox: deque[str] = deque()
         self._outbox_filled = asyncio.Event()
-        self._held: deque[tuple[float, int, int, str]] = deque()  # delayed frames: arrival, chunk, timestamp, payload
+        self._held: deque[tuple[float, Callable[[], None]]] = deque()  # what is delayed: arrival, and what queues it
         self._release_s = 0.0
         self._sequence = self._chunk = 0
         self._stream_tick = 0
@@ -538,7 +539,7 @@ class SimulatedCall:
 
     async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
         """After a hang-up: send what is queued, `stop`, and close."""
-        self._release(stream, inf)
+        self._release(inf)
         self._queue_message(
             _json(
                 {
@@ -608,16 +609,7 @@ class SimulatedCall:
         if self._carrier.marks == "lost" or self._silent() or self._stream is None:
             return
         mark.echoed, mark.echoed_s = why, self._clock()
-        self._queue_message(
-            _json(
-                {
-                    "event": "mark",
-                    "sequenceNumber": self._next_sequence(),
-                    "streamSid": self._stream.stream_sid,
-                    "mark": {"name": mark.name},
-                }
-            )
-        )
+        self._queue_behind({"event": "mark", "streamSid": self._stream.stream_sid, "mark": {"name": mark.name}})
 
     def _violation(self, code: int, what: str) -> None:
         if len(self.truth.violations) < VIOLATIONS_MAX:
@@ -701,23 +693,36 @@ class SimulatedCall:
         self._chunk += 1
         stream.frames += 1
         at_ms = (self._tick - 1 - self._stream_tick) * 20 + self._carrier.start_offset_ms
+        queue = partial(self._queue_frame, stream, self._chunk, at_ms, text)
         if self._carrier.bunch_frames > 1:
-            self._held.append((now_s, self._chunk, at_ms, text))
+            self._held.append((now_s, queue))
             if len(self._held) >= self._carrier.bunch_frames:
-                self._release(stream, now_s)
+                self._release(now_s)
         elif self._carrier.jitter_ms:
             late_s = self._random.uniform(0.0, self._carrier.jitter_ms) / 1000.0
             self._release_s = max(self._release_s, now_s + late_s)  # TCP: in order
-            self._held.append((self._release_s, self._chunk, at_ms, text))
-            loop = asyncio.get_running_loop()
-            loop.call_at(self._release_s, lambda: self._release(stream, self._clock()))
+            self._held.append((self._release_s, queue))
+            asyncio.get_running_loop().call_at(self._release_s, lambda: self._release(self._clock()))
         else:
-            self._queue_frame(stream, self._chunk, at_ms, text)
+            queue()
 
-    def _release(self, stream: StreamTruth, now_s: float) -> None:
-        """Send delayed frames that are due."""
+    def _release(self, now_s: float) -> None:
+        """Queue what was delayed and is due."""
         while self._held and self._held[0][0] <= now_s:
-            self._queue_frame(stream, *self._held.popleft()[1:])
+            self._held.popleft()[1]()
+
+    def _queue_behind(self, message: dict[str, Any]) -> None:
+        """Queue a message, behind the frames that jitter holds; it is numbered when it is queued."""
+        stream = self._stream
+
+        def queue() -> None:
+            if self._stream is stream:
+                self._queue_message(_json(message | {"sequenceNumber": self._next_sequence()}))
+
+        if self._held and self._carrier.jitter_ms:
+            self._held.append((self._held[-1][0], queue))
+        else:
+            queue()
 
     def _queue_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
         """Queue a media message. It is formatted by hand for speed: 50 per second and call."""
@@ -760,16 +765,8 @@ class SimulatedCall:
             if self._stream is None or self.over:
                 raise StepFailed("there is no stream to press a key on")
             self.truth.digits.append((self._clock(), key))
-            self._queue_message(
-                _json(
-                    {
-                        "event": "dtmf",
-                        "streamSid": self._stream.stream_sid,
-                        "sequenceNumber": self._next_sequence(),
-                        "dtmf": {"track": "inbound_track", "digit": key},
-                    }
-                )
-            )
+            dtmf = {"track": "inbound_track", "digit": key}
+            self._queue_behind({"event": "dtmf", "streamSid": self._stream.stream_sid, "dtmf": dtmf})
             await self._listen(100.0)
 
     async def pause(self, ms: float) -> None:

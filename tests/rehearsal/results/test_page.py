@@ -99,11 +99,11 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str
     return folder, True, ran.stdout
 
 
-def test_verdicts_are_printed_and_the_last_line_counts(simulated):
+def test_verdicts_are_printed_and_the_last_lines_name_and_count_failures(simulated):
     folder, _, printed = simulated
     assert "✓ short" in printed
     assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", printed)
-    assert printed.endswith("1 passed, 1 failed\n")
+    assert re.search(r"\n✗ hasty: 'Uh-huh.' was answered after \d+ ms, later than 1\n1 passed, 1 failed\n$", printed)
     report = json.loads((folder / "all.json").read_text())
     assert report["totals"]["calls"] == 2
     assert report["totals"]["failed"] == 1
