@@ -139,7 +139,7 @@ def arrivals(line, frames):
     return line.asked_s
 
 
-def test_a_late_frame_is_compared_with_what_was_played_when_it_was_recorded():
+def test_a_late_frame_meets_what_was_played_then():
     line = Line(DeafDetector())
     arrivals(line, [(7.0 + k / 50, k / 50) for k in range(10)])
     late = [(7.4, k / 50) for k in range(10, 21)]  # 200 ms at once
@@ -149,7 +149,7 @@ def test_a_late_frame_is_compared_with_what_was_played_when_it_was_recorded():
     assert line.hearing.late_s == pytest.approx(0.2)
 
 
-def test_a_stream_whose_clock_stood_still_is_late_for_a_second():
+def test_a_stream_whose_clock_stood_still_is_not_late():
     line = Line(DeafDetector())
     arrivals(line, [(k / 50, k / 50) for k in range(100)])
     asked_s = arrivals(line, [(5.0 + k / 50, 2.0 + k / 50) for k in range(110)])
@@ -157,7 +157,7 @@ def test_a_stream_whose_clock_stood_still_is_late_for_a_second():
     assert asked_s[-1] == pytest.approx(line.now_s)
 
 
-def test_a_first_frame_that_was_late_itself_shifts_no_other():
+def test_a_late_first_frame_shifts_no_other():
     line = Line(DeafDetector())
     assert arrivals(line, [(0.3, 0.0), (0.3, 0.02), (0.3, 0.04), (0.31, 0.3), (0.33, 0.32)])[-2:] == [0.31, 0.33]
 

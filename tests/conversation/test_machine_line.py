@@ -98,7 +98,7 @@ def test_the_unheard_part_of_a_reply_is_sent_again():
     assert play.state.line is LineState.UP
 
 
-def test_a_mark_that_was_late_on_its_way_does_not_set_the_clock_back():
+def test_a_late_mark_does_not_set_the_clock_back():
     """At 2.5 s half of it was heard; the mark of that came 0.2 s later, as did the frames before it."""
     half = changed(WHOLE, ledger=WHOLE.ledger._replace(round_trip_s=0.05))
     late = Playbook(half) >> MarkReturned(2.75, 1, 4_000, 0, 0.2) << Phase.SPEAKING

@@ -99,7 +99,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, str
     return folder, True, ran.stdout
 
 
-def test_verdicts_are_printed_and_the_last_lines_name_and_count_failures(simulated):
+def test_the_last_lines_name_and_count_failures(simulated):
     folder, _, printed = simulated
     assert "✓ short" in printed
     assert re.search(r"✗ hasty.*\n\s+'Uh-huh.' was answered after \d+ ms, later than 1\n", printed)
