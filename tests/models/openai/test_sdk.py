@@ -8,11 +8,10 @@ import json
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, get_args
 
 import pytest
-from openai import AsyncOpenAI
-from openai.types.realtime import RealtimeConversationItemUserMessage, RealtimeServerEvent
 from websockets.exceptions import ConnectionClosedError
 
 from offhook.gateway.models.openai.messages import picture_item
@@ -22,7 +21,6 @@ from offhook.media.formats import MULAW_8K
 from offhook.media.resample import resample
 from tests.rig.sounds import sound
 
-KNOWN = {arm.model_fields["type"].annotation.__args__[0]: arm for arm in get_args(get_args(RealtimeServerEvent)[0])}
 TOOL = {"type": "function", "name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}}
 SCRIPT = Script(
     (
@@ -32,6 +30,15 @@ SCRIPT = Script(
         Reply("caller", (FailResponse("rate_limit_exceeded", reset_s=2.0),)),
     )
 )
+
+
+@cache
+def known() -> dict[str, Any]:
+    """The SDK's own model of each event, by type."""
+    from openai.types.realtime import RealtimeServerEvent  # half a second: only the worker that runs this file
+
+    arms = get_args(get_args(RealtimeServerEvent)[0])
+    return {arm.model_fields["type"].annotation.__args__[0]: arm for arm in arms}
 
 
 def session(**detection: Any) -> dict[str, Any]:
@@ -55,8 +62,8 @@ class Client:
         async with asyncio.timeout(10):
             while True:
                 event = await self.connection.recv()
-                assert event.type in KNOWN, event.type
-                KNOWN[event.type].model_validate(event.model_dump(warnings=False))
+                assert event.type in known(), event.type
+                known()[event.type].model_validate(event.model_dump(warnings=False))
                 self.seen.append(event)
                 if event.type == kind:
                     return event
@@ -71,6 +78,9 @@ class Client:
 
 @asynccontextmanager
 async def connected(script: Script = SCRIPT, key: str = "rehearsal") -> AsyncIterator[tuple[ModelServer, Client]]:
+    from openai import AsyncOpenAI
+
+    known()
     async with ModelServer(script, tls=False, api_keys=frozenset({"rehearsal"})) as server:
         ws = server.url.replace("http", "ws") + "/v1"
         async with (
@@ -193,6 +203,8 @@ async def test_wrong_key_is_closed_with_3000() -> None:
 
 
 def test_picture_item_is_one_that_the_sdk_knows() -> None:
+    from openai.types.realtime import RealtimeConversationItemUserMessage
+
     sent = json.loads(picture_item(b"\xff\xd8\xff"))
     item = RealtimeConversationItemUserMessage.model_validate(sent["item"])
     (content,) = item.content

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -26,11 +26,12 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.tools import ToolCall, ToolError, ToolHost
 from offhook.gateway.tools.build import Toolbox, build_tools
 from offhook.gateway.tools.http.client import HttpClient
-from offhook.gateway.tools.mcp import tools as tools_mcp
-from offhook.gateway.tools.mcp.tools import McpTools
 from offhook.metrics.catalogue import TOOL_FAILURES
 from tests.needs import require
 from tests.tools.mcp.odd_server import SCHEMAS
+
+if TYPE_CHECKING:
+    from offhook.gateway.tools.mcp.tools import McpTools
 
 require("mcp")
 
@@ -39,6 +40,14 @@ pytestmark = [pytest.mark.wall_clock(calm=True), pytest.mark.usefixtures("forked
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "planted-canary-4711"
 HOST = cast(ToolHost, None)
+BACK_SOON = "offhook.gateway.tools.mcp.tools.BACK_SOON_S"
+
+
+def source_of(settings: ToolSettings, environ: dict[str, str], **named: Any) -> McpTools:
+    """With the `mcp` package: a second, for the worker that runs this file."""
+    from offhook.gateway.tools.mcp.tools import McpTools
+
+    return McpTools(settings, environ, **named)
 
 
 def stdio(diary: Path, *, only: tuple[str, ...] = (), **settings: Any) -> ToolSettings:
@@ -48,7 +57,7 @@ def stdio(diary: Path, *, only: tuple[str, ...] = (), **settings: Any) -> ToolSe
 
 @asynccontextmanager
 async def started(settings: ToolSettings, **kwargs: Any) -> AsyncIterator[McpTools]:
-    tools = McpTools(settings, {"KEY": SECRET, "GATEWAY_SECRET": "x"}, **kwargs)
+    tools = source_of(settings, {"KEY": SECRET, "GATEWAY_SECRET": "x"}, **kwargs)
     await tools.start()
     try:
         yield tools
@@ -177,7 +186,7 @@ async def test_a_server_that_dies_is_started_again(
     diary: Path, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started(stdio(diary)) as tools:
-        monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)  # a busy machine starts it in more than 2 s
+        monkeypatch.setattr(BACK_SOON, 30.0)  # a busy machine starts it in more than 2 s
         if how == "by itself":
             error = await refused(tools, "die")
             assert str(error).startswith("This broke off. It is not known whether it took effect")
@@ -195,7 +204,7 @@ async def test_an_absent_server_is_reported_and_retried(
     program.write_text(f'#!/bin/sh\n[ -e "{tmp_path}/broken" ] && exit 1\nexec {sys.executable} {SERVER}\n')
     program.chmod(0o755)
     settings = ToolSettings(mcp=McpServer(command=str(program), env={"DIARY": str(diary)}))
-    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 0.05)
+    monkeypatch.setattr(BACK_SOON, 0.05)
     async with started(settings) as tools:
         (tmp_path / "broken").touch()
         await refused(tools, "die")
@@ -203,7 +212,7 @@ async def test_an_absent_server_is_reported_and_retried(
         error = await refused(tools, "find_books", about="tea")
         assert str(error) == "This cannot be used just now. Offer to try again in a while."
         (tmp_path / "broken").unlink()
-        monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)
+        monkeypatch.setattr(BACK_SOON, 30.0)
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
 
 
@@ -241,14 +250,14 @@ async def test_secrets_neither_leak_nor_reach_the_server(
 
 def test_an_invalid_server_is_reported_at_the_start() -> None:
     with pytest.raises(OperatorError, match=r"mcp\.command: no such program: there-is-none"):
-        McpTools(ToolSettings(mcp=McpServer(command="there-is-none")), {})
+        source_of(ToolSettings(mcp=McpServer(command="there-is-none")), {})
     with pytest.raises(OperatorError, match=r"MCP server x: mcp\.headers\.Authorization: TOKEN is not in the env"):
-        McpTools(ToolSettings(name="x", mcp=McpServer(url="https://x", headers={"Authorization": "${TOKEN}"})), {})
+        source_of(ToolSettings(name="x", mcp=McpServer(url="https://x", headers={"Authorization": "${TOKEN}"})), {})
 
 
 def test_without_the_extra_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("offhook.gateway.tools.mcp.tools", "offhook.gateway.tools.mcp.transport"):
-        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)
     agent = parse_agent("name: a\ntools:\n  - mcp: {url: 'https://x'}")
     with pytest.raises(OperatorError, match=r"pip install 'offhook\[mcp\]'"):
@@ -292,7 +301,7 @@ async def test_an_http_server_is_used_again_after_a_restart(
     url = f"http://127.0.0.1:{port}/mcp?key=${{KEY}}"
     settings = ToolSettings(mcp=McpServer(url=url, headers={"Authorization": "Bearer ${KEY}"}))
     async with http_server(diary, port):
-        tools = McpTools(settings, {"KEY": SECRET})
+        tools = source_of(settings, {"KEY": SECRET})
         await tools.start()
         assert await call(tools, "find_books", about="tea", at_most=2) == ["tea, volume 1", "tea, volume 2"]
         assert str(await refused(tools, "fail")).startswith("This did not work: ")
@@ -306,10 +315,10 @@ async def test_an_http_server_is_used_again_after_a_restart(
         await until(lambda: "cancelled" in diary.read_text())
         error = await refused(tools, "die")
         assert str(error).startswith("This broke off.")
-    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 0.05)
+    monkeypatch.setattr(BACK_SOON, 0.05)
     error = await refused(tools, "find_books", about="tea")
     assert str(error) == "This cannot be used just now. Offer to try again in a while."
-    monkeypatch.setattr(tools_mcp, "BACK_SOON_S", 30.0)
+    monkeypatch.setattr(BACK_SOON, 30.0)
     async with http_server(diary, port):
         assert await call(tools, "find_books", about="tea", at_most=1) == ["tea, volume 1"]
         await tools.close()
@@ -359,7 +368,7 @@ async def test_embedded_resources_are_returned() -> None:
 async def test_two_tools_of_one_name_are_named_at_start(caplog: pytest.LogCaptureFixture) -> None:
     agent = parse_agent("name: a\ntools:\n  - {builtin: end_call}\n")
     own = build_tools(agent, {}, HttpClient()).own
-    first, second = (McpTools(odd(), {}) for _ in range(2))
+    first, second = (source_of(odd(), {}) for _ in range(2))
     second.name = "other"
     toolbox = Toolbox({**own, "hours": own["end_call"]}, [first, second])
     await toolbox.start()
@@ -384,4 +393,6 @@ async def test_two_tools_of_one_name_are_named_at_start(caplog: pytest.LogCaptur
     ],
 )
 def test_names_are_mapped_uniquely(prefix: str, names: list[str], expected: list[str]) -> None:
-    assert list(tools_mcp.declared_names(prefix, names).items()) == list(zip(names, expected, strict=True))
+    from offhook.gateway.tools.mcp.tools import declared_names
+
+    assert list(declared_names(prefix, names).items()) == list(zip(names, expected, strict=True))
