@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing.spawn
 import os
 import sys
 import tempfile
@@ -33,6 +34,10 @@ _authority = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  until t
 _authority.write(Path(certifi.where()).read_bytes().partition(END_CERTIFICATE)[0] + END_CERTIFICATE)
 _authority.flush()
 os.environ["SSL_CERT_FILE"] = _authority.name
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a folder of all processes of a run: the workers inherit its name
+    _shared = tempfile.TemporaryDirectory()
+    os.environ["TESTS_SHARED"] = _shared.name
 
 gc.disable()  # what is imported and collected stays: looking for garbage in it took a tenth of all tests' time
 
@@ -75,17 +80,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def forking_python() -> Iterator[str]:
-    """A launcher of forked processes: see `tests.rig.forked`."""
-    with tempfile.TemporaryDirectory() as folder, launcher(Path(folder)) as python:
+    """A launcher of forked processes, of one server for all workers: see `tests.rig.forked`."""
+    with launcher(Path(os.environ["TESTS_SHARED"])) as python:
         yield python
 
 
 @pytest.fixture(scope="module")
 def forked(forking_python: str) -> Iterator[None]:
     """Processes of `offhook` that the module's tests start, or have started, are forked: none imports for a second."""
+    spawned = multiprocessing.spawn.get_executable()
+    multiprocessing.spawn.set_executable(forking_python)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", forking_python)
         yield
+    multiprocessing.spawn.set_executable(spawned)
 
 
 @pytest.fixture(scope="session")

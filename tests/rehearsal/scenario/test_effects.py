@@ -46,7 +46,7 @@ ALLOWED = {"not said": "", "all": "true", "by name": "[act]", "another one": "[b
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory) -> dict[str, tuple[CallReport, Path]]:
+def lived(tmp_path_factory, forked) -> dict[str, tuple[CallReport, Path]]:
     folder = tmp_path_factory.mktemp("effects")
     (folder / "acting.py").write_text(TOOL)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
