@@ -75,7 +75,7 @@ os._exit(code)
 
 @contextlib.contextmanager
 def launcher(folder: Path) -> Iterator[str]:
-    """What stands for `sys.executable`. `folder`: has a short path, and nothing else in it."""
+    """What stands for `sys.executable`. `folder`: has a short path."""
     file, users = folder / "python", folder / "users"
     server = None
     with _locked(folder):
