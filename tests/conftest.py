@@ -39,6 +39,7 @@ os.environ["SSL_CERT_FILE"] = _authority.name
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a folder of all processes of a run: the workers inherit its name
     _shared = tempfile.TemporaryDirectory()
     os.environ["TESTS_SHARED"] = _shared.name
+    os.environ["NODE_COMPILE_CACHE"] = f"{_shared.name}/node"  # each use of a browser begins a Playwright driver
 
 gc.disable()  # what is imported and collected stays: looking for garbage in it took a tenth of all tests' time
 

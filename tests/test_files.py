@@ -90,6 +90,7 @@ def test_the_early_check_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (tmp_path / "old").read_text() == "old"
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_port_in_use_leaves_no_certificate_file(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

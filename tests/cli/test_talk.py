@@ -58,6 +58,7 @@ def test_a_deployments_settings_are_left_out() -> None:
 
 
 @pytest.mark.wall_clock
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("provider", ["gemini", "openai"])
 async def test_agent_is_heard_without_a_key(tmp_path: Path, provider: str) -> None:
     (tmp_path / "agent.yaml").write_text(

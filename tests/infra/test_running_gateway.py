@@ -65,7 +65,7 @@ ONLY_UNDER: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def live(tmp_path_factory: pytest.TempPathFactory, forked: None) -> Iterator[Running]:
     require("prometheus")
     # Few calls, each long: with more at once, beside other tests, every process is behind, and the truth is not known
     # well enough to compare with. They end within five minutes, the windows of the percentiles.

@@ -171,6 +171,7 @@ async def test_a_taken_metrics_port_is_named():
 
 
 @pytest.mark.wall_clock
+@pytest.mark.usefixtures("forked")
 async def test_sigterm_in_a_call_stops_it_at_once(tmp_path):
     """A gateway that never says a word: the caller would wait for it for a long time."""
 

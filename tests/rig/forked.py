@@ -164,7 +164,8 @@ class _Server:
             for one in (self._listener, self._wakes, self._wake, launcher, *self._launchers.values()):
                 one.close()
             self._selector.close()
-            raise _Request(*marshal.loads(body), files)
+            arguments, environ, folder, numbers = marshal.loads(body)
+            raise _Request(arguments, environ, folder, numbers, files)
         for file in files:
             os.close(file)
         launcher.sendall(pid.to_bytes(8, "big"))
