@@ -42,7 +42,8 @@ from offhook.gateway.rehearsal.account import (
 )
 from offhook.gateway.rehearsal.model.reached import ModelAt, model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
