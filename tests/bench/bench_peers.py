@@ -41,7 +41,8 @@ from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.truth import CallTruth
-from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report, aligned, call_report, report_of
+from offhook.gateway.rehearsal.results.measured import aligned, call_report
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report, report_of
 from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.metrics.quantiles import exact
 from tests.rig.process import cpu_s, rss_mib
