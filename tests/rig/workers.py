@@ -20,11 +20,6 @@ __all__ = ["AUTH_TOKEN", "PUBLIC", "Served", "workers"]
 
 PUBLIC, AUTH_TOKEN, CONSOLE_TOKEN = "https://voice.example.com", "auth-token-canary", "console-token-canary"
 WAIT_S = 30.0
-PARENT = """
-import runpy, sys
-sys.executable = sys.argv.pop(1)
-runpy.run_module("offhook", run_name="__main__", alter_sys=True)
-"""
 
 
 class Served:
@@ -75,14 +70,9 @@ def _children(pid: int) -> list[int]:
 
 @contextmanager
 def workers(
-    folder: Path,
-    agent: str,
-    model: ModelServer,
-    count: int,
-    environ: Mapping[str, str] | None = None,
-    python: str = sys.executable,
+    folder: Path, agent: str, model: ModelServer, count: int, environ: Mapping[str, str] | None = None
 ) -> Iterator[Served]:
-    """`agent`: YAML. `python`: what the parent, a process of its own, executes as its workers."""
+    """`agent`: YAML."""
     path, log = folder / "agent.yaml", folder / "log"
     path.write_text(agent, encoding="utf-8")
     whole = {
@@ -98,7 +88,7 @@ def workers(
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
         **(environ or {}),
     }
-    command = [sys.executable, "-c", PARENT, python, "serve", "--workers", str(count)]
+    command = [sys.executable, "-m", "offhook", "serve", "--workers", str(count)]
     with log.open("wb") as errors:
         process = subprocess.Popen(command, env=whole, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     try:

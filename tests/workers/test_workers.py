@@ -26,11 +26,11 @@ HUNG_UP = 'offhook_calls_total{reason="caller_hung_up"'
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, forking_python: str) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     environ = {"OFFHOOK_MAX_CALLS": "10", "OFFHOOK_DRAIN_S": "5"}
     with (
         in_thread(ModelServer(counting_script(), clock=time.monotonic)) as model,
-        workers(tmp_path_factory.mktemp("workers"), AGENT, model, 3, environ, forking_python) as whole,
+        workers(tmp_path_factory.mktemp("workers"), AGENT, model, 3, environ) as whole,
     ):
         yield whole
 
