@@ -323,10 +323,10 @@ def _check_state(policy: Policy, shell: Shell, timers: dict[type[e.Event], float
     if phase is not Phase.SPEAKING and phase is not Phase.CLOSING and lg.is_audible(ledger, shell.now_s):
         raise _broken("the agent is heard in", phase)
     if s.ending is not None:
-        if phase is not Phase.CLOSING and phase is not Phase.HELD:
-            raise _broken("a reason to end in", phase)
         if s.ending not in INTERRUPTIBLE_ENDINGS and phase is Phase.LISTENING:
             raise _broken("the gateway's reason was talked away")
+        if phase is not Phase.CLOSING and phase is not Phase.HELD:
+            raise _broken("a reason to end in", phase)
     if phase is Phase.LISTENING and caller.speaking and policy.local_turns and not caller.turn_open:
         raise _broken("the model is not told that the caller speaks")
     if s.link is Link.FAILED and phase not in (Phase.CONNECTING, Phase.CLOSING, Phase.HELD):
