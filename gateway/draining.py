@@ -70,7 +70,7 @@ class Draining:
             handed |= {call.facts.call_sid: None for call, is_over in zip(calls, over, strict=True) if is_over}
             if quiet_s or any(over):
                 log.info("handed over %d of %d calls in %.1f s", sum(over), len(calls), self._clock() - began_s)
-            holders = [await self._fleet.holder(call_sid) for call_sid in handed]
+            holders = await asyncio.gather(*map(self._fleet.holder, handed))
             theirs = all(held is None or held.owner != self._fleet.name for held in holders)
             if (all(over) and theirs) or self._clock() - began_s >= HAND_OVER_S:
                 return  # until then their carrier's requests are passed on

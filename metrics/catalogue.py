@@ -71,6 +71,7 @@ INPUT_ERRORS = (
     "too_large",
     "too_many",
     "timeout",
+    "sender_gone",
 )
 SESSION_RESULTS = ("ready", "refused", "timeout", "unreachable")
 MODEL_ERRORS = (

@@ -88,7 +88,8 @@ def arrows() -> dict[tuple[Phase, Phase], list[str]]:
     for source in Phase:
         if source is not Phase.ENDED:  # the same everywhere: shown once
             found[source, Phase.ENDED] -= {"StreamStopped", "StreamLost"}
-    return {pair: sorted(names) for pair, names in found.items() if names}
+    pairs = [(source, target) for source in Phase for target in Phase]  # always in this order
+    return {pair: sorted(found[pair]) for pair in pairs if found[pair]}
 
 
 def words(name: str) -> str:

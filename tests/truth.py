@@ -22,10 +22,13 @@ from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
+from offhook.gateway.rehearsal.phone.outbox import Outbox
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
-from offhook.gateway.rehearsal.phone.truth import CallTruth, MarkReceived, StreamTruth
+from offhook.gateway.rehearsal.phone.truth import CallTruth, MarkReceived
 from offhook.gateway.rehearsal.phone.voice import audible_span
+from offhook.gateway.rehearsal.quick_clock import Clock
 from offhook.media.wav import read_wav, write_wav
 from tests.rig.model import id_after
 from tests.rig.sounds import sound
@@ -44,18 +47,27 @@ LEADS_MS = (0, 0, 0, 20, 40, 60, 100, 160, 260, 420)  # silence before a reply's
 JITTER_MS = 90.0
 
 
+class WatchedOutbox(Outbox):
+    """An outbox that also notes when each frame left."""
+
+    def __init__(self, carrier: Carrier, clock: Clock) -> None:
+        super().__init__(carrier, clock)
+        self.sent_s: dict[int, float] = {}  # media timestamp -> when the frame was sent
+
+    def _queue_frame(self, stream_sid: str, chunk: int, at_ms: int, text: str) -> None:
+        self.sent_s[at_ms] = self._clock()
+        super()._queue_frame(stream_sid, chunk, at_ms, text)
+
+
 class Watched(SimulatedCall):
-    """A simulated call that also notes when each frame left, and whose echoes of a clear come late by a plan."""
+    """A simulated call with that outbox, and whose echoes of a clear come late by a plan."""
 
     def __init__(self, *arguments: Any, seed: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.sent_s: dict[int, float] = {}  # media timestamp -> when the frame was sent
+        self._outbox = outbox = WatchedOutbox(self._carrier, self._clock)
+        self.sent_s = outbox.sent_s
         self._plan = random.Random(seed)
         self._echoed_until_s = 0.0
-
-    def _queue_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
-        self.sent_s[at_ms] = self._clock()
-        super()._queue_frame(stream, chunk, at_ms, text)
 
     def _echo(self, mark: MarkReceived, why: str) -> None:
         now_s = self._clock()

@@ -36,6 +36,7 @@ LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has bet
 LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
 LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
 LATE_LOOK_S, LATE_LASTS_S = 1.0, 0.1  # frames of a second that are all late are not late, but the stream is another
+LATE_MAX_S = 1.0  # what comes later than that was not on its way: the stream's clock stood still
 FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
 
 
@@ -98,7 +99,8 @@ class _StreamClock:
             if self._least_s - self._usual_s > LATE_LASTS_S:  # another path, or the stream's clock stood still
                 self._usual_s = self._least_s
             self._least_s, self._since_s = inf, now_s
-        self.late_s = offset_s - self._usual_s
+        late_s = offset_s - self._usual_s
+        self.late_s = late_s if late_s <= LATE_MAX_S else 0.0
         return offset_s - self._best_s
 
 

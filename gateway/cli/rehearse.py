@@ -36,8 +36,9 @@ from offhook.gateway.rehearsal.results.baseline import (
     show_comparison,
 )
 from offhook.gateway.rehearsal.results.page import write_page
-from offhook.gateway.rehearsal.results.report import Report, report_of, show, show_totals, write_report
+from offhook.gateway.rehearsal.results.report import Report, report_of, write_report
 from offhook.gateway.rehearsal.results.runs import ScenarioRuns, runs_needed
+from offhook.gateway.rehearsal.results.tables import show, show_totals
 from offhook.gateway.rehearsal.run import MODEL, TELEPHONE, GatewayFailed, environment_without, run_scenario, tail_of
 from offhook.gateway.rehearsal.scenario.load import SCENARIOS, Scenario, load_scenario, scenario_file
 from offhook.gateway.rehearsal.scenario.voices import voices_named

@@ -19,8 +19,8 @@ from offhook.gateway.rehearsal.results.report import (
     LineReport,
     Report,
     report_of,
-    show,
 )
+from offhook.gateway.rehearsal.results.tables import show
 from offhook.gateway.rehearsal.scenario.from_call import read_record
 from offhook.gateway.store.record import BargeInRecord, CallRecord, TurnRecord
 from offhook.gateway.text import safe_name, visible_in

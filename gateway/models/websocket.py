@@ -1,21 +1,22 @@
-"""What both links need of a WebSocket: frames made by hand, and a closed connection of websockets freed."""
+"""What both links need of a WebSocket: TLS, frames made by hand, and a closed connection of websockets freed."""
 
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 from websockets.protocol import State
 
-from offhook.gateway.errors import forget_frames
+from offhook.gateway.errors import OperatorError, forget_frames
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a wheel without C
     from websockets.utils import apply_mask
 
-__all__ = ["free", "text_frame"]
+__all__ = ["free", "text_frame", "tls_context"]
 
 _KEYS_AT_ONCE = 1024  # a system call for each would be one per frame
 
@@ -29,6 +30,14 @@ def _mask_keys() -> Iterator[bytes]:
 
 
 _next_key = _mask_keys().__next__
+
+
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """`ca_file` replaces the trusted certificates, if it is given. Raises `OperatorError` if it cannot be used."""
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError):
+        raise OperatorError(f"SSL_CERT_FILE cannot be used: {ca_file}") from None
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -20,11 +20,13 @@ from offhook.gateway.errors import OperatorError
 from offhook.gateway.files import write_whole
 from offhook.gateway.rehearsal.model.script import Script
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock
-from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, ExpectationResult, Report, call_report
+from offhook.gateway.rehearsal.results.measured import call_report
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, ExpectationResult, Report
 from offhook.gateway.rehearsal.run import seeded, write_results
 from offhook.gateway.rehearsal.scenario.expect import CARRIER_ENDINGS, Expectation, judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario

@@ -42,21 +42,16 @@ from offhook.gateway.rehearsal.account import (
 )
 from offhook.gateway.rehearsal.model.reached import ModelAt, model_environ
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import Glance, SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.live import LiveCaller
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.phone.twilio_account import SimulatedTwilio
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
 from offhook.gateway.rehearsal.results.call_files import be_nice, write_call
-from offhook.gateway.rehearsal.results.report import (
-    CallReport,
-    ExpectationResult,
-    Report,
-    call_report,
-    report_of,
-    show,
-    write_report,
-)
+from offhook.gateway.rehearsal.results.measured import call_report
+from offhook.gateway.rehearsal.results.report import CallReport, ExpectationResult, Report, report_of, write_report
+from offhook.gateway.rehearsal.results.tables import show
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.gateway.rehearsal.scenario.standing import released, standing

@@ -37,10 +37,12 @@ from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.outside import OtherGateway, OtherModel, rehearse_outside, target_of
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.truth import CallTruth
-from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report, aligned, call_report, report_of
+from offhook.gateway.rehearsal.results.measured import aligned, call_report
+from offhook.gateway.rehearsal.results.report import LINE_SEGMENTS, CallReport, Report, report_of
 from offhook.gateway.rehearsal.scenario.load import load_scenario
 from offhook.metrics.quantiles import exact
 from tests.rig.process import cpu_s, rss_mib

@@ -152,9 +152,10 @@ def test_a_late_frame_meets_what_was_played_then():
 def test_a_stream_whose_clock_stood_still_is_not_late():
     line = Line(DeafDetector())
     arrivals(line, [(k / 50, k / 50) for k in range(100)])
-    asked_s = arrivals(line, [(5.0 + k / 50, 2.0 + k / 50) for k in range(110)])
+    asked_s = arrivals(line, [(2.5 + k / 50, 2.0 + k / 50) for k in range(110)])
     assert asked_s[0] == pytest.approx(2.0)
     assert asked_s[-1] == pytest.approx(line.now_s)
+    assert arrivals(line, [(9.0, 4.2)]) == [9.0]  # far too late to have been on its way
 
 
 def test_a_late_first_frame_shifts_no_other():

@@ -6,7 +6,7 @@ import pytest
 
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Script, SendInterrupted, Wait
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from tests.calls.lines import GREETING, HELLO, LONG, SATURDAY, WAIT, YES
 from tests.rig.calls import Outcome, Plan, place_calls

@@ -10,7 +10,8 @@ from offhook.gateway.app import Gateway
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.rehearsal.model.script import Abort, CallTool, Close, Fault, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from tests.rig.calls import Outcome, Plan, place_calls
 from tests.rig.sounds import sound

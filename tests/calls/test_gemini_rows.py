@@ -34,7 +34,7 @@ from offhook.gateway.rehearsal.model.script import (
 )
 from offhook.gateway.rehearsal.model.script import Say as Speak
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
 from offhook.gateway.store.record import TurnRecord
 from tests.rig.calls import Outcome, Plan, place_calls

@@ -27,7 +27,8 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, WaitForAgent
 from offhook.gateway.rehearsal.phone.twilio_wire import sign
-from offhook.gateway.rehearsal.results.report import call_report, report_of, write_report
+from offhook.gateway.rehearsal.results.measured import call_report
+from offhook.gateway.rehearsal.results.report import report_of, write_report
 from offhook.gateway.rehearsal.run import PUBLIC_URL, fetch_record, gateway_process
 from offhook.gateway.store.record import CallRecord
 from tests.infra.live_prometheus import LivePrometheus, prometheus

@@ -18,7 +18,7 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.outside import OtherModel, model_at, rehearse_outside, target_of
 from offhook.gateway.rehearsal.phone.truth import CallTruth, Interval, StreamTruth
 from offhook.gateway.rehearsal.quick_clock import running_clock
-from offhook.gateway.rehearsal.results.report import call_report
+from offhook.gateway.rehearsal.results.measured import call_report
 from offhook.gateway.rehearsal.scenario.load import parse_scenario
 from tests.rehearsal.results.paper_call import paper_truth
 from tests.rehearsal.short_call import SHORT

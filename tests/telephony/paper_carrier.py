@@ -29,6 +29,7 @@ class PaperCarrier:
     forgotten: list[str] = field(default_factory=list)
     rings: dict[str, list[str]] = field(default_factory=dict)  # what was placed, by address
     hangs: bool = False  # it takes a call, and its answer never comes
+    hung: asyncio.Event = field(default_factory=asyncio.Event)  # it has taken one
 
     def _ask(self, *what: Any) -> None:
         if self.refuses:
@@ -46,6 +47,7 @@ class PaperCarrier:
         self._ask("place", call.to)
         self.rings.setdefault(call.to, []).append(f"OUT-{call.id}")
         if self.hangs:
+            self.hung.set()
             await asyncio.sleep(3600)
         return f"OUT-{call.id}"
 

@@ -69,10 +69,11 @@ class Node:
     async def tick(self, times: int = 2) -> None:
         for _ in range(times):
             self.placing.tick(self.world.now_s)
-            while any(not task.done() for task in self.tasks) and not self.carrier.hangs:
-                await asyncio.wait(self.tasks)
             if self.carrier.hangs:
-                await asyncio.sleep(0.05)
+                await self.carrier.hung.wait()
+            else:
+                while self.tasks:
+                    await asyncio.wait(self.tasks)
             self.world.now_s += 1.01
 
     def killed(self) -> None:

@@ -204,6 +204,7 @@ class Twilio:
         async def answer(request: web.Request) -> web.Response:
             form = await self._signed_form(request)
             if self._fleet.shared and await _is_gone(request):
+                self._metrics.input_errors_total.inc("http", "sender_gone")
                 log.info(
                     "call %s: %s is not answered, its sender has closed the connection", form["CallSid"], request.path
                 )

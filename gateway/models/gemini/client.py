@@ -48,6 +48,7 @@ from offhook.gateway.models.gemini.setup import (
     with_time,
 )
 from offhook.gateway.models.gemini.wire import AnySession, socket_of
+from offhook.gateway.models.websocket import tls_context
 
 __all__ = ["GeminiModel", "sdk_client"]
 
@@ -104,10 +105,7 @@ class GeminiModel(Model):
         }
         if settings.ca_file:
             # The SDK would read the process's environment, not the mapping that the settings were read from.
-            try:
-                connecting["ssl"] = ssl.create_default_context(cafile=settings.ca_file)
-            except (OSError, ssl.SSLError):
-                raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
+            connecting["ssl"] = tls_context(settings.ca_file)
         self._client = sdk_client(settings, connecting)
 
     async def warm_up(self) -> None:

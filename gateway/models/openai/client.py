@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from offhook.gateway import __version__
 from offhook.gateway.agent.spec import Agent
-from offhook.gateway.errors import Malformed, ModelRefused, OperatorError
+from offhook.gateway.errors import Malformed, ModelRefused
 from offhook.gateway.models import CallBrief, Declared, Model, ModelSink, Problem, without_key
 from offhook.gateway.models.openai import messages as wire
 from offhook.gateway.models.openai.link import RealtimeLink
@@ -27,6 +27,7 @@ from offhook.gateway.models.openai.recovery import PATIENCE, Patience
 from offhook.gateway.models.openai.settings import OpenAISettings
 from offhook.gateway.models.openai.setup import check, model_name
 from offhook.gateway.models.openai.socket import SessionSocket
+from offhook.gateway.models.websocket import tls_context
 
 __all__ = ["OpenAIModel"]
 
@@ -45,12 +46,7 @@ class OpenAIModel(Model):
         self.settings, self.patience = settings, patience
         self._log = logging.getLogger(f"{__name__}.socket")
         self._log.setLevel(logging.WARNING)  # below, it writes headers and frames, the key included
-        self._ssl: ssl.SSLContext | None = None
-        if settings.url("").startswith("wss"):
-            try:
-                self._ssl = ssl.create_default_context(cafile=settings.ca_file or None)
-            except (OSError, ssl.SSLError):
-                raise OperatorError(f"SSL_CERT_FILE cannot be used: {settings.ca_file}") from None
+        self._ssl = tls_context(settings.ca_file) if settings.url("").startswith("wss") else None
 
     async def warm_up(self) -> None:
         """Nothing is built on first use."""

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import CallTool, Reply, Say, Script
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Pause, Step
 from offhook.gateway.rehearsal.phone.steps import Say as Speak
 from offhook.gateway.rehearsal.phone.truth import CallTruth

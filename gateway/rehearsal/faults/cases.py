@@ -14,7 +14,8 @@ from offhook.gateway.rehearsal.faults.run import Case, Required, Rig, Seen, unti
 from offhook.gateway.rehearsal.load.worker import Lateness
 from offhook.gateway.rehearsal.model.script import CallTool, Close, Fault, Mute, Reply, Script, SendGoAway, Stall
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, SayOver, Step, WaitForAgent, WaitForEnd
 from offhook.gateway.rehearsal.phone.twilio_wire import ConnectVerb, parse_twiml, sign, signed_socket_url
 

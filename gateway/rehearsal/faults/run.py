@@ -26,7 +26,8 @@ from offhook.gateway.rehearsal.load.scrape import Scrape, scrape
 from offhook.gateway.rehearsal.model.record import SessionRecord
 from offhook.gateway.rehearsal.model.script import Mute, Script
 from offhook.gateway.rehearsal.model.server import ModelServer
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import Clock

@@ -15,7 +15,8 @@ from rich.console import Console
 from offhook.gateway.errors import OperatorError
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
-from offhook.gateway.rehearsal.results.report import Report, show, write_report
+from offhook.gateway.rehearsal.results.report import Report, write_report
+from offhook.gateway.rehearsal.results.tables import show
 from offhook.gateway.rehearsal.run import Progress, gateway_process, live_line, run_scenario
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario
 from offhook.media.mulaw import RATE_HZ

@@ -32,7 +32,7 @@ from offhook.gateway.rehearsal.model.server import ModelServer
 from offhook.gateway.rehearsal.outside import OtherGateway, address_of, call_to, seen_outside
 from offhook.gateway.rehearsal.phone.call import SimulatedCall
 from offhook.gateway.rehearsal.quick_clock import Clock
-from offhook.gateway.rehearsal.results.report import call_report
+from offhook.gateway.rehearsal.results.measured import call_report
 from offhook.gateway.rehearsal.run import fetch_record
 from offhook.gateway.rehearsal.scenario.expect import judge, kept_to_the_rules
 from offhook.gateway.rehearsal.scenario.load import Scenario, load_scenario

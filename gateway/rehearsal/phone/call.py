@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import re
 import secrets
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from math import inf
 from pathlib import Path
-from typing import Any, Literal, Protocol, assert_never
+from typing import Protocol, assert_never
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
-import msgspec
-import numpy as np
-import pybase64
-from numpy.typing import NDArray
 
 from offhook.gateway.rehearsal.phone import voice
+from offhook.gateway.rehearsal.phone.carrier import RUBBISH, Carrier
 from offhook.gateway.rehearsal.phone.live import LiveCaller
-from offhook.gateway.rehearsal.phone.playback import SILENT_FRAME, TICK_S, Playback
+from offhook.gateway.rehearsal.phone.microphone import Microphone, Sound, cut_up, sound_of
+from offhook.gateway.rehearsal.phone.outbox import Outbox
+from offhook.gateway.rehearsal.phone.playback import TICK_S, Playback
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
     Digit,
@@ -43,6 +38,7 @@ from offhook.gateway.rehearsal.phone.steps import (
     Step,
     WaitForAgent,
     WaitForEnd,
+    described,
 )
 from offhook.gateway.rehearsal.phone.truth import (
     Announced,
@@ -76,59 +72,15 @@ from offhook.gateway.rehearsal.phone.twilio_wire import (
     signed_socket_url,
 )
 from offhook.gateway.rehearsal.quick_clock import Clock, running_clock
-from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, decode, encode, levels_dbov
+from offhook.media.mulaw import FRAME_BYTES, RATE_HZ, SILENCE, SILENCE_DBOV, encode, levels_dbov
 
-__all__ = ["RUBBISH", "Carrier", "Conferences", "Glance", "SimulatedCall", "StepFailed"]
+__all__ = ["Conferences", "Glance", "SimulatedCall", "StepFailed"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
-OUTBOX_MAX_FRAMES = 250  # 5 s: a gateway that reads slower loses caller audio, Twilio's warning 31930
 VIOLATIONS_MAX = 200  # a broken stream causes thousands of the same kind
 
-# Not JSON; not an object; an unknown event; audio that is not base64; a mark and a stop of another stream.
-RUBBISH = (
-    "{",
-    "[1]",
-    '{"event":"surprise"}',
-    '{"event":"media","sequenceNumber":"1","media":{"track":"inbound","chunk":"1","timestamp":"1","payload":"!"}}',
-    '{"event":"mark","sequenceNumber":"1","streamSid":"MZ0","mark":{"name":"unknown"}}',
-    '{"event":"stop","sequenceNumber":"1","streamSid":"MZ0","stop":{}}',
-)
-_SILENT_PAYLOAD = pybase64.b64encode(SILENT_FRAME).decode()
 _CALLER_ID = re.compile(r"\+(?!266696687$|7378742833$)[1-9][0-9]{6,14}")  # a number that a called party can be shown
-_NO_MORE = ""  # the end of an outbox
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """How the line and the carrier behave; by default without faults.
-
-    `bunch_frames`: this many frames arrive at once. `jitter_ms`: each is late by up to this value, and what
-    is sent behind it waits for it, marks and keys too, as on one TCP connection.
-    `read_delay_ms`: the pause after each message read. `echo_delay_ms` and `echo_gain_db`: the agent's voice
-    leaks into the caller's microphone. `silent_after_s`: nothing more is sent, the socket stays open.
-    `drop_after_s`: the connection is cut without a close frame. Both count from the stream's start and are for the
-    first `drops` streams. `rubbish_after_s`: invalid messages are sent once besides the audio, see `RUBBISH`.
-    `duplicate_webhook`: the first answer was lost, and the webhook is requested again at once.
-    """
-
-    bunch_frames: int = 1
-    jitter_ms: float = 0.0
-    read_delay_ms: float = 0.0
-    noise_dbfs: float | None = None
-    echo_delay_ms: float = 0.0
-    echo_gain_db: float | None = None
-    marks: Literal["echoed", "lost", "lost when cleared"] = "echoed"
-    silent_after_s: float | None = None
-    drop_after_s: float | None = None
-    drops: int = 1
-    rubbish_after_s: float | None = None
-    duplicate_webhook: bool = False
-    delay_ms: float = 0.0  # of each request for a document, and of each handshake of a stream
-    start_offset_ms: int = 53  # of media timestamps; seen in captures, so chunk * 20 is not the media clock
-    dial_status: str = "completed"  # how a <Dial> ends
-    status_callbacks: bool = True  # False: the number has none configured
-    seed: int = 0
 
 
 class Conferences(Protocol):
@@ -203,7 +155,6 @@ class SimulatedCall:
             if isinstance(step, Say | SayOver):
                 self._sound(step.line, step.sound)
 
-        self._random = random.Random(self._carrier.seed)
         self._over = asyncio.Event()
         self._hung_up = False
         self._ended_by = "caller"
@@ -225,16 +176,8 @@ class SimulatedCall:
         # The clock.
         self._tick = 0
         self._timer: asyncio.Handle | None = None
-        self._left = bytearray()
 
-        # Frames of the caller's speech that are not sent yet: (mu-law, base64).
-        self._outgoing: deque[tuple[bytes, str]] = deque()
-        self._noise_bed = (
-            np.zeros(0)
-            if self._carrier.noise_dbfs is None
-            else voice.noise(RATE_HZ, 5.0, self._carrier.noise_dbfs, self._carrier.seed).astype(np.float64)
-        )
-
+        self._microphone = Microphone(self._carrier)
         self._playback = Playback(self.truth, self._echo, echo_cleared=self._carrier.marks != "lost when cleared")
         self._next_interval = 0
         self._spoken_until_s = 0.0
@@ -242,11 +185,7 @@ class SimulatedCall:
         # The stream under way.
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._stream: StreamTruth | None = None
-        self._outbox: deque[str] = deque()
-        self._outbox_filled = asyncio.Event()
-        self._held: deque[tuple[float, Callable[[], None]]] = deque()  # what is delayed: arrival, and what queues it
-        self._release_s = 0.0
-        self._sequence = self._chunk = 0
+        self._outbox = Outbox(self._carrier, self._clock)
         self._stream_tick = 0
         self._cut = asyncio.Event()
         self._rubbish_sent = False
@@ -272,7 +211,9 @@ class SimulatedCall:
         steps = self.truth.steps
         return Glance(
             at_s=len(self._playback.right) / RATE_HZ,
-            caller_dbov=float(levels_dbov(bytes(self._left[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
+            caller_dbov=float(
+                levels_dbov(bytes(self._microphone.recorded[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)
+            ),
             agent_dbov=float(levels_dbov(bytes(self._playback.right[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV)),
             doing=steps[-1].step if steps else f"say {said[-1].text!r}" if (said := self.truth.spoken) else "",
         )
@@ -291,7 +232,7 @@ class SimulatedCall:
             if self._timer is not None:
                 self._timer.cancel()
             self._wake()
-            truth.left, truth.right = bytes(self._left), bytes(self._playback.right)
+            truth.left, truth.right = bytes(self._microphone.recorded), bytes(self._playback.right)
             if not self._direct and self._carrier.status_callbacks:
                 self._leg.report_status("completed")
             outcomes = await asyncio.gather(script, *self._leg.callbacks, return_exceptions=True)
@@ -476,29 +417,19 @@ class SimulatedCall:
             self._violation(31901 if isinstance(error, TimeoutError) else 31902, stream.refused)
             return
 
-        self._outbox.clear()
-        self._held.clear()
-        self._sequence = self._chunk = 0
+        self._outbox.begin(stream.stream_sid)
         self._playback.reset()
         self._cut.clear()
-        self._queue_message(_json({"event": "connected", "protocol": "Call", "version": "1.0.0"}))
-        self._queue_message(
-            _json(
-                {
-                    "event": "start",
-                    "sequenceNumber": self._next_sequence(),
-                    "start": {
-                        "accountSid": ACCOUNT_SID,
-                        "streamSid": stream.stream_sid,
-                        "callSid": self.truth.call_sid,
-                        "tracks": ["inbound"],
-                        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": RATE_HZ, "channels": 1},
-                        "customParameters": dict(connect.parameters),
-                    },
-                    "streamSid": stream.stream_sid,
-                }
-            )
-        )
+        self._outbox.queue('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+        start = {
+            "accountSid": ACCOUNT_SID,
+            "streamSid": stream.stream_sid,
+            "callSid": self.truth.call_sid,
+            "tracks": ["inbound"],
+            "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": RATE_HZ, "channels": 1},
+            "customParameters": dict(connect.parameters),
+        }
+        self._outbox.event({"event": "start", "start": start})
         self._begin_axis()
         stream.started_s = self._clock()
         self._stream_tick = self._tick
@@ -506,7 +437,7 @@ class SimulatedCall:
         self._leg.report_stream(connect.status_callback, stream, "stream-started")
         if self._redirected:
             self._cut.set()
-        sender = asyncio.create_task(self._send(ws))
+        sender = asyncio.create_task(self._outbox.send(ws))
         reader = asyncio.create_task(self._read(ws, stream))
         cut = asyncio.create_task(self._cut.wait())
         try:
@@ -539,44 +470,12 @@ class SimulatedCall:
 
     async def _stop(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth, sender: asyncio.Task[None]) -> None:
         """After a hang-up: send what is queued, `stop`, and close."""
-        self._release(inf)
-        self._queue_message(
-            _json(
-                {
-                    "event": "stop",
-                    "sequenceNumber": self._next_sequence(),
-                    "streamSid": stream.stream_sid,
-                    "stop": {"accountSid": ACCOUNT_SID, "callSid": self.truth.call_sid},
-                }
-            )
-        )
-        self._queue_message(_NO_MORE)
+        stop = {"accountSid": ACCOUNT_SID, "callSid": self.truth.call_sid}
+        self._outbox.last({"event": "stop", "stop": stop})
         await asyncio.wait((sender,), timeout=CLOSE_TIMEOUT_S)
         stream.closed_by = "carrier"
         await ws.close()
         stream.close_code = ws.close_code
-
-    async def _send(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        """The one writer of the socket: sends the outbox in order."""
-        try:
-            while True:
-                while self._outbox:
-                    if self._outbox[0] is _NO_MORE:
-                        return
-                    await ws.send_str(self._outbox[0])
-                    self._outbox.popleft()
-                self._outbox_filled.clear()
-                await self._outbox_filled.wait()
-        except (ConnectionError, aiohttp.ClientError):
-            return  # the reader records the end
-
-    def _queue_message(self, text: str) -> None:
-        self._outbox.append(text)
-        self._outbox_filled.set()
-
-    def _next_sequence(self) -> str:
-        self._sequence += 1
-        return str(self._sequence)
 
     async def _read(self, ws: aiohttp.ClientWebSocketResponse, stream: StreamTruth) -> None:
         """Read until the gateway closes."""
@@ -609,7 +508,7 @@ class SimulatedCall:
         if self._carrier.marks == "lost" or self._silent() or self._stream is None:
             return
         mark.echoed, mark.echoed_s = why, self._clock()
-        self._queue_behind({"event": "mark", "streamSid": self._stream.stream_sid, "mark": {"name": mark.name}})
+        self._outbox.event({"event": "mark", "mark": {"name": mark.name}})
 
     def _violation(self, code: int, what: str) -> None:
         if len(self.truth.violations) < VIOLATIONS_MAX:
@@ -645,13 +544,8 @@ class SimulatedCall:
     def _one_tick(self, due_s: float, now_s: float) -> None:
         self._playback.finish_frame()
         if self._tick:  # send the caller's last 20 ms
-            frame, text = self._outgoing.popleft() if self._outgoing else (SILENT_FRAME, _SILENT_PAYLOAD)
-            if self._live is not None and (said := self._live.speak(len(self._left))) is not None:
-                frame, text = said, pybase64.b64encode(said).decode()
-            if self._carrier.echo_gain_db is not None or self._carrier.noise_dbfs is not None:
-                frame = self._with_noise_and_echo(frame)
-                text = pybase64.b64encode(frame).decode()
-            self._left += frame
+            live = None if self._live is None else self._live.speak(len(self._microphone.recorded))
+            text = self._microphone.record(self._playback.right, live)
             self._send_frame(text, now_s)
 
         self._playback.play_frame(due_s, streaming=self._ws is not None)
@@ -673,7 +567,7 @@ class SimulatedCall:
         if now_s - stream.started_s >= after_s:
             self._rubbish_sent = True
             for text in RUBBISH:
-                self._queue_message(text)
+                self._outbox.queue(text)
 
     def _silent(self) -> bool:
         """Whether the scenario silences the carrier at this moment."""
@@ -687,64 +581,11 @@ class SimulatedCall:
         stream = self._stream
         if self._ws is None or stream is None or self._silent():
             return
-        if len(self._outbox) >= OUTBOX_MAX_FRAMES:
-            self.truth.frames_dropped += 1
-            return
-        self._chunk += 1
-        stream.frames += 1
         at_ms = (self._tick - 1 - self._stream_tick) * 20 + self._carrier.start_offset_ms
-        queue = partial(self._queue_frame, stream, self._chunk, at_ms, text)
-        if self._carrier.bunch_frames > 1:
-            self._held.append((now_s, queue))
-            if len(self._held) >= self._carrier.bunch_frames:
-                self._release(now_s)
-        elif self._carrier.jitter_ms:
-            late_s = self._random.uniform(0.0, self._carrier.jitter_ms) / 1000.0
-            self._release_s = max(self._release_s, now_s + late_s)  # TCP: in order
-            self._held.append((self._release_s, queue))
-            asyncio.get_running_loop().call_at(self._release_s, lambda: self._release(self._clock()))
+        if self._outbox.frame(text, at_ms, now_s):
+            stream.frames += 1
         else:
-            queue()
-
-    def _release(self, now_s: float) -> None:
-        """Queue what was delayed and is due."""
-        while self._held and self._held[0][0] <= now_s:
-            self._held.popleft()[1]()
-
-    def _queue_behind(self, message: dict[str, Any]) -> None:
-        """Queue a message, behind the frames that jitter holds; it is numbered when it is queued."""
-        stream = self._stream
-
-        def queue() -> None:
-            if self._stream is stream:
-                self._queue_message(_json(message | {"sequenceNumber": self._next_sequence()}))
-
-        if self._held and self._carrier.jitter_ms:
-            self._held.append((self._held[-1][0], queue))
-        else:
-            queue()
-
-    def _queue_frame(self, stream: StreamTruth, chunk: int, at_ms: int, text: str) -> None:
-        """Queue a media message. It is formatted by hand for speed: 50 per second and call."""
-        if self._stream is stream:
-            self._queue_message(
-                f'{{"event":"media","sequenceNumber":"{self._next_sequence()}","media":{{"track":"inbound",'
-                f'"chunk":"{chunk}","timestamp":"{at_ms}","payload":"{text}"}},'
-                f'"streamSid":"{stream.stream_sid}"}}'
-            )
-
-    def _with_noise_and_echo(self, frame: bytes) -> bytes:
-        """The microphone's signal: the caller's voice, room noise, and the agent's echo."""
-        sum_ = decode(frame).astype(np.float64)
-        if len(self._noise_bed):
-            at = len(self._left) % (len(self._noise_bed) - FRAME_BYTES)
-            sum_ += self._noise_bed[at : at + FRAME_BYTES]
-        if self._carrier.echo_gain_db is not None:
-            start = len(self._left) - round(self._carrier.echo_delay_ms * RATE_HZ / 1000.0)
-            if start >= 0:
-                leaked = decode(bytes(self._playback.right[start : start + FRAME_BYTES]))
-                sum_[: len(leaked)] += 10.0 ** (self._carrier.echo_gain_db / 20.0) * leaked
-        return encode(np.clip(np.rint(sum_), -32768, 32767).astype(np.int16))
+            self.truth.frames_dropped += 1
 
     # -- the caller ---------------------------------------------------------------------------------------
 
@@ -753,11 +594,11 @@ class SimulatedCall:
         return await self._utter(line, "say", self._sound(line, sound))
 
     async def cough(self) -> Utterance:
-        return await self._utter("", "cough", _cut_up(voice.cough(RATE_HZ, self._carrier.seed)))
+        return await self._utter("", "cough", cut_up(voice.cough(RATE_HZ, self._carrier.seed)))
 
     async def keyboard(self, ms: float = 2_000.0) -> Utterance:
         keys = voice.keyboard(RATE_HZ, ms / 1000.0, self._carrier.seed)
-        return await self._utter("", "keyboard", _cut_up(keys))
+        return await self._utter("", "keyboard", cut_up(keys))
 
     async def press(self, keys: str) -> None:
         """Press keys, 100 ms apart."""
@@ -765,8 +606,7 @@ class SimulatedCall:
             if self._stream is None or self.over:
                 raise StepFailed("there is no stream to press a key on")
             self.truth.digits.append((self._clock(), key))
-            dtmf = {"track": "inbound_track", "digit": key}
-            self._queue_behind({"event": "dtmf", "streamSid": self._stream.stream_sid, "dtmf": dtmf})
+            self._outbox.event({"event": "dtmf", "dtmf": {"track": "inbound_track", "digit": key}})
             await self._listen(100.0)
 
     async def pause(self, ms: float) -> None:
@@ -814,17 +654,16 @@ class SimulatedCall:
                 return interval
         return None
 
-    def _sound(self, line: str, sound: Path | None) -> _Utterance:
+    def _sound(self, line: str, sound: Path | None) -> Sound:
         if sound is None and line.lower().endswith(".wav"):
             sound = Path(line)
-        return _utterance(line if sound is None else (self._directory or Path()) / sound)
+        return sound_of(line if sound is None else (self._directory or Path()) / sound)
 
-    async def _utter(self, text: str, kind: str, sound: _Utterance) -> Utterance:
+    async def _utter(self, text: str, kind: str, sound: Sound) -> Utterance:
         if self.over or self._timer is None:
             raise StepFailed("there is no call to speak on")
         # Speech continues with the frame sent at the next tick.
-        place = len(self._left) + len(self._outgoing) * FRAME_BYTES
-        self._outgoing.extend(sound.frames)
+        place = self._microphone.say(sound)
         first, last = place + sound.first, place + sound.last
         interval = self.truth.agent[-1] if self.truth.agent else None
         spoken = Utterance(
@@ -839,7 +678,7 @@ class SimulatedCall:
         self.truth.spoken.append(spoken)
         if kind == "say":
             self._spoken_until_s = spoken.end_s
-        await self._expect(lambda: not self._outgoing, None)
+        await self._expect(lambda: self._microphone.silent, None)
         return spoken
 
     async def _listen(self, ms: float) -> None:
@@ -889,7 +728,7 @@ class SimulatedCall:
         if not self._steps:
             return
         for step in self._steps:
-            taken = StepTaken(step=_described(step), began_s=self._clock())
+            taken = StepTaken(step=described(step), began_s=self._clock())
             self.truth.steps.append(taken)
             try:
                 await self._do(step)
@@ -929,51 +768,6 @@ class SimulatedCall:
                 assert_never(step)
 
 
-@dataclass(frozen=True, slots=True)
-class _Utterance:
-    """Speech cut into frames, each as mu-law and as base64; `[first, last)` is what is audible of it."""
-
-    frames: tuple[tuple[bytes, str], ...]
-    first: int
-    last: int
-
-
-@lru_cache(maxsize=256)
-def _utterance(line: str | Path) -> _Utterance:
-    return _cut_up(voice.line(line, RATE_HZ, "caller"))
-
-
-def _cut_up(samples: NDArray[np.int16]) -> _Utterance:
-    codes = encode(samples)
-    codes += SILENT_FRAME[: -len(codes) % FRAME_BYTES]
-    frames = [codes[at : at + FRAME_BYTES] for at in range(0, len(codes), FRAME_BYTES)]
-    first, last = voice.audible_span(samples, RATE_HZ)
-    return _Utterance(tuple((frame, pybase64.b64encode(frame).decode()) for frame in frames), first, last)
-
-
-def _described(step: Step) -> str:
-    """A step as a report shows it."""
-    match step:
-        case WaitForAgent():
-            which = "" if step.nth is None else f" ({step.nth})"
-            return f"wait for the agent to {'start' if step.at == 'start' else 'finish'}{which}"
-        case Say():
-            return f"say {step.line!r}"
-        case SayOver():
-            return f"say {step.line!r} over the agent after {step.after_ms:g} ms"
-        case Cough():
-            return "cough"
-        case Keyboard():
-            return "type"
-        case Digit():
-            return f"press {step.keys}"
-        case Pause():
-            return f"pause {step.ms:g} ms"
-        case HangUp():
-            return "hang up"
-        case WaitForEnd():
-            return "wait for the end"
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return msgspec.json.encode(value).decode()
+def _level_dbov(codes: bytearray) -> float:
+    """The loudest of the last 100 ms."""
+    return float(levels_dbov(bytes(codes[-5 * FRAME_BYTES :])).max(initial=SILENCE_DBOV))

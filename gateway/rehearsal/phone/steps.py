@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "WaitForAgent",
     "WaitForEnd",
+    "described",
 ]
 
 
@@ -95,3 +96,27 @@ class WaitForEnd:
 
 
 Step = WaitForAgent | Say | SayOver | Cough | Keyboard | Digit | Pause | HangUp | WaitForEnd
+
+
+def described(step: Step) -> str:
+    """A step as a report shows it."""
+    match step:
+        case WaitForAgent():
+            which = "" if step.nth is None else f" ({step.nth})"
+            return f"wait for the agent to {'start' if step.at == 'start' else 'finish'}{which}"
+        case Say():
+            return f"say {step.line!r}"
+        case SayOver():
+            return f"say {step.line!r} over the agent after {step.after_ms:g} ms"
+        case Cough():
+            return "cough"
+        case Keyboard():
+            return "type"
+        case Digit():
+            return f"press {step.keys}"
+        case Pause():
+            return f"pause {step.ms:g} ms"
+        case HangUp():
+            return "hang up"
+        case WaitForEnd():
+            return "wait for the end"

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Step
 from offhook.gateway.rehearsal.phone.twilio_leg import ACCOUNT_SID, PlacedCall
 from offhook.gateway.rehearsal.phone.twilio_wire import sign

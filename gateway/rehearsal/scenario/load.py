@@ -41,7 +41,7 @@ from offhook.gateway.errors import FileError, OperatorError, nearest
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
 from offhook.gateway.rehearsal.model.script import Script, ScriptError, script_from
 from offhook.gateway.rehearsal.model.voice import line_length_ms
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import (
     Cough,
     Digit,

@@ -18,7 +18,7 @@ import msgspec
 from offhook.gateway.agent.spec import Agent
 from offhook.gateway.rehearsal.model.script import ACTIONS, Close, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as ModelSay
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Say, SayOver
 from offhook.gateway.rehearsal.scenario.expect import KINDS
 from offhook.gateway.rehearsal.scenario.load import CALLER, FIELDS, STEPS, Other, OutboundPlan

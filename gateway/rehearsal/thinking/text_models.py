@@ -7,7 +7,6 @@ completion" and "Structured model outputs"; which servers of one's own offer, to
 from __future__ import annotations
 
 import asyncio
-import ssl
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any, Protocol
 import aiohttp
 import msgspec
 
-from offhook.gateway.errors import OperatorError
 from offhook.gateway.models import Prices, Usage, without_key
 from offhook.gateway.models.gemini.settings import GeminiSettings
 from offhook.gateway.models.openai.settings import OpenAISettings
+from offhook.gateway.models.websocket import tls_context
 from offhook.gateway.rehearsal.thinking.judge import NotJudged
 
 __all__ = ["TEXT_PRICES", "Answer", "TextModel", "text_model"]
@@ -74,13 +73,6 @@ def text_model(provider: str, name: str, environ: Mapping[str, str]) -> TextMode
     return _Gemini(name, GeminiSettings.read(environ))
 
 
-def _context(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError):
-        raise OperatorError(f"SSL_CERT_FILE cannot be used: {ca_file}") from None
-
-
 class _Busy(Exception):
     """The service answered with this status; another attempt may help."""
 
@@ -115,7 +107,7 @@ class _Gemini(_Patient):
         from offhook.gateway.models.gemini.client import sdk_client  # half a second: only where it is used
 
         self.name, self._settings = name, settings
-        context = _context(settings.ca_file)
+        context = tls_context(settings.ca_file)
         self._client = sdk_client(settings, {"verify": context, "ssl": context})  # by httpx, by aiohttp
 
     async def _ask(self, question: str, schema: Mapping[str, Any]) -> Answer:
@@ -190,7 +182,7 @@ class _Completion(msgspec.Struct):
 class _ChatCompletions(_Patient):
     def __init__(self, name: str, settings: OpenAISettings) -> None:
         self.name, self._settings = name, settings
-        self._context = _context(settings.ca_file)
+        self._context = tls_context(settings.ca_file)
 
     async def _ask(self, question: str, schema: Mapping[str, Any]) -> Answer:
         body = {

@@ -11,7 +11,7 @@ import pytest
 from offhook.gateway.conversation.state import Phase
 from offhook.gateway.rehearsal.model.script import CallTool, Close, Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say, WaitForAgent, WaitForEnd
 from offhook.gateway.rehearsal.phone.truth import CallTruth
 from offhook.gateway.rehearsal.quick_clock import run_quickly

@@ -118,6 +118,8 @@ async def test_a_request_whose_sender_is_gone_moves_no_call(two: TwoNodes, path:
     await two.post("b", "/twilio/n/a/status", CallStatus="in-progress")  # comes after it
     assert two.calls() == {"a": [CALL], "b": []}
     assert await two.nodes["a"][0].fleet.owns(CALL)
+    counted = {"peer": "http", "reason": "sender_gone"}
+    assert gateway.metrics.registry.get_sample_value("offhook_input_errors_total", counted) == 1
 
 
 async def taken_by_b(two: TwoNodes) -> tuple[Twilio, TwilioLeg]:

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 from offhook.gateway.rehearsal.model.script import Script
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, Say
 from offhook.gateway.telephony import switchboard
 from tests.carriers.twilio.raw_socket import CLOSE, TEXT, RawSocket, media, start_of

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 
 from offhook.gateway.rehearsal.model.script import Script
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import WaitForEnd
 from tests.carriers.twilio.telephone_rig import GREETING, Exchange, exchange
 

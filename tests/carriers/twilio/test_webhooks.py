@@ -18,7 +18,7 @@ from offhook.gateway.carriers.twilio.signature import sign
 from offhook.gateway.conversation.endings import Ending
 from offhook.gateway.rehearsal.model.script import Reply, Script
 from offhook.gateway.rehearsal.model.script import Say as Speak
-from offhook.gateway.rehearsal.phone.call import Carrier
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import HangUp, Pause, WaitForAgent
 from tests.carriers.twilio.raw_socket import RawSocket, media, ring, start_of
 from tests.carriers.twilio.telephone_rig import AUTH_TOKEN, PUBLIC, Exchange, exchange

@@ -10,8 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from offhook.gateway.rehearsal.phone import voice
-from offhook.gateway.rehearsal.phone.call import Carrier, SimulatedCall
+from offhook.gateway.rehearsal.phone import call as simulated
+from offhook.gateway.rehearsal.phone import outbox, voice
+from offhook.gateway.rehearsal.phone.call import SimulatedCall
+from offhook.gateway.rehearsal.phone.carrier import Carrier
 from offhook.gateway.rehearsal.phone.steps import Cough, Digit, HangUp, Pause, Say, SayOver, WaitForAgent, WaitForEnd
 from offhook.media.mulaw import decode, encode
 from tests.rehearsal.stub_gateway import HANGUP, Line, StubGateway, twiml
@@ -511,18 +513,16 @@ async def test_a_noisy_line_is_noisy_all_the_time():
 
 
 async def test_slow_reading_gateway_loses_caller_audio(monkeypatch):
-    from offhook.gateway.rehearsal.phone import call as caller
-
-    monkeypatch.setattr(caller, "OUTBOX_MAX_FRAMES", 3)
+    monkeypatch.setattr(outbox, "MAX_FRAMES", 3)
 
     async def stuck(self, ws):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(SimulatedCall, "_send", stuck)
+    monkeypatch.setattr(outbox.Outbox, "send", stuck)
     call = SimulatedCall("http://127.0.0.1:9")
     async with StubGateway() as stub:
         call = SimulatedCall(stub.url, [Pause(300), HangUp()], direct=True)
-        monkeypatch.setattr(caller, "CLOSE_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(simulated, "CLOSE_TIMEOUT_S", 0.1)
         truth = await call.run()
     assert truth.frames_dropped > 5
 

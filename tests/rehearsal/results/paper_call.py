@@ -16,7 +16,7 @@ from offhook.gateway.rehearsal.phone.truth import (
     StreamTruth,
     Utterance,
 )
-from offhook.gateway.rehearsal.results.report import call_report
+from offhook.gateway.rehearsal.results.measured import call_report
 from offhook.gateway.store.record import BargeInRecord, CallRecord, ToolRecord, TurnRecord
 
 __all__ = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from offhook.gateway.rehearsal.phone.truth import CallTruth
+from offhook.gateway.rehearsal.results.measured import call_report
 from offhook.gateway.rehearsal.results.picture import draw, figure_of
-from offhook.gateway.rehearsal.results.report import call_report
 from offhook.gateway.store.record import ToolRecord
 from offhook.media.mulaw import encode
 from tests.rehearsal.results.paper_call import paper_record, paper_truth

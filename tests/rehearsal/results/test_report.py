@@ -16,7 +16,9 @@ from offhook.gateway.rehearsal.phone.truth import (
     StepTaken,
     Violation,
 )
-from offhook.gateway.rehearsal.results.report import Report, call_report, report_of, show, write_report
+from offhook.gateway.rehearsal.results.measured import call_report
+from offhook.gateway.rehearsal.results.report import Report, report_of, write_report
+from offhook.gateway.rehearsal.results.tables import show
 from offhook.gateway.rehearsal.scenario.expect import KINDS, Expectation, judge, kept_to_the_rules
 from offhook.media.mulaw import encode
 from tests.rehearsal.results.paper_call import (
