@@ -292,7 +292,6 @@ def resample(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np
     count = -(-len(samples) * up // down)
     windows = sliding_window_view(np.pad(samples.astype(np.float64), half), 2 * half + 1)
     out = np.empty(count)
-    for start in range(0, count, 4096):  # bounds the memory of the gathered windows
-        position = np.arange(start, min(start + 4096, count)) * down
-        out[start : start + len(position)] = np.einsum("ij,ij->i", windows[position // up], taps[position % up])
+    for k in range(min(up, count)):  # every up-th sample has the same phase
+        out[k::up] = np.einsum("ij,j->i", windows[k * down // up :: down], taps[k * down % up])
     return np.clip(np.rint(out), -32768, 32767).astype(np.int16)

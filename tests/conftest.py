@@ -23,9 +23,6 @@ from tests.rig.forked import launcher
 
 END_CERTIFICATE = b"-----END CERTIFICATE-----\n"
 
-# Before numpy is imported, and for every process that a test starts: OpenBLAS begins a thread per core in each, which
-# waits for work by spinning.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Containers set it: each of a hundred Pythons would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

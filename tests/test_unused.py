@@ -18,16 +18,25 @@ QUESTIONS = ast.Compare | ast.Set | ast.MatchValue | ast.Dict  # where an ending
 
 def settings_read(source: str) -> set[str]:
     """The names after `settings.`, whatever holds the settings."""
+    if "settings" not in source:
+        return set()
     named = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
-    return {node.attr for node in named if ast.unparse(node.value).rpartition(".")[2].endswith("settings")}
+    return {node.attr for node in named if last_name(node.value).endswith("settings")}
 
 
 def endings_given(source: str) -> set[str]:
     """The names after `Ending.`, except in comparisons and lists."""
+    if "Ending" not in source:
+        return set()
     tree = ast.parse(source)
     asked = {id(part) for node in ast.walk(tree) if isinstance(node, QUESTIONS) for part in ast.walk(node)}
     named = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) not in asked)
-    return {node.attr for node in named if ast.unparse(node.value).rpartition(".")[2] == "Ending"}
+    return {node.attr for node in named if last_name(node.value) == "Ending"}
+
+
+def last_name(node: ast.expr) -> str:
+    """What stands before the dot of an attribute: its last name."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def sources(but: str) -> Iterator[str]:

@@ -103,7 +103,7 @@ def line_played(ledger: Ledger, at_s: float) -> int:
 
 def is_audible(ledger: Ledger, at_s: float) -> bool:
     """Whether sent audio is still unheard."""
-    return line_heard(ledger, at_s) < ledger.queued_to
+    return ledger.anchor < ledger.queued_to and line_heard(ledger, at_s) < ledger.queued_to
 
 
 def ends_at_s(ledger: Ledger) -> float:

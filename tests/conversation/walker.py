@@ -38,58 +38,65 @@ class Walk(NamedTuple):
     edges: frozenset[tuple[Phase, type[e.Event], Phase]]
 
 
-def _class_of(shell: Shell) -> tuple[object, ...]:
+def _meant() -> dict[Phase, frozenset[type[e.Event]]]:
+    """The timers that mean something in each phase."""
+    return {
+        phase: frozenset(event for event, handler in row.items() if handler is not ignore and event is not e.TimeLimit)
+        for phase, row in TABLE.items()
+    }
+
+
+def _class_of(shell: Shell, meant: dict[Phase, frozenset[type[e.Event]]]) -> tuple[object, ...]:
     s = shell.state
     if s.phase is Phase.ENDED:
         return (s.phase,)
-    replies = tuple(
+    ledger, caller = s.ledger, s.caller
+    newest = ledger.newest
+    replies = [
         (
             0 if r.heard == 0 else 1 if r.heard < r.placed else 2,
             r.placed == r.received,
             r.sent > 0,
             r.complete,
             r.protected,
-            r.generation == s.ledger.newest,
+            r.generation == newest,
         )
-        for r in s.ledger.replies
-    )
-    row = TABLE[s.phase]
+        for r in ledger.replies
+    ]
     return (
         s.phase,
         s.line,
         s.link,
-        replies,
-        lg.is_audible(s.ledger, shell.now_s),
-        tuple((t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools),
-        s.caller.speaking and (1 if shell.now_s - s.caller.onset_s < 0.6 else 2),
-        s.caller.turn_open,
-        s.ledger.newest > s.ledger.dead,
+        tuple(replies),
+        lg.is_audible(ledger, shell.now_s),
+        s.tools and tuple([(t.call_id, t.withdrawn, t.filler_after_s is None) for t in s.tools]),
+        caller.speaking and (1 if shell.now_s - caller.onset_s < 0.6 else 2),
+        caller.turn_open,
+        newest > ledger.dead,
         s.agent_replied,
         s.greeted,
         None if s.ending else _due_class(s.due),
-        s.caller.idle_prompted,
+        caller.idle_prompted,
         s.owed,
         s.rotation_due,
-        s.ledger.clear_pending,
+        ledger.clear_pending,
         s.ending and s.ending in INTERRUPTIBLE_ENDINGS,
-        s.last_words and s.last_words.after < s.ledger.newest,
-        frozenset(timer for timer, _ in shell.timers if row[timer] is not ignore and timer is not e.TimeLimit),
+        s.last_words and s.last_words.after < newest,
+        meant[s.phase].intersection(dict(shell.timers)),
     )
 
 
 def _due_class(due: Due) -> tuple[object, ...]:
     waits = due.since_s is not None
-    return due._replace(
-        since_s=0.0 if waits else None, struck_s=0.0, unanswered=min(due.unanswered, 1), alive=due.alive and waits
-    )
+    return (waits, due.unanswered > 0, due.alive and waits, due.failed_prompts, due.reply, *due[6:])
 
 
 def _events(shell: Shell, kinds: frozenset[str]) -> Iterator[e.Event]:
     """Everything that can happen now."""
     s, now_s = shell.state, shell.now_s + SOON_S
     ledger, replies, newest = s.ledger, s.ledger.replies, s.ledger.newest
-    for timer, _ in shell.timers:
-        yield shell.fire(timer)
+    for timer, due_s in shell.timers:
+        yield timer(max(shell.now_s, due_s))
     yield e.StreamStopped(now_s)
     if s.phase is Phase.CONNECTING:
         yield e.StreamStarted(now_s)
@@ -185,7 +192,8 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
     start = Shell()
     if "link" not in wanted and "moved" not in wanted:
         start, _ = feed(policy, start, e.ModelReady(SOON_S))
-    first = _class_of(start)
+    meant = _meant()
+    first = _class_of(start, meant)
     came: dict[tuple[object, ...], tuple[tuple[object, ...] | None, e.Event | None]] = {first: (None, None)}
     shells = [start]
     todo = deque([(start, first)])
@@ -201,7 +209,7 @@ def walk(policy: Policy, *kinds: str, most: int = 1_000_000) -> Walk:
             except Violated as violated:
                 raise Violated(f"{violated}\n  on the way {_way(came, here)}, {event}") from None
             edges.add((shell.state.phase, type(event), there.state.phase))
-            name = _class_of(there)
+            name = _class_of(there, meant)
             if name not in came:
                 came[name] = (here, event)
                 shells.append(there)
@@ -225,12 +233,20 @@ def fingerprint() -> str:
     return sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
 
-def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
-    """Leave the call to itself: the line is back, timers fire when they are due, a caller who speaks falls silent."""
+def alone(policy: Policy, shell: Shell, within_s: float, ends: dict[Shell, Shell]) -> Shell:
+    """Leave the call to itself: the line is back, timers fire when they are due, a caller who speaks falls silent.
+
+    `ends`: how the calls ended that were left to themselves before, from each of their steps on; it grows.
+    """
     until_s = shell.now_s + within_s
+    way = []
     if shell.state.line is LineState.AWAY:
         shell, _ = feed(policy, shell, e.LineBack(shell.now_s + 1.0))
     while shell.state.phase is not Phase.ENDED and shell.now_s < until_s:
+        if shell in ends:  # another call came to exactly this, and the same follows
+            shell = ends[shell]
+            break
+        way.append(shell)
         timer = shell.next_timer()
         s = shell.state
         if s.caller.speaking and (timer is None or (shell.due_s(timer) or 0) > shell.now_s + 5):
@@ -240,4 +256,5 @@ def alone(policy: Policy, shell: Shell, within_s: float) -> Shell:
         else:
             event = shell.fire(timer)
         shell, _ = feed(policy, shell, event)
+    ends.update(dict.fromkeys(way, shell))
     return shell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -82,6 +83,13 @@ def utterances(voices: Mapping[str, tuple[str, ...]], rates: tuple[int, ...]) ->
                 yield signals.speak(phrase, voice, -26.0, words_per_minute)
 
 
+@lru_cache(maxsize=256)
+def _uttered(clean: bytes, dbov: float) -> tuple[Samples, int, int]:
+    """An utterance at this level, and where it begins and ends: asked for again in every noise."""
+    speech = signals.to_level(np.frombuffer(clean, np.int16), RATE_HZ, dbov)
+    return speech, signals.onset_sample(speech), signals.end_sample(speech)
+
+
 def onsets(
     make: Callable[[], SpeechDetector],
     voices: Mapping[str, tuple[str, ...]] | Sequence[Samples],
@@ -105,7 +113,7 @@ def onsets(
     lines: list[tuple[Samples, Samples | None]] = []
     truths = []
     for number, clean in enumerate(utterances(voices, rates) if isinstance(voices, Mapping) else voices):
-        speech = signals.to_level(clean, RATE_HZ, dbov)
+        speech, begins, ends = _uttered(clean.tobytes(), dbov)
         start = int((lead_s + rng.uniform(0, 0.02)) * RATE_HZ)
         mic = np.zeros(start + len(speech) + RATE_HZ, dtype=np.int16)
         mic[start : start + len(speech)] = speech
@@ -119,7 +127,7 @@ def onsets(
             elif echo_db is not None:
                 mic = signals.add(mic, signals.echo(talk, echo_db, float(rng.uniform(60, 400))))
         lines.append((mic, talk))
-        truths.append((start + signals.onset_sample(speech), start + signals.end_sample(speech)))
+        truths.append((start + begins, start + ends))
     result = Onsets(utterances=len(lines))
     for (first, last), found in zip(truths, edges_together(make, lines), strict=True):
         before = [edge for edge in found if edge.decided_sample <= first]

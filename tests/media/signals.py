@@ -67,9 +67,12 @@ def _espeak(text: str, voice: str, words_per_minute: int) -> Samples:
     return line
 
 
+@lru_cache(maxsize=512)
 def speak(text: str, voice: str, dbov: float = -26.0, words_per_minute: int = 170) -> Samples:
-    """Speech at the active level `dbov`, in the telephone band. Needs espeak-ng."""
-    return to_level(_espeak(text, voice, words_per_minute), RATE_HZ, dbov)
+    """Speech at the active level `dbov`, in the telephone band; not to be written to. Needs espeak-ng."""
+    said = to_level(_espeak(text, voice, words_per_minute), RATE_HZ, dbov)
+    said.setflags(write=False)
+    return said
 
 
 def agent_speech(seconds: float, voice: str = "en-us+f5", dbov: float = -20.0) -> Samples:
@@ -113,6 +116,14 @@ def silence(seconds: float) -> Samples:
     return np.zeros(int(seconds * RATE_HZ), dtype=np.int16)
 
 
+@lru_cache(maxsize=128)
+def _coloured_line(seconds: float, seed: int, slope_db_per_octave: float, scale: float) -> Samples:
+    """In the telephone band, at no level yet: the same noise is asked for at many."""
+    made = telephone_band(_int16(scale * _coloured(seconds, seed, slope_db_per_octave)))
+    made.setflags(write=False)
+    return made
+
+
 def _coloured(seconds: float, seed: int, slope_db_per_octave: float) -> NDArray[np.float64]:
     count = int(seconds * RATE_HZ)
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=count))
@@ -121,11 +132,11 @@ def _coloured(seconds: float, seed: int, slope_db_per_octave: float) -> NDArray[
 
 
 def white(seconds: float, dbov: float, seed: int = 1) -> Samples:
-    return at_level(telephone_band(_int16(3000 * _coloured(seconds, seed, 0.0))), dbov)
+    return at_level(_coloured_line(seconds, seed, 0.0, 3000), dbov)
 
 
 def pink(seconds: float, dbov: float, seed: int = 2) -> Samples:
-    return at_level(telephone_band(_int16(1500 * _coloured(seconds, seed, -3.0))), dbov)
+    return at_level(_coloured_line(seconds, seed, -3.0, 1500), dbov)
 
 
 def traffic(seconds: float, dbov: float, seed: int = 3) -> Samples:

@@ -190,6 +190,8 @@ def _distribution(name: str, before: Mapping[str, list[float]], now: Mapping[str
 
 def _p_values(groups: list[tuple[NDArray[np.float64], NDArray[np.float64]]], qs: list[int]) -> dict[int, float]:
     """One-sided: the share of permutations in which the second run is as much slower, by percentile."""
+    if all(np.ptp(np.concatenate(pair)) == 0.0 for pair in groups):  # every permutation is what was measured
+        return dict.fromkeys(qs, 1.0)
     random = np.random.default_rng(0)
     before, now = [], []
     for theirs, ours in groups:
@@ -198,10 +200,20 @@ def _p_values(groups: list[tuple[NDArray[np.float64], NDArray[np.float64]]], qs:
         before.append(both[:, : len(theirs)])
         now.append(both[:, len(theirs) :])
     ours, theirs = np.hstack(now), np.hstack(before)
-    differences = np.percentile(ours, qs, axis=1) - np.percentile(theirs, qs, axis=1)
+    differences = _row_percentiles(ours, qs) - _row_percentiles(theirs, qs)
     # On the quick clock most samples are alike, and half of all permutations have the same median: means decide then.
     differences = differences + TIE_SHARE * (np.mean(ours, axis=1) - np.mean(theirs, axis=1))
     return {q: float(np.mean(row >= row[0] - 1e-9)) for q, row in zip(qs, differences, strict=True)}
+
+
+def _row_percentiles(rows: NDArray[np.float64], qs: list[int]) -> NDArray[np.float64]:
+    """As numpy's, which partitions across the rows: sorting each row takes a third of its time."""
+    rows = np.sort(rows, axis=1)
+    below, share = np.divmod(np.array(qs) / 100.0 * (rows.shape[1] - 1), 1.0)
+    at = below.astype(np.intp)
+    low, high = rows[:, at], rows[:, np.minimum(at + 1, rows.shape[1] - 1)]
+    between: NDArray[np.float64] = (low + share * (high - low)).T
+    return between
 
 
 def _compare_tools(before: Iterable[CallReport], now: Iterable[CallReport], found: Comparison) -> None:
