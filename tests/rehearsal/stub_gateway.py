@@ -35,7 +35,7 @@ class Line:
             self._news.set()
         self._news.set()
 
-    async def until(self, ready: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not ready():
                 self._news.clear()

@@ -96,7 +96,7 @@ class Exchange:
                 found[name.partition("{")[2].rstrip("}")] = float(value)
         return found
 
-    async def until(self, ready: Callable[[], object], timeout_s: float = 10.0) -> None:
+    async def until(self, ready: Callable[[], object], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not ready():
                 await asyncio.sleep(0.01)

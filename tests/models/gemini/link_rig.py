@@ -96,7 +96,7 @@ class Sink:
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait for what the link reports; fails with what it has reported."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -106,7 +106,7 @@ class Sink:
         except TimeoutError:
             pytest.fail(f"not within {timeout_s} s; heard {[k for k, _ in self.heard]}, {self.events}")
 
-    async def until_event(self, kind: type[Event], count: int = 1, timeout_s: float = 5.0) -> Any:
+    async def until_event(self, kind: type[Event], count: int = 1, timeout_s: float = 60.0) -> Any:
         await self.until(lambda: len(self.of(kind)) >= count, timeout_s)
         return self.of(kind)[count - 1]
 
@@ -130,7 +130,7 @@ class Rig:
             await self.running
 
 
-async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
     """For what the rehearsal model records, which is not signalled."""
     async with asyncio.timeout(timeout_s):
         while not condition():
