@@ -85,8 +85,6 @@ _QUIET_POWER = FRAME_SAMPLES * (32768.0 * 10 ** (QUIET_DBOV / 20.0)) ** 2  # of 
 _FRESH_SHARE = 0.05  # a voice that fades by 30 dB within a frame still has more of its power in it
 _LEAST_DBOV = np.full(_LEVEL + 1, _LEAST_BAND_DBOV)
 _LEAST_DBOV[_LEVEL] = -np.inf
-_QUIET_BANDS = _LEAST_DBOV.copy()
-_QUIET_BANDS[_LEVEL] = SILENCE_DBOV
 
 # The floor of a band is the least it was within 1.2 to 1.6 s: longer than a word, shorter than patience.
 _FLOOR_PARTS, _FLOOR_PART_FRAMES = 4, 20
@@ -104,6 +102,12 @@ _ABOVE_MATRIX[:, 0] = 1.0 / _BANDS
 _ABOVE_MATRIX[_HIGH_BANDS, 1], _ABOVE_MATRIX[_LOW_BANDS, 1] = 1.0, -1.0
 _RISE_BIAS_DB, _HISS_BIAS_DB = (_FLOOR_BIAS_DB * _ABOVE_MATRIX.sum(axis=0)).tolist()
 
+# Of a window without a spectrum: all bands are as low as they can be, whatever the floors.
+_QUIET_RISE_DB: float = np.full(_BANDS, _FLOOR_BIAS_DB).dot(_ABOVE_MATRIX)[0] - _RISE_BIAS_DB
+_SMOOTHING = 0.4
+_REST = (1.0 - _SMOOTHING) ** np.arange(_FLOOR_PART_FRAMES + 1)  # of a difference, so many frames later
+_SETTLED_FRAMES = (_FLOOR_PARTS + 5) * _FLOOR_PART_FRAMES  # quiet for so long: nothing is left of what was before
+
 _HALVES = np.zeros((_WINDOW, 2), np.float32)  # sums over the whole window, and over what is new in it
 _HALVES[:, 0], _HALVES[_OVERLAP:, 1] = 1.0, 1.0
 
@@ -116,6 +120,7 @@ class Background:
         "_least",
         "_limit_db",
         "_overlap",
+        "_quiet",
         "_rises",
         "_tracked",
         "audible",
@@ -140,14 +145,33 @@ class Background:
         self._tracked: NDArray[np.float64] = np.full((3, _BANDS), np.inf)
         self._least = np.full((_FLOOR_PARTS, _BANDS), np.inf)
         self._frames = 0
+        self._quiet = 0  # the last ones, without a spectrum, that the floors do not know of yet
         self._rises: deque[float] = deque(maxlen=_BACKGROUND_FRAMES)
         self._limit_db = _LEAST_LIMIT_DB
 
-    def _next_part(self) -> None:
+    def _next_part(self, frames: int) -> None:
         smooth, least, floor = self._tracked
-        self._least[self._frames // _FLOOR_PART_FRAMES % _FLOOR_PARTS] = least
+        self._least[frames // _FLOOR_PART_FRAMES % _FLOOR_PARTS] = least
         self._least.min(axis=0, out=floor)
         least[:] = smooth
+
+    def _settle(self) -> None:
+        """The floors after the quiet frames, in which all bands were as low as they can be."""
+        at, self._quiet = self._frames - self._quiet, 0
+        tracked = self._tracked
+        if self._frames - at > _SETTLED_FRAMES:
+            tracked[:] = self._least[:] = _LEAST_BAND_DBOV
+            return
+        smooth, lowest = tracked[0], tracked[1:]
+        if not at:
+            smooth[:] = _LEAST_BAND_DBOV
+        while at < self._frames:
+            end = min(self._frames, (at // _FLOOR_PART_FRAMES + 1) * _FLOOR_PART_FRAMES)
+            smooth[:] = _LEAST_BAND_DBOV + (smooth - _LEAST_BAND_DBOV) * _REST[end - at]
+            np.minimum(lowest, smooth, out=lowest)  # it has only fallen
+            at = end
+            if at % _FLOOR_PART_FRAMES == 0:
+                self._next_part(at)
 
     def _learn(self, rise_db: float) -> None:
         self._rises.append(rise_db)
@@ -170,22 +194,39 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
             raise ValueError(f"a detector takes frames of {FRAME_SAMPLES} samples, not {len(frame)}: use a Framer")
         pieces += (line._overlap, frame)
     windows: NDArray[np.float32] = np.concatenate(pieces, dtype=np.float32).reshape(-1, _WINDOW)
-    energies = np.square(windows).dot(_HALVES).tolist()
-    spectra = Spectra(windows, [row for row, (total, _) in enumerate(energies) if total >= _QUIET_POWER])
-    bands = spectra.bands
-    levels = bands[:, _LEVEL].tolist()
-    rises = _above_floors(lines, bands[:, :_BANDS])
-
-    for line, overlap, (total, new), level, played, (rise, hiss) in zip(
-        lines, windows[:, FRAME_SAMPLES:], energies, levels, played_dbov, rises, strict=True
-    ):
+    energies: list[list[float]] = np.square(windows).dot(_HALVES).tolist()
+    failed: dict[int, Exception] = {}
+    rows: list[int] = []
+    for row, (line, overlap, (total, new)) in enumerate(zip(lines, windows[:, FRAME_SAMPLES:], energies, strict=True)):
         line._overlap = overlap
-        line.level_dbov, line.hiss_db = level, hiss - _HISS_BIAS_DB
-        line.fresh = new >= _FRESH_SHARE * total
+        if total >= _QUIET_POWER:
+            line.fresh = new >= _FRESH_SHARE * total
+            if line._quiet:
+                line._settle()
+            rows.append(row)
+            continue
+        line._quiet += 1
+        line._frames += 1
+        line.level_dbov, line.hiss_db = SILENCE_DBOV, 0.0
+        line.audible = line.loud = False
         try:
-            line.echo_dbov = echo = line.echo.push(level, played)
+            line.echo_dbov = echo = line.echo.push(SILENCE_DBOV, played_dbov[row])
+            if echo <= SILENCE_DBOV:
+                line._learn(_QUIET_RISE_DB)
         except Exception as error:  # the others' frames are not heard twice for it
-            spectra.failed[lines.index(line)] = error
+            failed[row] = error
+    spectra = Spectra(windows, rows, failed)
+    if not rows:
+        return spectra
+    levels: list[float] = spectra.bands[:, _LEVEL].tolist()
+    with_spectra = lines if len(rows) == len(lines) else [lines[row] for row in rows]
+    rises = _above_floors(with_spectra, spectra.bands[:, :_BANDS])
+    for row, line, level, (rise, hiss) in zip(rows, with_spectra, levels, rises, strict=True):
+        line.level_dbov, line.hiss_db = level, hiss - _HISS_BIAS_DB
+        try:
+            line.echo_dbov = echo = line.echo.push(level, played_dbov[row])
+        except Exception as error:
+            failed[row] = error
             line.loud = False
             continue
         rise -= _RISE_BIAS_DB
@@ -193,6 +234,8 @@ def hear(lines: Sequence[Background], frames: Sequence[NDArray[np.int16]], playe
             line._learn(rise)
         line.audible = level > echo and level > _LEAST_SPEECH_DBOV
         line.loud = line.audible and rise > line._limit_db
+        if line.loud:
+            spectra.loud.append(row)
     return spectra
 
 
@@ -211,10 +254,10 @@ def _above_floors(lines: Sequence[Background], bands: NDArray[np.float64]) -> li
         line._frames = frames = frames + 1
         if frames % _FLOOR_PART_FRAMES == 0:
             turning.append(line)
-    smooth += 0.4 * (bands[:, None] - smooth)
+    smooth += _SMOOTHING * (bands[:, None] - smooth)
     np.minimum(least, smooth, out=least)
     for line in turning:
-        line._next_part()
+        line._next_part(line._frames)
     above = bands - floor
     np.maximum(above, _FLOOR_BIAS_DB, out=above)
     np.minimum(above, _FLOOR_BIAS_DB + _MOST_ABOVE_DB, out=above)
@@ -225,28 +268,22 @@ def _above_floors(lines: Sequence[Background], bands: NDArray[np.float64]) -> li
 class Spectra:
     """Of the frames of one `hear`, a row per line."""
 
-    def __init__(self, windows: NDArray[np.float32], rows: list[int]) -> None:
-        """`rows`: the windows that are worth a spectrum."""
-        self.failed: dict[int, Exception] = {}  # by row
+    def __init__(self, windows: NDArray[np.float32], rows: list[int], failed: dict[int, Exception]) -> None:
+        """`rows`: the windows that are worth a spectrum; `bands` is of those, in dBov, with the level of all behind."""
+        self.failed = failed  # by row
+        self.loud: list[int] = []  # rows
+        if not rows:
+            return
         self._at = {row: at for at, row in enumerate(rows)}
-        some = len(rows) < len(windows)
-        if some:
-            self.bands: NDArray[np.float64] = np.empty((len(windows), _LEVEL + 1))
-            self.bands[:] = _QUIET_BANDS
-            if not rows:
-                return
+        if len(rows) < len(windows):
             windows = windows[rows]
         spectrum = fft.rfft(windows * _TAPER_32, _FFT).view(np.float32)
         self._squares = np.square(spectrum, out=spectrum)
         self._power = self._squares.dot(_POWER_MATRIX)
         self._dtmf_and_whole: list[list[float]] = []  # of each, once asked for
-        bands = np.log10(self._power[:, : _LEVEL + 1] + _LEAST_POWER, dtype=np.float64)
+        bands: NDArray[np.float64] = np.log10(self._power[:, : _LEVEL + 1] + _LEAST_POWER, dtype=np.float64)
         bands *= 10.0
-        np.maximum(bands, _LEAST_DBOV, out=bands)  # dBov, and the level of all
-        if some:
-            self.bands[rows] = bands
-        else:
-            self.bands = bands
+        self.bands = np.maximum(bands, _LEAST_DBOV, out=bands)
 
     def pitches(self, rows: list[int]) -> list[float]:
         """Normalised autocorrelation at the best pitch lag: noise stays below 0.5, voices reach 0.7 to 1."""

@@ -23,6 +23,7 @@ _DELAYS = 31  # 0 to 600 ms: 400 ms of echo (a bad mobile line) and 200 ms of ou
 _LONGEST = _DELAYS - 1
 _WINDOW = 150  # compared at a look: 3 s, some ten words
 _KEEP = _WINDOW + _DELAYS
+_HELD = 4 * _KEEP
 _LOOK_EVERY = 10
 _SLACK, _SLACK_AT_START = 1, 2  # the delay's error inside a reply, and before a new reply confirmed it
 _PAUSE = 25  # not played for so long: a new reply, perhaps under another delay
@@ -52,7 +53,6 @@ _STARTS = np.arange(_DELAYS)  # of the windows that are compared, the longest de
 _FRAMES = np.arange(_KEEP - 1)[:, None]
 _WINDOWS = ((_FRAMES >= _STARTS) & (_FRAMES < _STARTS + _WINDOW)).astype(float)
 _SOME_STARTS = range(0, _DELAYS, 3)
-_FLAT = np.zeros(_DELAYS)
 
 
 class EchoGuard:
@@ -70,10 +70,11 @@ class EchoGuard:
         self._pivot_dbov = 0.0  # the level for which `coupling_db` holds
         self._soft_db = 0.0  # that echo of soft frames may have above the line
         # Written and read one by one, which arrays of numpy's are slow at; looked at through numpy.
-        self._heard = array("d", [_LINE_DBOV]) * (4 * _KEEP)
-        self._played = array("d", [SILENCE_DBOV]) * (4 * _KEEP)
+        self._heard = array("d", [_LINE_DBOV]) * _HELD
+        self._played = array("d", [SILENCE_DBOV]) * _HELD
         self._end = _KEEP
         self._tail_dbov = SILENCE_DBOV
+        self._quiet = _KEEP  # frames on end in which the line was as low as it is taken to be
         self._unplayed = _KEEP
         self._until_look = _LOOK_EVERY
         self._slack = _SLACK_AT_START
@@ -82,16 +83,25 @@ class EchoGuard:
 
     def push(self, heard_dbov: float, played_dbov: float) -> float:
         """Levels of the line and of what plays now -> the highest level (dBov) that echo explains, or -100."""
-        if self._end == len(self._heard):
+        end = self._end
+        if end == _HELD:
             self._heard[:_KEEP] = self._heard[-_KEEP:]
             self._played[:_KEEP] = self._played[-_KEEP:]
-            self._end = _KEEP
-        tail = max(played_dbov, self._tail_dbov - _DECAY_DB, SILENCE_DBOV)
-        self._heard[self._end] = max(heard_dbov, _LINE_DBOV)
+            end = _KEEP
+        before = self._tail_dbov
+        tail = before - _DECAY_DB
+        if tail < played_dbov:
+            tail = played_dbov
+        if tail < SILENCE_DBOV:
+            tail = SILENCE_DBOV
+        if heard_dbov > _LINE_DBOV:
+            self._heard[end], self._quiet = heard_dbov, 0
+        else:
+            self._heard[end] = _LINE_DBOV
+            self._quiet += 1
         # A frame of echo lies across two played ones; the louder bounds it.
-        self._played[self._end] = max(tail, self._tail_dbov)
-        self._tail_dbov = tail
-        self._end += 1
+        self._played[end] = tail if tail > before else before
+        self._tail_dbov, self._end = tail, end + 1
 
         if played_dbov > _AUDIBLE_DBOV:
             if self._unplayed > _PAUSE:
@@ -129,8 +139,12 @@ class EchoGuard:
         loud = played > max(loudest - _LOUD_DB, _AUDIBLE_DBOV)
         if np.count_nonzero(loud) < _ENOUGH_TO_LOWER:
             return
-        spoken = played > max(loudest - _DEPTH_DB, _AUDIBLE_DBOV)
         self._hold_at(loudest - _PIVOT_DB)
+        if self._quiet >= _WINDOW:  # it follows nothing
+            self._agreed = 0
+            self._bound(heard, played, loud)
+            return
+        spoken = played > max(loudest - _DEPTH_DB, _AUDIBLE_DBOV)
         counts, follows, slopes = _compared(heard, played, loud, spoken)
         best = int(follows.argmax())
         again = self._follows_again(best, float(follows[best]))
@@ -138,12 +152,18 @@ class EchoGuard:
             at = slice(best, best + _WINDOW)
             self._follow(heard, played[at], loud[at], spoken[at], min(1.0, max(0.0, float(slopes[best]))), again)
             self.delay_frames, self._slack = _LONGEST - best, _SLACK
-            return
-        # It does not follow: no echo, or the caller talks. Either way echo was no louder than the line. That may
-        # lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
+        else:
+            self._bound(heard, played, loud)
+
+    def _bound(self, heard: NDArray[np.float64], played: NDArray[np.float64], loud: NDArray[np.bool_]) -> None:
+        """It does not follow: no echo, or the caller talks. Either way echo was no louder than the line. That may
+        lower the bound, never raise it, and only once the agent was loud at every delay that is possible.
+        """
         starts = _SOME_STARTS if self.delay_frames is None else (_LONGEST - self.delay_frames,)
-        if min(counts[start] for start in starts) < _ENOUGH_TO_LOWER:
-            return
+        if np.count_nonzero(loud[_LONGEST:_WINDOW]) < _ENOUGH_TO_LOWER:  # else there are as many at every delay
+            for start in starts:
+                if np.count_nonzero(loud[start : start + _WINDOW]) < _ENOUGH_TO_LOWER:
+                    return
         highest = -np.inf
         for start in (self._bounded_at, *starts) if self._bounded_at in starts else starts:
             at = slice(start, start + _WINDOW)
@@ -217,8 +237,6 @@ def _compared(
     np.multiply(played - _LINE_DBOV, mask, out=ours)
     np.multiply(ours, ours, out=rows[3])
     louds, counts, ours_sum, ours_squares = rows.dot(_WINDOWS)
-    if not theirs.any():  # as quiet as a line can be
-        return louds.tolist(), _FLAT, _FLAT
     theirs_sum = np.correlate(mask, theirs)
     theirs_squares = np.correlate(mask, theirs * theirs)
     products = counts * np.correlate(ours, theirs) - ours_sum * theirs_sum

@@ -81,6 +81,7 @@ def _alone(found: list[SpeechEdge | Exception | None]) -> SpeechEdge | None:
 
 
 _ENOUGH = 4.0  # two frames that are surely a voice, or four that rather are
+_MOST = _ENOUGH + 2.0
 _QUIET = -1.0
 _BACKDATE = 15 * _FRAME  # how far before the first voiced frame a beginning (an s, an h) is believed
 _VOICELESS_END = 25 * _FRAME  # how long loud but voiceless sound still belongs to the voice before it
@@ -113,9 +114,10 @@ class _Edges:
             self._last_voice = self._now
         if loud and fresh and self._now - self._last_voice <= _VOICELESS_END:
             self._last_speech = self._now
-        self._score = min(max(0.0, self._score + evidence), _ENOUGH + 2.0)
+        score = self._score + evidence
+        self._score = score = 0.0 if score < 0.0 else _MOST if score > _MOST else score
         if not self.speaking:
-            if self._score >= _ENOUGH and self._now - self._began >= self._shortest:
+            if score >= _ENOUGH and self._now - self._began >= self._shortest:
                 self.speaking, self._last_speech = True, self._now
                 return SpeechEdge(True, self._began, self._now)
         elif self._now - self._last_speech >= self._hangover:
@@ -161,14 +163,15 @@ class EnergyDetector:
         detectors: Sequence[EnergyDetector], frames: Sequence[NDArray[np.int16]], played_dbov: Sequence[float]
     ) -> list[SpeechEdge | Exception | None]:
         spectra = hear([detector._line for detector in detectors], frames, played_dbov)
-        loud = [row for row, detector in enumerate(detectors) if detector._line.loud]
+        loud = spectra.loud
         pitches = iter(spectra.pitches(loud) if loud else ())
         found: list[SpeechEdge | Exception | None] = []
         for row, detector in enumerate(detectors):
             try:
-                if detector._line.loud:
+                line = detector._line
+                if line.loud:
                     evidence = detector._evidence(next(pitches), spectra, row)
-                    found.append(detector._edges.push(evidence, True, detector._line.fresh))
+                    found.append(detector._edges.push(evidence, True, line.fresh))
                 elif row in spectra.failed:
                     found.append(spectra.failed[row])
                 else:
