@@ -38,7 +38,7 @@ simulate-people: setup system ## The same with people's recorded voices for call
 	@$(BIN)/offhook simulate --voice people --speed 10 --parallel 4 --out out/simulate-people
 
 test: setup system ## Run every test; repeat alone, once, those of other processes that failed
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || sh .ci/again $(BIN)/python  # a file shares its calls
+	@sh .ci/tests $(BIN)/python
 
 quick: setup system ## Run the tests that wait for no other process
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'

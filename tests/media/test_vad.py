@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offhook.media import vad
+from offhook.media.background import Background, hear
 from offhook.media.vad import EnergyDetector, SileroDetector, SpeechDetector, SpeechEdge
 from tests.media import people, signals
 from tests.media.detection import Onsets, edges, edges_together, onsets, starts
@@ -107,6 +108,8 @@ def lines_of_all_kinds() -> list[tuple[signals.Samples, list[float]]]:
     agent = np.where(np.arange(frames) // 12 % 3 == 0, -60.0, -20.0).tolist()
     voice = spoken(1.0, 1.2, 3.0)
     echo = signals.add(np.roll(signals.buzz(3.0, -38.0), 1600), voice)
+    gated = voice.copy()
+    gated[4_000:6_400] = gated[12_000:12_160] = gated[18_000:] = 0
     return [
         (voice, silent),
         (echo, agent),
@@ -114,10 +117,11 @@ def lines_of_all_kinds() -> list[tuple[signals.Samples, list[float]]]:
         (signals.add(signals.dtmf_keys(3.0), signals.white(3.0, -60.0)), silent),
         (signals.silence(3.0), silent),
         (signals.add(spoken(0.4, 0.0, 3.0), signals.silence(3.0)), agent),
+        (gated, silent),
     ]
 
 
-LINES = 6
+LINES = 7
 
 
 def pushed(kind: type[EnergyDetector] | type[SileroDetector], groups: list[list[int]]) -> list[list[object]]:
@@ -170,6 +174,29 @@ def test_silero_hears_the_same_in_a_group() -> None:
     together = pushed(SileroDetector, [every] * 150)
     alone = pushed(SileroDetector, [[line] for line in every for _ in range(150)])
     assert [[row[:4] for row in line] for line in together] == [[row[:4] for row in line] for line in alone]
+
+
+@pytest.mark.parametrize("quiet", [1, 7, 19, 20, 21, 60, 100, 179, 400])
+@pytest.mark.parametrize("before", [0, 5, 20, 93])
+def test_floors_after_silence_are_those_of_each_frame(before: int, quiet: int) -> None:
+    """Reckoned at once, as if each quiet frame had had a spectrum of the least levels."""
+    line, least, frame = Background(), np.full((4, 12), np.inf), signals.white(0.04, -30.0)[:160]
+    for _ in range(before):
+        hear([line], [frame], [-100.0])
+    smooth, lowest, floor = line._tracked.copy() if before else np.full((3, 12), np.inf)
+    least[:] = line._least
+    for k in range(before + 1, before + quiet + 1):
+        smooth = np.full(12, -72.0) if k == 1 else smooth + 0.4 * (-72.0 - smooth)
+        lowest, floor = np.minimum(lowest, smooth), np.minimum(floor, smooth)
+        if k % 20 == 0:
+            least[k // 20 % 4] = lowest
+            lowest, floor = smooth, least.min(axis=0)
+    line._overlap = line._overlap * 0  # or the first quiet frame would not be quiet
+    for _ in range(quiet):
+        hear([line], [np.zeros(160, np.int16)], [-100.0])
+    line._settle()
+    assert line._frames == before + quiet
+    np.testing.assert_allclose(line._tracked, [smooth, lowest, floor], atol=1e-9)
 
 
 def test_a_bad_frame_spoils_nothing_in_its_group() -> None:
