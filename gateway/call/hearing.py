@@ -35,8 +35,8 @@ LOUD_S = 4.0  # loud for this long without an edge: the detector is deaf, or it 
 LOUD_EVERY = 5  # frames: levels change within 100 ms, and the call path has better things to do
 LOUD_PAUSE_S = 1.0  # speech has pauses; longer ones end what was loud
 LOUD_DBOV, LOUD_ABOVE_DB = -40.0, 15.0  # well above a softly spoken caller, and well above the floor
-LATE_LOOK_S, LATE_LASTS_S = 1.0, 0.1  # frames of a second that are all late are not late, but the stream is another
-LATE_MAX_S = 1.0  # what comes later than that was not on its way: the stream's clock stood still
+LATE_LOOK_S, LATE_LASTS_S = 1.0, 0.1  # all frames of a second are later than this: the path's delay has changed
+LATE_MAX_S = 1.0  # a frame that seems later than this is not: the stream's clock stood still
 FLOOR_RISES_DB = 0.1  # each time, 1 dB a second: what goes on for half a minute is the background
 
 
@@ -80,8 +80,9 @@ class _Loudness:
 class _StreamClock:
     """How late the caller's frames come, against the stream's own clock.
 
-    The two clocks differ by an unknown constant: the frame that came soonest is the zero. `late_s`: of the last frame,
-    by what passes again: a network that stood still, or this process. What comes with it is as late as it is.
+    The two clocks differ by an unknown constant: the frame with the least delay is the zero. `late_s`: the last frame's
+    delay above the present path's, as after a stall of the network or of this process. Messages behind that frame
+    have it, too.
     """
 
     def __init__(self) -> None:
@@ -90,13 +91,13 @@ class _StreamClock:
         self._least_s, self._since_s = inf, -inf  # of the frames since then
 
     def push(self, now_s: float, media_s: float) -> float:
-        """A frame arrived; `media_s`: its place in the stream. Returns how much later than the soonest ever."""
+        """A frame arrived; `media_s`: its place in the stream. Returns its delay above the least ever."""
         offset_s = now_s - media_s
         self._best_s = min(self._best_s, offset_s)
         self._usual_s = min(self._usual_s, offset_s)
         self._least_s = min(self._least_s, offset_s)
         if now_s - self._since_s >= LATE_LOOK_S:
-            if self._least_s - self._usual_s > LATE_LASTS_S:  # another path, or the stream's clock stood still
+            if self._least_s - self._usual_s > LATE_LASTS_S:  # another path, or a gap in the stream's clock
                 self._usual_s = self._least_s
             self._least_s, self._since_s = inf, now_s
         late_s = offset_s - self._usual_s
@@ -171,7 +172,7 @@ class Hearing:
             self._uplink_gap.add(now_s, now_s - self.last_frame_s)
         self.last_frame_s = now_s
         self._relative_delay.add(now_s, self._stream_clock.push(now_s, media_ms / 1000))
-        # Echo is of what was played when the frame was recorded, however late and bunched it comes.
+        # The echo in a frame is of what was played when it was recorded, not when it arrives.
         agent_dbov = self._agent_level_dbov(now_s - self._stream_clock.late_s)
         whole = self._frame_bytes
         if len(codes) == whole and not self._partial:
@@ -278,7 +279,7 @@ class Hearing:
 
     @property
     def late_s(self) -> float:
-        """How late the last frame came, and with it what the carrier sent behind it."""
+        """How late the last frame came, and so what the carrier sent behind it."""
         return self._stream_clock.late_s
 
     def stream_began(self, now_s: float) -> None:

@@ -72,7 +72,7 @@ class Playout:
         return bytes(reply.codes[start * self._width : end * self._width]) if reply else b""
 
     def heard_level_dbov(self, ledger: lg.Ledger, at_s: float) -> float:
-        """Level of the frame that the caller was hearing then, by the ledger; -100 for silence, and what is over."""
+        """Level of the frame that the caller was hearing then, by the ledger; -100 for silence and ended replies."""
         if not ledger.replies:
             return NOTHING_DBOV
         position = lg.line_played(ledger, at_s)

@@ -88,7 +88,7 @@ class Resumed(Event):
 @dataclass(frozen=True, slots=True)
 class MarkReturned(Event):
     """All of `generation` before `sample` was played; but a mark of an `epoch` before the last clear proves nothing, as
-    the far end echoes it when it drops the audio, too. `late_s`: on its way for so much longer than usual.
+    the far end echoes it when it drops the audio, too. `late_s`: how much longer than usual it was on its way.
     """
 
     generation: int

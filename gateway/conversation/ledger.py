@@ -21,6 +21,7 @@ dropped wherever they turn up. Times are seconds, positions samples. All functio
 
 from __future__ import annotations
 
+from math import floor
 from typing import Final, NamedTuple
 
 from offhook.gateway.conversation.units import FRAME, RATE_HZ
@@ -92,13 +93,14 @@ def find(ledger: Ledger, generation: int) -> Reply | None:
 
 def line_heard(ledger: Ledger, at_s: float) -> int:
     """The queue position that is being played at `at_s`, by marks and clock; never beyond what was sent."""
-    played = ledger.anchor + int((at_s - ledger.anchor_s) * ledger.rate_hz + 0.5)
-    return max(ledger.anchor, min(ledger.queued_to, played))
+    return max(ledger.anchor, min(ledger.queued_to, line_played(ledger, at_s)))
 
 
 def line_played(ledger: Ledger, at_s: float) -> int:
-    """The queue position that was being played at `at_s`, which may lie before what the ledger counts from."""
-    return ledger.anchor + round((at_s - ledger.anchor_s) * ledger.rate_hz)
+    """The queue position that is being played at `at_s` by the clock alone: it may lie before the anchor, or beyond
+    what was sent.
+    """
+    return ledger.anchor + floor((at_s - ledger.anchor_s) * ledger.rate_hz + 0.5)
 
 
 def is_audible(ledger: Ledger, at_s: float) -> bool:
