@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 from mcp import Client
 from mcp.client import Transport
@@ -139,6 +140,10 @@ async def over_stdio(
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(process)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)  # children of its own
+                process._transport.close()  # type: ignore[attr-defined]  # one that stays may hold the pipes
+                await anyio.lowlevel.checkpoint()  # in which they are closed: later the loop may have ended
             tasks.cancel_scope.cancel()
 
 

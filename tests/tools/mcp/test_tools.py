@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 
 from offhook.gateway.agent.load import parse_agent
@@ -114,6 +115,22 @@ async def test_a_program_is_listed_called_and_ended(diary: Path, tmp_path: Path)
         assert alive(pid)
     assert not alive(pid)
     assert "ended" in diary.read_text(), "by closing its input, not by a signal"
+
+
+async def test_its_children_end_and_its_pipes_are_closed(diary: Path, tmp_path: Path) -> None:
+    """A child that has inherited the pipes, of which one ignores what ends the others."""
+    children = f'sleep 60 & echo $! >{tmp_path}/child; (trap \'\' TERM; exec sleep 5) & exec "$0" "$@"'
+    alone = stdio(diary).mcp
+    assert alone is not None
+    beside = msgspec.structs.replace(alone, command="sh", args=("-c", children, alone.command, *alone.args))
+    open_before = len(os.listdir("/proc/self/fd"))
+    async with started(ToolSettings(mcp=beside)):
+        assert len(os.listdir("/proc/self/fd")) > open_before
+        child = int((tmp_path / "child").read_text())
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    async with asyncio.timeout(10):
+        while alive(child):  # its new parent reaps it
+            await asyncio.sleep(0.01)
 
 
 async def test_schemas_are_plain_enough_for_any_model(diary: Path) -> None:
