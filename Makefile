@@ -37,11 +37,11 @@ simulate-openai: setup ## The same with the other provider, on the quick clock
 simulate-people: setup system ## The same with people's recorded voices for caller and agent, on the quick clock
 	@$(BIN)/offhook simulate --voice people --speed 10 --parallel 4 --out out/simulate-people
 
-test: setup system ## Run every test; repeat alone, once, those of other processes that failed
+test: setup system ## Run every test; repeat alone, once, those that failed
 	@sh .ci/tests $(BIN)/python
 
 quick: setup system ## Run the tests that wait for no other process
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not wall_clock'
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not (wall_clock or clock_speed)'
 
 cluster: setup system ## Fail processes, Redis and balancer of a fleet under calls: ten faults, each checked
 	@$(BIN)/offhook faults --cluster --quick --calls 4 --seed $(or $(SEED),1)

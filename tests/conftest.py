@@ -7,10 +7,11 @@ import fcntl
 import gc
 import multiprocessing.spawn
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import certifi
@@ -74,16 +75,41 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
+@cache
+def _waiting(path: Path) -> str:
+    """Which tests of a file wait for other processes, by its text and its folder's fixtures': "", "some" or "all"."""
+    text = path.read_text()
+    if re.search(r"^pytestmark = .*(wall_clock|clock_speed)", text, re.MULTILINE):
+        return "all"
+    fixtures = path.with_name("conftest.py")
+    if fixtures.exists() and path.parent.name != "tests":
+        text += fixtures.read_text()
+    return "some" if re.search("wall_clock|clock_speed", text) else ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Each of the two runs of `make test` collects no file that is wholly the other's."""
+    if not re.fullmatch(r"test_.*\.py", collection_path.name):
+        return None
+    of_the_other = {"wall_clock or clock_speed": "", "not (wall_clock or clock_speed)": "all"}
+    return _waiting(collection_path) == of_the_other.get(config.getoption("markexpr")) or None
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before those of the other run are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those first that measure or place one call at a time, then others that wait for processes, then what computes:
     beside their like they find the machine punctual. Of each, the long files first: a file is one worker's.
     """
+
+    for item in items:
+        if item.get_closest_marker("wall_clock") and not _waiting(item.path):
+            raise pytest.UsageError(f"{item.path} does not say that it has tests with the mark wall_clock")
 
     def haste(item: pytest.Item) -> int:
         marked = item.get_closest_marker("wall_clock")

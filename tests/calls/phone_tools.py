@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from typing import Any
 
 from offhook import ToolContext, ToolError, tool
@@ -23,7 +22,7 @@ async def charge(cents: int) -> str:
 
 def book_slowly(day: str, context: ToolContext) -> dict[str, str]:
     """Book, in a library that blocks and cannot be stopped."""
-    time.sleep(3.0)
+    context.cancelled.wait(60.0)  # and no clock: a machine that stands still must not book before the caller interrupts
     DONE.append(f"booked {day}, cancelled: {context.cancelled.is_set()}")
     return {"booked": day}
 

@@ -57,7 +57,7 @@ def test_the_walk_goes_as_it_says(tmp_path: Path) -> None:
                     command, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=180
                 )
                 printed = ran.stdout
-                assert ran.returncode == wanted, (command, ran.stdout, ran.stderr)
+                assert ran.returncode == wanted, f"{command}\n{ran.stdout}\n{ran.stderr}"
                 run += 1
     assert run == 7
     assert (tmp_path / "out" / "simulate" / "index.html").is_file()

@@ -30,7 +30,7 @@ async def test_call_is_shown_from_ringing_to_its_record(chromium: Chromium) -> N
     async with staged(hostile=True) as stage, opened(chromium, stage, watch) as page:
         await page.goto(f"{stage.url}/console")
         await page.get_by_text("Nobody is on the line.").wait_for()
-        assert await page.get_by_role("status").inner_text() == "Live"
+        await page.get_by_role("status").filter(has_text="Live").wait_for()
 
         call = asyncio.create_task(stage.call().run())
         row = page.get_by_role("row", name="receptionist").first
@@ -148,7 +148,7 @@ async def test_browser_logs_in_and_reconnects_after_restart(chromium: Chromium) 
             watch.page(page, stage.url)
             await page.goto(f"{stage.url}/console")
             await page.get_by_text("Nobody is on the line.").wait_for()
-            assert await page.get_by_role("status").inner_text() == "Live"
+            await page.get_by_role("status").filter(has_text="Live").wait_for()
             assert watch.complaints == []
         await page.get_by_text("Not connected").wait_for(timeout=15_000)
         async with staged(environ):
