@@ -29,7 +29,8 @@ def load(path: Path) -> ModuleType:
 
 def promtool(*arguments: str, cwd: Path | None = None) -> None:
     require("promtool")
-    env = {**os.environ, "GOGC": "400"}  # its tests leave little: less looking for it saves a quarter of the CPU
+    # Its tests leave little: less looking for it, and by one thread, takes a third less CPU.
+    env = {**os.environ, "GOMAXPROCS": "1", "GOGC": "400"}
     done = subprocess.run(["promtool", *arguments], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -56,10 +56,10 @@ class Served:
                 found[line.split('"')[1]] = float(line.rpartition(" ")[2])
         return found
 
-    def wait_for(self, what: str, seconds: float = WAIT_S) -> None:
-        """Until the log says this."""
-        ends_s = time.monotonic() + seconds
-        while what not in self.log.read_text():
+    def wait_for(self, what: str, times: int = 1) -> None:
+        """Until the log says this so often."""
+        ends_s = time.monotonic() + WAIT_S
+        while self.log.read_text().count(what) < times:
             assert time.monotonic() < ends_s, f"{what!r} is not in the log:\n{self.log.read_text()[-3000:]}"
             time.sleep(0.05)
 

@@ -94,6 +94,7 @@ async def test_sigterm_drains_all(served: Served) -> None:
     calls = calls_of(served, 3, talk_s=2.0)
     tasks = await connected(calls)
     served.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(served.wait_for, "draining: ", times=3)
     late = calls_of(served, 1, talk_s=0.5)
     await asyncio.gather(*tasks, late[0].run())
     assert {call.truth.ended_by for call in calls} == {"caller"}
