@@ -22,6 +22,7 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 from grafana_foundation_sdk.models import text as text_models
 
 from offhook.metrics import segments as s
+from offhook.metrics.canary import LINE_ANSWER, LINE_BARGEIN_SILENCE
 from offhook.metrics.quantiles import MIN_SAMPLES_P95, MIN_SAMPLES_P99
 from offhook.metrics.segments import Segment
 
@@ -111,10 +112,10 @@ def title_of(segment: Segment) -> str:
     return title[0].upper() + title[1:]
 
 
-def about_segment(segment: Segment) -> str:
+def about_segment(segment: Segment, window: str = "5 minutes") -> str:
     target = f" Default target: {segment.target_s:g} s." if segment.target_s else ""
     outside = "" if s.OUTSIDE in segment.help else f" {s.OUTSIDE}"
-    return f"{segment.help}{target} Last 5 minutes at each point; bars: samples.{outside}"
+    return f"{segment.help}{target} Last {window} at each point; bars: samples.{outside}"
 
 
 def latency(segment: Segment, width: int = 8) -> Any:
@@ -135,6 +136,27 @@ def latency(segment: Segment, width: int = 8) -> Any:
         [*queries, (count, f"{prefix}samples")],
         limit=segment.target_s,
         width=width,
+    )
+    return with_counts_on_the_right(built)
+
+
+def of_the_canary(title: str, segment: Segment) -> Any:
+    """P50 and P95 of a day, as the alerts read them: a call each quarter of an hour makes few samples."""
+    metric = f"offhook_canary_{segment.name}_seconds"
+    buckets, count = (f"increase({metric}_{part}[1d])" for part in ("bucket", "count"))
+    counted = f"sum by (job) ({count})"
+    queries = [
+        (
+            f"histogram_quantile({q}, sum by (job, le) ({buckets})) and on (job) {counted} >= {minimum}",
+            f"{{{{job}}}} {name}",
+        )
+        for name, q, minimum in (("P50", 0.5, 1), ("P95", 0.95, MIN_SAMPLES_P95))
+    ]
+    built = graph(
+        title,
+        "s",
+        about_segment(segment, "day"),
+        [*queries, (counted, "{{job}} samples")],
     )
     return with_counts_on_the_right(built)
 
@@ -449,6 +471,22 @@ def reliability() -> Any:
             "short",
             "1 while a replica takes no new calls.",
             [(f"offhook_draining{{{PODS}}}", "{{pod}}")],
+        ),
+        board.Row("The canary"),
+        graph(
+            "Calls of the canary",
+            "short",
+            "Placed by `offhook canary`, in an hour: those that met all expectations, and those that did not.",
+            [("sum by (job, result) (increase(offhook_canary_calls_total[1h]))", "{{job}} {{result}}")],
+        ),
+        of_the_canary("The canary's answers", LINE_ANSWER),
+        of_the_canary("The canary's barge-ins, to silence", LINE_BARGEIN_SILENCE),
+        board.Row("Operators"),
+        graph(
+            "Listening in",
+            "short",
+            "How often an operator began to listen in on a call, in an hour.",
+            [(f"sum(increase(offhook_listen_ins_total{{{PODS}}}[1h]))", "listen-ins")],
         ),
         board.Row("What was refused, and what was not seen"),
         each_minute(

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from offhook.metrics.canary import LINE_SEGMENTS
 from offhook.metrics.segments import BY_NAME, OUTSIDE, SEGMENTS
 from tests.infra.infra_files import DASHBOARDS, INFRA, alerts, dashboards, panel_queries, panels
 
 ALL = dashboards()
+DESCRIBED = {**BY_NAME, **{f"canary_{segment.name}": segment for segment in LINE_SEGMENTS}}
 
 
 def every_panel() -> list[Any]:
@@ -105,7 +107,7 @@ class TestEachPanel:
         }
         if len(metrics) != 1:
             return
-        segment = BY_NAME[metrics.pop()]
+        segment = DESCRIBED[metrics.pop()]
         assert panel["description"].startswith(segment.help)
         limits = [step["value"] for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", ())]
         if segment.target_s is not None and panel["type"] == "timeseries":

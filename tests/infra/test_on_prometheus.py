@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from offhook.gateway.labels import LABELS
-from offhook.metrics.canary import CanaryMetrics
+from offhook.metrics.canary import LINE_SEGMENTS, CanaryMetrics
 from offhook.metrics.catalogue import INCOMPLETE_REASONS, INPUT_ERRORS, INPUT_PEERS, Metrics, Tally
 from offhook.metrics.quantiles import exact
 from offhook.metrics.segments import (
@@ -89,9 +89,12 @@ def something_of_everything(metrics: Metrics, samples: dict[Segment, list[float]
     metrics.call_capacity.set(100)
 
 
-def canary_page() -> bytes:
-    """Of the other process that the rules watch, before its first call."""
-    return CanaryMetrics(CollectorRegistry(), with_record=True, clock=time.monotonic).render()
+def canary_page(calls: int = 0) -> bytes:
+    """Of the other process that the rules watch, after so many calls."""
+    metrics = CanaryMetrics(CollectorRegistry(), with_record=True, clock=time.monotonic)
+    for number in range(calls):
+        metrics.called(ok=number > 0, samples_ms=[(segment.name, 500.0 + number) for segment in LINE_SEGMENTS])
+    return metrics.render()
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +103,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     metrics = Metrics(CollectorRegistry(), LABELS, tools=["book_table"], version="1.0")
     samples = {segment: truth(segment) for segment in SEGMENTS if not segment.rig_only}
     page = Page()
-    beside = canary_page()
-    page.body = metrics.render() + beside  # zeros first: increases need a value to increase from
+    page.body = metrics.render() + canary_page()  # zeros first: increases need a value to increase from
     with serving(page) as port, prometheus(port, tmp_path_factory.mktemp("prometheus")) as server:
         server.wait_for("offhook_turn_gap_seconds_count == 0")
         something_of_everything(metrics, samples)
-        page.body = metrics.render() + beside
+        page.body = metrics.render() + canary_page(calls=30)
         server.wait_for(f'offhook_turn_gap_seconds_count{{basis="played"}} == {SAMPLES}')
         for name in recorded():  # each group is evaluated in its own time
             server.wait_for(name, lambda found: any(one["value"][1] != "NaN" for one in found))
