@@ -166,7 +166,7 @@ async def test_cut_socket_returns_and_reload_hangs_up(chromium: Chromium, tmp_pa
         heard_ms = sum(stretches_ms(*await played(page)))
         await page.reload()
         record = await record_of_last(gateway)
-        assert await page.get_by_role("status").inner_text() == "Not on the line"
+        await page.get_by_role("status").filter(has_text="Not on the line").wait_for()
     assert record.end_reason == "caller_hung_up"
     assert len(record.streams) == 2
     assert [(one.what, one.detail, one.done) for one in record.actions] == [("note", "We close at five.", True)]

@@ -30,6 +30,7 @@ async def test_past_calls_are_found_and_listened_to(chromium: Chromium, tmp_path
         watch.page(page, stage.url)
         await page.goto(f"{stage.url}/console#/history?since=2026-11-20T00:00&until=2026-11-28T00:00&before=1")
         await page.get_by_role("row", name="Turn gap").wait_for()
+        await page.get_by_text("50 calls shown").wait_for()
         table = page.get_by_role("table", name="Past calls")
         assert await table.get_by_role("row").count() == 51
         await page.get_by_role("button", name="Show more").click()

@@ -56,7 +56,7 @@ async def test_call_is_shown_from_ringing_to_its_record(chromium: Chromium) -> N
         live_in, live_out = (await audio.inner_text()).split(", ")  # both are counted while the call goes on
         assert live_in.endswith(" s"), live_in
         assert live_out.endswith(" s"), live_out
-        assert await page.locator(".facts div", has_text="Cost, about").count() == 1
+        await page.locator(".facts div", has_text="Cost, about").wait_for()
 
         await call
         await page.get_by_role("heading", name="Call from +15•••87 over").wait_for(timeout=20_000)
@@ -80,7 +80,7 @@ async def test_call_is_shown_from_ringing_to_its_record(chromium: Chromium) -> N
         ended = page.get_by_role("region", name="Calls that ended").get_by_role("row", name="receptionist")
         assert "Agent hung up" in await ended.inner_text()
         turns = page.get_by_role("region", name="Last turns").get_by_role("listitem").filter(has_text="turn 2")
-        assert await turns.count() == 1
+        await turns.wait_for()
         tile = page.get_by_role("listitem").filter(has_text="Barge-in to silence")
         assert "P50 of its parts: detection" in await tile.inner_text()
     assert watch.complaints == []
