@@ -75,16 +75,21 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
+WAITING = "wall_clock", "clock_speed"  # the marks of tests that wait for other processes
+
+
 @cache
 def _waiting(path: Path) -> str:
-    """Which tests of a file wait for other processes, by its text and its folder's fixtures': "", "some" or "all"."""
+    """How many tests of a file wait for other processes, as its text and its folder's conftest.py say: "", "some" or
+    "all".
+    """
     text = path.read_text()
-    if re.search(r"^pytestmark = .*(wall_clock|clock_speed)", text, re.MULTILINE):
+    if re.search(rf"^pytestmark = .*({'|'.join(WAITING)})", text, re.MULTILINE):
         return "all"
     fixtures = path.with_name("conftest.py")
     if fixtures.exists() and path.parent.name != "tests":
         text += fixtures.read_text()
-    return "some" if re.search("wall_clock|clock_speed", text) else ""
+    return "some" if any(mark in text for mark in WAITING) else ""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -108,8 +113,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
 
     for item in items:
-        if item.get_closest_marker("wall_clock") and not _waiting(item.path):
-            raise pytest.UsageError(f"{item.path} does not say that it has tests with the mark wall_clock")
+        waits, said = any(map(item.get_closest_marker, WAITING)), _waiting(item.path)
+        if said == ("" if waits else "all"):  # the run that it belongs to does not collect it
+            raise pytest.UsageError(f"{item.nodeid}: one of the marks {WAITING}, and the text of its file, disagree")
 
     def haste(item: pytest.Item) -> int:
         marked = item.get_closest_marker("wall_clock")

@@ -118,6 +118,15 @@ def about_segment(segment: Segment, window: str = "5 minutes") -> str:
     return f"{segment.help}{target} Last {window} at each point; bars: samples.{outside}"
 
 
+def percentiles(buckets: str, on: str, count: str, prefix: str, *names: str) -> list[Query]:
+    """Each of the percentiles `names`, where enough samples stand behind it."""
+    known = {"P50": (0.5, 1), "P95": (0.95, MIN_SAMPLES_P95), "P99": (0.99, MIN_SAMPLES_P99)}
+    return [
+        (f"histogram_quantile({q}, {buckets}) and on ({on}) {count} >= {minimum}", f"{prefix}{name}")
+        for name, (q, minimum) in ((name, known[name]) for name in names)
+    ]
+
+
 def latency(segment: Segment, width: int = 8) -> Any:
     """P50, P95 and P99 of the last five minutes with the sample count as bars on the right."""
     by = f"{segment.label}, " if segment.label else ""
@@ -125,10 +134,7 @@ def latency(segment: Segment, width: int = 8) -> Any:
     prefix = f"{{{{{segment.label}}}}} " if segment.label else ""
     buckets = f"sum by ({by}le) (rate({segment.metric}_bucket{{{PODS}}}[5m]))"
     count = f"sum by ({on}) (increase({segment.metric}_count{{{PODS}}}[5m]))"
-    queries = [
-        (f"histogram_quantile({q}, {buckets}) and on ({on}) {count} >= {minimum}", f"{prefix}{name}")
-        for name, q, minimum in (("P50", 0.5, 1), ("P95", 0.95, MIN_SAMPLES_P95), ("P99", 0.99, MIN_SAMPLES_P99))
-    ]
+    queries = percentiles(buckets, on, count, prefix, "P50", "P95", "P99")
     built = graph(
         title_of(segment),
         "s",
@@ -143,22 +149,10 @@ def latency(segment: Segment, width: int = 8) -> Any:
 def of_the_canary(title: str, segment: Segment) -> Any:
     """P50 and P95 of a day, as the alerts read them: a call each quarter of an hour makes few samples."""
     metric = f"offhook_canary_{segment.name}_seconds"
-    buckets, count = (f"increase({metric}_{part}[1d])" for part in ("bucket", "count"))
-    counted = f"sum by (job) ({count})"
-    queries = [
-        (
-            f"histogram_quantile({q}, sum by (job, le) ({buckets})) and on (job) {counted} >= {minimum}",
-            f"{{{{job}}}} {name}",
-        )
-        for name, q, minimum in (("P50", 0.5, 1), ("P95", 0.95, MIN_SAMPLES_P95))
-    ]
-    built = graph(
-        title,
-        "s",
-        about_segment(segment, "day"),
-        [*queries, (counted, "{{job}} samples")],
-    )
-    return with_counts_on_the_right(built)
+    buckets = f"sum by (job, le) (increase({metric}_bucket[1d]))"
+    count = f"sum by (job) (increase({metric}_count[1d]))"
+    queries = [*percentiles(buckets, "job", count, "{{job}} ", "P50", "P95"), (count, "{{job}} samples")]
+    return with_counts_on_the_right(graph(title, "s", about_segment(segment, "day"), queries))
 
 
 def with_counts_on_the_right(built: Any) -> Any:

@@ -22,7 +22,7 @@ async def charge(cents: int) -> str:
 
 def book_slowly(day: str, context: ToolContext) -> dict[str, str]:
     """Book, in a library that blocks and cannot be stopped."""
-    context.cancelled.wait(60.0)  # and no clock: a machine that stands still must not book before the caller interrupts
+    context.cancelled.wait(60.0)  # a sleep could end before the caller interrupts, on a slow machine
     DONE.append(f"booked {day}, cancelled: {context.cancelled.is_set()}")
     return {"booked": day}
 

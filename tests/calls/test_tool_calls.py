@@ -211,7 +211,7 @@ def test_interrupted_thread_is_cancelled_and_recorded(placed: Placed) -> None:
 def test_the_caller_is_heard_while_a_thread_is_blocked(placed: Placed) -> None:
     truth = placed.outcomes["a thread is interrupted"].truth
     (over,) = [s for s in truth.spoken if s.over_agent]
-    assert truth.clears[0].at_s - over.onset_s < 1.0  # of the thread's three
+    assert truth.clears[0].at_s - over.onset_s < 1.0  # the thread ends after it
 
 
 def test_interrupted_tool_that_finishes_is_reported(placed: Placed) -> None:

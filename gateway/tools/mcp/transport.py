@@ -140,15 +140,11 @@ async def over_stdio(
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(process)
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)  # children of its own
-                process._transport.close()  # type: ignore[attr-defined]  # one that stays may hold the pipes
-                await anyio.lowlevel.checkpoint()  # in which they are closed: later the loop may have ended
             tasks.cancel_scope.cancel()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """As the protocol requires: close its input, wait, send SIGTERM, then SIGKILL."""
+    """As the protocol requires: close its input, wait, send SIGTERM, then SIGKILL. Its children get a SIGTERM, too."""
     assert process.stdin
     process.stdin.close()
     for sent in (signal.SIGTERM, signal.SIGKILL, None):
@@ -156,10 +152,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             # wait() would also wait for processes that inherited its output
             while process.returncode is None:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
-            return
+            break
         if sent is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, sent)
+            _signal_group(process, sent)
+    _signal_group(process, signal.SIGTERM)
+    # Children that ignore it hold the pipes open. The transport's callbacks need one more turn of the loop.
+    process._transport.close()  # type: ignore[attr-defined]
+    await anyio.lowlevel.checkpoint()
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 class _Bounded(httpx2.AsyncByteStream):
